@@ -1,0 +1,43 @@
+# Every target creates .venv when it is missing and installs the pinned set when it has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types ci bench-demo clean help
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this machine
+	$(BIN)/raycol demo $(ARGS)
+
+test: $(VENV)/.dev    ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev    ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev   ## static types
+	$(BIN)/mypy
+
+ci: lint types test   ## what .ci/run runs
+
+bench-demo: $(VENV)/.dev  ## wall time and peak memory of the demo, all processes together
+	$(BIN)/python benchmarks/demo.py
+
+clean:           ## remove the virtual environment and the demo's output
+	rm -rf $(VENV) raycol-demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "raycol needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@ $(VENV)/.demo

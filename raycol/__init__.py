@@ -1,0 +1,32 @@
+"""raycol: train, index and serve late-interaction (ColBERT-style, multi-vector) retrieval on Ray.
+
+The names below are all a script needs to index and search on one machine, without Ray. They are
+imported on first use, so that `import raycol` and `raycol --help` stay quick and an index can be
+searched where torch and Ray are not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from raycol.index import Document, Hit, Index
+    from raycol.models import load_encoder
+
+_HOME = {
+    "Document": "raycol.index",
+    "Hit": "raycol.index",
+    "Index": "raycol.index",
+    "load_encoder": "raycol.models",
+}
+
+__all__ = ["Document", "Hit", "Index", "__version__", "load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'raycol' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,44 @@
+"""The entry point: runs a command and turns its errors into one line and an exit code.
+
+0 is success, 2 wrong input or usage, 1 anything else that failed, 130 an interruption.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from raycol.cli.commands import app
+from raycol.errors import RaycolError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `raycol` with these arguments (by default the process's) and exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        command.main(words, prog_name="raycol", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        typer.echo(f"error: {error.format_message()} (see --help)", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except RaycolError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        typer.echo(f"internal error: {type(error).__name__}: {reason} (--debug shows where)", err=True)
+        sys.exit(1)

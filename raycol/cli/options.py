@@ -1,0 +1,95 @@
+"""Turning a configuration class into command-line options: each setting is defined once, in its class."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from raycol.config import Config
+
+C = TypeVar("C", bound=Config)
+
+
+def options_of(config_class: type[C], *arguments: str) -> Callable[[Callable[[C], None]], Callable[..., None]]:
+    """Decorate a function of one configuration as a command with an option for each of its fields.
+
+    Every option defaults to nothing given, so that YAML values and the class's defaults show through.
+
+    Args:
+        config_class: the verb's configuration.
+        arguments: fields that are positional on the command line.
+    """
+
+    def decorate(run: Callable[[C], None]) -> Callable[..., None]:
+        def command(config: Path | None = None, **values: Any) -> None:
+            given = {name: value for name, value in values.items() if value not in (None, [], ())}
+            run(config_class.load(config, given))
+
+        parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]
+        parameters.append(_CONFIG)
+        parameters += [
+            _parameter(name, field, positional=False)
+            for name, field in config_class.model_fields.items()
+            if name not in arguments
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__doc__ = run.__doc__
+        command.__name__ = run.__name__
+        return command
+
+    return decorate
+
+
+_CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML file of these settings; options win over it.")
+    ],
+)
+
+
+def _parameter(name: str, field: FieldInfo, *, positional: bool) -> inspect.Parameter:
+    kind, choices = _type_of(field.annotation)
+    help_ = " ".join((field.description or "").split())
+    if positional:
+        # Not required here: it may stand in the YAML file. Its absence is reported by the configuration.
+        argument = typer.Argument(help=help_, show_default=False)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, argument]
+        )
+    flag = "--" + name.replace("_", "-")
+    if field.is_required():
+        help_ += " [required]"
+    elif field.default is not None:
+        help_ += f" [default: {str(field.default).lower() if kind is bool else field.default}]"
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=help_,
+        metavar="|".join(choices) if choices else None,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _type_of(annotation: Any) -> tuple[Any, list[str]]:
+    """The plain type behind an annotation, and its choices where it is a Literal."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_of(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        inner = next(argument for argument in get_args(annotation) if argument is not type(None))
+        return _type_of(inner)
+    if origin is Literal:
+        values = get_args(annotation)
+        return type(values[0]), [str(value) for value in values]
+    return annotation, []

@@ -1,0 +1,91 @@
+"""What commands print: plain lines on standard output, made to be read and to be piped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raycol.evaluation.evaluate import Evaluation
+from raycol.index import Index
+from raycol.indexing.build import BuildReport
+from raycol.serving.run import Endpoint
+from raycol.serving.schema import SearchHit
+from raycol.training.train import TrainReport
+
+_SNIPPET = 88
+
+
+def trained(report: TrainReport) -> None:
+    """The outcome of `raycol train`."""
+    typer.echo(
+        f"trained {report.model}: {report.steps} steps over {report.pairs} pairs in {report.seconds:.0f} s, "
+        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}"
+    )
+
+
+def built(report: BuildReport) -> None:
+    """The outcome of `raycol index build`."""
+    again = f", {report.reused_partitions} of them from before" if report.reused_partitions else ""
+    typer.echo(
+        f"built {report.index}: {report.documents} documents, {report.tokens} tokens in "
+        f"{report.partitions} partitions{again}, {report.seconds:.0f} s"
+    )
+    for problem in report.skipped:
+        typer.echo(f"skipped {problem}")
+
+
+def stats(index: Index) -> None:
+    """The outcome of `raycol index info`."""
+    found, manifest = index.stats(), index.manifest
+    typer.echo(f"index        {index.root}")
+    typer.echo(f"version      {found.version}")
+    typer.echo(f"documents    {found.documents}")
+    typer.echo(f"tokens       {found.tokens}")
+    typer.echo(f"partitions   {found.partitions}")
+    typer.echo(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
+    typer.echo(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
+    typer.echo(f"columns      {', '.join(manifest.columns) or 'none'}")
+    typer.echo(f"model        {manifest.model.name if manifest.model else 'not known'}")
+
+
+def serving(endpoint: Endpoint) -> None:
+    """Where an endpoint listens, and how to ask it."""
+    manifest = endpoint.manifest
+    typer.echo(
+        f"serving {manifest.documents} documents over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)"
+    )
+    typer.echo(f"try: raycol search {endpoint.url} 'your question'")
+
+
+def hits(query: str, found: Sequence[SearchHit]) -> None:
+    """A query and its hits, a line each."""
+    typer.echo(query)
+    for rank, hit in enumerate(found, start=1):
+        text = " ".join(str(hit.metadata.get("text") or "").split())
+        snippet = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
+        typer.echo(f"{rank:4}  {hit.score:7.3f}  {hit.id}" + (f"  {snippet}" if snippet else ""))
+    if not found:
+        typer.echo("      no hits")
+
+
+def evaluation(result: Evaluation) -> None:
+    """The outcome of `raycol evaluate`."""
+    skipped = f", {result.skipped} documents skipped" if result.skipped else ""
+    typer.echo(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
+    for name, value in result.metrics.items():
+        typer.echo(f"{name:8} {value:.4f}")
+
+
+def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Several ways of searching and their metrics, as a table."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    names = next(iter(rows.values()))
+    for name in names:
+        table.add_column(name, justify="right")
+    for row, metrics in rows.items():
+        table.add_row(row, *(f"{metrics[name]:.4f}" for name in names))
+    Console(highlight=False).print(table)

@@ -1,0 +1,71 @@
+"""Configuration: one typed object per verb, from defaults, a YAML file and the command line.
+
+Each verb declares a subclass of `Config` beside the code that reads it; the string below a field is its
+documentation, in `--help` as in the editor. Precedence: command line, then YAML, then the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from raycol.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every verb's configuration: immutable, no unknown keys, documented field by field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Build the configuration from a YAML file (if any) with `overrides` on top.
+
+        Raises:
+            InputError: the file is missing or not a YAML mapping, a key is unknown (the nearest known
+                one is named), a required one is absent, or a value is out of range.
+        """
+        values = read_yaml_mapping(path) if path else {}
+        values.update({key: value for key, value in (overrides or {}).items() if value is not None})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            source = str(path) if path else "the command line"
+            raise InputError(cls._explain(error.errors()[0], source)) from None
+
+    @classmethod
+    def _explain(cls, error: ErrorDetails, source: str) -> str:
+        key = str(error["loc"][0]) if error["loc"] else ""
+        option = "--" + key.replace("_", "-")
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.0)
+            return f"{source}: unknown key {key!r}; the nearest known key is {near[0]!r}"
+        if error["type"] == "missing":
+            return f"{key!r} is missing: pass {option} or set it in the YAML file"
+        reason = error["msg"].removeprefix("Value error, ")
+        if not key:
+            return f"{source}: {reason}"
+        return f"{key} ({option}) is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping. Raises `InputError` for anything else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a YAML configuration") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of settings, found a {type(values).__name__}")
+    return values

@@ -1,0 +1,99 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv (Thakur et al. 2021, arXiv 2104.08663)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycol.data.corpus import OnError, Passage, Problem, check_id, read_corpus
+from raycol.data.jsonl import read_objects, write_objects
+from raycol.errors import InputError
+
+Qrels = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A retrieval test collection: passages, queries by id, and judgements by query and passage id."""
+
+    passages: list[Passage]
+    queries: dict[str, str]
+    qrels: Qrels
+    skipped: tuple[Problem, ...] = ()
+
+
+def load_beir(folder: Path, split: str = "test", on_error: OnError = "fail") -> Dataset:
+    """Read a BEIR folder with the queries that the split judges.
+
+    Raises:
+        InputError: a file is missing or malformed, or a judged query has no text.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
+    qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
+    texts = read_queries(folder / "queries.jsonl")
+    for query_id in qrels:
+        if query_id not in texts:
+            raise InputError(f"{folder}/queries.jsonl: no query {query_id!r}, which qrels/{split}.tsv judges")
+    problems: list[Problem] = []
+    passages = list(read_corpus(folder, on_error, problems))
+    return Dataset(passages, {query_id: texts[query_id] for query_id in qrels}, qrels, tuple(problems))
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    """Read queries.jsonl into texts by id."""
+    queries = {}
+    for position, record in read_objects(path):
+        where = f"{path}, line {position.line}"
+        try:
+            id_ = check_id(record)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        text = record.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: query {id_!r} has no text")
+        queries[id_] = text
+    return queries
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Read a qrels file: a header, then query id, passage id and an integer grade, separated by tabs."""
+    if not path.is_file():
+        splits = sorted(file.stem for file in path.parent.glob("*.tsv"))
+        have = f"splits here: {', '.join(splits)}" if splits else f"{path.parent} holds no .tsv file"
+        raise InputError(f"{path}: no such file; {have}")
+    qrels: Qrels = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split("\t")
+        if number == 1 or not line.strip():
+            continue
+        try:
+            query_id, passage_id, grade = fields
+            qrels.setdefault(query_id, {})[passage_id] = int(grade)
+        except ValueError:
+            raise InputError(
+                f"{path}, line {number}: expected query-id, corpus-id and an integer score separated by tabs"
+            ) from None
+    if not qrels:
+        raise InputError(f"{path}: no judgements in this file")
+    return qrels
+
+
+def save_beir(folder: Path, dataset: Dataset, split: str = "test") -> None:
+    """Write a dataset as a BEIR folder."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_objects(
+        folder / "corpus.jsonl",
+        ({"_id": passage.id, "title": passage.title, "text": passage.text} for passage in dataset.passages),
+    )
+    write_objects(folder / "queries.jsonl", ({"_id": id_, "text": text} for id_, text in dataset.queries.items()))
+    save_qrels(folder / "qrels" / f"{split}.tsv", dataset.qrels)
+
+
+def save_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgements in BEIR's layout."""
+    lines = ["query-id\tcorpus-id\tscore"]
+    for query_id, grades in qrels.items():
+        lines += [f"{query_id}\t{passage_id}\t{grade}" for passage_id, grade in grades.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

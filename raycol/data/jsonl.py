@@ -1,0 +1,81 @@
+"""JSON Lines with positions: which line, at which byte, so that any part of a file can be read again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycol.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a line starts: its byte offset in the file and its number, counted from 1."""
+
+    offset: int = 0
+    line: int = 1
+
+
+START = Position()
+
+
+def read_lines(path: Path, start: Position = START) -> Iterator[tuple[Position, bytes]]:
+    """Yield each line of a file from `start`, with its position. Blank lines are left out.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        file.seek(start.offset)
+        position = start
+        for line in file:
+            if not line.isspace():
+                yield position, line
+            position = Position(position.offset + len(line), position.line + 1)
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Parse one line as a JSON object. Raises `ValueError` saying what was found instead."""
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not usable JSON (nested too deeply)") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"not a JSON object but a {type(record).__name__}")
+    return record
+
+
+def read_objects(path: Path) -> Iterator[tuple[Position, dict[str, Any]]]:
+    """Yield each line of a file as a JSON object. Raises `InputError` naming the file and the line."""
+    for position, line in read_lines(path):
+        try:
+            record = parse_object(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {position.line}: {error}") from None
+        yield position, record
+
+
+def write_objects(path: Path, records: Iterable[dict[str, Any]]) -> int:
+    """Write records as JSON Lines, whole or not at all; return how many."""
+    unfinished = path.with_name(path.name + ".tmp")
+    count = 0
+    with unfinished.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(unfinished, path)
+    return count

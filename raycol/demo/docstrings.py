@@ -1,0 +1,203 @@
+"""A corpus that every machine has: the docstrings of the standard library and of installed packages.
+
+Sources are parsed, never imported, so nothing is executed; a few extension modules of the standard library
+(their docstrings are compiled in) are read through `inspect`. Which docstrings are taken depends on what is
+installed and on the seed, on nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from raycol.data import Dataset, Passage
+
+# Extension modules whose docstrings are worth finding and whose import has no side effects.
+_EXTENSIONS = ("array", "binascii", "builtins", "itertools", "math", "select", "time", "unicodedata", "zlib")
+# Modules that most programs meet: all their docstrings are taken, so that everyday questions have answers.
+_EVERYDAY = {
+    "argparse", "base64", "bisect", "calendar", "collections", "contextlib", "copy", "csv", "datetime",
+    "difflib", "fnmatch", "fractions", "functools", "genericpath", "getpass", "glob", "gzip", "hashlib",
+    "heapq", "inspect", "json", "json.decoder", "json.encoder", "logging", "os", "pathlib", "posixpath",
+    "queue", "random", "re", "secrets", "shutil", "socket", "statistics", "string", "subprocess", "tempfile",
+    "textwrap", "threading", "traceback", "urllib.parse", "urllib.request", "uuid", "zipfile",
+}  # fmt: skip
+# Where newer versions of Python keep the source of a module that is known by another name.
+_KNOWN_AS = {"_pydatetime": "datetime", "pathlib._local": "pathlib"}
+_NOT_TEXT = {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
+_VENDORED = {"_vendor", "vendor", "vendored", "_distutils"}
+
+_MIN_WORDS = 5
+_MIN_REST_WORDS = 8
+# Of the modules, one in this many is held out for evaluation.
+_HELD_OUT = 4
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"(])|\n\s*\n")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Docstring:
+    """A docstring: the qualified name of what it documents, its first sentence, and the rest."""
+
+    module: str
+    name: str
+    first: str
+    rest: str
+
+
+def split_first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence (or paragraph, where that is shorter) of a docstring, and what follows it."""
+    parts = _SENTENCE_END.split(text.strip(), maxsplit=1)
+    first, rest = [*parts, ""][:2]
+    return _SPACE.sub(" ", first).strip(), _SPACE.sub(" ", rest).strip()
+
+
+def collect(limit: int, seed: int = 0) -> list[Docstring]:
+    """At most `limit` docstrings, two thirds of them of the standard library, in the order of their names.
+
+    The everyday modules of the library come first. The last third is shared evenly between the installed
+    packages, so that no large one crowds the others out.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(_shuffled(library, seed), key=lambda file: _module_name(library, file) not in _EVERYDAY)
+    standard = _distinct([*_of_extensions(), *_of_folder(library, files, limit)])
+    everyday = [docstring for docstring in standard if docstring.module in (*_EVERYDAY, *_EXTENSIONS)]
+    others = [docstring for docstring in standard if docstring not in everyday]
+    wanted = 2 * limit // 3
+    chosen = _sample(everyday, wanted, seed)
+    chosen += _sample(others, wanted - len(chosen), seed)
+    packages = sorted(
+        path
+        for path in Path(sysconfig.get_paths()["purelib"]).iterdir()
+        if (path / "__init__.py").is_file() and path.name not in _NOT_TEXT
+    )
+    share = max(1, (limit - len(chosen)) // max(1, len(packages)) * 2)
+    others = []
+    for package in packages:
+        # Twice the share is read of each, since many have less; parsing stops there.
+        found = _distinct(_of_folder(package.parent, _shuffled(package, seed), share))
+        others += _sample(found, share, seed)
+    chosen += _sample(_distinct(others), limit - len(chosen), seed)
+    return sorted(chosen, key=lambda docstring: docstring.name)
+
+
+def make_dataset(docstrings: Iterable[Docstring], queries: int) -> tuple[Dataset, list[tuple[str, str]]]:
+    """The demo's test collection, and training pairs from the modules that it does not ask about.
+
+    A training pair is (first sentence, rest). A test query is the first sentence of a docstring in a
+    held-out module, its one relevant passage the rest, which alone stands in the corpus: the query must be
+    found by meaning, not by itself. All other passages are whole docstrings.
+
+    Args:
+        docstrings: what `collect` returned.
+        queries: the most test queries to ask.
+    """
+    passages, pairs = [], []
+    asked: dict[str, str] = {}
+    for docstring in docstrings:
+        usable = len(docstring.first.split()) >= _MIN_WORDS and len(docstring.rest.split()) >= _MIN_REST_WORDS
+        held_out = _hash(docstring.module, 0) % _HELD_OUT == 0
+        if usable and held_out and len(asked) < queries:
+            asked[docstring.name] = docstring.first
+            passages.append(Passage(docstring.name, docstring.name, docstring.rest))
+            continue
+        text = f"{docstring.first} {docstring.rest}".strip()
+        passages.append(Passage(docstring.name, docstring.name, text))
+        if usable and not held_out:
+            pairs.append((docstring.first, f"{docstring.name} {docstring.rest}"))
+    qrels = {f"q:{name}": {name: 1} for name in asked}
+    return Dataset(passages, {f"q:{name}": first for name, first in asked.items()}, qrels), pairs
+
+
+def _of_folder(root: Path, files: Iterable[Path], limit: int) -> Iterator[Docstring]:
+    """The docstrings of source files under `root`, at most `limit` where the files hold more."""
+    count = 0
+    for file in files:
+        if count >= limit:
+            return
+        for docstring in _of_file(file, _module_name(root, file)):
+            count += 1
+            yield docstring
+
+
+def _module_name(root: Path, file: Path) -> str:
+    name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    return _KNOWN_AS.get(name, name)
+
+
+def _of_file(file: Path, module: str) -> Iterator[Docstring]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError, RecursionError):
+        return
+    waiting: list[tuple[str, ast.AST]] = [(module, tree)]
+    while waiting:
+        name, node = waiting.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstring(module, name, ast.get_docstring(node))
+        if isinstance(node, ast.Module | ast.ClassDef):
+            waiting += [
+                (f"{name}.{child.name}", child)
+                for child in node.body
+                if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+
+
+def _of_extensions() -> Iterator[Docstring]:
+    for module in _EXTENSIONS:
+        if module not in sys.builtin_module_names and module not in sys.stdlib_module_names:
+            continue
+        for name, member in sorted(vars(importlib.import_module(module)).items()):
+            if not name.startswith("_") and callable(member):
+                yield from _docstring(module, f"{module}.{name}", inspect.getdoc(member))
+
+
+def _docstring(module: str, name: str, text: str | None) -> Iterator[Docstring]:
+    """The docstring as one, if it says something: private names and one-word texts do not."""
+    private = any(part.startswith("_") and not part.startswith("__") for part in name.split(".")[1:])
+    if private or not text or len(text.split()) < _MIN_WORDS:
+        return
+    first, rest = split_first_sentence(text)
+    if first:
+        yield Docstring(module, name, first, rest)
+
+
+def _shuffled(folder: Path, seed: int) -> list[Path]:
+    """Source files under a folder in an order that the seed and their paths decide."""
+    files = [
+        path for path in folder.rglob("*.py") if not (_NOT_TEXT | _VENDORED) & set(path.relative_to(folder).parts[:-1])
+    ]
+    return sorted(files, key=lambda path: (_hash(path.relative_to(folder).as_posix(), seed), path))
+
+
+def _distinct(docstrings: Iterable[Docstring]) -> list[Docstring]:
+    """The first of each name and of each text: copies of one function would be each other's distractors."""
+    names, texts, kept = set(), set(), []
+    for docstring in docstrings:
+        text = (docstring.first, docstring.rest)
+        if docstring.name not in names and text not in texts:
+            names.add(docstring.name)
+            texts.add(text)
+            kept.append(docstring)
+    return kept
+
+
+def _sample(docstrings: list[Docstring], n: int, seed: int) -> list[Docstring]:
+    return sorted(docstrings, key=lambda docstring: _hash(docstring.name, seed))[:n]
+
+
+def _hash(text: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(errors="replace"), seed=seed)

@@ -1,0 +1,137 @@
+"""`raycol demo`: train, index, serve and search on this machine, and say what each step brought."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from raycol.cli import show
+from raycol.demo.config import DemoConfig
+from raycol.demo.data import DemoData, prepare
+from raycol.errors import InputError
+from raycol.evaluation.metrics import score_run
+from raycol.evaluation.runs import run_bm25, run_exact, run_index
+from raycol.index import Index
+from raycol.indexing import IndexConfig, build_index
+from raycol.models import PACKAGED_BACKBONE, load_encoder, packaged_backbone
+from raycol.progress import console, progress
+from raycol.ray_session import ray_session
+from raycol.serving.client import search_endpoint
+from raycol.serving.config import ServeConfig
+from raycol.serving.run import serving, wait_for_interrupt
+from raycol.training import TrainConfig, train
+
+_MARKER = ".raycol-demo"
+_WORKERS = 2
+# Short texts, a small model and a few steps: lengths and rates that suit them.
+_ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96, "query_expansion": False}
+_LEARNING_RATE = 2e-4
+_SAMPLE_DOCUMENTS = 500
+
+
+def run_demo(config: DemoConfig) -> None:
+    """Run the demo and print what it finds.
+
+    Raises:
+        InputError: `out` is a folder that no demo made, or the BEIR folder cannot be used.
+    """
+    started = time.monotonic()
+    packaged_backbone()
+    _clear(config.out)
+    with progress("Gathering text"):
+        data = prepare(config)
+    console.print(f"{data.about}; {len(data.pairs)} training pairs, {len(data.dataset.queries)} held-out queries")
+    rows = _measure_before(data)
+    with ray_session(cpus=max(_WORKERS, config.shards + 2)):
+        _train(config, data)
+        index = _index(config, data)
+        rows["after training, served index"] = _measure_after(config, index, data)
+        _serve(config, index, data, rows, started)
+
+
+def _clear(out: Path) -> None:
+    """Make an empty folder for the demo; remove an earlier demo's, and nothing else."""
+    if out.exists():
+        if not (out / _MARKER).is_file():
+            raise InputError(f"{out}: exists and was not made by a demo; pass another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / _MARKER).touch()
+
+
+def _measure_before(data: DemoData) -> dict[str, dict[str, float]]:
+    with progress("BM25"):
+        bm25 = score_run(data.dataset.qrels, run_bm25(data.dataset))
+    with progress("MiniLM before training") as report:
+        encoder = load_encoder(PACKAGED_BACKBONE, device="cpu", **_ENCODER)
+        before = score_run(data.dataset.qrels, run_exact(encoder, data.dataset, report))
+    return {"BM25": bm25, "before training, exact": before}
+
+
+def _train(config: DemoConfig, data: DemoData) -> None:
+    settings = TrainConfig(
+        model=PACKAGED_BACKBONE,
+        data=data.pairs_file,
+        out=config.out / "model",
+        num_workers=_WORKERS,
+        batch_size=min(config.batch_size, len(data.pairs) // 2 * 2),
+        max_steps=config.steps,
+        learning_rate=_LEARNING_RATE,
+        seed=config.seed,
+        **_ENCODER,
+    )
+    with progress(f"Training on {_WORKERS} workers") as report:
+        done = train(settings, report)
+    console.print(f"loss {done.losses[0]:.3f} -> {done.losses[-1]:.3f} in {done.steps} steps")
+
+
+def _index(config: DemoConfig, data: DemoData) -> Index:
+    documents = len(data.dataset.passages)
+    settings = IndexConfig(
+        corpus=data.corpus,
+        model=str(config.out / "model"),
+        out=config.out / "index",
+        num_workers=_WORKERS,
+        # Small partitions, so that there are several even of a small corpus.
+        docs_per_partition=max(1, documents // (4 * config.shards)),
+        sample_documents=_SAMPLE_DOCUMENTS,
+        seed=config.seed,
+    )
+    with progress("Indexing") as report:
+        built = build_index(settings, report)
+    console.print(f"{built.documents} documents, {built.tokens} tokens in {built.partitions} partitions")
+    return Index.open(config.out / "index")
+
+
+def _measure_after(config: DemoConfig, index: Index, data: DemoData) -> dict[str, float]:
+    with progress("The index after training"):
+        encoder = load_encoder(config.out / "model", device="cpu")
+        return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset))
+
+
+def _serve(
+    config: DemoConfig, index: Index, data: DemoData, rows: dict[str, dict[str, float]], started: float
+) -> None:
+    settings = ServeConfig(index=index.root, shards=config.shards, port=config.port)
+    with ExitStack() as running:
+        with progress(f"Starting {config.shards} shards"):
+            endpoint = running.enter_context(serving(settings))
+        answer = search_endpoint(endpoint.url, data.questions, k=3)
+        for question, hits in zip(data.questions, answer.results, strict=True):
+            show.hits(question, hits)
+            typer.echo("")
+        show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
+        typer.echo(
+            f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}; "
+            f"all in {time.monotonic() - started:.0f} s"
+        )
+        typer.echo(f"kept in {config.out}/: corpus, pairs.jsonl, model, index")
+        typer.echo(f"try: raycol search {config.out}/index 'your question'")
+        if config.keep_serving:
+            show.serving(endpoint)
+            wait_for_interrupt()

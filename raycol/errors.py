@@ -1,0 +1,23 @@
+"""Every error that raycol raises on purpose.
+
+A message names the thing, what was found, what was expected, and what to do. The command line prints
+it on one line and exits with the class's `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class RaycolError(Exception):
+    """Something raycol could not do. Exit code 1."""
+
+    exit_code = 1
+
+
+class InputError(RaycolError):
+    """The caller's input or usage is wrong: a file, a record, a setting, a path. Exit code 2."""
+
+    exit_code = 2
+
+
+class IndexCorruptError(RaycolError):
+    """An index holds bytes that its manifest does not promise. Exit code 1."""

@@ -1,0 +1,6 @@
+"""Measuring retrieval: runs, metrics, baselines."""
+
+from raycol.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
+from raycol.evaluation.metrics import METRICS, score_run
+
+__all__ = ["METRICS", "EvaluateConfig", "Evaluation", "evaluate", "score_run"]

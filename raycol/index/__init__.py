@@ -1,0 +1,11 @@
+"""The index: a codebook, immutable partitions and numbered manifests in a folder; search over them.
+
+Works on embeddings of any late-interaction model. Imports neither Ray nor torch.
+The format is described in docs/index-format.md.
+"""
+
+from raycol.index.document import Document
+from raycol.index.index import Index, IndexStats
+from raycol.index.search import Hit
+
+__all__ = ["Document", "Hit", "Index", "IndexStats"]

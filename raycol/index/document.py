@@ -1,0 +1,57 @@
+"""A document as the index takes it: an id, one embedding a token, and metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.errors import InputError
+
+MAX_ID_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document to index.
+
+    Args:
+        id: the caller's own name for it, unique in the index, at most 512 bytes of UTF-8.
+        embeddings: float array [n_tokens, dim], n_tokens at least 1, finite.
+        metadata: values by column name (str, int, float, bool or None), returned with hits.
+    """
+
+    id: str
+    embeddings: NDArray[Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def check_document(document: Document, dim: int | None) -> NDArray[np.float32]:
+    """Return the document's embeddings as float32 [n_tokens, dim].
+
+    Raises:
+        InputError: naming the document and what is wrong with it.
+    """
+    id_ = document.id
+    if not isinstance(id_, str) or not id_:
+        raise InputError(f"document id {id_!r}: expected a non-empty string")
+    if len(id_.encode(errors="replace")) > MAX_ID_BYTES:
+        raise InputError(f"document id {id_[:40]!r}...: over {MAX_ID_BYTES} bytes")
+    return check_embeddings(document.embeddings, dim, f"document {id_!r}")
+
+
+def check_embeddings(embeddings: Any, dim: int | None, name: str) -> NDArray[np.float32]:
+    """Return `embeddings` as C-contiguous float32 [n_tokens, dim], or raise `InputError` naming `name`."""
+    array = np.asarray(embeddings)
+    if array.dtype.kind != "f":
+        raise InputError(f"{name}: embeddings of type {array.dtype}; expected floating point")
+    if array.ndim != 2 or array.shape[0] == 0:
+        raise InputError(f"{name}: embeddings of shape {array.shape}; expected [tokens, dim] with a token at least")
+    if dim is not None and array.shape[1] != dim:
+        raise InputError(f"{name}: embeddings of {array.shape[1]} dimensions; the index has {dim}")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: embeddings hold NaN or infinite values")
+    return array

@@ -1,0 +1,128 @@
+"""Search over opened partitions: probe, estimate, score exactly, merge (docs/search.md).
+
+1. q . C for every query token and centroid, once, whatever the number of partitions;
+2. each query token visits its `n_probe` nearest centroids' lists, which gives every document an estimate;
+3. the `n_rescore` documents with the best estimates are scored exactly over all their tokens;
+4. the best k are returned, equal scores in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.codebook import Codebook
+from raycol.index.kernels.candidates import estimate_documents
+from raycol.index.kernels.maxsim import score_documents
+from raycol.index.partition import Partition
+
+N_PROBE = 16
+N_RESCORE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found, and its MaxSim score over the stored embeddings."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A query's tables, shared by all partitions: see `kernels.maxsim` for the shapes."""
+
+    centroid_scores_KQ: NDArray[np.float32]
+    constants_Q: NDArray[np.float32]
+    weights_QD: NDArray[np.float32]
+
+    @classmethod
+    def prepare(cls, query_QD: NDArray[np.float32], codebook: Codebook) -> _Query:
+        return cls(codebook.centroids_KD @ query_QD.T, query_QD @ codebook.lows_D, query_QD * codebook.steps_D)
+
+
+def search(
+    query_QD: NDArray[np.float32],
+    codebook: Codebook,
+    partitions: Sequence[Partition],
+    *,
+    k: int,
+    n_probe: int,
+    n_rescore: int,
+) -> list[Hit]:
+    """The best `k` documents for one query, approximately."""
+    query = _Query.prepare(query_QD, codebook)
+    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, min(n_probe, codebook.n_centroids))
+    estimates = [
+        estimate_documents(
+            probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
+            partition.offsets_N, partition.residuals_TB, partition.scales_T.view(np.uint16),
+            partition.list_offsets_K, partition.list_tokens_T, codebook.bits,
+        )
+        for partition in partitions
+    ]  # fmt: skip
+    chosen = _best_positions(np.concatenate(estimates), max(n_rescore, k))
+    starts = np.cumsum([0, *(len(estimate) for estimate in estimates)])
+    per_partition = [chosen[(chosen >= start) & (chosen < stop)] - start for start, stop in pairwise(starts)]
+    return _score(query, codebook, partitions, per_partition, k)
+
+
+def search_exact(
+    query_QD: NDArray[np.float32], codebook: Codebook, partitions: Sequence[Partition], *, k: int
+) -> list[Hit]:
+    """The best `k` documents for one query, every stored token scored: the reference for `search`."""
+    query = _Query.prepare(query_QD, codebook)
+    everything = [np.arange(partition.info.documents) for partition in partitions]
+    return _score(query, codebook, partitions, everything, k)
+
+
+def merge_hits(parts: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
+    """The best `k` of several lists of hits: highest score first, equal scores by id."""
+    return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
+
+
+def _score(
+    query: _Query,
+    codebook: Codebook,
+    partitions: Sequence[Partition],
+    documents: Sequence[NDArray[np.int64]],
+    k: int,
+) -> list[Hit]:
+    parts = []
+    for partition, documents_M in zip(partitions, documents, strict=True):
+        scores_M = score_documents(
+            documents_M, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
+            partition.offsets_N, partition.codes_T, partition.residuals_TB,
+            partition.scales_T.view(np.uint16), codebook.bits,
+        )  # fmt: skip
+        ids = partition.ids
+        parts.append([Hit(ids[m], float(score)) for m, score in zip(documents_M, scores_M, strict=True)])
+    return merge_hits(parts, k)
+
+
+def _nearest_centroids(
+    centroid_scores_KQ: NDArray[np.float32], n_probe: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Each query token's `n_probe` nearest centroids, and the score of the nearest one after those."""
+    scores_QK = centroid_scores_KQ.T
+    if n_probe == scores_QK.shape[1]:
+        # Every list is visited: a document can miss none of its tokens, so any floor below them all serves.
+        probes_QP = np.tile(np.arange(n_probe), (len(scores_QK), 1))
+        return probes_QP, scores_QK.min(axis=1) - 2 * np.abs(scores_QK).max(axis=1) - 1
+    order_QP = np.argpartition(-scores_QK, n_probe, axis=1)[:, : n_probe + 1]
+    floors_Q = np.take_along_axis(scores_QK, order_QP[:, n_probe:], axis=1)[:, 0]
+    return np.ascontiguousarray(order_QP[:, :n_probe]), np.ascontiguousarray(floors_Q)
+
+
+def _best_positions(estimates_N: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Positions of the `n` largest estimates, ascending; of equals at the edge, the first."""
+    if n >= len(estimates_N):
+        return np.arange(len(estimates_N))
+    edge = np.partition(estimates_N, -n)[-n]
+    above = np.flatnonzero(estimates_N > edge)
+    at_edge = np.flatnonzero(estimates_N == edge)[: n - len(above)]
+    return np.sort(np.concatenate([above, at_edge]))

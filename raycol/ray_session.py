@@ -1,0 +1,101 @@
+"""Where Ray work runs: the cluster that this process belongs to, or an embedded one of this machine's own.
+
+Embedded is the default and needs nothing running. It has no dashboard, listens with a token that only
+this process and its children know, and ends with the `with` block.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raycol.errors import InputError, RaycolError
+
+_OBJECT_STORE_BYTES = 512 << 20
+
+# Read by Ray at import or at start, so they are set before either. A value that is set already wins.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Training reports once, at its end; Ray Train otherwise looks for reports every two seconds.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+
+
+@contextmanager
+def ray_session(cpus: int = 1) -> Iterator[None]:
+    """Make Ray ready for work that needs `cpus` logical CPUs at once.
+
+    Inside a Ray job, or where RAY_ADDRESS is set, that cluster is used and left running; so is a session
+    that the caller has open. Otherwise an embedded one is started, and stopped at the end. It has as many
+    logical CPUs as the work asks for, even where the machine has fewer, so that nothing waits for ever.
+
+    Raises:
+        InputError: the cluster that is there has fewer CPUs than the work needs.
+        RaycolError: the cluster named by RAY_ADDRESS cannot be reached.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ours = not os.environ.get("RAY_ADDRESS")
+    if ours:
+        # Where RAY_AUTH_MODE does not say otherwise, `ray.init` turns token mode on for a new local cluster,
+        # and would write a token of its own making into the home folder if there were none.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+    import ray
+
+    if ray.is_initialized():
+        _check_cpus(cpus)
+        yield
+        return
+    try:
+        if ours:
+            ray.init(
+                address="local",
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RaycolError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
+    try:
+        _check_cpus(cpus)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_cpus(cpus: int) -> None:
+    import ray
+
+    have = ray.cluster_resources().get("CPU", 0)
+    if have < cpus:
+        raise InputError(
+            f"the Ray cluster has {have:g} CPUs and this needs {cpus}; ask for fewer workers or shards, or add nodes"
+        )
+
+
+def unwrap_ray_error(error: BaseException) -> BaseException:
+    """The error that raycol's own code raised in a worker, where Ray wrapped one; else the error itself."""
+    seen: set[int] = set()
+    waiting: list[BaseException] = [error]
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if type(current).__module__ == RaycolError.__module__:
+            return current
+        inner = [getattr(current, "cause", None), current.__cause__, current.__context__]
+        inner += list((getattr(current, "worker_failures", None) or {}).values())
+        waiting += [item for item in inner if isinstance(item, BaseException)]
+    return error

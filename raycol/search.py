@@ -1,0 +1,79 @@
+"""`raycol search`: ask an index in a folder, or an endpoint that serves one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raycol.config import Config
+from raycol.errors import InputError
+from raycol.serving.schema import MAX_K, SearchHit
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class SearchConfig(Config):
+    """Settings of `raycol search`."""
+
+    target: str
+    """An index folder, or the address of an endpoint (http://...)."""
+
+    queries: list[str]
+    """What to look for."""
+
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Hits a query."""
+
+    model: str | None = None
+    """Where the index's encoder is now; by default where the index remembers it. Not for an endpoint."""
+
+    n_probe: Positive | None = None
+    """Centroids that each query token visits (16). Not for an endpoint."""
+
+    n_rescore: Positive | None = None
+    """Documents scored exactly (64). Not for an endpoint."""
+
+
+def search(config: SearchConfig) -> list[list[SearchHit]]:
+    """The hits for each query, best first.
+
+    Raises:
+        InputError: no index there, an empty query, or a setting that an endpoint does not take.
+        RaycolError: the endpoint cannot be reached.
+    """
+    for query in config.queries:
+        if not query.strip():
+            raise InputError("an empty query; expected some text")
+    if config.target.startswith(("http://", "https://")):
+        return _ask_endpoint(config)
+    return _ask_index(config)
+
+
+def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
+    from raycol.serving.client import search_endpoint
+
+    for name in ("model", "n_probe", "n_rescore"):
+        if getattr(config, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} goes with an index folder; {config.target} decides it itself"
+            )
+    return search_endpoint(config.target, config.queries, config.k).results
+
+
+def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
+    from raycol.index import Index
+    from raycol.models import load_encoder_of
+
+    index = Index.open(config.target)
+    encoder = load_encoder_of(index.manifest.model, config.model, device=None)
+    queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
+    chosen = {name: value for name in ("n_probe", "n_rescore") if (value := getattr(config, name)) is not None}
+    found = index.search(queries, config.k, **chosen)
+    return [
+        [
+            SearchHit(id=hit.id, score=hit.score, metadata=metadata)
+            for hit, metadata in zip(hits, index.metadata([hit.id for hit in hits]), strict=True)
+        ]
+        for hits in found
+    ]

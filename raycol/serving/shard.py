@@ -1,0 +1,59 @@
+"""A shard: some partitions of one version of the index, searched as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index import Index
+from raycol.index.manifest import PartitionInfo
+
+# Per query: (id, score, metadata), best first.
+ShardHits = list[list[tuple[str, float, dict[str, Any]]]]
+
+
+def assign_partitions(partitions: Sequence[PartitionInfo], shards: int) -> list[list[str]]:
+    """Spread partitions over shards, evenly by tokens: the largest first, each to the emptiest shard."""
+    loads = [(0, shard) for shard in range(shards)]
+    chosen: list[list[str]] = [[] for _ in range(shards)]
+    for partition in sorted(partitions, key=lambda partition: (-partition.tokens, partition.id)):
+        load, shard = heapq.heappop(loads)
+        chosen[shard].append(partition.id)
+        heapq.heappush(loads, (load + partition.tokens, shard))
+    return chosen
+
+
+class Shard:
+    """Searches its partitions. Runs as a Serve deployment; imports neither torch nor a model."""
+
+    def __init__(self, index: str, version: int, partition_ids: list[str]) -> None:
+        self.index = Index.open(index, version, partition_ids)
+        # Compiles the kernels (or loads them from the disk) before the first request rather than in it.
+        self.index.search([np.zeros((1, self.index.manifest.dim), np.float32)], k=1)
+
+    async def search(self, queries: list[NDArray[np.float32]], k: int) -> ShardHits:
+        """The best `k` documents of this shard for each query, off the event loop."""
+        return await asyncio.to_thread(self._search, queries, k)
+
+    def _search(self, queries: list[NDArray[np.float32]], k: int) -> ShardHits:
+        found = self.index.search(queries, k=k)
+        return [
+            [
+                (hit.id, hit.score, metadata)
+                for hit, metadata in zip(hits, self.index.metadata([hit.id for hit in hits]), strict=True)
+            ]
+            for hits in found
+        ]
+
+
+def merge_shards(answers: Sequence[ShardHits], k: int) -> ShardHits:
+    """The best `k` over all shards for each query: highest score first, equal scores by id."""
+    return [
+        sorted((hit for part in parts for hit in part), key=lambda hit: (-hit[1], hit[0]))[:k]
+        for parts in zip(*answers, strict=True)
+    ]

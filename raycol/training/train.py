@@ -1,0 +1,115 @@
+"""`raycol train`: the driver's side of training on Ray Train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycol.data import read_pairs
+from raycol.errors import InputError, RaycolError
+from raycol.progress import Report, no_report
+from raycol.ray_session import ray_session, unwrap_ray_error
+from raycol.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training did."""
+
+    model: Path
+    pairs: int
+    losses: list[float]
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken."""
+        return len(self.losses)
+
+
+def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
+    """Train an encoder on Ray Train and save it to `config.out`, whole or not at all.
+
+    Raises:
+        InputError: no such model or data, fewer pairs than a batch, or `out` exists.
+        RaycolError: a worker failed.
+    """
+    started = time.monotonic()
+    config = config.model_copy(update={"data": config.data.resolve(), "out": config.out.resolve()})
+    if config.out.exists():
+        raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
+    pairs = sum(1 for _ in read_pairs(config.data, config.split))
+    if pairs < config.batch_size:
+        raise InputError(
+            f"{config.data}: {pairs} training pairs, fewer than the batch of {config.batch_size}; "
+            "lower --batch-size or bring more"
+        )
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside `out`, so that the finished model is renamed into place; on a cluster, `out` is shared storage.
+    storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
+    try:
+        with ray_session(cpus=config.num_workers):
+            losses = _fit_on_ray(_with_local_model(config), storage, report)
+        os.rename(storage / "model", config.out)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    return TrainReport(config.out, pairs, losses, time.monotonic() - started)
+
+
+def _with_local_model(config: TrainConfig) -> TrainConfig:
+    """Workers run in folders of their own: a model that is a folder here is named by its full path."""
+    path = Path(config.model)
+    return config.model_copy(update={"model": str(path.resolve())}) if path.is_dir() else config
+
+
+def _fit_on_ray(config: TrainConfig, storage: Path, report: Report) -> list[float]:
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from raycol.training.board import Board, watch
+
+    board = ray.remote(num_cpus=0)(Board).remote()
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"config": config.model_dump(), "storage": str(storage), "board": board},
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=RunConfig(name="run", storage_path=str(storage)),
+    )
+    try:
+        with watch(board, report):
+            trainer.fit()
+    except Exception as error:
+        cause = unwrap_ray_error(error)
+        if isinstance(cause, RaycolError):
+            raise cause from None
+        raise RaycolError(f"training failed: {str(cause).strip().splitlines()[-1]}") from error
+    losses: list[float] = ray.get(board.losses.remote())
+    return losses
+
+
+def _train_worker(loop: dict[str, Any]) -> None:
+    """The train loop of one worker. Rank 0 tells of the steps and saves the model."""
+    import ray
+    import ray.train
+
+    from raycol.training.worker import fit
+
+    board, storage = loop["board"], Path(loop["storage"])
+    leads = ray.train.get_context().get_world_rank() == 0
+
+    def on_step(step: int, steps: int, loss: float | None) -> None:
+        if leads:
+            board.post.remote(step, steps, loss)
+
+    with tempfile.TemporaryDirectory() as workspace:
+        encoder, losses = fit(TrainConfig.model_validate(loop["config"]), Path(workspace), on_step)
+    if leads:
+        encoder.save_pretrained(str(storage / "unfinished"))
+        os.rename(storage / "unfinished", storage / "model")
+        ray.get(board.finish.remote(losses))
