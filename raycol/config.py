@@ -37,7 +37,9 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             source = str(path) if path else "the command line"
-            raise InputError(cls._explain(error.errors()[0], source)) from None
+            # An unknown key first: a misspelt one makes another seem to be missing.
+            errors = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            raise InputError(cls._explain(errors[0], source)) from None
 
     @classmethod
     def _explain(cls, error: ErrorDetails, source: str) -> str:

@@ -6,6 +6,10 @@ it on one line and exits with the class's `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class RaycolError(Exception):
     """Something raycol could not do. Exit code 1."""
@@ -21,3 +25,12 @@ class InputError(RaycolError):
 
 class IndexCorruptError(RaycolError):
     """An index holds bytes that its manifest does not promise. Exit code 1."""
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system says of a failed write (disk full, no permission) into a `RaycolError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RaycolError(f"{place}: cannot be written ({error.strerror or error})") from error

@@ -92,7 +92,7 @@ def load_encoder(
     Raises:
         InputError: no model there, a checkpoint that cannot be opened, or a setting it cannot have.
     """
-    source = _resolve(name_or_path)
+    source = find_model(name_or_path)
     trained = is_late_interaction(source)
     try:
         with _quiet_loading():
@@ -141,6 +141,35 @@ def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device:
             "differently; pass the model of the index, or build the index anew"
         )
     return encoder
+
+
+def find_model(name_or_path: str | Path) -> str:
+    """Where a model is: a folder's full path, or its name on the Hugging Face hub.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+            raise InputError(f"model {str(path)!r}: this folder holds no config.json or modules.json")
+        return str(path.resolve())
+    name = str(name_or_path)
+    if name == PACKAGED_BACKBONE:
+        return str(packaged_backbone())
+    if path.exists():
+        raise InputError(f"model {name!r} is a file; expected a folder or a name on the Hugging Face hub")
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise InputError(f"model {name!r}: no such folder")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return name
+    try:
+        # Asked once and quickly: a misspelt folder must not wait for the hub's retries.
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"model {name!r}: no such folder, and not on the Hugging Face hub ({reason})") from None
+    return name
 
 
 def is_late_interaction(source: str) -> bool:
@@ -194,30 +223,6 @@ def packaged_backbone() -> Path:
             f"{weights}: SHA-256 {found}, expected {PACKAGED_BACKBONE_SHA256}; reinstall {PACKAGED_BACKBONE}==0.1.0"
         )
     return folder
-
-
-def _resolve(name_or_path: str | Path) -> str:
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not any((path / name).is_file() for name in ("config.json", "modules.json")):
-            raise InputError(f"model {str(path)!r}: this folder holds no config.json or modules.json")
-        return str(path.resolve())
-    name = str(name_or_path)
-    if name == PACKAGED_BACKBONE:
-        return str(packaged_backbone())
-    if path.exists():
-        raise InputError(f"model {name!r} is a file; expected a folder or a name on the Hugging Face hub")
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise InputError(f"model {name!r}: no such folder")
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return name
-    try:
-        # Asked once and quickly: a misspelt folder must not wait for the hub's retries.
-        HfApi().model_info(name, timeout=10)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"model {name!r}: no such folder, and not on the Hugging Face hub ({reason})") from None
-    return name
 
 
 def _read_json(source: str, filename: str) -> dict[str, Any]:

@@ -63,9 +63,11 @@ def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
 
 def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
     from raycol.index import Index
-    from raycol.models import load_encoder_of
 
     index = Index.open(config.target)
+    # torch is imported once the rest of the input is known to be good.
+    from raycol.models import load_encoder_of
+
     encoder = load_encoder_of(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
     chosen = {name: value for name in ("n_probe", "n_rescore") if (value := getattr(config, name)) is not None}

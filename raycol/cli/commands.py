@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import raycol
-from raycol.cli import show
+from raycol import show
 from raycol.cli.options import options_of
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError
@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 index_app = typer.Typer(help="Build an index and look at one.", no_args_is_help=True, rich_markup_mode=None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from raycol.cli.commands import app
@@ -19,26 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `raycol` with these arguments (by default the process's) and exit."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    command = typer.main.get_command(app)
     try:
-        command.main(words, prog_name="raycol", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        typer.echo(f"error: {error.format_message()} (see --help)", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+        app([word for word in words if word != "--debug"], prog_name="raycol")
+    except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
-    except RaycolError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, RaycolError):
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            sys.exit(error.exit_code)
         reason = (str(error).strip() or "no message").splitlines()[0]
         typer.echo(f"internal error: {type(error).__name__}: {reason} (--debug shows where)", err=True)
         sys.exit(1)

@@ -66,11 +66,13 @@ def _parameter(name: str, field: FieldInfo, *, positional: bool) -> inspect.Para
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, argument]
         )
     flag = "--" + name.replace("_", "-")
+    short = [f"-{name}"] if len(name) == 1 else []
     if field.is_required():
         help_ += " [required]"
     elif field.default is not None:
         help_ += f" [default: {str(field.default).lower() if kind is bool else field.default}]"
     option = typer.Option(
+        *short,
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
         help=help_,
         metavar="|".join(choices) if choices else None,

@@ -63,9 +63,17 @@ def check_id(record: dict[str, Any]) -> str:
         raise ValueError("no '_id' (or 'id')")
     if not isinstance(value, str) or not value:
         raise ValueError(f"the id is {value!r}; expected a non-empty string")
-    if len(value.encode(errors="replace")) > MAX_ID_BYTES:
-        raise ValueError(f"the id takes more than {MAX_ID_BYTES} bytes")
+    size = len(_encode("id", value))
+    if size > MAX_ID_BYTES:
+        raise ValueError(f"the id takes {size} bytes; expected at most {MAX_ID_BYTES}")
     return value
+
+
+def _encode(name: str, value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} holds half of a surrogate pair") from None
 
 
 def parse_passage(line: bytes) -> Passage:
@@ -76,10 +84,7 @@ def parse_passage(line: bytes) -> Passage:
     for name, value in (("title", title), ("text", text)):
         if not isinstance(value, str):
             raise ValueError(f"the {name} of {id_!r} is a {type(value).__name__}; expected a string")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"the {name} of {id_!r} holds half of a surrogate pair") from None
+        _encode(f"{name} of {id_!r}", value)
     if not text.strip() and not title.strip():
         raise ValueError(f"document {id_!r} has no text")
     return Passage(id_, title, text)

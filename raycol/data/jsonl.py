@@ -47,7 +47,7 @@ def read_lines(path: Path, start: Position = START) -> Iterator[tuple[Position, 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Parse one line as a JSON object. Raises `ValueError` saying what was found instead."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raycol.data.beir import read_qrels, read_queries
 from raycol.data.corpus import read_corpus
-from raycol.data.jsonl import read_objects
+from raycol.data.jsonl import Position, read_objects
 from raycol.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,11 +31,17 @@ def read_pairs(path: Path, split: str = "train") -> Iterator[Pair]:
         yield from _pairs_of_beir(path, split)
         return
     for position, record in read_objects(path):
-        pair = (record.get("query"), record.get("positive"))
-        for name, text in zip(("query", "positive"), pair, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{path}, line {position.line}: {name!r} is {text!r}; expected a non-empty string")
-        yield pair  # type: ignore[misc]
+        yield _text(path, position, record, "query"), _text(path, position, record, "positive")
+
+
+def _text(path: Path, position: Position, record: dict[str, Any], name: str) -> str:
+    where = f"{path}, line {position.line}"
+    if name not in record:
+        raise InputError(f"{where}: no {name!r}, only {', '.join(map(repr, record)) or 'an empty object'}")
+    text = record[name]
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: {name!r} is {text!r}; expected a non-empty string")
+    return text
 
 
 def _pairs_of_beir(folder: Path, split: str) -> Iterator[Pair]:

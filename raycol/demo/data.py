@@ -24,18 +24,16 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class DemoData:
-    """What the demo works on, in memory and on disk."""
+    """What the demo works on."""
 
     dataset: Dataset
     pairs: list[tuple[str, str]]
     questions: tuple[str, ...]
-    corpus: Path
-    pairs_file: Path
     about: str
 
 
-def prepare(config: DemoConfig) -> DemoData:
-    """Gather the data and write it under `config.out`, as a BEIR folder and a file of pairs.
+def gather(config: DemoConfig) -> DemoData:
+    """Read a BEIR folder or this machine's docstrings.
 
     Raises:
         InputError: a BEIR folder that cannot be used.
@@ -52,10 +50,13 @@ def prepare(config: DemoConfig) -> DemoData:
         questions = QUESTIONS
         modules = len({docstring.module for docstring in docstrings})
         about = f"{len(dataset.passages)} docstrings of {modules} modules"
-    corpus, pairs_file = config.out / "corpus", config.out / "pairs.jsonl"
-    save_beir(corpus, dataset)
-    write_objects(pairs_file, ({"query": query, "positive": positive} for query, positive in pairs))
-    return DemoData(dataset, pairs, questions, corpus, pairs_file, about)
+    return DemoData(dataset, pairs, questions, about)
+
+
+def save(data: DemoData, out: Path) -> None:
+    """Write the data where every step, and its reader, finds it: a BEIR folder and a file of pairs."""
+    save_beir(out / "corpus", data.dataset)
+    write_objects(out / "pairs.jsonl", ({"query": query, "positive": positive} for query, positive in data.pairs))
 
 
 def _pairs_of_beir(folder: Path, split: str, passages: list[Passage]) -> tuple[list[tuple[str, str]], str]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from raycol.cli import show
+from raycol import show
 from raycol.demo.config import DemoConfig
-from raycol.demo.data import DemoData, prepare
-from raycol.errors import InputError
+from raycol.demo.data import DemoData, gather, save
+from raycol.errors import InputError, writing
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
 from raycol.index import Index
@@ -42,9 +42,11 @@ def run_demo(config: DemoConfig) -> None:
     """
     started = time.monotonic()
     packaged_backbone()
-    _clear(config.out)
+    _check_out(config.out)
     with progress("Gathering text"):
-        data = prepare(config)
+        data = gather(config)
+        _clear(config.out)
+        save(data, config.out)
     console.print(f"{data.about}; {len(data.pairs)} training pairs, {len(data.dataset.queries)} held-out queries")
     rows = _measure_before(data)
     with ray_session(cpus=max(_WORKERS, config.shards + 2)):
@@ -54,14 +56,18 @@ def run_demo(config: DemoConfig) -> None:
         _serve(config, index, data, rows, started)
 
 
+def _check_out(out: Path) -> None:
+    if out.exists() and not (out / _MARKER).is_file():
+        raise InputError(f"{out}: exists and was not made by a demo; pass another folder with --out")
+
+
 def _clear(out: Path) -> None:
-    """Make an empty folder for the demo; remove an earlier demo's, and nothing else."""
-    if out.exists():
-        if not (out / _MARKER).is_file():
-            raise InputError(f"{out}: exists and was not made by a demo; pass another folder with --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    (out / _MARKER).touch()
+    """Make an empty folder for the demo, in place of an earlier demo's."""
+    with writing(out):
+        if out.exists():
+            shutil.rmtree(out)
+        out.mkdir(parents=True)
+        (out / _MARKER).touch()
 
 
 def _measure_before(data: DemoData) -> dict[str, dict[str, float]]:
@@ -76,7 +82,7 @@ def _measure_before(data: DemoData) -> dict[str, dict[str, float]]:
 def _train(config: DemoConfig, data: DemoData) -> None:
     settings = TrainConfig(
         model=PACKAGED_BACKBONE,
-        data=data.pairs_file,
+        data=config.out / "pairs.jsonl",
         out=config.out / "model",
         num_workers=_WORKERS,
         batch_size=min(config.batch_size, len(data.pairs) // 2 * 2),
@@ -93,7 +99,7 @@ def _train(config: DemoConfig, data: DemoData) -> None:
 def _index(config: DemoConfig, data: DemoData) -> Index:
     documents = len(data.dataset.passages)
     settings = IndexConfig(
-        corpus=data.corpus,
+        corpus=config.out / "corpus",
         model=str(config.out / "model"),
         out=config.out / "index",
         num_workers=_WORKERS,

@@ -11,6 +11,7 @@ from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_exact, run_index
+from raycol.index import Index
 from raycol.progress import Report, no_report
 
 
@@ -53,19 +54,19 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     Raises:
         InputError: no model, unusable data, or an index that the model does not match.
     """
-    from raycol.index import Index
+    if not config.index and not config.model:
+        raise InputError("nothing to evaluate: pass --model, or --index, or both")
+    dataset = load_beir(config.data, config.split, config.on_error)
+    index = Index.open(config.index) if config.index else None
+    # torch is imported once the rest of the input is known to be good.
     from raycol.models import load_encoder, load_encoder_of
 
-    dataset = load_beir(config.data, config.split, config.on_error)
-    if config.index:
-        index = Index.open(config.index)
+    if index:
         encoder = load_encoder_of(index.manifest.model, config.model, device=config.device)
         run, method = run_index(encoder, index, dataset), f"index {config.index}"
-    elif config.model:
-        encoder = load_encoder(config.model, device=config.device)
-        run, method = run_exact(encoder, dataset, report), "exact MaxSim"
     else:
-        raise InputError("nothing to evaluate: pass --model, or --index, or both")
+        encoder = load_encoder(str(config.model), device=config.device)
+        run, method = run_exact(encoder, dataset, report), "exact MaxSim"
     return Evaluation(
         score_run(dataset.qrels, run),
         method,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raycol.errors import writing
 from raycol.index.codebook import Codebook
 from raycol.index.manifest import CodebookInfo
 from raycol.index.storage import content_name, finish_folder, open_array, save_array, unfinished_folder
@@ -13,7 +14,7 @@ from raycol.index.storage import content_name, finish_folder, open_array, save_a
 
 def save_codebook(root: Path, codebook: Codebook) -> CodebookInfo:
     """Write a codebook into the index at `root`."""
-    with unfinished_folder(root) as folder:
+    with unfinished_folder(root) as folder, writing(root):
         files = {
             "centroids.npy": save_array(folder / "centroids.npy", codebook.centroids_KD),
             "lows.npy": save_array(folder / "lows.npy", codebook.lows_D),

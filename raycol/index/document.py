@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
-
-MAX_ID_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,12 @@ def check_document(document: Document, dim: int | None) -> NDArray[np.float32]:
     id_ = document.id
     if not isinstance(id_, str) or not id_:
         raise InputError(f"document id {id_!r}: expected a non-empty string")
-    if len(id_.encode(errors="replace")) > MAX_ID_BYTES:
-        raise InputError(f"document id {id_[:40]!r}...: over {MAX_ID_BYTES} bytes")
+    try:
+        size = len(id_.encode())
+    except UnicodeEncodeError:
+        raise InputError(f"document id {id_!r}: not valid Unicode (half of a surrogate pair)") from None
+    if size > MAX_ID_BYTES:
+        raise InputError(f"document id {id_[:40]!r}...: {size} bytes; expected at most {MAX_ID_BYTES}")
     return check_embeddings(document.embeddings, dim, f"document {id_!r}")
 
 

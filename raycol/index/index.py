@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,7 @@ class Index:
         """
         root = Path(path)
         check_new(root)
-        with unfinished_folder(root) as workspace:
+        with _removed_if_empty(root), unfinished_folder(root) as workspace:
             spool = _Spool.fill(workspace, documents)
             check_codec(spool.dim, bits)
             sample_TD = spool.sample(seed)
@@ -232,6 +233,16 @@ def check_new(root: Path) -> None:
         raise InputError(f"{root} is a file; expected a folder for the index, or a new name")
     if have := versions(root):
         raise InputError(f"{root}: holds an index already (version {have[-1]}); choose another folder or remove it")
+
+
+@contextmanager
+def _removed_if_empty(root: Path) -> Iterator[None]:
+    """Leave no empty folder behind where a build is refused before anything was written."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            root.rmdir()
 
 
 class _Spool:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raycol.errors import IndexCorruptError, InputError
+from raycol.errors import IndexCorruptError, InputError, writing
 from raycol.index.codebook import Codebook, TokenCodes
 from raycol.index.document import Document, check_document
 from raycol.index.manifest import PARTITIONS, ColumnType, PartitionInfo
@@ -92,7 +92,7 @@ def write_partition(root: Path, documents: Iterable[Document], codebook: Codeboo
     tokens = TokenCodes(*(np.concatenate(arrays) for arrays in zip(*coded, strict=True)))
     table = _document_table(ids, metadata, columns)
 
-    with unfinished_folder(root / PARTITIONS) as folder:
+    with unfinished_folder(root / PARTITIONS) as folder, writing(root):
         files: Files = {
             name: save_array(folder / name, array)
             for name, array in _arrays(np.array(lengths), tokens, codebook.n_centroids).items()

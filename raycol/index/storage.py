@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from raycol.errors import IndexCorruptError, RaycolError
+from raycol.errors import IndexCorruptError, writing
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -64,11 +64,10 @@ def content_name(files: Files) -> str:
 def unfinished_folder(parent: Path) -> Iterator[Path]:
     """A fresh folder under `parent` for files on their way; gone at the end unless renamed."""
     folder = parent / f"unfinished-{uuid.uuid4().hex}"
-    try:
+    with writing(parent):
         folder.mkdir(parents=True)
+    try:
         yield folder
-    except OSError as error:
-        raise RaycolError(f"{parent}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from raycol.data import Problem
-from raycol.errors import RaycolError
+from raycol.errors import RaycolError, writing
 from raycol.index.codebook import check_codec, default_centroids, train_codebook
 from raycol.index.codebook_files import open_codebook, save_codebook
 from raycol.index.index import check_new
@@ -58,12 +58,13 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         InputError: an unusable corpus or model, or `out` holds an index already.
         RaycolError: a worker failed, or `out` cannot be written.
     """
-    from raycol.models import encoder_fingerprint, load_encoder
-
     started = time.monotonic()
     root = config.out.resolve()
     check_new(root)
     plan = plan_build(config.corpus, config.docs_per_partition, config.on_error)
+    # torch is imported once the rest of the input is known to be good.
+    from raycol.models import encoder_fingerprint, load_encoder
+
     encoder = load_encoder(config.model, device="cpu")
     dim = encoder.get_embedding_dimension()
     check_codec(dim, config.bits)
@@ -73,6 +74,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     )
     del encoder
 
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
     journal = Journal(root, _fingerprint(config, plan, model))
     done = {number: info for number in range(len(plan.partitions)) if (info := journal.partition(number))}
     codebook = journal.codebook()

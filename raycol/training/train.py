@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raycol.data import read_pairs
-from raycol.errors import InputError, RaycolError
+from raycol.errors import InputError, RaycolError, writing
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_session, unwrap_ray_error
 from raycol.training.config import TrainConfig
@@ -40,7 +40,6 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
         RaycolError: a worker failed.
     """
     started = time.monotonic()
-    config = config.model_copy(update={"data": config.data.resolve(), "out": config.out.resolve()})
     if config.out.exists():
         raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
     pairs = sum(1 for _ in read_pairs(config.data, config.split))
@@ -49,22 +48,22 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
             f"{config.data}: {pairs} training pairs, fewer than the batch of {config.batch_size}; "
             "lower --batch-size or bring more"
         )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside `out`, so that the finished model is renamed into place; on a cluster, `out` is shared storage.
-    storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
+    from raycol.models import find_model
+
+    # Workers run in folders of their own, so everything is named by its full path.
+    full = {"model": find_model(config.model), "data": config.data.resolve(), "out": config.out.resolve()}
+    config = config.model_copy(update=full)
+    with writing(config.out):
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside `out`, so that the model is renamed into place; on a cluster, `out` is on shared storage.
+        storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
     try:
         with ray_session(cpus=config.num_workers):
-            losses = _fit_on_ray(_with_local_model(config), storage, report)
+            losses = _fit_on_ray(config, storage, report)
         os.rename(storage / "model", config.out)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return TrainReport(config.out, pairs, losses, time.monotonic() - started)
-
-
-def _with_local_model(config: TrainConfig) -> TrainConfig:
-    """Workers run in folders of their own: a model that is a folder here is named by its full path."""
-    path = Path(config.model)
-    return config.model_copy(update={"model": str(path.resolve())}) if path.is_dir() else config
 
 
 def _fit_on_ray(config: TrainConfig, storage: Path, report: Report) -> list[float]:

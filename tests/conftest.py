@@ -1,0 +1,129 @@
+"""Fixtures: a tiny backbone made on the spot, a small corpus, one local Ray session, the data beside the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read by Ray and by the hub's client when they are first imported.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("RAY_ADDRESS", None)
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("RAYCOL_DATA", PROJECT.parent / "shared" / "data"))
+MODELS = Path(os.environ.get("RAYCOL_MODELS", PROJECT.parent / "shared" / "models"))
+
+TOPICS = {
+    "weather": "rain wind storm cloud snow thunder sunshine fog",
+    "music": "violin piano melody chord rhythm orchestra song choir",
+    "kitchen": "bread butter oven recipe flour sugar pan knife",
+    "harbour": "ship anchor sail dock captain cargo tide lighthouse",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a plain mistake should not wait for the slow ones."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers and 32 dimensions with random weights and a vocabulary of letters and topic words."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-backbone")
+    words = sorted({word for text in TOPICS.values() for word in text.split()} | set(TOPICS))
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *(f"##{c}" for c in letters)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(0)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved late-interaction model over the tiny backbone: 16 dimensions, short queries."""
+    from raycol.models import load_encoder
+
+    folder = tmp_path_factory.mktemp("tiny-colbert") / "model"
+    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16, query_length=8, document_length=32)
+    encoder.save_pretrained(str(folder))
+    return folder
+
+
+def make_passages(n: int, seed: int = 0) -> list[dict[str, str]]:
+    rng = np.random.default_rng(seed)
+    passages = []
+    for number in range(n):
+        topic = sorted(TOPICS)[number % len(TOPICS)]
+        words = rng.choice(TOPICS[topic].split(), rng.integers(3, 12))
+        passages.append({"_id": f"{topic}-{number}", "title": topic, "text": " ".join(words)})
+    return passages
+
+
+def write_jsonl(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Sixty short passages on four topics."""
+    return write_jsonl(tmp_path / "corpus.jsonl", make_passages(60))
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray session for all tests that need one, ended with them."""
+    from raycol.ray_session import ray_session
+
+    with ray_session(cpus=6):
+        yield
+
+
+@pytest.fixture
+def clustered() -> list[np.ndarray]:
+    return make_clustered(200, 32, seed=0)
+
+
+def make_clustered(n: int, dim: int, seed: int, n_centres: int = 24) -> list[np.ndarray]:
+    """Documents of unit tokens around shared centres, as embeddings of text are: float32 [n_tokens, dim] each."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.standard_normal((n_centres, dim)))
+    return [
+        unit(centres[rng.integers(0, n_centres, length)] + 0.7 * unit(rng.standard_normal((length, dim))))
+        for length in rng.integers(1, 30, n)
+    ]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def beside() -> tuple[Path, Path]:
+    """The data and models beside the project; tests that need them are skipped without."""
+    for path, name in ((DATA, "RAYCOL_DATA"), (MODELS, "RAYCOL_MODELS")):
+        if not path.is_dir():
+            pytest.skip(f"needs {path}; point {name} at it")
+    return DATA, MODELS

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from raycol.data import Dataset, Passage, load_beir, load_pairs, read_pairs
+from raycol.data.beir import save_beir
+from raycol.errors import InputError
+
+DATASET = Dataset(
+    [Passage("d1", "", "one"), Passage("d2", "Two", "two")],
+    {"q1": "first", "q2": "second"},
+    {"q1": {"d1": 1}, "q2": {"d2": 2, "d1": 0}},
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_beir(tmp_path, DATASET)
+    return tmp_path
+
+
+def test_a_dataset_survives_its_folder(folder: Path) -> None:
+    assert load_beir(folder) == DATASET
+
+
+def test_judgements_above_zero_are_training_pairs(folder: Path) -> None:
+    assert list(read_pairs(folder, "test")) == [("first", "one"), ("second", "Two two")]
+
+
+def test_pairs_keep_the_query_column_first(folder: Path) -> None:
+    assert load_pairs(folder, "test").column_names == ["query", "positive"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1 d1 1\n", "line 2: expected query-id"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tgood\n", "line 2: expected query-id"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "no judgements"),
+        ("qrels/test.tsv", "h\nq9\td1\t1\n", "no query 'q9'"),
+        ("queries.jsonl", '{"_id": "q1"}\n', "query 'q1' has no text"),
+        ("queries.jsonl", '{"text": "x"}\n', "line 1: no '_id'"),
+    ],
+)
+def test_malformed_files_are_named(folder: Path, file: str, content: str, message: str) -> None:
+    (folder / file).write_text(content)
+    with pytest.raises(InputError) as error:
+        load_beir(folder)
+    assert message in str(error.value)
+
+
+def test_a_missing_split_says_which_there_are(folder: Path) -> None:
+    with pytest.raises(InputError, match="splits here: test"):
+        load_beir(folder, "dev")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"positive": "x"}', "no 'query', only 'positive'"),
+        ('{"query": "", "positive": "x"}', "'query' is ''"),
+        ("{}", "only an empty object"),
+    ],
+)
+def test_a_pair_lacking_a_text_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "a", "positive": "b"}\n' + line + "\n")
+    with pytest.raises(InputError, match=message) as error:
+        list(read_pairs(path))
+    assert "line 2" in str(error.value)

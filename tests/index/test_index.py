@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import IndexCorruptError, InputError
+from raycol.index import Document, Index
+
+TOKENS = np.eye(3, 16, dtype=np.float32)
+
+
+def documents(n: int = 30, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    for number in range(n):
+        yield Document(f"d{number}", rng.standard_normal((3, 16)).astype(np.float32), {"n": number, "t": f"t{number}"})
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_created_can_be_opened(tmp_path: Path) -> None:
+    made = Index.create(tmp_path / "i", documents(), documents_per_partition=8)
+    opened = Index.open(tmp_path / "i")
+    queries = [document.embeddings for document in documents(5)]
+    assert opened.search(queries) == made.search(queries)
+    assert [hits[0].id for hits in opened.search(queries)] == ["d0", "d1", "d2", "d3", "d4"]
+    assert opened.metadata(["d7", "d2"]) == [{"n": 7, "t": "t7"}, {"n": 2, "t": "t2"}]
+    stats = opened.stats()
+    assert (stats.documents, stats.tokens, stats.partitions, stats.version) == (30, 90, 4, 1)
+    assert opened.verify() == []
+
+
+def test_the_same_documents_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
+    for name, source in (("a", documents()), ("b", list(documents()))):
+        Index.create(tmp_path / name, source, documents_per_partition=8, seed=3)
+    Index.create(tmp_path / "c", documents(), documents_per_partition=8, seed=4)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a") != contents(tmp_path / "c")
+
+
+def test_one_document_of_one_token_is_an_index(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "i", [Document("only", TOKENS[:1])])
+    assert [hit.id for hit in index.search([TOKENS[:1]], k=5)[0]] == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (Document("", TOKENS), "document id ''"),
+        (Document(5, TOKENS), "document id 5"),  # type: ignore[arg-type]
+        (Document("x" * 600, TOKENS), "600 bytes"),
+        (Document("\ud800", TOKENS), "not valid Unicode"),
+        (Document("bad", TOKENS * np.nan), "document 'bad': embeddings hold NaN"),
+        (Document("bad", TOKENS[:, :8]), "document 'bad': embeddings of 8 dimensions; the index has 16"),
+        (Document("bad", TOKENS[:0]), "document 'bad': embeddings of shape"),
+        (Document("bad", TOKENS.astype(int)), "document 'bad': embeddings of type int64"),
+        (Document("d1", TOKENS), "'d1' comes twice"),
+        (Document("bad", TOKENS, {"n": "text"}), "'bad': metadata 'n' is a str; the column holds int64"),
+        (Document("bad", TOKENS, {"n": [1]}), "metadata 'n' is a list"),
+    ],
+)
+def test_an_unusable_document_is_named_and_nothing_opens(tmp_path: Path, bad: Document, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Index.create(tmp_path / "i", [*documents(3), bad])
+    with pytest.raises(InputError):
+        Index.open(tmp_path / "i")
+
+
+def test_no_documents_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no documents"):
+        Index.create(tmp_path / "i", [])
+    assert not (tmp_path / "i").exists()
+
+
+def test_an_index_is_not_overwritten(tmp_path: Path) -> None:
+    Index.create(tmp_path / "i", documents(3))
+    before = contents(tmp_path / "i")
+    with pytest.raises(InputError, match="holds an index already"):
+        Index.create(tmp_path / "i", documents(4))
+    assert contents(tmp_path / "i") == before
+
+
+def test_what_is_not_an_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        Index.open(tmp_path / "gone")
+    with pytest.raises(InputError, match="not an index"):
+        Index.open(tmp_path)
+    (tmp_path / "partitions").mkdir()
+    with pytest.raises(InputError, match="an unfinished build"):
+        Index.open(tmp_path)
+    Index.create(tmp_path / "i", documents(3))
+    with pytest.raises(InputError, match="no version 9; it holds 1"):
+        Index.open(tmp_path / "i", version=9)
+    with pytest.raises(InputError, match="document 'nobody' is not in the index"):
+        Index.open(tmp_path / "i").reconstruct("nobody")
+
+
+def test_every_flipped_byte_and_missing_file_is_found(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "i", documents(6), documents_per_partition=3)
+    files = [path for path in (tmp_path / "i").rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert len(files) == 3 + 2 * 7
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert index.verify() == [f"{path}: the checksum differs from the manifest's"]
+        path.write_bytes(whole[:-1])
+        assert [line.split(":")[0] for line in index.verify()] == [str(path)]
+        with pytest.raises(IndexCorruptError, match="the manifest promises"):
+            Index.open(tmp_path / "i")
+        path.unlink()
+        with pytest.raises(IndexCorruptError):
+            Index.open(tmp_path / "i")
+        path.write_bytes(whole)
+    extra = files[0].with_name("extra")
+    extra.touch()
+    assert index.verify() == [f"{extra}: not in the manifest"]
+
+
+HOSTILE = {
+    "parent": {"codebook": {"name": "..", "n_centroids": 1, "files": {}}},
+    "absolute": {"codebook": {"name": "/etc", "n_centroids": 1, "files": {}}},
+    "deep": {"codebook": {"name": "a/../../b", "n_centroids": 1, "files": {}}},
+    "file": {"codebook": {"name": "c", "n_centroids": 1, "files": {"../x": {"bytes": 1, "xxh3": "0" * 32}}}},
+    "size": {"partitions": [{"id": "p", "documents": 10**30, "tokens": 1, "files": {}}]},
+    "negative": {"partitions": [{"id": "p", "documents": -1, "tokens": 1, "files": {}}]},
+    "unknown": {"surprise": 1},
+    "dim": {"dim": 12},
+    "bits": {"bits": 3},
+    "version": {"version": 5},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_manifest_is_refused(tmp_path: Path, change: dict) -> None:
+    Index.create(tmp_path / "i", documents(3))
+    path = tmp_path / "i" / "manifests" / "00000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IndexCorruptError):
+        Index.open(tmp_path / "i")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null"])
+def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    Index.create(tmp_path / "i", documents(3))
+    (tmp_path / "i" / "manifests" / "00000001.json").write_text(text)
+    with pytest.raises(IndexCorruptError, match="not a manifest"):
+        Index.open(tmp_path / "i")
+
+
+def test_a_newer_format_says_so(tmp_path: Path) -> None:
+    Index.create(tmp_path / "i", documents(3))
+    path = tmp_path / "i" / "manifests" / "00000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(InputError, match="format version 99; this raycol reads version 1"):
+        Index.open(tmp_path / "i")
+
+
+def test_searching_imports_neither_ray_nor_torch(tmp_path: Path) -> None:
+    Index.create(tmp_path / "i", documents(3))
+    code = (
+        "import sys, numpy as np; from raycol import Index; "
+        f"hits = Index.open({str(tmp_path / 'i')!r}).search([np.eye(2, 16, dtype='f4')]); assert len(hits[0]) == 3; "
+        "print([name for name in ('ray', 'torch', 'faiss', 'transformers') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from raycol.config import Config
+from raycol.errors import InputError
+from raycol.training.config import TrainConfig
+
+
+class Example(Config):
+    """An example."""
+
+    name: str
+    """What it is called."""
+
+    size: int = 3
+    """How large it is."""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_precedence_is_command_line_then_yaml_then_default(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "name: from yaml\n")
+    assert Example.load(file) == Example(name="from yaml", size=3)
+    assert Example.load(file, {"name": "from options", "size": None}) == Example(name="from options", size=3)
+
+
+def test_every_field_of_every_verb_is_documented() -> None:
+    from raycol.demo.config import DemoConfig
+    from raycol.evaluation.evaluate import EvaluateConfig
+    from raycol.indexing.config import IndexConfig
+    from raycol.search import SearchConfig
+    from raycol.serving.config import ServeConfig
+
+    for config in (DemoConfig, EvaluateConfig, IndexConfig, SearchConfig, ServeConfig, TrainConfig):
+        undocumented = [name for name, field in config.model_fields.items() if not field.description]
+        assert not undocumented, config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nam: x\n", "unknown key 'nam'; the nearest known key is 'name'"),
+        ("size: 4\n", "'name' is missing"),
+        ("name: x\nsize: big\n", "size (--size) is 'big'"),
+        ("- 1\n", "expected a mapping of settings, found a list"),
+        ("a: [\n", "not YAML"),
+        ("", "'name' is missing"),
+    ],
+)
+def test_errors_name_the_key_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Example.load(write(tmp_path / "c.yaml", text))
+    assert message in str(error.value)
+
+
+def test_a_missing_yaml_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.yaml: no such file"):
+        Example.load(tmp_path / "gone.yaml")
+
+
+def test_the_batch_must_divide_among_the_workers() -> None:
+    with pytest.raises(InputError, match="multiple of num_workers"):
+        TrainConfig.load(None, {"model": "m", "data": "d", "out": "o", "batch_size": 9, "num_workers": 2})
