@@ -1,0 +1,105 @@
+"""Bad input ends with exit code 2 and one line that names the thing; never a traceback without --debug."""
+
+from pathlib import Path
+
+import pytest
+
+from raycol.cli import main
+from raycol.errors import InputError
+from tests.conftest import make_passages, write_jsonl
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "good.jsonl", make_passages(4))
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "text.txt").write_text("not json\n")
+    (tmp_path / "notext.jsonl").write_text('{"_id": "a", "text": ""}\n')
+    (tmp_path / "twice.jsonl").write_text('{"_id": "a", "text": "x"}\n' * 2)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
+    return tmp_path
+
+
+CASES = [
+    (["index", "build", "gone.jsonl", "--model", "m", "--out", "i"], "gone.jsonl: no such file"),
+    (["index", "build", "empty.jsonl", "--model", "m", "--out", "i"], "empty.jsonl: an empty corpus"),
+    (["index", "build", "text.txt", "--model", "m", "--out", "i"], "text.txt, line 1: not JSON"),
+    (["index", "build", "notext.jsonl", "--model", "m", "--out", "i"], "document 'a' has no text"),
+    (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: the id 'a' stands on line 1"),
+    (["index", "build", "folder", "--model", "m", "--out", "i"], "no corpus.jsonl"),
+    (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
+    (["index", "build", "good.jsonl", "--out", "i"], "'model' is missing"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "bits (--bits) is 3"),
+    (["index", "build", "--config", "gone.yaml"], "gone.yaml: no such file"),
+    (["index", "info", "gone"], "gone: no such folder"),
+    (["index", "info", "folder"], "folder: not an index"),
+    (["index", "verify", "folder"], "folder: not an index"),
+    (["search", "folder", "a question"], "folder: not an index"),
+    (["search", "folder", " "], "an empty query"),
+    (["serve", "folder"], "folder: not an index"),
+    (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
+    (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
+    (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),
+    (["train", "--model", "m", "--data", "good.jsonl", "--out", "o"], "good.jsonl, line 1: no 'query'"),
+    (["train", "--model", "m", "--data", "gone.jsonl", "--out", "o"], "gone.jsonl: no such file"),
+    (["train", "--model", "m", "--data", "good.jsonl", "--out", "folder"], "folder: exists already"),
+    (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
+    (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), CASES, ids=[" ".join(words) for words, _ in CASES])
+def test_bad_input_ends_with_2_and_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    assert run(*words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["train", "--nothing"], ["serve", "folder", "--port", "x"]])
+def test_wrong_usage_ends_with_2(folder: Path, words: list[str]) -> None:
+    assert run(*words) == 2
+
+
+def test_debug_shows_where(folder: Path) -> None:
+    with pytest.raises(InputError):
+        main(["index", "info", "folder", "--debug"])
+
+
+COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"], ["serve"],
+            ["search"], ["evaluate"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert run(*words, "--help") == 0
+    assert "Usage: raycol" in capsys.readouterr().out
+
+
+def test_the_options_are_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    from raycol.indexing.config import IndexConfig
+
+    run("index", "build", "--help")
+    out = capsys.readouterr().out
+    for name in set(IndexConfig.model_fields) - {"corpus"}:
+        assert f"--{name.replace('_', '-')}" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import raycol
+
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == f"raycol {raycol.__version__}"

@@ -1,0 +1,48 @@
+import pytest
+
+from raycol.demo.docstrings import Docstring, collect, make_dataset, split_first_sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "rest"),
+    [
+        ("One thing. Another thing.", "One thing.", "Another thing."),
+        ("One thing\n\nAnother\nthing.", "One thing", "Another thing."),
+        ("Only one thing.", "Only one thing.", ""),
+        ("See e.g. this one.  `x` is next.", "See e.g. this one.", "`x` is next."),
+    ],
+)
+def test_the_first_sentence_is_split_off(text: str, first: str, rest: str) -> None:
+    assert split_first_sentence(text) == (first, rest)
+
+
+def test_this_machine_has_text_and_it_is_the_same_text_twice() -> None:
+    found = collect(300, seed=1)
+    assert found == collect(300, seed=1) != collect(300, seed=2)
+    assert len(found) == 300
+    names = [docstring.name for docstring in found]
+    assert names == sorted(set(names))
+    assert all(docstring.first for docstring in found)
+
+
+def test_everyday_modules_come_first() -> None:
+    names = {docstring.name for docstring in collect(2000)}
+    assert {"shutil.copytree", "textwrap.wrap", "statistics.median"} <= names
+
+
+def test_a_query_is_cut_out_of_its_document_and_its_module_is_not_trained_on() -> None:
+    docstrings = [
+        Docstring(f"module{n}", f"module{n}.f", f"Does the thing number {n}.", f"It takes {n} and gives back n + {n}.")
+        for n in range(60)
+    ]
+    dataset, pairs = make_dataset(docstrings, queries=8)
+    assert len(dataset.queries) == 8
+    contents = {passage.id: passage for passage in dataset.passages}
+    assert len(contents) == 60
+    asked = set()
+    for query_id, text in dataset.queries.items():
+        (relevant,) = dataset.qrels[query_id]
+        assert text not in contents[relevant].text
+        asked.add(relevant.removesuffix(".f"))
+    assert pairs
+    assert not [positive for _, positive in pairs if positive.split(".")[0] in asked]

@@ -1,0 +1,108 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raycol.errors import InputError
+from raycol.index import Index
+from raycol.indexing import BuildReport, IndexConfig, build_index
+from tests.conftest import make_passages, write_jsonl
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+
+
+def build(corpus: Path, model: Path, out: Path, **settings) -> BuildReport:
+    values = {"docs_per_partition": 16, "num_workers": 2, **settings}
+    return build_index(IndexConfig(corpus=corpus, model=str(model), out=out, **values))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("build") / "corpus.jsonl", make_passages(60))
+
+
+@pytest.fixture(scope="module")
+def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
+    """An index of the corpus, built by two workers."""
+    report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8)
+    assert (report.documents, report.partitions, report.reused_partitions) == (60, 4, 0)
+    return corpus.parent / "index"
+
+
+def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+    build(corpus, tiny_colbert, tmp_path / "i", bits=8, num_workers=1)
+    assert contents(tmp_path / "i") == contents(built)
+
+
+def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
+    from raycol.data import read_corpus
+    from raycol.models import load_encoder
+
+    index = Index.open(built)
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    passages = list(read_corpus(corpus))
+    for passage in passages[::10]:
+        tokens = encoder.encode_document(passage.content, convert_to_numpy=True)
+        assert abs(index.reconstruct(passage.id) - tokens).max() < 0.05
+        assert index.metadata([passage.id]) == [{"title": passage.title, "text": passage.text}]
+    query = encoder.encode_query(passages[7].content, convert_to_numpy=True)
+    assert index.search([query])[0] == index.exact([query])[0]
+    assert index.verify() == []
+    left = {path.name for path in built.iterdir()}
+    assert left == {"manifests", "partitions", index.manifest.codebook.name}
+
+
+def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colbert: Path) -> None:
+    before = contents(built)
+    with pytest.raises(InputError, match="holds an index already"):
+        build(corpus, tiny_colbert, built)
+    assert contents(built) == before
+
+
+def test_skipped_records_are_listed_and_the_rest_is_built(tiny_colbert: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(20))
+    path.write_text("oops\n" + path.read_text() + '{"_id": "empty", "text": " "}\n')
+    with pytest.raises(InputError, match=r"line 1: not JSON .* --on-error skip"):
+        build(path, tiny_colbert, tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+    report = build(path, tiny_colbert, tmp_path / "i", on_error="skip", store_text=False)
+    assert report.documents == 20
+    assert [problem.where.split(", ")[1] for problem in report.skipped] == ["line 1", "line 22"]
+    assert Index.open(tmp_path / "i").manifest.columns == {}
+
+
+def test_one_document_is_a_corpus(tiny_colbert: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(1))
+    assert build(path, tiny_colbert, tmp_path / "i").documents == 1
+
+
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(tiny_colbert: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(200))
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", "from raycol.cli import main; main()", "index", "build", str(path)]
+    command += ["--model", str(tiny_colbert), "--out", str(out), "--docs-per-partition", "4", "--num-workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build_process:
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("builds/*/0*.json"))) < 3:
+            assert build_process.poll() is None, "the build ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(build_process.pid, signal.SIGKILL)
+    with pytest.raises(InputError, match="unfinished build"):
+        Index.open(out)
+
+    report = build(path, tiny_colbert, out, docs_per_partition=4)
+    assert 3 <= report.reused_partitions < report.partitions == 50
+    build(path, tiny_colbert, tmp_path / "clean", docs_per_partition=4)
+    whole, again = contents(tmp_path / "clean"), contents(out)
+    # What the killed process was writing may be left over; all that the manifest names is the same.
+    assert {name: again[name] for name in whole} == whole
+    assert Index.open(out).verify() == []

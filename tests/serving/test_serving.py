@@ -1,0 +1,115 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.index import Index
+from raycol.indexing import IndexConfig, build_index
+from raycol.models import load_encoder
+from raycol.search import SearchConfig, search
+from raycol.serving.client import search_endpoint
+from raycol.serving.config import ServeConfig
+from raycol.serving.run import Endpoint, serving
+from tests.conftest import make_passages, write_jsonl
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
+    folder = tmp_path_factory.mktemp("served")
+    corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
+    build_index(
+        IndexConfig(corpus=corpus, model=str(tiny_colbert), out=folder / "index", docs_per_partition=16, num_workers=2)
+    )
+    return Index.open(folder / "index")
+
+
+@pytest.fixture(scope="module")
+def endpoint(index: Index) -> Iterator[Endpoint]:
+    with serving(ServeConfig(index=index.root, shards=3, port=0)) as running:
+        yield running
+
+
+QUERIES = ["violin and piano", "rain", "bread butter oven", "ship in the fog"]
+
+
+def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    answer = search_endpoint(endpoint.url, QUERIES, k=10)
+    queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
+    for hits, expected in zip(answer.results, index.search(queries, k=10, n_rescore=80), strict=True):
+        assert [hit.id for hit in hits] == [hit.id for hit in expected]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+        assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in expected])
+    assert (answer.version, answer.shards.total, answer.shards.answered) == (1, 3, 3)
+    assert set(answer.took_ms) == {"encode", "search", "total"}
+
+
+def test_a_folder_and_its_endpoint_answer_alike(endpoint: Endpoint, index: Index) -> None:
+    by_target = [
+        search(SearchConfig(target=target, queries=["violin and piano"], k=5))
+        for target in (endpoint.url, str(index.root))
+    ]
+    assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
+
+
+def test_more_hits_than_documents_are_all_documents(endpoint: Endpoint) -> None:
+    assert len(search_endpoint(endpoint.url, ["rain"], k=1000).results[0]) == 80
+
+
+def test_what_is_served_is_described(endpoint: Endpoint, index: Index) -> None:
+    described = httpx2.get(f"{endpoint.url}/v1/index").json()
+    assert described["documents"] == 80
+    assert described["shards"] == 3
+    assert httpx2.get(f"{endpoint.url}/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 422),
+        (b"\xff\xfe", 422),
+        (b"[" * 50_000, 400),
+        (b'{"query": "a", "k": 1000000000}', 422),
+        (b'{"queries": []}', 422),
+        (b'{"query": "' + b"a" * 3_000_000 + b'"}', 413),
+    ],
+)
+def test_hostile_bodies_are_answered_with_a_problem(endpoint: Endpoint, content: bytes, status: int) -> None:
+    answer = httpx2.post(
+        f"{endpoint.url}/v1/search", content=content, headers={"content-type": "application/json"}, timeout=20
+    )
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert search_endpoint(endpoint.url, ["rain"], k=1).results[0]
+
+
+def test_other_paths_and_methods_are_problems(endpoint: Endpoint) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("GET", "/v1/search", 405), ("POST", "/v1/index", 405)):
+        answer = httpx2.request(method, endpoint.url + path)
+        assert answer.status_code == status
+        assert answer.json()["status"] == status
+
+
+def test_the_client_says_what_was_refused(endpoint: Endpoint) -> None:
+    with pytest.raises(InputError, match="422: k: "):
+        search_endpoint(endpoint.url, ["rain"], k=0)
+    with pytest.raises(RaycolError, match="is the endpoint running"):
+        search_endpoint("http://127.0.0.1:9", ["rain"])
+    with pytest.raises(InputError, match="--n-probe goes with an index folder"):
+        search(SearchConfig(target=endpoint.url, queries=["rain"], n_probe=3))
+
+
+def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_path: Path) -> None:
+    taken = int(endpoint.url.rsplit(":", 1)[1])
+    for config, message in (
+        (ServeConfig(index=index.root, shards=9), "9 shards for 5 partitions"),
+        (ServeConfig(index=tmp_path), "not an index"),
+        (ServeConfig(index=index.root, port=taken), f"port {taken} on 127.0.0.1 is taken"),
+    ):
+        with pytest.raises(InputError, match=message), serving(config):
+            pass

@@ -1,0 +1,84 @@
+"""The frame: which way imports point, and that what stands beside the library names things that exist."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT
+
+# Each package may import those named; `config`, `errors`, `progress` and `ray_session` are for all.
+MAY_IMPORT = {
+    "data": set(),
+    "models": {"index"},  # for the type of what an index remembers of its model
+    "index": {"data"},
+    "indexing": {"data", "index", "models"},
+    "training": {"data", "models"},
+    "serving": {"index", "models"},
+    "evaluation": {"data", "index", "models"},
+}
+FOR_ALL = {"config", "errors", "progress", "ray_session"}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules.append(node.module)
+        names |= {module for module in modules if module.split(".")[0] in {"raycol", "ray", "torch"}}
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package: str) -> None:
+    folder = PROJECT / "raycol" / package
+    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("raycol.")}
+        assert ours <= MAY_IMPORT[package] | FOR_ALL | {package}, path
+
+
+def test_the_index_and_the_data_know_neither_ray_nor_torch() -> None:
+    for package in ("index", "data"):
+        for path in (PROJECT / "raycol" / package).rglob("*.py"):
+            assert not {name.split(".")[0] for name in imported(path)} & {"ray", "torch"}, path
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.py")), ids=lambda path: path.name)
+def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = ast.parse(path.read_text())
+    assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or "")
+    monkeypatch.setattr("sys.argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        exec(compile(tree, str(path), "exec"), {"__name__": "__main__"})
+    assert stopped.value.code == 0
+
+
+def test_the_serve_config_is_what_serve_and_raycol_take() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from raycol.serving.config import ServeConfig
+
+    config = yaml.safe_load((PROJECT / "serve" / "config.yaml").read_text())
+    assert set(config) <= set(ServeDeploySchema.model_fields)
+    ServeDeploySchema.model_validate(config)
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    ServeConfig.model_validate(application["args"])
+
+
+def test_the_launcher_is_what_ray_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((PROJECT / "cluster" / "on-prem.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert set(config["provider"]) == {"type", "head_ip", "worker_ips"}
+
+
+def test_the_versions_agree() -> None:
+    import raycol
+
+    assert f"## {raycol.__version__}" in (PROJECT / "CHANGELOG.md").read_text()

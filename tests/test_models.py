@@ -1,0 +1,187 @@
+import json
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError
+from raycol.models import (
+    PACKAGED_BACKBONE,
+    encoder_fingerprint,
+    find_model,
+    is_late_interaction,
+    load_encoder,
+    load_encoder_of,
+    packaged_backbone,
+)
+
+TEXTS = ["rain, wind and a storm!", "violin"]
+
+
+def encode(encoder, texts=TEXTS) -> list[np.ndarray]:
+    return encoder.encode_document(texts, convert_to_numpy=True)
+
+
+def test_a_bare_backbone_gets_what_a_colbert_needs(tiny_backbone: Path) -> None:
+    encoder = load_encoder(tiny_backbone, device="cpu")
+    assert encoder.get_embedding_dimension() == 128
+    assert encoder.prompts == {"query": "[Q] ", "document": "[D] "}
+    assert encoder.tokenizer.tokenize("[Q] rain [D]") == ["[Q]", "rain", "[D]"]
+    query = encoder.encode_query("rain", convert_to_numpy=True)
+    assert query.shape == (32, 128)
+    assert np.allclose(np.linalg.norm(query, axis=1), 1, atol=1e-5)
+    # [CLS], [D], five words and [SEP]; the comma and the exclamation mark are on the skiplist.
+    assert [len(tokens) for tokens in encode(encoder, ["rain, wind!", "rain wind"])] == [5, 5]
+
+
+def test_every_setting_of_a_new_encoder_takes_effect(tiny_backbone: Path) -> None:
+    encoder = load_encoder(
+        tiny_backbone,
+        device="cpu",
+        embedding_size=24,
+        query_length=6,
+        document_length=5,
+        query_prefix="[A] ",
+        document_prefix="",
+        query_expansion=False,
+        skiplist=["rain"],
+    )
+    assert encoder.encode_query("rain wind").shape == (5, 24)  # [CLS] [A] rain wind [SEP]
+    assert encoder.encode_query("rain wind storm fog").shape == (6, 24)
+    assert [len(tokens) for tokens in encode(encoder, ["wind", "rain wind", "wind " * 9])] == [3, 3, 5]
+    expanding = load_encoder(tiny_backbone, device="cpu", query_length=9, attend_to_expansion=True)
+    assert expanding[0].query_expansion["attend"] is True
+    assert expanding.encode_query("rain").shape == (9, 128)
+
+
+def test_a_saved_encoder_encodes_as_before(tiny_backbone: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16, seed=3)
+    encoder.save_pretrained(str(tmp_path / "m"))
+    again = load_encoder(tmp_path / "m", device="cpu")
+    assert encoder_fingerprint(again) == encoder_fingerprint(encoder)
+    for before, after in zip(encode(encoder), encode(again), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
+    def fingerprint(**settings) -> str:
+        return encoder_fingerprint(load_encoder(tiny_backbone, device="cpu", **settings))
+
+    assert fingerprint() == fingerprint()
+    others = [
+        fingerprint(seed=1),
+        fingerprint(document_length=20),
+        fingerprint(query_length=20),
+        fingerprint(query_expansion=False),
+        fingerprint(skiplist=[]),
+        fingerprint(query_prefix=""),
+        fingerprint(dtype="bfloat16"),
+    ]
+    assert len({fingerprint(), *others}) == 1 + len(others)
+
+
+def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
+    """A checkpoint as PyLate writes it: transformer and Dense, all else in the configuration."""
+    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16)
+    folder = tmp_path / "pylate"
+    encoder.save_pretrained(str(folder))
+    modules = json.loads((folder / "modules.json").read_text())[:2]
+    modules[0]["type"] = "sentence_transformers.models.Transformer"
+    modules[1]["type"] = "pylate.models.Dense.Dense"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 19, "do_lower_case": False}))
+    dense = json.loads((folder / "1_Dense" / "config.json").read_text())
+    kept = {name: dense[name] for name in ("in_features", "out_features", "bias", "activation_function")}
+    (folder / "1_Dense" / "config.json").write_text(json.dumps(kept))
+    settings = {
+        "query_prefix": "[Q] ",
+        "document_prefix": "[D] ",
+        "query_length": 12,
+        "document_length": 20,
+        "attend_to_expansion_tokens": False,
+        "skiplist_words": list(string.punctuation),
+        "similarity_fn_name": "MaxSim",
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert is_late_interaction(str(folder))
+    opened = load_encoder(folder, device="cpu")
+    assert opened.get_embedding_dimension() == 16
+    assert opened.encode_query("rain").shape == (12, 16)
+    for before, after in zip(encode(encoder), encode(opened), strict=True):
+        assert np.allclose(before, after, atol=1e-6)
+    with pytest.raises(InputError, match="16 dimensions, which is part of its weights"):
+        load_encoder(folder, embedding_size=32)
+
+
+def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
+    """A checkpoint as Stanford's ColBERT writes it: one file of weights with the projection in it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_backbone / "model.safetensors")
+    projection = torch.randn(16, 32)
+    folder = tmp_path / "stanford"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        if (tiny_backbone / name).exists():
+            (folder / name).write_bytes((tiny_backbone / name).read_bytes())
+    save_file(
+        {**{f"bert.{name}": tensor for name, tensor in weights.items()}, "linear.weight": projection},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = json.loads((tiny_backbone / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
+    (folder / "artifact.metadata").write_text(json.dumps({"query_maxlen": 10, "doc_maxlen": 20}))
+    assert is_late_interaction(str(folder))
+    encoder = load_encoder(folder, device="cpu")
+    assert encoder.encode_query("rain").shape == (10, 16)
+    assert np.allclose(encoder[1].linear.weight.detach().numpy(), projection.numpy())
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "gone"), "./gone", "gone"):
+        with pytest.raises(InputError, match="gone': no such folder"):
+            find_model(name)
+    with pytest.raises(InputError, match=r"holds no config\.json or modules\.json"):
+        find_model(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot be opened"):
+        load_encoder(tmp_path)
+
+
+def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path) -> None:
+    from raycol.index.manifest import ModelInfo
+
+    right = encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
+    known = ModelInfo(name=str(tiny_colbert), fingerprint=right)
+    assert encoder_fingerprint(load_encoder_of(known, None, device="cpu")) == right
+    with pytest.raises(InputError, match="not the one the index was built with"):
+        load_encoder_of(known, str(tiny_backbone), device="cpu")
+    with pytest.raises(InputError, match="pass --model"):
+        load_encoder_of(None, None, device="cpu")
+
+
+def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_model(PACKAGED_BACKBONE) == str(packaged_backbone())
+    monkeypatch.setattr("raycol.models.PACKAGED_BACKBONE_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="SHA-256"):
+        packaged_backbone()
+
+
+@pytest.mark.slow
+def test_a_real_colbert_on_cranfield(beside: tuple[Path, Path]) -> None:
+    from raycol.evaluation import EvaluateConfig, evaluate
+
+    data, models = beside
+    done = evaluate(
+        EvaluateConfig(
+            data=data / "cranfield",
+            model=str(models / "answerai-colbert-small-v1"),
+            on_error="skip",
+            device="cpu",
+        )
+    )
+    assert (done.documents, done.skipped, done.queries) == (1398, 2, 225)
+    assert done.metrics["nDCG@10"] >= 0.40

@@ -1,0 +1,116 @@
+"""The README does what it says: its Python runs, and its commands, in their order, on a small demo's data."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    return [line.removeprefix("$ ").split(" #")[0].strip() for line in block.splitlines() if line.startswith("$ ")]
+
+
+def environment() -> dict[str, str]:
+    """A newcomer's, with this interpreter's scripts first: nothing that the tests set for themselves."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
+    return {**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(command: str, folder: Path) -> str:
+    done = subprocess.run(shlex.split(command), cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_the_first_screen_has_what_a_newcomer_needs() -> None:
+    first_screen = README.split("\n## ")[0]
+    assert commands(blocks("console")[0]) == ["make demo", "make test"]
+    assert len(blocks("python")) == 1
+    assert len(blocks("python")[0].splitlines()) <= 11
+    verbs = [command.split()[1] for command in commands(blocks("console")[1]) if command.startswith("raycol")]
+    assert verbs == ["train", "index", "serve", "search"]
+    assert blocks("console")[1] in first_screen
+
+
+def test_the_two_commands_are_targets() -> None:
+    for command, runs in (("make demo", "raycol demo"), ("make test", "pytest")):
+        planned = subprocess.run([*command.split(), "-n"], cwd=PROJECT, capture_output=True, text=True, check=True)
+        assert runs in planned.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (PROJECT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_python_runs_and_finds_the_right_one(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None\n" + blocks("python")[0]  # any import of Ray would fail
+    (tmp_path / "first.py").write_text(code)
+    out = run(f"{sys.executable} first.py", tmp_path)
+    assert out.splitlines()[0].endswith("date Construct a date from a string in ISO 8601 format.")
+    assert len(out.splitlines()) == 2
+
+
+@pytest.fixture
+def demo_folder(tmp_path: Path) -> Path:
+    out = run("raycol demo --documents 300 --queries 20 --steps 2 --batch-size 16", tmp_path)
+    assert "2 of 2 shards answered" in out
+    for part in ("parse a date from a string", "BM25", "before training", "after training", "nDCG@10"):
+        assert part in out
+    return tmp_path
+
+
+@pytest.fixture
+def background() -> Iterator[list[subprocess.Popen]]:
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_the_demo_and_then_the_commands_by_hand(demo_folder: Path, background: list[subprocess.Popen]) -> None:
+    train, index, serve, search = (line for line in commands(blocks("console")[1]) if line.startswith("raycol"))
+    assert "trained" in run(train, demo_folder)
+    assert "built" in run(index, demo_folder)
+
+    assert serve.endswith("&")
+    words = shlex.split(serve.removesuffix("&"))
+    background.append(subprocess.Popen(words, cwd=demo_folder, env=environment(), stdout=subprocess.DEVNULL))
+    wait_until_it_listens("http://127.0.0.1:8000", background[0])
+    found = run(search, demo_folder)
+    assert found.splitlines()[0] == "parse a date from a string"
+    assert len(found.splitlines()) == 4
+    by_folder = run(search.replace("http://127.0.0.1:8000", "my-index"), demo_folder)
+    assert by_folder == found
+
+
+def wait_until_it_listens(url: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the endpoint ended"
+        try:
+            if httpx2.get(f"{url}/healthz", timeout=5).is_success:
+                return
+        except httpx2.HTTPError:
+            time.sleep(0.5)
+    pytest.fail("the endpoint did not listen in time")
