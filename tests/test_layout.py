@@ -12,10 +12,11 @@ from tests.conftest import PROJECT
 # Each package may import those named; `config`, `errors`, `progress` and `ray_session` are for all.
 MAY_IMPORT = {
     "data": set(),
-    "models": {"index"},  # for the type of what an index remembers of its model
+    "checkpoints": set(),
+    "models": {"checkpoints", "index"},  # the index: for the type of what it remembers of its model
     "index": {"data"},
-    "indexing": {"data", "index", "models"},
-    "training": {"data", "models"},
+    "indexing": {"checkpoints", "data", "index", "models"},
+    "training": {"checkpoints", "data", "models"},
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
 }

@@ -5,16 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.checkpoints import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
 from raycol.errors import InputError
-from raycol.models import (
-    PACKAGED_BACKBONE,
-    encoder_fingerprint,
-    find_model,
-    is_late_interaction,
-    load_encoder,
-    load_encoder_of,
-    packaged_backbone,
-)
+from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -143,9 +136,9 @@ def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     for name in (str(tmp_path / "gone"), "./gone", "gone"):
         with pytest.raises(InputError, match="gone': no such folder"):
-            find_model(name)
+            find_checkpoint(name)
     with pytest.raises(InputError, match=r"holds no config\.json or modules\.json"):
-        find_model(tmp_path)
+        find_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="cannot be opened"):
         load_encoder(tmp_path)
@@ -164,8 +157,8 @@ def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path)
 
 
 def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_model(PACKAGED_BACKBONE) == str(packaged_backbone())
-    monkeypatch.setattr("raycol.models.PACKAGED_BACKBONE_SHA256", "0" * 64)
+    assert find_checkpoint(PACKAGED_BACKBONE) == str(packaged_backbone())
+    monkeypatch.setattr("raycol.checkpoints.PACKAGED_BACKBONE_SHA256", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
         packaged_backbone()
 

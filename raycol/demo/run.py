@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from raycol import show
+from raycol.checkpoints import PACKAGED_BACKBONE, packaged_backbone
 from raycol.demo.config import DemoConfig
 from raycol.demo.data import DemoData, gather, save
 from raycol.errors import InputError, writing
@@ -18,7 +19,7 @@ from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
 from raycol.index import Index
 from raycol.indexing import IndexConfig, build_index
-from raycol.models import PACKAGED_BACKBONE, load_encoder, packaged_backbone
+from raycol.models import load_encoder
 from raycol.progress import console, progress
 from raycol.ray_session import ray_session
 from raycol.serving.client import search_endpoint

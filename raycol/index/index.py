@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.codebook import Codebook, check_codec, default_centroids, sample_size, train_codebook
+from raycol.index.codebook import Codebook, check_codec, default_centroids, train_codebook
 from raycol.index.codebook_files import open_codebook, save_codebook
-from raycol.index.document import Document, check_document, check_embeddings
+from raycol.index.document import Document, check_embeddings
 from raycol.index.manifest import (
     Manifest,
     ModelInfo,
@@ -26,6 +25,7 @@ from raycol.index.manifest import (
 )
 from raycol.index.partition import Partition, infer_columns, write_partition
 from raycol.index.search import N_PROBE, N_RESCORE, Hit, search, search_exact
+from raycol.index.spool import Spool
 from raycol.index.storage import unfinished_folder, verify_files
 
 DOCUMENTS_PER_PARTITION = 16384
@@ -98,7 +98,7 @@ class Index:
         root = Path(path)
         check_new(root)
         with _removed_if_empty(root), unfinished_folder(root) as workspace:
-            spool = _Spool.fill(workspace, documents)
+            spool = Spool.fill(workspace, documents)
             check_codec(spool.dim, bits)
             sample_TD = spool.sample(seed)
             codebook = train_codebook(
@@ -243,52 +243,3 @@ def _removed_if_empty(root: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             root.rmdir()
-
-
-class _Spool:
-    """Documents waiting on disk: ids, lengths and metadata in memory, embeddings in an unnamed file."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.metadata: list[dict[str, Any]] = []
-        self.offsets: list[int] = [0]
-        self.dim = 0
-        self._tokens_TD: NDArray[np.float32]
-
-    @property
-    def n_tokens(self) -> int:
-        return self.offsets[-1]
-
-    @classmethod
-    def fill(cls, workspace: Path, documents: Iterable[Document]) -> _Spool:
-        spool = cls()
-        seen: set[str] = set()
-        with tempfile.TemporaryFile(dir=workspace) as file:
-            for document in documents:
-                tokens_TD = check_document(document, spool.dim or None)
-                if document.id in seen:
-                    raise InputError(f"document id {document.id!r} comes twice; ids must be distinct")
-                seen.add(document.id)
-                spool.dim = tokens_TD.shape[1]
-                spool.ids.append(document.id)
-                spool.metadata.append(document.metadata)
-                spool.offsets.append(spool.n_tokens + len(tokens_TD))
-                file.write(tokens_TD.tobytes())
-            if not seen:
-                raise InputError("no documents; expected at least one")
-            file.flush()
-            # The mapping outlives the file, which has no name: nothing is left behind, however this ends.
-            spool._tokens_TD = np.memmap(file, np.float32, "r", shape=(spool.n_tokens, spool.dim))
-        return spool
-
-    def sample(self, seed: int) -> NDArray[np.float32]:
-        """The tokens of a seeded sample of documents."""
-        chosen = np.random.default_rng(seed).choice(len(self.ids), sample_size(len(self.ids)), replace=False)
-        return np.concatenate([self._embeddings(position) for position in np.sort(chosen)])
-
-    def read(self, start: int, stop: int) -> Iterator[Document]:
-        for position in range(start, min(stop, len(self.ids))):
-            yield Document(self.ids[position], self._embeddings(position), self.metadata[position])
-
-    def _embeddings(self, position: int) -> NDArray[np.float32]:
-        return self._tokens_TD[self.offsets[position] : self.offsets[position + 1]]

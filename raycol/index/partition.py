@@ -163,7 +163,7 @@ class Partition:
         def array(name: str, dtype: Any, *shape: int) -> NDArray[Any]:
             return open_array(folder, name, info.files, dtype, shape)
 
-        return cls(
+        partition = cls(
             folder=folder,
             info=info,
             columns=columns,
@@ -174,6 +174,21 @@ class Partition:
             list_offsets_K=array("list_offsets.npy", np.int64, codebook.n_centroids + 1),
             list_tokens_T=array("list_tokens.npy", np.uint32, t),
         )
+        partition._check_bounds(codebook.n_centroids)
+        return partition
+
+    def _check_bounds(self, n_centroids: int) -> None:
+        """Raise `IndexCorruptError` where a number would lead a kernel outside its arrays."""
+        t = self.info.tokens
+        for name, offsets in (("offsets.npy", self.offsets_N), ("list_offsets.npy", self.list_offsets_K)):
+            if offsets[0] != 0 or offsets[-1] != t or (np.diff(offsets) < 0).any():
+                raise IndexCorruptError(f"{self.folder / name}: does not ascend from 0 to {t}")
+        for name, numbers, limit in (
+            ("codes.npy", self.codes_T, n_centroids),
+            ("list_tokens.npy", self.list_tokens_T, t),
+        ):
+            if t and numbers.max() >= limit:
+                raise IndexCorruptError(f"{self.folder / name}: holds {numbers.max()}; expected less than {limit}")
 
     @cached_property
     def ids(self) -> list[str]:

@@ -7,20 +7,18 @@ the object store, a lost worker costs one partition, and the bytes do not depend
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
 from raycol.data import Problem
-from raycol.errors import RaycolError, writing
+from raycol.errors import writing
 from raycol.index.codebook import check_codec, default_centroids, train_codebook
-from raycol.index.codebook_files import open_codebook, save_codebook
+from raycol.index.codebook_files import save_codebook
 from raycol.index.index import check_new
 from raycol.index.manifest import (
     FORMAT_VERSION,
@@ -31,11 +29,12 @@ from raycol.index.manifest import (
     commit_manifest,
 )
 from raycol.indexing.config import IndexConfig
-from raycol.indexing.encode import TEXT_COLUMNS, build_partition, encode_sample
+from raycol.indexing.encode import TEXT_COLUMNS
 from raycol.indexing.journal import Journal
-from raycol.indexing.plan import Plan, Slice, plan_build, sample_documents
+from raycol.indexing.plan import Plan, plan_build, sample_documents
+from raycol.indexing.workers import PartitionBuilder, SampleEncoder, on_workers
 from raycol.progress import Report, no_report
-from raycol.ray_session import ray_session, unwrap_ray_error
+from raycol.ray_session import ray_session
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _train_codebook(config: IndexConfig, plan: Plan, root: Path, model: str, rep
     arrays: dict[int, np.ndarray] = {}
     sampled = 0
     report(0, size, "sampling")
-    for row in _on_workers(_SampleEncoder, config, rows, {"model": model, "batch_size": config.batch_size}):
+    for row in on_workers(SampleEncoder, config, rows, {"model": model, "batch_size": config.batch_size}):
         tokens_TD = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
         arrays[row["number"]] = tokens_TD
         sampled += row["documents"]
@@ -171,92 +170,5 @@ def _build_partitions(
         "bits": config.bits,
         "store_text": config.store_text,
     }
-    for row in _on_workers(_PartitionBuilder, config, rows, arguments):
+    for row in on_workers(PartitionBuilder, config, rows, arguments):
         yield row["number"], PartitionInfo.model_validate_json(row["partition"])
-
-
-def _on_workers(
-    actor: Callable[..., Any], config: IndexConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
-    import ray
-    import ray.data
-
-    # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    workers = config.num_workers or int(resources.get("GPU" if config.use_gpu else "CPU", 1)) or 1
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        actor,
-        fn_constructor_kwargs={"use_gpu": config.use_gpu, **arguments},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
-        num_cpus=1,
-        num_gpus=1 if config.use_gpu else 0,
-    )
-    try:
-        yield from dataset.iter_rows()
-    except Exception as error:
-        cause = unwrap_ray_error(error)
-        if isinstance(cause, RaycolError):
-            raise cause from None
-        raise RaycolError(f"the build failed: {str(cause).strip().splitlines()[-1]}") from error
-
-
-class _Worker:
-    """An encoder held by a Ray Data actor. One thread, so that the bytes are the same on any machine."""
-
-    def __init__(self, model: str, batch_size: int, use_gpu: bool) -> None:
-        import torch
-
-        from raycol.models import load_encoder
-
-        torch.set_num_threads(1)
-        self.encoder = load_encoder(model, device="cuda" if use_gpu else "cpu")
-        self.batch_size = batch_size
-
-
-class _SampleEncoder(_Worker):
-    """Encodes the sampled documents of one partition."""
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        row = {name: values[0] for name, values in batch.items()}
-        tokens_TD = encode_sample(self.encoder, Slice.from_row(row), row["positions"], self.batch_size)
-        return {
-            "number": [int(row["number"])],
-            "documents": [len(row["positions"])],
-            "dim": [tokens_TD.shape[1]],
-            "tokens": [tokens_TD.tobytes()],
-        }
-
-
-class _PartitionBuilder(_Worker):
-    """Builds one partition after the other."""
-
-    def __init__(
-        self,
-        model: str,
-        batch_size: int,
-        use_gpu: bool,
-        root: str,
-        codebook: str,
-        dim: int,
-        bits: int,
-        store_text: bool,
-    ) -> None:
-        super().__init__(model, batch_size, use_gpu)
-        self.root = Path(root)
-        self.codebook = open_codebook(self.root, CodebookInfo.model_validate_json(codebook), dim, bits)
-        self.store_text = store_text
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        row = {name: values[0] for name, values in batch.items()}
-        info = build_partition(
-            self.encoder,
-            self.codebook,
-            self.root,
-            Slice.from_row(row),
-            batch_size=self.batch_size,
-            store_text=self.store_text,
-        )
-        return {"number": [int(row["number"])], "partition": [info.model_dump_json()]}

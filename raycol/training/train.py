@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycol.checkpoints import find_checkpoint
 from raycol.data import read_pairs
 from raycol.errors import InputError, RaycolError, writing
 from raycol.progress import Report, no_report
@@ -48,10 +49,8 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
             f"{config.data}: {pairs} training pairs, fewer than the batch of {config.batch_size}; "
             "lower --batch-size or bring more"
         )
-    from raycol.models import find_model
-
     # Workers run in folders of their own, so everything is named by its full path.
-    full = {"model": find_model(config.model), "data": config.data.resolve(), "out": config.out.resolve()}
+    full = {"model": find_checkpoint(config.model), "data": config.data.resolve(), "out": config.out.resolve()}
     config = config.model_copy(update=full)
     with writing(config.out):
         config.out.parent.mkdir(parents=True, exist_ok=True)

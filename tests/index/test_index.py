@@ -120,6 +120,18 @@ def test_every_flipped_byte_and_missing_file_is_found(tmp_path: Path) -> None:
     assert index.verify() == [f"{extra}: not in the manifest"]
 
 
+@pytest.mark.parametrize("name", ["offsets.npy", "list_offsets.npy", "codes.npy", "list_tokens.npy"])
+def test_numbers_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+    """A file of the right length and shape that would make a kernel read beyond its arrays."""
+    Index.create(tmp_path / "i", documents(6))
+    path = next((tmp_path / "i").glob(f"partitions/*/{name}"))
+    array = np.load(path)
+    array[1] = 10**6
+    np.save(path, array)
+    with pytest.raises(IndexCorruptError, match=name):
+        Index.open(tmp_path / "i")
+
+
 HOSTILE = {
     "parent": {"codebook": {"name": "..", "n_centroids": 1, "files": {}}},
     "absolute": {"codebook": {"name": "/etc", "n_centroids": 1, "files": {}}},

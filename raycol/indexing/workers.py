@@ -1,0 +1,103 @@
+"""The actors of a build, and running them over rows on Ray Data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raycol.errors import RaycolError
+from raycol.index.codebook_files import open_codebook
+from raycol.index.manifest import CodebookInfo
+from raycol.indexing.config import IndexConfig
+from raycol.indexing.encode import build_partition, encode_sample
+from raycol.indexing.plan import Slice
+from raycol.ray_session import unwrap_ray_error
+
+
+def on_workers(
+    actor: Callable[..., Any], config: IndexConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
+    import ray
+    import ray.data
+
+    # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    workers = config.num_workers or int(resources.get("GPU" if config.use_gpu else "CPU", 1)) or 1
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        actor,
+        fn_constructor_kwargs={"use_gpu": config.use_gpu, **arguments},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+        num_gpus=1 if config.use_gpu else 0,
+    )
+    try:
+        yield from dataset.iter_rows()
+    except Exception as error:
+        cause = unwrap_ray_error(error)
+        if isinstance(cause, RaycolError):
+            raise cause from None
+        raise RaycolError(f"the build failed: {str(cause).strip().splitlines()[-1]}") from error
+
+
+class _Worker:
+    """An encoder held by a Ray Data actor. One thread, so that the bytes are the same on any machine."""
+
+    def __init__(self, model: str, batch_size: int, use_gpu: bool) -> None:
+        import torch
+
+        from raycol.models import load_encoder
+
+        torch.set_num_threads(1)
+        self.encoder = load_encoder(model, device="cuda" if use_gpu else "cpu")
+        self.batch_size = batch_size
+
+
+class SampleEncoder(_Worker):
+    """Encodes the sampled documents of one partition."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        row = {name: values[0] for name, values in batch.items()}
+        tokens_TD = encode_sample(self.encoder, Slice.from_row(row), row["positions"], self.batch_size)
+        return {
+            "number": [int(row["number"])],
+            "documents": [len(row["positions"])],
+            "dim": [tokens_TD.shape[1]],
+            "tokens": [tokens_TD.tobytes()],
+        }
+
+
+class PartitionBuilder(_Worker):
+    """Builds one partition after the other."""
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int,
+        use_gpu: bool,
+        root: str,
+        codebook: str,
+        dim: int,
+        bits: int,
+        store_text: bool,
+    ) -> None:
+        super().__init__(model, batch_size, use_gpu)
+        self.root = Path(root)
+        self.codebook = open_codebook(self.root, CodebookInfo.model_validate_json(codebook), dim, bits)
+        self.store_text = store_text
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        row = {name: values[0] for name, values in batch.items()}
+        info = build_partition(
+            self.encoder,
+            self.codebook,
+            self.root,
+            Slice.from_row(row),
+            batch_size=self.batch_size,
+            store_text=self.store_text,
+        )
+        return {"number": [int(row["number"])], "partition": [info.model_dump_json()]}
