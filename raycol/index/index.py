@@ -26,7 +26,8 @@ from raycol.index.manifest import (
 from raycol.index.partition import Partition, infer_columns, write_partition
 from raycol.index.search import N_PROBE, N_RESCORE, Hit, search, search_exact
 from raycol.index.spool import Spool
-from raycol.index.storage import unfinished_folder, verify_files
+from raycol.index.storage import unfinished_folder
+from raycol.index.verify import verify_index
 
 DOCUMENTS_PER_PARTITION = 16384
 
@@ -199,11 +200,7 @@ class Index:
 
     def verify(self) -> list[str]:
         """Read every byte of this version; return one line for each file that is not as promised."""
-        manifest = self.manifest
-        problems = list(verify_files(self.root / manifest.codebook.name, manifest.codebook.files))
-        for partition in self.partitions:
-            problems += verify_files(partition.folder, partition.info.files)
-        return problems
+        return verify_index(self.root, self.manifest)
 
     def __len__(self) -> int:
         return sum(partition.info.documents for partition in self.partitions)

@@ -27,10 +27,16 @@ class Spool:
 
     @property
     def n_tokens(self) -> int:
+        """Tokens of all documents."""
         return self.offsets[-1]
 
     @classmethod
     def fill(cls, workspace: Path, documents: Iterable[Document]) -> Spool:
+        """Check every document and write its embeddings to a file in `workspace`.
+
+        Raises:
+            InputError: an unusable document, by its id, or none at all.
+        """
         spool = cls()
         seen: set[str] = set()
         with tempfile.TemporaryFile(dir=workspace) as file:
@@ -57,6 +63,7 @@ class Spool:
         return np.concatenate([self._embeddings(position) for position in np.sort(chosen)])
 
     def read(self, start: int, stop: int) -> Iterator[Document]:
+        """The documents from position `start` up to `stop`."""
         for position in range(start, min(stop, len(self.ids))):
             yield Document(self.ids[position], self._embeddings(position), self.metadata[position])
 

@@ -61,6 +61,7 @@ class SampleEncoder(_Worker):
     """Encodes the sampled documents of one partition."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Take a batch of one row and return another."""
         row = {name: values[0] for name, values in batch.items()}
         tokens_TD = encode_sample(self.encoder, Slice.from_row(row), row["positions"], self.batch_size)
         return {
@@ -91,6 +92,7 @@ class PartitionBuilder(_Worker):
         self.store_text = store_text
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Take a batch of one row and return another."""
         row = {name: values[0] for name, values in batch.items()}
         info = build_partition(
             self.encoder,
