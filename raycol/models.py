@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
@@ -109,8 +111,11 @@ def load_encoder(
         _set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
         if skiplist is not None:
             _set_skiplist(encoder, skiplist)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever a damaged checkpoint or an unknown device makes torch, safetensors and the rest raise.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason}") from error
     return encoder.eval()
 
@@ -139,7 +144,7 @@ def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device:
 
 
 def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
-    """A hash of all that decides an encoder's output: weights, dtype, prefixes, lengths and masks.
+    """A hash of what decides an encoder's output: weights, modules and their settings, tokenizer, prefixes.
 
     Two encoders with one fingerprint encode alike, wherever they were loaded from. An index keeps it, so
     that it is never searched with queries from another model.
@@ -147,22 +152,29 @@ def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    transformer = encoder[0]
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     settings = {
         "prompts": encoder.prompts,
-        "query_length": transformer.query_length,
-        "document_length": transformer.document_length,
-        "query_expansion": transformer.query_expansion,
-        "skiplist": [sorted(m.skiplist_words) for m in encoder if isinstance(m, MultiVectorMask)],
+        "modules": [(type(module).__name__, module.get_config_dict()) for module in encoder],
+        "max_length": encoder.max_seq_length,
+        "tokenizer": _tokenizer_settings(encoder.tokenizer),
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    """What a tokenizer does to text; not how it pads and truncates, which encoding sets as it goes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return dict(tokenizer.get_vocab())
+    settings: dict[str, Any] = json.loads(backend.to_str())
+    return {name: value for name, value in settings.items() if name not in ("padding", "truncation")}
 
 
 def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
     kwargs: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-    if read_json(source, "config.json").get("model_type") in _TYPES_WITH_POOLER:
+    if read_json(source, "config.json", dict).get("model_type") in _TYPES_WITH_POOLER:
         kwargs["add_pooling_layer"] = False
     return kwargs
 
@@ -184,13 +196,11 @@ def _quiet_loading() -> Iterator[None]:
 def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> list[nn.Module]:
     """Backbone, projection, mask and normalisation of a ColBERT that has not been trained yet."""
     # Old sentence-transformers checkpoints keep the transformer in a folder of its own.
-    modules = read_json(source, "modules.json") or [{"path": ""}]
+    modules = read_json(source, "modules.json", list) or [{"path": ""}]
     folder = str(Path(source) / modules[0]["path"]) if modules[0]["path"] else source
     transformer = Transformer(folder, model_kwargs=_model_kwargs(folder, dtype))
     hidden_size = transformer.get_embedding_dimension()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        weight = torch.nn.init.orthogonal_(torch.empty(embedding_size, hidden_size))
+    weight = torch.from_numpy(orthogonal_map(embedding_size, hidden_size, seed))
     projection = Dense(
         in_features=hidden_size,
         out_features=embedding_size,
@@ -200,6 +210,19 @@ def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> l
         module_input_name="token_embeddings",
     )
     return [transformer, projection, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
+
+
+def orthogonal_map(n_out: int, n_in: int, seed: int) -> NDArray[np.float32]:
+    """A random map [n_out, n_in] with orthonormal rows (columns where n_out is larger).
+
+    The same bits whatever the machine and its threads, which torch's own initialisation does not give: it is
+    computed in double precision and rounded to multiples of 2^-14, far above the differences between machines.
+    """
+    normal = np.random.default_rng(seed).standard_normal((max(n_out, n_in), min(n_out, n_in)))
+    orthogonal, upper = np.linalg.qr(normal)
+    orthogonal *= np.sign(np.diag(upper))
+    rounded = np.rint(orthogonal * 2**14) / 2**14
+    return np.ascontiguousarray(rounded.T if n_out < n_in else rounded, dtype=np.float32)
 
 
 def _check_embedding_size(encoder: MultiVectorEncoder, wanted: int | None, name: str | Path) -> None:
@@ -224,9 +247,18 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
             markers.append(marker)
     if markers:
         tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
-        with torch.random.fork_rng(devices=[]), _quiet_loading():
-            torch.manual_seed(seed)
-            encoder[0].auto_model.resize_token_embeddings(len(tokenizer))
+        _grow_vocabulary(encoder[0].auto_model, len(tokenizer), seed)
+
+
+def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
+    """Make room for new tokens, with embeddings as BERT's own initialisation has them (the same everywhere)."""
+    before = backbone.get_input_embeddings().num_embeddings
+    with _quiet_loading():
+        table = backbone.resize_token_embeddings(max(n_tokens, before), mean_resizing=False).weight
+    spread = getattr(backbone.config, "initializer_range", 0.02)
+    new = np.random.default_rng(seed).standard_normal((len(table) - before, table.shape[1])) * spread
+    with torch.no_grad():
+        table[before:] = torch.from_numpy(new).to(table.dtype)
 
 
 def _set_lengths(

@@ -21,22 +21,21 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Training reports once, at its end; Ray Train otherwise looks for reports every two seconds.
+    # How often Ray Train looks at its workers; two seconds otherwise, which a short training waits for at its end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
 }
 
 
 @contextmanager
-def ray_session(cpus: int = 1) -> Iterator[None]:
-    """Make Ray ready for work that needs `cpus` logical CPUs at once.
+def ray_session(cpus: int = 1, gpus: int = 0) -> Iterator[None]:
+    """Make Ray ready for work that needs `cpus` logical CPUs and `gpus` GPUs at once.
 
     Inside a Ray job, or where RAY_ADDRESS is set, that cluster is used and left running; so is a session
     that the caller has open. Otherwise an embedded one is started, and stopped at the end. It has as many
     logical CPUs as the work asks for, even where the machine has fewer, so that nothing waits for ever.
 
     Raises:
-        InputError: the cluster that is there has fewer CPUs than the work needs.
+        InputError: there are fewer CPUs or GPUs than the work needs.
         RaycolError: the cluster named by RAY_ADDRESS cannot be reached.
     """
     for name, value in _ENVIRONMENT.items():
@@ -50,7 +49,7 @@ def ray_session(cpus: int = 1) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _check_cpus(cpus)
+        _check_resources(cpus, gpus)
         yield
         return
     try:
@@ -68,20 +67,39 @@ def ray_session(cpus: int = 1) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RaycolError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
     try:
-        _check_cpus(cpus)
+        _check_resources(cpus, gpus)
         yield
     finally:
         ray.shutdown()
 
 
-def _check_cpus(cpus: int) -> None:
+def _check_resources(cpus: int, gpus: int) -> None:
     import ray
 
-    have = ray.cluster_resources().get("CPU", 0)
-    if have < cpus:
-        raise InputError(
-            f"the Ray cluster has {have:g} CPUs and this needs {cpus}; ask for fewer workers or shards, or add nodes"
-        )
+    have = ray.cluster_resources()
+    for name, needed in (("CPU", cpus), ("GPU", gpus)):
+        if have.get(name, 0) < needed:
+            raise InputError(
+                f"Ray has {have.get(name, 0):g} {name}s here and this needs {needed}; "
+                "ask for fewer workers or shards, or add nodes"
+            )
+
+
+@contextmanager
+def ray_errors(doing: str) -> Iterator[None]:
+    """Turn what Ray raises for a failed worker into the error that raycol's own code raised there.
+
+    Raises:
+        RaycolError: that error; or, where the failure was another, one that says what was being done.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = unwrap_ray_error(error)
+        if isinstance(cause, RaycolError):
+            raise cause from None
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise RaycolError(f"{doing} failed: {lines[-1]}") from error
 
 
 def unwrap_ray_error(error: BaseException) -> BaseException:

@@ -6,11 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config
+from raycol.config import Config, Positive
 from raycol.errors import InputError
 from raycol.serving.schema import MAX_K, SearchHit
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class SearchConfig(Config):

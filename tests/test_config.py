@@ -45,7 +45,7 @@ def test_every_field_of_every_verb_is_documented() -> None:
     [
         ("nam: x\n", "unknown key 'nam'; the nearest known key is 'name'"),
         ("size: 4\n", "'name' is missing"),
-        ("name: x\nsize: big\n", "size (--size) is 'big'"),
+        ("name: x\nsize: big\n", "c.yaml: size is 'big'"),
         ("- 1\n", "expected a mapping of settings, found a list"),
         ("a: [\n", "not YAML"),
         ("", "'name' is missing"),

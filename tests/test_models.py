@@ -1,4 +1,5 @@
 import json
+import shutil
 import string
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from raycol.checkpoints import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
 from raycol.errors import InputError
-from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of
+from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -72,6 +73,31 @@ def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
         fingerprint(dtype="bfloat16"),
     ]
     assert len({fingerprint(), *others}) == 1 + len(others)
+
+
+def test_a_new_encoder_does_not_depend_on_threads(tiny_backbone: Path) -> None:
+    """An index is built by one-threaded actors and searched by processes with more: one encoder for both."""
+    import torch
+
+    threads = torch.get_num_threads()
+    found = set()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for source in (tiny_backbone, PACKAGED_BACKBONE):
+                found.add((str(source), encoder_fingerprint(load_encoder(source, device="cpu"))))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(("n_out", "n_in"), [(16, 32), (32, 16), (128, 384)])
+def test_the_projection_is_orthogonal(n_out: int, n_in: int) -> None:
+    weight = orthogonal_map(n_out, n_in, seed=1)
+    small = weight @ weight.T if n_out <= n_in else weight.T @ weight
+    assert weight.shape == (n_out, n_in)
+    assert np.allclose(small, np.eye(min(n_out, n_in)), atol=2e-3)
+    assert not np.array_equal(weight, orthogonal_map(n_out, n_in, seed=2))
 
 
 def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
@@ -139,9 +165,21 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
             find_checkpoint(name)
     with pytest.raises(InputError, match=r"holds no config\.json or modules\.json"):
         find_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    for content, message in (("{}", "cannot be opened"), ("[1]", "holds a list"), ("{", "cannot be read")):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            load_encoder(tmp_path)
+
+
+def test_damaged_weights_are_named(tiny_colbert: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_colbert, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="broken' cannot be opened"):
+        load_encoder(broken)
     with pytest.raises(InputError, match="cannot be opened"):
-        load_encoder(tmp_path)
+        load_encoder(tiny_colbert, device="nonsense")
 
 
 def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path) -> None:

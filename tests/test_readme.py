@@ -55,6 +55,10 @@ def test_the_two_commands_are_targets() -> None:
         assert runs in planned.stdout
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|DEMO_TABLE|CRANFIELD)\b", README)
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (PROJECT / target).exists(), target

@@ -112,6 +112,8 @@ def serve(config: ServeConfig) -> None:
             endpoint = running.enter_context(serving(config))
         show.serving(endpoint)
         wait_for_interrupt()
+        with progress("Stopping"):
+            running.close()
 
 
 @app.command()

@@ -20,9 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     try:
         app([word for word in words if word != "--debug"], prog_name="raycol")
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise

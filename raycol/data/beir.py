@@ -53,21 +53,27 @@ def read_queries(path: Path) -> dict[str, str]:
         text = record.get("text")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: query {id_!r} has no text")
+        if id_ in queries:
+            raise InputError(f"{where}: the query id {id_!r} stands on an earlier line already")
         queries[id_] = text
     return queries
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read a qrels file: a header, then query id, passage id and an integer grade, separated by tabs."""
+    """Read a qrels file: a header if any, then query id, passage id and an integer grade, separated by tabs."""
     if not path.is_file():
         splits = sorted(file.stem for file in path.parent.glob("*.tsv"))
         have = f"splits here: {', '.join(splits)}" if splits else f"{path.parent} holds no .tsv file"
         raise InputError(f"{path}: no such file; {have}")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     qrels: Qrels = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split("\t")
-        if number == 1 or not line.strip():
-            continue
+    for number, line in enumerate(lines, start=1):
+        fields = line.rstrip("\r").split("\t")
+        if not line.strip() or (number == 1 and not fields[-1].lstrip("-").isdigit()):
+            continue  # the header
         try:
             query_id, passage_id, grade = fields
             qrels.setdefault(query_id, {})[passage_id] = int(grade)

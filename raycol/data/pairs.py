@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycol.data.beir import read_qrels, read_queries
-from raycol.data.corpus import read_corpus
+from raycol.data.corpus import OnError, read_corpus
 from raycol.data.jsonl import Position, read_objects
 from raycol.errors import InputError
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 
 
-def read_pairs(path: Path, split: str = "train") -> Iterator[Pair]:
+def read_pairs(path: Path, split: str = "train", on_error: OnError = "fail") -> Iterator[Pair]:
     """Yield (query, positive) texts from a .jsonl file or from a split of a BEIR folder.
+
+    With `on_error` "skip", passages that cannot be used are left out with the pairs they are in.
 
     Raises:
         InputError: the source is missing, or a record lacks one of the two texts.
     """
     if path.is_dir():
-        yield from _pairs_of_beir(path, split)
+        yield from _pairs_of_beir(path, split, on_error)
         return
     for position, record in read_objects(path):
         yield _text(path, position, record, "query"), _text(path, position, record, "positive")
@@ -44,13 +46,15 @@ def _text(path: Path, position: Position, record: dict[str, Any], name: str) -> 
     return text
 
 
-def _pairs_of_beir(folder: Path, split: str) -> Iterator[Pair]:
+def _pairs_of_beir(folder: Path, split: str, on_error: OnError) -> Iterator[Pair]:
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
     queries = read_queries(folder / "queries.jsonl")
-    contents = {passage.id: passage.content for passage in read_corpus(folder, on_error="skip")}
+    contents = {passage.id: passage.content for passage in read_corpus(folder, on_error)}
     for query_id, grades in qrels.items():
         for passage_id, grade in grades.items():
             if grade <= 0:
+                continue
+            if on_error == "skip" and passage_id not in contents:
                 continue
             if query_id not in queries or passage_id not in contents:
                 raise InputError(
@@ -60,7 +64,7 @@ def _pairs_of_beir(folder: Path, split: str) -> Iterator[Pair]:
             yield queries[query_id], contents[passage_id]
 
 
-def load_pairs(path: Path, split: str = "train") -> datasets.Dataset:
+def load_pairs(path: Path, split: str = "train", on_error: OnError = "fail") -> datasets.Dataset:
     """The pairs as a `datasets.Dataset` with the columns `query` and `positive`, in that order.
 
     sentence-transformers goes by the order of the columns, not by their names.
@@ -68,7 +72,7 @@ def load_pairs(path: Path, split: str = "train") -> datasets.Dataset:
     import datasets
 
     queries, positives = [], []
-    for query, positive in read_pairs(path, split):
+    for query, positive in read_pairs(path, split, on_error):
         queries.append(query)
         positives.append(positive)
     if not queries:

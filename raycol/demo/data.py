@@ -61,10 +61,10 @@ def save(data: DemoData, out: Path) -> None:
 
 def _pairs_of_beir(folder: Path, split: str, passages: list[Passage]) -> tuple[list[tuple[str, str]], str]:
     if (folder / "qrels" / f"{split}.tsv").is_file():
-        return list(read_pairs(folder, split)), f"qrels/{split}.tsv"
+        return list(read_pairs(folder, split, on_error="skip")), f"qrels/{split}.tsv"
     pairs = [(passage.title, passage.text) for passage in passages if passage.title.strip() and passage.text.strip()]
-    if not pairs:
-        raise InputError(f"{folder}: nothing to train on, neither qrels/{split}.tsv nor passages with titles")
+    if len(pairs) < 2:
+        raise InputError(f"{folder}: too little to train on, neither qrels/{split}.tsv nor passages with titles")
     return pairs, "titles and texts"
 
 

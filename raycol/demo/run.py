@@ -24,7 +24,7 @@ from raycol.progress import console, progress
 from raycol.ray_session import ray_session
 from raycol.serving.client import search_endpoint
 from raycol.serving.config import ServeConfig
-from raycol.serving.run import serving, wait_for_interrupt
+from raycol.serving.run import Endpoint, serving, wait_for_interrupt
 from raycol.training import TrainConfig, train
 
 _MARKER = ".raycol-demo"
@@ -50,11 +50,26 @@ def run_demo(config: DemoConfig) -> None:
         save(data, config.out)
     console.print(f"{data.about}; {len(data.pairs)} training pairs, {len(data.dataset.queries)} held-out queries")
     rows = _measure_before(data)
-    with ray_session(cpus=max(_WORKERS, config.shards + 2)):
+    with ExitStack() as running:
+        with progress("Starting Ray"):
+            running.enter_context(ray_session(cpus=max(_WORKERS, config.shards + 2)))
         _train(config, data)
         index = _index(config, data)
-        rows["after training, served index"] = _measure_after(config, index, data)
-        _serve(config, index, data, rows, started)
+        rows["after training, 4-bit index"] = _measure_after(config, index, data)
+        with progress(f"Starting {config.shards} shards"):
+            serve = ServeConfig(index=index.root, shards=config.shards, port=config.port)
+            endpoint = running.enter_context(serving(serve))
+        _ask(endpoint, data)
+        show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
+        typer.echo(
+            f"all in {time.monotonic() - started:.0f} s; kept in {config.out}/: corpus, pairs.jsonl, model, index"
+        )
+        typer.echo(f"try: raycol search {config.out}/index 'your question'")
+        if config.keep_serving:
+            show.serving(endpoint)
+            wait_for_interrupt()
+        with progress("Stopping"):
+            running.close()
 
 
 def _check_out(out: Path) -> None:
@@ -121,24 +136,9 @@ def _measure_after(config: DemoConfig, index: Index, data: DemoData) -> dict[str
         return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset))
 
 
-def _serve(
-    config: DemoConfig, index: Index, data: DemoData, rows: dict[str, dict[str, float]], started: float
-) -> None:
-    settings = ServeConfig(index=index.root, shards=config.shards, port=config.port)
-    with ExitStack() as running:
-        with progress(f"Starting {config.shards} shards"):
-            endpoint = running.enter_context(serving(settings))
-        answer = search_endpoint(endpoint.url, data.questions, k=3)
-        for question, hits in zip(data.questions, answer.results, strict=True):
-            show.hits(question, hits)
-            typer.echo("")
-        show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
-        typer.echo(
-            f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}; "
-            f"all in {time.monotonic() - started:.0f} s"
-        )
-        typer.echo(f"kept in {config.out}/: corpus, pairs.jsonl, model, index")
-        typer.echo(f"try: raycol search {config.out}/index 'your question'")
-        if config.keep_serving:
-            show.serving(endpoint)
-            wait_for_interrupt()
+def _ask(endpoint: Endpoint, data: DemoData) -> None:
+    answer = search_endpoint(endpoint.url, data.questions, k=3)
+    for question, hits in zip(data.questions, answer.results, strict=True):
+        show.hits(question, hits)
+        typer.echo("")
+    typer.echo(f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
+
+# Types of metadata values, and the column types that the manifest gives them.
+COLUMN_TYPES: dict[type, Literal["string", "int64", "double", "bool"]] = {
+    bool: "bool",
+    int: "int64",
+    float: "double",
+    str: "string",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,24 @@ def check_document(document: Document, dim: int | None) -> NDArray[np.float32]:
         raise InputError(f"document id {id_!r}: not valid Unicode (half of a surrogate pair)") from None
     if size > MAX_ID_BYTES:
         raise InputError(f"document id {id_[:40]!r}...: {size} bytes; expected at most {MAX_ID_BYTES}")
+    check_metadata(id_, document.metadata)
     return check_embeddings(document.embeddings, dim, f"document {id_!r}")
+
+
+def check_metadata(id_: str, metadata: dict[str, Any]) -> None:
+    """Raise `InputError` where a metadata column or value cannot be stored."""
+    for name, value in metadata.items():
+        where = f"document {id_!r}: metadata {name!r}"
+        if not isinstance(name, str) or not name or name == "id":
+            raise InputError(f"{where} is no column name; expected a non-empty string other than 'id'")
+        if value is not None and type(value) not in COLUMN_TYPES:
+            raise InputError(f"{where} is a {type(value).__name__}; expected str, int, float or bool")
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise InputError(f"{where} is {value}; expected an integer of 64 bits")
+        try:
+            f"{name}{value}".encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{where} is not valid Unicode (half of a surrogate pair)") from None
 
 
 def check_embeddings(embeddings: Any, dim: int | None, name: str) -> NDArray[np.float32]:
@@ -50,7 +75,7 @@ def check_embeddings(embeddings: Any, dim: int | None, name: str) -> NDArray[np.
     array = np.asarray(embeddings)
     if array.dtype.kind != "f":
         raise InputError(f"{name}: embeddings of type {array.dtype}; expected floating point")
-    if array.ndim != 2 or array.shape[0] == 0:
+    if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"{name}: embeddings of shape {array.shape}; expected [tokens, dim] with a token at least")
     if dim is not None and array.shape[1] != dim:
         raise InputError(f"{name}: embeddings of {array.shape[1]} dimensions; the index has {dim}")

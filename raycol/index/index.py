@@ -23,7 +23,7 @@ from raycol.index.manifest import (
     read_manifest,
     versions,
 )
-from raycol.index.partition import Partition, infer_columns, write_partition
+from raycol.index.partition import Partition, check_columns, infer_columns, write_partition
 from raycol.index.search import N_PROBE, N_RESCORE, Hit, search, search_exact
 from raycol.index.spool import Spool
 from raycol.index.storage import unfinished_folder
@@ -59,6 +59,8 @@ class Index:
 
     def __init__(self, root: Path, manifest: Manifest, partition_ids: Iterable[str] | None = None):
         chosen = None if partition_ids is None else set(partition_ids)
+        if chosen and (unknown := chosen - {info.id for info in manifest.partitions}):
+            raise InputError(f"{root}: version {manifest.version} has no partition {min(unknown)!r}")
         self.root = root
         self.manifest = manifest
         self.codebook: Codebook = open_codebook(root, manifest.codebook, manifest.dim, manifest.bits)
@@ -98,6 +100,8 @@ class Index:
         """
         root = Path(path)
         check_new(root)
+        if documents_per_partition < 1:
+            raise InputError(f"documents_per_partition is {documents_per_partition}; expected 1 or more")
         with _removed_if_empty(root), unfinished_folder(root) as workspace:
             spool = Spool.fill(workspace, documents)
             check_codec(spool.dim, bits)
@@ -109,6 +113,8 @@ class Index:
                 seed=seed,
             )
             columns = infer_columns(spool.metadata)
+            for id_, metadata in zip(spool.ids, spool.metadata, strict=True):
+                check_columns(id_, metadata, columns)
             partitions = [
                 write_partition(root, spool.read(start, start + documents_per_partition), codebook, columns)
                 for start in range(0, len(spool.ids), documents_per_partition)
@@ -152,6 +158,9 @@ class Index:
             k: hits a query; fewer where the index holds fewer documents.
             n_probe: centroids whose lists each query token visits. More finds more and costs more.
             n_rescore: documents scored exactly, k at least.
+
+        Which documents are scored exactly is estimated on the footing that tokens have one length, as every
+        late-interaction encoder makes them; `exact` scores tokens of any length.
 
         Raises:
             InputError: a query with no tokens, another dimension, NaN; k or a setting below 1.

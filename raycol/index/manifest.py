@@ -12,10 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycol.errors import IndexCorruptError, InputError, RaycolError
+from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.storage import Files, Name, create_file
 
-FORMAT = "raycol-index"
 FORMAT_VERSION = 1
 MANIFESTS = "manifests"
 PARTITIONS = "partitions"
@@ -27,6 +26,13 @@ Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Header(BaseModel):
+    """What every version of the format has, whatever else it may have."""
+
+    format: Literal["raycol-index"]
+    format_version: int
 
 
 class CodebookInfo(_Record):
@@ -108,13 +114,13 @@ def read_manifest(root: Path, version: int | None = None) -> Manifest:
         raise InputError(f"{root}: no version {version}; it holds {', '.join(map(str, have))}")
     path = root / MANIFESTS / f"{version:08d}.json"
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        found = _Header.model_validate_json(content).format_version
+        if found != FORMAT_VERSION:
+            raise InputError(f"{path}: format version {found}; this raycol reads version {FORMAT_VERSION}")
+        manifest = Manifest.model_validate_json(content)
     except (ValidationError, OSError, RecursionError) as error:
         raise IndexCorruptError(f"{path}: not a manifest ({_first_reason(error)})") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {manifest.format_version}; this raycol reads version {FORMAT_VERSION}"
-        )
     if manifest.version != version:
         raise IndexCorruptError(f"{path}: says it is version {manifest.version}")
     return manifest
@@ -124,12 +130,13 @@ def commit_manifest(root: Path, manifest: Manifest) -> None:
     """Make a manifest the current one. Raises `RaycolError` where another writer took its number first."""
     path = root / MANIFESTS / f"{manifest.version:08d}.json"
     content = manifest.model_dump_json(indent=1).encode() + b"\n"
-    try:
-        create_file(path, content)
-    except FileExistsError:
-        raise RaycolError(
-            f"{root}: version {manifest.version} was written by another process meanwhile; run again"
-        ) from None
+    with writing(root):
+        try:
+            create_file(path, content)
+        except FileExistsError:
+            raise RaycolError(
+                f"{root}: version {manifest.version} was written by another process meanwhile; run again"
+            ) from None
 
 
 def _first_reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, InputError, writing
 from raycol.index.codebook import Codebook, TokenCodes
-from raycol.index.document import Document, check_document
+from raycol.index.document import COLUMN_TYPES, Document, check_document
 from raycol.index.manifest import PARTITIONS, ColumnType, PartitionInfo
 from raycol.index.storage import (
     Files,
@@ -44,23 +44,32 @@ from raycol.index.storage import (
 Columns = Mapping[str, ColumnType]
 
 _ARROW_TYPES = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
-_PYTHON_TYPES: dict[type, ColumnType] = {bool: "bool", int: "int64", float: "double", str: "string"}
 _DOCUMENTS = "documents.parquet"
 # Documents are quantised in groups of about this many tokens: large enough for the matrix product.
 _QUANTISE_TOKENS = 8192
 
 
 def infer_columns(documents: Iterable[Mapping[str, Any]]) -> dict[str, ColumnType]:
-    """Column types of metadata, from the first value found in each column."""
+    """Column types of checked metadata, from the first value found in each column."""
     columns: dict[str, ColumnType] = {}
     for metadata in documents:
         for name, value in metadata.items():
-            if value is None or name in columns:
-                continue
-            if type(value) not in _PYTHON_TYPES:
-                raise InputError(f"metadata {name!r} is a {type(value).__name__}; expected str, int, float or bool")
-            columns[name] = _PYTHON_TYPES[type(value)]
+            if value is not None:
+                columns.setdefault(name, COLUMN_TYPES[type(value)])
     return columns
+
+
+def check_columns(id_: str, metadata: Mapping[str, Any], columns: Columns) -> None:
+    """Raise `InputError` where a document's metadata does not fit the index's columns."""
+    for name, value in metadata.items():
+        if value is None:
+            continue
+        if name not in columns:
+            raise InputError(f"document {id_!r}: metadata {name!r} is not a column of this index")
+        if COLUMN_TYPES.get(type(value)) != columns[name]:
+            raise InputError(
+                f"document {id_!r}: metadata {name!r} is a {type(value).__name__}; the column holds {columns[name]}"
+            )
 
 
 def write_partition(root: Path, documents: Iterable[Document], codebook: Codebook, columns: Columns) -> PartitionInfo:
@@ -119,18 +128,11 @@ def _arrays(lengths_N: NDArray[np.int64], tokens: TokenCodes, n_centroids: int) 
 
 def _document_table(ids: list[str], metadata: list[Mapping[str, Any]], columns: Columns) -> pa.Table:
     for id_, values in zip(ids, metadata, strict=True):
-        unknown = sorted(values.keys() - columns.keys())
-        if any(values[name] is not None for name in unknown):
-            raise InputError(f"document {id_!r}: metadata {unknown[0]!r} is not a column of this index")
+        check_columns(id_, values, columns)
     arrays = [pa.array(ids, pa.string())]
-    for name, kind in columns.items():
-        values_N = [values.get(name) for values in metadata]
-        for id_, value in zip(ids, values_N, strict=True):
-            if value is not None and _PYTHON_TYPES.get(type(value)) != kind:
-                raise InputError(
-                    f"document {id_!r}: metadata {name!r} is a {type(value).__name__}; the column holds {kind}"
-                )
-        arrays.append(pa.array(values_N, _ARROW_TYPES[kind]))
+    arrays += [
+        pa.array([values.get(name) for values in metadata], _ARROW_TYPES[kind]) for name, kind in columns.items()
+    ]
     return pa.table(arrays, names=["id", *columns])
 
 
@@ -181,8 +183,11 @@ class Partition:
         """Raise `IndexCorruptError` where a number would lead a kernel outside its arrays."""
         t = self.info.tokens
         for name, offsets in (("offsets.npy", self.offsets_N), ("list_offsets.npy", self.list_offsets_K)):
-            if offsets[0] != 0 or offsets[-1] != t or (np.diff(offsets) < 0).any():
+            # Compared, not subtracted: differences of hostile numbers wrap around.
+            if offsets[0] != 0 or offsets[-1] != t or (offsets[1:] < offsets[:-1]).any():
                 raise IndexCorruptError(f"{self.folder / name}: does not ascend from 0 to {t}")
+        if (self.offsets_N[1:] == self.offsets_N[:-1]).any():
+            raise IndexCorruptError(f"{self.folder / 'offsets.npy'}: a document without tokens")
         for name, numbers, limit in (
             ("codes.npy", self.codes_T, n_centroids),
             ("list_tokens.npy", self.list_tokens_T, t),
@@ -193,9 +198,10 @@ class Partition:
     @cached_property
     def ids(self) -> list[str]:
         """The documents' ids, in order."""
-        ids: list[str] = self._read(["id"]).column("id").to_pylist()
-        if len(ids) != self.info.documents or None in ids:
-            raise IndexCorruptError(f"{self.folder / _DOCUMENTS}: not the {self.info.documents} ids promised")
+        column = self._read(["id"]).column("id")
+        if column.type != pa.string() or column.null_count:
+            raise IndexCorruptError(f"{self.folder / _DOCUMENTS}: ids of type {column.type}; expected strings")
+        ids: list[str] = column.to_pylist()
         return ids
 
     @cached_property
@@ -211,6 +217,9 @@ class Partition:
     def _read(self, columns: list[str]) -> pa.Table:
         path = self.folder / _DOCUMENTS
         try:
-            return pq.read_table(path, columns=columns)
+            table = pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise IndexCorruptError(f"{path}: not the Parquet table promised ({error})") from None
+        if table.column_names != columns or (columns and table.num_rows != self.info.documents):
+            raise IndexCorruptError(f"{path}: not the {self.info.documents} rows of {columns} promised")
+        return table

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +56,10 @@ def search(
     n_rescore: int,
 ) -> list[Hit]:
     """The best `k` documents for one query, approximately."""
+    if n_probe >= codebook.n_centroids or not partitions:
+        return search_exact(query_QD, codebook, partitions, k=k)
     query = _Query.prepare(query_QD, codebook)
-    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, min(n_probe, codebook.n_centroids))
+    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, n_probe)
     estimates = [
         estimate_documents(
             probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
@@ -80,7 +83,17 @@ def search_exact(
     return _score(query, codebook, partitions, everything, k)
 
 
-def merge_hits(parts: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
+class _Scored(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+
+
+S = TypeVar("S", bound=_Scored)
+
+
+def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
     """The best `k` of several lists of hits: highest score first, equal scores by id."""
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
 
@@ -107,12 +120,8 @@ def _score(
 def _nearest_centroids(
     centroid_scores_KQ: NDArray[np.float32], n_probe: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Each query token's `n_probe` nearest centroids, and the score of the nearest one after those."""
+    """Each query token's `n_probe` nearest centroids, of more, and the score of the nearest one after those."""
     scores_QK = centroid_scores_KQ.T
-    if n_probe == scores_QK.shape[1]:
-        # Every list is visited: a document can miss none of its tokens, so any floor below them all serves.
-        probes_QP = np.tile(np.arange(n_probe), (len(scores_QK), 1))
-        return probes_QP, scores_QK.min(axis=1) - 2 * np.abs(scores_QK).max(axis=1) - 1
     order_QP = np.argpartition(-scores_QK, n_probe, axis=1)[:, : n_probe + 1]
     floors_Q = np.take_along_axis(scores_QK, order_QP[:, n_probe:], axis=1)[:, 0]
     return np.ascontiguousarray(order_QP[:, :n_probe]), np.ascontiguousarray(floors_Q)

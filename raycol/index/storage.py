@@ -72,13 +72,25 @@ def unfinished_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_unfinished(parent: Path) -> None:
+    """Remove what writers that died left under `parent`."""
+    for path in parent.glob("unfinished-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def finish_folder(unfinished: Path, final: Path) -> None:
     """Flush a folder's files to the disk and give it its name, at once. Contents name it, so one is enough."""
     for file in unfinished.iterdir():
         _fsync(file)
     _fsync(unfinished)
-    if not final.exists():
+    try:
         os.rename(unfinished, final)
+    except OSError:
+        if not final.exists():
+            raise
     _fsync(final.parent)
 
 
@@ -111,7 +123,7 @@ def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[i
     path = folder / name
     check_length(path, files.get(name))
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise IndexCorruptError(f"{path}: not a readable .npy file ({error})") from None
     if array.dtype != np.dtype(dtype) or array.shape != shape:
@@ -148,12 +160,18 @@ def verify_files(folder: Path, files: Files) -> Iterator[str]:
 
 
 def _write_unfinished(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        _fsync(path.parent.parent)
     unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     return unfinished
 
 

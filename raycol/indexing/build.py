@@ -1,8 +1,9 @@
 """`raycol index build`: plan, sample, train the codebook, encode partitions on Ray Data, commit.
 
 Each row of the Ray Dataset is a partition to make, not a document: an actor reads its part of the corpus,
-encodes, quantises and writes, and only the partition's description comes back. So embeddings never cross
-the object store, a lost worker costs one partition, and the bytes do not depend on the number of workers.
+encodes, quantises and writes, and only the partition's description comes back. So of the corpus's embeddings
+only those of the codebook's sample cross the object store, a lost worker costs one partition, and the bytes
+do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from raycol.index.codebook_files import save_codebook
 from raycol.index.index import check_new
 from raycol.index.manifest import (
     FORMAT_VERSION,
+    PARTITIONS,
     CodebookInfo,
     Manifest,
     ModelInfo,
     PartitionInfo,
     commit_manifest,
 )
+from raycol.index.storage import remove_unfinished
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.encode import TEXT_COLUMNS
 from raycol.indexing.journal import Journal
@@ -79,7 +82,7 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     done = {number: info for number in range(len(plan.partitions)) if (info := journal.partition(number))}
     codebook = journal.codebook()
     if codebook is None or len(done) < len(plan.partitions):
-        with ray_session(cpus=config.num_workers or 1):
+        with ray_session(cpus=config.num_workers or 1, gpus=(config.num_workers or 1) if config.use_gpu else 0):
             if codebook is None:
                 codebook = _train_codebook(config, plan, root, model.name, report)
                 journal.save_codebook(codebook)
@@ -103,6 +106,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         codebook=codebook,
         partitions=tuple(done[number] for number in range(len(plan.partitions))),
     )
+    for folder in (root, root / PARTITIONS):
+        remove_unfinished(folder)
     commit_manifest(root, manifest)
     journal.remove()
     return BuildReport(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from raycol.config import Config
+from raycol.config import Config, Positive
 from raycol.data.corpus import OnError
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class IndexConfig(Config):

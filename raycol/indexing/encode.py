@@ -1,6 +1,6 @@
 """The work on one partition, as plain functions: read, encode, quantise, write. No Ray.
 
-Embeddings never leave the process that made them: what goes on to the disk is quantised.
+A partition's embeddings never leave the process that made them: what goes on to the disk is quantised.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def build_partition(
     """Encode and quantise a slice of the corpus into a partition of the index at `root`."""
 
     def documents() -> Iterator[Document]:
-        for passage, embeddings in encode_passages(encoder, list(read_slice(part)), batch_size):
+        for passage, embeddings in encode_passages(encoder, read_slice(part), batch_size):
             metadata = {"title": passage.title, "text": passage.text} if store_text else {}
             yield Document(passage.id, embeddings, metadata)
 

@@ -6,8 +6,9 @@ read its own part of the file. The plan depends on the corpus and the settings a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Slice:
         offset: byte at which the first line starts.
         line: number of the first line, from 1.
         documents: how many usable documents to read from there.
+        digest: XXH3 of those documents, 64 bits in hexadecimal.
         skip: numbers of the lines among them that are left out.
     """
 
@@ -37,6 +39,7 @@ class Slice:
     offset: int
     line: int
     documents: int
+    digest: str
     skip: tuple[int, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
@@ -47,7 +50,9 @@ class Slice:
     def from_row(cls, row: dict[str, Any]) -> Slice:
         """Undo `to_row`."""
         skip = tuple(int(line) for line in row["skip"])
-        return cls(str(row["file"]), int(row["offset"]), int(row["line"]), int(row["documents"]), skip)
+        return cls(
+            str(row["file"]), int(row["offset"]), int(row["line"]), int(row["documents"]), str(row["digest"]), skip
+        )
 
 
 @dataclass(frozen=True)
@@ -67,41 +72,47 @@ def plan_build(corpus: Path, docs_per_partition: int, on_error: OnError) -> Plan
         InputError: an unusable record (unless skipped), or an empty corpus.
     """
     file = corpus_file(corpus).resolve()
-    digest = xxhash.xxh3_128()
     problems: list[Problem] = []
     partitions: list[Slice] = []
-    start: Position | None = None
-    documents, skip = 0, []
+    lines: list[tuple[Position, Passage | None]] = []
+    usable = 0
     for position, passage in check_corpus(file, on_error, problems):
-        start = start or position
-        if passage is None:
-            skip.append(position.line)
-            continue
-        digest.update(f"{passage.id}\0{passage.title}\0{passage.text}\0".encode())
-        documents += 1
-        if documents == docs_per_partition:
-            partitions.append(Slice(str(file), start.offset, start.line, documents, tuple(skip)))
-            start, documents, skip = None, 0, []
-    if start and documents:
-        partitions.append(Slice(str(file), start.offset, start.line, documents, tuple(skip)))
+        lines.append((position, passage))
+        usable += passage is not None
+        if usable == docs_per_partition:
+            partitions.append(_slice(file, lines))
+            lines, usable = [], 0
+    if usable:
+        partitions.append(_slice(file, lines))
+    whole = xxhash.xxh3_128("".join(partition.digest for partition in partitions).encode())
     total = sum(partition.documents for partition in partitions)
-    return Plan(partitions, total, problems, digest.hexdigest())
+    return Plan(partitions, total, problems, whole.hexdigest())
 
 
-def read_slice(part: Slice) -> Iterator[Passage]:
+def _slice(file: Path, lines: list[tuple[Position, Passage | None]]) -> Slice:
+    start, _ = lines[0]
+    passages = [passage for _, passage in lines if passage]
+    skip = tuple(position.line for position, passage in lines if not passage)
+    return Slice(str(file), start.offset, start.line, len(passages), _digest(passages), skip)
+
+
+def _digest(passages: Iterable[Passage]) -> str:
+    """XXH3 of passages, each part kept apart from the next by its length."""
+    digest = xxhash.xxh3_64()
+    for passage in passages:
+        digest.update(f"{len(passage.id)} {len(passage.title)} {len(passage.text)} ".encode())
+        digest.update(f"{passage.id}{passage.title}{passage.text}".encode())
+    return digest.hexdigest()
+
+
+def read_slice(part: Slice) -> list[Passage]:
     """The passages of a slice. Raises `RaycolError` where the file is no longer what was planned."""
-    count = 0
-    for position, item in scan_corpus(Path(part.file), Position(part.offset, part.line)):
-        if count == part.documents:
-            break
-        if position.line in part.skip:
-            continue
-        if not isinstance(item, Passage):
-            raise RaycolError(f"{item}; the corpus changed during the build: run it again")
-        count += 1
-        yield item
-    if count != part.documents:
-        raise RaycolError(f"{part.file}: ended early; the corpus changed during the build: run it again")
+    lines = scan_corpus(Path(part.file), Position(part.offset, part.line))
+    wanted = (item for position, item in lines if position.line not in part.skip)
+    passages = [item for item in islice(wanted, part.documents) if isinstance(item, Passage)]
+    if _digest(passages) != part.digest:
+        raise RaycolError(f"{part.file}: the corpus changed during the build; run it again")
+    return passages
 
 
 def sample_documents(plan: Plan, size: int | None, seed: int) -> list[list[int]]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raycol.errors import RaycolError
 from raycol.index.codebook_files import open_codebook
 from raycol.index.manifest import CodebookInfo
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.encode import build_partition, encode_sample
 from raycol.indexing.plan import Slice
-from raycol.ray_session import unwrap_ray_error
+from raycol.ray_session import ray_errors
+
+_RETRIES = 3
 
 
 def on_workers(
@@ -34,18 +35,16 @@ def on_workers(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=1 if config.use_gpu else 0,
+        # Without limits Ray Data tries for ever, also a partition that the system kills its worker over.
+        max_restarts=_RETRIES,
+        max_task_retries=_RETRIES,
     )
-    try:
+    with ray_errors("the build"):
         yield from dataset.iter_rows()
-    except Exception as error:
-        cause = unwrap_ray_error(error)
-        if isinstance(cause, RaycolError):
-            raise cause from None
-        raise RaycolError(f"the build failed: {str(cause).strip().splitlines()[-1]}") from error
 
 
 class _Worker:
-    """An encoder held by a Ray Data actor. One thread, so that the bytes are the same on any machine."""
+    """An encoder held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
 
     def __init__(self, model: str, batch_size: int, use_gpu: bool) -> None:
         import torch

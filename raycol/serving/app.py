@@ -1,9 +1,10 @@
 """The Serve application: `build_app` for `raycol serve`, and for `serve run` and `serve deploy` by its path.
 
 One deployment a shard, so that each has its own replicas and health; the encoder and the gateway beside.
-"""
 
-from __future__ import annotations
+Annotations are not postponed here: Serve looks at `build_app`'s to turn a config file's `args` into a
+`ServeConfig`.
+"""
 
 from typing import Any
 

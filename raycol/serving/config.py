@@ -7,9 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config
-
-Positive = Annotated[int, Field(ge=1)]
+from raycol.config import Config, Positive
 
 
 class ServeConfig(Config):

@@ -18,7 +18,7 @@ class QueryEncoder:
         from raycol.models import load_encoder_of
 
         known = ModelInfo.model_validate(info) if info else None
-        self.encoder = load_encoder_of(known, name_or_path, device=None)
+        self.encoder = load_encoder_of(known, name_or_path, device="cpu")
         self._turn = threading.Lock()
 
     async def encode(self, queries: list[str]) -> list[NDArray[np.float32]]:

@@ -2,6 +2,8 @@
 
 An answer is whole or an error: where a shard does not answer by the deadline, the request fails with 504
 (or 503 where the shard is gone), and never with fewer documents than there are.
+
+Annotations are not postponed here: in a replica FastAPI could not resolve them.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from raycol import __version__
+from raycol.index.search import merge_hits
 from raycol.serving.limits import BodyLimit
 from raycol.serving.schema import (
     MAX_BODY_BYTES,
@@ -25,7 +28,6 @@ from raycol.serving.schema import (
     SearchResponse,
     ShardCount,
 )
-from raycol.serving.shard import merge_shards
 
 api = FastAPI(title="raycol", version=__version__, description="Late-interaction search.")
 api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
@@ -88,8 +90,8 @@ class Gateway:
         found = time.perf_counter()
         return SearchResponse(
             results=[
-                [SearchHit(id=id_, score=score, metadata=metadata) for id_, score, metadata in hits]
-                for hits in merge_shards(answers, request.k)
+                [SearchHit(**hit._asdict()) for hit in merge_hits(parts, request.k)]
+                for parts in zip(*answers, strict=True)
             ],
             version=self.description.version,
             shards=ShardCount(total=len(self.shards), answered=len(answers)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from raycol.serving.schema import Problem
 
 
 class BodyLimit:
@@ -42,14 +43,8 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
     async def _refuse(self, send: Any) -> None:
-        content = json.dumps(
-            {
-                "type": "about:blank",
-                "title": "Body too large",
-                "status": 413,
-                "detail": f"the body exceeds {self.max_bytes} bytes",
-            }
-        ).encode()
+        problem = Problem(title="Body too large", status=413, detail=f"the body exceeds {self.max_bytes} bytes")
+        content = problem.model_dump_json().encode()
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(content)).encode()),

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from raycol.errors import InputError, RaycolError
-from raycol.index.manifest import Manifest, read_manifest
-from raycol.ray_session import ray_session, unwrap_ray_error
+from raycol.errors import InputError
+from raycol.index import Index
+from raycol.index.manifest import Manifest
+from raycol.ray_session import ray_errors, ray_session
 from raycol.serving.client import check_health
 from raycol.serving.config import ServeConfig
 
@@ -34,11 +35,16 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     """Serve an index on 127.0.0.1 while the block runs; every shard is loaded when it begins.
 
     Raises:
-        InputError: no index or model there, more shards than partitions, or the port is taken.
+        InputError: no index or model there, another model than the index's, more shards than partitions, or the
+            port is taken.
+        IndexCorruptError: the index's files are not as its manifest promises.
     """
+    from raycol.models import load_encoder_of
     from raycol.serving.app import build_app, cpus_needed
 
-    manifest = read_manifest(config.index)
+    # What a replica would find wrong is found here first, where it can still be said plainly.
+    index = Index.open(config.index)
+    load_encoder_of(index.manifest.model, config.model, device="cpu")
     app = build_app(config)
     port = _free_port(config.port)
     url = f"http://{HOST}:{port}"
@@ -47,18 +53,15 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_level": "WARNING"}
-        try:
+        with ray_errors("starting the endpoint"):
             serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port}, logging_config=quiet)
-            serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
-            check_health(url)
-        except Exception as error:
-            serve.delete(_APP)
-            cause = unwrap_ray_error(error)
-            if isinstance(cause, RaycolError):
-                raise cause from None
-            raise RaycolError(f"the endpoint did not start: {_last_line(cause)}") from error
+            if _APP in serve.status().applications:
+                raise InputError(f"Ray serves an application {_APP!r} here already; use serve deploy, or delete it")
         try:
-            yield Endpoint(url, manifest, config.shards)
+            with ray_errors("starting the endpoint"):
+                serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
+                check_health(url)
+            yield Endpoint(url, index.manifest, config.shards)
         finally:
             # The application alone: where the Ray session is not ours, others' must go on.
             serve.delete(_APP)
@@ -73,10 +76,6 @@ def wait_for_interrupt() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _free_port(wanted: int) -> int:

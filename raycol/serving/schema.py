@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_K = 1000
 MAX_QUERIES = 64
+MAX_HITS = 10_000
 MAX_QUERY_CHARACTERS = 16384
 MAX_BODY_BYTES = 2 << 20
 
@@ -27,6 +28,8 @@ class SearchRequest(BaseModel):
     def _one_of_both(self) -> Self:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either 'query' or 'queries'")
+        if len(self.texts) * self.k > MAX_HITS:
+            raise ValueError(f"{len(self.texts)} queries with k {self.k}; expected at most {MAX_HITS} hits in all")
         return self
 
     @property
@@ -72,7 +75,7 @@ class IndexDescription(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every error, as application/problem+json (RFC 9457)."""
+    """An error that the gateway answers with, as application/problem+json (RFC 9457)."""
 
     type: str = "about:blank"
     title: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from raycol.index import Index
 from raycol.index.manifest import PartitionInfo
 
-# Per query: (id, score, metadata), best first.
-ShardHits = list[list[tuple[str, float, dict[str, Any]]]]
+
+class ShardHit(NamedTuple):
+    """A hit with what the index keeps of its document."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
 
 
 def assign_partitions(partitions: Sequence[PartitionInfo], shards: int) -> list[list[str]]:
@@ -33,27 +38,20 @@ class Shard:
 
     def __init__(self, index: str, version: int, partition_ids: list[str]) -> None:
         self.index = Index.open(index, version, partition_ids)
-        # Compiles the kernels (or loads them from the disk) before the first request rather than in it.
-        self.index.search([np.zeros((1, self.index.manifest.dim), np.float32)], k=1)
+        # Compiles the kernels (or loads them from the disk) and reads the table of documents before the first
+        # request rather than in it.
+        self._search([np.zeros((1, self.index.manifest.dim), np.float32)], k=1)
 
-    async def search(self, queries: list[NDArray[np.float32]], k: int) -> ShardHits:
+    async def search(self, queries: list[NDArray[np.float32]], k: int) -> list[list[ShardHit]]:
         """The best `k` documents of this shard for each query, off the event loop."""
         return await asyncio.to_thread(self._search, queries, k)
 
-    def _search(self, queries: list[NDArray[np.float32]], k: int) -> ShardHits:
+    def _search(self, queries: list[NDArray[np.float32]], k: int) -> list[list[ShardHit]]:
         found = self.index.search(queries, k=k)
         return [
             [
-                (hit.id, hit.score, metadata)
+                ShardHit(hit.id, hit.score, metadata)
                 for hit, metadata in zip(hits, self.index.metadata([hit.id for hit in hits]), strict=True)
             ]
             for hits in found
         ]
-
-
-def merge_shards(answers: Sequence[ShardHits], k: int) -> ShardHits:
-    """The best `k` over all shards for each query: highest score first, equal scores by id."""
-    return [
-        sorted((hit for part in parts for hit in part), key=lambda hit: (-hit[1], hit[0]))[:k]
-        for parts in zip(*answers, strict=True)
-    ]

@@ -18,7 +18,6 @@ class Board:
     def __init__(self) -> None:
         self._step, self._steps = 0, 0
         self._loss: float | None = None
-        self._losses: list[float] = []
 
     def post(self, step: int, steps: int, loss: float | None) -> None:
         """Take note of a step."""
@@ -27,14 +26,6 @@ class Board:
     def latest(self) -> tuple[int, int, float | None]:
         """The last step, the number of steps, and the loss."""
         return self._step, self._steps, self._loss
-
-    def finish(self, losses: list[float]) -> None:
-        """Take note of the loss of every step."""
-        self._losses = losses
-
-    def losses(self) -> list[float]:
-        """The loss of every step, once training is done."""
-        return self._losses
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config
-
-Positive = Annotated[int, Field(ge=1)]
+from raycol.config import Config, Positive
+from raycol.data.corpus import OnError
 
 
 class TrainConfig(Config):
@@ -26,6 +25,9 @@ class TrainConfig(Config):
 
     split: str = "train"
     """Which judgements of a BEIR folder are the pairs: qrels/<split>.tsv."""
+
+    on_error: OnError = "fail"
+    """What to do with a passage of a BEIR folder that cannot be used: fail, or skip it."""
 
     num_workers: Positive = 1
     """Ray Train workers. Their embeddings are gathered: the batch is one, whatever their number."""

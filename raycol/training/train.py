@@ -12,9 +12,9 @@ from typing import Any
 
 from raycol.checkpoints import find_checkpoint
 from raycol.data import read_pairs
-from raycol.errors import InputError, RaycolError, writing
+from raycol.errors import InputError, writing
 from raycol.progress import Report, no_report
-from raycol.ray_session import ray_session, unwrap_ray_error
+from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
 
 
@@ -43,7 +43,7 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
     started = time.monotonic()
     if config.out.exists():
         raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
-    pairs = sum(1 for _ in read_pairs(config.data, config.split))
+    pairs = sum(1 for _ in read_pairs(config.data, config.split, config.on_error))
     if pairs < config.batch_size:
         raise InputError(
             f"{config.data}: {pairs} training pairs, fewer than the batch of {config.batch_size}; "
@@ -57,7 +57,7 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
         # Beside `out`, so that the model is renamed into place; on a cluster, `out` is on shared storage.
         storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
     try:
-        with ray_session(cpus=config.num_workers):
+        with ray_session(cpus=config.num_workers, gpus=config.num_workers if config.use_gpu else 0):
             losses = _fit_on_ray(config, storage, report)
         os.rename(storage / "model", config.out)
     finally:
@@ -79,20 +79,13 @@ def _fit_on_ray(config: TrainConfig, storage: Path, report: Report) -> list[floa
         scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
         run_config=RunConfig(name="run", storage_path=str(storage)),
     )
-    try:
-        with watch(board, report):
-            trainer.fit()
-    except Exception as error:
-        cause = unwrap_ray_error(error)
-        if isinstance(cause, RaycolError):
-            raise cause from None
-        raise RaycolError(f"training failed: {str(cause).strip().splitlines()[-1]}") from error
-    losses: list[float] = ray.get(board.losses.remote())
+    with ray_errors("training"), watch(board, report):
+        losses: list[float] = trainer.fit().return_value
     return losses
 
 
-def _train_worker(loop: dict[str, Any]) -> None:
-    """The train loop of one worker. Rank 0 tells of the steps and saves the model."""
+def _train_worker(loop: dict[str, Any]) -> list[float]:
+    """The train loop of one worker: the loss of each step. Rank 0 tells of the steps and saves the model."""
     import ray
     import ray.train
 
@@ -110,4 +103,4 @@ def _train_worker(loop: dict[str, Any]) -> None:
     if leads:
         encoder.save_pretrained(str(storage / "unfinished"))
         os.rename(storage / "unfinished", storage / "model")
-        ray.get(board.finish.remote(losses))
+    return losses

@@ -91,7 +91,7 @@ def fit(config: TrainConfig, workspace: Path, on_step: OnStep) -> tuple[MultiVec
     trainer = MultiVectorEncoderTrainer(
         model=encoder,
         args=arguments,
-        train_dataset=load_pairs(config.data, config.split),
+        train_dataset=load_pairs(config.data, config.split, config.on_error),
         loss=loss,
         callbacks=[_StepReports(on_step)],
     )

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raycol.cli import main
 from raycol.errors import InputError
+from raycol.index import Document, Index
 from tests.conftest import make_passages, write_jsonl
 
 
@@ -24,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notext.jsonl").write_text('{"_id": "a", "text": ""}\n')
     (tmp_path / "twice.jsonl").write_text('{"_id": "a", "text": "x"}\n' * 2)
     (tmp_path / "folder").mkdir()
+    Index.create(tmp_path / "index", [Document("a", np.ones((2, 16), np.float32))])
     (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
     return tmp_path
 
@@ -38,7 +41,7 @@ CASES = [
     (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
     (["index", "build", "good.jsonl", "--out", "i"], "'model' is missing"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "bits (--bits) is 3"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "the command line: bits is 3"),
     (["index", "build", "--config", "gone.yaml"], "gone.yaml: no such file"),
     (["index", "info", "gone"], "gone: no such folder"),
     (["index", "info", "folder"], "folder: not an index"),
@@ -46,6 +49,9 @@ CASES = [
     (["search", "folder", "a question"], "folder: not an index"),
     (["search", "folder", " "], "an empty query"),
     (["serve", "folder"], "folder: not an index"),
+    (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
+    (["serve", "index"], "the index does not say which model"),
+    (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: give it on the command line"),
     (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
     (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),

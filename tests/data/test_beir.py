@@ -40,6 +40,7 @@ def test_pairs_keep_the_query_column_first(folder: Path) -> None:
         ("qrels/test.tsv", "h\nq9\td1\t1\n", "no query 'q9'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "query 'q1' has no text"),
         ("queries.jsonl", '{"text": "x"}\n', "line 1: no '_id'"),
+        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n' * 2, "line 2: the query id 'q1' stands on an earlier line"),
     ],
 )
 def test_malformed_files_are_named(folder: Path, file: str, content: str, message: str) -> None:
@@ -47,6 +48,23 @@ def test_malformed_files_are_named(folder: Path, file: str, content: str, messag
     with pytest.raises(InputError) as error:
         load_beir(folder)
     assert message in str(error.value)
+
+
+def test_judgements_need_no_header(folder: Path) -> None:
+    path = folder / "qrels" / "test.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert load_beir(folder).qrels == DATASET.qrels
+    path.write_bytes(b"q1\t\xff\t1\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_beir(folder)
+
+
+def test_pairs_with_a_skipped_passage_are_left_out(folder: Path) -> None:
+    path = folder / "corpus.jsonl"
+    path.write_text(path.read_text().replace('"one"', '" "'))
+    with pytest.raises(InputError, match="document 'd1' has no text"):
+        list(read_pairs(folder, "test"))
+    assert list(read_pairs(folder, "test", on_error="skip")) == [("second", "Two two")]
 
 
 def test_a_missing_split_says_which_there_are(folder: Path) -> None:

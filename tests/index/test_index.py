@@ -61,13 +61,32 @@ def test_one_document_of_one_token_is_an_index(tmp_path: Path) -> None:
         (Document("d1", TOKENS), "'d1' comes twice"),
         (Document("bad", TOKENS, {"n": "text"}), "'bad': metadata 'n' is a str; the column holds int64"),
         (Document("bad", TOKENS, {"n": [1]}), "metadata 'n' is a list"),
+        (Document("bad", TOKENS, {"n": 2**70}), "expected an integer of 64 bits"),
+        (Document("bad", TOKENS, {"t": "\ud800"}), "'bad': metadata 't' is not valid Unicode"),
+        (Document("bad", TOKENS, {"id": "x"}), "'bad': metadata 'id' is no column name"),
+        (Document("bad", TOKENS, {5: "x"}), "'bad': metadata 5 is no column name"),  # type: ignore[dict-item]
+        (Document("bad", TOKENS[:, :0]), "document 'bad': embeddings of shape"),
     ],
 )
 def test_an_unusable_document_is_named_and_nothing_opens(tmp_path: Path, bad: Document, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Index.create(tmp_path / "i", [*documents(3), bad])
-    with pytest.raises(InputError):
-        Index.open(tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
+    for setting in (
+        {"documents_per_partition": 0},
+        {"documents_per_partition": -1},
+        {"bits": 3},
+        {"n_centroids": 999},
+    ):
+        with pytest.raises(InputError, match=next(iter(setting))):
+            Index.create(tmp_path / "i", documents(3), **setting)
+    Index.create(tmp_path / "i", documents(3))
+    with pytest.raises(InputError, match="no partition 'nope'"):
+        Index.open(tmp_path / "i", partition_ids=["nope"])
+    assert Index.open(tmp_path / "i", partition_ids=[]).search([TOKENS]) == [[]]
 
 
 def test_no_documents_leave_nothing_behind(tmp_path: Path) -> None:
@@ -105,8 +124,9 @@ def test_every_flipped_byte_and_missing_file_is_found(tmp_path: Path) -> None:
     assert len(files) == 3 + 2 * 7
     for path in files:
         whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        assert index.verify() == [f"{path}: the checksum differs from the manifest's"]
+        for position in (0, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+            assert index.verify() == [f"{path}: the checksum differs from the manifest's"]
         path.write_bytes(whole[:-1])
         assert [line.split(":")[0] for line in index.verify()] == [str(path)]
         with pytest.raises(IndexCorruptError, match="the manifest promises"):
@@ -129,6 +149,25 @@ def test_numbers_that_lead_outside_are_refused(tmp_path: Path, name: str) -> Non
     array[1] = 10**6
     np.save(path, array)
     with pytest.raises(IndexCorruptError, match=name):
+        Index.open(tmp_path / "i")
+
+
+def test_offsets_that_wrap_around_are_refused(tmp_path: Path) -> None:
+    Index.create(tmp_path / "i", documents(5))
+    path = next((tmp_path / "i").glob("partitions/*/offsets.npy"))
+    np.save(path, np.array([0, 2**62, -(2**63), -(2**62), 0, 15], dtype=np.int64))
+    with pytest.raises(IndexCorruptError, match=r"offsets\.npy: does not ascend"):
+        Index.open(tmp_path / "i")
+    np.save(path, np.array([0, 3, 3, 9, 12, 15], dtype=np.int64))
+    with pytest.raises(IndexCorruptError, match="a document without tokens"):
+        Index.open(tmp_path / "i")
+
+
+def test_a_zip_in_place_of_an_array_is_refused(tmp_path: Path) -> None:
+    Index.create(tmp_path / "i", documents(5))
+    path = next((tmp_path / "i").glob("partitions/*/codes.npy"))
+    path.write_bytes(b"PK\x03\x04" + path.read_bytes()[4:])
+    with pytest.raises(IndexCorruptError, match="not a readable"):
         Index.open(tmp_path / "i")
 
 
@@ -166,7 +205,7 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_newer_format_says_so(tmp_path: Path) -> None:
     Index.create(tmp_path / "i", documents(3))
     path = tmp_path / "i" / "manifests" / "00000001.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99, "new_in_99": [1]}))
     with pytest.raises(InputError, match="format version 99; this raycol reads version 1"):
         Index.open(tmp_path / "i")
 

@@ -41,10 +41,52 @@ def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list
         assert [hit.id for hit in hits] == [id_ for id_, _ in expected]
 
 
-def test_visiting_every_list_finds_what_exact_finds(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_estimates_are_the_best_visited_token_or_the_floor(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+    """The kernel against its definition, in NumPy over the decoded tokens."""
+    from raycol.index.kernels.candidates import estimate_documents
+    from raycol.index.search import _nearest_centroids, _Query
+
+    index, ids = build(tmp_path / "i", clustered, n_centroids=64)
+    (partition,) = index.partitions
+    codebook, (query_QD,) = index.codebook, make_queries(clustered, 1)
+    query = _Query.prepare(query_QD, codebook)
+    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, 5)
+    found_N = estimate_documents(
+        probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, partition.offsets_N,
+        partition.residuals_TB, partition.scales_T.view(np.uint16), partition.list_offsets_K,
+        partition.list_tokens_T, codebook.bits,
+    )  # fmt: skip
+    for document, id_ in enumerate(ids):
+        codes = partition.tokens(document).codes_T
+        scores_QT = query_QD @ index.reconstruct(id_).T
+        expected = 0.0
+        for q, floor in enumerate(floors_Q):
+            visited = scores_QT[q, np.isin(codes, probes_QP[q])]
+            expected += max(0.0, visited.max() - floor) if len(visited) else 0.0
+        assert found_N[document] == pytest.approx(expected, abs=1e-4)
+    assert (found_N > 0).any()
+
+
+def test_floors_are_the_nearest_centroid_left_out() -> None:
+    from raycol.index.search import _nearest_centroids
+
+    scores_KQ = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    probes_QP, floors_Q = _nearest_centroids(scores_KQ, 7)
+    for q in range(4):
+        order = np.argsort(-scores_KQ[:, q])
+        assert set(probes_QP[q]) == set(order[:7])
+        assert floors_Q[q] == scores_KQ[order[7], q]
+
+
+def test_few_exact_scores_suffice_where_many_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index, _ = build(tmp_path / "i", clustered, documents_per_partition=64)
     queries = make_queries(clustered, 20)
-    assert index.search(queries, n_probe=10_000, n_rescore=10_000) == index.exact(queries)
+    assert index.search(queries, n_probe=10_000) == index.exact(queries)
+    found = index.search(queries, k=5, n_probe=index.codebook.n_centroids - 1, n_rescore=5)
+    overlap = [
+        len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in zip(found, index.exact(queries, 5), strict=True)
+    ]
+    assert np.mean(overlap) > 4.8
 
 
 def test_default_settings_find_nearly_all(tmp_path: Path) -> None:

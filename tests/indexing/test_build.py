@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
+from raycol.index.manifest import PartitionInfo
 from raycol.indexing import BuildReport, IndexConfig, build_index
 from tests.conftest import make_passages, write_jsonl
 
@@ -99,10 +101,12 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tiny_colbert: Path, tmp
     with pytest.raises(InputError, match="unfinished build"):
         Index.open(out)
 
+    # What the journal names may be gone: then it is made again.
+    gone = PartitionInfo.model_validate_json(next(out.glob("builds/*/00000001.json")).read_bytes())
+    shutil.rmtree(out / "partitions" / gone.id)
     report = build(path, tiny_colbert, out, docs_per_partition=4)
-    assert 3 <= report.reused_partitions < report.partitions == 50
+    assert 2 <= report.reused_partitions < report.partitions == 50
     build(path, tiny_colbert, tmp_path / "clean", docs_per_partition=4)
     whole, again = contents(tmp_path / "clean"), contents(out)
-    # What the killed process was writing may be left over; all that the manifest names is the same.
-    assert {name: again[name] for name in whole} == whole
+    assert again == whole
     assert Index.open(out).verify() == []

@@ -45,9 +45,10 @@ def test_the_sample_is_seeded_and_within_its_partitions(corpus: Path) -> None:
 def test_a_corpus_that_changes_during_a_build_is_noticed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(10))
     plan = plan_build(path, 5, "fail")
-    write_jsonl(path, make_passages(8))
-    with pytest.raises(RaycolError, match="changed during the build"):
-        list(read_slice(plan.partitions[-1]))
+    for changed in (make_passages(8), make_passages(10, seed=1)):
+        write_jsonl(path, changed)
+        with pytest.raises(RaycolError, match="changed during the build"):
+            read_slice(plan.partitions[-1])
 
 
 def test_the_digest_is_of_the_documents_alone(tmp_path: Path) -> None:

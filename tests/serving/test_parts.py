@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raycol.index.manifest import PartitionInfo
+from raycol.index.search import merge_hits
 from raycol.serving.limits import BodyLimit
 from raycol.serving.schema import SearchRequest
-from raycol.serving.shard import assign_partitions, merge_shards
+from raycol.serving.shard import ShardHit, assign_partitions
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
@@ -25,10 +26,9 @@ def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards:
 
 
 def test_shards_merge_by_score_and_then_by_id() -> None:
-    first = [[("b", 2.0, {}), ("c", 1.0, {})], []]
-    second = [[("a", 2.0, {}), ("d", 1.5, {})], [("e", 0.0, {})]]
-    merged = merge_shards([first, second], k=3)
-    assert [[hit[0] for hit in hits] for hits in merged] == [["a", "b", "d"], ["e"]]
+    first = [ShardHit("b", 2.0, {}), ShardHit("c", 1.0, {})]
+    second = [ShardHit("a", 2.0, {}), ShardHit("d", 1.5, {})]
+    assert [hit.id for hit in merge_hits([first, second, []], k=3)] == ["a", "b", "d"]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_shards_merge_by_score_and_then_by_id() -> None:
         {"query": "a", "k": 0},
         {"query": "a", "k": 10**9},
         {"query": "a", "surprise": 1},
+        {"queries": ["a"] * 64, "k": 1000},
         {"query": 5},
     ],
 )
