@@ -32,7 +32,7 @@ clean:           ## remove the virtual environment and the demo's output
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "raycol needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.made

@@ -14,8 +14,6 @@ from raycol.indexing.encode import build_partition, encode_sample
 from raycol.indexing.plan import Slice
 from raycol.ray_session import ray_errors
 
-_RETRIES = 3
-
 
 def on_workers(
     actor: Callable[..., Any], config: IndexConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
@@ -35,9 +33,6 @@ def on_workers(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=1 if config.use_gpu else 0,
-        # Without limits Ray Data tries for ever, also a partition that the system kills its worker over.
-        max_restarts=_RETRIES,
-        max_task_retries=_RETRIES,
     )
     with ray_errors("the build"):
         yield from dataset.iter_rows()
