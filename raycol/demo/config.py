@@ -25,10 +25,10 @@ class DemoConfig(Config):
     queries: Positive = 250
     """Held-out queries to evaluate with, at most."""
 
-    steps: Positive = 10
+    steps: Positive = 20
     """Training steps."""
 
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 32
     """Pairs in a training step, over both workers."""
 
     train_split: str = "train"

@@ -31,7 +31,7 @@ _MARKER = ".raycol-demo"
 _WORKERS = 2
 # Short texts, a small model and a few steps: lengths and rates that suit them.
 _ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96, "query_expansion": False}
-_LEARNING_RATE = 2e-4
+_LEARNING_RATE = 1e-4
 _SAMPLE_DOCUMENTS = 500
 
 
