@@ -79,22 +79,21 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     journal = Journal(root, _fingerprint(config, plan, model))
-    done = {number: info for number in range(len(plan.partitions)) if (info := journal.partition(number))}
     codebook = journal.codebook()
-    if codebook is None or len(done) < len(plan.partitions):
+    numbers = range(len(plan.partitions))
+    # Without their codebook, partitions are of no use: another one might differ in its last bits.
+    done = {number: info for number in numbers if codebook and (info := journal.partition(number))}
+    waiting = [number for number in numbers if number not in done]
+    if codebook is None or waiting:
         with ray_session(cpus=config.num_workers or 1, gpus=(config.num_workers or 1) if config.use_gpu else 0):
             if codebook is None:
                 codebook = _train_codebook(config, plan, root, model.name, report)
                 journal.save_codebook(codebook)
-            waiting = [number for number in range(len(plan.partitions)) if number not in done]
-            reused = sum(info.documents for info in done.values())
-            report(reused, plan.documents, "encoding")
+            report(sum(info.documents for info in done.values()), plan.documents, "encoding")
             for number, info in _build_partitions(config, plan, waiting, codebook, dim, model.name):
                 journal.save_partition(number, info)
                 done[number] = info
                 report(sum(info.documents for info in done.values()), plan.documents, "encoding")
-    else:
-        waiting = []
 
     manifest = Manifest(
         version=1,
@@ -104,7 +103,7 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         columns=TEXT_COLUMNS if config.store_text else {},
         model=model,
         codebook=codebook,
-        partitions=tuple(done[number] for number in range(len(plan.partitions))),
+        partitions=tuple(done[number] for number in numbers),
     )
     for folder in (root, root / PARTITIONS):
         remove_unfinished(folder)

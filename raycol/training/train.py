@@ -59,7 +59,8 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
     try:
         with ray_session(cpus=config.num_workers, gpus=config.num_workers if config.use_gpu else 0):
             losses = _fit_on_ray(config, storage, report)
-        os.rename(storage / "model", config.out)
+        with writing(config.out):
+            os.rename(storage / "model", config.out)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return TrainReport(config.out, pairs, losses, time.monotonic() - started)

@@ -1,0 +1,33 @@
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.ray_session import ray_errors, ray_session
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_what_the_cluster_does_not_have_is_refused_rather_than_waited_for() -> None:
+    for needs, name in (({"cpus": 10_000}, "CPU"), ({"gpus": 9}, "GPU")):
+        with pytest.raises(InputError, match=f"{name}s here and this needs"), ray_session(**needs):
+            pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_an_error_of_ours_comes_back_from_a_worker_as_itself() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(InputError, match=r"^a bad record$"), ray_errors("the work"):
+        ray.get(fail.remote(InputError("a bad record")))
+    with pytest.raises(RaycolError, match=r"^the work failed: .*no such key") as failed, ray_errors("the work"):
+        ray.get(fail.remote(KeyError("no such key")))
+    assert not isinstance(failed.value, InputError)
+
+
+def test_an_error_without_a_message_is_still_told() -> None:
+    with pytest.raises(RaycolError, match="the work failed: ValueError"), ray_errors("the work"):
+        raise ValueError
