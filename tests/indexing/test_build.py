@@ -56,7 +56,8 @@ def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, ti
         assert abs(index.reconstruct(passage.id) - tokens).max() < 0.05
         assert index.metadata([passage.id]) == [{"title": passage.title, "text": passage.text}]
     query = encoder.encode_query(passages[7].content, convert_to_numpy=True)
-    assert index.search([query])[0] == index.exact([query])[0]
+    assert index.search([query], n_rescore=60) == index.exact([query])
+    assert index.exact([query])[0][0].score > index.exact([query])[0][9].score
     assert index.verify() == []
     left = {path.name for path in built.iterdir()}
     assert left == {"manifests", "partitions", index.manifest.codebook.name}
