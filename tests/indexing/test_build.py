@@ -54,7 +54,8 @@ def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, ti
     for passage in passages[::10]:
         tokens = encoder.encode_document(passage.content, convert_to_numpy=True)
         cosines = (index.reconstruct(passage.id) * tokens).sum(axis=1)
-        assert cosines.min() > 0.99
+        assert cosines.min() > 0.95
+        assert cosines.mean() > 0.99
         assert index.metadata([passage.id]) == [{"title": passage.title, "text": passage.text}]
     query = encoder.encode_query(passages[7].content, convert_to_numpy=True)
     assert index.search([query], n_rescore=60) == index.exact([query])
