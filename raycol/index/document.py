@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
 
-# Types of metadata values, and the column types that the manifest gives them.
-COLUMN_TYPES: dict[type, Literal["string", "int64", "double", "bool"]] = {
+# Types of metadata columns, as the manifest names them, and of the values that they hold.
+ColumnType = Literal["string", "int64", "double", "bool"]
+COLUMN_TYPES: dict[type, ColumnType] = {
     bool: "bool",
     int: "int64",
     float: "double",

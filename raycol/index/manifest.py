@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
+from raycol.index.document import ColumnType
 from raycol.index.storage import Files, Name, create_file
 
 FORMAT_VERSION = 1
@@ -57,9 +58,6 @@ class ModelInfo(_Record):
 
     name: str
     fingerprint: str
-
-
-ColumnType = Literal["string", "int64", "double", "bool"]
 
 
 class Manifest(_Record):

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, InputError, writing
 from raycol.index.codebook import Codebook, TokenCodes
-from raycol.index.document import COLUMN_TYPES, Document, check_document
-from raycol.index.manifest import PARTITIONS, ColumnType, PartitionInfo
+from raycol.index.document import COLUMN_TYPES, ColumnType, Document, check_document
+from raycol.index.manifest import PARTITIONS, PartitionInfo
 from raycol.index.storage import (
     Files,
     check_length,

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from raycol.data import Passage
 from raycol.index import Document
 from raycol.index.codebook import Codebook
-from raycol.index.manifest import ColumnType, PartitionInfo
+from raycol.index.document import ColumnType
+from raycol.index.manifest import PartitionInfo
 from raycol.index.partition import write_partition
 from raycol.indexing.plan import Slice, read_slice
 
