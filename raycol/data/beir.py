@@ -30,7 +30,8 @@ def load_beir(folder: Path, split: str = "test", on_error: OnError = "fail") -> 
         InputError: a file is missing or malformed, or a judged query has no text.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
+        found = "is a file" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {found}; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
     texts = read_queries(folder / "queries.jsonl")
     for query_id in qrels:

@@ -101,7 +101,8 @@ def read_manifest(root: Path, version: int | None = None) -> Manifest:
     """
     have = versions(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected an index (build one with: raycol index build)")
+        found = "is a file" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {found}; expected the folder of an index (build one with: raycol index build)")
     if not have:
         started = (root / PARTITIONS).is_dir()
         what = "an unfinished build; run the same build again to finish it" if started else "not an index"
@@ -113,9 +114,9 @@ def read_manifest(root: Path, version: int | None = None) -> Manifest:
     path = root / MANIFESTS / f"{version:08d}.json"
     try:
         content = path.read_bytes()
-        found = _Header.model_validate_json(content).format_version
-        if found != FORMAT_VERSION:
-            raise InputError(f"{path}: format version {found}; this raycol reads version {FORMAT_VERSION}")
+        format_version = _Header.model_validate_json(content).format_version
+        if format_version != FORMAT_VERSION:
+            raise InputError(f"{path}: format version {format_version}; this raycol reads version {FORMAT_VERSION}")
         manifest = Manifest.model_validate_json(content)
     except (ValidationError, OSError, RecursionError) as error:
         raise IndexCorruptError(f"{path}: not a manifest ({_first_reason(error)})") from None

@@ -45,6 +45,8 @@ CASES = [
     (["index", "build", "--config", "gone.yaml"], "gone.yaml: no such file"),
     (["index", "info", "gone"], "gone: no such folder"),
     (["index", "info", "folder"], "folder: not an index"),
+    (["index", "info", "good.jsonl"], "good.jsonl: is a file; expected the folder of an index"),
+    (["evaluate", "good.jsonl", "--model", "m"], "good.jsonl: is a file; expected a BEIR folder"),
     (["index", "verify", "folder"], "folder: not an index"),
     (["search", "folder", "a question"], "folder: not an index"),
     (["search", "folder", " "], "an empty query"),
