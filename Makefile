@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 
-.PHONY: demo test lint types ci bench-demo clean help
+.PHONY: demo test lint types ci bench-demo bench-index clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -26,8 +27,11 @@ ci: lint types test   ## what .ci/run runs
 bench-demo: $(VENV)/.dev  ## wall time and peak memory of the demo, all processes together
 	$(BIN)/python benchmarks/demo.py
 
-clean:           ## remove the virtual environment and the demo's output
-	rm -rf $(VENV) raycol-demo
+bench-index: $(VENV)/.dev $(PEERS)/.made  ## build cost, size and recall of an index, beside fast-plaid's
+	$(BIN)/python benchmarks/index.py synthetic --peer $(PEERS)/bin/python $(ARGS)
+
+clean:           ## remove the virtual environments and the demo's output
+	rm -rf $(VENV) $(PEERS) raycol-demo
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,3 +46,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
+
+$(PEERS)/.made: benchmarks/peers/requirements-fast-plaid.txt
+	@[ -x $(PEERS)/bin/pip ] || $(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
+# Where an index is: a local path, or a URI such as s3://bucket/prefix.
+Location = Annotated[str, BeforeValidator(str)]
 
 
 class Config(BaseModel):

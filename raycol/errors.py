@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class RaycolError(Exception):
@@ -27,8 +26,12 @@ class IndexCorruptError(RaycolError):
     """An index holds bytes that its manifest does not promise. Exit code 1."""
 
 
+class ConflictError(RaycolError):
+    """Another writer changed the index first. Exit code 1: open the index again and repeat."""
+
+
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
+def writing(place: object) -> Iterator[None]:
     """Turn what the system says of a failed write (disk full, no permission) into a `RaycolError`."""
     try:
         yield

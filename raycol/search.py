@@ -15,7 +15,7 @@ class SearchConfig(Config):
     """Settings of `raycol search`."""
 
     target: str
-    """An index folder, or the address of an endpoint (http://...)."""
+    """An index's folder or URI, or the address of an endpoint (http://...)."""
 
     queries: list[str]
     """What to look for."""
@@ -25,6 +25,15 @@ class SearchConfig(Config):
 
     model: str | None = None
     """Where the index's encoder is now; by default where the index remembers it. Not for an endpoint."""
+
+    filter: str | None = None
+    """A SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020". Not for an endpoint."""
+
+    ids: list[str] | None = None
+    """Only this document; may be given several times. Not for an endpoint."""
+
+    trust: bool = False
+    """Do not check every byte of the index first. Not for an endpoint."""
 
     n_probe: Positive | None = None
     """Centroids that each query token visits (16). Not for an endpoint."""
@@ -51,8 +60,8 @@ def search(config: SearchConfig) -> list[list[SearchHit]]:
 def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
     from raycol.serving.client import search_endpoint
 
-    for name in ("model", "n_probe", "n_rescore"):
-        if getattr(config, name) is not None:
+    for name in ("model", "filter", "ids", "trust", "n_probe", "n_rescore"):
+        if getattr(config, name):
             raise InputError(
                 f"--{name.replace('_', '-')} goes with an index folder; {config.target} decides it itself"
             )
@@ -61,15 +70,18 @@ def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
 
 def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
     from raycol.index import Index
+    from raycol.index.filters import parse_filter
 
-    index = Index.open(config.target)
+    index = Index.open(config.target, trust=config.trust)
+    if config.filter is not None:
+        parse_filter(config.filter, index.manifest.columns)
     # torch is imported once the rest of the input is known to be good.
     from raycol.models import load_encoder_of
 
     encoder = load_encoder_of(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
     chosen = {name: value for name in ("n_probe", "n_rescore") if (value := getattr(config, name)) is not None}
-    found = index.search(queries, config.k, **chosen)
+    found = index.search(queries, config.k, filter=config.filter, ids=config.ids, **chosen)
     return [
         [
             SearchHit(id=hit.id, score=hit.score, metadata=metadata)

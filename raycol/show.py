@@ -27,11 +27,12 @@ def trained(report: TrainReport) -> None:
 
 
 def built(report: BuildReport) -> None:
-    """The outcome of `raycol index build`."""
+    """The outcome of `raycol index build` and `raycol index append`."""
     again = f", {report.reused_partitions} of them from before" if report.reused_partitions else ""
+    replaced = f", {report.replaced} documents replaced" if report.replaced else ""
     typer.echo(
-        f"built {report.index}: {report.documents} documents, {report.tokens} tokens in "
-        f"{report.partitions} partitions{again}, {report.seconds:.0f} s"
+        f"{report.index}: version {report.version}, {report.documents} documents, {report.tokens} tokens in "
+        f"{report.partitions} partitions{again}{replaced}, {report.seconds:.0f} s"
     )
     for problem in report.skipped:
         typer.echo(f"skipped {problem}")
@@ -40,14 +41,19 @@ def built(report: BuildReport) -> None:
 def stats(index: Index) -> None:
     """The outcome of `raycol index info`."""
     found, manifest = index.stats(), index.manifest
-    typer.echo(f"index        {index.root}")
-    typer.echo(f"version      {found.version}")
-    typer.echo(f"documents    {found.documents}")
-    typer.echo(f"tokens       {found.tokens}")
+    versions = ", ".join(str(version) for version in found.versions if version != found.version)
+    typer.echo(f"index        {index.uri}")
+    typer.echo(f"version      {found.version}" + (f" (there are also {versions})" if versions else ""))
+    typer.echo(f"documents    {found.documents} ({found.deleted_documents} more are deleted)")
+    typer.echo(f"tokens       {found.tokens} ({found.deleted_tokens} more are deleted)")
     typer.echo(f"partitions   {found.partitions}")
     typer.echo(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
     typer.echo(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
-    typer.echo(f"columns      {', '.join(manifest.columns) or 'none'}")
+    for name, size in found.files.items():
+        typer.echo(f"  {name:<18} {size}")
+    typer.echo(f"drift        {found.drift:.2f} (1: the codebook fits as it did when it was trained)")
+    columns = ", ".join(f"{name} ({kind})" for name, kind in manifest.columns.items())
+    typer.echo(f"columns      {columns or 'none'}")
     typer.echo(f"model        {manifest.model.name if manifest.model else 'not known'}")
 
 

@@ -11,10 +11,11 @@ import typer
 import raycol
 from raycol import show
 from raycol.cli.options import options_of
+from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
-from raycol.errors import IndexCorruptError
+from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
-from raycol.indexing.config import IndexConfig
+from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.progress import progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -27,8 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-index_app = typer.Typer(help="Build an index and look at one.", no_args_is_help=True, rich_markup_mode=None)
+index_app = typer.Typer(
+    help="Build an index, change it, look after it, search it.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(index_app, name="index")
+
+IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -78,27 +83,103 @@ def build(config: IndexConfig) -> None:
     show.built(done)
 
 
+@index_app.command("append")
+@options_of(AppendConfig, "index", "corpus")
+def append(config: AppendConfig) -> None:
+    """Encode a corpus with an index's own encoder and add it, in one new version."""
+    from raycol.indexing.append import append_corpus
+
+    with progress("Appending") as report:
+        done = append_corpus(config, report)
+    show.built(done)
+
+
+@index_app.command("delete")
+def delete(
+    index: IndexArgument,
+    ids: Annotated[list[str] | None, typer.Argument(help="Documents to delete.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with an id on each line.")] = None,
+    refuse_unknown: Annotated[
+        bool, typer.Option("--refuse-unknown", help="Fail where a document is not in the index.")
+    ] = False,
+) -> None:
+    """Delete documents, in one new version. Compaction removes their bytes."""
+    from raycol.index import Index
+
+    wanted = [*(ids or []), *([line.decode().strip() for _, line in read_lines(file)] if file else [])]
+    if not wanted:
+        raise InputError("nothing to delete: name documents, or a file of ids with --file")
+    change = Index.open(index).delete(wanted, on_unknown="refuse" if refuse_unknown else "ignore")
+    typer.echo(f"{index}: version {change.version}, {change.removed} documents deleted")
+
+
+@index_app.command("compact")
+def compact(
+    index: IndexArgument,
+    target_tokens: Annotated[
+        int | None, typer.Option(help="Tokens a partition; by default what the index was created with.")
+    ] = None,
+) -> None:
+    """Merge small partitions and drop deleted documents, in one new version."""
+    from raycol.index import Index
+
+    opened = Index.open(index)
+    before = opened.stats()
+    opened.compact(target_tokens)
+    after = opened.stats()
+    typer.echo(
+        f"{index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
+        f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
+    )
+
+
+@index_app.command("vacuum")
+def vacuum(
+    index: IndexArgument,
+    keep: Annotated[int, typer.Option(help="Versions to keep, the current one among them.")] = 2,
+    abandoned: Annotated[
+        bool,
+        typer.Option("--abandoned", help="Remove also what unfinished writers left; only while none is at work."),
+    ] = False,
+) -> None:
+    """Give up old versions, and remove what no version needs."""
+    from raycol.index.storage import open_store
+    from raycol.index.vacuum import vacuum as run
+
+    done = run(open_store(index), keep, abandoned=abandoned)
+    typer.echo(f"{index}: {len(done.versions)} versions given up, {len(done.removed)} folders and files removed")
+
+
 @index_app.command("info")
-def info(index: Annotated[Path, typer.Argument(help="Folder of the index.")]) -> None:
+def info(
+    index: IndexArgument,
+    version: Annotated[int | None, typer.Option(help="Which version; by default the newest.")] = None,
+) -> None:
     """Print what an index holds and what it takes."""
     from raycol.index import Index
 
-    show.stats(Index.open(index))
+    show.stats(Index.open(index, version))
 
 
 @index_app.command("verify")
-def verify(index: Annotated[Path, typer.Argument(help="Folder of the index.")]) -> None:
-    """Read every byte of an index and check it against the manifest."""
-    from raycol.index.manifest import read_manifest
+def verify(index: IndexArgument) -> None:
+    """Read every byte of an index and check it against its manifests."""
+    from raycol.index.storage import open_store
     from raycol.index.verify import verify_index
 
-    manifest = read_manifest(index)
-    problems = verify_index(index, manifest)
+    problems = verify_index(open_store(index))
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
-        raise IndexCorruptError(f"{index}: {len(problems)} files are not as the manifest promises")
-    typer.echo(f"{index}: version {manifest.version} is whole")
+        raise IndexCorruptError(f"{index}: {len(problems)} files are not as the manifests promise")
+    typer.echo(f"{index}: every file is as the manifests promise")
+
+
+@index_app.command("search")
+@options_of(SearchConfig, "target", "queries")
+def search_index(config: SearchConfig) -> None:
+    """Search an index (the same as raycol search)."""
+    search(config)
 
 
 @app.command()
@@ -116,14 +197,15 @@ def serve(config: ServeConfig) -> None:
             running.close()
 
 
-@app.command()
-@options_of(SearchConfig, "target", "queries")
 def search(config: SearchConfig) -> None:
-    """Search an index folder or a running endpoint."""
+    """Search an index or a running endpoint."""
     from raycol.search import search as run
 
     for query, hits in zip(config.queries, run(config), strict=True):
         show.hits(query, hits)
+
+
+app.command("search")(options_of(SearchConfig, "target", "queries")(search))
 
 
 @app.command()

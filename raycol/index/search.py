@@ -50,37 +50,49 @@ def search(
     query_QD: NDArray[np.float32],
     codebook: Codebook,
     partitions: Sequence[Partition],
+    allowed: Sequence[NDArray[np.bool_]],
     *,
     k: int,
     n_probe: int,
     n_rescore: int,
 ) -> list[Hit]:
-    """The best `k` documents for one query, approximately."""
-    if n_probe >= codebook.n_centroids or not partitions:
-        return search_exact(query_QD, codebook, partitions, k=k)
+    """The best `k` documents for one query among those allowed, approximately."""
+    n_allowed = sum(int(allowed_N.sum()) for allowed_N in allowed)
+    wanted = max(n_rescore, k)
+    if n_probe >= codebook.n_centroids or n_allowed <= wanted:
+        return search_exact(query_QD, codebook, partitions, allowed, k=k)
     query = _Query.prepare(query_QD, codebook)
     probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, n_probe)
     estimates = [
         estimate_documents(
-            probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
-            partition.offsets_N, partition.residuals_TB, partition.scales_T.view(np.uint16),
+            probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, allowed_N,
+            partition.offsets_N, partition.residuals_TB, partition.gains_T, partition.scales_T.view(np.uint16),
             partition.list_offsets_K, partition.list_tokens_T, codebook.bits,
         )
-        for partition in partitions
+        for partition, allowed_N in zip(partitions, allowed, strict=True)
     ]  # fmt: skip
-    chosen = _best_positions(np.concatenate(estimates), max(n_rescore, k))
-    starts = np.cumsum([0, *(len(estimate) for estimate in estimates)])
-    per_partition = [chosen[(chosen >= start) & (chosen < stop)] - start for start, stop in pairwise(starts)]
+    candidates = [np.flatnonzero(allowed_N) for allowed_N in allowed]
+    scores = np.concatenate([estimate[found] for estimate, found in zip(estimates, candidates, strict=True)])
+    chosen = _best_positions(scores, wanted)
+    starts = np.cumsum([0, *map(len, candidates)])
+    per_partition = [
+        found[chosen[(chosen >= start) & (chosen < stop)] - start]
+        for found, (start, stop) in zip(candidates, pairwise(starts), strict=True)
+    ]
     return _score(query, codebook, partitions, per_partition, k)
 
 
 def search_exact(
-    query_QD: NDArray[np.float32], codebook: Codebook, partitions: Sequence[Partition], *, k: int
+    query_QD: NDArray[np.float32],
+    codebook: Codebook,
+    partitions: Sequence[Partition],
+    allowed: Sequence[NDArray[np.bool_]],
+    *,
+    k: int,
 ) -> list[Hit]:
-    """The best `k` documents for one query, every stored token scored: the reference for `search`."""
+    """The best `k` documents for one query among those allowed, every token of theirs scored."""
     query = _Query.prepare(query_QD, codebook)
-    everything = [np.arange(partition.info.documents) for partition in partitions]
-    return _score(query, codebook, partitions, everything, k)
+    return _score(query, codebook, partitions, [np.flatnonzero(allowed_N) for allowed_N in allowed], k)
 
 
 class _Scored(Protocol):
@@ -109,11 +121,11 @@ def _score(
     for partition, documents_M in zip(partitions, documents, strict=True):
         scores_M = score_documents(
             documents_M, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
-            partition.offsets_N, partition.codes_T, partition.residuals_TB,
+            partition.offsets_N, partition.codes_T, partition.residuals_TB, partition.gains_T,
             partition.scales_T.view(np.uint16), codebook.bits,
         )  # fmt: skip
-        ids = partition.ids
-        parts.append([Hit(ids[m], float(score)) for m, score in zip(documents_M, scores_M, strict=True)])
+        best_M = _best_positions(scores_M, k, ties=True)
+        parts.append([Hit(partition.ids[documents_M[m]], float(scores_M[m])) for m in best_M])
     return merge_hits(parts, k)
 
 
@@ -127,11 +139,13 @@ def _nearest_centroids(
     return np.ascontiguousarray(order_QP[:, :n_probe]), np.ascontiguousarray(floors_Q)
 
 
-def _best_positions(estimates_N: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """Positions of the `n` largest estimates, ascending; of equals at the edge, the first."""
-    if n >= len(estimates_N):
-        return np.arange(len(estimates_N))
-    edge = np.partition(estimates_N, -n)[-n]
-    above = np.flatnonzero(estimates_N > edge)
-    at_edge = np.flatnonzero(estimates_N == edge)[: n - len(above)]
+def _best_positions(scores_N: NDArray[np.float32], n: int, *, ties: bool = False) -> NDArray[np.int64]:
+    """Positions of the `n` largest scores, ascending; of equals at the edge, the first, or with `ties` all of them."""
+    if n >= len(scores_N):
+        return np.arange(len(scores_N))
+    edge = np.partition(scores_N, -n)[-n]
+    if ties:
+        return np.flatnonzero(scores_N >= edge)
+    above = np.flatnonzero(scores_N > edge)
+    at_edge = np.flatnonzero(scores_N == edge)[: n - len(above)]
     return np.sort(np.concatenate([above, at_edge]))

@@ -1,71 +1,157 @@
-"""Where documents wait while the codebook is trained: on disk, so that memory does not grow with the corpus."""
+"""Where documents wait on disk, checked, until all of them are known to be good and the codebook is trained.
+
+Memory holds some 24 bytes a document (where it lies, how long it is, the hash of its id), not its content.
+"""
 
 from __future__ import annotations
 
+import datetime
+import json
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from raycol.errors import InputError
+from raycol.errors import InputError, writing
 from raycol.index.codebook import sample_size
 from raycol.index.document import Document, check_document
 
 
 class Spool:
-    """Checked documents: ids, lengths and metadata in memory, embeddings in a file without a name."""
+    """Checked documents in two files without names, in a folder: embeddings, and ids with metadata as JSON."""
 
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.metadata: list[dict[str, Any]] = []
-        self.offsets: list[int] = [0]
-        self.dim = 0
-        self._tokens_TD: NDArray[np.float32]
+    def __init__(self, folder: Path, dim: int | None = None) -> None:
+        self.dim = dim or 0
+        self._folder = folder
+        self._stack = ExitStack()
+        self._tokens = self._new_file()
+        self._records = self._new_file()
+        self._token_ends = array("q", [0])
+        self._record_ends = array("q", [0])
+        self._hashes = array("Q")
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        with suppress(OSError):  # what could not be flushed any more is not needed any more
+            self._stack.close()
+
+    def _new_file(self) -> IO[bytes]:
+        with writing(self._folder):
+            return self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=1 << 20))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
 
     @property
     def n_tokens(self) -> int:
         """Tokens of all documents."""
-        return self.offsets[-1]
+        return self._token_ends[-1]
 
-    @classmethod
-    def fill(cls, workspace: Path, documents: Iterable[Document]) -> Spool:
-        """Check every document and write its embeddings to a file in `workspace`.
+    def fill(
+        self,
+        documents: Iterable[Document],
+        look: Callable[[Document], None],
+        pool: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Take documents in, each checked, shown to `look`, and pooled.
 
         Raises:
-            InputError: an unusable document, by its id, or none at all.
+            InputError: an unusable document, by its id, or one that comes twice.
         """
-        spool = cls()
-        seen: set[str] = set()
-        with tempfile.TemporaryFile(dir=workspace) as file:
-            for document in documents:
-                tokens_TD = check_document(document, spool.dim or None)
-                if document.id in seen:
-                    raise InputError(f"document id {document.id!r} comes twice; ids must be distinct")
-                seen.add(document.id)
-                spool.dim = tokens_TD.shape[1]
-                spool.ids.append(document.id)
-                spool.metadata.append(document.metadata)
-                spool.offsets.append(spool.n_tokens + len(tokens_TD))
-                file.write(tokens_TD.tobytes())
-            if not seen:
-                raise InputError("no documents; expected at least one")
-            file.flush()
-            # The mapping outlives the file, which has no name: nothing is left behind, however this ends.
-            spool._tokens_TD = np.memmap(file, np.float32, "r", shape=(spool.n_tokens, spool.dim))
-        return spool
+        for unchecked in documents:
+            document = check_document(unchecked, self.dim or None)
+            self.dim = document.embeddings.shape[1]
+            look(document)
+            tokens_TD = pool(document.embeddings) if pool else document.embeddings
+            with writing(self._folder):  # not around the loop: an error of the caller's iterable is not ours
+                self._add(document, tokens_TD)
+        with writing(self._folder):
+            self._tokens.flush()
+            self._records.flush()
+        self._check_distinct()
 
-    def sample(self, seed: int) -> NDArray[np.float32]:
-        """The tokens of a seeded sample of documents."""
-        chosen = np.random.default_rng(seed).choice(len(self.ids), sample_size(len(self.ids)), replace=False)
-        return np.concatenate([self._embeddings(position) for position in np.sort(chosen)])
+    def _add(self, document: Document, tokens_TD: NDArray[np.float32]) -> None:
+        record = json.dumps([document.id, document.metadata], default=_to_json).encode()
+        self._records.write(record)
+        self._record_ends.append(self._record_ends[-1] + len(record))
+        self._tokens.write(tokens_TD.data)
+        self._token_ends.append(self.n_tokens + len(tokens_TD))
+        self._hashes.append(xxhash.xxh3_64_intdigest(document.id.encode()))
 
-    def read(self, start: int, stop: int) -> Iterator[Document]:
-        """The documents from position `start` up to `stop`."""
-        for position in range(start, min(stop, len(self.ids))):
-            yield Document(self.ids[position], self._embeddings(position), self.metadata[position])
+    def _check_distinct(self) -> None:
+        hashes_N = np.frombuffer(self._hashes, dtype=np.uint64)
+        order_N = np.argsort(hashes_N, kind="stable")
+        same = np.flatnonzero(hashes_N[order_N[1:]] == hashes_N[order_N[:-1]])
+        for first, second in ((order_N[entry], order_N[entry + 1]) for entry in same):
+            id_ = self._record(first)[0]
+            if id_ == self._record(second)[0]:
+                raise InputError(f"document id {id_!r} comes twice; ids must be distinct")
+
+    def ids(self) -> Iterator[tuple[list[str], NDArray[np.uint64]]]:
+        """Ids and their hashes, some thousands at a time."""
+        for start in range(0, len(self), 8192):
+            stop = min(start + 8192, len(self))
+            ids = [self._record(position)[0] for position in range(start, stop)]
+            yield ids, np.array(self._hashes[start:stop], dtype=np.uint64)
+
+    def sample(self, seed: int, enough_tokens: int) -> NDArray[np.float16]:
+        """The tokens of a seeded sample of documents, until there are enough, float16 [T, dim]."""
+        n = len(self)
+        chosen = np.random.default_rng(seed).permutation(n)[: sample_size(n)]
+        lengths = np.diff(np.frombuffer(self._token_ends, dtype=np.int64))[chosen]
+        enough = int(np.searchsorted(np.cumsum(lengths), enough_tokens)) + 1
+        chosen, lengths = chosen[:enough], lengths[:enough]
+        sample_TD = np.empty((int(lengths.sum()), self.dim), dtype=np.float16)
+        end = 0
+        for position in np.sort(chosen):
+            tokens_TD = self._embeddings(int(position))
+            # Directions: what the codebook is about, and what float16 holds well.
+            lengths_T = np.maximum(np.linalg.norm(tokens_TD, axis=1, keepdims=True), np.float32(1e-12))
+            sample_TD[end : end + len(tokens_TD)] = tokens_TD / lengths_T
+            end += len(tokens_TD)
+        return sample_TD
+
+    def partitions(self, tokens: int) -> Iterator[Iterator[Document]]:
+        """The documents in order, cut where a piece has reached so many tokens."""
+        ends = np.frombuffer(self._token_ends, dtype=np.int64)
+        start = 0
+        while start < len(self):
+            reached = np.searchsorted(ends, ends[start] + tokens)
+            stop = min(max(int(reached), start + 1), len(self))
+            yield map(self._document, range(start, stop))
+            start = stop
+
+    def _document(self, position: int) -> Document:
+        id_, metadata = self._record(position)
+        return Document(id_, self._embeddings(position), metadata)
+
+    def _record(self, position: int) -> tuple[str, dict[str, Any]]:
+        start, end = self._record_ends[position], self._record_ends[position + 1]
+        id_, metadata = json.loads(os.pread(self._records.fileno(), end - start, start))
+        return id_, {name: _from_json(value) for name, value in metadata.items()}
 
     def _embeddings(self, position: int) -> NDArray[np.float32]:
-        return self._tokens_TD[self.offsets[position] : self.offsets[position + 1]]
+        start, end = self._token_ends[position], self._token_ends[position + 1]
+        width = 4 * self.dim
+        content = os.pread(self._tokens.fileno(), (end - start) * width, start * width)
+        return np.frombuffer(content, dtype=np.float32).reshape(-1, self.dim)
+
+
+def _to_json(value: datetime.date) -> list[str]:
+    return ["timestamp" if isinstance(value, datetime.datetime) else "date", value.isoformat()]
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    kind, text = value
+    return (datetime.datetime if kind == "timestamp" else datetime.date).fromisoformat(text)

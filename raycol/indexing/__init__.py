@@ -1,6 +1,7 @@
 """Building indexes from corpora with Ray Data."""
 
+from raycol.indexing.append import append_corpus
 from raycol.indexing.build import BuildReport, build_index
-from raycol.indexing.config import IndexConfig
+from raycol.indexing.config import AppendConfig, IndexConfig
 
-__all__ = ["BuildReport", "IndexConfig", "build_index"]
+__all__ = ["AppendConfig", "BuildReport", "IndexConfig", "append_corpus", "build_index"]

@@ -6,7 +6,6 @@ A partition's embeddings never leave the process that made them: what goes on to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +14,11 @@ from numpy.typing import NDArray
 from raycol.data import Passage
 from raycol.index import Document
 from raycol.index.codebook import Codebook
-from raycol.index.document import ColumnType
+from raycol.index.columns import Columns, ColumnType
 from raycol.index.manifest import PartitionInfo
-from raycol.index.partition import write_partition
+from raycol.index.partition_writer import write_partition
+from raycol.index.pooling import token_pooling
+from raycol.index.storage import Store
 from raycol.indexing.plan import Slice, read_slice
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ _GROUP = 1024
 
 
 def encode_passages(
-    encoder: MultiVectorEncoder, passages: Sequence[Passage], batch_size: int
+    encoder: MultiVectorEncoder, passages: Sequence[Passage], batch_size: int, pool_factor: float = 1
 ) -> Iterator[tuple[Passage, NDArray[np.float32]]]:
-    """Yield each passage with its embeddings, float32 [n_tokens, dim]."""
+    """Yield each passage with its embeddings, float32 [n_tokens, dim], pooled if asked."""
+    pool = token_pooling(pool_factor)
     for start in range(0, len(passages), _GROUP):
         group = passages[start : start + _GROUP]
         embeddings = encoder.encode_document(
@@ -42,33 +44,39 @@ def encode_passages(
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        yield from zip(group, embeddings, strict=True)
+        for passage, tokens_TD in zip(group, embeddings, strict=True):
+            yield passage, pool(tokens_TD) if pool else tokens_TD
 
 
 def encode_sample(
-    encoder: MultiVectorEncoder, part: Slice, positions: Sequence[int], batch_size: int
+    encoder: MultiVectorEncoder, part: Slice, positions: Sequence[int], batch_size: int, pool_factor: float
 ) -> NDArray[np.float16]:
     """The tokens of the sampled documents of a partition, float16 [T, dim]."""
     wanted = set(positions)
     passages = [passage for position, passage in enumerate(read_slice(part)) if position in wanted]
-    tokens = [embeddings for _, embeddings in encode_passages(encoder, passages, batch_size)]
+    tokens = [embeddings for _, embeddings in encode_passages(encoder, passages, batch_size, pool_factor)]
     return np.concatenate(tokens).astype(np.float16)
 
 
 def build_partition(
     encoder: MultiVectorEncoder,
     codebook: Codebook,
-    root: Path,
+    store: Store,
     part: Slice,
     *,
     batch_size: int,
-    store_text: bool,
+    pool_factor: float,
+    columns: Columns,
+    base: int,
 ) -> PartitionInfo:
-    """Encode and quantise a slice of the corpus into a partition of the index at `root`."""
+    """Encode and quantise a slice of the corpus into a partition of an index.
+
+    Of title and text, what `columns` has is stored. `base` is the version that the writer started from.
+    """
 
     def documents() -> Iterator[Document]:
-        for passage, embeddings in encode_passages(encoder, read_slice(part), batch_size):
-            metadata = {"title": passage.title, "text": passage.text} if store_text else {}
-            yield Document(passage.id, embeddings, metadata)
+        for passage, embeddings in encode_passages(encoder, read_slice(part), batch_size, pool_factor):
+            texts = {"title": passage.title, "text": passage.text}
+            yield Document(passage.id, embeddings, {name: text for name, text in texts.items() if name in columns})
 
-    return write_partition(root, documents(), codebook, TEXT_COLUMNS if store_text else {})
+    return write_partition(store, documents(), codebook, columns, base)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from raycol.index.codebook_files import open_codebook
+from raycol.index.columns import Columns
 from raycol.index.manifest import CodebookInfo
-from raycol.indexing.config import IndexConfig
+from raycol.index.storage import open_store
+from raycol.indexing.config import EncodingConfig
 from raycol.indexing.encode import build_partition, encode_sample
 from raycol.indexing.plan import Slice
 from raycol.ray_session import ray_errors
 
 
 def on_workers(
-    actor: Callable[..., Any], config: IndexConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+    actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
     import ray
@@ -41,7 +42,7 @@ def on_workers(
 class _Worker:
     """An encoder held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
 
-    def __init__(self, model: str, batch_size: int, use_gpu: bool) -> None:
+    def __init__(self, model: str, batch_size: int, pool_factor: float, use_gpu: bool) -> None:
         import torch
 
         from raycol.models import load_encoder
@@ -49,6 +50,7 @@ class _Worker:
         torch.set_num_threads(1)
         self.encoder = load_encoder(model, device="cuda" if use_gpu else "cpu")
         self.batch_size = batch_size
+        self.pool_factor = pool_factor
 
 
 class SampleEncoder(_Worker):
@@ -57,7 +59,8 @@ class SampleEncoder(_Worker):
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Take a batch of one row and return another."""
         row = {name: values[0] for name, values in batch.items()}
-        tokens_TD = encode_sample(self.encoder, Slice.from_row(row), row["positions"], self.batch_size)
+        part = Slice.from_row(row)
+        tokens_TD = encode_sample(self.encoder, part, row["positions"], self.batch_size, self.pool_factor)
         return {
             "number": [int(row["number"])],
             "documents": [len(row["positions"])],
@@ -73,17 +76,20 @@ class PartitionBuilder(_Worker):
         self,
         model: str,
         batch_size: int,
+        pool_factor: float,
         use_gpu: bool,
-        root: str,
+        uri: str,
         codebook: str,
         dim: int,
         bits: int,
-        store_text: bool,
+        columns: Columns,
+        base: int,
     ) -> None:
-        super().__init__(model, batch_size, use_gpu)
-        self.root = Path(root)
-        self.codebook = open_codebook(self.root, CodebookInfo.model_validate_json(codebook), dim, bits)
-        self.store_text = store_text
+        super().__init__(model, batch_size, pool_factor, use_gpu)
+        self.store = open_store(uri)
+        self.codebook = open_codebook(self.store, CodebookInfo.model_validate_json(codebook), dim, bits)
+        self.columns = columns
+        self.base = base
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Take a batch of one row and return another."""
@@ -91,9 +97,11 @@ class PartitionBuilder(_Worker):
         info = build_partition(
             self.encoder,
             self.codebook,
-            self.root,
+            self.store,
             Slice.from_row(row),
             batch_size=self.batch_size,
-            store_text=self.store_text,
+            pool_factor=self.pool_factor,
+            columns=self.columns,
+            base=self.base,
         )
         return {"number": [int(row["number"])], "partition": [info.model_dump_json()]}

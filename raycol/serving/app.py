@@ -12,6 +12,7 @@ from ray import serve
 
 from raycol.errors import InputError
 from raycol.index.manifest import read_manifest
+from raycol.index.storage import absolute, open_store
 from raycol.serving.config import ServeConfig
 from raycol.serving.encoder import QueryEncoder
 from raycol.serving.gateway import Gateway
@@ -25,18 +26,18 @@ def build_app(config: ServeConfig) -> Any:
     Raises:
         InputError: no index there, or more shards than it has partitions.
     """
-    root = config.index.resolve()
-    manifest = read_manifest(root)
+    store = open_store(absolute(config.index))
+    manifest = read_manifest(store)
     if config.shards > len(manifest.partitions):
         raise InputError(
-            f"{root}: {config.shards} shards for {len(manifest.partitions)} partitions; "
+            f"{config.index}: {config.shards} shards for {len(manifest.partitions)} partitions; "
             "lower --shards, or build the index with smaller --docs-per-partition"
         )
     shards = [
         serve.deployment(Shard)
         .options(name=f"shard-{number:04d}", num_replicas=config.replicas, max_ongoing_requests=16)
-        .bind(str(root), manifest.version, partition_ids)
-        for number, partition_ids in enumerate(assign_partitions(manifest.partitions, config.shards))
+        .bind(store.uri, manifest.version, partitions)
+        for number, partitions in enumerate(assign_partitions(manifest.partitions, config.shards))
     ]
     model = manifest.model
     encoder = (

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config, Positive
+from raycol.config import Config, Location, Positive
 
 
 class ServeConfig(Config):
     """Settings of `raycol serve`."""
 
-    index: Path
-    """Folder of the index."""
+    index: Location
+    """Folder or URI of the index."""
 
     model: str | None = None
     """Where its encoder is now; by default where the index remembers it."""

@@ -26,20 +26,20 @@ def assign_partitions(partitions: Sequence[PartitionInfo], shards: int) -> list[
     """Spread partitions over shards, evenly by tokens: the largest first, each to the emptiest shard."""
     loads = [(0, shard) for shard in range(shards)]
     chosen: list[list[str]] = [[] for _ in range(shards)]
-    for partition in sorted(partitions, key=lambda partition: (-partition.tokens, partition.id)):
+    for partition in sorted(partitions, key=lambda partition: (-partition.live_tokens, partition.name)):
         load, shard = heapq.heappop(loads)
-        chosen[shard].append(partition.id)
-        heapq.heappush(loads, (load + partition.tokens, shard))
+        chosen[shard].append(partition.name)
+        heapq.heappush(loads, (load + partition.live_tokens, shard))
     return chosen
 
 
 class Shard:
     """Searches its partitions. Runs as a Serve deployment; imports neither torch nor a model."""
 
-    def __init__(self, index: str, version: int, partition_ids: list[str]) -> None:
-        self.index = Index.open(index, version, partition_ids)
-        # Compiles the kernels (or loads them from the disk) and reads the table of documents before the first
-        # request rather than in it.
+    def __init__(self, index: str, version: int, partitions: list[str]) -> None:
+        self.index = Index.open(index, version, partitions=partitions)
+        # Checks every byte and compiles the kernels (or loads them from the disk) before the first request
+        # rather than in it.
         self._search([np.zeros((1, self.index.manifest.dim), np.float32)], k=1)
 
     async def search(self, queries: list[NDArray[np.float32]], k: int) -> list[list[ShardHit]]:

@@ -48,6 +48,23 @@ CASES = [
     (["index", "info", "good.jsonl"], "good.jsonl: is a file; expected the folder of an index"),
     (["evaluate", "good.jsonl", "--model", "m"], "good.jsonl: is a file; expected a BEIR folder"),
     (["index", "verify", "folder"], "folder: not an index"),
+    (["index", "append", "folder", "good.jsonl"], "folder: not an index"),
+    (["index", "append", "index", "good.jsonl"], "the index does not know its model"),
+    (["index", "append", "index", "gone.jsonl"], "gone.jsonl: no such file"),
+    (["index", "delete", "folder", "a"], "folder: not an index"),
+    (["index", "delete", "index"], "nothing to delete"),
+    (["index", "delete", "index", "--file", "gone.txt"], "gone.txt: no such file"),
+    (["index", "delete", "index", "nobody", "--refuse-unknown"], "document 'nobody' is not in the index"),
+    (["index", "compact", "folder"], "folder: not an index"),
+    (["index", "compact", "index", "--target-tokens", "-1"], "target_tokens is -1"),
+    (["index", "vacuum", "folder"], "folder: not an index"),
+    (["index", "vacuum", "index", "--keep", "0"], "keep is 0"),
+    (["index", "info", "index", "--version", "7"], "no version 7"),
+    (["index", "search", "folder", "a question"], "folder: not an index"),
+    (["search", "index", "a question", "--filter", "lang = 'en'"], "no column 'lang'; this index has none"),
+    (["search", "index", "a question", "--filter", "1; drop"], "not a SQL condition"),
+    (["index", "info", "nope://bucket/index"], "nope://bucket/index: cannot be opened"),
+    (["index", "info", "s3://user:secret@bucket/index"], "credentials in a URI"),
     (["search", "folder", "a question"], "folder: not an index"),
     (["search", "folder", " "], "an empty query"),
     (["serve", "folder"], "folder: not an index"),
@@ -87,8 +104,9 @@ def test_debug_shows_where(folder: Path) -> None:
         main(["index", "info", "folder", "--debug"])
 
 
-COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"], ["serve"],
-            ["search"], ["evaluate"]]  # fmt: skip
+COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
+            ["index", "append"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"], ["index", "search"],
+            ["serve"], ["search"], ["evaluate"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from raycol.errors import InputError
-from raycol.index.codebook import BITS, Codebook, assign, default_centroids, pack, sample_size, train_codebook, unpack
+from raycol.index.codebook import BITS, Codebook, default_centroids, pack, sample_size, train_codebook, unpack
+from raycol.index.nearest import NearestCentroid
 from tests.conftest import make_clustered, unit
 
 
@@ -22,22 +23,26 @@ def test_more_bits_are_closer_and_lengths_are_kept() -> None:
     errors = []
     for bits in BITS:
         codebook = train_codebook(tokens, bits=bits, n_centroids=16, seed=0)
-        decoded = codebook.decode(codebook.quantise(tokens))
+        decoded = codebook.decode(codebook.quantise(tokens)[0])
         assert np.allclose(np.linalg.norm(decoded, axis=1), 1, atol=2e-3)
         errors.append(np.linalg.norm(decoded - tokens, axis=1).mean())
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.02 < errors[0]
 
 
-def test_a_token_is_coded_alike_whatever_stands_beside_it() -> None:
-    tokens = np.concatenate(make_clustered(100, 32, seed=2))
-    codebook = train_codebook(tokens, bits=4, n_centroids=8, seed=0)
-    together, alone = codebook.quantise(tokens), codebook.quantise(tokens[7:8])
-    for whole, part in zip(together, alone, strict=True):
-        assert np.array_equal(whole[7:8], part)
+@pytest.mark.parametrize("n_centroids", [8, 1024])
+def test_a_token_is_coded_alike_whatever_stands_beside_it(n_centroids: int) -> None:
+    tokens = np.concatenate(make_clustered(300, 32, seed=2, n_centres=500))
+    codebook = train_codebook(tokens, bits=4, n_centroids=n_centroids, seed=0)
+    together, cosines = codebook.quantise(tokens)
+    for position in range(0, 100, 7):
+        alone, cosine = codebook.quantise(tokens[position : position + 1])
+        for whole, part in zip((*together, cosines), (*alone, cosine), strict=True):
+            assert np.array_equal(whole[position : position + 1], part)
 
 
-def test_training_does_not_depend_on_threads() -> None:
+@pytest.mark.parametrize("n_centroids", [32, 1024])
+def test_training_does_not_depend_on_threads(n_centroids: int) -> None:
     import faiss
 
     tokens = np.concatenate(make_clustered(400, 32, seed=3))
@@ -45,28 +50,52 @@ def test_training_does_not_depend_on_threads() -> None:
     for threads in (1, 2):
         faiss.omp_set_num_threads(threads)
         with threadpool_limits(threads):
-            made.append(train_codebook(tokens, bits=4, n_centroids=32, seed=5))
+            made.append(train_codebook(tokens, bits=4, n_centroids=n_centroids, seed=5))
     first, second = made
     assert np.array_equal(first.centroids_KD, second.centroids_KD)
     assert np.array_equal(first.steps_D, second.steps_D)
     assert np.array_equal(first.lows_D, second.lows_D)
+    codes = [codebook.quantise(tokens)[0] for codebook in made]
+    assert all(np.array_equal(one, other) for one, other in zip(*codes, strict=True))
 
 
 @settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 100))
-def test_assignment_is_the_nearest_centroid(n_centroids: int, seed: int) -> None:
+def test_of_few_centroids_the_nearest_is_found(n_centroids: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     tokens, centroids = unit(rng.standard_normal((50, 8))), unit(rng.standard_normal((n_centroids, 8)))
-    expected = [int(np.argmax([token @ centroid for centroid in centroids])) for token in tokens]
+    found = NearestCentroid(centroids)(tokens)
     best = (tokens @ centroids.T).max(axis=1)
-    assert np.allclose((tokens * centroids[assign(tokens, centroids)]).sum(axis=1), best, atol=1e-6)
-    assert np.mean(assign(tokens, centroids) == expected) > 0.9
+    assert np.allclose((tokens * centroids[found]).sum(axis=1), best, atol=1e-6)
+
+
+def test_of_many_centroids_the_nearest_is_nearly_always_found() -> None:
+    tokens = np.concatenate(make_clustered(1000, 32, seed=6, n_centres=2000))
+    codebook = train_codebook(tokens, bits=4, n_centroids=2048, seed=0)
+    similarity = tokens @ codebook.centroids_KD.T
+    found = codebook.nearest(tokens)
+    assert np.mean(found == similarity.argmax(axis=1)) > 0.9
+    assert np.mean(similarity.max(axis=1) - similarity[np.arange(len(tokens)), found]) < 0.01
+    assert len(np.unique(found)) > 0.8 * 2048
+
+
+def test_each_token_has_its_own_step() -> None:
+    """Tokens near their centroid and far from it are both kept well: the worst of both worlds without gains."""
+    rng = np.random.default_rng(0)
+    centres = unit(rng.standard_normal((16, 64)))[rng.integers(0, 16, 4000)]
+    noise = np.where(rng.random(4000) < 0.5, 0.02, 0.8)[:, None]
+    tokens = unit(centres + noise * unit(rng.standard_normal((4000, 64))))
+    codebook = train_codebook(tokens, bits=2, n_centroids=16, seed=0)
+    _, cosines = codebook.quantise(tokens)
+    near = noise[:, 0] < 0.1
+    assert np.median(1 - cosines[near]) < 3e-4 < 1e-2 < np.median(1 - cosines[~near])
+    assert codebook.error == pytest.approx(np.mean(1 - cosines), rel=0.1)
 
 
 def test_tokens_need_not_be_of_unit_length() -> None:
     tokens = np.concatenate(make_clustered(100, 32, seed=4)) * 7.5
     codebook = train_codebook(tokens, bits=8, n_centroids=8, seed=0)
-    decoded = codebook.decode(codebook.quantise(tokens))
+    decoded = codebook.decode(codebook.quantise(tokens)[0])
     assert np.allclose(np.linalg.norm(decoded, axis=1), 7.5, rtol=2e-3)
 
 

@@ -34,7 +34,7 @@ def make_queries(documents: list[np.ndarray], n: int, seed: int = 9) -> list[np.
 
 @pytest.mark.parametrize("bits", BITS)
 def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
-    index, ids = build(tmp_path / "i", clustered, bits=bits, documents_per_partition=70)
+    index, ids = build(tmp_path / "i", clustered, bits=bits, partition_tokens=1000)
     for query, hits in zip(make_queries(clustered, 10), index.exact(make_queries(clustered, 10), k=10), strict=True):
         expected = reference(index, ids, query, 10)
         assert np.allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
@@ -52,9 +52,9 @@ def test_estimates_are_the_best_visited_token_or_the_floor(tmp_path: Path, clust
     query = _Query.prepare(query_QD, codebook)
     probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, 5)
     found_N = estimate_documents(
-        probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, partition.offsets_N,
-        partition.residuals_TB, partition.scales_T.view(np.uint16), partition.list_offsets_K,
-        partition.list_tokens_T, codebook.bits,
+        probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, partition.live_N,
+        partition.offsets_N, partition.residuals_TB, partition.gains_T, partition.scales_T.view(np.uint16),
+        partition.list_offsets_K, partition.list_tokens_T, codebook.bits,
     )  # fmt: skip
     for document, id_ in enumerate(ids):
         codes = partition.tokens(document).codes_T
@@ -79,7 +79,7 @@ def test_floors_are_the_nearest_centroid_left_out() -> None:
 
 
 def test_few_exact_scores_suffice_where_many_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
-    index, _ = build(tmp_path / "i", clustered, documents_per_partition=64)
+    index, _ = build(tmp_path / "i", clustered, partition_tokens=1000)
     queries = make_queries(clustered, 20)
     assert index.search(queries, n_probe=10_000) == index.exact(queries)
     found = index.search(queries, k=5, n_probe=index.codebook.n_centroids - 1, n_rescore=5)
@@ -120,7 +120,7 @@ def test_a_score_below_zero_stays_below_zero(tmp_path: Path) -> None:
 def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     token = unit(np.ones((1, 16)))
     documents = [Document(id_, token) for id_ in ("c", "a", "d", "b")]
-    index = Index.create(tmp_path / "i", documents, documents_per_partition=1)
+    index = Index.create(tmp_path / "i", documents, partition_tokens=1)
     assert [hit.id for hit in index.search([token], k=3)[0]] == ["a", "b", "c"]
     assert [hit.id for hit in index.exact([token], k=3)[0]] == ["a", "b", "c"]
 
@@ -128,9 +128,9 @@ def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
 def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     from raycol.index.search import merge_hits
 
-    whole, _ = build(tmp_path / "i", clustered, documents_per_partition=40)
-    names = [info.id for info in whole.manifest.partitions]
-    shards = [Index.open(tmp_path / "i", partition_ids=names[start::2]) for start in (0, 1)]
+    whole, _ = build(tmp_path / "i", clustered, partition_tokens=600)
+    names = [info.name for info in whole.manifest.partitions]
+    shards = [Index.open(tmp_path / "i", partitions=names[start::2]) for start in (0, 1)]
     assert sum(map(len, shards)) == len(whole)
     queries = make_queries(clustered, 10)
     parts = zip(*(shard.search(queries, n_rescore=200) for shard in shards), strict=True)
@@ -142,9 +142,9 @@ def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: li
 def test_any_small_index_answers_exactly(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 1000))
     documents = make_clustered(data.draw(st.integers(1, 12)), 8, seed)
-    bits, per_partition = data.draw(st.sampled_from(BITS)), data.draw(st.integers(1, 12))
+    bits, per_partition = data.draw(st.sampled_from(BITS)), data.draw(st.integers(1, 200))
     path = tmp_path_factory.mktemp("small") / "i"
-    index, ids = build(path, documents, bits=bits, documents_per_partition=per_partition)
+    index, ids = build(path, documents, bits=bits, partition_tokens=per_partition)
     query = make_queries(documents, 1, seed)[0]
     k = data.draw(st.integers(1, 20))
     hits = index.search([query], k=k)[0]

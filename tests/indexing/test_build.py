@@ -11,7 +11,7 @@ import pytest
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.index.manifest import PartitionInfo
-from raycol.indexing import BuildReport, IndexConfig, build_index
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
 from tests.conftest import make_passages, write_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
@@ -62,7 +62,7 @@ def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, ti
     assert index.exact([query])[0][0].score > index.exact([query])[0][9].score
     assert index.verify() == []
     left = {path.name for path in built.iterdir()}
-    assert left == {"manifests", "partitions", index.manifest.codebook.name}
+    assert left == {"manifests", "partitions", "codebooks"}
 
 
 def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colbert: Path) -> None:
@@ -72,16 +72,43 @@ def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colb
     assert contents(built) == before
 
 
-def test_skipped_records_are_listed_and_the_rest_is_built(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_skipped_records_are_listed_and_the_rest_is_built_pooled(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.models import load_encoder
+
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(20))
     path.write_text("oops\n" + path.read_text() + '{"_id": "empty", "text": " "}\n')
     with pytest.raises(InputError, match=r"line 1: not JSON .* --on-error skip"):
         build(path, tiny_colbert, tmp_path / "i")
     assert not (tmp_path / "i").exists()
-    report = build(path, tiny_colbert, tmp_path / "i", on_error="skip", store_text=False)
+    report = build(path, tiny_colbert, tmp_path / "i", on_error="skip", store_text=False, pool_factor=2)
     assert report.documents == 20
     assert [problem.where.split(", ")[1] for problem in report.skipped] == ["line 1", "line 22"]
-    assert Index.open(tmp_path / "i").manifest.columns == {}
+    index = Index.open(tmp_path / "i")
+    assert index.manifest.columns == {}
+    passage = make_passages(20)[7]
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    tokens = encoder.encode_document(f"{passage['title']} {passage['text']}", convert_to_numpy=True)
+    assert len(index.reconstruct(passage["_id"])) == 1 + (len(tokens) - 1) // 2
+
+
+def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(built, out)
+    fresh = [record | {"_id": f"new-{record['_id']}"} for record in make_passages(20, seed=1)]
+    again = [record | {"text": "violin piano"} for record in make_passages(3)]
+    fresh_file = write_jsonl(tmp_path / "fresh.jsonl", fresh)
+    mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [*fresh[:1], *again])
+    settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 2}
+    report = append_corpus(AppendConfig(corpus=fresh_file, **settings))
+    assert (report.version, report.documents, report.partitions, report.replaced) == (2, 20, 2, 0)
+    with pytest.raises(InputError, match=r"is in the index .* already; --upsert replaces it"):
+        append_corpus(AppendConfig(corpus=mixed_file, **settings))
+    report = append_corpus(AppendConfig(corpus=mixed_file, upsert=True, **settings))
+    assert (report.version, report.documents, report.replaced) == (3, 4, 4)
+    index = Index.open(out)
+    assert len(index) == 80
+    assert [row["text"] for row in index.metadata([record["_id"] for record in again])] == ["violin piano"] * 3
+    assert index.verify() == []
 
 
 def test_one_document_is_a_corpus(tiny_colbert: Path, tmp_path: Path) -> None:
@@ -106,7 +133,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tiny_colbert: Path, tmp
 
     # What the journal names may be gone: then it is made again.
     gone = PartitionInfo.model_validate_json(next(out.glob("builds/*/00000001.json")).read_bytes())
-    shutil.rmtree(out / "partitions" / gone.id)
+    shutil.rmtree(out / "partitions" / gone.name)
     report = build(path, tiny_colbert, out, docs_per_partition=4)
     assert 2 <= report.reused_partitions < report.partitions == 50
     build(path, tiny_colbert, tmp_path / "clean", docs_per_partition=4)

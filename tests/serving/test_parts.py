@@ -16,9 +16,12 @@ from raycol.serving.shard import ShardHit, assign_partitions
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
 def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards: int) -> None:
-    partitions = [PartitionInfo(id=f"p{n}", documents=1, tokens=size, files={}) for n, size in enumerate(tokens)]
+    partitions = [
+        PartitionInfo(name=f"p{n}", documents=1, tokens=size, id_bytes=1, error=0.0, files={})
+        for n, size in enumerate(tokens)
+    ]
     assigned = assign_partitions(partitions, shards)
-    assert sorted(id_ for ids in assigned for id_ in ids) == sorted(info.id for info in partitions)
+    assert sorted(id_ for ids in assigned for id_ in ids) == sorted(info.name for info in partitions)
     loads = [sum(tokens[int(id_[1:])] for id_ in ids) for ids in assigned]
     # Largest first, each to the emptiest: no two differ by more than one partition.
     assert max(loads) - min(loads) <= max(tokens)

@@ -22,14 +22,16 @@ def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_loca
     folder = tmp_path_factory.mktemp("served")
     corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
     build_index(
-        IndexConfig(corpus=corpus, model=str(tiny_colbert), out=folder / "index", docs_per_partition=16, num_workers=2)
+        IndexConfig(
+            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=2
+        )
     )
     return Index.open(folder / "index")
 
 
 @pytest.fixture(scope="module")
 def endpoint(index: Index) -> Iterator[Endpoint]:
-    with serving(ServeConfig(index=index.root, shards=3, port=0)) as running:
+    with serving(ServeConfig(index=index.uri, shards=3, port=0)) as running:
         yield running
 
 
@@ -50,8 +52,7 @@ def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Inde
 
 def test_a_folder_and_its_endpoint_answer_alike(endpoint: Endpoint, index: Index) -> None:
     by_target = [
-        search(SearchConfig(target=target, queries=["violin and piano"], k=5))
-        for target in (endpoint.url, str(index.root))
+        search(SearchConfig(target=target, queries=["violin and piano"], k=5)) for target in (endpoint.url, index.uri)
     ]
     assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
 
@@ -107,9 +108,9 @@ def test_the_client_says_what_was_refused(endpoint: Endpoint) -> None:
 def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_path: Path) -> None:
     taken = int(endpoint.url.rsplit(":", 1)[1])
     for config, message in (
-        (ServeConfig(index=index.root, shards=9), "9 shards for 5 partitions"),
+        (ServeConfig(index=index.uri, shards=9), "9 shards for 5 partitions"),
         (ServeConfig(index=tmp_path), "not an index"),
-        (ServeConfig(index=index.root, port=taken), f"port {taken} on 127.0.0.1 is taken"),
+        (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is taken"),
     ):
         with pytest.raises(InputError, match=message), serving(config):
             pass

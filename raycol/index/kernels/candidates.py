@@ -12,7 +12,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from raycol.index.kernels.maxsim import FASTMATH, HALVES, unpack_token
+from raycol.index.kernels.maxsim import FASTMATH, GAINS, HALVES, unpack_token
 
 
 @numba.njit(inline="always")
@@ -31,7 +31,7 @@ def document_of(token, offsets_N, low):  # type: ignore[no-untyped-def]  # pragm
 @numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
 def estimate_documents(  # type: ignore[no-untyped-def]
     probes_QP, floors_Q, centroid_scores_KQ, constants_Q, weights_QD,
-    offsets_N, residuals_TB, scales_T, list_offsets_K, list_tokens_T, bits,
+    allowed_N, offsets_N, residuals_TB, gains_T, scales_T, list_offsets_K, list_tokens_T, bits,
 ):  # fmt: skip
     """Estimated MaxSim of every document above the sum of the floors, float32 [N]; 0 where none was met.
 
@@ -39,7 +39,9 @@ def estimate_documents(  # type: ignore[no-untyped-def]
         probes_QP: centroids that each query token visits.
         floors_Q: score of the nearest centroid that it does not visit.
         centroid_scores_KQ, constants_Q, weights_QD, bits: as in `maxsim.score_documents`.
-        offsets_N, residuals_TB, scales_T, list_offsets_K, list_tokens_T: the partition; scales as uint16 bits.
+        allowed_N: whether a document may be found; the tokens of others are passed over.
+        offsets_N, residuals_TB, gains_T, scales_T, list_offsets_K, list_tokens_T: the partition; scales as
+            uint16 bits.
     """
     n_documents = len(offsets_N) - 1
     n_query, n_probe = probes_QP.shape
@@ -52,21 +54,24 @@ def estimate_documents(  # type: ignore[no-untyped-def]
         n_met = 0
         for p in range(n_probe):
             centroid = probes_QP[q, p]
-            base = centroid_scores_KQ[centroid, q] + constants_Q[q]
+            base = centroid_scores_KQ[centroid, q]
             document = 0
             for entry in range(list_offsets_K[centroid], list_offsets_K[centroid + 1]):
                 token = np.int64(list_tokens_T[entry])
                 document = document_of(token, offsets_N, document)
+                if not allowed_N[document]:
+                    continue
                 unpack_token(residuals_TB, token, bits, levels_D)
                 product = np.float32(0)
                 for d in range(dim):
                     product += weights_QD[q, d] * levels_D[d]
-                gain = HALVES[scales_T[token]] * (base + product) - floors_Q[q]
-                if gain > best_N[document]:
+                score = HALVES[scales_T[token]] * (base + GAINS[gains_T[token]] * (constants_Q[q] + product))
+                above = score - floors_Q[q]
+                if above > best_N[document]:
                     if best_N[document] == 0:
                         met_N[n_met] = document
                         n_met += 1
-                    best_N[document] = gain
+                    best_N[document] = above
         for i in range(n_met):
             document = met_N[i]
             gains_N[document] += best_N[document]

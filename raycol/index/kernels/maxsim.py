@@ -1,8 +1,8 @@
 """Exact MaxSim over stored tokens.
 
 Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes a token, N documents.
-A token's score for one query token is  scale * (q . c + q . low + sum_d (q_d step_d) u_d):  the first term
-comes from a table, the second is a constant, only the third is computed here (docs/search.md).
+A token's score for one query token is  scale * (q . c + gain * (q . low + sum_d (q_d step_d) u_d)):  the first
+product comes from a table, the second is a constant, only the sum is computed here (docs/search.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ FASTMATH = {"reassoc", "contract", "nsz"}
 
 # Kernels take float16 scales as their bits, uint16, which numba can read, and look their values up.
 HALVES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+# Gains are bytes: steps of a sixteenth of an octave, 128 for 1.
+GAINS_PER_OCTAVE = 16
+GAIN_CENTRE = 128
+GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
 
 
 @numba.njit(inline="always")
@@ -29,8 +34,9 @@ def unpack_token(residuals_TB, token, bits, levels_D):  # type: ignore[no-untype
 
 @numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
 def score_documents(  # type: ignore[no-untyped-def]
-    documents_M, centroid_scores_KQ, constants_Q, weights_QD, offsets_N, codes_T, residuals_TB, scales_T, bits
-):
+    documents_M, centroid_scores_KQ, constants_Q, weights_QD,
+    offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,
+):  # fmt: skip
     """MaxSim of each listed document: the sum over query tokens of the best token's score, float32 [M].
 
     Args:
@@ -38,7 +44,7 @@ def score_documents(  # type: ignore[no-untyped-def]
         centroid_scores_KQ: float32, q . c for every centroid and query token.
         constants_Q: float32, q . low.
         weights_QD: float32, query times step.
-        offsets_N, codes_T, residuals_TB, scales_T: the partition; scales as uint16 bits.
+        offsets_N, codes_T, residuals_TB, gains_T, scales_T: the partition; scales as uint16 bits.
         bits: bits a dimension.
     """
     n_query, dim = weights_QD.shape
@@ -52,11 +58,12 @@ def score_documents(  # type: ignore[no-untyped-def]
             unpack_token(residuals_TB, token, bits, levels_D)
             code = codes_T[token]
             scale = HALVES[scales_T[token]]
+            gain = GAINS[gains_T[token]]
             for q in range(n_query):
                 product = np.float32(0)
                 for d in range(dim):
                     product += weights_QD[q, d] * levels_D[d]
-                score = scale * (centroid_scores_KQ[code, q] + constants_Q[q] + product)
+                score = scale * (centroid_scores_KQ[code, q] + gain * (constants_Q[q] + product))
                 best_Q[q] = max(best_Q[q], score)
         total = np.float32(0)
         for q in range(n_query):

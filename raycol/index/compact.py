@@ -1,0 +1,144 @@
+"""Compaction: small partitions merged, deleted documents dropped, nothing encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raycol.errors import InputError
+from raycol.index.changes import check_writable, next_version
+from raycol.index.codebook import TokenCodes
+from raycol.index.columns import schema_of
+from raycol.index.manifest import PartitionInfo, commit_manifest
+from raycol.index.partition import Partition
+from raycol.index.partition_writer import concatenate_tokens, save_partition
+from raycol.index.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Live documents of one partition, or of several."""
+
+    ids: list[str]
+    metadata: pa.Table
+    lengths_N: NDArray[np.int64]
+    errors_N: NDArray[np.float64]
+    tokens: TokenCodes
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens.codes_T)
+
+    def cut(self, n: int) -> tuple[_Piece, _Piece]:
+        """The first `n` documents, and the others."""
+        token = int(self.lengths_N[:n].sum())
+        return (
+            _Piece(
+                self.ids[:n], self.metadata.slice(0, n), self.lengths_N[:n], self.errors_N[:n],
+                _slice(self.tokens, 0, token),
+            ),
+            _Piece(
+                self.ids[n:], self.metadata.slice(n), self.lengths_N[n:], self.errors_N[n:],
+                _slice(self.tokens, token, self.n_tokens),
+            ),
+        )  # fmt: skip
+
+
+def _slice(tokens: TokenCodes, start: int, stop: int) -> TokenCodes:
+    return TokenCodes._make(array[start:stop] for array in tokens)
+
+
+def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
+    """Rewrite partitions that hold deleted documents or are under half of the target, in pieces of the target.
+
+    Memory is bounded by the target and one partition. Where there is nothing to gain, nothing is written.
+
+    Raises:
+        InputError: a target below 1.
+        ConflictError: another writer was first.
+    """
+    if target_tokens < 1:
+        raise InputError(f"target_tokens is {target_tokens}; expected 1 or more")
+    check_writable(snapshot)
+    manifest = snapshot.manifest
+    worn = [
+        partition
+        for partition in snapshot.partitions
+        if partition.info.deletes or 2 * partition.info.tokens < target_tokens
+    ]
+    if not worn or (len(worn) == 1 and not worn[0].info.deletes):
+        return snapshot
+    names = {partition.info.name for partition in worn}
+    kept = [info for info in manifest.partitions if info.name not in names]
+    with snapshot.store.all_or_nothing():
+        merged = [_save(snapshot, piece) for piece in _pieces(worn, target_tokens)]
+        changed = next_version(manifest, [*kept, *merged])
+        commit_manifest(snapshot.store, changed)
+    return snapshot.next(changed)
+
+
+def _pieces(partitions: list[Partition], target_tokens: int) -> Iterator[_Piece]:
+    """Their live documents in order, in pieces that reach the target; the last one may not."""
+    waiting: list[_Piece] = []
+    for partition in partitions:
+        waiting.append(_live(partition))
+        if sum(piece.n_tokens for piece in waiting) >= target_tokens:
+            rest = _join(waiting)
+            while rest.n_tokens >= target_tokens:
+                piece, rest = rest.cut(int(np.searchsorted(np.cumsum(rest.lengths_N), target_tokens)) + 1)
+                yield piece
+            waiting = [rest] if rest.ids else []
+    if waiting:
+        yield _join(waiting)
+
+
+def _live(partition: Partition) -> _Piece:
+    partition.check()
+    live_N = partition.live_N
+    lengths_N = np.diff(partition.offsets_N)
+    live_T = np.repeat(live_N, lengths_N)
+    positions = np.flatnonzero(live_N)
+    metadata = partition.metadata().filter(pa.array(live_N)) if partition.columns else _no_columns()
+    return _Piece(
+        [partition.ids[position] for position in positions.tolist()],
+        metadata,
+        lengths_N[live_N],
+        np.full(len(positions), partition.info.error),
+        TokenCodes(
+            partition.codes_T[live_T],
+            partition.residuals_TB[live_T],
+            partition.gains_T[live_T],
+            partition.scales_T[live_T],
+        ),
+    )
+
+
+def _no_columns() -> pa.Table:
+    return schema_of({}).empty_table()
+
+
+def _join(pieces: list[_Piece]) -> _Piece:
+    return _Piece(
+        [id_ for piece in pieces for id_ in piece.ids],
+        pa.concat_tables([piece.metadata for piece in pieces]),
+        np.concatenate([piece.lengths_N for piece in pieces]),
+        np.concatenate([piece.errors_N for piece in pieces]),
+        concatenate_tokens([piece.tokens for piece in pieces]),
+    )
+
+
+def _save(snapshot: Snapshot, piece: _Piece) -> PartitionInfo:
+    return save_partition(
+        snapshot.store,
+        piece.ids,
+        piece.metadata.combine_chunks(),
+        piece.lengths_N,
+        piece.tokens,
+        round(float(np.average(piece.errors_N, weights=piece.lengths_N)), 6),
+        snapshot.codebook.n_centroids,
+        snapshot.manifest.version,
+    )

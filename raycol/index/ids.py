@@ -1,0 +1,76 @@
+"""Document ids of a partition: by position, and positions by id, both from memory-mapped arrays.
+
+Ids lie one after the other in UTF-8. To find one, its XXH3 hash is looked up among the sorted hashes of all, and
+the id that stands there is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+
+def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
+    """XXH3 of ids, uint64 [N]."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids), dtype=np.uint64)
+
+
+def id_arrays(ids: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The arrays that hold the ids of a partition, by file name."""
+    encoded = [id_.encode() for id_ in ids]
+    hashes_N = id_hashes(ids)
+    order_N = np.argsort(hashes_N, kind="stable")
+    return {
+        "id_bytes.npy": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "id_offsets.npy": np.concatenate([[0], np.cumsum([len(id_) for id_ in encoded])]).astype(np.int64),
+        "id_hashes.npy": hashes_N[order_N],
+        "id_positions.npy": order_N.astype(np.uint32),
+    }
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of one partition.
+
+    Files: id_bytes.npy uint8, id_offsets.npy int64 [N + 1], id_hashes.npy uint64 [N] ascending, and
+    id_positions.npy uint32 [N], the position of the document that each hash is of.
+    """
+
+    bytes_: NDArray[np.uint8]
+    offsets_N: NDArray[np.int64]
+    hashes_N: NDArray[np.uint64]
+    positions_N: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.hashes_N)
+
+    def __getitem__(self, position: int) -> str:
+        return bytes(self.bytes_[self.offsets_N[position] : self.offsets_N[position + 1]]).decode()
+
+    def are_text(self) -> bool:
+        """Whether every id is valid UTF-8: all of them together are, and none starts in the middle of a character."""
+        try:
+            bytes(self.bytes_).decode()
+        except UnicodeDecodeError:
+            return False
+        return bool((self.bytes_[self.offsets_N[:-1]] & 0xC0 != 0x80).all())
+
+    def find(self, ids: Sequence[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The position of each id, -1 where it is not here, int64 [M]. `hashes_M` are the hashes of `ids`."""
+        found_M = np.full(len(ids), -1, dtype=np.int64)
+        first_M = np.searchsorted(self.hashes_N, hashes_M)
+        inside_M = np.minimum(first_M, len(self) - 1)
+        for m in np.flatnonzero(self.hashes_N[inside_M] == hashes_M).tolist():
+            entry = int(first_M[m])
+            while entry < len(self) and self.hashes_N[entry] == hashes_M[m]:  # hashes may collide
+                position = int(self.positions_N[entry])
+                if self[position] == ids[m]:
+                    found_M[m] = position
+                    break
+                entry += 1
+        return found_M

@@ -1,0 +1,84 @@
+"""Which documents of each partition a search may return: not deleted, and kept by a filter and by a set of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raycol.errors import InputError
+from raycol.index.columns import Columns
+from raycol.index.document import check_id
+from raycol.index.filters import Filter, parse_filter
+from raycol.index.ids import id_hashes
+from raycol.index.partition import Partition
+
+OnUnknown = Literal["ignore", "refuse"]
+
+
+def select(
+    partitions: Sequence[Partition],
+    columns: Columns,
+    filter_: str | None,
+    ids: Iterable[str] | None,
+    on_unknown: OnUnknown = "ignore",
+) -> list[NDArray[np.bool_]]:
+    """For each partition whether its documents may be found, bool [N].
+
+    Raises:
+        InputError: a filter that cannot be used; an id that is no string, or, where asked, one not in the index.
+    """
+    allowed = [partition.live_N for partition in partitions]
+    if ids is not None:
+        chosen = locate(partitions, ids, on_unknown)
+        allowed = [_only(live_N, positions) for live_N, positions in zip(allowed, chosen, strict=True)]
+    if filter_ is not None:
+        condition = parse_filter(filter_, columns)
+        allowed = [
+            allowed_N & _matches(partition, condition) if allowed_N.any() else allowed_N
+            for partition, allowed_N in zip(partitions, allowed, strict=True)
+        ]
+    return allowed
+
+
+def locate(
+    partitions: Sequence[Partition], ids: Iterable[str], on_unknown: OnUnknown = "ignore"
+) -> list[NDArray[np.int64]]:
+    """For each partition the positions of those of its live documents that `ids` names, ascending.
+
+    Raises:
+        InputError: an id that is no string, or, with `refuse`, one that is not in the index.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"ids is the string {ids!r:.60}; expected a list of ids")
+    wanted = list(dict.fromkeys(check_id(id_) for id_ in ids))
+    hashes_M = id_hashes(wanted)
+    unknown_M = np.ones(len(wanted), dtype=bool)
+    chosen = []
+    for partition in partitions:
+        found_M = partition.find(wanted, hashes_M) if wanted else np.empty(0, dtype=np.int64)
+        unknown_M &= found_M < 0
+        chosen.append(np.sort(found_M[found_M >= 0]))
+    if on_unknown == "refuse" and unknown_M.any():
+        first = wanted[int(unknown_M.argmax())]
+        raise InputError(
+            f"document {first!r} is not in the index ({int(unknown_M.sum())} of {len(wanted)} ids are not)"
+        )
+    return chosen
+
+
+def _only(live_N: NDArray[np.bool_], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    allowed_N = np.zeros_like(live_N)
+    allowed_N[positions] = True
+    return allowed_N
+
+
+def _matches(partition: Partition, condition: Filter) -> NDArray[np.bool_]:
+    """Whether the filter is true of each document."""
+    row = "\x00row"  # no column's name: check_column_name refuses it
+    numbers = pa.array(np.arange(partition.info.documents))
+    table = pa.table({row: numbers, **partition.column_arrays(condition.columns)})
+    return _only(partition.live_N, table.filter(condition.expression).column(row).to_numpy())

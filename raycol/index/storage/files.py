@@ -1,0 +1,196 @@
+"""Files of an index: written whole with a checksum, read memory-mapped and only from where they should be.
+
+Arrays are `.npy`, tables Parquet, the rest JSON; nothing is ever pickled. Every byte is written by `os.write`
+in this module and flushed by `os.fsync` before its file gets a name that a reader looks for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from raycol.errors import IndexCorruptError, RaycolError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_CHUNK = 1 << 20
+
+
+class FileInfo(BaseModel):
+    """What the manifest promises of a file: its length in bytes and its XXH3 128-bit checksum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    bytes: Annotated[int, Field(ge=0, lt=2**53)]
+    xxh3: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def check_name(name: str) -> str:
+    """Return a file or folder name read from a manifest, or raise: it must not lead out of the index."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Files = dict[Name, FileInfo]
+
+
+def content_name(base: int, files: Files) -> str:
+    """A folder's name: the version that its writer started from, and a hash of what is in it.
+
+    Equal contents written from one version have one name, so writing twice is harmless; the version tells
+    whether the writer can still be at work (`vacuum`).
+    """
+    lines = [f"{name} {info.bytes} {info.xxh3}" for name, info in sorted(files.items())]
+    return f"{base:08d}-{xxhash.xxh3_64_hexdigest(chr(10).join(lines).encode())}"
+
+
+class ChecksumWriter(io.RawIOBase):
+    """A new file that is hashed while it is written and flushed to the disk when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._digest = xxhash.xxh3_128()
+        self._bytes = 0
+
+    def writable(self) -> bool:
+        """A writer writes."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """Write all of `content`, any contiguous buffer."""
+        view = memoryview(content).cast("B")
+        self._digest.update(view)
+        self._bytes += len(view)
+        written = 0
+        while written < len(view):
+            written += os.write(self._descriptor, view[written : written + (64 << 20)])
+        return written
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._bytes
+
+    def close(self) -> None:
+        """Flush the file to the disk and close it."""
+        if not self.closed:
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+                super().close()
+
+    @property
+    def info(self) -> FileInfo:
+        """Length and checksum of what was written."""
+        return FileInfo(bytes=self._bytes, xxh3=self._digest.hexdigest())
+
+
+def save_bytes(path: Path, content: bytes) -> FileInfo:
+    """Write a new file."""
+    with ChecksumWriter(path) as file:
+        file.write(content)
+    return file.info
+
+
+def save_array(path: Path, array: NDArray[Any]) -> FileInfo:
+    """Write an array as `.npy`."""
+    array = np.ascontiguousarray(array)
+    with ChecksumWriter(path) as file:
+        file.write(_npy_header(array.dtype, array.shape))
+        if array.size:
+            file.write(array.view(np.uint8) if array.dtype == np.float16 else array)
+    return file.info
+
+
+def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Memory-map an array, checked against its promised length, dtype and shape.
+
+    The header is compared with the one that raycol writes and is not interpreted.
+
+    Raises:
+        IndexCorruptError: the file is missing, no plain file, or not what the manifest promises.
+    """
+    path = folder / name
+    header = _npy_header(np.dtype(dtype), shape)
+    descriptor = open_checked(path, files.get(name))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        expected = len(header) + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        if files[name].bytes != expected or file.read(len(header)) != header:
+            raise IndexCorruptError(
+                f"{path}: not the {np.dtype(dtype)} array of shape {shape} that the manifest promises"
+            )
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        # By pyarrow: a mapping of Python's keeps a descriptor for as long as it lives, and there are few of those.
+        try:
+            with pa.memory_map(f"/dev/fd/{descriptor}") as mapping:
+                content = mapping.read_buffer()
+        except OSError as error:
+            raise RaycolError(f"{path}: cannot be mapped ({error})") from error
+    return np.frombuffer(content, dtype, offset=len(header)).reshape(shape)
+
+
+def open_checked(path: Path, info: FileInfo | None) -> int:
+    """Open a plain file of the promised length for reading; return its descriptor.
+
+    Neither a link nor a device is opened: an index from elsewhere must not lead out of its folder.
+    """
+    if info is None:
+        raise IndexCorruptError(f"{path}: the manifest does not list this file")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise IndexCorruptError(f"{path}: {error.strerror}; restore the file or rebuild the index") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise IndexCorruptError(f"{path}: not a plain file")
+    if status.st_size != info.bytes:
+        os.close(descriptor)
+        raise IndexCorruptError(f"{path}: {status.st_size} bytes; the manifest promises {info.bytes}")
+    return descriptor
+
+
+def check_contents(folder: Path, files: Files) -> None:
+    """Read every file of a folder. Raises `IndexCorruptError` at the first that is not as promised."""
+    for name, info in sorted(files.items()):
+        with os.fdopen(open_checked(folder / name, info), "rb", buffering=0) as file:
+            if digest(file) != info.xxh3:
+                raise IndexCorruptError(
+                    f"{folder / name}: the checksum differs from the manifest's; restore the file or rebuild the index"
+                )
+
+
+def digest(file: Any) -> str:
+    """The XXH3 checksum of what is left to read of a binary file."""
+    found = xxhash.xxh3_128()
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def fsync_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    description = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()

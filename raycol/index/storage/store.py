@@ -1,0 +1,149 @@
+"""A store: where the folders and manifests of one index are kept, whatever the medium.
+
+What a medium must do is little: publish a finished folder, create a file that does not exist yet or fail, list,
+read, remove. Names are relative, with `/` between parts; a store never resolves anything outside itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from raycol.errors import ConflictError, InputError, RaycolError
+from raycol.index.storage.files import FileInfo, Files
+
+UNFINISHED = "unfinished"
+
+
+class Store(ABC):
+    """One index's bytes. `uri` is what the caller named it."""
+
+    uri: str
+    is_local: bool
+
+    def __init__(self) -> None:
+        self._published: list[str] = []
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def place(self, name: str) -> str:
+        """How messages name something in here."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Names directly under a folder (`""` for the top), sorted; none where there is no such folder."""
+
+    @abstractmethod
+    def walk(self) -> Iterator[str]:
+        """The names of all files."""
+
+    @abstractmethod
+    def read(self, name: str, limit: int) -> bytes:
+        """A file's contents, one byte more than `limit` at most. Raises `FileNotFoundError`, `OSError`."""
+
+    @abstractmethod
+    def describe(self, name: str) -> FileInfo | None:
+        """Length and checksum of a file as it stands there, read whole; None where it is missing or no file."""
+
+    @abstractmethod
+    def check_lengths(self, folder: str, files: Files) -> None:
+        """Raise `IndexCorruptError` where a file of a folder is missing or not as long as promised."""
+
+    @abstractmethod
+    def folder(self, name: str, files: Files) -> Path:
+        """A local folder that holds these files of a folder, for reading; they are opened by `open_checked`."""
+
+    @abstractmethod
+    def workspace(self, base: int) -> AbstractContextManager[Path]:
+        """A fresh local folder for files on their way in, for a writer that started from version `base`."""
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Where the work inside fails, remove the folders that it published.
+
+        Not after a conflict: the writer that was first may have had the same documents, and use the same folders.
+        """
+        start = len(self._published)
+        try:
+            yield
+        except ConflictError:
+            raise
+        except BaseException:
+            for name in self._published[start:]:
+                with suppress(RaycolError, OSError):
+                    self.remove(name)
+            raise
+        finally:
+            del self._published[start:]
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Around the step that commits: what was published stays, whatever fails later, unless this step does."""
+        published = list(self._published)
+        self._published.clear()
+        try:
+            yield
+        except OSError:
+            self._published[:] = published
+            raise
+
+    @abstractmethod
+    def publish(self, folder: Path, name: str, files: Files) -> None:
+        """Give a folder in the workspace its name, whole.
+
+        Folders are named after their contents: where one of the name is there, and whole, that one is as good.
+        """
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> None:
+        """Write a new file, whole or not at all. Raises `FileExistsError` where there is one of that name."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all, in place of what stood there."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder and what is in it, if it is there."""
+
+    @abstractmethod
+    def remove_if_empty(self) -> None:
+        """Leave nothing behind where a build was refused before anything was written."""
+
+    @abstractmethod
+    def check_room(self) -> None:
+        """Raise `InputError` where nothing can be put: a file where the folder should be."""
+
+    @abstractmethod
+    def why_not_an_index(self) -> str:
+        """What stands here, where there are no manifests."""
+
+
+def absolute(uri: str | Path) -> str:
+    """A location as any process may open it, whatever its working directory."""
+    return str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+
+
+def open_store(uri: str | Path) -> Store:
+    """The store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
+
+    Raises:
+        InputError: an empty name, or a URI that cannot be opened.
+    """
+    from raycol.index.storage.local import LocalStore
+
+    text = str(uri)
+    if not text:
+        raise InputError("an empty path; expected the folder or URI of an index")
+    scheme, separator, rest = text.partition("://")
+    if not separator or isinstance(uri, Path):
+        return LocalStore(Path(uri))
+    if scheme == "file":
+        return LocalStore(Path(rest))
+    from raycol.index.storage.remote import RemoteStore
+
+    return RemoteStore(text)

@@ -1,0 +1,69 @@
+"""Vacuuming: old versions are given up, and what no version needs any more is removed.
+
+A name in the index begins with the version that its writer started from. Once a later version is there, that writer
+can only fail, since the number it would commit is taken; so what it left is safe to remove, and what writers that
+started from the current version are still writing is left alone. No clocks, no locks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from raycol.errors import InputError, writing
+from raycol.index.manifest import BUILDS, CODEBOOKS, DELETES, PARTITIONS, manifest_name, read_manifest, versions
+from raycol.index.storage import Store
+
+_BASE = re.compile(r"(\d{8})-")
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What was removed: versions, and folders or files by their names."""
+
+    versions: tuple[int, ...]
+    removed: tuple[str, ...]
+
+
+def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
+    """Keep the newest `keep` versions, and only what they need.
+
+    Args:
+        store: the index.
+        keep: how many versions, 1 at least: the current one always stays.
+        abandoned: remove also what unfinished writers that started from the current version left. Only where no writer
+            is at work: its commit would name folders that are gone.
+
+    Raises:
+        InputError: `keep` below 1, or no index there.
+        IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
+    """
+    if keep < 1:
+        raise InputError(f"keep is {keep}; expected 1 or more")
+    have = versions(store)
+    kept = [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
+    needed = {folder for manifest in kept for folder in manifest.folders}
+    current = kept[-1].version
+    with writing(store):
+        # Manifests first: no version that can be opened ever lacks a file.
+        for version in have[:-keep]:
+            store.remove(manifest_name(version))
+        removed = []
+        for name in _folders(store):
+            base = _BASE.match(name.rpartition("/")[2])
+            if name not in needed and base and (int(base[1]) < current or abandoned):
+                store.remove(name)
+                removed.append(name)
+    return Vacuumed(tuple(have[:-keep]), tuple(removed))
+
+
+def sweep(store: Store) -> Vacuumed:
+    """Give up no version; remove what earlier writers left."""
+    return vacuum(store, keep=len(versions(store)))
+
+
+def _folders(store: Store) -> list[str]:
+    """What may be left over: all that writers make, by the names that they give it."""
+    parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
+    inner = [f"{parent}/{name}" for parent in parents for name in store.names(parent)]
+    return inner + [name for name in store.names("") if _BASE.match(name)]

@@ -1,0 +1,42 @@
+"""Memory of a build is bounded by a partition and the sample, not by the corpus."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BUILD = """
+import sys, tempfile
+import numpy as np
+from raycol.index import Document, Index
+
+n_tokens, dim = int(sys.argv[1]), 8
+rng = np.random.default_rng(0)
+centres = rng.standard_normal((4096, dim), dtype=np.float32)
+
+def documents():
+    for number in range(n_tokens // 100):
+        tokens = centres[rng.integers(0, 4096, 100)] + 0.5 * rng.standard_normal((100, dim), dtype=np.float32)
+        yield Document(f"document-{number}", tokens, {"number": number, "text": f"text {number} " * 20})
+
+with tempfile.TemporaryDirectory() as folder:
+    index = Index.create(folder + "/i", documents(), n_centroids=32, partition_tokens=1 << 19)
+    assert index.stats().tokens == n_tokens
+# Not ru_maxrss, which begins with the peak of the process that started this one.
+status = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")))
+"""
+
+
+def peak_bytes(n_tokens: int) -> int:
+    command = [sys.executable, "-c", BUILD, str(n_tokens)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see a process's peak")
+def test_four_times_the_tokens_take_no_more_memory() -> None:
+    small, large = peak_bytes(5_000_000), peak_bytes(20_000_000)
+    assert large < 1.2 * small
+    assert large < 2 << 30

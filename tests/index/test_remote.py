@@ -1,0 +1,163 @@
+"""An index in an object store: an S3-compatible server on loopback, which has no rename."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+
+from raycol.errors import ConflictError, IndexCorruptError, InputError
+from raycol.index import Document, Index
+from raycol.index.changes import next_version
+from raycol.index.manifest import commit_manifest
+from raycol.index.storage import open_store
+from raycol.index.verify import verify_index
+from tests.conftest import make_clustered
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of the server, with a bucket called `corpora`."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        files = pafs.S3FileSystem(
+            endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
+        )
+        files.create_dir("corpora")
+        yield f"{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def uri(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh place for an index, and a fresh cache."""
+    monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "cache"))
+    return f"s3://corpora/{tmp_path.name}?endpoint_override={server}&scheme=http&region=us-east-1"
+
+
+def documents(n: int = 40, name: str = "d") -> list[Document]:
+    arrays = make_clustered(n, 16, seed=0)
+    return [Document(f"{name}{number}", array, {"n": number}) for number, array in enumerate(arrays)]
+
+
+QUERIES = [np.eye(3, 16, dtype=np.float32)]
+
+
+def test_an_index_in_an_object_store_is_the_index_in_a_folder(uri: str, tmp_path: Path) -> None:
+    remote = Index.create(uri, documents(), partition_tokens=200)
+    local = Index.create(tmp_path / "i", documents(), partition_tokens=200)
+    for index in (remote, local):
+        index.append(documents(3, "new"))
+        index.upsert(documents(2))
+        index.delete(["d7", "new1"])
+    for index, same in ((remote, local), (Index.open(uri), Index.open(tmp_path / "i"))):
+        assert index.manifest == same.manifest
+        assert index.search(QUERIES, k=50, filter="n < 20") == same.search(QUERIES, k=50, filter="n < 20")
+    assert remote.compact(1000) == local.compact(1000) == 5
+    assert remote.vacuum(keep=1) == local.vacuum(keep=1)
+    assert remote.verify() == local.verify() == []
+    assert set(open_store(uri).walk()) == set(open_store(tmp_path / "i").walk())
+
+
+def test_the_cache_holds_what_is_searched_and_mends_itself(uri: str, tmp_path: Path) -> None:
+    Index.create(uri, documents())
+    expected = Index.open(uri).search(QUERIES)
+    copies = list((tmp_path / "cache").rglob("codes.npy"))
+    assert len(copies) == 1
+    copies[0].write_bytes(b"short")
+    assert Index.open(uri).search(QUERIES) == expected
+    damaged = bytearray(copies[0].read_bytes())
+    damaged[-1] ^= 1
+    copies[0].write_bytes(damaged)
+    with pytest.raises(IndexCorruptError, match=r"codes\.npy: the checksum differs"):
+        Index.open(uri).search(QUERIES)
+
+
+def test_damage_in_the_store_is_found(uri: str) -> None:
+    index = Index.create(uri, documents())
+    store = open_store(uri)
+    name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
+    whole = store.read(name, 1 << 30)
+    store.write(name, whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert verify_index(store) == [f"{store.place(name)}: the checksum differs from the manifest's"]
+    os.environ["RAYCOL_CACHE"] += "-another-machine"
+    with pytest.raises(IndexCorruptError, match=r"residuals\.npy: .* the manifest promises"):
+        Index.open(uri).search(QUERIES)
+    store.remove(name)
+    assert verify_index(store) == [f"{store.place(name)}: missing"]
+    with pytest.raises(IndexCorruptError, match=r"residuals\.npy: missing"):
+        Index.open(uri)
+    store.write("partitions/stray", b"x")
+    assert any("stray: in no manifest" in line for line in verify_index(store))
+
+
+def test_of_two_writers_one_gets_a_conflict(uri: str) -> None:
+    first, second = Index.create(uri, documents()), Index.open(uri)
+    first.append(documents(1, "first"))
+    with pytest.raises(ConflictError, match="version 2 was written by another process"):
+        second.append(documents(1, "second"))
+    # Even one that looked before the other had committed: the condition is the server's.
+    with pytest.raises(ConflictError, match="nothing was changed"):
+        commit_manifest(second._snapshot.store, next_version(second.manifest, second.manifest.partitions))
+    assert "first0" in Index.open(uri)
+
+
+WRITER = """
+import os, signal, sys
+import raycol.index.storage.remote as remote
+from raycol.index import Index
+from tests.index.test_remote import documents
+
+at, seen = int(sys.argv[2]), 0
+for name in ("publish", "create", "_download"):
+    original = getattr(remote.RemoteStore, name)
+    def counted(self, *arguments, original=original):
+        global seen
+        seen += 1
+        if seen == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments)
+    setattr(remote.RemoteStore, name, counted)
+Index.create(sys.argv[1], documents(), partition_tokens=200)
+"""
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_killed_writer_leaves_nothing_that_opens_and_nothing_in_the_way(uri: str, at: int) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITER, uri, str(at)], check=False, capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    with pytest.raises(InputError, match=r"not an index|an unfinished build"):
+        Index.open(uri)
+    index = Index.create(uri, documents(), partition_tokens=200)
+    assert len(index) == 40
+    assert index.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("s3://", "cannot be opened|not an index"),
+        ("nonsense://x/y", "cannot be opened"),
+        ("s3://key:secret@corpora/x", "credentials in a URI"),
+    ],
+)
+def test_places_that_cannot_be_opened_are_named(bad: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as failure:
+        Index.open(bad)
+    assert "secret" not in str(failure.value)
+
+
+def test_there_is_no_index_where_there_is_none(uri: str) -> None:
+    with pytest.raises(InputError, match="not an index"):
+        Index.open(uri)
