@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 
-.PHONY: demo test lint types ci bench-demo bench-index clean help
+.PHONY: demo test lint types ci bench-demo bench-index bench-search clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,8 +30,11 @@ bench-demo: $(VENV)/.dev  ## wall time and peak memory of the demo, all processe
 bench-index: $(VENV)/.dev $(PEERS)/.made  ## build cost, size and recall of an index, beside fast-plaid's
 	$(BIN)/python benchmarks/index.py synthetic --peer $(PEERS)/bin/python $(ARGS)
 
+bench-search: $(VENV)/.dev $(PEERS)/.made  ## CPU time and recall of searches, beside other engines'
+	$(BIN)/python benchmarks/search.py --keep benchmarks/kept --peers $(PEERS)/bin/python --pictures $(ARGS)
+
 clean:           ## remove the virtual environments and the demo's output
-	rm -rf $(VENV) $(PEERS) raycol-demo
+	rm -rf $(VENV) $(PEERS) raycol-demo benchmarks/kept
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,7 +50,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
 
-$(PEERS)/.made: benchmarks/peers/requirements-fast-plaid.txt
+$(PEERS)/.made: benchmarks/peers/requirements.txt
 	@[ -x $(PEERS)/bin/pip ] || $(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement $<
 	@touch $@

@@ -11,7 +11,7 @@ become normalise(0.8 centre + 0.6 noise), the centre being the token's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from collection import Collection
@@ -59,16 +59,46 @@ def clustered(n_documents: int, n_queries: int, seed: int = 0) -> Collection:
     for end, (document_TD, document_centre_T) in zip(ends_N, source, strict=True):
         tokens_TD[end - len(document_TD) : end] = document_TD
         centre_T[end - len(document_TD) : end] = document_centre_T
-    rng = np.random.default_rng(seed + 1)
+    starts_N = ends_N - source.lengths_N
+
+    def tokens_of(document: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        place = slice(starts_N[document], ends_N[document])
+        return tokens_TD[place], centre_T[place]
+
+    return Collection(tokens_TD, source.lengths_N, _queries(source, n_queries, seed + 1, tokens_of))
+
+
+def clustered_queries(source: Clustered, n_queries: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """The queries of `clustered`, for documents that are not kept."""
+    asked: set[int] = set()
+    empty = np.zeros((1, DIM), dtype=np.float32), np.zeros(1, dtype=np.int64)
+
+    def remember(document: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        asked.add(document)
+        n_tokens = source.lengths_N[document]
+        return np.repeat(empty[0], n_tokens, axis=0), np.repeat(empty[1], n_tokens)
+
+    _queries(source, n_queries, seed + 1, remember)
+    kept = {number: document for number, document in enumerate(source) if number in asked}
+    return _queries(source, n_queries, seed + 1, kept.__getitem__)
+
+
+def _queries(
+    source: Clustered,
+    n_queries: int,
+    seed: int,
+    tokens_of: Callable[[int], tuple[NDArray[np.float32], NDArray[np.int64]]],
+) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
     queries = []
     for _ in range(n_queries):
-        document = rng.integers(n_documents)
-        length = source.lengths_N[document]
-        chosen_Q = ends_N[document] - length + rng.integers(0, length, _QUERY_TOKENS)
+        document = int(rng.integers(len(source.lengths_N)))
+        tokens_TD, centre_T = tokens_of(document)
+        chosen_Q = rng.integers(0, source.lengths_N[document], _QUERY_TOKENS)
         near_tokens_QD = _unit(tokens_TD[chosen_Q] + 0.75 * _noise(rng))
         near_centres_QD = _unit(0.8 * source.centres_CD[centre_T[chosen_Q]] + 0.6 * _noise(rng))
         queries.append(np.concatenate([near_tokens_QD[:_QUERY_FROM_TOKENS], near_centres_QD[_QUERY_FROM_TOKENS:]]))
-    return Collection(tokens_TD, source.lengths_N, queries)
+    return queries
 
 
 def _noise(rng: np.random.Generator) -> NDArray[np.float32]:

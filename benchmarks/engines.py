@@ -1,13 +1,16 @@
-"""Building and searching a collection with raycol, and with fast-plaid in an environment of its own."""
+"""Building and searching a collection with raycol, and with other engines in an environment of their own."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from collection import Collection, Found
@@ -15,19 +18,28 @@ from measure import Cost, in_fresh_process, measured, say
 
 from raycol.index import Hit, Index
 
-PEER = Path(__file__).parent / "peers" / "fast_plaid_build.py"
+_PEER = Path(__file__).parent / "peers" / "peer.py"
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 # One more than recall@10 needs: a query may find itself, which evaluation leaves out.
 DEPTH = 11
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One engine on one collection. `exact` scores every document; the peer has no such search."""
+class Built:
+    """An index of a collection, and what building it cost; `earlier` if that was in another run."""
 
     name: str
-    build: Cost
+    cost: Cost
     bytes_per_token: float
+    earlier: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine on one collection. `exact` scores every document; peers have no such search."""
+
+    built: Built
     exact: Found | None
     search: Found
 
@@ -36,12 +48,18 @@ def measure_raycol(folder: Path, collection: Collection, bits: int) -> Measured:
     """Build in a fresh process from the collection saved in `folder`; search here."""
     say(f"raycol, {bits} bits: building")
     uri = folder / f"raycol-{bits}"
-    cost = in_fresh_process(_build_raycol, folder, uri, bits)
+    built = build_raycol(folder, uri, bits)
     index = Index.open(uri)
     say(f"raycol, {bits} bits: searching")
-    search = _found(index.search(collection.queries, DEPTH))
-    exact = _found(index.exact(collection.queries, DEPTH))
-    return Measured(f"raycol, {bits} bits", cost, index.stats().bytes_per_token, exact, search)
+    search = found(index.search(collection.queries, DEPTH))
+    exact = found(index.exact(collection.queries, DEPTH))
+    return Measured(built, exact, search)
+
+
+def build_raycol(folder: Path, uri: Path, bits: int) -> Built:
+    """Build in a fresh process from the collection saved in `folder`, with defaults."""
+    cost = in_fresh_process(_build_raycol, folder, uri, bits)
+    return Built(f"raycol, {bits} bits", cost, Index.open(uri).stats().bytes_per_token)
 
 
 def _build_raycol(folder: Path, uri: Path, bits: int) -> Cost:
@@ -53,31 +71,86 @@ def _build_raycol(folder: Path, uri: Path, bits: int) -> Cost:
     return cost
 
 
-def _found(hits: Sequence[Sequence[Hit]]) -> Found:
-    return Found(
-        np.array([[int(hit.id) for hit in row] for row in hits]),
-        np.array([[hit.score for hit in row] for row in hits], dtype=np.float32),
-    )
+def found(hits: Sequence[Sequence[Hit]]) -> Found:
+    """Hits whose ids are positions, as arrays."""
+    return _padded([[(int(hit.id), hit.score) for hit in row] for row in hits])
+
+
+def _padded(rows: Sequence[Sequence[tuple[int, float]]]) -> Found:
+    width = max(map(len, rows))
+    positions_MK = np.full((len(rows), width), -1, dtype=np.int64)
+    scores_MK = np.full((len(rows), width), -np.inf, dtype=np.float32)
+    for number, row in enumerate(rows):
+        for rank, (position, score) in enumerate(row):
+            positions_MK[number, rank], scores_MK[number, rank] = position, score
+    return Found(positions_MK, scores_MK)
+
+
+def build_peer(folder: Path, python: Path, engine: str) -> Built:
+    """Build another engine's index of the collection saved in `folder`, unless one is there.
+
+    Args:
+        folder: as for `build_raycol`.
+        python: an interpreter that has the engine.
+        engine: one that `peers/peer.py` knows.
+    """
+    report = folder / f"{engine}.json"
+    if earlier := report.exists():
+        say(f"{engine}: built earlier")
+    else:
+        say(f"{engine}: building")
+        subprocess.run([python, _PEER, engine, "build", folder], check=True)
+    result = json.loads(report.read_text())
+    n_tokens = int(np.load(folder / "lengths.npy").sum())
+    cost = Cost(result["cpu_s"], result["wall_s"], result["peak_bytes"])
+    return Built(f"{result['name']}, 4 bits", cost, result["bytes"] / n_tokens, earlier)
+
+
+class Peer:
+    """An engine with its index of the collection saved in a folder, open in a process with one thread."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def search(
+        self, first: int, last: int, k: int = DEPTH, *, together: bool = False, **settings: Any
+    ) -> dict[str, Any]:
+        """Search for some of the collection's queries: see `peers/peer.py` for the answer."""
+        asked = {"first": first, "last": last, "k": k, "settings": settings, "together": together}
+        print(json.dumps(asked), file=self._questions, flush=True)
+        answer: dict[str, Any] = json.loads(self._answers.readline())
+        return answer
+
+
+@contextmanager
+def peer(folder: Path, python: Path, engine: str) -> Iterator[Peer]:
+    """Open the index that `build_peer` made."""
+    command = [str(python), str(_PEER), engine, "serve", str(folder)]
+    pipe, environment = subprocess.PIPE, os.environ | _ONE_THREAD
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+        assert process.stdin
+        assert process.stdout
+        yield Peer(process.stdin, process.stdout)
+        process.stdin.close()
+
+
+def found_by_peer(answer: dict[str, Any]) -> Found:
+    """A peer's answer as arrays."""
+    rows = zip(answer["positions"], answer["scores"], strict=True)
+    return _padded([list(zip(positions, scores, strict=True)) for positions, scores in rows])
 
 
 def measure_peer(folder: Path, collection: Collection, python: Path, n_queries: int | None = None) -> Measured:
     """fast-plaid, 4 bits, over the collection saved in `folder`.
 
     Args:
-        folder: as for `measure_raycol`.
+        folder: as for `build_raycol`.
         collection: the same collection.
         python: an interpreter that has fast-plaid.
         n_queries: search only the first queries; None for all.
     """
-    say("fast-plaid: building and searching")
-    command = [python, PEER, folder, "--results", str(DEPTH), "--queries", str(n_queries or len(collection.queries))]
-    subprocess.run(list(map(str, command)), check=True)
-    result = json.loads((folder / "peer.json").read_text())
-    say(f"fast-plaid: searched in {result['search_s']:.0f} s")
-    return Measured(
-        f"fast-plaid {result['version']}, 4 bits",
-        Cost(result["cpu_s"], result["wall_s"], result["peak_bytes"]),
-        result["bytes"] / len(collection.tokens_TD),
-        None,
-        Found(np.load(folder / "peer_positions.npy"), np.load(folder / "peer_scores.npy")),
-    )
+    built = build_peer(folder, python, "fast_plaid")
+    say(f"{built.name}: searching")
+    with peer(folder, python, "fast_plaid") as opened:
+        answer = opened.search(0, n_queries or len(collection.queries))
+    return Measured(built, None, found_by_peer(answer))

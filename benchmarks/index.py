@@ -7,7 +7,8 @@
     python benchmarks/index.py assign                      finding tokens' centroids: cost, agreement with exhaustive
 
 PYTHON is an interpreter that has fast-plaid, to be measured in the same run (benchmarks/peers/README.md). Embeddings
-and indexes are kept in a temporary folder (TMPDIR), which at full size takes up to 14 GB.
+and indexes take up to 14 GB in a temporary folder (TMPDIR); `--keep FOLDER` keeps them, the peer's index included, for
+`benchmarks/search.py`.
 
 CPU seconds are of all threads of the building process, from documents in memory to an index that is open. Peak memory
 is that of the process, the documents included. Bytes are of all files of the index.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -48,6 +50,7 @@ def main() -> None:
     engines = argparse.ArgumentParser(add_help=False)
     engines.add_argument("--bits", type=_numbers, default=(4, 2), help="bits a dimension, with commas (4,2)")
     engines.add_argument("--peer", type=_interpreter, metavar="PYTHON", help="an interpreter that has fast-plaid")
+    engines.add_argument("--keep", type=Path, metavar="FOLDER", help="keep embeddings and the peer's index here")
 
     verb = verbs.add_parser("synthetic", parents=[engines], help="cost, size and recall on clustered vectors")
     verb.add_argument("--documents", type=int, default=50_000, help=f"{MEAN_TOKENS} tokens each, about (50000)")
@@ -90,16 +93,17 @@ def synthetic(options: argparse.Namespace) -> None:
     """Build cost, bytes a token and recall on clustered vectors, beside the peer's."""
     say("generating")
     collection = clustered(options.documents, options.queries)
-    results, truth_MN = _compare(collection, options.bits, options.peer)
+    results, truth_MN = _compare(collection, options.bits, options.peer, options.keep)
     _print_size(collection)
     print_table(
         ["", *_COST_HEADER, "recall@10 exact", "recall@10 search"],
-        [[result.name, *_cost_cells(result), *_recalls(result, truth_MN)] for result in results],
+        [[_name(result), *_cost_cells(result), *_recalls(result, truth_MN)] for result in results],
     )
     if options.peer:
         *ours, peer = results
         for result in ours:
-            print(f"CPU seconds of {result.name}, over {peer.name}: {result.build.cpu_s / peer.build.cpu_s:.3f}")
+            ratio = result.built.cost.cpu_s / peer.built.cost.cpu_s
+            print(f"CPU seconds of {_name(result)}, over {_name(peer)}: {ratio:.3f}")
 
 
 def scifact(options: argparse.Namespace) -> None:
@@ -110,7 +114,7 @@ def scifact(options: argparse.Namespace) -> None:
         print(f"scifact: skipped: {lacking}")
         return
     data = load_scifact(options.cache)
-    results, truth_MN = _compare(data.collection, options.bits, options.peer, options.peer_queries)
+    results, truth_MN = _compare(data.collection, options.bits, options.peer, options.keep, options.peer_queries)
     _print_size(data.collection)
 
     def ndcg(found: Found | None) -> str:
@@ -124,7 +128,7 @@ def scifact(options: argparse.Namespace) -> None:
             ["MaxSim, float32", *blank, "", "", ndcg(best_of(truth_MN, DEPTH)), ""],
             *(
                 [
-                    result.name,
+                    _name(result),
                     *_cost_cells(result),
                     *_recalls(result, truth_MN),
                     ndcg(result.exact),
@@ -135,19 +139,22 @@ def scifact(options: argparse.Namespace) -> None:
         ],
     )
     if options.peer and options.peer_queries:
-        print(f"recall of {results[-1].name} over the first {options.peer_queries} queries")
+        print(f"recall of {_name(results[-1])} over the first {options.peer_queries} queries")
 
 
 _COST_HEADER = ("build CPU s", "wall s", "peak GiB", "bytes/token")
 
 
 def _compare(
-    collection: Collection, bits: Sequence[int], peer: Path | None, peer_queries: int | None = None
+    collection: Collection, bits: Sequence[int], peer: Path | None, keep: Path | None, peer_queries: int | None = None
 ) -> tuple[list[Measured], NDArray[np.float32]]:
     """Every engine's figures, the peer's last, and exact MaxSim of every query with every document."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         collection.save(folder)
+        for each in bits:
+            shutil.rmtree(folder / f"raycol-{each}", ignore_errors=True)
         results = [measure_raycol(folder, collection, each) for each in bits]
         if peer:
             results.append(measure_peer(folder, collection, peer, peer_queries))
@@ -164,8 +171,12 @@ def _print_size(collection: Collection) -> None:
 
 
 def _cost_cells(result: Measured) -> list[str]:
-    cost = result.build
-    return [f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", gib(cost.peak_bytes), f"{result.bytes_per_token:.2f}"]
+    cost = result.built.cost
+    return [f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", gib(cost.peak_bytes), f"{result.built.bytes_per_token:.2f}"]
+
+
+def _name(result: Measured) -> str:
+    return result.built.name + " (built earlier)" * result.built.earlier
 
 
 def _recalls(result: Measured, truth_MN: NDArray[np.float32]) -> list[str]:

@@ -8,7 +8,11 @@ from pydantic import Field
 
 from raycol.config import Config, Positive
 from raycol.errors import InputError
+from raycol.index.effort import Effort
 from raycol.serving.schema import MAX_K, SearchHit
+
+# Settings of `Index.search` by the same names.
+_SETTINGS = ("effort", "n_probe", "n_rescore", "device")
 
 
 class SearchConfig(Config):
@@ -35,11 +39,17 @@ class SearchConfig(Config):
     trust: bool = False
     """Do not check every byte of the index first. Not for an endpoint."""
 
+    effort: Effort | None = None
+    """How hard to look: fast, default or thorough. Not for an endpoint."""
+
     n_probe: Positive | None = None
-    """Centroids that each query token visits (16). Not for an endpoint."""
+    """Centroids that each query token visits, in place of the effort's. Not for an endpoint."""
 
     n_rescore: Positive | None = None
-    """Documents scored exactly (64). Not for an endpoint."""
+    """Documents scored exactly, in place of the effort's. Not for an endpoint."""
+
+    device: str = "cpu"
+    """Where exact scores are computed: cpu, or a device of torch's such as cuda. Not for an endpoint."""
 
 
 def search(config: SearchConfig) -> list[list[SearchHit]]:
@@ -60,8 +70,8 @@ def search(config: SearchConfig) -> list[list[SearchHit]]:
 def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
     from raycol.serving.client import search_endpoint
 
-    for name in ("model", "filter", "ids", "trust", "n_probe", "n_rescore"):
-        if getattr(config, name):
+    for name in ("model", "filter", "ids", "trust", *_SETTINGS):
+        if getattr(config, name) not in (None, False, "cpu"):
             raise InputError(
                 f"--{name.replace('_', '-')} goes with an index folder; {config.target} decides it itself"
             )
@@ -80,7 +90,7 @@ def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
 
     encoder = load_encoder_of(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
-    chosen = {name: value for name in ("n_probe", "n_rescore") if (value := getattr(config, name)) is not None}
+    chosen = {name: value for name in _SETTINGS if (value := getattr(config, name)) is not None}
     found = index.search(queries, config.k, filter=config.filter, ids=config.ids, **chosen)
     return [
         [

@@ -12,6 +12,7 @@ from raycol.errors import InputError
 from raycol.index.columns import check_columns
 from raycol.index.deletes import write_deletes
 from raycol.index.document import Document
+from raycol.index.effort import SearchSettings
 from raycol.index.manifest import Manifest, PartitionInfo, check_current, commit_manifest
 from raycol.index.partition import Partition
 from raycol.index.partition_writer import write_partition
@@ -109,6 +110,15 @@ def commit_change(
     commit_manifest(snapshot.store, changed)
     removed = sum(map(len, gone))
     return snapshot.next(changed), Change(changed.version, sum(info.documents for info in added), removed)
+
+
+def remember_settings(snapshot: Snapshot, settings: SearchSettings) -> Snapshot:
+    """Commit a version with other settings for searches, and nothing else changed."""
+    check_writable(snapshot)
+    manifest = next_version(snapshot.manifest, snapshot.manifest.partitions)
+    changed = manifest.model_copy(update={"tuned": settings})
+    commit_manifest(snapshot.store, changed)
+    return snapshot.next(changed)
 
 
 def next_version(manifest: Manifest, partitions: Sequence[PartitionInfo]) -> Manifest:

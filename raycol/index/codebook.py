@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
+from raycol.index.kernels.centroids import GROUP
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.kernels.quantise import quantise_tokens
 from raycol.index.kmeans import train_centroids
@@ -41,6 +42,7 @@ _MAX_SAMPLE_TOKENS = 2_000_000
 _MAX_SAMPLE_VALUES = 2_000_000 * 128
 _SAMPLE_TOKENS_PER_CENTROID = 140
 _MAX_HELD_TOKENS = 65536
+_BLOCK = 16384
 
 
 class TokenCodes(NamedTuple):
@@ -50,6 +52,16 @@ class TokenCodes(NamedTuple):
     residuals_TB: NDArray[np.uint8]
     gains_T: NDArray[np.uint8]
     scales_T: NDArray[np.float16]
+
+
+class CentroidBytes(NamedTuple):
+    """Centroids as bytes, for `kernels.centroids`: c_d is about (row_d - 128) * size_d.
+
+    rows_RD uint8, R being K rounded up to a multiple of GROUP; sizes_D float32.
+    """
+
+    rows_RD: NDArray[np.uint8]
+    sizes_D: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,16 @@ class Codebook:
     def nearest(self) -> NearestCentroid:
         """Finds the centroids of tokens."""
         return NearestCentroid(self.centroids_KD)
+
+    @cached_property
+    def centroid_bytes(self) -> CentroidBytes:
+        """The centroids for the first stage of a search."""
+        sizes_D = np.maximum(np.abs(self.centroids_KD).max(axis=0), np.float32(1e-12)) / np.float32(127)
+        rows_RD = np.full((math.ceil(self.n_centroids / GROUP) * GROUP, self.dim), 128, dtype=np.uint8)
+        for start in range(0, self.n_centroids, _BLOCK):
+            levels_KD = np.rint(self.centroids_KD[start : start + _BLOCK] / sizes_D)
+            rows_RD[start : start + len(levels_KD)] = (levels_KD + 128).astype(np.uint8)
+        return CentroidBytes(rows_RD, sizes_D)
 
     def quantise(self, tokens_TD: NDArray[np.float32]) -> tuple[TokenCodes, NDArray[np.float32]]:
         """Encode tokens; also the cosine of each with what it decodes to, float32 [T].

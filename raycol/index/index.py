@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, InputError
-from raycol.index.changes import Change, add_documents, delete_documents
+from raycol.index.changes import Change, add_documents, delete_documents, remember_settings
 from raycol.index.codebook import Codebook
 from raycol.index.compact import compact
 from raycol.index.create import PARTITION_TOKENS, create
 from raycol.index.document import Document, check_embeddings
+from raycol.index.effort import Effort, resolve
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
 from raycol.index.partition import Partition
-from raycol.index.search import N_PROBE, N_RESCORE, Hit, search, search_exact
+from raycol.index.query import MAX_QUERY_TOKENS
+from raycol.index.scope import Scope
+from raycol.index.search import Hit, Scorer, cpu_scorer, search, search_exact
 from raycol.index.selection import OnUnknown, locate, select
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import open_store
+from raycol.index.threads import each
+from raycol.index.tune import Tuned, cheapest_settings
 from raycol.index.vacuum import Vacuumed, vacuum
 from raycol.index.verify import verify_index
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The document token that a query token matched, by their positions, and the product of the two."""
+
+    query_token: int
+    document_token: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ class Index:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._scorers: dict[str, Scorer] = {"cpu": cpu_scorer(snapshot.codebook)}
 
     @classmethod
     def create(
@@ -190,10 +205,15 @@ class Index:
         filter: str | None = None,  # noqa: A002
         ids: Iterable[str] | None = None,
         on_unknown: OnUnknown = "ignore",
-        n_probe: int = N_PROBE,
-        n_rescore: int = N_RESCORE,
+        effort: Effort = "default",
+        n_probe: int | None = None,
+        n_rescore: int | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> list[list[Hit]]:
         """The best `k` documents for each query, best first, equal scores by id.
+
+        The same queries give the same hits and scores whatever the threads and whatever the queries beside them.
 
         Args:
             queries: one float array [n_tokens, dim] a query (an array [queries, tokens, dim] is one too).
@@ -201,32 +221,33 @@ class Index:
             filter: a SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020" (docs/filters.md).
             ids: only these documents; none of them gives no hits.
             on_unknown: `refuse` raises where one of `ids` is not in the index.
-            n_probe: centroids whose lists each query token visits. More finds more and costs more.
-            n_rescore: documents scored exactly, k at least.
+            effort: how hard to look, fast, default or thorough; the default is what `tune` has stored, if it has.
+            n_probe: centroids whose lists each query token visits, in place of the effort's.
+            n_rescore: documents scored exactly, in place of the effort's; k at least.
+            threads: None takes one for one query and all cores for more.
+            device: where exact scores are computed, `cpu` or a device of torch's such as `cuda` (needs raycol[gpu]).
 
         Which documents are scored exactly is estimated on the footing that tokens have one length, as every
         late-interaction encoder makes them; `exact` scores tokens of any length.
 
         Raises:
-            InputError: a query with no tokens, another dimension, NaN; k or a setting below 1; an unusable filter.
+            InputError: a query with no tokens or over 1,024, of another dimension, with NaN; k or a setting out of
+                range; an unusable filter.
             IndexCorruptError: a partition that is damaged. There are never silently fewer hits.
         """
-        _check_positive(k=k, n_probe=n_probe, n_rescore=n_rescore)
+        _check_positive(k=k)
         snapshot = self._snapshot
-        checked = list(self._check_queries(queries))
-        allowed = self._select(snapshot, filter, ids, on_unknown)
-        return [
-            search(
-                query_QD,
-                snapshot.codebook,
-                snapshot.partitions,
-                allowed,
-                k=k,
-                n_probe=n_probe,
-                n_rescore=n_rescore,
-            )
-            for query_QD in checked
-        ]
+        settings = resolve(
+            effort, self.manifest.tuned, snapshot.codebook.n_centroids, n_probe=n_probe, n_rescore=n_rescore
+        )
+        checked = self._check_queries(queries)
+        scope = self._scope(snapshot, filter, ids, on_unknown)
+        score = self._scorer(device)
+
+        def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
+            return search(query_QD, snapshot.codebook, scope, k=k, settings=settings, score=score)
+
+        return each(search_one, checked, threads)
 
     def exact(
         self,
@@ -236,13 +257,99 @@ class Index:
         filter: str | None = None,  # noqa: A002
         ids: Iterable[str] | None = None,
         on_unknown: OnUnknown = "ignore",
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> list[list[Hit]]:
         """The best `k` documents for each query over every stored token: the reference for `search`."""
         _check_positive(k=k)
         snapshot = self._snapshot
-        checked = list(self._check_queries(queries))
-        allowed = self._select(snapshot, filter, ids, on_unknown)
-        return [search_exact(query_QD, snapshot.codebook, snapshot.partitions, allowed, k=k) for query_QD in checked]
+        checked = self._check_queries(queries)
+        scope = self._scope(snapshot, filter, ids, on_unknown)
+        score = self._scorer(device)
+
+        def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
+            return search_exact(query_QD, scope, k=k, score=score)
+
+        return each(exact_one, checked, threads)
+
+    def rerank(
+        self,
+        queries: Sequence[Any],
+        ids: Sequence[Iterable[str]],
+        *,
+        on_unknown: OnUnknown = "refuse",
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> list[list[Hit]]:
+        """The exact scores of given documents, such as a lexical engine's, best first.
+
+        Args:
+            queries: as for `search`.
+            ids: for each query the documents to score.
+            on_unknown: `refuse` raises where one of `ids` is not in the index, `ignore` leaves it out.
+            threads, device: as for `search`.
+
+        Raises:
+            InputError: an unusable query, an unknown id, or not one list of ids a query.
+        """
+        snapshot = self._snapshot
+        checked = self._check_queries(queries)
+        if len(ids) != len(checked):
+            raise InputError(f"{len(checked)} queries and {len(ids)} lists of ids; expected one list a query")
+        scopes = [self._scope(snapshot, None, each_ids, on_unknown) for each_ids in ids]
+        score = self._scorer(device)
+
+        def rerank_one(pair: tuple[NDArray[np.float32], Scope]) -> list[Hit]:
+            query_QD, scope = pair
+            return search_exact(query_QD, scope, k=max(1, scope.n_allowed), score=score)
+
+        return each(rerank_one, list(zip(checked, scopes, strict=True)), threads)
+
+    def explain(self, query: Any, id: str) -> list[Match]:  # noqa: A002
+        """For each query token the document's token that matches it best, the first of equals.
+
+        Their scores add up to the document's score.
+        """
+        (query_QD,) = self._check_queries([query])
+        scores_QT = query_QD @ self.reconstruct(id).T
+        return [Match(q, int(scores_T.argmax()), float(scores_T.max())) for q, scores_T in enumerate(scores_QT)]
+
+    def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> Tuned:
+        """Find the cheapest settings that find a share of the true best `k`, and store them, in one new version.
+
+        From then on they are the default effort's. The truth is `exact`, so this takes about as long as `exact` on
+        the same queries; a few hundred that are like those to come are enough.
+
+        Args:
+            queries: as for `search`.
+            target_recall: above 0, at most 1.
+            k: hits a query.
+
+        Raises:
+            InputError: unusable queries, a target out of range, or one that no settings reach; nothing is stored.
+            ConflictError: another writer committed first.
+        """
+        _check_positive(k=k)
+        if not 0 < target_recall <= 1:
+            raise InputError(f"target_recall is {target_recall}; expected more than 0, at most 1")
+        checked = self._check_queries(queries)
+        manifest = self.manifest
+        if not checked or not manifest.documents:
+            raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
+        settings, recall = cheapest_settings(
+            lambda settings: self.search(checked, k, **settings.model_dump()),
+            self.exact(checked, k),
+            target_recall=target_recall,
+            k=k,
+            sizes={
+                "n_centroids": manifest.codebook.n_centroids,
+                "n_tokens": manifest.tokens,
+                "n_documents": manifest.documents,
+                "query_tokens": sum(map(len, checked)) / len(checked),
+            },
+        )
+        self._snapshot = remember_settings(self._snapshot, settings)
+        return Tuned(settings, recall, self.version)
 
     def reconstruct(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """A document's embeddings as stored, float32 [n_tokens, dim]."""
@@ -272,7 +379,8 @@ class Index:
             InputError: an unusable document, one that comes twice, or one that the index has already; it is named,
                 and nothing is written.
             ConflictError: another writer committed first; nothing is changed. Open the index again and repeat.
-            RaycolError: it cannot be written; the version before stands.
+            RaycolError: it cannot be written; the version before stands, unless the disk failed after the commit
+                itself: open the index again to see.
         """
         self._snapshot, change = add_documents(self._snapshot, documents, replace=False)
         return change
@@ -350,17 +458,34 @@ class Index:
     def __repr__(self) -> str:
         return f"<Index {self.uri} version {self.version}: {len(self)} documents>"
 
-    def _check_queries(self, queries: Sequence[Any]) -> Iterator[NDArray[np.float32]]:
+    def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
+        checked = []
         for number, query in enumerate(queries):
-            yield check_embeddings(query, self.manifest.dim, f"query {number}")
+            query_QD = check_embeddings(query, self.manifest.dim, f"query {number}")
+            if len(query_QD) > MAX_QUERY_TOKENS:
+                raise InputError(f"query {number} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
+            checked.append(query_QD)
+        return checked
+
+    def _scorer(self, device: str) -> Scorer:
+        """What computes exact scores; an index's codebook never changes."""
+        if device not in self._scorers:
+            from raycol.index.device import DeviceScorer
+
+            self._scorers[device] = DeviceScorer(self.codebook, device)
+        return self._scorers[device]
 
     @staticmethod
-    def _select(
-        snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown
-    ) -> list[NDArray[np.bool_]]:
+    def _check_partitions(snapshot: Snapshot) -> None:
         for partition in snapshot.partitions:
             partition.check()
-        return select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
+
+    def _scope(
+        self, snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown
+    ) -> Scope:
+        self._check_partitions(snapshot)
+        masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
+        return Scope.of(snapshot.partitions, masks)
 
 
 def _check_positive(**settings: int) -> None:

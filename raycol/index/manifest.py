@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError, writing
 from raycol.index.columns import ColumnType, check_column_name
+from raycol.index.effort import SearchSettings
 from raycol.index.storage import Files, Name, Store
 
 FORMAT_VERSION = 2
@@ -121,6 +122,7 @@ class Manifest(_Record):
     pool_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     columns: dict[Annotated[str, AfterValidator(_column_name)], ColumnType]
     model: ModelInfo | None
+    tuned: SearchSettings | None = None
     codebook: CodebookInfo
     partitions: Annotated[tuple[PartitionInfo, ...], FailFast()]
 

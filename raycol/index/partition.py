@@ -10,7 +10,7 @@ Files (N documents, T tokens, K centroids, B residual bytes a token):
     gains.npy          uint8  [T]      step size of each token's residual
     scales.npy         float16 [T]     length correction
     list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
-    list_tokens.npy    uint32 [T]      token numbers by centroid, ascending within a list
+    list_documents.npy    uint32 [T]      the documents of each centroid's tokens, ascending within a list
     id_*.npy           (see `ids`)
     documents.parquet  metadata columns, one row a document; not there where the index has no columns
 """
@@ -132,9 +132,9 @@ class Partition:
         return self._array("list_offsets.npy", np.uint32, self._n_centroids + 1)
 
     @cached_property
-    def list_tokens_T(self) -> NDArray[np.uint32]:  # noqa: N802
-        """Token numbers by centroid, uint32 [T]."""
-        return self._array("list_tokens.npy", np.uint32, self.info.tokens)
+    def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
+        """The document of each token, by centroid, uint32 [T]."""
+        return self._array("list_documents.npy", np.uint32, self.info.tokens)
 
     @cached_property
     def ids(self) -> Ids:
@@ -166,7 +166,7 @@ class Partition:
             t = self.info.tokens
             self._check_ascends("list_offsets.npy", self.list_offsets_K, t)
             self._check_below("codes.npy", self.codes_T, self._n_centroids)
-            self._check_below("list_tokens.npy", self.list_tokens_T, t)
+            self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
             if not np.isfinite(self.scales_T).all():
                 raise IndexCorruptError(f"{self._place('scales.npy')}: holds NaN or infinite values")
             self._unchecked.discard("tokens")
@@ -248,7 +248,7 @@ class Partition:
             self._only(DOCUMENTS)
         if self._store.is_local:
             _ = (self.offsets_N, self.codes_T, self.residuals_TB, self.gains_T, self.scales_T)
-            _ = (self.list_offsets_K, self.list_tokens_T, self.ids)
+            _ = (self.list_offsets_K, self.list_documents_T, self.ids)
 
     def _verify(self, names: Iterable[str]) -> None:
         """Compare checksums, once a file."""
@@ -266,6 +266,8 @@ class Partition:
         self._check_ascends("offsets.npy", self.offsets_N, self.info.tokens, strictly=True)
         self._check_ascends("id_offsets.npy", ids.offsets_N, self.info.id_bytes, strictly=True)
         self._check_below("id_positions.npy", ids.positions_N, n)
+        if (ids.hashes_N[1:] < ids.hashes_N[:-1]).any():
+            raise IndexCorruptError(f"{self._place('id_hashes.npy')}: does not ascend")
         if not ids.are_text():
             raise IndexCorruptError(f"{self._place('id_bytes.npy')}: not ids in UTF-8")
         self._unchecked.discard("ids")

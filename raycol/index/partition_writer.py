@@ -108,7 +108,7 @@ def save_partition(
         "gains.npy": tokens.gains_T,
         "scales.npy": tokens.scales_T,
         "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
-        "list_tokens.npy": order_T.astype(np.uint32),
+        "list_documents.npy": np.repeat(np.arange(len(ids), dtype=np.uint32), lengths_N)[order_T],
         **id_arrays(ids),
     }
     with store.workspace(base) as workspace, writing(store):

@@ -1,28 +1,47 @@
-"""Search over opened partitions: probe, estimate, score exactly, merge (docs/search.md).
+"""Search over opened partitions (docs/search.md).
 
-1. q . C for every query token and centroid, once, whatever the number of partitions;
+1. the scores of all centroids, in bytes, once, whatever the number of partitions;
 2. each query token visits its `n_probe` nearest centroids' lists, which gives every document an estimate;
-3. the `n_rescore` documents with the best estimates are scored exactly over all their tokens;
-4. the best k are returned, equal scores in the order of their ids.
+3. the documents with the best estimates are scored as if each token were its centroid;
+4. the `n_rescore` best of them are scored exactly over all their tokens;
+5. the best k are returned, equal scores in the order of their ids.
+
+Whatever decides between documents before 4 is an integer sum, so hits do not depend on threads or processors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index.codebook import Codebook
-from raycol.index.kernels.candidates import estimate_documents
+from raycol.index.effort import SearchSettings
+from raycol.index.kernels.candidates import best_estimates, score_by_centroids, visit_lists
+from raycol.index.kernels.centroids import above_next, nearest_lists, query_bytes, score_bytes, score_centroids
 from raycol.index.kernels.maxsim import score_documents
+from raycol.index.kernels.vectors import LANES
 from raycol.index.partition import Partition
+from raycol.index.query import Query
+from raycol.index.scope import Scope
 
-N_PROBE = 16
-N_RESCORE = 64
+# Documents that 3 scores, for each that 4 does.
+_CANDIDATES_PER_RESCORED = 8
+
+# Nanoseconds, about, on one thread (docs/search.md): a centroid, a list's entry, a document's token by its centroid,
+# and a token exactly; all but the entry for LANES query tokens at a time.
+_CENTROID_NS = 40.0
+_ENTRY_NS = 4.0
+_CENTROID_TOKEN_NS = 4.0
+_EXACT_TOKEN_NS = 150.0
+
+
+# Scores documents of a partition, given by their positions, exactly: float32 [M].
+Scorer = Callable[[Query, Partition, NDArray[np.int64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,66 +52,92 @@ class Hit:
     score: float
 
 
-@dataclass(frozen=True)
-class _Query:
-    """A query's tables, shared by all partitions: see `kernels.maxsim` for the shapes."""
+def cpu_scorer(codebook: Codebook) -> Scorer:
+    """The kernel of this package, on the thread that calls it."""
 
-    centroid_scores_KQ: NDArray[np.float32]
-    constants_Q: NDArray[np.float32]
-    weights_QD: NDArray[np.float32]
+    def score(query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores_M: NDArray[np.float32] = score_documents(
+            documents_M, query.floats_BDL, query.n_tokens, codebook.centroids_KD, codebook.lows_D, codebook.steps_D,
+            partition.offsets_N, partition.codes_T, partition.residuals_TB, partition.gains_T,
+            partition.scales_T.view(np.uint16), codebook.bits,
+        )  # fmt: skip
+        return scores_M
 
-    @classmethod
-    def prepare(cls, query_QD: NDArray[np.float32], codebook: Codebook) -> _Query:
-        return cls(codebook.centroids_KD @ query_QD.T, query_QD @ codebook.lows_D, query_QD * codebook.steps_D)
+    return score
 
 
 def search(
-    query_QD: NDArray[np.float32],
-    codebook: Codebook,
-    partitions: Sequence[Partition],
-    allowed: Sequence[NDArray[np.bool_]],
-    *,
-    k: int,
-    n_probe: int,
-    n_rescore: int,
+    query_QD: NDArray[np.float32], codebook: Codebook, scope: Scope, *, k: int, settings: SearchSettings, score: Scorer
 ) -> list[Hit]:
-    """The best `k` documents for one query among those allowed, approximately."""
-    n_allowed = sum(int(allowed_N.sum()) for allowed_N in allowed)
-    wanted = max(n_rescore, k)
-    if n_probe >= codebook.n_centroids or n_allowed <= wanted:
-        return search_exact(query_QD, codebook, partitions, allowed, k=k)
-    query = _Query.prepare(query_QD, codebook)
-    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, n_probe)
-    estimates = [
-        estimate_documents(
-            probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, allowed_N,
-            partition.offsets_N, partition.residuals_TB, partition.gains_T, partition.scales_T.view(np.uint16),
-            partition.list_offsets_K, partition.list_tokens_T, codebook.bits,
+    """The best `k` documents for one query among those of the scope, approximately."""
+    n_rescore = max(settings.n_rescore, k)
+    query = Query.prepare(query_QD)
+    if scope.n_allowed <= n_rescore:
+        return _best_hits(query, scope, scope.numbers, k, score)
+    n_candidates = _CANDIDATES_PER_RESCORED * n_rescore
+    # Where a filter leaves a share of the documents, as many of these are met in so many times the lists.
+    n_probe = min(codebook.n_centroids, settings.n_probe * scope.n_documents // scope.n_allowed)
+    entries = query.n_tokens * n_probe * scope.n_tokens / codebook.n_centroids
+    tokens = scope.n_tokens * scope.n_allowed / scope.n_documents
+    by_lists = (
+        scope.n_allowed > n_candidates and _ENTRY_NS * entries < _CENTROID_TOKEN_NS * len(query.floats_BDL) * tokens
+    )
+    tables_BRL, state_N = _score_centroids(query, codebook, scope, n_probe if by_lists else 0)
+    if by_lists:
+        candidates_M = best_estimates(state_N, scope.allowed_N, n_candidates, 255 * query.n_tokens)
+    else:
+        candidates_M = scope.numbers
+    scores_M = np.concatenate(
+        [
+            score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
+            for partition, documents in scope.split(candidates_M)
+        ]
+    )
+    return _best_hits(query, scope, candidates_M[_best_positions(scores_M, n_rescore)], k, score)
+
+
+def search_exact(query_QD: NDArray[np.float32], scope: Scope, *, k: int, score: Scorer) -> list[Hit]:
+    """The best `k` documents of the scope, every token of theirs scored."""
+    return _best_hits(Query.prepare(query_QD), scope, scope.numbers, k, score)
+
+
+def _score_centroids(
+    query: Query, codebook: Codebook, scope: Scope, n_probe: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """The centroids' scores in bytes, and every document's state after `n_probe` lists of each query token."""
+    rows_RD = codebook.centroid_bytes.rows_RD
+    tables_BRL = np.empty((len(query.floats_BDL), len(rows_RD), LANES), dtype=np.uint8)
+    state_N = np.zeros(scope.n_documents, dtype=np.uint32)
+    # One more than is visited: the bytes count from there.
+    n_nearest = min(n_probe + 1, codebook.n_centroids)
+    for number, bytes_RL in enumerate(tables_BRL):
+        weights_DL4, offsets_L, shift, units_L = query_bytes(
+            query.floats_BDL[number], codebook.centroid_bytes.sizes_D, query.longest
         )
-        for partition, allowed_N in zip(partitions, allowed, strict=True)
-    ]  # fmt: skip
-    candidates = [np.flatnonzero(allowed_N) for allowed_N in allowed]
-    scores = np.concatenate([estimate[found] for estimate, found in zip(estimates, candidates, strict=True)])
-    chosen = _best_positions(scores, wanted)
-    starts = np.cumsum([0, *map(len, candidates)])
-    per_partition = [
-        found[chosen[(chosen >= start) & (chosen < stop)] - start]
-        for found, (start, stop) in zip(candidates, pairwise(starts), strict=True)
-    ]
-    return _score(query, codebook, partitions, per_partition, k)
+        scores_RL, tops_GL = score_centroids(rows_RD, weights_DL4, offsets_L, shift)
+        score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
+        if n_probe:
+            n_lanes = min(LANES, query.n_tokens - LANES * number)
+            probes_LP = nearest_lists(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
+            above_LP = above_next(bytes_RL, probes_LP, n_nearest > n_probe)
+            for p, partition in enumerate(scope.partitions):
+                visit_lists(
+                    probes_LP, above_LP, LANES * number, partition.list_offsets_K, partition.list_documents_T,
+                    state_N[scope.starts[p] : scope.starts[p + 1]],
+                )  # fmt: skip
+    return tables_BRL, state_N
 
 
-def search_exact(
-    query_QD: NDArray[np.float32],
-    codebook: Codebook,
-    partitions: Sequence[Partition],
-    allowed: Sequence[NDArray[np.bool_]],
-    *,
-    k: int,
-) -> list[Hit]:
-    """The best `k` documents for one query among those allowed, every token of theirs scored."""
-    query = _Query.prepare(query_QD, codebook)
-    return _score(query, codebook, partitions, [np.flatnonzero(allowed_N) for allowed_N in allowed], k)
+def cost_ns(
+    settings: SearchSettings, *, n_centroids: int, n_tokens: int, n_documents: int, query_tokens: float
+) -> float:
+    """About what a search without a filter costs one thread, in nanoseconds."""
+    blocks = math.ceil(query_tokens / LANES)
+    entries = query_tokens * settings.n_probe * n_tokens / n_centroids
+    rescored = min(settings.n_rescore, n_documents) * n_tokens / n_documents
+    candidates = min(_CANDIDATES_PER_RESCORED * settings.n_rescore, n_documents) * n_tokens / n_documents
+    per_block = _CENTROID_NS * n_centroids + _CENTROID_TOKEN_NS * candidates + _EXACT_TOKEN_NS * rescored
+    return blocks * per_block + _ENTRY_NS * entries
 
 
 class _Scored(Protocol):
@@ -110,36 +155,19 @@ def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
 
 
-def _score(
-    query: _Query,
-    codebook: Codebook,
-    partitions: Sequence[Partition],
-    documents: Sequence[NDArray[np.int64]],
-    k: int,
-) -> list[Hit]:
-    parts = []
-    for partition, documents_M in zip(partitions, documents, strict=True):
-        scores_M = score_documents(
-            documents_M, query.centroid_scores_KQ, query.constants_Q, query.weights_QD,
-            partition.offsets_N, partition.codes_T, partition.residuals_TB, partition.gains_T,
-            partition.scales_T.view(np.uint16), codebook.bits,
-        )  # fmt: skip
-        best_M = _best_positions(scores_M, k, ties=True)
-        parts.append([Hit(partition.ids[documents_M[m]], float(scores_M[m])) for m in best_M])
-    return merge_hits(parts, k)
+def _best_hits(query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int, score: Scorer) -> list[Hit]:
+    if not len(numbers_M):
+        return []
+    scores_M = np.concatenate([score(query, partition, documents) for partition, documents in scope.split(numbers_M)])
+    best = _best_positions(scores_M, k, ties=True)
+    hits = [
+        Hit(scope.id(number), value)
+        for number, value in zip(numbers_M[best].tolist(), scores_M[best].tolist(), strict=True)
+    ]
+    return merge_hits([hits], k)
 
 
-def _nearest_centroids(
-    centroid_scores_KQ: NDArray[np.float32], n_probe: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Each query token's `n_probe` nearest centroids, of more, and the score of the nearest one after those."""
-    scores_QK = centroid_scores_KQ.T
-    order_QP = np.argpartition(-scores_QK, n_probe, axis=1)[:, : n_probe + 1]
-    floors_Q = np.take_along_axis(scores_QK, order_QP[:, n_probe:], axis=1)[:, 0]
-    return np.ascontiguousarray(order_QP[:, :n_probe]), np.ascontiguousarray(floors_Q)
-
-
-def _best_positions(scores_N: NDArray[np.float32], n: int, *, ties: bool = False) -> NDArray[np.int64]:
+def _best_positions(scores_N: NDArray[Any], n: int, *, ties: bool = False) -> NDArray[np.int64]:
     """Positions of the `n` largest scores, ascending; of equals at the edge, the first, or with `ties` all of them."""
     if n >= len(scores_N):
         return np.arange(len(scores_N))

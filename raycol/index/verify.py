@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from raycol.errors import IndexCorruptError, InputError
+from raycol.errors import IndexCorruptError, InputError, RaycolError
 from raycol.index.manifest import manifest_name, read_manifest, versions
 from raycol.index.storage import Files, Store
 
@@ -26,6 +26,7 @@ def verify_index(store: Store) -> list[str]:
         for before, after in pairwise(have)
         if after != before + 1
     ]
+    all_read = True
     folders: dict[str, Files] = {}
     for version in have:
         try:
@@ -35,23 +36,28 @@ def verify_index(store: Store) -> list[str]:
                     problems.append(f"{place}: promises other files in {folder} than the versions before it")
         except (IndexCorruptError, InputError) as error:
             problems.append(str(error))
+            all_read = False
+    advice = (
+        "left by a writer that died or is at work, or not raycol's; raycol index vacuum removes what writers left"
+        if all_read
+        else "it may belong to the version whose manifest cannot be read: keep it until that is mended"
+    )
     expected = {manifest_name(version) for version in have}
     for folder, files in sorted(folders.items()):
         problems += _verify_folder(store, folder, files)
         expected |= {f"{folder}/{name}" for name in files}
-    problems += [
-        f"{store.place(name)}: in no manifest (left by a writer that died or is at work, or not raycol's); "
-        "raycol index vacuum removes what writers left"
-        for name in store.walk()
-        if name not in expected
-    ]
+    problems += [f"{store.place(name)}: in no manifest ({advice})" for name in store.walk() if name not in expected]
     return problems
 
 
 def _verify_folder(store: Store, folder: str, files: Files) -> Iterator[str]:
     for name, info in sorted(files.items()):
         place = store.place(f"{folder}/{name}")
-        found = store.describe(f"{folder}/{name}")
+        try:
+            found = store.describe(f"{folder}/{name}")
+        except RaycolError as error:
+            yield str(error)
+            continue
         if found is None:
             yield f"{place}: missing"
         elif found.bytes != info.bytes:

@@ -1,5 +1,7 @@
 """Search against the slow, obvious reference: MaxSim in numpy over the reconstructed embeddings."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycol.errors import InputError
+from raycol.errors import ConflictError, InputError
 from raycol.index import Document, Hit, Index
 from raycol.index.codebook import BITS
+from raycol.index.effort import EFFORTS, SearchSettings
 from tests.conftest import make_clustered, unit
 
 
@@ -32,6 +35,36 @@ def make_queries(documents: list[np.ndarray], n: int, seed: int = 9) -> list[np.
     ]
 
 
+def recall(found: Sequence[list[Hit]], exact: Sequence[list[Hit]]) -> float:
+    shares = [len(ids_of(hits) & ids_of(best)) / len(best) for hits, best in zip(found, exact, strict=True)]
+    return float(np.mean(shares))
+
+
+def ids_of(hits: list[Hit]) -> set[str]:
+    return {hit.id for hit in hits}
+
+
+LIBRARY = make_clustered(3000, 64, seed=3, n_centres=500)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """3000 documents in three partitions, 3 of each `n` under 1000; not to be changed."""
+    numbers = np.random.default_rng(1).permutation(len(LIBRARY)) % 1000
+    documents = (
+        Document(f"d{number:04d}", array, {"n": int(n)})
+        for number, (array, n) in enumerate(zip(LIBRARY, numbers, strict=True))
+    )
+    root = tmp_path_factory.mktemp("library") / "i"
+    return Index.create(root, documents, n_centroids=1000, partition_tokens=20_000)
+
+
+@pytest.fixture
+def copied(library: Index, tmp_path: Path) -> Index:
+    """The library, to be changed."""
+    return Index.open(shutil.copytree(library.uri, tmp_path / "copied"))
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
     index, ids = build(tmp_path / "i", clustered, bits=bits, partition_tokens=1000)
@@ -41,62 +74,101 @@ def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list
         assert [hit.id for hit in hits] == [id_ for id_, _ in expected]
 
 
-def test_estimates_are_the_best_visited_token_or_the_floor(tmp_path: Path, clustered: list[np.ndarray]) -> None:
-    """The kernel against its definition, in NumPy over the decoded tokens."""
-    from raycol.index.kernels.candidates import estimate_documents
-    from raycol.index.search import _nearest_centroids, _Query
-
-    index, ids = build(tmp_path / "i", clustered, n_centroids=64)
-    (partition,) = index.partitions
-    codebook, (query_QD,) = index.codebook, make_queries(clustered, 1)
-    query = _Query.prepare(query_QD, codebook)
-    probes_QP, floors_Q = _nearest_centroids(query.centroid_scores_KQ, 5)
-    found_N = estimate_documents(
-        probes_QP, floors_Q, query.centroid_scores_KQ, query.constants_Q, query.weights_QD, partition.live_N,
-        partition.offsets_N, partition.residuals_TB, partition.gains_T, partition.scales_T.view(np.uint16),
-        partition.list_offsets_K, partition.list_tokens_T, codebook.bits,
-    )  # fmt: skip
-    for document, id_ in enumerate(ids):
-        codes = partition.tokens(document).codes_T
-        scores_QT = query_QD @ index.reconstruct(id_).T
-        expected = 0.0
-        for q, floor in enumerate(floors_Q):
-            visited = scores_QT[q, np.isin(codes, probes_QP[q])]
-            expected += max(0.0, visited.max() - floor) if len(visited) else 0.0
-        assert found_N[document] == pytest.approx(expected, abs=1e-4)
-    assert (found_N > 0).any()
-
-
-def test_floors_are_the_nearest_centroid_left_out() -> None:
-    from raycol.index.search import _nearest_centroids
-
-    scores_KQ = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
-    probes_QP, floors_Q = _nearest_centroids(scores_KQ, 7)
-    for q in range(4):
-        order = np.argsort(-scores_KQ[:, q])
-        assert set(probes_QP[q]) == set(order[:7])
-        assert floors_Q[q] == scores_KQ[order[7], q]
-
-
-def test_few_exact_scores_suffice_where_many_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_few_exact_scores_suffice_where_all_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index, _ = build(tmp_path / "i", clustered, partition_tokens=1000)
     queries = make_queries(clustered, 20)
-    assert index.search(queries, n_probe=10_000) == index.exact(queries)
-    found = index.search(queries, k=5, n_probe=index.codebook.n_centroids - 1, n_rescore=5)
-    overlap = [
-        len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in zip(found, index.exact(queries, 5), strict=True)
-    ]
-    assert np.mean(overlap) > 4.8
+    everything = {"n_probe": index.codebook.n_centroids}
+    assert index.search(queries, **everything, n_rescore=100) == index.exact(queries)
+    assert recall(index.search(queries, k=5, **everything, n_rescore=40), index.exact(queries, 5)) > 0.95
 
 
-def test_default_settings_find_nearly_all(tmp_path: Path) -> None:
-    documents = make_clustered(2000, 64, seed=3, n_centres=500)
-    index, _ = build(tmp_path / "i", documents)
-    queries = make_queries(documents, 50)
-    found, exact = index.search(queries), index.exact(queries)
-    overlap = [len({hit.id for hit in a} & {hit.id for hit in b}) / 10 for a, b in zip(found, exact, strict=True)]
-    assert np.mean(overlap) > 0.95
-    assert found == index.search(queries)
+@pytest.mark.parametrize("size", [1, -1])
+def test_more_effort_finds_no_less_and_the_default_nearly_all(library: Index, size: float) -> None:
+    """Negated queries are unlike any document, which no effort is good at."""
+    queries = [size * query for query in make_queries(LIBRARY, 50)]
+    exact = library.exact(queries)
+    fast, default, thorough = (recall(library.search(queries, effort=effort), exact) for effort in EFFORTS)
+    assert thorough > default - 0.01
+    assert default > fast - 0.01
+    if size > 0:
+        assert default > 0.95
+        assert thorough > 0.99
+    assert library.search(queries) == library.search(queries, effort="default")
+    for effort, chosen in EFFORTS.items():
+        assert library.search(queries, effort=effort) == library.search(queries, **chosen.model_dump())
+    assert library.search(queries, effort="fast", n_rescore=100) == library.search(queries, n_probe=4, n_rescore=100)
+
+
+def test_probing_more_lists_finds_more(library: Index) -> None:
+    """With so few documents scored by their centroids that it is the lists that choose them."""
+    queries = make_queries(LIBRARY, 50)
+    exact = library.exact(queries, 3)
+    one, four, many = (recall(library.search(queries, 3, n_probe=n, n_rescore=24), exact) for n in (1, 4, 64))
+    assert one + 0.05 < four <= many + 0.01
+    assert many > 0.95
+
+
+def test_a_token_that_comes_again_in_a_later_block_counts_again(tmp_path: Path) -> None:
+    """One document is met by token 7 and token 39, 30 others by one token that is worth more than either."""
+    directions = np.eye(64, dtype=np.float32)
+    documents = [*directions[1:], *[directions[:1].repeat(2, axis=0)] * 30]
+    index, _ = build(tmp_path / "i", [np.atleast_2d(document) for document in documents[::-1]], n_centroids=64)
+    query = np.zeros((64, 64), np.float32)
+    query[[7, 39]], query[8] = directions[1], 1.5 * directions[0]
+    assert index.exact([query], 1)[0][0].score == pytest.approx(2, abs=0.1)
+    assert index.search([query], 1, n_probe=1, n_rescore=1) == index.exact([query], 1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_probe": 4, "n_rescore": 16}, {"filter": "n < 500", "n_rescore": 16}])
+def test_hits_depend_neither_on_threads_nor_on_the_queries_beside(library: Index, settings: dict) -> None:
+    queries = [*make_queries(LIBRARY, 10), *(np.concatenate(make_queries(LIBRARY, n)) for n in (4, 5, 13))]
+    together = library.search(queries, **settings)
+    for threads in (1, 2, 5):
+        assert library.search(queries, threads=threads, **settings) == together
+    assert [library.search([query], **settings)[0] for query in queries] == together
+    assert library.search(queries[::-1], **settings) == together[::-1]
+
+
+def test_exact_hits_do_not_depend_on_threads(library: Index) -> None:
+    queries = make_queries(LIBRARY, 10)
+    together = library.exact(queries)
+    chosen = [[hit.id for hit in hits] for hits in together]
+    for threads in (1, 2, 5):
+        assert library.exact(queries, threads=threads) == together
+        assert library.rerank(queries, chosen, threads=threads) == together
+
+
+@pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 100, 1024])
+def test_queries_of_any_length_are_scored_over_all_their_tokens(
+    tmp_path: Path, clustered: list[np.ndarray], n_tokens: int
+) -> None:
+    index, ids = build(tmp_path / "i", clustered, partition_tokens=1000)
+    query = np.concatenate(make_queries(clustered, 128))[:n_tokens]
+    expected = reference(index, ids, query, 10)
+    (hits,) = index.exact([query])
+    assert np.allclose([hit.score for hit in hits], [score for _, score in expected], rtol=1e-5)
+    assert [hit.id for hit in hits] == [id_ for id_, _ in expected]
+    assert index.search([query], 5, n_rescore=100)[0] == hits[:5]
+
+
+def test_a_query_of_too_many_tokens_is_refused(library: Index) -> None:
+    queries = [LIBRARY[0], np.ones((1025, 64), np.float32)]
+    for refuse in (library.search, library.exact, library.tune):
+        with pytest.raises(InputError, match="query 1 has 1025 tokens; expected at most 1024"):
+            refuse(queries)
+
+
+def test_a_long_document_is_found_by_any_of_its_tokens(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+    """Its last token matters as much as its first, and its length lifts no other document."""
+    long = unit(np.random.default_rng(7).standard_normal((32_768, 32)))
+    index, ids = build(tmp_path / "i", [*clustered[:99], long, *clustered[100:]], n_centroids=256)
+    queries = [long[-3:], long[:3], np.concatenate([long[16_000:16_040], clustered[3][:1]]), clustered[120][:2]]
+    found = index.search(queries, 3, n_rescore=64)
+    for query, hits in zip(queries, found, strict=True):
+        id_, score = reference(index, ids, query, 1)[0]
+        assert (hits[0].id, hits[0].score) == (id_, pytest.approx(score, rel=1e-5))
+    assert [hits[0].id for hits in found[:3]] == ["d99"] * 3
+    assert len(index.reconstruct("d99")) == 32_768
 
 
 def test_quantising_keeps_the_ranking(tmp_path: Path) -> None:
@@ -111,10 +183,22 @@ def test_quantising_keeps_the_ranking(tmp_path: Path) -> None:
 
 
 def test_a_score_below_zero_stays_below_zero(tmp_path: Path) -> None:
+    """Alone, and among so many that candidates are chosen."""
     token = unit(np.eye(1, 16))
-    index, _ = build(tmp_path / "i", [token], bits=8)
-    for hits in (index.search([-0.5 * token]), index.exact([-0.5 * token])):
-        assert hits[0][0].score == pytest.approx(-0.5, abs=0.01)
+    for n_documents in (1, 40):
+        index, _ = build(tmp_path / f"{n_documents}", [token] * n_documents, bits=8)
+        for hits in (index.search([-0.5 * token], 1, n_rescore=2), index.exact([-0.5 * token], 1)):
+            assert hits[0][0].id == "d0"
+            assert hits[0][0].score == pytest.approx(-0.5, abs=0.01)
+
+
+def test_the_least_negative_score_is_the_best(library: Index) -> None:
+    """Where nothing scores above zero, filters leave the best of what is there."""
+    index, queries = library, [-document for document in LIBRARY[:5]]
+    for number, query in enumerate(queries):
+        hits = index.search([query], 3, ids=[f"d{other:04d}" for other in range(number, 40)], n_rescore=39)[0]
+        scores = [(query @ index.reconstruct(f"d{other:04d}").T).max(axis=1).sum() for other in range(number, 40)]
+        assert [hit.score for hit in hits] == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-4)
 
 
 def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
@@ -123,6 +207,25 @@ def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "i", documents, partition_tokens=1)
     assert [hit.id for hit in index.search([token], k=3)[0]] == ["a", "b", "c"]
     assert [hit.id for hit in index.exact([token], k=3)[0]] == ["a", "b", "c"]
+
+
+def test_of_many_equals_at_the_edge_the_first_ids_are_found(tmp_path: Path) -> None:
+    """One document is better than 60 that tie, in seven partitions, among 240 that are worse."""
+    rng = np.random.default_rng(0)
+    query = np.eye(1, 16, dtype=np.float32)
+    tied, best = unit(np.eye(1, 16) + 0.3), unit(np.eye(1, 16) + 0.1)
+    worse = [unit(rng.standard_normal((1, 16)) - 2 * np.eye(1, 16)) for _ in range(240)]
+    names = [f"e{number:03d}" for number in rng.permutation(301)]
+    documents = [Document(id_, array) for id_, array in zip(names, [best, *[tied] * 60, *worse], strict=True)]
+    index = Index.create(
+        tmp_path / "i", [documents[number] for number in rng.permutation(301)], partition_tokens=43, bits=8
+    )
+    assert len(index.partitions) == 7
+    for k in (1, 2, 9, 61):
+        expected = [names[0], *sorted(names[1:61])][:k]
+        assert [hit.id for hit in index.exact([query], k)[0]] == expected
+        assert [hit.id for hit in index.search([query], k, n_rescore=70)[0]] == expected
+        assert [hit.id for hit in index.rerank([query], [names])[0]][:k] == expected
 
 
 def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: list[np.ndarray]) -> None:
@@ -153,23 +256,275 @@ def test_any_small_index_answers_exactly(tmp_path_factory: pytest.TempPathFactor
     assert np.allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
 
 
+BAD_QUERIES = [
+    (np.full((2, 64), np.nan, np.float32), "query 1: embeddings hold NaN"),
+    (np.full((2, 64), np.inf, np.float32), "query 1: embeddings hold NaN or infinite"),
+    (np.ones((2, 8), np.float32), "query 1: embeddings of 8 dimensions; the index has 64"),
+    (np.ones((0, 64), np.float32), r"query 1: embeddings of shape \(0, 64\); expected .tokens, dim."),
+    (np.ones(64, np.float32), "query 1: .* expected .tokens, dim."),
+    (np.ones((2, 64), np.int64), "query 1: .* expected floating point"),
+]
+
+
+@pytest.mark.parametrize(("query", "message"), BAD_QUERIES)
+def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message: str) -> None:
+    queries = [LIBRARY[0], query]
+    for refuse in (library.search, library.exact, library.tune, lambda queries: library.rerank(queries, [[], []])):
+        with pytest.raises(InputError, match=message):
+            refuse(queries)
+    with pytest.raises(InputError, match=message.replace("query 1", "query 0")):
+        library.explain(query, "d0000")
+
+
 @pytest.mark.parametrize(
-    ("query", "settings", "message"),
+    ("settings", "message"),
     [
-        (np.full((2, 16), np.nan, np.float32), {}, "query 0: embeddings hold NaN"),
-        (np.ones((2, 8), np.float32), {}, "query 0: embeddings of 8 dimensions; the index has 16"),
-        (np.ones((0, 16), np.float32), {}, "expected .tokens, dim."),
-        (np.ones(16, np.float32), {}, "expected .tokens, dim."),
-        (np.ones((2, 16), np.int64), {}, "expected floating point"),
-        (np.ones((2, 16), np.float32), {"k": 0}, "k is 0"),
-        (np.ones((2, 16), np.float32), {"k": -1}, "k is -1"),
-        (np.ones((2, 16), np.float32), {"n_probe": 0}, "n_probe is 0"),
+        ({"k": 0}, "k is 0; expected 1 or more"),
+        ({"k": -1}, "k is -1; expected 1 or more"),
+        ({"effort": "great"}, "effort is 'great'; expected one of fast, default, thorough"),
+        ({"n_probe": 0}, "n_probe is 0; expected 1 to 1000, the number of centroids"),
+        ({"n_probe": -1}, "n_probe is -1; expected 1 to 1000"),
+        ({"n_probe": 1001}, "n_probe is 1001; expected 1 to 1000"),
+        ({"n_rescore": 0}, "n_rescore is 0; expected 1 or more"),
+        ({"threads": 0}, "threads is 0; expected 1 or more"),
+        ({"threads": -1}, "threads is -1; expected 1 or more"),
+        ({"filter": "m = 1"}, "no column 'm'; the columns are n"),
     ],
 )
-def test_unusable_queries_are_refused(tmp_path: Path, query: np.ndarray, settings: dict, message: str) -> None:
-    index = Index.create(tmp_path / "i", [Document("a", np.ones((1, 16), np.float32))])
-    with pytest.raises(InputError, match=message):
-        index.search([query], **settings)
+def test_settings_out_of_range_are_refused(library: Index, settings: dict, message: str) -> None:
+    """Also where there is nothing to be searched, so that a mistake does not wait for a query."""
+    assert library.codebook.n_centroids == 1000
+    for queries in ([], [LIBRARY[0]], LIBRARY[:3]):
+        with pytest.raises(InputError, match=message):
+            library.search(queries, **settings)
+    if settings.keys() & {"k", "threads", "filter"}:
+        with pytest.raises(InputError, match=message):
+            library.exact([LIBRARY[0]], **settings)
+
+
+def test_efforts_probe_no_more_lists_than_there_are(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+    index, _ = build(tmp_path / "i", clustered, n_centroids=8)
+    queries = make_queries(clustered, 5)
+    for effort, chosen in EFFORTS.items():
+        n_probe = min(8, chosen.n_probe)
+        assert index.search(queries, effort=effort) == index.search(
+            queries, n_probe=n_probe, n_rescore=chosen.n_rescore
+        )
+
+
+@pytest.mark.parametrize("below", [500, 100, 10, 1])
+def test_searches_within_a_share_of_the_documents_find_nearly_all(library: Index, below: int) -> None:
+    """The filter keeps 50 %, 10 %, 1 % and 0.1 %; the same documents by their ids give the same hits."""
+    queries = make_queries(LIBRARY, 40)
+    condition = f"n < {below}"
+    metadata = library.metadata([f"d{number:04d}" for number in range(3000)])
+    ids = [f"d{number:04d}" for number, row in enumerate(metadata) if row["n"] < below]
+    assert len(ids) == 3 * below
+    exact = library.exact(queries, filter=condition)
+    assert {len(hits) for hits in exact} == {min(10, len(ids))}
+    found = library.search(queries, filter=condition)
+    assert recall(found, exact) >= 0.95
+    if below == 1:
+        assert found == exact
+    assert library.search(queries, ids=ids) == found
+    assert library.exact(queries, ids=ids) == exact
+    few = library.search(queries, k=3, filter=condition, n_rescore=48)
+    assert recall(few, library.exact(queries, k=3, filter=condition)) >= 0.95
+
+
+@pytest.mark.parametrize("below", [500, 200, 50])
+def test_a_filter_has_more_lists_visited(library: Index, below: int) -> None:
+    """The one list of each query token holds few of the documents that the filter keeps."""
+    queries = make_queries(LIBRARY, 100)
+    found = library.search(queries, 1, filter=f"n < {below}", n_probe=1, n_rescore=6)
+    assert recall(found, library.exact(queries, 1, filter=f"n < {below}")) > 0.9
+
+
+@pytest.mark.parametrize("n_probe", [1, 2, 16, 1000])
+def test_there_are_k_hits_where_there_are_k_documents(library: Index, n_probe: int) -> None:
+    """However few documents the lists lead to, and however few of these may be found."""
+    queries = [*make_queries(LIBRARY, 5), -LIBRARY[0]]
+    metadata = library.metadata([f"d{number:04d}" for number in range(3000)])
+    for below in (1, 2, 10, 100, 500, 1000):
+        allowed = {f"d{number:04d}" for number, row in enumerate(metadata) if row["n"] < below}
+        for k in (1, 3, 10):
+            for hits in library.search(queries, k, filter=f"n < {below}", n_probe=n_probe, n_rescore=1):
+                assert len(ids_of(hits)) == len(hits) == min(k, len(allowed))
+                assert ids_of(hits) <= allowed
+    assert [len(hits) for hits in library.search(queries[:1], 5000, n_probe=n_probe)] == [3000]
+
+
+def test_documents_far_from_the_query_are_found_where_only_they_may_be(library: Index) -> None:
+    """A filter and a query that have nothing in common: the nearest lists hold none of the filter's documents."""
+    for query in make_queries(LIBRARY, 10):
+        worst = [hit.id for hit in library.exact([query], 3000)[0][-100:]]
+        assert library.search([query], ids=worst)[0] == library.exact([query], ids=worst)[0]
+        found = library.search([query], 5, ids=worst, n_probe=1, n_rescore=5)[0]
+        assert len(found) == 5
+        assert ids_of(found) <= set(worst)
+
+
+def test_rerank_gives_the_exact_scores_of_the_documents_given(library: Index) -> None:
+    queries = make_queries(LIBRARY, 4)
+    exact = library.exact(queries, 3000)
+    chosen = [
+        ["d0007"],
+        ["d2999", "d0000", "d1500", "d0000"],
+        [],
+        [f"d{number:04d}" for number in range(2999, -1, -2)],
+    ]
+    found = library.rerank(queries, chosen)
+    for hits, ids, every in zip(found, chosen, exact, strict=True):
+        assert hits == [hit for hit in every if hit.id in set(ids)]
+    assert [len(hits) for hits in found] == [1, 3, 0, 1500]
+    assert library.rerank(queries[:2], [iter(["d0007"]), {"d0008"}]) == [
+        [hit for hit in every if hit.id == id_] for every, id_ in zip(exact, ("d0007", "d0008"), strict=False)
+    ]
+    assert library.rerank([], []) == []
+
+
+def test_rerank_names_what_it_cannot_score(library: Index, copied: Index) -> None:
+    queries = make_queries(LIBRARY, 2)
+    with pytest.raises(InputError, match=r"document 'nobody' is not in the index \(1 of 2 ids are not\)"):
+        library.rerank(queries, [["d0001"], ["d0002", "nobody"]])
+    found = library.rerank(queries, [["nobody"], ["nobody", "d0002"]], on_unknown="ignore")
+    assert [[hit.id for hit in hits] for hits in found] == [[], ["d0002"]]
+    for ids in ([["d0001"]], [["d0001"]] * 3, []):
+        with pytest.raises(InputError, match=rf"2 queries and {len(ids)} lists of ids; expected one list a query"):
+            library.rerank(queries, ids)
+    with pytest.raises(InputError, match="ids is the string 'd0001'; expected a list of ids"):
+        library.rerank(queries, ["d0001", "d0002"])
+    copied.delete(["d0002"])
+    with pytest.raises(InputError, match="document 'd0002' is not in the index"):
+        copied.rerank(queries, [["d0001"], ["d0002"]])
+    assert copied.rerank(queries, [["d0001"], ["d0002"]], on_unknown="ignore") == [
+        library.rerank(queries[:1], [["d0001"]])[0], [],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_explanation_adds_up_to_the_score(library: Index, sign: float) -> None:
+    queries = [sign * query for query in [*make_queries(LIBRARY, 5), np.concatenate(make_queries(LIBRARY, 5))]]
+    for query, hits in zip(queries, library.exact(queries, 3000), strict=True):
+        for hit in (hits[0], hits[1], hits[-1]):
+            matches = library.explain(query, hit.id)
+            tokens_TD = library.reconstruct(hit.id)
+            assert [match.query_token for match in matches] == list(range(len(query)))
+            for match, scores_T in zip(matches, query @ tokens_TD.T, strict=True):
+                assert match.document_token == scores_T.argmax()
+                assert match.score == pytest.approx(scores_T.max(), abs=1e-5)
+            assert sum(match.score for match in matches) == pytest.approx(hit.score, abs=1e-4)
+
+
+def test_an_explanation_keeps_scores_below_zero(tmp_path: Path) -> None:
+    """And says the first of equal tokens."""
+    token = unit(np.eye(1, 16))
+    index, _ = build(tmp_path / "i", [np.repeat(token, 3, axis=0)], bits=8)
+    (against, with_) = index.explain(np.concatenate([-0.5 * token, token]), "d0")
+    assert (against.query_token, against.document_token, with_.document_token) == (0, 0, 0)
+    assert (against.score, with_.score) == (pytest.approx(-0.5, abs=0.01), pytest.approx(1, abs=0.01))
+
+
+def test_only_a_document_of_the_index_is_explained(copied: Index) -> None:
+    copied.delete(["d0002"])
+    for unknown in ("nobody", "d0002"):
+        with pytest.raises(InputError, match=f"document '{unknown}' is not in the index"):
+            copied.explain(LIBRARY[0], unknown)
+
+
+def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) -> None:
+    queries = make_queries(LIBRARY, 50)
+    tuned = copied.tune(queries, 0.9)
+    explicit = copied.search(queries, **tuned.settings.model_dump())
+    assert tuned.recall >= 0.9
+    assert tuned.recall == pytest.approx(recall(explicit, library.exact(queries)))
+    assert tuned.version == copied.version == library.version + 1
+    assert copied.verify() == []
+    for index in (copied, Index.open(copied.uri)):
+        assert index.manifest.tuned == tuned.settings
+        assert index.search(queries) == index.search(queries, effort="default") == explicit
+        assert index.search(queries, effort="fast") == library.search(queries, effort="fast")
+        assert index.search(queries, effort="thorough") == library.search(queries, effort="thorough")
+    assert library.search(queries) != explicit
+    before = Index.open(copied.uri, version=library.version)
+    assert before.manifest.tuned is None
+    assert before.search(queries) == library.search(queries)
+
+
+def test_an_open_snapshot_does_not_see_what_another_tunes(copied: Index) -> None:
+    queries = make_queries(LIBRARY, 20)
+    other = Index.open(copied.uri)
+    before = other.search(queries)
+    copied.tune(queries, 0.5)
+    assert other.manifest.tuned is None
+    assert other.search(queries) == before != copied.search(queries)
+    with pytest.raises(ConflictError, match="open the index again"):
+        other.tune(queries, 0.5)
+    assert other.version == copied.version - 1
+
+
+def test_what_was_tuned_stays_through_changes_until_it_is_tuned_again(copied: Index) -> None:
+    queries = make_queries(LIBRARY, 20)
+    chosen = copied.tune(queries, 0.9).settings
+    copied.append([Document("new", LIBRARY[0], {"n": 5})])
+    copied.upsert([Document("new", LIBRARY[1], {"n": 6})])
+    copied.delete(["d0000", "new"])
+    copied.compact()
+    assert (copied.version, copied.stats().deleted_documents) == (6, 0)
+    for index in (copied, Index.open(copied.uri)):
+        assert index.manifest.tuned == chosen
+        assert index.search(queries) == index.search(queries, **chosen.model_dump())
+    easier = copied.tune(queries, 0.4)
+    assert easier.settings != chosen
+    assert Index.open(copied.uri).manifest.tuned == easier.settings
+
+
+def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path: Path) -> None:
+    queries = make_queries(LIBRARY, 20)
+    again = Index.open(shutil.copytree(library.uri, tmp_path / "again"))
+    for target in (0.7, 0.95, 1.0):
+        assert copied.tune(queries, target) == again.tune(queries, target)
+    k = copied.tune(queries, 1.0, k=100)
+    assert k.settings.n_rescore >= 100
+    assert copied.search(queries, 100) == library.exact(queries, 100)
+
+
+def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> None:
+    queries = make_queries(LIBRARY, 5)
+    for target in (0, -0.5, 1.5, float("nan")):
+        with pytest.raises(InputError, match=f"target_recall is {target}; expected more than 0, at most 1"):
+            copied.tune(queries, target)
+    with pytest.raises(InputError, match="nothing to tune on; expected at least one query"):
+        copied.tune([])
+    with pytest.raises(InputError, match="k is 0; expected 1 or more"):
+        copied.tune(queries, k=0)
+    shard = Index.open(copied.uri, partitions=[copied.manifest.partitions[0].name])
+    with pytest.raises(InputError, match="only some partitions are open; open the whole index"):
+        shard.tune(queries)
+    assert Index.open(copied.uri).version == copied.version == 1
+    copied.delete(f"d{number:04d}" for number in range(3000))
+    with pytest.raises(InputError, match="nothing to tune on; expected at least one query and one document"):
+        copied.tune(queries)
+
+
+def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
+    from raycol.index.tune import cheapest_settings
+
+    exact = [[Hit("a", 2.0), Hit("b", 1.0)]]
+    sizes = {"n_centroids": 64, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}
+
+    def choose(target: float, k: int = 2) -> tuple[SearchSettings, float]:
+        def search(settings: SearchSettings) -> list[list[Hit]]:
+            return [exact[0][: (settings.n_probe >= 8) + (settings.n_rescore >= 128)]]
+
+        return cheapest_settings(search, exact, target_recall=target, k=k, sizes=sizes)
+
+    assert choose(1.0) == (SearchSettings(n_probe=8, n_rescore=128), 1.0)
+    assert choose(0.4) == (SearchSettings(n_probe=8, n_rescore=16), 0.5)
+    assert choose(0.4, k=100) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
+    sizes["n_centroids"] = 4
+    with pytest.raises(InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000. Nothing"):
+        choose(1.0)
 
 
 def test_a_hit_is_an_id_and_a_score() -> None:

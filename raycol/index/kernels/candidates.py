@@ -1,10 +1,11 @@
-"""Candidate generation over inverted lists of tokens.
+"""Candidates: estimates from inverted lists, then centroid-only MaxSim of the most promising documents.
 
-As in WARP (Scheerer et al. 2025, arXiv 2501.17788): each query token visits its nearest centroids' lists,
-scores the tokens there with their residuals, and keeps the best for each document; a document that it
-did not meet is given the score of the nearest centroid left unvisited.
+The first is WARP's idea (Scheerer et al. 2025, arXiv 2501.17788) over centroids alone: a document is worth, for each
+query token, the best of the nearest centroids that it has a token of, or else the nearest centroid that was not
+looked at. The second is PLAID's centroid interaction (Santhanam et al. 2022, arXiv 2205.09707). Both add small
+integers, so they are the same in any order.
 
-Shapes: Q query tokens, P probes, D dimensions, K centroids, T tokens, N documents.
+Shapes: Q query tokens, P probes, K centroids, T tokens, N documents of a partition, M chosen ones, L = LANES.
 """
 
 from __future__ import annotations
@@ -12,68 +13,95 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from raycol.index.kernels.maxsim import FASTMATH, GAINS, HALVES, unpack_token
+from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
+
+# A document's state: its estimate in the low bits, above them the number of the query token that raised it last.
+ESTIMATE_BITS = 20
+ESTIMATE_MASK = (1 << ESTIMATE_BITS) - 1
 
 
-@numba.njit(inline="always")
-def document_of(token, offsets_N, low):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Position of the document that holds a token, at or after `low`, by bisection."""
-    high = len(offsets_N) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if offsets_N[middle] <= token:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
-def estimate_documents(  # type: ignore[no-untyped-def]
-    probes_QP, floors_Q, centroid_scores_KQ, constants_Q, weights_QD,
-    allowed_N, offsets_N, residuals_TB, gains_T, scales_T, list_offsets_K, list_tokens_T, bits,
-):  # fmt: skip
-    """Estimated MaxSim of every document above the sum of the floors, float32 [N]; 0 where none was met.
+@numba.njit(nogil=True, cache=True)
+def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, state_N):  # type: ignore[no-untyped-def]
+    """Raise the estimates of the documents in each query token's lists, in place.
 
     Args:
-        probes_QP: centroids that each query token visits.
-        floors_Q: score of the nearest centroid that it does not visit.
-        centroid_scores_KQ, constants_Q, weights_QD, bits: as in `maxsim.score_documents`.
-        allowed_N: whether a document may be found; the tokens of others are passed over.
-        offsets_N, residuals_TB, gains_T, scales_T, list_offsets_K, list_tokens_T: the partition; scales as
-            uint16 bits.
+        probes_LP: centroids, best first, so that a document's first visit is its best.
+        above_LP: int32, the centroid's byte less the first unvisited centroid's.
+        first: number of the first of these query tokens.
+        list_offsets_K, list_documents_T: the partition's lists.
+        state_N: uint32, 0 before the first query token.
     """
-    n_documents = len(offsets_N) - 1
-    n_query, n_probe = probes_QP.shape
-    dim = weights_QD.shape[1]
-    gains_N = np.zeros(n_documents, dtype=np.float32)
-    best_N = np.zeros(n_documents, dtype=np.float32)
-    met_N = np.empty(n_documents, dtype=np.int64)
-    levels_D = np.empty(dim, dtype=np.float32)
-    for q in range(n_query):
-        n_met = 0
+    n_lanes, n_probe = probes_LP.shape
+    lists = list_documents_T.ctypes.data
+    for lane in range(n_lanes):
+        turn = np.uint32(first + lane + 1)
         for p in range(n_probe):
-            centroid = probes_QP[q, p]
-            base = centroid_scores_KQ[centroid, q]
-            document = 0
+            above = np.uint32(above_LP[lane, p])
+            if above == 0:
+                break
+            ahead = probes_LP[lane, min(p + 2, n_probe - 1)]
+            prefetch(lists + 4 * np.int64(list_offsets_K[ahead]))
+            prefetch(lists + 4 * np.int64(list_offsets_K[ahead]) + 64)
+            centroid = probes_LP[lane, p]
             for entry in range(list_offsets_K[centroid], list_offsets_K[centroid + 1]):
-                token = np.int64(list_tokens_T[entry])
-                document = document_of(token, offsets_N, document)
-                if not allowed_N[document]:
+                document = list_documents_T[entry]
+                state = state_N[document]
+                if state >> np.uint32(ESTIMATE_BITS) != turn:
+                    estimate = (state & np.uint32(ESTIMATE_MASK)) + above
+                    state_N[document] = (turn << np.uint32(ESTIMATE_BITS)) | estimate
+
+
+@numba.njit(nogil=True, cache=True)
+def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def]
+    """Positions of the `n` allowed documents with the largest estimates, ascending; of equals at the edge the first.
+
+    Args:
+        state_N: uint32, from `visit_lists`.
+        allowed_N: bool.
+        n: how many; all there are if fewer.
+        limit: no estimate is larger.
+    """
+    counts = np.zeros(limit + 1, dtype=np.int64)
+    for document in range(len(state_N)):
+        counts[state_N[document] & np.uint32(ESTIMATE_MASK)] += allowed_N[document]
+    edge, above = limit, 0
+    while edge > 0 and above + counts[edge] < n:
+        above += counts[edge]
+        edge -= 1
+    at_edge = min(n - above, counts[edge])
+    chosen_M = np.empty(above + at_edge, dtype=np.int64)
+    m = 0
+    for document in range(len(state_N)):
+        estimate = np.int64(state_N[document] & np.uint32(ESTIMATE_MASK))
+        if estimate >= edge and allowed_N[document]:
+            if estimate == edge:
+                if at_edge == 0:
                     continue
-                unpack_token(residuals_TB, token, bits, levels_D)
-                product = np.float32(0)
-                for d in range(dim):
-                    product += weights_QD[q, d] * levels_D[d]
-                score = HALVES[scales_T[token]] * (base + GAINS[gains_T[token]] * (constants_Q[q] + product))
-                above = score - floors_Q[q]
-                if above > best_N[document]:
-                    if best_N[document] == 0:
-                        met_N[n_met] = document
-                        n_met += 1
-                    best_N[document] = above
-        for i in range(n_met):
-            document = met_N[i]
-            gains_N[document] += best_N[document]
-            best_N[document] = 0
-    return gains_N
+                at_edge -= 1
+            chosen_M[m] = document
+            m += 1
+    return chosen_M
+
+
+@numba.njit(nogil=True, cache=True)
+def score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T):  # type: ignore[no-untyped-def]
+    """MaxSim of documents as if each token were its centroid, in bytes, int32 [M].
+
+    Args:
+        documents_M: positions of documents in the partition.
+        bytes_BRL: uint8 [blocks of query tokens, R, L], from `centroids.score_bytes`; lanes without a token add the
+            same to every document.
+        offsets_N, codes_T: the partition.
+    """
+    scores_M = np.zeros(len(documents_M), dtype=np.int32)
+    size = codes_T.itemsize
+    codes = codes_T.ctypes.data
+    for block in range(len(bytes_BRL)):
+        table = bytes_BRL[block].ctypes.data
+        for m in range(len(documents_M)):
+            start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+            if size == 2:
+                scores_M[m] += max_rows_16(table, codes + 2 * start, stop - start)
+            else:
+                scores_M[m] += max_rows_32(table, codes + 4 * start, stop - start)
+    return scores_M

@@ -1,14 +1,15 @@
-"""Exact MaxSim over stored tokens.
+"""Exact MaxSim over stored tokens: they are decoded a few at a time and multiplied with all query tokens at once.
 
-Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes a token, N documents.
-A token's score for one query token is  scale * (q . c + gain * (q . low + sum_d (q_d step_d) u_d)):  the first
-product comes from a table, the second is a constant, only the sum is computed here (docs/search.md).
+Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes a token, N documents of a partition,
+M chosen ones.
 """
 
 from __future__ import annotations
 
 import numba
 import numpy as np
+
+from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, prefetch
 
 FASTMATH = {"reassoc", "contract", "nsz"}
 
@@ -21,52 +22,68 @@ GAIN_CENTRE = 128
 GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
 
 
-@numba.njit(inline="always")
-def unpack_token(residuals_TB, token, bits, levels_D):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Unpack one token's residual levels into `levels_D`, float32."""
-    width = residuals_TB.shape[1]
+@numba.njit(nogil=True, cache=True)
+def decode_token(  # type: ignore[no-untyped-def]
+    token, centroids_KD, lows_D, steps_D, codes_T, residuals_TB, gains_T, scales_T, bits, decoded_D
+):
+    """Write what a token decodes to, float32 [D], into `decoded_D`."""
+    dim, width = centroids_KD.shape[1], residuals_TB.shape[1]
+    code = np.int64(codes_T[token])
+    scale = HALVES[scales_T[token]]
+    gain = scale * GAINS[gains_T[token]]
+    if width % 16 == 0:
+        decode_row(
+            residuals_TB.ctypes.data + token * width, width, bits, centroids_KD.ctypes.data + 4 * dim * code,
+            lows_D.ctypes.data, steps_D.ctypes.data, scale, gain, decoded_D.ctypes.data,
+        )  # fmt: skip
+        return
     mask = (1 << bits) - 1
     for plane in range(8 // bits):
-        shift = plane * bits
         for j in range(width):
-            levels_D[plane * width + j] = np.float32((residuals_TB[token, j] >> shift) & mask)
+            d = plane * width + j
+            level = np.float32((residuals_TB[token, j] >> (plane * bits)) & mask)
+            decoded_D[d] = scale * centroids_KD[code, d] + gain * (lows_D[d] + steps_D[d] * level)
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
+@numba.njit(nogil=True, cache=True)
 def score_documents(  # type: ignore[no-untyped-def]
-    documents_M, centroid_scores_KQ, constants_Q, weights_QD,
+    documents_M, query_BDL, n_query, centroids_KD, lows_D, steps_D,
     offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,
 ):  # fmt: skip
     """MaxSim of each listed document: the sum over query tokens of the best token's score, float32 [M].
 
     Args:
         documents_M: positions of the documents to score.
-        centroid_scores_KQ: float32, q . c for every centroid and query token.
-        constants_Q: float32, q . low.
-        weights_QD: float32, query times step.
+        query_BDL: float32 [blocks, D, LANES], the query's tokens side by side, zeros after the last.
+        n_query: Q.
+        centroids_KD, lows_D, steps_D, bits: the codebook.
         offsets_N, codes_T, residuals_TB, gains_T, scales_T: the partition; scales as uint16 bits.
-        bits: bits a dimension.
     """
-    n_query, dim = weights_QD.shape
+    n_blocks, dim, _ = query_BDL.shape
     scores_M = np.empty(len(documents_M), dtype=np.float32)
-    levels_D = np.empty(dim, dtype=np.float32)
-    best_Q = np.empty(n_query, dtype=np.float32)
+    tokens = np.empty((TOKENS, dim), dtype=np.float32)
+    products = np.empty((TOKENS, LANES), dtype=np.float32)
+    best_BL = np.empty((n_blocks, LANES), dtype=np.float32)
+    centroids = centroids_KD.ctypes.data
     for m in range(len(documents_M)):
-        document = documents_M[m]
-        best_Q[:] = -np.inf
-        for token in range(offsets_N[document], offsets_N[document + 1]):
-            unpack_token(residuals_TB, token, bits, levels_D)
-            code = codes_T[token]
-            scale = HALVES[scales_T[token]]
-            gain = GAINS[gains_T[token]]
-            for q in range(n_query):
-                product = np.float32(0)
-                for d in range(dim):
-                    product += weights_QD[q, d] * levels_D[d]
-                score = scale * (centroid_scores_KQ[code, q] + gain * (constants_Q[q] + product))
-                best_Q[q] = max(best_Q[q], score)
+        start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+        best_BL[:] = -np.inf
+        for first in range(start, stop, TOKENS):
+            for t in range(min(first + TOKENS, stop), min(first + 2 * TOKENS, stop)):
+                for line in range(0, 4 * dim, 64):
+                    prefetch(centroids + 4 * dim * np.int64(codes_T[t]) + line)
+            for t in range(TOKENS):  # after the last token, the last token again
+                decode_token(
+                    min(first + t, stop - 1), centroids_KD, lows_D, steps_D,
+                    codes_T, residuals_TB, gains_T, scales_T, bits, tokens[t],
+                )  # fmt: skip
+            for block in range(n_blocks):
+                dot_floats(tokens.ctypes.data, query_BDL[block].ctypes.data, dim, products.ctypes.data)
+                for t in range(TOKENS):
+                    for lane in range(LANES):
+                        best_BL[block, lane] = max(best_BL[block, lane], products[t, lane])
         total = np.float32(0)
         for q in range(n_query):
-            total += best_Q[q]
+            total += best_BL[q // LANES, q % LANES]
         scores_M[m] = total
     return scores_M

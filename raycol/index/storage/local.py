@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from raycol.errors import IndexCorruptError, InputError, writing
+from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.storage.files import FileInfo, Files, check_contents, digest, fsync_folder, open_checked, save_bytes
 from raycol.index.storage.store import UNFINISHED, Store
 
@@ -34,7 +34,12 @@ class LocalStore(Store):
     def names(self, folder: str) -> list[str]:
         """Names directly under a folder."""
         path = self.root / folder
-        return sorted(os.listdir(path)) if path.is_dir() else []
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:  # no permission, too long a name
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
     def walk(self) -> Iterator[str]:
         """The names of all files, links and whatever else is no folder."""
@@ -53,6 +58,8 @@ class LocalStore(Store):
         """Length and checksum of a file as it stands there."""
         try:
             descriptor = self._open(name)
+        except PermissionError as error:
+            raise RaycolError(f"{self.place(name)}: cannot be read ({error.strerror})") from None
         except (OSError, IndexCorruptError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:

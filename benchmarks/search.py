@@ -1,0 +1,280 @@
+"""Measures searching: CPU time, recall and nDCG of raycol beside other engines, one thread each, in one run.
+
+    python benchmarks/search.py [synthetic] [scifact] [growth] --keep FOLDER [--peers PYTHON]
+
+synthetic  50,000 clustered documents of 60 tokens, 128 dimensions (clustered.py)
+scifact    SciFact in embeddings of answerai-colbert-small-v1 (scifact.py)
+growth     clustered documents at several sizes, raycol alone; recall against `Index.exact`
+
+PYTHON is an interpreter that has fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
+indexes; what is there is not built again, and the table marks its cost with a star. Engines take turns, and each query
+is searched alone; an engine that takes long searches the first --slow-queries of the queries only. Recall is against
+exact MaxSim over the original embeddings. CPU and peak memory are of the searching process.
+
+Everything measured goes to FOLDER/search-*.json, and recall against CPU to docs/img/ where --pictures is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clustered import MEAN_TOKENS, Clustered, clustered, clustered_queries
+from collection import Collection, Found, best_of
+from engines import Built, Peer, build_peer, found_by_peer, peer
+from measure import gib, in_fresh_process, measured, print_table, say
+from numpy.typing import NDArray
+
+from raycol.index import Document, Index
+
+DEPTH = 100
+IMAGES = Path(__file__).parents[1] / "docs" / "img"
+
+# Beside the defaults: what the picture shows.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "raycol": [
+        {"n_probe": n_probe, "n_rescore": n_rescore}
+        for n_probe, n_rescore in ((1, 16), (2, 32), (4, 32), (8, 64), (16, 64), (32, 256), (64, 512), (128, 1024))
+    ],
+    "fast_plaid": [{"n_ivf_probe": 4, "n_full_scores": 1024}, {"n_ivf_probe": 8, "n_full_scores": 8192}],
+    "xtr_warp": [{"nprobe": 32, "t_prime": 100_000}],
+    "maxsim": [],
+}
+SLOW = ("fast_plaid", "maxsim")
+
+
+@dataclass
+class Searched:
+    """One engine with one choice of settings: its answers, and CPU milliseconds of every query in every round."""
+
+    engine: str
+    name: str
+    settings: dict[str, Any]
+    built: Built | None
+    cpu_ms: list[float] = field(default_factory=list)
+    wall_ms: list[float] = field(default_factory=list)
+    found: Found | None = None
+    peak_bytes: int = 0
+
+    def ask(self, opened: Peer, n_queries: int) -> None:
+        """Search once more."""
+        answer = opened.search(0, n_queries, DEPTH, **self.settings)
+        self.cpu_ms += answer["cpu_ms"]
+        self.wall_ms += answer["wall_ms"]
+        self.found = found_by_peer(answer)
+        self.peak_bytes = answer["peak_bytes"][0]
+
+    @property
+    def median_ms(self) -> float:
+        """Median CPU milliseconds."""
+        return float(np.median(self.cpu_ms))
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", default=["synthetic", "scifact", "growth"], metavar="DATA")
+    parser.add_argument("--keep", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON")
+    parser.add_argument("--rounds", type=int, default=3, help="times that engines take turns (3)")
+    parser.add_argument("--slow-queries", type=int, default=20, help="queries a round for slow engines (20)")
+    parser.add_argument("--documents", type=int, default=50_000, help="of the synthetic data (50000)")
+    parser.add_argument("--tokens", default="1000000,3000000,10000000,50000000", help="sizes for growth")
+    parser.add_argument("--pictures", action="store_true", help="draw into docs/img")
+    options = parser.parse_args()
+    for name in options.data:
+        {"synthetic": synthetic, "scifact": scifact, "growth": growth}[name](options)
+
+
+def synthetic(options: argparse.Namespace) -> None:
+    """Clustered vectors."""
+    folder = options.keep / "synthetic"
+    if not (folder / "tokens.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        say("generating")
+        clustered(options.documents, 100).save(folder)
+    _compare("synthetic", folder, options)
+
+
+def scifact(options: argparse.Namespace) -> None:
+    """Real embeddings."""
+    from scifact import load_scifact, missing
+
+    if lacking := missing(options.keep / "scifact"):
+        print(f"scifact: skipped: {lacking}")
+        return
+    folder = options.keep / "scifact"
+    data = load_scifact(folder)
+    data.collection.save(folder)
+    _compare("scifact", folder, options, data)
+
+
+def _compare(name: str, folder: Path, options: argparse.Namespace, data: Any = None) -> None:
+    collection = Collection.load(folder)
+    n_queries = len(collection.queries)
+    truth_MN = _truth(folder, collection)
+    pythons = {"raycol": Path(sys.executable), "maxsim": Path(sys.executable)}
+    if options.peers:
+        pythons |= {"fast_plaid": options.peers, "xtr_warp": options.peers}
+    built = {each: build_peer(folder, pythons[each], each) for each in pythons if each != "maxsim"}
+    defaults, others = [], []
+    with ExitStack() as stack:
+        opened = {each: stack.enter_context(peer(folder, python, each)) for each, python in pythons.items()}
+        for each in opened:
+            defaults.append(Searched(each, opened[each].name, {}, built.get(each)))
+            others += [Searched(each, opened[each].name, chosen, built.get(each)) for chosen in SETTINGS[each]]
+        for round_ in range(options.rounds):
+            say(f"{name}: round {round_ + 1} of {options.rounds}")
+            for searched in defaults:
+                slow = searched.engine in SLOW and not (data and round_ == 0 and searched.engine == "fast_plaid")
+                searched.ask(opened[searched.engine], min(n_queries, options.slow_queries) if slow else n_queries)
+        for searched in others:
+            slow = searched.engine in SLOW
+            searched.ask(opened[searched.engine], min(n_queries, options.slow_queries) if slow else n_queries)
+    header = ["", "queries", "CPU ms", "p95", "recall@10", "recall@100"]
+    header += ["nDCG@10"] * (data is not None) + ["build CPU s", "bytes/token", "peak GiB"]
+    rows = [_row(searched, truth_MN, data) for searched in (*defaults, *others)]
+    if data:
+        exact = best_of(truth_MN, DEPTH)
+        print(f"nDCG@10 of exact MaxSim over the original embeddings: {data.ndcg(exact):.4f}")
+    print(f"{len(collection.lengths_N):,} documents, {len(collection.tokens_TD):,} tokens, {n_queries} queries")
+    print_table(header, rows)
+    ours = defaults[0]
+    for searched in defaults[1:]:
+        print(f"CPU of {searched.name} over raycol's: {searched.median_ms / ours.median_ms:.1f}")
+    _keep(options.keep / f"search-{name}.json", [*defaults, *others], truth_MN)
+    if options.pictures:
+        _draw(name, [*defaults, *others], truth_MN)
+
+
+def _truth(folder: Path, collection: Collection) -> NDArray[np.float32]:
+    """Exact MaxSim of every query with every document; kept."""
+    place = folder / "truth.npy"
+    if not place.exists():
+        say("scoring every document in full precision")
+        np.save(place, collection.maxsim())
+    truth_MN: NDArray[np.float32] = np.load(place)
+    return truth_MN
+
+
+def _row(searched: Searched, truth_MN: NDArray[np.float32], data: Any) -> list[str]:
+    assert searched.found
+    name = searched.name + "".join(f", {key} {value}" for key, value in searched.settings.items())
+    found, built = searched.found, searched.built
+    row = [
+        name,
+        str(len(found.positions_MK)),
+        f"{searched.median_ms:.2f}",
+        f"{np.percentile(searched.cpu_ms, 95):.2f}",
+        f"{found.recall(truth_MN, 10):.4f}",
+        f"{found.recall(truth_MN, 100):.4f}",
+    ]
+    if data:
+        row.append(f"{data.ndcg(found):.4f}" if len(found.positions_MK) == len(truth_MN) else "-")
+    if built is None:
+        return [*row, "-", "-", gib(searched.peak_bytes)]
+    cost = f"{built.cost.cpu_s:.0f}" + "*" * built.earlier
+    return [*row, cost, f"{built.bytes_per_token:.1f}", gib(searched.peak_bytes)]
+
+
+def _keep(place: Path, all_searched: list[Searched], truth_MN: NDArray[np.float32]) -> None:
+    place.write_text(
+        json.dumps(
+            [
+                {
+                    "engine": searched.name,
+                    "settings": searched.settings,
+                    "cpu_ms": searched.cpu_ms,
+                    "wall_ms": searched.wall_ms,
+                    "recall@10": searched.found.recall(truth_MN, 10),
+                    "recall@100": searched.found.recall(truth_MN, 100),
+                    "peak_bytes": searched.peak_bytes,
+                    "build_cpu_s": searched.built.cost.cpu_s if searched.built else None,
+                    "built_earlier": searched.built.earlier if searched.built else None,
+                    "bytes_per_token": searched.built.bytes_per_token if searched.built else None,
+                }
+                for searched in all_searched
+                if searched.found
+            ],
+            indent=1,
+        )
+    )
+
+
+def _draw(name: str, all_searched: list[Searched], truth_MN: NDArray[np.float32]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "raycol"
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for engine in dict.fromkeys(searched.name for searched in all_searched):
+        points = sorted(
+            (searched.median_ms, searched.found.recall(truth_MN, 10))
+            for searched in all_searched
+            if searched.name == engine and searched.found
+        )
+        axes.plot(*zip(*points, strict=True), marker="o", label=engine)
+    axes.set(xscale="log", xlabel="CPU milliseconds a query, one thread", ylabel="recall@10", title=name)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(IMAGES / f"search-{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def growth(options: argparse.Namespace) -> None:
+    """How the cost of a query grows with the index."""
+    rows = []
+    for n_tokens in map(int, options.tokens.split(",")):
+        uri = options.keep / f"growth-{n_tokens}"
+        if not (uri / "manifests").exists():
+            say(f"building an index of {n_tokens:,} tokens")
+            in_fresh_process(_build_clustered, uri, n_tokens)
+        say(f"{n_tokens:,} tokens: searching")
+        rows.append(in_fresh_process(_grown, uri, n_tokens, options.rounds))
+    header = ["tokens", "centroids", "CPU ms", "p95", "recall@10 against exact", "exact CPU ms", "open+check s"]
+    print_table(header, rows)
+
+
+def _build_clustered(uri: Path, n_tokens: int) -> None:
+    source = Clustered(n_tokens // MEAN_TOKENS)
+    Index.create(uri, (Document(str(number), tokens_TD) for number, (tokens_TD, _) in enumerate(source)))
+
+
+def _grown(uri: Path, n_tokens: int, rounds: int, n_queries: int = 50) -> list[str]:
+    queries = clustered_queries(Clustered(n_tokens // MEAN_TOKENS), n_queries)
+    with measured() as opening:
+        index = Index.open(uri)
+        index.search(queries[:1])
+    cpu_ms = []
+    for _ in range(rounds):
+        for query in queries:
+            with measured() as cost:
+                index.search([query])
+            cpu_ms.append(1000 * cost.cpu_s)
+    found = index.search(queries)
+    with measured() as exact_cost:
+        exact = index.exact(queries)
+    right = sum(hit.score >= truth[-1].score for hits, truth in zip(found, exact, strict=True) for hit in hits)
+    stats = index.stats()
+    return [
+        f"{stats.tokens:,}",
+        f"{stats.n_centroids:,}",
+        f"{np.median(cpu_ms):.2f}",
+        f"{np.percentile(cpu_ms, 95):.2f}",
+        f"{right / sum(map(len, exact)):.4f}",
+        f"{1000 * exact_cost.cpu_s / n_queries:.0f}",
+        f"{opening.cpu_s:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

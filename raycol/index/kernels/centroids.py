@@ -1,0 +1,153 @@
+"""Scores of all centroids for a block of query tokens, in bytes, and each token's nearest centroids.
+
+Shapes: K centroids, R = K rounded up to a multiple of GROUP, D dimensions, L = LANES query tokens, P probes.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from raycol.index.kernels.vectors import LANES, ROWS, dot_bytes
+
+# Rows whose best score is remembered, so that most of them need no second look.
+GROUP = 64
+
+# A byte is a 255th of this much of the longest query token's length: what lies farther below a query token's best
+# centroid counts as no better than that.
+SPAN = 1.0
+
+
+@numba.njit(nogil=True, cache=True)
+def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
+    """Query tokens as bytes, each in its own unit, scaled for centroids whose bytes stand for `sizes_D`.
+
+    Args:
+        query_DL: float32, a block of query tokens.
+        sizes_D: float32, what 1 is in each dimension of the centroids' bytes.
+        longest: length of the query's longest token.
+
+    Returns:
+        The arguments of `score_centroids` and `score_bytes`: weights_DL4, offsets_L, shift, units_L.
+    """
+    dim = len(query_DL)
+    weights_DL4 = np.empty((dim // 4, LANES, 4), dtype=np.int8)
+    offsets_L = np.empty(LANES, dtype=np.int32)
+    units_L = np.empty(LANES, dtype=np.float32)
+    largest = np.int64(0)
+    for lane in range(LANES):
+        unit = np.float32(0)
+        for d in range(dim):
+            unit = max(unit, abs(query_DL[d, lane] * sizes_D[d]))
+        unit = unit / np.float32(127) if unit > 0 else np.float32(1)
+        total, size = np.int64(0), np.int64(0)
+        for d in range(dim):
+            weight = np.int8(np.rint(query_DL[d, lane] * sizes_D[d] / unit))
+            weights_DL4[d >> 2, lane, d & 3] = weight
+            total += weight
+            size += abs(weight)
+        offsets_L[lane] = 128 * total
+        units_L[lane] = unit
+        largest = max(largest, size)
+    shift = 0
+    while (128 * largest) >> shift > 32767:
+        shift += 1
+    span = np.float32(SPAN) * np.float32(longest) if longest > 0 else np.float32(1)
+    units_L *= np.float32(255 << shift) / span
+    return weights_DL4, offsets_L, shift, units_L
+
+
+@numba.njit(nogil=True, cache=True)
+def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-untyped-def]
+    """Integer dot products, in units that differ from query token to query token.
+
+    Args:
+        rows_RD: uint8, centroids plus 128.
+        weights_DL4: int8 [D / 4, L, 4], query tokens.
+        offsets_L: int32, 128 times the sum of each query token.
+        shift: bits to drop, so that products fit 16 bits.
+
+    Returns:
+        scores_RL int16, and the largest of each GROUP rows, int16 [R / GROUP, L].
+    """
+    n_rows, dim = rows_RD.shape
+    scores_RL = np.empty((n_rows, LANES), dtype=np.int16)
+    tops_GL = np.empty((n_rows // GROUP, LANES), dtype=np.int16)
+    products = np.empty((ROWS, LANES), dtype=np.int32)
+    rows, weights, out = rows_RD.ctypes.data, weights_DL4.ctypes.data, products.ctypes.data
+    for group in range(n_rows // GROUP):
+        tops_GL[group] = -32768
+        for first in range(group * GROUP, (group + 1) * GROUP, ROWS):
+            dot_bytes(rows + first * dim, dim, weights, dim, out)
+            for row in range(ROWS):
+                for lane in range(LANES):
+                    score = np.int16((products[row, lane] - offsets_L[lane]) >> shift)
+                    scores_RL[first + row, lane] = score
+                    tops_GL[group, lane] = max(tops_GL[group, lane], score)
+    return scores_RL, tops_GL
+
+
+@numba.njit(nogil=True, cache=True)
+def score_bytes(scores_RL, tops_GL, units_L, bytes_RL):  # type: ignore[no-untyped-def]
+    """Scores as bytes with one unit for all query tokens: 255 for a token's best, 0 far below it.
+
+    Args:
+        scores_RL, tops_GL: from `score_centroids`.
+        units_L: float32, bytes a unit of the score.
+        bytes_RL: uint8, written.
+    """
+    n_rows = len(scores_RL)
+    best_L = np.empty(LANES, dtype=np.float32)
+    for lane in range(LANES):
+        best_L[lane] = tops_GL[:, lane].max()
+    for row in range(n_rows):
+        for lane in range(LANES):
+            below = (best_L[lane] - np.float32(scores_RL[row, lane])) * units_L[lane]
+            bytes_RL[row, lane] = np.uint8(np.float32(255.5) - min(below, np.float32(255)))
+
+
+@numba.njit(nogil=True, cache=True)
+def nearest_lists(scores_RL, tops_GL, n_lanes, n_centroids, n_probe):  # type: ignore[no-untyped-def]
+    """The `n_probe` best centroids of each query token, best first, equals by number: int32 [n_lanes, P]."""
+    probes_LP = np.empty((n_lanes, n_probe), dtype=np.int32)
+    heap = np.empty(n_probe, dtype=np.int64)  # the worst first: score, then number, the larger the worse
+    for lane in range(n_lanes):
+        size = 0
+        for group in range(len(tops_GL)):
+            if size == n_probe and tops_GL[group, lane] <= heap[0] >> 32:
+                continue
+            for row in range(group * GROUP, min((group + 1) * GROUP, n_centroids)):
+                key = (np.int64(scores_RL[row, lane]) << 32) + (0x7FFFFFFF - row)
+                if size < n_probe:
+                    place = size
+                    size += 1
+                    while place > 0 and heap[(place - 1) >> 1] > key:
+                        heap[place] = heap[(place - 1) >> 1]
+                        place = (place - 1) >> 1
+                    heap[place] = key
+                elif key > heap[0]:
+                    place, child = 0, 1
+                    while child < size:
+                        if child + 1 < size and heap[child + 1] < heap[child]:
+                            child += 1
+                        if heap[child] >= key:
+                            break
+                        heap[place] = heap[child]
+                        place, child = child, 2 * child + 1
+                    heap[place] = key
+        heap.sort()
+        for p in range(n_probe):
+            probes_LP[lane, p] = 0x7FFFFFFF - (heap[n_probe - 1 - p] & 0xFFFFFFFF)
+    return probes_LP
+
+
+@numba.njit(nogil=True, cache=True)
+def above_next(bytes_RL, probes_LP, count_from_last):  # type: ignore[no-untyped-def]
+    """The bytes of each query token's probes, int32 [lanes, P]; above those of the last probe if wanted."""
+    n_lanes, n_probe = probes_LP.shape
+    above_LP = np.empty((n_lanes, n_probe), dtype=np.int32)
+    for lane in range(n_lanes):
+        last = np.int32(bytes_RL[probes_LP[lane, n_probe - 1], lane]) if count_from_last else np.int32(0)
+        for p in range(n_probe):
+            above_LP[lane, p] = np.int32(bytes_RL[probes_LP[lane, p], lane]) - last
+    return above_LP

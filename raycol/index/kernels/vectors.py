@@ -1,0 +1,220 @@
+"""The three innermost loops, written as LLVM vectors so that they come out as intended on every processor.
+
+Each works on a block of LANES query tokens at a time, which lie side by side in memory, so that nothing is ever summed
+across a vector. LLVM turns its own vectors into AVX-512, AVX2 or NEON. Only `dot_bytes` has a form for a special
+instruction, VPDPBUSD (AVX-512 VNNI: four products of bytes added to a 32-bit integer); elsewhere it multiplies floats
+that hold small integers, which gives the same integers.
+
+Arguments are addresses, as `array.ctypes.data` gives them inside a kernel: the callers answer for the bounds.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# Query tokens side by side, and rows at once: 16 accumulators of 16 lanes, which AVX-512's registers hold.
+LANES = 32
+ROWS = 8
+TOKENS = 4
+
+_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_HALF = LANES // 2
+_INTS, _FLOATS, _BYTES, _QUADS = (
+    ir.VectorType(kind, size) for kind, size in ((_I32, _HALF), (_F32, _HALF), (_I8, LANES), (_I8, 4 * _HALF))
+)
+
+
+def _has_vnni() -> bool:
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx512vnni")) and not os.environ.get("NUMBA_CPU_NAME")
+
+
+def _pointer(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
+    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+
+
+def _load(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
+    loaded = builder.load(_pointer(builder, address, offset, kind))
+    loaded.align = 1
+    return loaded
+
+
+def _store(builder: Any, value: Any, address: Any, offset: Any) -> None:
+    builder.store(value, _pointer(builder, address, offset, value.type)).align = 1
+
+
+def _splat(builder: Any, value: Any, size: int) -> Any:
+    kind = ir.VectorType(value.type, size)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_I32, size), None))
+
+
+def _accumulators(builder: Any, kind: Any, number: int) -> list[Any]:
+    found = [cgutils.alloca_once(builder, kind) for _ in range(number)]
+    for each in found:
+        builder.store(ir.Constant(kind, None), each)
+    return found
+
+
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call(builder, f"llvm.fmuladd.v{_HALF}f32", a.type, [a, b, c])
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+@intrinsic
+def dot_bytes(typing_context, rows, stride, weights, dim, out):  # type: ignore[no-untyped-def]
+    """ROWS rows of unsigned bytes times LANES query tokens of signed bytes, int32 out [ROWS, LANES].
+
+    Rows lie `stride` bytes apart; weights are int8 [dim / 4, LANES, 4].
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        rows, stride, weights, dim, out = arguments
+        inner = _dot_vnni if _has_vnni() else _dot_floats
+        inner(builder, rows, stride, weights, dim, out)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp, types.intp), generate
+
+
+def _dot_vnni(builder: Any, rows: Any, stride: Any, weights: Any, dim: Any, out: Any) -> None:
+    kind = _QUADS if llvmlite.binding.llvm_version_info >= (22,) else _INTS
+    sums = _accumulators(builder, _INTS, 2 * ROWS)
+    with cgutils.for_range(builder, builder.udiv(dim, _I64(4)), intp=_I64) as loop:
+        place = builder.mul(loop.index, _I64(4 * LANES))
+        halves = [_load(builder, weights, builder.add(place, _I64(64 * half)), kind) for half in range(2)]
+        start = builder.mul(loop.index, _I64(4))
+        for row in range(ROWS):
+            offset = builder.add(builder.mul(stride, _I64(row)), start)
+            four = builder.bitcast(_splat(builder, _load(builder, rows, offset, _I32), _HALF), kind)
+            for half in range(2):
+                total = sums[2 * row + half]
+                operands = [builder.load(total), four, halves[half]]
+                builder.store(_call(builder, "llvm.x86.avx512.vpdpbusd.512", _INTS, operands), total)
+    for number, total in enumerate(sums):
+        _store(builder, builder.load(total), out, _I64(64 * number))
+
+
+def _dot_floats(builder: Any, rows: Any, stride: Any, weights: Any, dim: Any, out: Any) -> None:
+    sums = _accumulators(builder, _FLOATS, 2 * ROWS)
+    with cgutils.for_range(builder, builder.udiv(dim, _I64(4)), intp=_I64) as loop:
+        place = builder.mul(loop.index, _I64(4 * LANES))
+        quads = [_load(builder, weights, builder.add(place, _I64(64 * half)), _QUADS) for half in range(2)]
+        start = builder.mul(loop.index, _I64(4))
+        for each in range(4):
+            every_fourth = ir.Constant(ir.VectorType(_I32, _HALF), [_I32(4 * lane + each) for lane in range(_HALF)])
+            undefined = ir.Constant(_QUADS, ir.Undefined)
+            halves = [builder.sitofp(builder.shuffle_vector(quad, undefined, every_fourth), _FLOATS) for quad in quads]
+            for row in range(ROWS):
+                offset = builder.add(builder.add(builder.mul(stride, _I64(row)), start), _I64(each))
+                level = _splat(builder, builder.uitofp(_load(builder, rows, offset, _I8), _F32), _HALF)
+                for half in range(2):
+                    total = sums[2 * row + half]
+                    builder.store(_fused(builder, level, halves[half], builder.load(total)), total)
+    for number, total in enumerate(sums):
+        _store(builder, builder.fptosi(builder.load(total), _INTS), out, _I64(64 * number))
+
+
+@intrinsic
+def dot_floats(typing_context, tokens, weights, dim, out):  # type: ignore[no-untyped-def]
+    """TOKENS tokens, float32 [TOKENS, dim], times LANES query tokens, float32 [dim, LANES]: out [TOKENS, LANES].
+
+    Each sum runs over the dimensions in order, so a token's products do not depend on the tokens beside it.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        tokens, weights, dim, out = arguments
+        sums = _accumulators(builder, _FLOATS, 2 * TOKENS)
+        with cgutils.for_range(builder, dim, intp=_I64) as loop:
+            place = builder.mul(loop.index, _I64(4 * LANES))
+            halves = [_load(builder, weights, builder.add(place, _I64(64 * half)), _FLOATS) for half in range(2)]
+            for token in range(TOKENS):
+                offset = builder.mul(builder.add(builder.mul(dim, _I64(token)), loop.index), _I64(4))
+                value = _splat(builder, _load(builder, tokens, offset, _F32), _HALF)
+                for half in range(2):
+                    total = sums[2 * token + half]
+                    builder.store(_fused(builder, value, halves[half], builder.load(total)), total)
+        for number, total in enumerate(sums):
+            _store(builder, builder.load(total), out, _I64(64 * number))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def decode_row(typing_context, packed, width, bits, centroid, lows, steps, scale, gain, out):  # type: ignore[no-untyped-def]
+    """Decode a token whose packed residual is `width` bytes, a multiple of 16: float32 out [8 width / bits].
+
+    out = scale centroid + gain (low + step level), for levels as `codebook.pack` lays them out.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        packed, width, bits, centroid, lows, steps, scale, gain, out = arguments
+        scale, gain = (_splat(builder, value, _HALF) for value in (scale, gain))
+        bytes_ = ir.VectorType(_I8, _HALF)
+        mask = _splat(builder, builder.sub(builder.shl(_I8(1), builder.trunc(bits, _I8)), _I8(1)), _HALF)
+        with cgutils.for_range(builder, builder.udiv(width, _I64(_HALF)), intp=_I64) as block:
+            start = builder.mul(block.index, _I64(_HALF))
+            levels = _load(builder, packed, start, bytes_)
+            with cgutils.for_range(builder, builder.udiv(_I64(8), bits), intp=_I64) as plane:
+                shift = _splat(builder, builder.trunc(builder.mul(plane.index, bits), _I8), _HALF)
+                level = builder.uitofp(builder.and_(builder.lshr(levels, shift), mask), _FLOATS)
+                place = builder.mul(builder.add(builder.mul(plane.index, width), start), _I64(4))
+                low, step, middle = (_load(builder, each, place, _FLOATS) for each in (lows, steps, centroid))
+                residual = _fused(builder, step, level, low)
+                _store(builder, _fused(builder, gain, residual, builder.fmul(scale, middle)), out, place)
+        return context.get_dummy_value()
+
+    numbers = (types.intp,) * 6 + (types.float32, types.float32, types.intp)
+    return types.void(*numbers), generate
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address, which need not be valid."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(arguments[0], _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+def _max_rows(code: ir.IntType) -> Any:
+    @intrinsic
+    def max_rows(typing_context, table, codes, n_codes):  # type: ignore[no-untyped-def]
+        """The sum over lanes of the largest byte among the rows that the codes name; table is uint8 [K, LANES]."""
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            table, codes, n_codes = arguments
+            (best,) = _accumulators(builder, _BYTES, 1)
+            with cgutils.for_range(builder, n_codes, intp=_I64) as loop:
+                number = _load(builder, codes, builder.mul(loop.index, _I64(code.width // 8)), code)
+                row = _load(builder, table, builder.mul(builder.zext(number, _I64), _I64(LANES)), _BYTES)
+                so_far = builder.load(best)
+                larger = builder.icmp_unsigned(">", row, so_far)
+                builder.store(builder.select(larger, row, so_far), best)
+            wide = builder.zext(builder.load(best), ir.VectorType(_I32, LANES))
+            return _call(builder, f"llvm.vector.reduce.add.v{LANES}i32", _I32, [wide])
+
+        return types.int32(types.intp, types.intp, types.intp), generate
+
+    return max_rows
+
+
+max_rows_16 = _max_rows(_I16)
+max_rows_32 = _max_rows(_I32)

@@ -1,0 +1,40 @@
+"""A query in the forms that the kernels read.
+
+Shapes: Q query tokens, B blocks of L = LANES of them, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.kernels.vectors import LANES
+
+# More would not fit the counters of `kernels.candidates`, and no model makes them.
+MAX_QUERY_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query: its tokens, the same in blocks whose last lanes may hold zeros, and the length of the longest."""
+
+    tokens_QD: NDArray[np.float32]
+    floats_BDL: NDArray[np.float32]
+    longest: float
+
+    @property
+    def n_tokens(self) -> int:
+        """Q."""
+        return len(self.tokens_QD)
+
+    @classmethod
+    def prepare(cls, query_QD: NDArray[np.float32]) -> Query:
+        """From float32 [Q, D]."""
+        n_tokens, dim = query_QD.shape
+        padded = np.zeros((math.ceil(n_tokens / LANES), LANES, dim), dtype=np.float32)
+        padded.reshape(-1, dim)[:n_tokens] = query_QD
+        longest = math.sqrt(float(np.einsum("qd,qd->q", query_QD, query_QD).max()))
+        return cls(query_QD, np.ascontiguousarray(padded.transpose(0, 2, 1)), longest)

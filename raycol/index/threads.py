@@ -1,0 +1,24 @@
+"""One function over many queries, on as many threads as are wanted: the kernels release the interpreter's lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from raycol.errors import InputError
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def each(function: Callable[[A], R], items: Sequence[A], threads: int | None) -> list[R]:
+    """`function` of each item, in order; None for `threads` takes one for one item and all cores for more."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; expected 1 or more")
+    wanted = min(len(items), threads or (os.cpu_count() or 1))
+    if wanted <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(wanted) as pool:
+        return list(pool.map(function, items))

@@ -1,0 +1,33 @@
+"""Exact scores on a torch device. Its kernels' own CPU path stands in for a GPU, which machines that test may lack."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.index.codebook import BITS
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_device_scores_as_the_kernels_do(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
+    pytest.importorskip("late_interaction_kernels")
+    from raycol.index.device import DeviceScorer
+    from raycol.index.query import Query
+    from raycol.index.search import cpu_scorer
+
+    documents = (Document(str(number), tokens) for number, tokens in enumerate(clustered))
+    index = Index.create(tmp_path / "i", documents, bits=bits, partition_tokens=1000)
+    query = Query.prepare(clustered[0][:7])
+    for partition in index.partitions:
+        chosen = np.arange(partition.info.documents)[::2]
+        on_device = DeviceScorer(index.codebook, "cpu")(query, partition, chosen)
+        assert np.allclose(on_device, cpu_scorer(index.codebook)(query, partition, chosen), atol=1e-4)
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+    index = Index.create(tmp_path / "i", [Document("a", clustered[0])])
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(InputError, match=device):
+            index.search([clustered[0]], device=device)

@@ -1,0 +1,327 @@
+"""Each kernel of a search against a slow, obvious reference in NumPy, and against itself without AVX-512 VNNI.
+
+Shapes: Q query tokens, L = LANES of them in each of B blocks, D dimensions, K centroids, R rows of K rounded up to a
+multiple of GROUP, G groups, P probes, T tokens, N documents, M chosen ones.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycol.index import Document, Index
+from raycol.index.codebook import BITS, Codebook, TokenCodes
+from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
+from raycol.index.kernels.centroids import GROUP, above_next, nearest_lists, query_bytes, score_bytes, score_centroids
+from raycol.index.kernels.maxsim import score_documents
+from raycol.index.kernels.vectors import LANES
+from raycol.index.query import MAX_QUERY_TOKENS, Query
+from tests.conftest import PROJECT, make_clustered, unit
+from tests.index.test_search import make_queries
+
+DIMS = st.integers(1, 17).map(lambda eights: 8 * eights)
+QUERY_TOKENS = st.integers(1, 70)
+SEEDS = st.integers(0, 2**32 - 1)
+many = settings(max_examples=60, deadline=None)
+
+
+def rounded_up(n_centroids: int) -> int:
+    return -(-n_centroids // GROUP) * GROUP
+
+
+def tops_of(scores_RL: np.ndarray) -> np.ndarray:
+    return scores_RL.reshape(-1, GROUP, LANES).max(axis=1)
+
+
+def make_codebook(rng: np.random.Generator, n_centroids: int, dim: int, bits: int = 4) -> Codebook:
+    steps_D = (rng.uniform(0.1, 0.5, dim) / 2**bits).astype(np.float32)
+    lows_D = (-steps_D * 2 ** (bits - 1) + rng.uniform(-0.02, 0.02, dim)).astype(np.float32)
+    return Codebook(unit(rng.standard_normal((n_centroids, dim))), lows_D, steps_D, bits)
+
+
+@many
+@given(dim=DIMS, n_groups=st.integers(1, 4), extreme=st.booleans(), seed=SEEDS)
+def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: bool, seed: int) -> None:
+    """Extreme: only the smallest and largest bytes, whose products come closest to leaving their integers."""
+    rng = np.random.default_rng(seed)
+    rows_RD = (
+        rng.choice([0, 255], (n_groups * GROUP, dim)) if extreme else rng.integers(0, 256, (n_groups * GROUP, dim))
+    )
+    weights_DL = rng.choice([-127, 127], (dim, LANES)) if extreme else rng.integers(-127, 128, (dim, LANES))
+    if extreme:
+        rows_RD[0], weights_DL[:, 0] = 255, 127
+    products_RL = (rows_RD - 128) @ weights_DL
+    shift = 0
+    while np.abs(products_RL >> shift).max() > 32767:
+        shift += 1
+    scores_RL, tops_GL = score_centroids(
+        rows_RD.astype(np.uint8),
+        np.ascontiguousarray(weights_DL.astype(np.int8).reshape(dim // 4, 4, LANES).transpose(0, 2, 1)),
+        128 * weights_DL.sum(axis=0, dtype=np.int32),
+        shift,
+    )
+    assert scores_RL.dtype == tops_GL.dtype == np.int16
+    assert np.array_equal(scores_RL, products_RL >> shift)
+    assert np.array_equal(tops_GL, tops_of(products_RL >> shift))
+
+
+@many
+@given(
+    dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 150), size=st.sampled_from([1e-9, 1, 9000]), seed=SEEDS
+)
+def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
+    dim: int, n_tokens: int, n_centroids: int, size: float, seed: int
+) -> None:
+    """For tokens of any lengths side by side; what stands after the last token and the last centroid is nothing."""
+    rng = np.random.default_rng(seed)
+    codebook = make_codebook(rng, n_centroids, dim)
+    query_QD = unit(rng.standard_normal((n_tokens, dim))) * rng.uniform(0.1, 3, (n_tokens, 1)).astype(np.float32)
+    query_QD *= np.float32(size)
+    longest = np.linalg.norm(query_QD, axis=1).max()
+    query = Query.prepare(query_QD)
+    assert len(query.floats_BDL) == -(-n_tokens // LANES)
+    for block_DL, first in zip(query.floats_BDL, range(0, n_tokens, LANES), strict=True):
+        weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, codebook.centroid_bytes.sizes_D, query.longest)
+        scores_RL, tops_GL = score_centroids(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
+        assert np.array_equal(tops_GL, tops_of(scores_RL))
+        products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
+        n_lanes = products_KQ.shape[1]
+        found_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * longest / 255
+        assert np.abs(found_KQ - products_KQ).max() < 0.03 * longest
+        assert not scores_RL[n_centroids:].any()
+        assert not scores_RL[:, n_lanes:].any()
+
+
+@many
+@given(n_groups=st.integers(1, 3), spread=st.sampled_from([1, 30, 1000, 32767]), seed=SEEDS)
+def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, spread: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores_RL = rng.integers(-spread - 1, spread + 1, (n_groups * GROUP, LANES)).astype(np.int16)
+    units_L = (rng.uniform(0.2, 5, LANES) * 255 / spread).astype(np.float32)
+    bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
+    score_bytes(scores_RL, tops_of(scores_RL), units_L, bytes_RL)
+    best_L = scores_RL.max(axis=0).astype(np.float32)
+    below_RL = np.minimum((best_L - scores_RL.astype(np.float32)) * units_L, np.float32(255))
+    assert np.array_equal(bytes_RL, np.floor(np.float32(255.5) - below_RL))
+    assert (bytes_RL.max(axis=0) == 255).all()
+    assert (bytes_RL[below_RL == 255] == 0).all()
+
+
+@many
+@given(
+    n_centroids=st.integers(1, 300), spread=st.sampled_from([0, 2, 20, 32000]), slope=st.integers(-2, 2),
+    padding=st.sampled_from([-32768, 0, 32767]), seed=SEEDS, data=st.data(),
+)  # fmt: skip
+def test_nearest_lists_are_a_stable_sort(
+    n_centroids: int, spread: int, slope: int, padding: int, seed: int, data: st.DataObject
+) -> None:
+    """Small spreads make ties, slopes make whole groups better than those before; padding is never a centroid."""
+    n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
+    rng = np.random.default_rng(seed)
+    scores_RL = np.full((rounded_up(n_centroids), LANES), padding, dtype=np.int16)
+    scores_RL[:n_centroids] = rng.integers(-spread, spread + 1, (n_centroids, LANES))
+    scores_RL[:n_centroids] += slope * (np.arange(n_centroids, dtype=np.int16) // GROUP)[:, None]
+    found_LP = nearest_lists(scores_RL, tops_of(scores_RL), n_lanes, n_centroids, n_probe)
+    expected_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0, kind="stable")
+    assert np.array_equal(found_LP, expected_KL[:n_probe, :n_lanes].T)
+
+
+@many
+@given(n_centroids=st.integers(1, 200), count_from_last=st.booleans(), seed=SEEDS, data=st.data())
+def test_probes_count_from_the_last_of_them(
+    n_centroids: int, count_from_last: bool, seed: int, data: st.DataObject
+) -> None:
+    n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
+    rng = np.random.default_rng(seed)
+    bytes_RL = rng.integers(0, 256, (rounded_up(n_centroids), LANES)).astype(np.uint8)
+    best_first_KL = np.argsort(-bytes_RL[:n_centroids].astype(int), axis=0)
+    probes_LP = np.ascontiguousarray(best_first_KL[:n_probe, :n_lanes].T.astype(np.int32))
+    expected = [[int(bytes_RL[probe, lane]) for probe in probes_P] for lane, probes_P in enumerate(probes_LP)]
+    if count_from_last:
+        expected = [[byte - of_lane[-1] for byte in of_lane] for of_lane in expected]
+    assert above_next(bytes_RL, probes_LP, count_from_last).tolist() == expected
+
+
+@many
+@given(
+    n_documents=st.integers(1, 60), n_centroids=st.integers(1, 40), n_tokens=QUERY_TOKENS,
+    largest=st.sampled_from([1, 3, 255]), seed=SEEDS, data=st.data(),
+)  # fmt: skip
+def test_estimates_are_the_best_visited_centroid_of_each_query_token(
+    n_documents: int, n_centroids: int, n_tokens: int, largest: int, seed: int, data: st.DataObject
+) -> None:
+    """Over several blocks and two partitions, as `search` calls it; a `largest` of 1 makes nearly everything a tie."""
+    rng = np.random.default_rng(seed)
+    n_probe = data.draw(st.integers(1, n_centroids))
+    probes_QP = np.array([rng.permutation(n_centroids)[:n_probe] for _ in range(n_tokens)], dtype=np.int32)
+    above_QP = -np.sort(-rng.integers(0, largest + 1, (n_tokens, n_probe)), axis=1).astype(np.int32)
+    documents = [rng.integers(0, n_centroids, rng.integers(1, 9)) for _ in range(n_documents)]
+    cut = data.draw(st.integers(0, n_documents))
+    state_N = np.zeros(n_documents, dtype=np.uint32)
+    for first in range(0, n_tokens, LANES):
+        block = slice(first, first + LANES)
+        for start, stop in pairwise(sorted({0, cut, n_documents})):
+            lists = inverted_lists(documents[start:stop], n_centroids)
+            visit_lists(probes_QP[block], above_QP[block], first, *lists, state_N[start:stop])
+
+    expected = {}
+    for number, codes in enumerate(documents):
+        expected[number] = 0
+        for probes_P, above_P in zip(probes_QP, above_QP, strict=True):
+            expected[number] += max(
+                [above for probe, above in zip(probes_P, above_P, strict=True) if probe in codes] or [0]
+            )
+    assert (state_N & (2**ESTIMATE_BITS - 1)).tolist() == list(expected.values())
+
+    allowed_N = rng.random(n_documents) < data.draw(st.sampled_from([0.1, 0.5, 1]))
+    n = data.draw(st.integers(1, n_documents + 5))
+    order = sorted(np.flatnonzero(allowed_N).tolist(), key=lambda number: (-expected[number], number))
+    assert best_estimates(state_N, allowed_N, n, 255 * n_tokens).tolist() == sorted(order[:n])
+
+
+def inverted_lists(documents: list[np.ndarray], n_centroids: int) -> tuple[np.ndarray, np.ndarray]:
+    lists = [
+        [number for number, codes in enumerate(documents) for code in codes if code == centroid]
+        for centroid in range(n_centroids)
+    ]
+    offsets_K = np.cumsum([0, *map(len, lists)]).astype(np.uint32)
+    return offsets_K, np.array(list(chain.from_iterable(lists)), dtype=np.uint32)
+
+
+def test_the_longest_query_keeps_its_tokens_and_its_estimates_apart() -> None:
+    """One document is best for every token, which has to leave the bits above its sum alone; the other is met in one
+    lane only, the same of every block."""
+    lists = inverted_lists([np.array([0]), np.array([1])], 2)
+    probes_LP, above_LP = np.full((LANES, 2), [0, 1], np.int32), np.full((LANES, 2), [255, 0], np.int32)
+    above_LP[7, 1] = 200
+    state_N = np.zeros(2, dtype=np.uint32)
+    for first in range(0, MAX_QUERY_TOKENS, LANES):
+        visit_lists(probes_LP, above_LP, first, *lists, state_N)
+    expected = [255 * MAX_QUERY_TOKENS, 200 * MAX_QUERY_TOKENS // LANES]
+    assert (state_N & (2**ESTIMATE_BITS - 1)).tolist() == expected
+    for n, best in ((1, [0]), (2, [0, 1])):
+        assert best_estimates(state_N, np.ones(2, bool), n, 255 * MAX_QUERY_TOKENS).tolist() == best
+
+
+@pytest.fixture(scope="module")
+def byte_tables() -> np.ndarray:
+    """Three blocks of more rows than 16 bits can number."""
+    return np.random.default_rng(0).integers(0, 256, (3, 2**16 + GROUP, LANES)).astype(np.uint8)
+
+
+@many
+@given(code=st.sampled_from([np.uint16, np.uint32]), n_tokens=QUERY_TOKENS, n_documents=st.integers(1, 20), seed=SEEDS)
+def test_scores_by_centroids_are_maxsim_over_bytes(
+    byte_tables: np.ndarray, code: type, n_tokens: int, n_documents: int, seed: int
+) -> None:
+    """Codes reach the ends of their types: neither their sign bit nor the bits over 16 may get lost."""
+    rng = np.random.default_rng(seed)
+    bytes_BRL = byte_tables[: -(-n_tokens // LANES)].copy()
+    bytes_BRL[-1, :, (n_tokens - 1) % LANES + 1 :] = 0
+    offsets_N = np.cumsum([0, *rng.integers(1, 9, n_documents)])
+    n_rows = 2**16 if code is np.uint16 else bytes_BRL.shape[1]
+    codes_T = (n_rows - 1 - rng.integers(0, rng.choice([3, n_rows]), offsets_N[-1])).astype(code)
+    documents_M = np.sort(rng.permutation(n_documents)[: rng.integers(0, n_documents + 1)])
+    expected = [
+        bytes_BRL[:, codes_T[offsets_N[document] : offsets_N[document + 1]]].max(axis=1).sum(dtype=np.int64)
+        for document in documents_M
+    ]
+    assert score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T).tolist() == expected
+
+
+@many
+@given(
+    bits=st.sampled_from(BITS), code=st.sampled_from([np.uint16, np.uint32]), dim=DIMS, n_tokens=QUERY_TOKENS,
+    n_documents=st.integers(1, 8), n_centroids=st.integers(1, 30), seed=SEEDS,
+)  # fmt: skip
+def test_exact_scores_are_maxsim_over_the_decoded_tokens(
+    bits: int, code: type, dim: int, n_tokens: int, n_documents: int, n_centroids: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codebook = make_codebook(rng, n_centroids, dim, bits)
+    query_QD = unit(rng.standard_normal((n_tokens, dim)))
+    offsets_N = np.cumsum([0, *rng.integers(1, 12, n_documents)])
+    size = int(offsets_N[-1])
+    tokens = TokenCodes(
+        rng.integers(0, n_centroids, size).astype(code),
+        rng.integers(0, 256, (size, dim * bits // 8)).astype(np.uint8),
+        rng.integers(100, 150, size).astype(np.uint8),
+        rng.uniform(-0.5, 1.5, size).astype(np.float16),
+    )
+    documents_M = np.sort(rng.permutation(n_documents)[: rng.integers(0, n_documents + 1)])
+    query = Query.prepare(query_QD)
+    found_M = score_documents(
+        documents_M, query.floats_BDL, n_tokens, codebook.centroids_KD, codebook.lows_D, codebook.steps_D, offsets_N,
+        tokens.codes_T, tokens.residuals_TB, tokens.gains_T, tokens.scales_T.view(np.uint16), bits,
+    )  # fmt: skip
+    scores_QT = query_QD @ codebook.decode(tokens).T
+    expected = [
+        scores_QT[:, offsets_N[document] : offsets_N[document + 1]].max(axis=1).sum() for document in documents_M
+    ]
+    assert found_M.dtype == np.float32
+    assert np.allclose(found_M, expected, rtol=1e-5, atol=1e-4)
+
+
+ELSEWHERE = """
+import json, sys
+import numpy as np
+from raycol.index import Index
+from raycol.index.kernels import vectors
+from tests.index.test_kernels import integers_and_hits
+
+integers, hits = integers_and_hits(Index.open(sys.argv[1]))
+np.savez(sys.argv[2], *integers)
+print(json.dumps([vectors._has_vnni(), hits]))
+"""
+
+
+def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[str, float]]]]:
+    """What the integer kernels make of some queries, and what is found by lists, by centroids alone and exactly."""
+    queries = make_queries(make_clustered(12, index.manifest.dim, seed=2), 12)
+    queries = [*queries, np.concatenate(queries[:5])]
+    rows_RD, sizes_D = index.codebook.centroid_bytes
+    integers: list[np.ndarray] = []
+    for query in queries:
+        prepared = Query.prepare(query)
+        for block_DL in prepared.floats_BDL:
+            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, sizes_D, prepared.longest)
+            scores_RL, tops_GL = score_centroids(rows_RD, weights_DL4, offsets_L, shift)
+            bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
+            score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
+            integers += [weights_DL4, scores_RL, tops_GL, bytes_RL]
+    found = [
+        *index.search(queries, 4, n_probe=4, n_rescore=4),
+        *index.search(queries, 4, n_probe=index.codebook.n_centroids, n_rescore=4),
+        *index.exact(queries, 4),
+    ]
+    return integers, [[(hit.id, hit.score) for hit in hits] for hits in found]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is x86-64's")
+def test_a_processor_without_vnni_finds_the_same(tmp_path: Path) -> None:
+    """The two forms of `dot_bytes` in two processes: no integer may differ, and so no hit."""
+    embeddings = make_clustered(400, 32, seed=1)
+    documents = (Document(f"d{number}", array) for number, array in enumerate(embeddings))
+    index = Index.create(tmp_path / "i", documents, n_centroids=256, partition_tokens=2500)
+    integers, found = integers_and_hits(index)
+    environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PROJECT)}
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    has_vnni, others = json.loads(run.stdout)
+    assert not has_vnni
+    with np.load(tmp_path / "integers.npz") as there:
+        assert [there[name].tobytes() for name in there.files] == [array.tobytes() for array in integers]
+    for hits, other in zip(found, others, strict=True):
+        assert [id_ for id_, _ in hits] == [id_ for id_, _ in other]
+        assert np.allclose([score for _, score in hits], [score for _, score in other], atol=1e-5)
