@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from collection import Collection, Found
@@ -109,8 +109,10 @@ def build_peer(folder: Path, python: Path, engine: str) -> Built:
 class Peer:
     """An engine with its index of the collection saved in a folder, open in a process with one thread."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, questions: IO[str], answers: IO[str]) -> None:
+        self._questions = questions
+        self._answers = answers
+        self.name = json.loads(answers.readline())["name"]
 
     def search(
         self, first: int, last: int, k: int = DEPTH, *, together: bool = False, **settings: Any

@@ -248,6 +248,11 @@ CHANGES: dict[str, Callable[[Body], object]] = {
     "columns in another order": lambda body: body.update(columns=dict(reversed(body["columns"].items()))),
     "a column of another type": at("columns", "n")("string"),
     "a model that is a name": at("model")("gte"),
+    "tuned to no lists": at("tuned")({"n_probe": 0, "n_rescore": 16}),
+    "tuned to half a document": at("tuned")({"n_probe": 4, "n_rescore": 0.5}),
+    "tuned past 31 bits": at("tuned")({"n_probe": 4, "n_rescore": 2**31}),
+    "tuned to a name": at("tuned")("fast"),
+    "tuned by halves": at("tuned")({"n_probe": 4}),
     "more deleted than there": at("partitions", 0, "deletes", "documents")(1000),
     "more deleted tokens than there": at("partitions", 0, "deletes", "tokens")(1000),
     "another partition's folder": lambda body: at("partitions", 0, "name")(body["partitions"][2]["name"])(body),
@@ -264,6 +269,15 @@ def test_a_hostile_manifest_is_refused(root: Path, change: Callable[[Body], obje
     check_refused(root)
 
 
+def test_what_is_tuned_beyond_the_index_finds_all_there_is(root: Path) -> None:
+    for n_rescore in (1, 2**31 - 1):
+        forge(root, at("tuned")({"n_probe": 2**31 - 1, "n_rescore": n_rescore}))
+        with at_once():
+            index = Index.open(root)
+            assert index.search(queries(), k=20) == index.exact(queries(), k=20)
+            assert [len(hits) for hits in index.search(queries(), k=2)] == [2, 2]
+
+
 def test_a_file_that_is_promised_and_not_there_is_refused(root: Path) -> None:
     forge(root, at("partitions", 0, "files", "more.npy")({"bytes": 1, "xxh3": "0" * 32}))
     check_refused(root, r"more\.npy", trusts=[False])
@@ -271,7 +285,7 @@ def test_a_file_that_is_promised_and_not_there_is_refused(root: Path) -> None:
 
 def test_a_missing_key_is_refused(root: Path) -> None:
     whole = body_of(newest_manifest(root).read_bytes())
-    optional = {("pool_factor",), ("partitions", 0, "deletes")}
+    optional = {("pool_factor",), ("tuned",), ("partitions", 0, "deletes")}
     for path in sorted(paths_of(whole), key=str):
         if path not in optional:
             body = json.loads(to_json(whole))
