@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from raycol.errors import InputError
 
 Effort = Literal["fast", "default", "thorough"]
+
+
+_MOST = 2**31 - 1
 
 
 class SearchSettings(BaseModel):
@@ -40,14 +44,22 @@ def resolve(
     Raises:
         InputError: an effort of another name, a setting below 1, or more probes than there are centroids.
     """
-    if effort not in EFFORTS:
-        raise InputError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}")
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        raise InputError(f"effort is {effort!r:.60}; expected one of {', '.join(EFFORTS)}")
     chosen = tuned if tuned and effort == "default" else EFFORTS[effort]
-    if n_probe is not None and not 1 <= n_probe <= n_centroids:
-        raise InputError(f"n_probe is {n_probe}; expected 1 to {n_centroids}, the number of centroids")
-    if n_rescore is not None and n_rescore < 1:
-        raise InputError(f"n_rescore is {n_rescore}; expected 1 or more")
     return SearchSettings(
-        n_probe=min(chosen.n_probe, n_centroids) if n_probe is None else n_probe,
-        n_rescore=chosen.n_rescore if n_rescore is None else n_rescore,
+        n_probe=min(chosen.n_probe, n_centroids)
+        if n_probe is None
+        else check_count("n_probe", n_probe, n_centroids, ", the number of centroids"),
+        n_rescore=chosen.n_rescore if n_rescore is None else check_count("n_rescore", n_rescore),
     )
+
+
+def check_count(name: str, value: object, most: int = _MOST, why: str = "") -> int:
+    """A setting that counts something, 1 to `most`. Raises `InputError`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} is {value!r:.60}; expected a whole number")
+    number = operator.index(value)  # NumPy's integers too
+    if not 1 <= number <= most:
+        raise InputError(f"{name} is {number}; expected {'1 or more' if most == _MOST else f'1 to {most}'}{why}")
+    return number

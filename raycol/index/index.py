@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, InputError
-from raycol.index.changes import Change, add_documents, delete_documents, remember_settings
+from raycol.index.changes import Change, add_documents, check_writable, delete_documents, remember_settings
 from raycol.index.codebook import Codebook
 from raycol.index.compact import compact
 from raycol.index.create import PARTITION_TOKENS, create
 from raycol.index.document import Document, check_embeddings
-from raycol.index.effort import Effort, resolve
+from raycol.index.effort import Effort, check_count, resolve
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
 from raycol.index.partition import Partition
 from raycol.index.query import MAX_QUERY_TOKENS
@@ -213,7 +213,8 @@ class Index:
     ) -> list[list[Hit]]:
         """The best `k` documents for each query, best first, equal scores by id.
 
-        The same queries give the same hits and scores whatever the threads and whatever the queries beside them.
+        The same queries give the same hits and scores whatever the threads and whatever the queries beside them. Of more
+        than `n_rescore` equal documents, those added first are scored.
 
         Args:
             queries: one float array [n_tokens, dim] a query (an array [queries, tokens, dim] is one too).
@@ -235,7 +236,7 @@ class Index:
                 range; an unusable filter.
             IndexCorruptError: a partition that is damaged. There are never silently fewer hits.
         """
-        _check_positive(k=k)
+        k = check_count("k", k)
         snapshot = self._snapshot
         settings = resolve(
             effort, self.manifest.tuned, snapshot.codebook.n_centroids, n_probe=n_probe, n_rescore=n_rescore
@@ -261,7 +262,7 @@ class Index:
         device: str = "cpu",
     ) -> list[list[Hit]]:
         """The best `k` documents for each query over every stored token: the reference for `search`."""
-        _check_positive(k=k)
+        k = check_count("k", k)
         snapshot = self._snapshot
         checked = self._check_queries(queries)
         scope = self._scope(snapshot, filter, ids, on_unknown)
@@ -329,10 +330,11 @@ class Index:
             InputError: unusable queries, a target out of range, or one that no settings reach; nothing is stored.
             ConflictError: another writer committed first.
         """
-        _check_positive(k=k)
+        k = check_count("k", k)
         if not 0 < target_recall <= 1:
             raise InputError(f"target_recall is {target_recall}; expected more than 0, at most 1")
         checked = self._check_queries(queries)
+        check_writable(self._snapshot)
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
@@ -486,9 +488,3 @@ class Index:
         self._check_partitions(snapshot)
         masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
         return Scope.of(snapshot.partitions, masks)
-
-
-def _check_positive(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; expected 1 or more")

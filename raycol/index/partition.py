@@ -4,13 +4,13 @@ A partition is a pure function of its documents in order and the codebook. Its f
 from it later is kept beside it (`deletes`).
 
 Files (N documents, T tokens, K centroids, B residual bytes a token):
-    offsets.npy        int64  [N + 1]  first token of each document
+    offsets.npy        int64 [N + 1]   first token of each document
     codes.npy          uint16 [T]      centroid of each token (uint32 where K is over 65,536)
-    residuals.npy      uint8  [T, B]   packed residual levels
-    gains.npy          uint8  [T]      step size of each token's residual
+    residuals.npy      uint8 [T, B]    packed residual levels
+    gains.npy          uint8 [T]       step size of each token's residual
     scales.npy         float16 [T]     length correction
     list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
-    list_documents.npy    uint32 [T]      the documents of each centroid's tokens, ascending within a list
+    list_documents.npy uint32 [T]      the documents of each centroid's tokens, ascending within a list
     id_*.npy           (see `ids`)
     documents.parquet  metadata columns, one row a document; not there where the index has no columns
 """

@@ -36,5 +36,5 @@ class Query:
         n_tokens, dim = query_QD.shape
         padded = np.zeros((math.ceil(n_tokens / LANES), LANES, dim), dtype=np.float32)
         padded.reshape(-1, dim)[:n_tokens] = query_QD
-        longest = math.sqrt(float(np.einsum("qd,qd->q", query_QD, query_QD).max()))
+        longest = math.sqrt(np.square(query_QD, dtype=np.float64).sum(axis=1).max())  # float32 would underflow
         return cls(query_QD, np.ascontiguousarray(padded.transpose(0, 2, 1)), longest)

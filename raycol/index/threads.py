@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from raycol.errors import InputError
+from raycol.index.effort import check_count
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -15,9 +15,7 @@ R = TypeVar("R")
 
 def each(function: Callable[[A], R], items: Sequence[A], threads: int | None) -> list[R]:
     """`function` of each item, in order; None for `threads` takes one for one item and all cores for more."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; expected 1 or more")
-    wanted = min(len(items), threads or (os.cpu_count() or 1))
+    wanted = min(len(items), (os.cpu_count() or 1) if threads is None else check_count("threads", threads))
     if wanted <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(wanted) as pool:

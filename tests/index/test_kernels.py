@@ -288,7 +288,10 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     queries = make_queries(make_clustered(12, index.manifest.dim, seed=2), 12)
     queries = [*queries, np.concatenate(queries[:5])]
     rows_RD, sizes_D = index.codebook.centroid_bytes
-    integers: list[np.ndarray] = []
+    # Sums of so many dimensions leave what a float32 holds exactly.
+    wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 127, np.int8)
+    wide_RD[1::2, 5], wide_DL4[3, ::3, 1] = 2, -6
+    integers = list(score_centroids(wide_RD, wide_DL4, np.zeros(LANES, np.int32), 12))
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:

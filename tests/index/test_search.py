@@ -286,6 +286,12 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
         ({"n_probe": -1}, "n_probe is -1; expected 1 to 1000"),
         ({"n_probe": 1001}, "n_probe is 1001; expected 1 to 1000"),
         ({"n_rescore": 0}, "n_rescore is 0; expected 1 or more"),
+        ({"n_rescore": 2**31}, "n_rescore is 2147483648; expected 1 or more"),
+        ({"n_rescore": 1.5}, "n_rescore is 1.5; expected a whole number"),
+        ({"n_probe": True}, "n_probe is True; expected a whole number"),
+        ({"n_probe": "3"}, "n_probe is '3'; expected a whole number"),
+        ({"k": 1.5}, "k is 1.5; expected a whole number"),
+        ({"effort": ["fast"]}, r"effort is \['fast'\]; expected one of"),
         ({"threads": 0}, "threads is 0; expected 1 or more"),
         ({"threads": -1}, "threads is -1; expected 1 or more"),
         ({"filter": "m = 1"}, "no column 'm'; the columns are n"),
@@ -300,6 +306,18 @@ def test_settings_out_of_range_are_refused(library: Index, settings: dict, messa
     if settings.keys() & {"k", "threads", "filter"}:
         with pytest.raises(InputError, match=message):
             library.exact([LIBRARY[0]], **settings)
+
+
+def test_numbers_of_numpy_are_numbers(library: Index) -> None:
+    settings = {"k": np.int64(3), "n_probe": np.int32(4), "n_rescore": np.uint8(64)}
+    assert library.search([LIBRARY[0]], **settings) == library.search([LIBRARY[0]], k=3, n_probe=4, n_rescore=64)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-23, 1e4])
+def test_the_length_of_a_query_does_not_matter(library: Index, length: float) -> None:
+    queries = make_queries(LIBRARY, 20)
+    found, scaled = (library.search([each * np.float32(size) for each in queries]) for size in (1, length))
+    assert [{hit.id for hit in hits} for hits in scaled] == [{hit.id for hit in hits} for hits in found]
 
 
 def test_efforts_probe_no_more_lists_than_there_are(tmp_path: Path, clustered: list[np.ndarray]) -> None:

@@ -33,16 +33,16 @@ def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
     dim = len(query_DL)
     weights_DL4 = np.empty((dim // 4, LANES, 4), dtype=np.int8)
     offsets_L = np.empty(LANES, dtype=np.int32)
-    units_L = np.empty(LANES, dtype=np.float32)
+    units_L = np.empty(LANES, dtype=np.float64)
     largest = np.int64(0)
     for lane in range(LANES):
-        unit = np.float32(0)
+        unit = 0.0  # float64: a short query has no fewer digits than another
         for d in range(dim):
-            unit = max(unit, abs(query_DL[d, lane] * sizes_D[d]))
-        unit = unit / np.float32(127) if unit > 0 else np.float32(1)
+            unit = max(unit, abs(np.float64(query_DL[d, lane]) * sizes_D[d]))
+        unit = unit / 127 if unit > 0 else 1.0
         total, size = np.int64(0), np.int64(0)
         for d in range(dim):
-            weight = np.int8(np.rint(query_DL[d, lane] * sizes_D[d] / unit))
+            weight = np.int8(np.rint(np.float64(query_DL[d, lane]) * sizes_D[d] / unit))
             weights_DL4[d >> 2, lane, d & 3] = weight
             total += weight
             size += abs(weight)
@@ -52,9 +52,8 @@ def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
     shift = 0
     while (128 * largest) >> shift > 32767:
         shift += 1
-    span = np.float32(SPAN) * np.float32(longest) if longest > 0 else np.float32(1)
-    units_L *= np.float32(255 << shift) / span
-    return weights_DL4, offsets_L, shift, units_L
+    units_L *= (255 << shift) / (SPAN * longest if longest > 0 else 1.0)
+    return weights_DL4, offsets_L, shift, units_L.astype(np.float32)
 
 
 @numba.njit(nogil=True, cache=True)

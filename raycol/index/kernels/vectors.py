@@ -107,23 +107,36 @@ def _dot_vnni(builder: Any, rows: Any, stride: Any, weights: Any, dim: Any, out:
 
 
 def _dot_floats(builder: Any, rows: Any, stride: Any, weights: Any, dim: Any, out: Any) -> None:
+    totals = _accumulators(builder, _INTS, 2 * ROWS)
     sums = _accumulators(builder, _FLOATS, 2 * ROWS)
-    with cgutils.for_range(builder, builder.udiv(dim, _I64(4)), intp=_I64) as loop:
+    quads = builder.udiv(dim, _I64(4))
+    with cgutils.for_range(builder, quads, intp=_I64) as loop:
         place = builder.mul(loop.index, _I64(4 * LANES))
-        quads = [_load(builder, weights, builder.add(place, _I64(64 * half)), _QUADS) for half in range(2)]
+        four = [_load(builder, weights, builder.add(place, _I64(64 * half)), _QUADS) for half in range(2)]
         start = builder.mul(loop.index, _I64(4))
         for each in range(4):
             every_fourth = ir.Constant(ir.VectorType(_I32, _HALF), [_I32(4 * lane + each) for lane in range(_HALF)])
             undefined = ir.Constant(_QUADS, ir.Undefined)
-            halves = [builder.sitofp(builder.shuffle_vector(quad, undefined, every_fourth), _FLOATS) for quad in quads]
+            halves = [builder.sitofp(builder.shuffle_vector(quad, undefined, every_fourth), _FLOATS) for quad in four]
             for row in range(ROWS):
                 offset = builder.add(builder.add(builder.mul(stride, _I64(row)), start), _I64(each))
                 level = _splat(builder, builder.uitofp(_load(builder, rows, offset, _I8), _F32), _HALF)
                 for half in range(2):
                     total = sums[2 * row + half]
                     builder.store(_fused(builder, level, halves[half], builder.load(total)), total)
-    for number, total in enumerate(sums):
-        _store(builder, builder.fptosi(builder.load(total), _INTS), out, _I64(64 * number))
+        # Beyond 2^24 a float holds no odd numbers: 128 times 4 products of 255 and 127 stay below.
+        last = builder.icmp_unsigned("==", builder.and_(loop.index, _I64(127)), _I64(127))
+        with builder.if_then(last):
+            _empty_into(builder, sums, totals)
+    _empty_into(builder, sums, totals)
+    for number, total in enumerate(totals):
+        _store(builder, builder.load(total), out, _I64(64 * number))
+
+
+def _empty_into(builder: Any, sums: list[Any], totals: list[Any]) -> None:
+    for each, total in zip(sums, totals, strict=True):
+        builder.store(builder.add(builder.load(total), builder.fptosi(builder.load(each), _INTS)), total)
+        builder.store(ir.Constant(_FLOATS, None), each)
 
 
 @intrinsic
