@@ -29,8 +29,9 @@ TOPICS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a plain mistake should not wait for the slow ones."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first."""
+    side_by_side = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != side_by_side)
 
 
 @pytest.fixture(scope="session")
