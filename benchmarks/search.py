@@ -39,8 +39,12 @@ IMAGES = Path(__file__).parents[1] / "docs" / "img"
 # Beside the defaults: what the picture shows.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "raycol": [
-        {"n_probe": n_probe, "n_rescore": n_rescore}
-        for n_probe, n_rescore in ((1, 16), (2, 32), (4, 32), (8, 64), (16, 64), (32, 256), (64, 512), (128, 1024))
+        {"effort": "fast"},
+        {"effort": "thorough"},
+        *(
+            {"n_probe": n_probe, "n_rescore": n_rescore}
+            for n_probe, n_rescore in ((1, 16), (2, 32), (4, 64), (8, 64), (16, 128), (64, 1024))
+        ),
     ],
     "fast_plaid": [{"n_ivf_probe": 4, "n_full_scores": 1024}, {"n_ivf_probe": 8, "n_full_scores": 8192}],
     "xtr_warp": [{"nprobe": 32, "t_prime": 100_000}],

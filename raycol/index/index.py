@@ -213,8 +213,8 @@ class Index:
     ) -> list[list[Hit]]:
         """The best `k` documents for each query, best first, equal scores by id.
 
-        The same queries give the same hits and scores whatever the threads and whatever the queries beside them. Of more
-        than `n_rescore` equal documents, those added first are scored.
+        The same queries give the same hits and scores whatever the threads and the queries beside them. Of more than
+        `n_rescore` equal documents, those added first are scored.
 
         Args:
             queries: one float array [n_tokens, dim] a query (an array [queries, tokens, dim] is one too).
