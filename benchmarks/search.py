@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("data", nargs="*", default=["synthetic", "scifact", "growth"], metavar="DATA")
     parser.add_argument("--keep", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--peers", type=Path, metavar="PYTHON")
+    parser.add_argument("--engines", default="fast_plaid,xtr_warp", help="which peers (fast_plaid,xtr_warp)")
     parser.add_argument("--rounds", type=int, default=3, help="times that engines take turns (3)")
     parser.add_argument("--slow-queries", type=int, default=20, help="queries a round for slow engines (20)")
     parser.add_argument("--documents", type=int, default=50_000, help="of the synthetic data (50000)")
@@ -125,7 +126,7 @@ def _compare(name: str, folder: Path, options: argparse.Namespace, data: Any = N
     truth_MN = _truth(folder, collection)
     pythons = {"raycol": Path(sys.executable), "maxsim": Path(sys.executable)}
     if options.peers:
-        pythons |= {"fast_plaid": options.peers, "xtr_warp": options.peers}
+        pythons |= dict.fromkeys(options.engines.split(","), options.peers)
     built = {each: build_peer(folder, pythons[each], each) for each in pythons if each != "maxsim"}
     defaults, others = [], []
     with ExitStack() as stack:

@@ -52,6 +52,11 @@ class Ids:
     def __getitem__(self, position: int) -> str:
         return bytes(self.bytes_[self.offsets_N[position] : self.offsets_N[position + 1]]).decode()
 
+    def take(self, positions_M: NDArray[np.int64]) -> list[str]:
+        """The ids at some positions."""
+        starts, stops = self.offsets_N[positions_M].tolist(), self.offsets_N[positions_M + 1].tolist()
+        return [self.bytes_[start:stop].tobytes().decode() for start, stop in zip(starts, stops, strict=True)]
+
     def are_text(self) -> bool:
         """Whether every id is valid UTF-8: all of them together are, and none starts in the middle of a character."""
         try:

@@ -52,7 +52,6 @@ class Scope:
             if edges[p] < edges[p + 1]
         ]
 
-    def id(self, number: int) -> str:
-        """The id of a document."""
-        p = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self.partitions[p].ids[number - int(self.starts[p])]
+    def ids(self, numbers_M: NDArray[np.int64]) -> list[str]:
+        """The ids of documents, given by ascending numbers."""
+        return [id_ for partition, positions in self.split(numbers_M) for id_ in partition.ids.take(positions)]

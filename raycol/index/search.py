@@ -160,10 +160,7 @@ def _best_hits(query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int,
         return []
     scores_M = np.concatenate([score(query, partition, documents) for partition, documents in scope.split(numbers_M)])
     best = _best_positions(scores_M, k, ties=True)
-    hits = [
-        Hit(scope.id(number), value)
-        for number, value in zip(numbers_M[best].tolist(), scores_M[best].tolist(), strict=True)
-    ]
+    hits = map(Hit, scope.ids(numbers_M[best]), scores_M[best].tolist())
     return merge_hits([hits], k)
 
 
