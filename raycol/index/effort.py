@@ -25,16 +25,20 @@ class SearchSettings(BaseModel):
 
 
 EFFORTS: dict[Effort, SearchSettings] = {
-    "fast": SearchSettings(n_probe=4, n_rescore=32),
+    "fast": SearchSettings(n_probe=4, n_rescore=40),
     "default": SearchSettings(n_probe=8, n_rescore=128),
     "thorough": SearchSettings(n_probe=32, n_rescore=512),
 }
+
+# Of so many hits as are scored exactly, the last would be a guess.
+RESCORED_PER_HIT = 4
 
 
 def resolve(
     effort: Effort,
     tuned: SearchSettings | None,
     n_centroids: int,
+    k: int,
     *,
     n_probe: int | None = None,
     n_rescore: int | None = None,
@@ -46,7 +50,11 @@ def resolve(
     """
     if not isinstance(effort, str) or effort not in EFFORTS:
         raise InputError(f"effort is {effort!r:.60}; expected one of {', '.join(EFFORTS)}")
-    chosen = tuned if tuned and effort == "default" else EFFORTS[effort]
+    if tuned and effort == "default":
+        chosen = tuned
+    else:
+        chosen = EFFORTS[effort]
+        chosen = chosen.model_copy(update={"n_rescore": max(chosen.n_rescore, RESCORED_PER_HIT * k)})
     return SearchSettings(
         n_probe=min(chosen.n_probe, n_centroids)
         if n_probe is None

@@ -222,7 +222,8 @@ class Index:
             filter: a SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020" (docs/filters.md).
             ids: only these documents; none of them gives no hits.
             on_unknown: `refuse` raises where one of `ids` is not in the index.
-            effort: how hard to look, fast, default or thorough; the default is what `tune` has stored, if it has.
+            effort: how hard to look, fast, default or thorough, at least 4 k documents scored exactly; the default is
+                what `tune` has stored, if it has.
             n_probe: centroids whose lists each query token visits, in place of the effort's.
             n_rescore: documents scored exactly, in place of the effort's; k at least.
             threads: None takes one for one query and all cores for more.
@@ -239,7 +240,7 @@ class Index:
         k = check_count("k", k)
         snapshot = self._snapshot
         settings = resolve(
-            effort, self.manifest.tuned, snapshot.codebook.n_centroids, n_probe=n_probe, n_rescore=n_rescore
+            effort, self.manifest.tuned, snapshot.codebook.n_centroids, k, n_probe=n_probe, n_rescore=n_rescore
         )
         checked = self._check_queries(queries)
         scope = self._scope(snapshot, filter, ids, on_unknown)

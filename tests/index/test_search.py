@@ -320,6 +320,12 @@ def test_the_length_of_a_query_does_not_matter(library: Index, length: float) ->
     assert [{hit.id for hit in hits} for hits in scaled] == [{hit.id for hit in hits} for hits in found]
 
 
+def test_for_more_hits_more_documents_are_scored(library: Index) -> None:
+    queries, chosen = LIBRARY[:3], EFFORTS["default"]
+    assert library.search(queries, 100) == library.search(queries, 100, n_probe=chosen.n_probe, n_rescore=400)
+    assert library.search(queries, 3) == library.search(queries, 3, n_probe=chosen.n_probe, n_rescore=chosen.n_rescore)
+
+
 def test_efforts_probe_no_more_lists_than_there_are(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index, _ = build(tmp_path / "i", clustered, n_centroids=8)
     queries = make_queries(clustered, 5)
