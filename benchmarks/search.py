@@ -32,6 +32,7 @@ from measure import gib, in_fresh_process, measured, print_table, say
 from numpy.typing import NDArray
 
 from raycol.index import Document, Index
+from raycol.index.tune import recall_of
 
 # Results a query: of those that are timed, and of those that recall@100 is of. A query may find itself.
 TOP = 11
@@ -274,14 +275,13 @@ def _grown(uri: Path, n_tokens: int, rounds: int, n_queries: int = 50) -> list[s
     found = index.search(queries)
     with measured() as exact_cost:
         exact = index.exact(queries)
-    right = sum(hit.score >= truth[-1].score for hits, truth in zip(found, exact, strict=True) for hit in hits)
     stats = index.stats()
     return [
         f"{stats.tokens:,}",
         f"{stats.n_centroids:,}",
         f"{np.median(cpu_ms):.2f}",
         f"{np.percentile(cpu_ms, 95):.2f}",
-        f"{right / sum(map(len, exact)):.4f}",
+        f"{recall_of(found, exact):.4f}",
         f"{1000 * exact_cost.cpu_s / n_queries:.0f}",
         f"{opening.cpu_s:.1f}",
     ]

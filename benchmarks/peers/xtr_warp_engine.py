@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch_engine import TorchEngine, tensors
 from xtr_warp.search import XTRWarp
 
 NAME = f"xtr-warp-rs {version('xtr-warp-rs').rsplit('.', 1)[0]}"
@@ -15,21 +15,11 @@ NAME = f"xtr-warp-rs {version('xtr-warp-rs').rsplit('.', 1)[0]}"
 
 def build(folder: Path, documents: list[np.ndarray[Any, Any]]) -> None:
     """Build an index of the documents' tokens, float32 [tokens, dim]."""
-    XTRWarp(str(folder)).create(list(map(torch.from_numpy, documents)), device="cpu", nbits=4, show_progress=False)
+    XTRWarp(str(folder)).create(tensors(documents), device="cpu", nbits=4, show_progress=False)
 
 
-class Engine:
+class Engine(TorchEngine):
     """An index that is open."""
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)
-        self._engine = XTRWarp(str(folder)).load(device="cpu")
-
-    def search(
-        self, queries: list[np.ndarray[Any, Any]], k: int, settings: dict[str, Any]
-    ) -> list[list[tuple[int, float]]]:
-        """Positions and scores of the best `k`."""
-        found: list[list[tuple[int, float]]] = self._engine.search(
-            list(map(torch.from_numpy, queries)), top_k=k, show_progress=False, **settings
-        )
-        return found
+        super().__init__(XTRWarp(str(folder)).load(device="cpu"))

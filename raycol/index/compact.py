@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raycol.errors import InputError
 from raycol.index.changes import check_writable, next_version
 from raycol.index.codebook import TokenCodes
 from raycol.index.columns import schema_of
+from raycol.index.counts import check_count
 from raycol.index.manifest import PartitionInfo, commit_manifest
 from raycol.index.partition import Partition
 from raycol.index.partition_writer import concatenate_tokens, save_partition
@@ -61,8 +61,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
         InputError: a target below 1.
         ConflictError: another writer was first.
     """
-    if target_tokens < 1:
-        raise InputError(f"target_tokens is {target_tokens}; expected 1 or more")
+    target_tokens = check_count("target_tokens", target_tokens)
     check_writable(snapshot)
     manifest = snapshot.manifest
     worn = [
@@ -104,7 +103,7 @@ def _live(partition: Partition) -> _Piece:
     positions = np.flatnonzero(live_N)
     metadata = partition.metadata().filter(pa.array(live_N)) if partition.columns else _no_columns()
     return _Piece(
-        [partition.ids[position] for position in positions.tolist()],
+        partition.ids.take(positions),
         metadata,
         lengths_N[live_N],
         np.full(len(positions), partition.info.error),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycol.errors import InputError
+from raycol.index.counts import check_count
 
 Effort = Literal["fast", "default", "thorough"]
-
-
-_MOST = 2**31 - 1
 
 
 class SearchSettings(BaseModel):
@@ -61,13 +58,3 @@ def resolve(
         else check_count("n_probe", n_probe, n_centroids, ", the number of centroids"),
         n_rescore=chosen.n_rescore if n_rescore is None else check_count("n_rescore", n_rescore),
     )
-
-
-def check_count(name: str, value: object, most: int = _MOST, why: str = "") -> int:
-    """A setting that counts something, 1 to `most`. Raises `InputError`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} is {value!r:.60}; expected a whole number")
-    number = operator.index(value)  # NumPy's integers too
-    if not 1 <= number <= most:
-        raise InputError(f"{name} is {number}; expected {'1 or more' if most == _MOST else f'1 to {most}'}{why}")
-    return number

@@ -15,9 +15,10 @@ from raycol.errors import IndexCorruptError, InputError
 from raycol.index.changes import Change, add_documents, check_writable, delete_documents, remember_settings
 from raycol.index.codebook import Codebook
 from raycol.index.compact import compact
+from raycol.index.counts import check_count
 from raycol.index.create import PARTITION_TOKENS, create
 from raycol.index.document import Document, check_embeddings
-from raycol.index.effort import Effort, check_count, resolve
+from raycol.index.effort import Effort, resolve
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
 from raycol.index.partition import Partition
 from raycol.index.query import MAX_QUERY_TOKENS
@@ -370,7 +371,7 @@ class Index:
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, ids, "refuse"), strict=True):
             if len(positions):
                 rows = partition.rows(positions)
-                found |= {partition.ids[position]: row for position, row in zip(positions, rows, strict=True)}
+                found |= dict(zip(partition.ids.take(positions), rows, strict=True))
         return [found[id_] for id_ in ids]
 
     def append(self, documents: Iterable[Document]) -> Change:
@@ -410,7 +411,9 @@ class Index:
             target_tokens: tokens a partition; None takes what the index was created with. Partitions of less than
                 half of it, and those with deleted documents, are rewritten.
         """
-        self._snapshot = compact(self._snapshot, target_tokens or self.manifest.partition_tokens)
+        if target_tokens is None:
+            target_tokens = self.manifest.partition_tokens
+        self._snapshot = compact(self._snapshot, target_tokens)
         return self.version
 
     def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> Vacuumed:

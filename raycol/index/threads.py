@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from raycol.index.effort import check_count
+from raycol.index.counts import check_count
 
 A = TypeVar("A")
 R = TypeVar("R")

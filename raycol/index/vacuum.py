@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from raycol.errors import InputError, writing
+from raycol.errors import writing
+from raycol.index.counts import check_count
 from raycol.index.manifest import BUILDS, CODEBOOKS, DELETES, PARTITIONS, manifest_name, read_manifest, versions
 from raycol.index.storage import Store
 
@@ -38,8 +39,7 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
         InputError: `keep` below 1, or no index there.
         IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
     """
-    if keep < 1:
-        raise InputError(f"keep is {keep}; expected 1 or more")
+    keep = check_count("keep", keep)
     have = versions(store)
     kept = [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
     needed = {folder for manifest in kept for folder in manifest.folders}

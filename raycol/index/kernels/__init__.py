@@ -1,1 +1,1 @@
-"""The compiled inner loops of search, one file a stage. Plain numba; compiled once, cached on disk."""
+"""The compiled inner loops, one file a stage: numba, and LLVM vectors below it; compiled once, cached on disk."""

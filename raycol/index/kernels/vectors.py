@@ -176,7 +176,7 @@ def decode_row(typing_context, packed, width, bits, centroid, lows, steps, scale
         packed, width, bits, centroid, lows, steps, scale, gain, out = arguments
         scale, gain = (_splat(builder, value, _HALF) for value in (scale, gain))
         bytes_ = ir.VectorType(_I8, _HALF)
-        mask = _splat(builder, builder.sub(builder.shl(_I8(1), builder.trunc(bits, _I8)), _I8(1)), _HALF)
+        mask = _splat(builder, builder.lshr(_I8(255), builder.trunc(builder.sub(_I64(8), bits), _I8)), _HALF)
         with cgutils.for_range(builder, builder.udiv(width, _I64(_HALF)), intp=_I64) as block:
             start = builder.mul(block.index, _I64(_HALF))
             levels = _load(builder, packed, start, bytes_)
