@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycol.data.corpus import OnError, Passage, Problem, check_id, read_corpus
+from raycol.data.corpus import OnError, Passage, check_id, read_corpus
 from raycol.data.jsonl import read_objects, write_objects
+from raycol.data.position import Problem
 from raycol.errors import InputError
 
 Qrels = dict[str, dict[str, int]]
@@ -46,7 +47,7 @@ def read_queries(path: Path) -> dict[str, str]:
     """Read queries.jsonl into texts by id."""
     queries = {}
     for position, record in read_objects(path):
-        where = f"{path}, line {position.line}"
+        where = f"{path}, line {position.number}"
         try:
             id_ = check_id(record)
         except ValueError as error:

@@ -1,17 +1,24 @@
-"""A corpus: passages with an id, an optional title and a text, one JSON object a line.
+"""A corpus: documents with an id, an optional title, a text or its embeddings, and metadata.
 
-The id is under `_id` or `id`, as in BEIR and elsewhere. Every record is checked on the way in; what is
-wrong with one is a `Problem` that says where it stands.
+It comes as JSON Lines, CSV, TSV, Parquet, .npz or a Hugging Face dataset (`files` says from where). Every record is
+checked on the way in; what is wrong with one is a `Problem` that says where it stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from raycol.data.jsonl import START, Position, parse_object, read_lines
+from raycol.data.arrays import read_arrays
+from raycol.data.delimited import read_delimited
+from raycol.data.fields import Fields, convert
+from raycol.data.files import CorpusFile, corpus_files
+from raycol.data.hub import read_dataset
+from raycol.data.jsonl import parse_object, read_lines
+from raycol.data.parquet import read_parquet
+from raycol.data.position import START, Position, Problem
 from raycol.errors import InputError
 
 OnError = Literal["fail", "skip"]
@@ -21,11 +28,13 @@ MAX_ID_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One retrievable text."""
+    """One retrievable text, or what stands for it: `embeddings` as they were read, not yet checked."""
 
     id: str
     title: str
     text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    embeddings: Any = field(default=None, compare=False, repr=False)
 
     @property
     def content(self) -> str:
@@ -33,36 +42,19 @@ class Passage:
         return f"{self.title} {self.text}".strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A record that cannot be used: where it stands and what is wrong with it."""
+def check_id(record: dict[str, Any], fields: Fields | None = None, *, typed: bool = False) -> str:
+    """The record's id. Raises `ValueError` saying what is wrong with it.
 
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
-def corpus_file(path: Path) -> Path:
-    """The JSON Lines file of a corpus given as that file or as a BEIR folder."""
-    if path.is_dir():
-        inside = path / "corpus.jsonl"
-        if not inside.is_file():
-            raise InputError(f"{path}: no corpus.jsonl in this folder; expected a BEIR folder or a .jsonl file")
-        return inside
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; expected a corpus (.jsonl) or a BEIR folder")
-    return path
-
-
-def check_id(record: dict[str, Any]) -> str:
-    """The record's id. Raises `ValueError` saying what is wrong with it."""
-    value = record.get("_id", record.get("id"))
+    Integers are ids where a column of a table holds nothing else (`typed`).
+    """
+    name = (fields or Fields()).find("id", record)
+    value = record.get(name) if name else None
     if value is None:
-        raise ValueError("no '_id' (or 'id')")
+        raise ValueError(f"no {fields.id!r}" if fields and fields.id else "no '_id' (or 'id')")
+    if typed and isinstance(value, int):
+        value = str(value)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"the id is {value!r}; expected a non-empty string")
+        raise ValueError(f"the id is {value!r:.100}; expected a non-empty string")
     size = len(_encode("id", value))
     if size > MAX_ID_BYTES:
         raise ValueError(f"the id takes {size} bytes; expected at most {MAX_ID_BYTES}")
@@ -72,70 +64,125 @@ def check_id(record: dict[str, Any]) -> str:
 def _encode(name: str, value: str) -> bytes:
     try:
         return value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the {name} holds half of a surrogate pair") from None
+    except UnicodeEncodeError as error:
+        # How CSV's reader passes on what it cannot decode.
+        undecoded = 0xDC80 <= ord(value[error.start]) <= 0xDCFF
+        raise ValueError(f"the {name} {'is not UTF-8' if undecoded else 'holds half of a surrogate pair'}") from None
 
 
-def parse_passage(line: bytes) -> Passage:
-    """Parse one corpus line. Raises `ValueError` saying what is wrong with it."""
-    record = parse_object(line)
-    id_ = check_id(record)
-    title, text = record.get("title") or "", record.get("text") or ""
-    for name, value in (("title", title), ("text", text)):
-        if not isinstance(value, str):
-            raise ValueError(f"the {name} of {id_!r} is a {type(value).__name__}; expected a string")
-        _encode(f"{name} of {id_!r}", value)
-    if not text.strip() and not title.strip():
+def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, typed: bool = False) -> Passage:
+    """Make a passage of one record. Raises `ValueError` saying what is wrong with it."""
+    id_ = f"{fields.make_ids}{number}" if fields.make_ids is not None else check_id(record, fields, typed=typed)
+    title = _text_of(record, fields, "title", id_)
+    text = _text_of(record, fields, "text", id_)
+    metadata = {}
+    for name, kind in fields.metadata.items():
+        value = record.get(name)
+        try:
+            metadata[name] = convert(value, kind) if kind else value
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(f"{name!r} of {id_!r} is {value!r:.100}; expected a {kind}") from None
+    if not fields.encoded and not text.strip() and not title.strip():
         raise ValueError(f"document {id_!r} has no text")
-    return Passage(id_, title, text)
+    embeddings = record.get(fields.find("embeddings", record) or "") if fields.encoded else None
+    return Passage(id_, title, text, metadata, embeddings)
 
 
-def scan_corpus(path: Path, start: Position = START) -> Iterator[tuple[Position, Passage | Problem]]:
-    """Yield each line of a corpus file, in order, as a passage or as the problem with it.
+def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
+    name = fields.find(role, record)
+    value = (record.get(name) if name else None) or ""
+    if not isinstance(value, str):
+        raise ValueError(f"the {role} of {id_!r} is a {type(value).__name__}; expected a string")
+    _encode(f"{role} of {id_!r}", value)
+    return value
+
+
+def scan_corpus(
+    file: CorpusFile, fields: Fields, start: Position = START, number: int = 0, *, tokens: bool = False
+) -> Iterator[tuple[Position, Passage | Problem]]:
+    """Yield each record of a file, in order, as a passage or as the problem with it.
 
     Ids are not compared with each other here: see `read_corpus` and `raycol.indexing.plan`.
+
+    Args:
+        file: one of the corpus.
+        fields: which fields are what.
+        start: where to begin.
+        number: records of the corpus before that.
+        tokens: read embeddings too; without, passages of an encoded corpus have none.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a column.
     """
-    for position, line in read_lines(path, start):
+    typed = file.format in ("parquet", "npz", "dataset")
+    unit = "row" if typed else "line"
+    for position, record in _records(file, fields, start, tokens):
         try:
-            yield position, parse_passage(line)
+            if isinstance(record, bytes):
+                record = parse_object(record)
+            elif isinstance(record, str):
+                raise ValueError(record)
+            yield position, parse_passage(record, fields, number, typed=typed)
         except ValueError as error:
-            yield position, Problem(f"{path}, line {position.line}", str(error))
+            yield position, Problem(f"{file}, {unit} {position.number}", str(error))
+        number += 1
 
 
-def check_corpus(
-    path: Path, on_error: OnError = "fail", problems: list[Problem] | None = None
-) -> Iterator[tuple[Position, Passage | None]]:
-    """Yield every line's position with its passage, or None where the line is skipped.
+def _records(
+    file: CorpusFile, fields: Fields, start: Position, tokens: bool
+) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
+    def choose(names: list[str]) -> list[str]:
+        return fields.choose(file, names, tokens=tokens)
+
+    match file.format:
+        case "jsonl":
+            yield from read_lines(file.uri, start)
+        case "csv" | "tsv":
+            yield from read_delimited(file.uri, "," if file.format == "csv" else "\t", fields.known, start)
+        case "parquet":
+            yield from read_parquet(file.uri, choose, start)
+        case "npz":
+            yield from read_arrays(file.uri, choose, start)
+        case "dataset":
+            yield from read_dataset(file, choose, start)
+
+
+def read_corpus(
+    corpus: str | Path,
+    on_error: OnError = "fail",
+    problems: list[Problem] | None = None,
+    fields: Fields | None = None,
+) -> Iterator[Passage]:
+    """Yield the passages of a corpus, ids checked to be distinct; all ids are kept in memory.
+
+    Args:
+        corpus: as in `corpus_files`.
+        on_error: "fail" raises at the first unusable record, "skip" leaves it out.
+        problems: with "skip", receives what was left out.
+        fields: which fields are what; guessed by default.
 
     Raises:
         InputError: at the first problem (a bad record or a repeated id) where `on_error` is "fail"; at the
             end where nothing usable was found.
     """
     seen: dict[str, int] = {}
-    for position, item in scan_corpus(path):
-        if isinstance(item, Passage):
-            first = seen.setdefault(item.id, position.line)
-            if first == position.line:
-                yield position, item
-                continue
-            item = Problem(f"{path}, line {position.line}", f"the id {item.id!r} stands on line {first} already")
-        if on_error == "fail":
-            raise InputError(f"{item}; correct it, or leave such records out with --on-error skip")
-        if problems is not None:
-            problems.append(item)
-        yield position, None
+    for file in corpus_files(str(corpus)):
+        for position, item in scan_corpus(file, fields or Fields()):
+            if isinstance(item, Passage):
+                if item.id not in seen:
+                    seen[item.id] = position.number
+                    yield item
+                    continue
+                where = f"{file}, line {position.number}"
+                item = Problem(where, f"the id {item.id!r} stands on line {seen[item.id]} already")
+            refuse(item, on_error)
+            if problems is not None:
+                problems.append(item)
     if not seen:
-        raise InputError(f"{path}: an empty corpus; expected at least one document")
+        raise InputError(f"{corpus}: an empty corpus; expected at least one document")
 
 
-def read_corpus(path: Path, on_error: OnError = "fail", problems: list[Problem] | None = None) -> Iterator[Passage]:
-    """Yield the passages of a corpus file or BEIR folder, ids checked to be distinct.
-
-    Args:
-        path: a .jsonl file or a BEIR folder.
-        on_error: "fail" raises at the first unusable record, "skip" leaves it out.
-        problems: with "skip", receives what was left out.
-    """
-    for _, passage in check_corpus(corpus_file(path), on_error, problems):
-        if passage is not None:
-            yield passage
+def refuse(problem: Problem, on_error: OnError) -> None:
+    """Raise `InputError` for an unusable record, unless such are to be skipped."""
+    if on_error == "fail":
+        raise InputError(f"{problem}; correct it, or leave such records out with --on-error skip")

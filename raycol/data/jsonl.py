@@ -5,43 +5,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycol.data.files import open_lines
+from raycol.data.position import START, Position
 from raycol.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a line starts: its byte offset in the file and its number, counted from 1."""
-
-    offset: int = 0
-    line: int = 1
-
-
-START = Position()
-
-
-def read_lines(path: Path, start: Position = START) -> Iterator[tuple[Position, bytes]]:
+def read_lines(path: str | Path, start: Position = START) -> Iterator[tuple[Position, bytes]]:
     """Yield each line of a file from `start`, with its position. Blank lines are left out.
+
+    A file whose name ends in .gz or .zst is decompressed; offsets are then those of its content.
 
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    with file:
-        file.seek(start.offset)
+    with open_lines(str(path), start.offset) as file:
         position = start
         for line in file:
             if not line.isspace():
                 yield position, line
-            position = Position(position.offset + len(line), position.line + 1)
+            position = Position(position.offset + len(line), position.number + 1)
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -65,7 +50,7 @@ def read_objects(path: Path) -> Iterator[tuple[Position, dict[str, Any]]]:
         try:
             record = parse_object(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {position.line}: {error}") from None
+            raise InputError(f"{path}, line {position.number}: {error}") from None
         yield position, record
 
 

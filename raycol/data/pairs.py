@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from raycol.data.beir import read_qrels, read_queries
 from raycol.data.corpus import OnError, read_corpus
-from raycol.data.jsonl import Position, read_objects
+from raycol.data.jsonl import read_objects
+from raycol.data.position import Position
 from raycol.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def read_pairs(path: Path, split: str = "train", on_error: OnError = "fail") -> 
 
 
 def _text(path: Path, position: Position, record: dict[str, Any], name: str) -> str:
-    where = f"{path}, line {position.line}"
+    where = f"{path}, line {position.number}"
     if name not in record:
         raise InputError(f"{where}: no {name!r}, only {', '.join(map(repr, record)) or 'an empty object'}")
     text = record[name]

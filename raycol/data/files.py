@@ -1,0 +1,189 @@
+"""The files of a corpus: found from a path, a folder, a glob or a URI, always in the same order; and opening them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal, cast
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from raycol.errors import InputError
+
+Format = Literal["jsonl", "csv", "tsv", "parquet", "npz", "dataset"]
+
+_FORMATS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".npz": "npz",
+}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_LINES = ("jsonl", "csv", "tsv")
+EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst), .parquet or .npz"
+
+HUB = "hf:"
+# What `datasets.Dataset.save_to_disk` leaves in a folder.
+_SAVED_DATASET = ("state.json", "dataset_dict.json")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """A file, by absolute path or URI, and how to read it.
+
+    A Hugging Face dataset counts as one: its `uri` is `hf:` and a name, or a folder; `subset` and `split` are its own.
+    """
+
+    uri: str
+    format: Format
+    subset: str | None = None
+    split: str | None = None
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def corpus_files(corpus: str, subset: str | None = None, split: str | None = None) -> list[CorpusFile]:
+    """The files of a corpus, in the order in which they are read.
+
+    Args:
+        corpus: a file; a BEIR folder; any other folder, whose files are taken by name, those in folders below too;
+            a glob; a URI of any of these (s3://, gs://, ...); a folder that `Dataset.save_to_disk` wrote; or hf:NAME,
+            a dataset of the Hugging Face hub.
+        subset: which configuration of a hub dataset.
+        split: which split of a dataset.
+
+    Raises:
+        InputError: nothing there, or nothing that is a corpus.
+    """
+    if corpus.startswith(HUB):
+        if len(corpus) == len(HUB):
+            raise InputError(f"{corpus}: names no dataset; expected hf:NAME, for instance hf:BeIR/scifact")
+        return [CorpusFile(corpus, "dataset", subset, split)]
+    system, path, prefix = _locate(corpus)
+    try:
+        info = system.get_file_info(path)
+        if info.type == pafs.FileType.Directory:
+            if not prefix and any((Path(path) / name).is_file() for name in _SAVED_DATASET):
+                return [CorpusFile(path, "dataset", subset, split)]
+            found = _in_folder(system, path)
+        elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
+            found = sorted(match for match in ArrowFSWrapper(system).glob(path) if _format_of(match))
+        elif info.type == pafs.FileType.NotFound:
+            raise InputError(f"{corpus}: no such file or folder; expected a corpus ({EXPECTED}) or a BEIR folder")
+        else:
+            found = [path]
+            if not _format_of(path):
+                raise InputError(f"{corpus}: no format that is known; expected {EXPECTED}")
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{corpus}: cannot be read ({error})") from None
+    if not found:
+        raise InputError(f"{corpus}: no corpus here; expected a BEIR folder, or files in {EXPECTED}")
+    if subset or split:
+        raise InputError(f"{corpus}: a subset or split is of Hugging Face datasets only")
+    return [CorpusFile(prefix + file, cast(Format, _format_of(file))) for file in found]
+
+
+def _locate(corpus: str) -> tuple[pafs.FileSystem, str, str]:
+    """The file system, the path in it, and what turns such a path into a URI again."""
+    if "://" not in corpus:
+        return pafs.LocalFileSystem(), os.path.abspath(corpus), ""
+    parts = urlsplit(corpus)
+    if parts.username or parts.password:
+        raise InputError(f"{parts.scheme}://{parts.hostname}: credentials in a URI; put them into the environment")
+    system, path = _file_system(corpus)
+    return system, path, "" if parts.scheme == "file" else f"{parts.scheme}://"
+
+
+def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
+    # A glob's "?" is no query here, except where it brings settings of the file system.
+    base, mark, rest = uri.partition("?")
+    settings = mark + rest if "=" in rest else ""
+    try:
+        system, path = pafs.FileSystem.from_uri(base.replace("[", "%5B").replace("]", "%5D") + settings)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{uri}: cannot be opened ({str(error).splitlines()[0]})") from None
+    return system, path if settings else path + mark + rest
+
+
+def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
+    """BEIR's corpus file where there is one; else all files of a known format, except hidden ones."""
+    infos = system.get_file_info(pafs.FileSelector(folder, recursive=True))
+    paths = sorted(info.path for info in infos if info.type == pafs.FileType.File and _format_of(info.path))
+    # A .json beside a corpus describes it, more often than not; by its own name it is taken for JSON Lines.
+    files = [path for path in paths if not path.lower().endswith(".json")]
+    relative = {file: PurePosixPath(file).relative_to(folder) for file in files}
+    beir = [file for file in files if len(relative[file].parts) == 1 and relative[file].name.startswith("corpus.")]
+    if len(beir) > 1:
+        names = " and ".join(PurePosixPath(file).name for file in beir)
+        raise InputError(f"{folder}: holds {names}; name one of them")
+    return beir or [file for file in files if not any(part.startswith((".", "_")) for part in relative[file].parts)]
+
+
+def _format_of(path: str) -> Format | None:
+    suffixes = PurePosixPath(path.lower()).suffixes
+    compressed = bool(suffixes) and suffixes[-1] in _COMPRESSIONS
+    plain = suffixes[:-1] if compressed else suffixes
+    kind = _FORMATS.get(plain[-1]) if plain else None
+    return None if compressed and kind not in _LINES else kind
+
+
+def compression_of(uri: str) -> str | None:
+    """How a file of lines is compressed, by its name."""
+    return _COMPRESSIONS.get(PurePosixPath(uri.lower()).suffix)
+
+
+@contextmanager
+def open_file(uri: str) -> Iterator[pa.NativeFile]:
+    """Open a file for reading anywhere in it.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+    """
+    with reading(uri):
+        system, path, _ = _locate(uri)
+        with system.open_input_file(path) as file:
+            yield file
+
+
+@contextmanager
+def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
+    """Open a file of lines, decompressed where its name says so, at a byte of its (decompressed) content.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is damaged.
+    """
+    compression = compression_of(uri)
+    with reading(uri):
+        system, path, _ = _locate(uri)
+        if compression:
+            raw = system.open_input_stream(path, compression=compression, buffer_size=1 << 20)
+        else:
+            raw = system.open_input_file(path)
+            raw.seek(offset)
+        with io.BufferedReader(raw, 1 << 20) as file:
+            left = offset if compression else 0
+            while left and (skipped := len(file.read(min(left, 1 << 20)))):
+                left -= skipped
+            yield cast(BinaryIO, file)
+
+
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Turn what the system or Arrow says of a failed read into an `InputError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None

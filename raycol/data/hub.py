@@ -1,0 +1,61 @@
+"""Rows of Hugging Face datasets: of the hub (hf:NAME), or of a folder that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from raycol.data.files import HUB, CorpusFile
+from raycol.data.parquet import records_of
+from raycol.data.position import START, Position
+from raycol.errors import InputError
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS = 512
+
+
+def read_dataset(
+    file: CorpusFile, choose: Callable[[list[str]], list[str]], start: Position = START
+) -> Iterator[tuple[Position, dict[str, Any]]]:
+    """Yield rows from `start` with their positions; `choose` picks from the names of columns.
+
+    Raises:
+        InputError: no such dataset, or it has several splits and none was named.
+    """
+    dataset = open_dataset(file)
+    names = choose(dataset.column_names)
+    table = dataset.select_columns(names).with_format("arrow")
+    for first in range(start.offset, len(dataset), _ROWS):
+        for batch in table[first : first + _ROWS].combine_chunks().to_batches():
+            rows = records_of(batch)
+            for number in range(batch.num_rows):
+                position = Position(first + number, first + number + 1)
+                yield position, {name: rows[name][number] for name in names}
+
+
+@lru_cache(maxsize=4)
+def open_dataset(file: CorpusFile) -> datasets.Dataset:
+    """Open a dataset, one split of it; kept open, since a build reads many parts of one."""
+    import datasets
+
+    try:
+        if file.uri.startswith(HUB):
+            found = datasets.load_dataset(file.uri.removeprefix(HUB), file.subset)
+        else:
+            found = datasets.load_from_disk(file.uri)
+    except Exception as error:
+        # The hub's client, Arrow, the file system: whatever fails, there is no such dataset to be had.
+        raise InputError(f"{file}: cannot be opened ({' '.join(str(error).split())[:200]})") from None
+    if isinstance(found, datasets.Dataset):
+        if file.split:
+            raise InputError(f"{file}: has no splits; leave --split out")
+        return found
+    splits = list(found)
+    chosen = file.split or (splits[0] if len(splits) == 1 else None)
+    if chosen not in splits:
+        what = f"no split {file.split!r}" if file.split else "several splits"
+        raise InputError(f"{file}: {what}; choose one of {', '.join(splits)} with --split")
+    return found[chosen]

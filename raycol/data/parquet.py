@@ -1,0 +1,97 @@
+"""Rows of Parquet files, from any row on, and only the columns that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycol.data.files import open_file
+from raycol.data.position import START, Position
+
+_ROWS = 512
+
+
+def read_parquet(
+    uri: str, choose: Callable[[list[str]], list[str]], start: Position = START
+) -> Iterator[tuple[Position, dict[str, Any]]]:
+    """Yield rows from `start` with their positions; `choose` picks from the names of columns.
+
+    Lists of numbers come as NumPy arrays, timestamps without a time zone as UTC.
+
+    Raises:
+        InputError: no such file, or not Parquet.
+    """
+    with open_file(uri) as raw:
+        file = pq.ParquetFile(raw, pre_buffer=False)
+        names = choose(file.schema_arrow.names)
+        first = 0
+        groups: list[int] = []
+        for group in range(file.num_row_groups):
+            n_rows = file.metadata.row_group(group).num_rows
+            if not groups and first + n_rows <= start.offset:
+                first += n_rows
+            else:
+                groups.append(group)
+        for batch in file.iter_batches(_ROWS, row_groups=groups, columns=names):
+            rows = records_of(batch)
+            for number in range(max(0, start.offset - first), batch.num_rows):
+                position = Position(first + number, first + number + 1)
+                yield position, {name: rows[name][number] for name in names}
+            first += batch.num_rows
+
+
+def n_rows(uri: str) -> int:
+    """How many rows a file has."""
+    with open_file(uri) as raw:
+        return int(pq.ParquetFile(raw).metadata.num_rows)
+
+
+def records_of(batch: pa.RecordBatch) -> dict[str, Any]:
+    """A batch's columns, each a sequence of Python values; lists of numbers stay arrays."""
+    return {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def _values(column: pa.Array) -> Any:
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is None:
+        column = column.cast(pa.timestamp(kind.unit, tz="UTC"))
+    if _is_list(kind) and _is_number(_innermost(kind)):
+        return [as_array(scalar) for scalar in column]
+    return column.to_pylist()
+
+
+def as_array(scalar: pa.ListScalar) -> Any:
+    """Rows of numbers as an array [tokens, dim] (or [n]); as lists where rows differ in length."""
+    if not scalar.is_valid:
+        return None
+    values = scalar.values
+    if not _is_list(values.type):
+        return values.to_numpy(zero_copy_only=False)
+    if values.null_count:
+        return values.to_pylist()
+    n = len(values)
+    flat = values.flatten().to_numpy(zero_copy_only=False)
+    if n and len(flat) % n == 0 and (pa.types.is_fixed_size_list(values.type) or _even(values, len(flat) // n)):
+        return flat.reshape(n, -1)
+    return values.to_pylist()
+
+
+def _even(rows: pa.Array, width: int) -> bool:
+    return bool((rows.value_lengths().to_numpy(zero_copy_only=False) == width).all())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    while _is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
