@@ -1,4 +1,4 @@
-"""Progress bars of the long verbs: on a terminal they move, elsewhere each ends as one plain line."""
+"""Progress of the long verbs: a moving bar on a terminal, elsewhere a plain line now and then, and one at the end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ console = Console(stderr=True, highlight=False)
 # Called with how much is done and, when it is known, of how much, and a word on how it goes.
 Report = Callable[[float, float | None, str], None]
 
+# Seconds between two plain lines.
+_LINE_EVERY = 15.0
+
 
 def no_report(done: float, total: float | None = None, note: str = "") -> None:
     """Report to nobody."""
@@ -34,8 +37,9 @@ def progress(title: str) -> Iterator[Report]:
 
     Without a total yet, the bar pulses.
     """
-    started = time.monotonic()
+    started = said = began = time.monotonic()
     last = ""
+    before = 0.0
     if not console.is_terminal:
         console.print(f"{title} ...")
 
@@ -54,12 +58,25 @@ def progress(title: str) -> Iterator[Report]:
         task = bar.add_task(title, total=None, note="")
 
         def report(done: float, total: float | None = None, note: str = "") -> None:
-            nonlocal last
+            nonlocal last, said, began, before
             last = note or last
+            if done < before:  # another stage
+                began = time.monotonic()
+            before = done
             bar.update(task, completed=done, total=total, note=last)
+            if not console.is_terminal and time.monotonic() - said > _LINE_EVERY:
+                said = time.monotonic()
+                console.print(f"{title}: {_line(done, total, said - began)}{f' ({last})' if last else ''}")
 
         yield report
         final = bar.tasks[0].total or bar.tasks[0].completed or 1
         bar.update(task, completed=final, total=final)
     if not console.is_terminal:
         console.print(f"{title}: done in {time.monotonic() - started:.1f} s{f' ({last})' if last else ''}")
+
+
+def _line(done: float, total: float | None, seconds: float) -> str:
+    if not total:
+        return f"{done:,.0f}"
+    left = f", about {seconds * (total - done) / done:,.0f} s left" if 0 < done < total else ""
+    return f"{done:,.0f} of {total:,.0f}{left}"

@@ -7,9 +7,10 @@ this process and its children know, and ends with the `with` block.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from raycol.errors import InputError, RaycolError
@@ -27,15 +28,15 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(cpus: int = 1, gpus: int = 0) -> Iterator[None]:
-    """Make Ray ready for work that needs `cpus` logical CPUs and `gpus` GPUs at once.
+def ray_session(**needs: float) -> Iterator[None]:
+    """Make Ray ready for work that needs so much of its resources at once: CPU, GPU, or others by their names.
 
     Inside a Ray job, or where RAY_ADDRESS is set, that cluster is used and left running; so is a session
     that the caller has open. Otherwise an embedded one is started, and stopped at the end. It has as many
     logical CPUs as the work asks for, even where the machine has fewer, so that nothing waits for ever.
 
     Raises:
-        InputError: there are fewer CPUs or GPUs than the work needs.
+        InputError: there is less of a resource than the work needs.
         RaycolError: the cluster named by RAY_ADDRESS cannot be reached.
     """
     for name, value in _ENVIRONMENT.items():
@@ -49,14 +50,14 @@ def ray_session(cpus: int = 1, gpus: int = 0) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _check_resources(cpus, gpus)
+        _check_resources(needs)
         yield
         return
     try:
         if ours:
             ray.init(
                 address="local",
-                num_cpus=max(cpus, os.cpu_count() or 1),
+                num_cpus=max(math.ceil(needs.get("CPU", 1)), os.cpu_count() or 1),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -67,20 +68,20 @@ def ray_session(cpus: int = 1, gpus: int = 0) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RaycolError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
     try:
-        _check_resources(cpus, gpus)
+        _check_resources(needs)
         yield
     finally:
         ray.shutdown()
 
 
-def _check_resources(cpus: int, gpus: int) -> None:
+def _check_resources(needs: Mapping[str, float]) -> None:
     import ray
 
     have = ray.cluster_resources()
-    for name, needed in (("CPU", cpus), ("GPU", gpus)):
+    for name, needed in needs.items():
         if have.get(name, 0) < needed:
             raise InputError(
-                f"Ray has {have.get(name, 0):g} {name}s here and this needs {needed}; "
+                f"Ray has {have.get(name, 0):g} {name}s here and this needs {needed:g}; "
                 "ask for fewer workers or shards, or add nodes"
             )
 

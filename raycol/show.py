@@ -10,12 +10,15 @@ from rich.table import Table
 
 from raycol.evaluation.evaluate import Evaluation
 from raycol.index import Index
-from raycol.indexing.build import BuildReport
+from raycol.index.manifest import REPORT
+from raycol.indexing.report import BuildReport
 from raycol.serving.run import Endpoint
 from raycol.serving.schema import SearchHit
 from raycol.training.train import TrainReport
 
 _SNIPPET = 88
+# Records that were left out are listed on the screen up to so many; the report in the index has all.
+_SKIPPED_SHOWN = 20
 
 
 def trained(report: TrainReport) -> None:
@@ -28,14 +31,21 @@ def trained(report: TrainReport) -> None:
 
 def built(report: BuildReport) -> None:
     """The outcome of `raycol index build` and `raycol index append`."""
-    again = f", {report.reused_partitions} of them from before" if report.reused_partitions else ""
+    split = f" in {report.passages} passages" if report.passages != report.documents else ""
     replaced = f", {report.replaced} documents replaced" if report.replaced else ""
+    again = f" ({report.reused_parts} of {report.parts} parts from before)" if report.reused_parts else ""
     typer.echo(
-        f"{report.index}: version {report.version}, {report.documents} documents, {report.tokens} tokens in "
-        f"{report.partitions} partitions{again}{replaced}, {report.seconds:.0f} s"
+        f"{report.index}: version {report.version}, {report.documents} documents{split}, {report.tokens} tokens in "
+        f"{report.partitions} partitions{replaced}, {report.seconds:.0f} s{again}"
     )
-    for problem in report.skipped:
+    if report.truncated:
+        typer.echo(
+            f"{report.truncated} documents are longer than the model takes and were cut (--split-tokens splits)"
+        )
+    for problem in report.skipped[:_SKIPPED_SHOWN]:
         typer.echo(f"skipped {problem}")
+    if len(report.skipped) > _SKIPPED_SHOWN:
+        typer.echo(f"skipped {len(report.skipped) - _SKIPPED_SHOWN} more: see {REPORT} in the index")
 
 
 def stats(index: Index) -> None:

@@ -7,7 +7,7 @@ from raycol.ray_session import ray_errors, ray_session
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_what_the_cluster_does_not_have_is_refused_rather_than_waited_for() -> None:
-    for needs, name in (({"cpus": 10_000}, "CPU"), ({"gpus": 9}, "GPU")):
+    for needs, name in (({"CPU": 10_000}, "CPU"), ({"GPU": 9}, "GPU")):
         with pytest.raises(InputError, match=f"{name}s here and this needs"), ray_session(**needs):
             pass
 

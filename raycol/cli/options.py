@@ -91,6 +91,10 @@ def _type_of(annotation: Any) -> tuple[Any, list[str]]:
     if origin in (Union, types.UnionType):
         inner = next(argument for argument in get_args(annotation) if argument is not type(None))
         return _type_of(inner)
+    if origin is tuple:
+        return list[str], []
+    if origin is dict:
+        return str, []  # the class says how such text is read
     if origin is Literal:
         values = get_args(annotation)
         return type(values[0]), [str(value) for value in values]

@@ -6,7 +6,9 @@ documents' `ids` (text or integers), and any other array of one number or text a
 
 from __future__ import annotations
 
+import datetime
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import IO, Any
@@ -20,6 +22,18 @@ from raycol.errors import InputError
 
 EMBEDDINGS = "embeddings"
 LENGTHS = "lengths"
+
+# What zipfile and NumPy raise: of damaged bytes, encrypted or unknown members, sizes that cannot be.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 
 
 def read_arrays(
@@ -44,12 +58,12 @@ def read_arrays(
             if with_tokens := EMBEDDINGS in wanted:
                 tokens.skip(int(lengths[: start.offset].sum()) if len(tokens.shape) == 2 else start.offset)
             for number in range(start.offset, len(lengths)):
-                record = {name: column[number].item() for name, column in columns.items()}
+                record = {name: _value(column[number]) for name, column in columns.items()}
                 if with_tokens:
                     size = int(lengths[number])
                     record[EMBEDDINGS] = tokens.read(size) if len(tokens.shape) == 2 else tokens.read(1)[0]
                 yield Position(number, number + 1), record
-        except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+        except _DAMAGE as error:
             raise InputError(f"{uri}: not a usable .npz file ({' '.join(str(error).split())[:200]})") from None
 
 
@@ -76,6 +90,13 @@ def _column(archive: zipfile.ZipFile, name: str, n: int, uri: str) -> NDArray[An
     return values
 
 
+def _value(scalar: Any) -> Any:
+    if scalar.dtype.kind != "M":
+        return scalar.item()
+    value = scalar.astype("datetime64[us]").item() if np.datetime_data(scalar.dtype)[0] != "D" else scalar.item()
+    return value.replace(tzinfo=datetime.UTC) if isinstance(value, datetime.datetime) else value
+
+
 def _whole(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as file:
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
@@ -90,6 +111,8 @@ class _Rows:
         version = np.lib.format.read_magic(self._file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         self.shape, fortran, self._dtype = read_header(self._file)
+        if min(self.shape, default=0) < 0:
+            raise ValueError(f"{name} of shape {self.shape}")
         if fortran or self._dtype.hasobject or self._dtype.kind != "f":
             raise ValueError(f"{name} is a {self._dtype} array; expected floating point in C order")
 

@@ -51,7 +51,7 @@ def check_id(record: dict[str, Any], fields: Fields | None = None, *, typed: boo
     value = record.get(name) if name else None
     if value is None:
         raise ValueError(f"no {fields.id!r}" if fields and fields.id else "no '_id' (or 'id')")
-    if typed and isinstance(value, int):
+    if typed and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
         raise ValueError(f"the id is {value!r:.100}; expected a non-empty string")
@@ -65,7 +65,7 @@ def _encode(name: str, value: str) -> bytes:
     try:
         return value.encode()
     except UnicodeEncodeError as error:
-        # How CSV's reader passes on what it cannot decode.
+        # How the readers of tables pass on what they cannot decode.
         undecoded = 0xDC80 <= ord(value[error.start]) <= 0xDCFF
         raise ValueError(f"the {name} {'is not UTF-8' if undecoded else 'holds half of a surrogate pair'}") from None
 
@@ -79,9 +79,12 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, ty
     for name, kind in fields.metadata.items():
         value = record.get(name)
         try:
-            metadata[name] = convert(value, kind) if kind else value
+            value = convert(value, kind) if kind else value
         except (ValueError, TypeError, OverflowError):
             raise ValueError(f"{name!r} of {id_!r} is {value!r:.100}; expected a {kind}") from None
+        if isinstance(value, str):
+            _encode(f"{name!r} of {id_!r}", value)
+        metadata[name] = value
     if not fields.encoded and not text.strip() and not title.strip():
         raise ValueError(f"document {id_!r} has no text")
     embeddings = record.get(fields.find("embeddings", record) or "") if fields.encoded else None
@@ -90,7 +93,9 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, ty
 
 def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
     name = fields.find(role, record)
-    value = (record.get(name) if name else None) or ""
+    value = record.get(name) if name else None
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise ValueError(f"the {role} of {id_!r} is a {type(value).__name__}; expected a string")
     _encode(f"{role} of {id_!r}", value)
@@ -114,8 +119,7 @@ def scan_corpus(
     Raises:
         InputError: the file cannot be read, or lacks a column.
     """
-    typed = file.format in ("parquet", "npz", "dataset")
-    unit = "row" if typed else "line"
+    typed, unit = file.is_table, "row" if file.is_table else "line"
     for position, record in _records(file, fields, start, tokens):
         try:
             if isinstance(record, bytes):
@@ -138,7 +142,7 @@ def _records(
         case "jsonl":
             yield from read_lines(file.uri, start)
         case "csv" | "tsv":
-            yield from read_delimited(file.uri, "," if file.format == "csv" else "\t", fields.known, start)
+            yield from read_delimited(file.uri, "," if file.format == "csv" else "\t", fields.known, choose, start)
         case "parquet":
             yield from read_parquet(file.uri, choose, start)
         case "npz":
@@ -165,16 +169,23 @@ def read_corpus(
         InputError: at the first problem (a bad record or a repeated id) where `on_error` is "fail"; at the
             end where nothing usable was found.
     """
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[CorpusFile, int]] = {}
+    number = 0
     for file in corpus_files(str(corpus)):
-        for position, item in scan_corpus(file, fields or Fields()):
+        unit = "row" if file.is_table else "line"
+        for position, item in scan_corpus(file, fields or Fields(), number=number):
+            number += 1
             if isinstance(item, Passage):
                 if item.id not in seen:
-                    seen[item.id] = position.number
+                    seen[item.id] = (file, position.number)
                     yield item
                     continue
-                where = f"{file}, line {position.number}"
-                item = Problem(where, f"the id {item.id!r} stands on line {seen[item.id]} already")
+                other, place = seen[item.id]
+                elsewhere = "" if other == file else f" of {other}"
+                item = Problem(
+                    f"{file}, {unit} {position.number}",
+                    f"the id {item.id!r} stands on {unit} {place}{elsewhere} already",
+                )
             refuse(item, on_error)
             if problems is not None:
                 problems.append(item)

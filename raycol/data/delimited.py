@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 from raycol.data.files import open_lines
@@ -17,17 +18,24 @@ _WITHOUT_HEADER = {2: ["id", "text"], 3: ["id", "text", "title"]}
 
 
 def read_delimited(
-    uri: str, delimiter: str, known: Collection[str], start: Position = START
+    uri: str,
+    delimiter: str,
+    known: Collection[str],
+    choose: Callable[[list[str]], list[str]],
+    start: Position = START,
 ) -> Iterator[tuple[Position, dict[str, Any] | str]]:
     """Yield each record from `start` with its position; what is wrong with it, as text, where it is unusable.
 
     The first line names the columns if one of the names is in `known`; otherwise the columns are an id and a text,
-    or an id, a text and a title.
+    or an id, a text and a title. `choose` picks from the names of columns.
 
     Raises:
         InputError: the file is missing or cannot be read, or its columns cannot be told.
     """
     names, first = _header(uri, delimiter, known)
+    wanted = set(choose(names))
+    if first is None:
+        return
     start = first if start.offset < first.offset else start
     for position, fields in _rows(uri, delimiter, start):
         if isinstance(fields, str):
@@ -35,21 +43,20 @@ def read_delimited(
         elif len(fields) != len(names):
             yield position, f"{len(fields)} fields where the file has {len(names)} columns"
         else:
-            yield position, dict(zip(names, fields, strict=True))
+            yield position, {name: field for name, field in zip(names, fields, strict=True) if name in wanted}
 
 
-def _header(uri: str, delimiter: str, known: Collection[str]) -> tuple[list[str], Position]:
-    """The columns' names, and where the records begin."""
+def _header(uri: str, delimiter: str, known: Collection[str]) -> tuple[list[str], Position | None]:
+    """The columns' names, and where the records begin if there are any."""
     rows = _rows(uri, delimiter, START)
     _, fields = next(rows, (START, []))
     if isinstance(fields, str):
         raise InputError(f"{uri}, line 1: {fields}")
-    fields = [field.removeprefix("\ufeff") for field in fields]
     if any(field in known for field in fields):
         if len(set(fields)) < len(fields):
             raise InputError(f"{uri}, line 1: a column's name comes twice ({', '.join(fields)})")
         second = next(_rows(uri, delimiter, START, skip=1), None)
-        return fields, second[0] if second else Position(1 << 62, 2)
+        return fields, second[0] if second else None
     if not fields or len(fields) not in _WITHOUT_HEADER:
         raise InputError(
             f"{uri}, line 1: no column here is known by its name ({', '.join(fields)[:80] or 'an empty line'}); "
@@ -68,9 +75,9 @@ def _rows(uri: str, delimiter: str, start: Position, skip: int = 0) -> Iterator[
         def lines() -> Iterator[str]:
             nonlocal here
             for line in file:
-                here = Position(here.offset + len(line), here.number + 1)
+                first, here = here == START, Position(here.offset + len(line), here.number + 1)
                 # What is not UTF-8 turns into halves of surrogate pairs, which the checks of a passage refuse.
-                yield line.decode("utf-8", "surrogateescape")
+                yield (line.removeprefix(codecs.BOM_UTF8) if first else line).decode("utf-8", "surrogateescape")
 
         tsv = delimiter == "\t"
         quoting: Literal[0, 3] = csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL
@@ -82,7 +89,9 @@ def _rows(uri: str, delimiter: str, start: Position, skip: int = 0) -> Iterator[
             except StopIteration:
                 return
             except csv.Error as error:
-                yield position, f"not a row of {'TSV' if tsv else 'CSV'} ({error})"
+                # What the module says of carriage returns is advice for programmers.
+                what = "a carriage return that ends no line" if "new-line" in str(error) else error
+                yield position, f"not a row of {'TSV' if tsv else 'CSV'} ({what})"
                 continue
             if not row:
                 continue

@@ -39,6 +39,11 @@ class Fields:
     make_ids: str | None = None
     encoded: bool = False
 
+    def __post_init__(self) -> None:
+        for name, kind in self.metadata.items():
+            if kind and kind not in _CONVERSIONS:
+                raise InputError(f"metadata {name!r} of type {kind!r}; expected one of {', '.join(_CONVERSIONS)}")
+
     def find(self, role: str, names: Mapping[str, Any] | Sequence[str]) -> str | None:
         """The name of the field that is the id, title, text or embeddings, if it is among `names`."""
         chosen = getattr(self, role)
@@ -91,15 +96,19 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    if isinstance(value, float) and not value.is_integer():
+    found = int(value)
+    if not isinstance(value, str) and found != value:
         raise ValueError(f"{value!r} is no whole number")
-    return int(value)
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"{value!r} takes more than 64 bits")
+    return found
 
 
 def _to_date(value: Any) -> datetime.date:
-    if isinstance(value, datetime.datetime):
-        return value.date()
-    return value if isinstance(value, datetime.date) else datetime.date.fromisoformat(str(value)[:10])
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+    return found.date()
 
 
 def _to_timestamp(value: Any) -> datetime.datetime:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -33,8 +33,8 @@ _LINES = ("jsonl", "csv", "tsv")
 EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst), .parquet or .npz"
 
 HUB = "hf:"
-# What `datasets.Dataset.save_to_disk` leaves in a folder.
-_SAVED_DATASET = ("state.json", "dataset_dict.json")
+# What `save_to_disk` leaves in a folder, of a dataset and of one with splits.
+_SAVED_DATASET = (("state.json", "dataset_info.json"), ("dataset_dict.json",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ class CorpusFile:
 
     def __str__(self) -> str:
         return self.uri
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has rows of typed columns, not lines of text."""
+        return self.format in ("parquet", "npz", "dataset")
 
 
 def corpus_files(corpus: str, subset: str | None = None, split: str | None = None) -> list[CorpusFile]:
@@ -70,50 +75,71 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         if len(corpus) == len(HUB):
             raise InputError(f"{corpus}: names no dataset; expected hf:NAME, for instance hf:BeIR/scifact")
         return [CorpusFile(corpus, "dataset", subset, split)]
-    system, path, prefix = _locate(corpus)
+    system, path, uri_of = _locate(corpus)
     try:
         info = system.get_file_info(path)
         if info.type == pafs.FileType.Directory:
-            if not prefix and any((Path(path) / name).is_file() for name in _SAVED_DATASET):
+            if isinstance(system, pafs.LocalFileSystem) and _is_saved_dataset(Path(path)):
                 return [CorpusFile(path, "dataset", subset, split)]
             found = _in_folder(system, path)
         elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
-            found = sorted(match for match in ArrowFSWrapper(system).glob(path) if _format_of(match))
+            found = _in_glob(system, path)
         elif info.type == pafs.FileType.NotFound:
             raise InputError(f"{corpus}: no such file or folder; expected a corpus ({EXPECTED}) or a BEIR folder")
         else:
             found = [path]
             if not _format_of(path):
                 raise InputError(f"{corpus}: no format that is known; expected {EXPECTED}")
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{corpus}: cannot be read ({error})") from None
+    except (OSError, pa.ArrowException, UnicodeError) as error:
+        raise InputError(f"{corpus!s:.500}: cannot be read ({str(error)[:500]})") from None
     if not found:
         raise InputError(f"{corpus}: no corpus here; expected a BEIR folder, or files in {EXPECTED}")
     if subset or split:
         raise InputError(f"{corpus}: a subset or split is of Hugging Face datasets only")
-    return [CorpusFile(prefix + file, cast(Format, _format_of(file))) for file in found]
+    return [CorpusFile(uri_of(file), cast(Format, _format_of(file))) for file in found]
 
 
-def _locate(corpus: str) -> tuple[pafs.FileSystem, str, str]:
-    """The file system, the path in it, and what turns such a path into a URI again."""
+def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
+    """The file system, the path in it, and what turns such a path into a path or URI that can be opened."""
     if "://" not in corpus:
-        return pafs.LocalFileSystem(), os.path.abspath(corpus), ""
-    parts = urlsplit(corpus)
-    if parts.username or parts.password:
-        raise InputError(f"{parts.scheme}://{parts.hostname}: credentials in a URI; put them into the environment")
-    system, path = _file_system(corpus)
-    return system, path, "" if parts.scheme == "file" else f"{parts.scheme}://"
-
-
-def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
-    # A glob's "?" is no query here, except where it brings settings of the file system.
-    base, mark, rest = uri.partition("?")
-    settings = mark + rest if "=" in rest else ""
+        return pafs.LocalFileSystem(), os.path.abspath(corpus), str
+    scheme = corpus.partition("://")[0]
     try:
-        system, path = pafs.FileSystem.from_uri(base.replace("[", "%5B").replace("]", "%5D") + settings)
+        parts = urlsplit(corpus)
+        _ = parts.port  # checked when it is asked for
+    except ValueError:
+        shown = f"{scheme}://..." if "@" in corpus else corpus
+        raise InputError(f"{shown}: not a usable URI; credentials, if it has any, belong in the environment") from None
+    if parts.username or parts.password:
+        raise InputError(f"{scheme}://{parts.hostname}: credentials in a URI; put them into the environment")
+    # A glob's "?" is no query here, except where it brings settings of the file system.
+    base, mark, rest = corpus.rpartition("?")
+    settings = mark + rest if "=" in rest else ""
+    base = base if settings else corpus
+    try:
+        system, path = pafs.FileSystem.from_uri(quote(base, safe="/:@%!$&'()*+,;=") + settings)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{uri}: cannot be opened ({str(error).splitlines()[0]})") from None
-    return system, path if settings else path + mark + rest
+        raise InputError(f"{corpus}: cannot be opened ({str(error).splitlines()[0]})") from None
+    if isinstance(system, pafs.LocalFileSystem):
+        return system, path, str
+    root = f"{scheme}://{parts.netloc if path.startswith('/') else ''}"
+    return system, path, lambda path: f"{root}{quote(path)}{settings}"
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    return any(all((folder / name).is_file() for name in names) for names in _SAVED_DATASET)
+
+
+def _in_glob(system: pafs.FileSystem, pattern: str) -> list[str]:
+    """Files of a known format, also in folders that match by such a name; hidden ones only if they are asked for."""
+    found = ArrowFSWrapper(system).glob(pattern, detail=True)
+    files: set[str] = set()
+    for path, info in found.items():
+        # Compared with the last part of the pattern, as a shell does it.
+        hidden = PurePosixPath(path).name.startswith(".") and not PurePosixPath(pattern).name.startswith(".")
+        if _format_of(path) and not hidden:
+            files.update(_in_folder(system, path) if info["type"] == "directory" else [path])
+    return sorted(files)
 
 
 def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
@@ -138,9 +164,9 @@ def _format_of(path: str) -> Format | None:
     return None if compressed and kind not in _LINES else kind
 
 
-def compression_of(uri: str) -> str | None:
+def compression_of(path: str) -> str | None:
     """How a file of lines is compressed, by its name."""
-    return _COMPRESSIONS.get(PurePosixPath(uri.lower()).suffix)
+    return _COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
 
 
 @contextmanager
@@ -163,9 +189,9 @@ def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
     Raises:
         InputError: it is not there, cannot be read, or is damaged.
     """
-    compression = compression_of(uri)
     with reading(uri):
         system, path, _ = _locate(uri)
+        compression = compression_of(path)
         if compression:
             raw = system.open_input_stream(path, compression=compression, buffer_size=1 << 20)
         else:
@@ -178,6 +204,16 @@ def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
 
 
+def identity(uri: str) -> str:
+    """A file's length and time of change, to tell whether it is another one now."""
+    if uri.startswith(HUB) or Path(uri).is_dir():
+        return ""
+    with reading(uri):
+        system, path, _ = _locate(uri)
+        info = system.get_file_info(path)
+        return f"{info.size} {info.mtime_ns}"
+
+
 @contextmanager
 def reading(name: object) -> Iterator[None]:
     """Turn what the system or Arrow says of a failed read into an `InputError`."""
@@ -185,5 +221,5 @@ def reading(name: object) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None

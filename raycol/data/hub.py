@@ -30,7 +30,7 @@ def read_dataset(
     table = dataset.select_columns(names).with_format("arrow")
     for first in range(start.offset, len(dataset), _ROWS):
         for batch in table[first : first + _ROWS].combine_chunks().to_batches():
-            rows = records_of(batch)
+            rows = records_of(batch, file)
             for number in range(batch.num_rows):
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}

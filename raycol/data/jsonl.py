@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -32,13 +33,15 @@ def read_lines(path: str | Path, start: Position = START) -> Iterator[tuple[Posi
 def parse_object(line: bytes) -> dict[str, Any]:
     """Parse one line as a JSON object. Raises `ValueError` saying what was found instead."""
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise ValueError("not usable JSON (nested too deeply)") from None
+    except ValueError:
+        raise ValueError("not usable JSON (a number of too many digits)") from None
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but a {type(record).__name__}")
     return record

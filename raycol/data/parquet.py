@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from raycol.data.files import open_file
 from raycol.data.position import START, Position
+from raycol.errors import InputError
 
 _ROWS = 512
 
@@ -36,7 +37,7 @@ def read_parquet(
             else:
                 groups.append(group)
         for batch in file.iter_batches(_ROWS, row_groups=groups, columns=names):
-            rows = records_of(batch)
+            rows = records_of(batch, uri)
             for number in range(max(0, start.offset - first), batch.num_rows):
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}
@@ -49,18 +50,36 @@ def n_rows(uri: str) -> int:
         return int(pq.ParquetFile(raw).metadata.num_rows)
 
 
-def records_of(batch: pa.RecordBatch) -> dict[str, Any]:
-    """A batch's columns, each a sequence of Python values; lists of numbers stay arrays."""
-    return {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
+    """A batch's columns, each a sequence of Python values; lists of numbers stay arrays.
+
+    Raises:
+        InputError: a column holds what Python has no value for.
+    """
+    records = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            records[name] = _values(column)
+        except (ValueError, OverflowError, LookupError) as error:
+            raise InputError(f"{where}: column {name!r} of type {column.type} cannot be read ({error})") from None
+    return records
 
 
 def _values(column: pa.Array) -> Any:
     kind = column.type
-    if pa.types.is_timestamp(kind) and kind.tz is None:
-        column = column.cast(pa.timestamp(kind.unit, tz="UTC"))
+    if pa.types.is_timestamp(kind) and (kind.tz is None or kind.unit == "ns"):
+        unit = "us" if kind.unit == "ns" else kind.unit  # Python has no nanoseconds
+        column = column.cast(pa.timestamp(unit, tz=kind.tz or "UTC"), safe=False)
     if _is_list(kind) and _is_number(_innermost(kind)):
         return [as_array(scalar) for scalar in column]
-    return column.to_pylist()
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise
+        # What is not UTF-8 turns into halves of surrogate pairs, which the checks of a passage refuse.
+        raw = column.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
 
 
 def as_array(scalar: pa.ListScalar) -> Any:

@@ -52,7 +52,7 @@ def run_demo(config: DemoConfig) -> None:
     rows = _measure_before(data)
     with ExitStack() as running:
         with progress("Starting Ray"):
-            running.enter_context(ray_session(cpus=max(_WORKERS, config.shards + 2)))
+            running.enter_context(ray_session(CPU=max(_WORKERS, config.shards + 2)))
         _train(config, data)
         index = _index(config, data)
         rows["after training, 4-bit index"] = _measure_after(config, index, data)

@@ -166,6 +166,13 @@ def check_codec(dim: int, bits: int) -> None:
         raise InputError(f"embeddings of {dim} dimensions; expected a multiple of 8")
 
 
+def directions_of(tokens_TD: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Tokens at unit length: what the codebook is about, and what float16 holds well."""
+    lengths_T = np.maximum(np.linalg.norm(tokens_TD, axis=1, keepdims=True), np.float32(1e-12))
+    unit_TD: NDArray[np.float16] = (tokens_TD / lengths_T).astype(np.float16)
+    return unit_TD
+
+
 def sample_size(n_documents: int) -> int:
     """How many documents the codebook is trained on, as PLAID does: 16 sqrt(120 N)."""
     return min(n_documents, math.ceil(16 * math.sqrt(120 * n_documents)))

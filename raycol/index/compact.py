@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.index.changes import check_writable, next_version
-from raycol.index.codebook import TokenCodes
-from raycol.index.columns import schema_of
+from raycol.index.codebook import Codebook, TokenCodes
+from raycol.index.columns import Columns, schema_of
 from raycol.index.counts import check_count
 from raycol.index.manifest import PartitionInfo, commit_manifest
 from raycol.index.partition import Partition
 from raycol.index.partition_writer import concatenate_tokens, save_partition
 from raycol.index.snapshot import Snapshot
+from raycol.index.storage import Store
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     names = {partition.info.name for partition in worn}
     kept = [info for info in manifest.partitions if info.name not in names]
     with snapshot.store.all_or_nothing():
-        merged = [_save(snapshot, piece) for piece in _pieces(worn, target_tokens)]
+        base, n_centroids = manifest.version, snapshot.codebook.n_centroids
+        merged = [_save(snapshot.store, piece, n_centroids, base) for piece in _pieces(worn, target_tokens)]
         changed = next_version(manifest, [*kept, *merged])
         commit_manifest(snapshot.store, changed)
     return snapshot.next(changed)
@@ -130,14 +132,41 @@ def _join(pieces: list[_Piece]) -> _Piece:
     )
 
 
-def _save(snapshot: Snapshot, piece: _Piece) -> PartitionInfo:
+def _save(store: Store, piece: _Piece, n_centroids: int, base: int) -> PartitionInfo:
     return save_partition(
-        snapshot.store,
+        store,
         piece.ids,
         piece.metadata.combine_chunks(),
         piece.lengths_N,
         piece.tokens,
         round(float(np.average(piece.errors_N, weights=piece.lengths_N)), 6),
-        snapshot.codebook.n_centroids,
-        snapshot.manifest.version,
+        n_centroids,
+        base,
     )
+
+
+def mergers(infos: Sequence[PartitionInfo], target_tokens: int) -> Iterator[Sequence[PartitionInfo]]:
+    """Group partitions, in order, to be merged: small ones until they reach the target, others alone."""
+    waiting: list[PartitionInfo] = []
+    for info in infos:
+        if 2 * info.tokens >= target_tokens:
+            yield from [waiting] if waiting else []
+            yield [info]
+            waiting = []
+            continue
+        waiting.append(info)
+        if sum(small.tokens for small in waiting) >= target_tokens:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def merge(
+    store: Store, infos: Sequence[PartitionInfo], codebook: Codebook, columns: Columns, base: int
+) -> PartitionInfo:
+    """Make one partition of several that no manifest names yet, of their documents in order."""
+    if len(infos) == 1:
+        return infos[0]
+    piece = _join([_live(Partition.open(store, info, codebook, columns)) for info in infos])
+    return _save(store, piece, codebook.n_centroids, base)

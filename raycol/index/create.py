@@ -16,6 +16,16 @@ from raycol.index.spool import Spool
 from raycol.index.storage import Store
 
 PARTITION_TOKENS = 1 << 20
+# Beyond so many partitions they become larger: each costs a query some microseconds, and the manifest a kilobyte.
+_MANY_PARTITIONS = 1024
+
+
+def partition_tokens_for(n_tokens: int) -> int:
+    """Tokens a partition for an index of so many in all."""
+    tokens = PARTITION_TOKENS
+    while n_tokens > _MANY_PARTITIONS * tokens and tokens < 1 << 26:
+        tokens *= 2
+    return tokens
 
 
 def create(

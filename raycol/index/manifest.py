@@ -22,8 +22,9 @@ MANIFESTS = "manifests"
 CODEBOOKS = "codebooks"
 PARTITIONS = "partitions"
 DELETES = "deletes"
-# Records of builds under way (raycol.indexing).
+# Records of builds under way, and the report of the last one (raycol.indexing).
 BUILDS = "builds"
+REPORT = "build-report.json"
 
 # Eight thousand partitions. Whatever stands in so much is read or refused in a second, and in 300 MB.
 MAX_MANIFEST_BYTES = 8 << 20
@@ -111,6 +112,19 @@ class ModelInfo(_Record):
     fingerprint: str
 
 
+class SplitInfo(_Record):
+    """How long documents were split before encoding: passages of so many tokens, of which two share so many."""
+
+    tokens: Annotated[int, Field(ge=1, lt=2**20)]
+    overlap: Annotated[int, Field(ge=0, lt=2**20)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitInfo:
+        if self.overlap >= self.tokens:
+            raise ValueError("an overlap of a whole passage")
+        return self
+
+
 class Manifest(_Record):
     """The state of an index at one version."""
 
@@ -122,6 +136,7 @@ class Manifest(_Record):
     pool_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     columns: dict[Annotated[str, AfterValidator(_column_name)], ColumnType]
     model: ModelInfo | None
+    split: SplitInfo | None = None
     tuned: SearchSettings | None = None
     codebook: CodebookInfo
     partitions: Annotated[tuple[PartitionInfo, ...], FailFast()]

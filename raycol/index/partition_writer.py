@@ -41,48 +41,71 @@ def write_partition(
     """
     ids: list[str] = []
     metadata: list[Mapping[str, Any]] = []
-    lengths: list[int] = []
-    coded: list[TokenCodes] = []
-    cosines: list[NDArray[np.float32]] = []
-    waiting: list[NDArray[np.float32]] = []
-    n_waiting = 0
-
-    def quantise() -> None:
-        tokens, cosines_T = codebook.quantise(np.concatenate(waiting))
-        coded.append(tokens)
-        cosines.append(cosines_T)
-        waiting.clear()
-
+    coder = Coder(codebook)
     for unchecked in documents:
         document = check_document(unchecked, codebook.dim)
         check_columns(document.id, document.metadata, columns)
         ids.append(document.id)
         metadata.append(document.metadata)
-        lengths.append(len(document.embeddings))
-        waiting.append(document.embeddings)
-        n_waiting += len(document.embeddings)
-        if n_waiting >= _QUANTISE_TOKENS:
-            quantise()
-            n_waiting = 0
-    if waiting:
-        quantise()
+        coder.add(document.embeddings)
     if not ids:
         raise InputError("no documents; expected at least one")
+    tokens, error = coder.finish()
+    lengths_N = np.array(coder.lengths)
     return save_partition(
-        store,
-        ids,
-        metadata_table(metadata, columns),
-        np.array(lengths),
-        concatenate_tokens(coded),
-        mean_error(np.concatenate(cosines)),
-        codebook.n_centroids,
-        base,
+        store, ids, metadata_table(metadata, columns), lengths_N, tokens, error, codebook.n_centroids, base
     )
+
+
+class Coder:
+    """Quantises documents one after the other, many tokens at a time; only their codes are kept.
+
+    `lengths` holds the number of tokens of each document so far, `dim` how many dimensions they must have.
+    """
+
+    def __init__(self, codebook: Codebook) -> None:
+        self.lengths: list[int] = []
+        self.dim = codebook.dim
+        self._codebook = codebook
+        self._coded: list[TokenCodes] = []
+        self._cosines: list[NDArray[np.float32]] = []
+        self._waiting: list[NDArray[np.float32]] = []
+        self._n_waiting = 0
+
+    def add(self, embeddings_TD: NDArray[np.float32]) -> None:
+        """Take the tokens of one more document."""
+        self.lengths.append(len(embeddings_TD))
+        self._waiting.append(embeddings_TD)
+        self._n_waiting += len(embeddings_TD)
+        if self._n_waiting >= _QUANTISE_TOKENS:
+            self._quantise()
+
+    def finish(self) -> tuple[TokenCodes, float]:
+        """The codes of all tokens, and how far off they are on average (see `PartitionInfo`)."""
+        if self._waiting:
+            self._quantise()
+        return concatenate_tokens(self._coded), mean_error(np.concatenate(self._cosines))
+
+    def _quantise(self) -> None:
+        tokens, cosines_T = self._codebook.quantise(np.concatenate(self._waiting))
+        self._coded.append(tokens)
+        self._cosines.append(cosines_T)
+        self._waiting.clear()
+        self._n_waiting = 0
 
 
 def concatenate_tokens(parts: Sequence[TokenCodes]) -> TokenCodes:
     """Tokens of several pieces, one after the other."""
     return TokenCodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def reorder_tokens(tokens: TokenCodes, lengths_N: NDArray[np.int64], order_N: NDArray[np.int64]) -> TokenCodes:
+    """The tokens of documents in another order: first those of document order_N[0], and so on."""
+    starts_N = np.cumsum(lengths_N) - lengths_N
+    moved_N = lengths_N[order_N]
+    ends_N = np.cumsum(moved_N)
+    token_T = np.arange(ends_N[-1]) + np.repeat(starts_N[order_N] - (ends_N - moved_N), moved_N)
+    return TokenCodes._make(array[token_T] for array in tokens)
 
 
 def save_partition(

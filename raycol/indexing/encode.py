@@ -1,82 +1,115 @@
-"""The work on one partition, as plain functions: read, encode, quantise, write. No Ray.
-
-A partition's embeddings never leave the process that made them: what goes on to the disk is quantised.
-"""
+"""Encoding texts: batches of so many tokens, of documents of similar length, while the next ones are tokenised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.data import Passage
-from raycol.index import Document
-from raycol.index.codebook import Codebook
-from raycol.index.columns import Columns, ColumnType
-from raycol.index.manifest import PartitionInfo
-from raycol.index.partition_writer import write_partition
-from raycol.index.pooling import token_pooling
-from raycol.index.storage import Store
-from raycol.indexing.plan import Slice, read_slice
-
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-TEXT_COLUMNS: dict[str, ColumnType] = {"title": "string", "text": "string"}
+A = TypeVar("A")
+R = TypeVar("R")
 
-# Documents of a partition are encoded in groups of this many, sorted by length within a group: memory is
-# bounded by a group's embeddings, and batches are the same whoever encodes the partition.
-_GROUP = 1024
-
-
-def encode_passages(
-    encoder: MultiVectorEncoder, passages: Sequence[Passage], batch_size: int, pool_factor: float = 1
-) -> Iterator[tuple[Passage, NDArray[np.float32]]]:
-    """Yield each passage with its embeddings, float32 [n_tokens, dim], pooled if asked."""
-    pool = token_pooling(pool_factor)
-    for start in range(0, len(passages), _GROUP):
-        group = passages[start : start + _GROUP]
-        embeddings = encoder.encode_document(
-            [passage.content for passage in group],
-            batch_size=batch_size,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
-        for passage, tokens_TD in zip(group, embeddings, strict=True):
-            yield passage, pool(tokens_TD) if pool else tokens_TD
+# Texts that are tokenised together.
+_TOKENISED = 256
 
 
-def encode_sample(
-    encoder: MultiVectorEncoder, part: Slice, positions: Sequence[int], batch_size: int, pool_factor: float
-) -> NDArray[np.float16]:
-    """The tokens of the sampled documents of a partition, float16 [T, dim]."""
-    wanted = set(positions)
-    passages = [passage for position, passage in enumerate(read_slice(part)) if position in wanted]
-    tokens = [embeddings for _, embeddings in encode_passages(encoder, passages, batch_size, pool_factor)]
-    return np.concatenate(tokens).astype(np.float16)
+@dataclass(frozen=True)
+class Encoded:
+    """Texts that were encoded together: their positions, their embeddings [n_tokens, dim], how many were cut off."""
+
+    positions: list[int]
+    embeddings: list[NDArray[np.float32]]
+    truncated: int
 
 
-def build_partition(
-    encoder: MultiVectorEncoder,
-    codebook: Codebook,
-    store: Store,
-    part: Slice,
-    *,
-    batch_size: int,
-    pool_factor: float,
-    columns: Columns,
-    base: int,
-) -> PartitionInfo:
-    """Encode and quantise a slice of the corpus into a partition of an index.
+def encode_texts(encoder: MultiVectorEncoder, texts: Sequence[str], batch_tokens: int) -> Iterator[Encoded]:
+    """Encode documents, from the longest to the shortest, each batch when the one before has been taken.
 
-    Of title and text, what `columns` has is stored. `base` is the version that the writer started from.
+    The embeddings are those of `encoder.encode_document`, but for rounding: it pads other documents together. They
+    depend on the texts and `batch_tokens` alone.
+
+    Args:
+        encoder: late-interaction encoder.
+        texts: at least one.
+        batch_tokens: tokens a batch, padding included; a text that is longer is a batch of its own.
     """
+    # Texts are flattened into one row where flash attention is there. Of one length nearly, they need not be.
+    encoder[0].unpad_inputs = False
+    order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
+    chunks = [order[start : start + _TOKENISED] for start in range(0, len(order), _TOKENISED)]
+    tokenised = _ahead(lambda chunk: _tokenise(encoder, [texts[position] for position in chunk]), chunks)
+    for chunk, (features, truncated) in zip(chunks, tokenised, strict=True):
+        for rows, embeddings in _encode(encoder, features, batch_tokens):
+            yield Encoded([chunk[row] for row in rows], embeddings, int(truncated[rows].sum()))
 
-    def documents() -> Iterator[Document]:
-        for passage, embeddings in encode_passages(encoder, read_slice(part), batch_size, pool_factor):
-            texts = {"title": passage.title, "text": passage.text}
-            yield Document(passage.id, embeddings, {name: text for name, text in texts.items() if name in columns})
 
-    return write_partition(store, documents(), codebook, columns, base)
+def _ahead(function: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
+    """What a function makes of each item, computed in a thread while the result before is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
+        current: Future[R] | None = None
+        for item in items:
+            before, current = current, pool.submit(function, item)
+            if before:
+                yield before.result()
+        if current:
+            yield current.result()
+
+
+def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Padded features, and which texts are longer than the encoder takes."""
+    prompt = document_prompt(encoder)
+    features = encoder.preprocess(texts, prompt=prompt, task="document")
+    lengths = features["attention_mask"].sum(1).numpy()
+    limit = document_length(encoder)
+    truncated = lengths >= limit
+    for row in np.flatnonzero(truncated):
+        whole = encoder.tokenizer(f"{prompt or ''}{texts[row]}", truncation=False, verbose=False)["input_ids"]
+        truncated[row] = len(whole) > limit
+    return features, truncated
+
+
+def document_prompt(encoder: MultiVectorEncoder) -> str | None:
+    """What `encode_document` puts before a text."""
+    names = [name for name in ("document", "passage", "corpus") if name in encoder.prompts]
+    name = names[0] if names else encoder.default_prompt_name
+    return encoder.prompts[name] if name else None
+
+
+def document_length(encoder: MultiVectorEncoder) -> int:
+    """Tokens that a document is cut to, markers included."""
+    return int(min(encoder[0].document_length or encoder.max_seq_length, encoder.max_seq_length))
+
+
+def _encode(
+    encoder: MultiVectorEncoder, features: dict[str, Any], batch_tokens: int
+) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+    """Rows of features in batches of similar length, and their embeddings."""
+    import torch
+
+    lengths = features["attention_mask"].sum(1).numpy()
+    order = np.argsort(-lengths, kind="stable")
+    n_rows, width = features["attention_mask"].shape
+    left = encoder.tokenizer.padding_side == "left"
+    start = 0
+    while start < n_rows:
+        longest = int(lengths[order[start]])
+        rows = order[start : start + max(1, batch_tokens // longest)]
+        columns = slice(width - longest, width) if left else slice(longest)
+        batch = {
+            name: value[rows][:, columns].to(encoder.device)
+            if isinstance(value, torch.Tensor) and value.shape[:2] == (n_rows, width)
+            else value
+            for name, value in features.items()
+        }
+        with torch.inference_mode():
+            encoded = encoder(batch, task="document")
+            tokens, mask = encoded["token_embeddings"].float().cpu(), encoded["attention_mask"].bool().cpu()
+        yield rows, [row[kept].numpy() for row, kept in zip(tokens, mask, strict=True)]
+        start += len(rows)

@@ -1,31 +1,40 @@
 """What an unfinished build has done already, so that the same command continues it.
 
-`builds/<version>-<fingerprint>/` in the index holds a file for the codebook and one for each finished partition. The
-version is the one that the build started from, 0 for a new index; the fingerprint is made of everything that
-decides the outcome: corpus, model, settings. The folder is removed once the build is committed.
+`builds/<version>-<fingerprint>/` in the index holds a file for the codebook and one for each finished part, which the
+worker that finished it wrote. The version is the one that the build started from, 0 for a new index; the fingerprint
+is made of everything that decides the outcome: corpus, model, settings. The folder is removed once the build is
+committed.
 """
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
-from raycol.index.manifest import BUILDS, CODEBOOKS, PARTITIONS, CodebookInfo, PartitionInfo
+from raycol.index.manifest import BUILDS, CODEBOOKS, PARTITIONS, CodebookInfo
 from raycol.index.storage import Files, Store
+from raycol.indexing.part import Built
 
-_MAX_RECORD_BYTES = 1 << 20
+# A part's record lists the documents that were left out.
+_MAX_RECORD_BYTES = 64 << 20
 
-Info = TypeVar("Info", CodebookInfo, PartitionInfo)
+R = TypeVar("R", bound=BaseModel)
 
 
 class Journal:
     """The record of one build, by its fingerprint."""
 
     def __init__(self, store: Store, base: int, fingerprint: str) -> None:
+        self.name = f"{BUILDS}/{base:08d}-{fingerprint}"
         self._store = store
-        self._folder = f"{BUILDS}/{base:08d}-{fingerprint}"
+
+    @classmethod
+    def named(cls, store: Store, name: str) -> Journal:
+        """The same record, in another process."""
+        base, _, fingerprint = name.removeprefix(f"{BUILDS}/").partition("-")
+        return cls(store, int(base), fingerprint)
 
     def codebook(self) -> CodebookInfo | None:
         """The codebook, once trained, if it is still there."""
@@ -36,28 +45,35 @@ class Journal:
         """Note that the codebook is on disk."""
         self._write("codebook", info)
 
-    def partition(self, number: int) -> PartitionInfo | None:
-        """A partition by its place in the plan, once written, if it is still there."""
-        info = self._read(PartitionInfo, f"{number:08d}")
-        return info if info and self._stands(f"{PARTITIONS}/{info.name}", info.files) else None
+    def forget_parts(self) -> None:
+        """Forget what was built with a codebook that is gone."""
+        with writing(self._store):
+            self._store.remove(self.name)
 
-    def save_partition(self, number: int, info: PartitionInfo) -> None:
-        """Note that a partition is on disk."""
-        self._write(f"{number:08d}", info)
+    def built(self, number: int) -> Built | None:
+        """A part by its place in the plan, once its partition is written, if that is still there."""
+        built = self._read(Built, f"{number:08d}")
+        if built and built.info and not self._stands(f"{PARTITIONS}/{built.info.name}", built.info.files):
+            return None
+        return built
+
+    def save_built(self, number: int, built: Built) -> None:
+        """Note that a part's partition is on disk."""
+        self._write(f"{number:08d}", built)
 
     def remove(self) -> None:
         """Forget the build, and any other that was begun and given up here."""
         with writing(self._store):
             self._store.remove(BUILDS)
 
-    def _write(self, name: str, info: CodebookInfo | PartitionInfo) -> None:
+    def _write(self, name: str, record: BaseModel) -> None:
         with writing(self._store):
-            self._store.write(self._path(name), info.model_dump_json().encode())
+            self._store.write(self._path(name), record.model_dump_json().encode())
 
     def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}.json"
+        return f"{self.name}/{name}.json"
 
-    def _read(self, kind: type[Info], name: str) -> Info | None:
+    def _read(self, kind: type[R], name: str) -> R | None:
         try:
             return kind.model_validate_json(self._store.read(self._path(name), _MAX_RECORD_BYTES))
         except (OSError, ValidationError):

@@ -1,73 +1,120 @@
-"""Encoding the partitions of a plan on the workers, with a journal of those that are finished."""
+"""Building the partitions of a plan on the workers, and merging small ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raycol.index.codebook_files import open_codebook
 from raycol.index.columns import Columns
+from raycol.index.compact import merge, mergers
 from raycol.index.manifest import CodebookInfo, ModelInfo, PartitionInfo
+from raycol.index.storage import open_store
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
+from raycol.indexing.metrics import Metrics
+from raycol.indexing.part import Built, Task
 from raycol.indexing.plan import Plan
 from raycol.indexing.workers import PartitionBuilder, on_workers
 from raycol.progress import Report
+from raycol.ray_session import ray_errors
 
 
 @dataclass(frozen=True)
 class Target:
-    """The index that partitions are made for, and the version that the work started from."""
+    """The index that partitions are made for."""
 
     uri: str
-    base: int
     dim: int
     bits: int
-    columns: Columns
-    pool_factor: float
-    model: ModelInfo
+    model: ModelInfo | None
+    codebook: CodebookInfo
 
 
-def finished_partitions(journal: Journal, plan: Plan) -> dict[int, PartitionInfo]:
-    """Partitions from before, by their number in the plan."""
-    return {number: info for number in range(len(plan.partitions)) if (info := journal.partition(number))}
+def built_before(journal: Journal, plan: Plan) -> dict[int, Built]:
+    """Parts that are done, by their number in the plan."""
+    return {number: built for number in range(len(plan.parts)) if (built := journal.built(number))}
 
 
 def build_partitions(
-    config: EncodingConfig,
-    plan: Plan,
-    target: Target,
-    codebook: CodebookInfo,
-    journal: Journal,
-    done: dict[int, PartitionInfo],
-    report: Report,
-) -> tuple[PartitionInfo, ...]:
-    """Build the partitions that are not done yet; return all, in the order of the plan."""
-    waiting = [number for number in range(len(plan.partitions)) if number not in done]
-    found = dict(done)
-    report(sum(info.documents for info in found.values()), plan.documents, "encoding")
-    for number, info in _build(config, plan, target, codebook, waiting) if waiting else ():
-        journal.save_partition(number, info)
-        found[number] = info
-        report(sum(info.documents for info in found.values()), plan.documents, "encoding")
-    return tuple(found[number] for number in range(len(plan.partitions)))
-
-
-def _build(
-    config: EncodingConfig, plan: Plan, target: Target, codebook: CodebookInfo, numbers: Iterable[int]
-) -> Iterator[tuple[int, PartitionInfo]]:
-    """Yield each partition with its number, as workers finish them."""
-    rows = [{"number": number, **plan.partitions[number].to_row()} for number in numbers]
+    config: EncodingConfig, plan: Plan, task: Task, target: Target, journal: Journal, report: Report
+) -> list[Built]:
+    """Build what is not done yet; return all, in the order of the plan."""
+    done = built_before(journal, plan)
+    progress = _Progress(plan.documents, len(plan.problems), done, report)
+    waiting = [number for number in range(len(plan.parts)) if number not in done]
+    rows = [{"number": number, "part": plan.parts[number].to_json()} for number in waiting]
     arguments: dict[str, Any] = {
-        "model": target.model.name,
-        "batch_size": config.batch_size,
-        "pool_factor": target.pool_factor,
+        "task": task.to_json(),
+        "model": target.model.name if target.model else None,
         "uri": target.uri,
-        "codebook": codebook.model_dump_json(),
+        "codebook": target.codebook.model_dump_json(),
         "dim": target.dim,
         "bits": target.bits,
-        "columns": dict(target.columns),
-        "base": target.base,
+        "journal": journal.name,
     }
-    for row in on_workers(PartitionBuilder, config, rows, arguments):
-        yield row["number"], PartitionInfo.model_validate_json(row["partition"])
+    for row in on_workers(PartitionBuilder, config, rows, arguments) if rows else ():
+        built = Built.model_validate_json(row["built"])
+        done[row["number"]] = built
+        progress.add(built)
+    return [done[number] for number in range(len(plan.parts))]
+
+
+class _Progress:
+    """Tells how the work goes: to the terminal, and as Ray's metrics."""
+
+    def __init__(self, documents: int, skipped: int, done: dict[int, Built], report: Report) -> None:
+        self._report = report
+        self._total = documents
+        self._documents = sum(built.documents for built in done.values())
+        self._skipped = skipped + sum(len(built.problems) for built in done.values())
+        self._parts = len(done)
+        self._tokens = 0
+        self._started = time.monotonic()
+        self._metrics = Metrics(documents)
+        self._tell()
+
+    def add(self, built: Built) -> None:
+        """One more part is done."""
+        self._documents += built.documents
+        self._tokens += built.tokens
+        self._skipped += len(built.problems)
+        self._parts += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
+        self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
+        skipped = f", {self._skipped} skipped" if self._skipped else ""
+        self._report(self._documents, self._total, f"{rate:,.0f} tokens/s, {self._parts} parts{skipped}")
+
+
+def merge_partitions(
+    target: Target, columns: Columns, base: int, infos: Sequence[PartitionInfo], tokens: int, report: Report
+) -> tuple[PartitionInfo, ...]:
+    """Merge small partitions to about so many tokens each, in order, on the cluster."""
+    groups = list(mergers(infos, tokens))
+    merged = [group[0] for group in groups]
+    work = [number for number, group in enumerate(groups) if len(group) > 1]
+    if not work:
+        return tuple(merged)
+    import ray
+
+    run = ray.remote(_merge)
+    common = (target.uri, target.codebook.model_dump_json(), target.dim, target.bits, dict(columns), base)
+    waiting = {run.remote(*common, [info.model_dump_json() for info in groups[number]]): number for number in work}
+    with ray_errors("merging partitions"):
+        while waiting:
+            report(len(work) - len(waiting), len(work), "merging")
+            (ready, *_), _ = ray.wait(list(waiting))
+            merged[waiting.pop(ready)] = PartitionInfo.model_validate_json(ray.get(ready))
+    return tuple(merged)
+
+
+def _merge(uri: str, codebook: str, dim: int, bits: int, columns: Columns, base: int, partitions: list[str]) -> str:
+    store = open_store(uri)
+    opened = open_codebook(store, CodebookInfo.model_validate_json(codebook), dim, bits)
+    infos = [PartitionInfo.model_validate_json(info) for info in partitions]
+    return merge(store, infos, opened, columns, base).model_dump_json()

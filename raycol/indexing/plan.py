@@ -1,125 +1,309 @@
-"""The plan of a build: which lines of the corpus make which partition, and which documents are sampled.
+"""The plan of a build: which records of the corpus make which partition, and which documents are sampled.
 
 One pass over the corpus checks every record and notes where each partition starts, so that any worker can
-read its own part of the file. The plan depends on the corpus and the settings alone, never on who works.
+read its own part. The plan depends on the corpus and the settings alone, never on who works. Memory holds eight bytes
+a document: the hash of its id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from raycol.data import Passage, Problem, corpus_file
-from raycol.data.corpus import OnError, check_corpus, scan_corpus
-from raycol.data.jsonl import Position
-from raycol.errors import RaycolError
-from raycol.index.codebook import sample_size
+from raycol.data import CorpusFile, Fields, Passage, Problem
+from raycol.data.corpus import OnError, refuse, scan_corpus
+from raycol.data.files import identity
+from raycol.data.position import Position
+from raycol.errors import InputError, RaycolError
+from raycol.progress import Report, no_report
+
+# Documents are counted by the length of their text, in steps of a quarter of an octave.
+_STEPS_AN_OCTAVE = 4
+_REPORT_EVERY = 10_000
+# A part ends early where its texts are as long as this together: a worker holds them.
+_MOST_CHARACTERS = 1 << 26
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive lines of a corpus file.
+    """Consecutive records of one file.
 
     Args:
-        file: the corpus file.
-        offset: byte at which the first line starts.
-        line: number of the first line, from 1.
+        file: where they are.
+        start: where the first one starts.
+        number: how many records of the corpus come before it.
         documents: how many usable documents to read from there.
-        digest: XXH3 of those documents, 64 bits in hexadecimal.
-        skip: numbers of the lines among them that are left out.
+        skip: numbers (lines or rows) of the records among them that are left out.
     """
 
-    file: str
-    offset: int
-    line: int
+    file: CorpusFile
+    start: Position
+    number: int
     documents: int
-    digest: str
     skip: tuple[int, ...] = ()
 
-    def to_row(self) -> dict[str, Any]:
-        """As a row of a Ray Dataset."""
-        return {**asdict(self), "skip": list(self.skip)}
+
+@dataclass(frozen=True)
+class Part:
+    """What makes one partition: slices of one file or more, and the XXH3 of their documents in hexadecimal."""
+
+    slices: tuple[Slice, ...]
+    digest: str
+
+    @property
+    def documents(self) -> int:
+        """How many documents."""
+        return sum(piece.documents for piece in self.slices)
+
+    def to_json(self) -> str:
+        """As a worker gets it."""
+        return _PART.dump_json(self).decode()
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Slice:
-        """Undo `to_row`."""
-        skip = tuple(int(line) for line in row["skip"])
-        return cls(
-            str(row["file"]), int(row["offset"]), int(row["line"]), int(row["documents"]), str(row["digest"]), skip
-        )
+    def from_json(cls, text: str) -> Part:
+        """Undo `to_json`."""
+        return _PART.validate_json(text)
+
+
+_PART = TypeAdapter(Part)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A build's partitions in order, how much text they hold, and what was left out."""
+    """A build's partitions in order, what is in them, and what was left out.
 
-    partitions: list[Slice]
-    documents: int
+    `lengths` counts documents by the length of their text: entry n those of about 2^(n / 4) characters.
+    """
+
+    parts: list[Part]
+    fields: Fields
     problems: list[Problem]
     digest: str
+    lengths: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def documents(self) -> int:
+        """How many documents."""
+        return sum(part.documents for part in self.parts)
+
+    def mean_tokens(self, characters_a_token: float, longest: float) -> float:
+        """About how many tokens a document has, where none may have more than `longest`."""
+        tokens = 2 ** ((np.arange(len(self.lengths)) + 0.5) / _STEPS_AN_OCTAVE) / characters_a_token
+        return float(np.average(np.minimum(tokens, longest), weights=self.lengths))
 
 
-def plan_build(corpus: Path, docs_per_partition: int, on_error: OnError) -> Plan:
-    """Check every record of a corpus and cut it into partitions of consecutive documents.
+class _Cutter:
+    """Cuts a corpus into parts, record by record."""
+
+    def __init__(self, docs_per_partition: int) -> None:
+        self.parts: list[Part] = []
+        self._size = docs_per_partition
+        self._slices: list[Slice] = []
+        self._open: Slice | None = None
+        self._skip: list[int] = []
+        self._documents = 0
+        self._in_part = 0
+        self._characters = 0
+        self._digest = xxhash.xxh3_64()
+
+    def add(self, file: CorpusFile, position: Position, number: int, passage: Passage | None) -> None:
+        """Take the next record; None for one that is left out."""
+        if self._open is None:
+            self._open = Slice(file, position, number, 0)
+        if passage is None:
+            self._skip.append(position.number)
+            return
+        self._documents += 1
+        self._in_part += 1
+        self._characters += len(passage.title) + len(passage.text)
+        _digest(self._digest, passage)
+        if self._in_part == self._size or self._characters >= _MOST_CHARACTERS:
+            self.end_file()
+            self.end_part()
+
+    def end_file(self) -> None:
+        """The next record is in another file."""
+        if self._open and self._documents:
+            self._slices.append(replace(self._open, documents=self._documents, skip=tuple(self._skip)))
+        self._open, self._documents, self._skip = None, 0, []
+
+    def end_part(self) -> None:
+        """The next record begins a part."""
+        if self._slices:
+            self.parts.append(Part(tuple(self._slices), self._digest.hexdigest()))
+        self._slices, self._digest = [], xxhash.xxh3_64()
+        self._in_part = self._characters = 0
+
+
+def plan_build(
+    files: Sequence[CorpusFile],
+    fields: Fields,
+    docs_per_partition: int,
+    on_error: OnError = "fail",
+    check: Callable[[Passage], None] | None = None,
+    report: Report = no_report,
+) -> Plan:
+    """Check every record of a corpus and cut it into parts of consecutive documents.
+
+    Args:
+        files: the corpus, in order.
+        fields: which fields are what.
+        docs_per_partition: documents a part.
+        on_error: what to do with a record that cannot be used.
+        check: looks at each passage; raises `InputError` where it cannot be used.
+        report: is told how it goes.
 
     Raises:
-        InputError: an unusable record (unless skipped), or an empty corpus.
+        InputError: an unusable record or a repeated id (unless skipped), or an empty corpus.
     """
-    file = corpus_file(corpus).resolve()
+    cutter = _Cutter(docs_per_partition)
     problems: list[Problem] = []
-    partitions: list[Slice] = []
-    lines: list[tuple[Position, Passage | None]] = []
-    usable = 0
-    for position, passage in check_corpus(file, on_error, problems):
-        lines.append((position, passage))
-        usable += passage is not None
-        if usable == docs_per_partition:
-            partitions.append(_slice(file, lines))
-            lines, usable = [], 0
-    if usable:
-        partitions.append(_slice(file, lines))
-    whole = xxhash.xxh3_128("".join(partition.digest for partition in partitions).encode())
-    total = sum(partition.documents for partition in partitions)
-    return Plan(partitions, total, problems, whole.hexdigest())
+    hashes = array("Q")
+    lengths = np.zeros(64 * _STEPS_AN_OCTAVE, dtype=np.int64)
+    number = 0
+    for file in files:
+        unit = "row" if file.is_table else "line"
+        for position, item in scan_corpus(file, fields, number=number):
+            passage: Passage | None = None
+            problem = item if isinstance(item, Problem) else None
+            if isinstance(item, Passage):
+                try:
+                    if check:
+                        check(item)
+                    passage = item
+                except InputError as error:
+                    problem = Problem(f"{file}, {unit} {position.number}", str(error))
+            if problem:
+                refuse(problem, on_error)
+                problems.append(problem)
+            if passage:
+                lengths[int(_STEPS_AN_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
+                if fields.make_ids is None:
+                    hashes.append(xxhash.xxh3_64_intdigest(passage.id.encode()))
+            cutter.add(file, position, number, passage)
+            number += 1
+            if number % _REPORT_EVERY == 0:
+                report(number, None, "reading")
+        cutter.end_file()
+    cutter.end_part()
+    parts, repeats = _without_repeats(cutter.parts, fields, hashes, on_error)
+    problems += repeats
+    if not parts:
+        raise InputError(f"{files[0]}: an empty corpus; expected at least one document")
+    whole = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
+    if fields.encoded:  # embeddings were not read
+        whole.update("".join(identity(file.uri) for file in files).encode())
+    return Plan(parts, fields, problems, whole.hexdigest(), lengths)
 
 
-def _slice(file: Path, lines: list[tuple[Position, Passage | None]]) -> Slice:
-    start, _ = lines[0]
-    passages = [passage for _, passage in lines if passage]
-    skip = tuple(position.line for position, passage in lines if not passage)
-    return Slice(str(file), start.offset, start.line, len(passages), _digest(passages), skip)
+def _digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
+    """Take in a passage, each part kept apart from the next by its length."""
+    metadata = repr(sorted(passage.metadata.items()))
+    strings = (passage.id, passage.title, passage.text, metadata)
+    digest.update(f"{' '.join(str(len(string)) for string in strings)} ".encode())
+    digest.update("".join(strings).encode("utf-8", "surrogatepass"))
 
 
-def _digest(passages: Iterable[Passage]) -> str:
-    """XXH3 of passages, each part kept apart from the next by its length."""
+def read_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[str, Passage]]:
+    """The passages of a part, each with where it stands; with their embeddings if `tokens`.
+
+    Raises:
+        RaycolError: the files are no longer what was planned; after the last passage, where only contents differ.
+    """
     digest = xxhash.xxh3_64()
-    for passage in passages:
-        digest.update(f"{len(passage.id)} {len(passage.title)} {len(passage.text)} ".encode())
-        digest.update(f"{passage.id}{passage.title}{passage.text}".encode())
-    return digest.hexdigest()
+    found = 0
+    for _, where, passage in _scan_part(part, fields, tokens=tokens):
+        _digest(digest, passage)
+        found += 1
+        yield where, passage
+    if found != part.documents or digest.hexdigest() != part.digest:
+        raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
-def read_slice(part: Slice) -> list[Passage]:
-    """The passages of a slice. Raises `RaycolError` where the file is no longer what was planned."""
-    lines = scan_corpus(Path(part.file), Position(part.offset, part.line))
-    wanted = (item for position, item in lines if position.line not in part.skip)
-    passages = [item for item in islice(wanted, part.documents) if isinstance(item, Passage)]
-    if _digest(passages) != part.digest:
-        raise RaycolError(f"{part.file}: the corpus changed during the build; run it again")
-    return passages
+def _scan_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, str, Passage]]:
+    """The passages of a part as they are now, with the number of their slice and where they stand."""
+    for number, piece in enumerate(part.slices):
+        left, skip = piece.documents, set(piece.skip)
+        unit = "row" if piece.file.is_table else "line"
+        for position, item in scan_corpus(piece.file, fields, piece.start, piece.number, tokens=tokens):
+            if position.number in skip or not isinstance(item, Passage):
+                continue
+            yield number, f"{piece.file}, {unit} {position.number}", item
+            left -= 1
+            if not left:
+                break
 
 
-def sample_documents(plan: Plan, size: int | None, seed: int) -> list[list[int]]:
-    """Which documents the codebook is trained on: positions within each partition, ascending."""
-    size = min(size or sample_size(plan.documents), plan.documents)
-    chosen = np.sort(np.random.default_rng(seed).choice(plan.documents, size, replace=False))
-    ends = np.cumsum([partition.documents for partition in plan.partitions])
+def _without_repeats(
+    parts: list[Part], fields: Fields, hashes: array[int], on_error: OnError
+) -> tuple[list[Part], list[Problem]]:
+    """The parts without documents whose id stood before; and these, as problems."""
+    hashes_N = np.frombuffer(hashes, dtype=np.uint64)
+    order_N = np.argsort(hashes_N, kind="stable")
+    same = hashes_N[order_N[1:]] == hashes_N[order_N[:-1]]
+    # Every document that shares its hash with another, in the order of the corpus.
+    suspects = np.unique(np.concatenate([order_N[1:][same], order_N[:-1][same]])).tolist()
+    if not suspects:
+        return parts, []
+    ends = np.cumsum([part.documents for part in parts])
+    by_part: dict[int, list[int]] = {}
+    for suspect in suspects:
+        number = int(np.searchsorted(ends, suspect, side="right"))
+        by_part.setdefault(number, []).append(suspect - (int(ends[number]) - parts[number].documents))
+    first: dict[str, str] = {}
+    problems: list[Problem] = []
+    kept = list(parts)
+    for number, positions in by_part.items():
+        wanted = set(positions)
+        drop: dict[int, list[int]] = {}
+        for position, (piece, where, passage) in enumerate(_scan_part(parts[number], fields)):
+            if position not in wanted:
+                continue
+            if passage.id not in first:
+                first[passage.id] = where
+                continue
+            problem = Problem(where, f"the id {passage.id!r} stands on {_shorten(first[passage.id], where)} already")
+            refuse(problem, on_error)
+            problems.append(problem)
+            drop.setdefault(piece, []).append(int(where.rpartition(" ")[2]))
+        if drop:
+            kept[number] = _dropping(parts[number], fields, drop)
+    return [part for part in kept if part.slices], problems
+
+
+def _shorten(first: str, second: str) -> str:
+    """Where the first one stands, without the file if it is that of the second."""
+    file, _, place = first.rpartition(", ")
+    return place if second.startswith(f"{file}, ") else first
+
+
+def _dropping(part: Part, fields: Fields, drop: dict[int, list[int]]) -> Part:
+    """A part without some records of each slice."""
+    slices = [
+        replace(
+            piece, documents=piece.documents - len(drop.get(number, [])), skip=(*piece.skip, *drop.get(number, []))
+        )
+        for number, piece in enumerate(part.slices)
+    ]
+    smaller = Part(tuple(piece for piece in slices if piece.documents), "")
+    digest = xxhash.xxh3_64()
+    for _, _, passage in _scan_part(smaller, fields):
+        _digest(digest, passage)
+    return replace(smaller, digest=digest.hexdigest())
+
+
+def sample_documents(plan: Plan, size: int, seed: int) -> list[list[int]]:
+    """Seeded documents, as positions within each part, ascending."""
+    n = plan.documents
+    chosen = np.sort(np.random.default_rng(seed).choice(n, min(size, n), replace=False, shuffle=False))
+    ends = np.cumsum([part.documents for part in plan.parts])
     pieces = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     starts = np.concatenate([[0], ends[:-1]])
     return [(piece - start).tolist() for piece, start in zip(pieces, starts, strict=True)]

@@ -1,66 +1,86 @@
-"""The actors of a build, and running them over rows on Ray Data."""
+"""The actors of a build, and running them over rows on Ray Data. Each row is a part of the corpus."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from raycol.errors import RaycolError
 from raycol.index.codebook_files import open_codebook
-from raycol.index.columns import Columns
 from raycol.index.manifest import CodebookInfo
 from raycol.index.storage import open_store
 from raycol.indexing.config import EncodingConfig
-from raycol.indexing.encode import build_partition, encode_sample
-from raycol.indexing.plan import Slice
+from raycol.indexing.journal import Journal
+from raycol.indexing.part import Task, build_partition, encode_sample
+from raycol.indexing.plan import Part
 from raycol.ray_session import ray_errors
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
 
 
 def on_workers(
     actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
-    import ray
     import ray.data
 
     # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    workers = config.num_workers or int(resources.get("GPU" if config.use_gpu else "CPU", 1)) or 1
+    others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU")}
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         actor,
-        fn_constructor_kwargs={"use_gpu": config.use_gpu, **arguments},
+        fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2),
-        num_cpus=1,
-        num_gpus=1 if config.use_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=min(n_workers(config), len(rows)), max_tasks_in_flight_per_actor=2),
+        num_cpus=config.resources["CPU"],
+        num_gpus=config.resources.get("GPU"),
+        **({"resources": others} if others else {}),
     )
     with ray_errors("the build"):
         yield from dataset.iter_rows()
 
 
+def n_workers(config: EncodingConfig) -> int:
+    """How many workers there will be: as many as were asked for, or as the cluster has room for."""
+    import ray
+
+    have = ray.cluster_resources()
+    room = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
+    return config.num_workers or max(room, 1)
+
+
 class _Worker:
     """An encoder held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
 
-    def __init__(self, model: str, batch_size: int, pool_factor: float, use_gpu: bool) -> None:
-        import torch
+    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
+        self.task = Task.from_json(task)
+        self.encoder = _open_encoder(model, on_gpu, dtype) if model else None
 
-        from raycol.models import load_encoder
 
+def _open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
+    import torch
+
+    from raycol.models import load_encoder
+
+    if not on_gpu:
         torch.set_num_threads(1)
-        self.encoder = load_encoder(model, device="cuda" if use_gpu else "cpu")
-        self.batch_size = batch_size
-        self.pool_factor = pool_factor
+        return load_encoder(model, device="cpu", dtype="float32" if dtype == "auto" else dtype)  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        raise RaycolError("a worker was given a GPU that its torch cannot use; install a torch with CUDA there")
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return load_encoder(model, device="cuda", dtype=dtype)  # type: ignore[arg-type]
 
 
 class SampleEncoder(_Worker):
-    """Encodes the sampled documents of one partition."""
+    """Encodes the sampled documents of one part."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Take a batch of one row and return another."""
         row = {name: values[0] for name, values in batch.items()}
-        part = Slice.from_row(row)
-        tokens_TD = encode_sample(self.encoder, part, row["positions"], self.batch_size, self.pool_factor)
+        tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder)
         return {
             "number": [int(row["number"])],
             "documents": [len(row["positions"])],
@@ -70,38 +90,29 @@ class SampleEncoder(_Worker):
 
 
 class PartitionBuilder(_Worker):
-    """Builds one partition after the other."""
+    """Builds one partition after the other, and notes each in the journal before it tells of it."""
 
     def __init__(
         self,
-        model: str,
-        batch_size: int,
-        pool_factor: float,
-        use_gpu: bool,
+        task: str,
+        model: str | None,
+        on_gpu: bool,
+        dtype: str,
         uri: str,
         codebook: str,
         dim: int,
         bits: int,
-        columns: Columns,
-        base: int,
+        journal: str,
     ) -> None:
-        super().__init__(model, batch_size, pool_factor, use_gpu)
+        super().__init__(task, model, on_gpu, dtype)
         self.store = open_store(uri)
         self.codebook = open_codebook(self.store, CodebookInfo.model_validate_json(codebook), dim, bits)
-        self.columns = columns
-        self.base = base
+        self.journal = Journal.named(self.store, journal)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Take a batch of one row and return another."""
         row = {name: values[0] for name, values in batch.items()}
-        info = build_partition(
-            self.encoder,
-            self.codebook,
-            self.store,
-            Slice.from_row(row),
-            batch_size=self.batch_size,
-            pool_factor=self.pool_factor,
-            columns=self.columns,
-            base=self.base,
-        )
-        return {"number": [int(row["number"])], "partition": [info.model_dump_json()]}
+        part = Part.from_json(row["part"])
+        built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
+        self.journal.save_built(int(row["number"]), built)
+        return {"number": [int(row["number"])], "built": [built.model_dump_json()]}

@@ -48,7 +48,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     app = build_app(config)
     port = _free_port(config.port)
     url = f"http://{HOST}:{port}"
-    with ray_session(cpus=cpus_needed(config)):
+    with ray_session(CPU=cpus_needed(config)):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)

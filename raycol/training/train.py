@@ -57,7 +57,7 @@ def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
         # Beside `out`, so that the model is renamed into place; on a cluster, `out` is on shared storage.
         storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
     try:
-        with ray_session(cpus=config.num_workers, gpus=config.num_workers if config.use_gpu else 0):
+        with ray_session(CPU=config.num_workers, GPU=config.num_workers if config.use_gpu else 0):
             losses = _fit_on_ray(config, storage, report)
         with writing(config.out):
             os.rename(storage / "model", config.out)

@@ -10,8 +10,8 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.index.manifest import PartitionInfo
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from raycol.indexing.part import Built
 from tests.conftest import make_passages, write_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
@@ -23,7 +23,9 @@ def build(corpus: Path, model: Path, out: Path, **settings) -> BuildReport:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """All files but the report, which says how long things took."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != "build-report.json"]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
     """An index of the corpus, built by two workers."""
     report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8)
-    assert (report.documents, report.partitions, report.reused_partitions) == (60, 4, 0)
+    assert (report.documents, report.parts, report.reused_parts, report.partitions) == (60, 4, 0, 1)
     return corpus.parent / "index"
 
 
@@ -62,7 +64,7 @@ def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, ti
     assert index.exact([query])[0][0].score > index.exact([query])[0][9].score
     assert index.verify() == []
     left = {path.name for path in built.iterdir()}
-    assert left == {"manifests", "partitions", "codebooks"}
+    assert left == {"manifests", "partitions", "codebooks", "build-report.json"}
 
 
 def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colbert: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [*fresh[:1], *again])
     settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 2}
     report = append_corpus(AppendConfig(corpus=fresh_file, **settings))
-    assert (report.version, report.documents, report.partitions, report.replaced) == (2, 20, 2, 0)
+    assert (report.version, report.documents, report.parts, report.replaced) == (2, 20, 2, 0)
     with pytest.raises(InputError, match=r"is in the index .* already; --upsert replaces it"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
     report = append_corpus(AppendConfig(corpus=mixed_file, upsert=True, **settings))
@@ -132,10 +134,11 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tiny_colbert: Path, tmp
         Index.open(out)
 
     # What the journal names may be gone: then it is made again.
-    gone = PartitionInfo.model_validate_json(next(out.glob("builds/*/00000001.json")).read_bytes())
-    shutil.rmtree(out / "partitions" / gone.name)
+    gone = Built.model_validate_json(next(out.glob("builds/*/00000001.json")).read_bytes())
+    assert gone.info
+    shutil.rmtree(out / "partitions" / gone.info.name)
     report = build(path, tiny_colbert, out, docs_per_partition=4)
-    assert 2 <= report.reused_partitions < report.partitions == 50
+    assert 2 <= report.reused_parts < report.parts == 50
     build(path, tiny_colbert, tmp_path / "clean", docs_per_partition=4)
     whole, again = contents(tmp_path / "clean"), contents(out)
     assert again == whole

@@ -1,0 +1,60 @@
+"""The codebook of a build: a seeded sample of the corpus, encoded on the workers, and k-means here."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.codebook import default_centroids, sample_size, sample_tokens, train_codebook
+from raycol.index.codebook_files import save_codebook
+from raycol.index.manifest import CodebookInfo
+from raycol.index.storage import Store
+from raycol.indexing.config import IndexConfig
+from raycol.indexing.part import Task
+from raycol.indexing.plan import Plan, sample_documents
+from raycol.indexing.workers import SampleEncoder, on_workers
+from raycol.progress import Report
+
+
+def train_on_sample(
+    config: IndexConfig,
+    plan: Plan,
+    task: Task,
+    store: Store,
+    model: str | None,
+    dim: int,
+    mean_tokens: float,
+    report: Report,
+) -> CodebookInfo:
+    """Encode the sample, train, save. The sample's embeddings are what crosses the object store, in float16."""
+    size = config.sample_documents or enough_documents(plan.documents, mean_tokens, dim, config.n_centroids)
+    positions = sample_documents(plan, size, config.seed)
+    rows = [
+        {"number": number, "part": part.to_json(), "positions": chosen}
+        for number, (part, chosen) in enumerate(zip(plan.parts, positions, strict=True))
+        if chosen
+    ]
+    size = sum(map(len, positions))
+    arrays: dict[int, NDArray[np.float16]] = {}
+    sampled = 0
+    report(0, size, "sampling")
+    for row in on_workers(SampleEncoder, config, rows, {"task": task.to_json(), "model": model}):
+        if row["dim"]:
+            arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
+        sampled += row["documents"]
+        report(sampled, size, "sampling")
+    sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)])
+    n_tokens = round(len(sample_TD) * plan.documents / size)
+    n_centroids = config.n_centroids or default_centroids(n_tokens, len(sample_TD))
+    report(size, size, f"training {n_centroids} centroids")
+    codebook = train_codebook(sample_TD, bits=config.bits, n_centroids=n_centroids, seed=config.seed)
+    return save_codebook(store, codebook)
+
+
+def enough_documents(n_documents: int, mean_tokens: float, dim: int, n_centroids: int | None) -> int:
+    """How many documents to train on: as many as PLAID would, but no more tokens than k-means will look at."""
+    k = n_centroids or default_centroids(max(1, round(n_documents * mean_tokens)))
+    enough = math.ceil(1.1 * sample_tokens(k, dim) / max(mean_tokens, 1.0))
+    return max(1, min(sample_size(n_documents), enough))

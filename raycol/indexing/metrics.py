@@ -1,0 +1,34 @@
+"""How a build goes, as metrics that Ray exports to Prometheus with its own."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Gauge
+
+
+class Metrics:
+    """Gauges of one build: `raycol_index_documents`, `_documents_total`, `_tokens_per_second` and so on."""
+
+    def __init__(self, documents_total: int) -> None:
+        self._gauges = {
+            name: Gauge(f"raycol_index_{name}", description)
+            for name, description in (
+                ("documents_total", "Documents that the build will encode."),
+                ("documents", "Documents encoded so far."),
+                ("tokens", "Tokens encoded so far by this process."),
+                ("tokens_per_second", "Tokens a second since this process began encoding."),
+                ("parts", "Parts of the corpus whose partition is written."),
+                ("skipped", "Documents left out."),
+            )
+        }
+        self._gauges["documents_total"].set(documents_total)
+
+    def show(self, documents: int, tokens: int, parts: int, skipped: int, rate: float) -> None:
+        """Set what changes."""
+        for name, value in (
+            ("documents", documents),
+            ("tokens", tokens),
+            ("parts", parts),
+            ("skipped", skipped),
+            ("tokens_per_second", rate),
+        ):
+            self._gauges[name].set(value)

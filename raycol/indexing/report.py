@@ -1,0 +1,127 @@
+"""What a build or an append did: on the screen, and as build-report.json in the index."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+from pydantic import BaseModel, ConfigDict
+
+import raycol
+from raycol.data import Problem
+from raycol.errors import writing
+from raycol.index.manifest import REPORT
+from raycol.index.storage import Store
+from raycol.indexing.part import Built, peak_memory
+
+_LIBRARIES = (
+    "ray",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "numpy",
+    "numba",
+    "faiss-cpu",
+    "pyarrow",
+    "datasets",
+)
+
+
+class BuildReport(BaseModel):
+    """What a build or an append did.
+
+    Args:
+        index: where the index is.
+        version: the version that was committed.
+        documents: documents of the corpus that are in it now.
+        passages: what the index counts as documents: more than `documents` where these were split.
+        tokens: tokens stored.
+        truncated: documents (passages, where they were split) cut off at the model's length.
+        replaced: documents (passages) that were in the index before.
+        partitions: partitions added.
+        parts: parts that the corpus was cut into, a worker's task each.
+        reused_parts: parts that an interrupted build had finished.
+        skipped: records that could not be used.
+        seconds: of the whole, by the clock.
+        cpu_seconds: of the workers by stage, in all parts, those from before too.
+        tokens_per_worker_second: tokens by the workers' time.
+        peak_worker_bytes: the largest worker's resident memory.
+        peak_driver_bytes: this process's.
+        versions: of raycol, Python and the libraries that matter.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: str
+    version: int
+    documents: int
+    passages: int
+    tokens: int
+    truncated: int
+    replaced: int
+    partitions: int
+    parts: int
+    reused_parts: int
+    skipped: list[Problem]
+    seconds: float
+    cpu_seconds: dict[str, float]
+    tokens_per_worker_second: float
+    peak_worker_bytes: int
+    peak_driver_bytes: int
+    versions: dict[str, str]
+
+
+def make_report(
+    index: str,
+    version: int,
+    built: Sequence[Built],
+    *,
+    partitions: int,
+    reused_parts: int,
+    replaced: int,
+    skipped: Sequence[Problem],
+    seconds: float,
+    cpu_seconds: dict[str, float],
+) -> BuildReport:
+    """Put together what the parts say."""
+    stages = dict(cpu_seconds)
+    for part in built:
+        for stage, cpu_s in part.cpu_s.items():
+            stages[stage] = stages.get(stage, 0.0) + cpu_s
+    tokens = sum(part.tokens for part in built)
+    return BuildReport(
+        index=index,
+        version=version,
+        documents=sum(part.documents for part in built),
+        passages=sum(part.info.documents for part in built if part.info),
+        tokens=tokens,
+        truncated=sum(part.truncated for part in built),
+        replaced=replaced,
+        partitions=partitions,
+        parts=len(built),
+        reused_parts=reused_parts,
+        skipped=[*skipped, *(problem for part in built for problem in part.problems)],
+        seconds=round(seconds, 3),
+        cpu_seconds={stage: round(cpu_s, 3) for stage, cpu_s in stages.items()},
+        tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
+        peak_worker_bytes=max(part.peak_bytes for part in built),
+        peak_driver_bytes=peak_memory(),
+        versions=_versions(),
+    )
+
+
+def save_report(store: Store, report: BuildReport) -> None:
+    """Write the report into the index, in place of the last one's."""
+    with writing(store):
+        store.write(REPORT, report.model_dump_json(indent=1).encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {"raycol": raycol.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

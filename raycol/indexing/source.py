@@ -1,0 +1,72 @@
+"""Where a build's embeddings come from: an encoder, or the corpus itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from raycol.errors import InputError
+from raycol.index.manifest import ModelInfo, SplitInfo
+from raycol.indexing.encode import document_length
+from raycol.indexing.part import check_tokens
+from raycol.indexing.plan import Plan, read_part
+
+# Documents that are looked at to tell how long they are in tokens.
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """The encoder (none where documents come encoded), dimensions, and about how many tokens a document has."""
+
+    model: ModelInfo | None
+    dim: int
+    mean_tokens: float
+
+
+def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Source:
+    """Find out what embeddings there will be.
+
+    Raises:
+        InputError: no usable model or embeddings, or passages longer than the model takes.
+    """
+    if model is None:
+        return _encoded(plan)
+    # torch is imported once the rest of the input is known to be good.
+    from raycol.models import encoder_fingerprint, load_encoder
+
+    encoder = load_encoder(model, device="cpu")
+    limit = document_length(encoder)
+    if split and split.tokens > limit:
+        raise InputError(f"split_tokens is {split.tokens}; {model!r} cuts documents at {limit} tokens anyway")
+    texts = [passage.content for _, passage in islice(read_part(plan.parts[0], plan.fields), _LOOKED_AT)]
+    tokens = sum(map(len, encoder.tokenizer(texts, truncation=False, verbose=False)["input_ids"]))
+    longest = float("inf") if split else limit
+    mean = plan.mean_tokens(sum(map(len, texts)) / tokens, longest)
+    info = ModelInfo(name=model_name(model), fingerprint=encoder_fingerprint(encoder))
+    return Source(info, encoder.get_embedding_dimension(), mean)
+
+
+def _encoded(plan: Plan) -> Source:
+    problem = ""
+    for part in plan.parts:
+        lengths = []
+        dim = 0
+        for where, passage in islice(read_part(part, plan.fields, tokens=True), _LOOKED_AT):
+            try:
+                tokens_TD = check_tokens(passage, dim or None)
+            except InputError as error:
+                problem = problem or f"{where}: {error}"
+                continue
+            dim = tokens_TD.shape[1]
+            lengths.append(len(tokens_TD))
+        if lengths:
+            return Source(None, dim, sum(lengths) / len(lengths))
+    raise InputError(f"no document has usable embeddings: {problem}")
+
+
+def model_name(model: str) -> str:
+    """The model's name, as any process may open it."""
+    path = Path(model)
+    return str(path.resolve()) if path.is_dir() else model
