@@ -11,6 +11,7 @@ from rich.table import Table
 from raycol.evaluation.evaluate import Evaluation
 from raycol.index import Index
 from raycol.index.manifest import REPORT
+from raycol.indexing.estimate import Estimate
 from raycol.indexing.report import BuildReport
 from raycol.serving.run import Endpoint
 from raycol.serving.schema import SearchHit
@@ -46,6 +47,34 @@ def built(report: BuildReport) -> None:
         typer.echo(f"skipped {problem}")
     if len(report.skipped) > _SKIPPED_SHOWN:
         typer.echo(f"skipped {len(report.skipped) - _SKIPPED_SHOWN} more: see {REPORT} in the index")
+
+
+def estimate(done: Estimate, num_workers: int | None) -> None:
+    """The outcome of `raycol index plan`."""
+    kind = "GPU" if done.on_gpu else "CPU"
+    rate = f"{done.encoded_per_second:,.0f} tokens encoded and " if done.encoded_per_second else ""
+    hours = done.worker_hours
+    wall = f", {_hours(hours / num_workers)} on {num_workers} workers" if num_workers else ""
+    typer.echo(f"documents    {done.documents:,} (estimated from {done.sampled:,})")
+    typer.echo(f"tokens       {done.tokens:,}")
+    typer.echo(
+        f"index        {_size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions"
+    )
+    typer.echo(f"work         {done.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
+    typer.echo(f"  a second   {rate}{done.quantised_per_second:,.0f} quantised by one worker here")
+    typer.echo(f"memory       {_size(done.worker_bytes)} a worker, {_size(done.driver_bytes)} where it is started")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.1f} TB"
 
 
 def stats(index: Index) -> None:

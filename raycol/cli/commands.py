@@ -15,7 +15,7 @@ from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
-from raycol.indexing.config import AppendConfig, IndexConfig
+from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
 from raycol.progress import progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -81,6 +81,17 @@ def build(config: IndexConfig) -> None:
     with progress("Indexing") as report:
         done = build_index(config, report)
     show.built(done)
+
+
+@index_app.command("plan")
+@options_of(PlanConfig, "corpus")
+def plan(config: PlanConfig) -> None:
+    """Say what building an index would take, from a sample and rates measured on this machine."""
+    from raycol.indexing.estimate import estimate_build
+
+    with progress("Sampling and measuring"):
+        done = estimate_build(config)
+    show.estimate(done, config.num_workers)
 
 
 @index_app.command("append")

@@ -204,6 +204,13 @@ def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
 
 
+def size_of(uri: str) -> int:
+    """Bytes of a file."""
+    with reading(uri):
+        system, path, _ = _locate(uri)
+        return int(system.get_file_info(path).size)
+
+
 def identity(uri: str) -> str:
     """A file's length and time of change, to tell whether it is another one now."""
     if uri.startswith(HUB) or Path(uri).is_dir():

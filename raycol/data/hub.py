@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycol.data.files import HUB, CorpusFile
+from raycol.data.files import HUB, CorpusFile, reading
 from raycol.data.parquet import records_of
 from raycol.data.position import START, Position
 from raycol.errors import InputError
@@ -29,16 +30,29 @@ def read_dataset(
     names = choose(dataset.column_names)
     table = dataset.select_columns(names).with_format("arrow")
     for first in range(start.offset, len(dataset), _ROWS):
-        for batch in table[first : first + _ROWS].combine_chunks().to_batches():
+        with reading(file):
+            part = table[first : first + _ROWS]
+            part.validate(full=True)  # nothing else looks at where a damaged file's offsets point
+        for batch in part.combine_chunks().to_batches():
             rows = records_of(batch, file)
             for number in range(batch.num_rows):
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}
 
 
-@lru_cache(maxsize=4)
 def open_dataset(file: CorpusFile) -> datasets.Dataset:
     """Open a dataset, one split of it; kept open, since a build reads many parts of one."""
+    if file.uri.startswith(HUB):
+        return _open_dataset(file, "")
+    if file.subset:
+        raise InputError(f"{file}: a folder has no subsets; leave --subset out")
+    # Another dataset may have been saved there since.
+    states = [path.stat() for path in sorted(Path(file.uri).rglob("*.json"))]
+    return _open_dataset(file, " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states))
+
+
+@lru_cache(maxsize=4)
+def _open_dataset(file: CorpusFile, version: str) -> datasets.Dataset:
     import datasets
 
     try:

@@ -19,10 +19,10 @@ from raycol.indexing.journal import Journal
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Clock, Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
-from raycol.indexing.plan import plan_build
+from raycol.indexing.plan import Plan, plan_build
 from raycol.indexing.present import Present
 from raycol.indexing.report import BuildReport, make_report, save_report
-from raycol.indexing.source import model_name
+from raycol.indexing.source import model_name, open_encoded
 from raycol.progress import Report, no_report
 
 
@@ -50,7 +50,7 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     with clock("plan"):
         plan = plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
         gone = present.finish()
-        model = _find_model(manifest.model, config.model)
+        model = _find_model(manifest, plan, config.model)
     task = Task(
         fields,
         manifest.columns,
@@ -101,11 +101,15 @@ def _fields(config: AppendConfig, manifest: Manifest) -> Fields:
     )
 
 
-def _find_model(info: ModelInfo | None, name_or_path: str | None) -> ModelInfo | None:
+def _find_model(manifest: Manifest, plan: Plan, name_or_path: str | None) -> ModelInfo | None:
     """Where the index's model is now; opened once, so that a wrong one is found before any work is done."""
+    info = manifest.model
     if info is None:
         if name_or_path:
-            raise InputError("the index has no model: its documents came encoded; leave --model out")
+            raise InputError("the index has no model, its documents came encoded; leave --model out")
+        dim = open_encoded(plan, "the index's documents came encoded, so must these").dim
+        if dim != manifest.dim:
+            raise InputError(f"embeddings of {dim} dimensions; the index has {manifest.dim}")
         return None
     # torch is imported once the rest of the input is known to be good.
     from raycol.models import load_encoder_of

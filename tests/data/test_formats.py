@@ -1,0 +1,677 @@
+"""One corpus in every format: the same passages, from any position on, and damage that is named."""
+
+import csv
+import datetime
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycol.data import Fields, Passage, Problem, corpus_files, read_corpus
+from raycol.data.corpus import scan_corpus
+from raycol.data.position import Position
+from raycol.errors import InputError
+
+Records = list[dict[str, Any]]
+
+RECORDS: Records = [
+    {"id": "a", "title": 'A "quoted" one', "text": 'He said: "no", twice; it\'s 3" long'},
+    {"id": "b", "title": "", "text": "Größe, 大きさ, 🙂 and a\u2028separator"},
+    {"id": "ü-3", "title": "C", "text": "plain"},
+]
+PASSAGES = [Passage(**record) for record in RECORDS]
+
+
+def lines_of(records: Records) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def csv_of(records: Records, end: str = "\r\n") -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue().encode()
+
+
+def tsv_of(records: Records) -> bytes:
+    rows = [list(records[0]), *(record.values() for record in records)]
+    return "".join("\t".join(row) + "\n" for row in rows).encode()
+
+
+def parquet_of(records: Records | pa.Table, **options: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(records if isinstance(records, pa.Table) else pa.Table.from_pylist(records), out, **options)
+    return out.getvalue()
+
+
+def npz_of(records: Records | None = None, **arrays: Any) -> bytes:
+    out = io.BytesIO()
+    columns = {name: np.array([record[name] for record in records]) for name in records[0]} if records else {}
+    if records:
+        columns["embeddings"] = np.ones((len(records), 1, 2), np.float32)
+    np.savez_compressed(out, **columns | arrays)
+    return out.getvalue()
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, "zstd", asbytes=True)
+
+
+WRITERS: dict[str, Callable[[Records], bytes]] = {
+    "c.jsonl": lines_of,
+    "c.ndjson": lines_of,
+    "c.json": lines_of,
+    "c.jsonl.gz": lambda records: gzip.compress(lines_of(records)),
+    "c.jsonl.zst": lambda records: zstd(lines_of(records)),
+    "c.csv": csv_of,
+    "C.CSV.GZ": lambda records: gzip.compress(csv_of(records, "\n")),
+    "c.csv.zst": lambda records: zstd(csv_of(records)),
+    "c.tsv": tsv_of,
+    "c.tsv.gz": lambda records: gzip.compress(tsv_of(records)),
+    "c.parquet": lambda records: parquet_of(records, row_group_size=2),
+    "c.npz": npz_of,
+}
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def save_dataset(folder: Path, records: Records) -> Path:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(records).save_to_disk(folder)
+    return folder
+
+
+def scan(path: Path, fields: Fields | None = None, start: Position = Position(), number: int = 0) -> list:  # noqa: B008
+    """All records of a corpus of one file, with their positions and embeddings."""
+    (file,) = corpus_files(str(path))
+    return list(scan_corpus(file, fields or Fields(), start, number, tokens=True))
+
+
+def refusal(path: Path, fields: Fields | None = None) -> str:
+    """What reading a corpus is refused with: it names the file."""
+    with pytest.raises(InputError) as error:
+        list(read_corpus(path, fields=fields))
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def metadata_of(path: Path, name: str, kind: str = "") -> list[Any]:
+    return [passage.metadata[name] for passage in read_corpus(path, fields=Fields(metadata={name: kind}))]
+
+
+def tokens_of(path: Path, **fields: Any) -> list[np.ndarray]:
+    return [np.asarray(passage.embeddings) for _, passage in scan(path, Fields(encoded=True, **fields))]
+
+
+# The same corpus
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_holds_the_same_passages(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, WRITERS[name](RECORDS))
+    assert list(read_corpus(path)) == PASSAGES
+    assert_readable_from_anywhere(path)
+
+
+def test_a_saved_dataset_holds_the_same_passages(tmp_path: Path) -> None:
+    folder = save_dataset(tmp_path / "saved", RECORDS)
+    assert list(read_corpus(folder)) == PASSAGES
+    assert_readable_from_anywhere(folder)
+
+
+def assert_readable_from_anywhere(path: Path, fields: Fields | None = None) -> None:
+    whole = scan(path, fields)
+    for number, (position, _) in enumerate(whole):
+        assert scan(path, fields, position, number) == whole[number:]
+
+
+# CSV's quotes and what a row may end with are the hard cases.
+TEXTS = st.lists(
+    st.text(st.one_of(st.sampled_from('",\r\n\t\\ \ufeff'), st.characters(exclude_categories=["Cs"]))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.csv.zst", "c.tsv", "c.parquet"])
+@settings(max_examples=40, deadline=None)
+@given(texts=TEXTS)
+def test_any_text_is_read_as_it_is_and_from_any_position(
+    tmp_path_factory: pytest.TempPathFactory, name: str, texts: list[str]
+) -> None:
+    if ".tsv" in name:
+        texts = [text.translate({ord(sign): " " for sign in "\t\r\n"}) for text in texts]
+    records = [{"id": str(number), "title": text, "text": f"x{text}"} for number, text in enumerate(texts)]
+    path = write(tmp_path_factory.mktemp("any") / name, WRITERS[name](records))
+    assert list(read_corpus(path)) == [Passage(**record) for record in records]
+    assert_readable_from_anywhere(path)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl.gz", "c.csv", "c.tsv.gz", "c.parquet", "c.npz", "saved"])
+def test_texts_of_a_megabyte_and_thousands_of_rows_are_read(tmp_path: Path, name: str) -> None:
+    records = [{"id": str(number), "title": "", "text": "short"} for number in range(1500)]
+    records[700]["text"] = "long " * 200_000
+    path = tmp_path / name
+    if name == "saved":
+        save_dataset(path, records)
+    elif name == "c.parquet":
+        write(path, parquet_of(records, row_group_size=600))
+    elif name == "c.npz":
+        write(path, npz_of([{"id": record["id"], "text": record["text"][:9]} for record in records]))
+    else:
+        write(path, WRITERS[name](records))
+    whole = scan(path)
+    assert [passage.id for _, passage in whole] == [record["id"] for record in records]
+    if name != "c.npz":
+        assert whole[700][1].text == records[700]["text"]
+    for number in (1, 511, 512, 599, 600, 601, 700, 1023, 1200, 1499):
+        assert scan(path, start=whole[number][0], number=number) == whole[number:]
+
+
+def test_reading_from_behind_the_end_gives_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.parquet", parquet_of(RECORDS))
+    assert scan(path, start=Position(3, 4)) == []
+    folder = save_dataset(tmp_path / "saved", RECORDS)
+    assert scan(folder, start=Position(3, 4)) == []
+
+
+def test_compressed_files_may_have_several_members(tmp_path: Path) -> None:
+    lines = [lines_of([record]) for record in RECORDS]
+    for name, compress in (("c.jsonl.gz", gzip.compress), ("c.jsonl.zst", zstd)):
+        assert list(read_corpus(write(tmp_path / name, b"".join(map(compress, lines))))) == PASSAGES
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv"])
+def test_blank_lines_and_crlf_and_a_missing_last_end_of_line_are_no_records(tmp_path: Path, name: str) -> None:
+    first, *rest = WRITERS[name](RECORDS).splitlines()
+    content = b"\r\n".join([first, b"", *rest])
+    path = write(tmp_path / name, content)
+    assert list(read_corpus(path)) == PASSAGES
+    assert_readable_from_anywhere(path)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv"])
+def test_a_byte_order_mark_is_no_content(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, b"\xef\xbb\xbf" + WRITERS[name](RECORDS))
+    assert list(read_corpus(path)) == PASSAGES
+    assert_readable_from_anywhere(path)
+
+
+# Damage
+
+DAMAGED = {
+    "c.jsonl.gz": "cannot be read (Truncated",
+    "c.csv.zst": "cannot be read (Truncated",
+    "c.parquet": "cannot be read (",
+    "c.npz": "not a usable .npz file (",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_file_that_ends_early_is_named(tmp_path: Path, name: str) -> None:
+    whole = WRITERS[name](RECORDS)
+    for end in (len(whole) // 2, len(whole) - 5):
+        assert DAMAGED[name] in refusal(write(tmp_path / name, whole[:end]))
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_file_of_something_else_is_named(tmp_path: Path, name: str) -> None:
+    assert DAMAGED[name].partition("(")[0] in refusal(write(tmp_path / name, b"something else\n" * 50))
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.npz"])
+def test_an_empty_file_without_a_format_is_named(tmp_path: Path, name: str) -> None:
+    refusal(write(tmp_path / name, b""))
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.parquet", "c.npz"])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_is_damaged_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    content = bytearray(WRITERS[name](RECORDS))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(len(content) // 2, len(content))) :]
+    path = write(tmp_path_factory.mktemp("damaged") / name, bytes(content))
+    fields = Fields(metadata={"title": "date"}, encoded=name == "c.npz")
+    try:
+        items = scan(path, fields)
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:
+        assert all(isinstance(item, Passage | Problem) for _, item in items)
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.99])
+def test_a_damaged_saved_dataset_is_named(tmp_path: Path, where: float) -> None:
+    folder = save_dataset(tmp_path / "saved", RECORDS)
+    (arrow,) = folder.glob("*.arrow")
+    write(arrow, arrow.read_bytes()[: int(arrow.stat().st_size * where)])
+    assert "cannot be opened" in refusal(folder)
+
+
+def test_offsets_that_point_nowhere_are_not_followed(tmp_path: Path) -> None:
+    folder = save_dataset(tmp_path / "saved", [{"id": "a", "text": "x" * 4097}])
+    (arrow,) = folder.glob("*.arrow")
+    content = arrow.read_bytes()
+    assert content.count((4097).to_bytes(4, "little")) >= 1
+    write(arrow, content.replace((4097).to_bytes(4, "little"), (1 << 30).to_bytes(4, "little")))
+    refusal(folder)
+
+
+# Lines with fields
+
+
+def test_unusable_rows_are_named_by_line_and_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", 'id,text\na,"one\ntwo"\nb\nc,three,four\n"d"x,five\ne,six\n')
+    problems: list[Problem] = []
+    assert [passage.id for passage in read_corpus(path, "skip", problems)] == ["a", "e"]
+    assert [str(problem) for problem in problems] == [
+        f"{path}, line 4: 1 fields where the file has 2 columns",
+        f"{path}, line 5: 3 fields where the file has 2 columns",
+        f"{path}, line 6: not a row of CSV (',' expected after '\"')",
+    ]
+    assert "line 4: 1 fields where the file has 2 columns; correct it" in refusal(path)
+    assert_readable_from_anywhere(path)
+
+
+def test_a_quote_that_is_never_closed_is_named_where_it_begins(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", 'id,text\na,one\nb,"two\nc,three\n')
+    assert "line 3: not a row of CSV (unexpected end of data)" in refusal(path)
+    assert "line 1: not a row of CSV" in refusal(write(path, '"id,text\na,one\n'))
+
+
+def test_quotes_mean_nothing_in_tsv(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.tsv", 'id\ttext\na\t"one\nb\t"two" three\n')
+    assert [passage.text for passage in read_corpus(path)] == ['"one', '"two" three']
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv"])
+def test_carriage_returns_inside_lines_are_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, WRITERS[name](RECORDS) + WRITERS[name](RECORDS)[:3] + b"\rx\n")
+    assert "a carriage return that ends no line" in refusal(path)
+    assert "line 1: not a row" in refusal(write(path, b"id\ttext\ra\tone\r".replace(b"\t", b"," * (name == "c.csv"))))
+
+
+@pytest.mark.parametrize("column", ["id", "title", "text", "lang"])
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_what_is_not_utf_8_is_named(tmp_path: Path, name: str, column: str) -> None:
+    record = {"id": "a", "title": "A", "text": "one", "lang": "en"} | {column: "caf@"}
+    path = write(tmp_path / name, WRITERS[name]([record]).replace(b"@", b"\xe9"))
+    message = refusal(path, Fields(metadata={"lang": ""}))
+    assert "not UTF-8" in message
+    assert f"line {1 if name == 'c.jsonl' else 2}: " in message
+
+
+@pytest.mark.parametrize("column", ["id", "text", "lang"])
+def test_halves_of_surrogate_pairs_are_named(tmp_path: Path, column: str) -> None:
+    record = {"id": "a", "text": "one", "lang": "en"} | {column: "\ud83d"}
+    path = write(tmp_path / "c.jsonl", json.dumps(record))
+    assert "half of a surrogate pair" in refusal(path, Fields(metadata={"lang": "string"}))
+
+
+def test_a_table_without_a_header_has_an_id_a_text_and_perhaps_a_title(tmp_path: Path) -> None:
+    two, three = write(tmp_path / "2.tsv", "0\tone\n1\ttwo\n"), write(tmp_path / "3.tsv", "0\tone\tT\n1\ttwo\t\n")
+    assert list(read_corpus(two)) == [Passage("0", "", "one"), Passage("1", "", "two")]
+    assert list(read_corpus(three)) == [Passage("0", "T", "one"), Passage("1", "", "two")]
+    assert_readable_from_anywhere(two)
+    assert list(read_corpus(write(two, b"\xef\xbb\xbf0\tone\n"))) == [Passage("0", "", "one")]
+
+
+@pytest.mark.parametrize("header", ["docid,contents", "contents,docid", "_id,text", "pid,passage", "doc_id,body"])
+def test_a_header_is_known_by_the_usual_names(tmp_path: Path, header: str) -> None:
+    names = header.split(",")
+    row = ",".join("one" if name in ("contents", "text", "passage", "body") else "a" for name in names)
+    assert list(read_corpus(write(tmp_path / "c.csv", f"{header}\n{row}\n"))) == [Passage("a", "", "one")]
+
+
+def test_a_header_is_known_by_the_names_that_were_chosen(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", "nr,words\na,one\n")
+    assert list(read_corpus(path, fields=Fields(id="nr", text="words"))) == [Passage("a", "", "one")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "line 1: no column here is known by its name (an empty line)"),
+        ("one\n", "no column here is known by its name (one); name the columns of id and text"),
+        ("a,b,c,d\n", "no column here is known by its name (a, b, c, d)"),
+        ("id,text,text\n", "line 1: a column's name comes twice (id, text, text)"),
+        ("id,text\n", "an empty corpus"),
+        ("id,words\na,one\n", "no column is known to be the text, of id, words; name it with --text-column"),
+        ("key,text\na,one\n", "no column is known to be the id, of key, text; name it with --id-column, or choose"),
+    ],
+)
+def test_tables_without_what_is_needed_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    assert message in refusal(write(tmp_path / "c.csv", content))
+
+
+# Fields
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv.gz", "c.parquet", "c.npz", "saved"])
+def test_columns_that_are_missing_are_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    save_dataset(path, RECORDS) if name == "saved" else write(path, WRITERS[name](RECORDS))
+    columns = "id, title, text"
+    assert f"no column 'nr' for the id; it has {columns}" in refusal(path, Fields(id="nr"))
+    assert f"no column 'words' for the text; it has {columns}" in refusal(path, Fields(text="words"))
+    assert f"no column 'lang' for metadata; it has {columns}" in refusal(path, Fields(metadata={"lang": ""}))
+    if name != "c.npz":
+        assert "no column is known to be the embeddings" in refusal(path, Fields(encoded=True))
+
+
+def test_a_line_of_json_without_a_chosen_field_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", lines_of(RECORDS))
+    assert "line 1: no 'nr'; correct it" in refusal(path, Fields(id="nr"))
+    assert metadata_of(path, "lang") == [None] * 3
+
+
+@pytest.mark.parametrize("title", [7, False, [], ["x"], {}])
+def test_titles_and_texts_are_strings_or_nothing(tmp_path: Path, title: Any) -> None:
+    path = write(tmp_path / "c.jsonl", lines_of([{"id": "a", "title": title, "text": "one"}]))
+    assert f"the title of 'a' is a {type(title).__name__}; expected a string" in refusal(path)
+    assert next(read_corpus(write(path, '{"id": "a", "title": null, "text": "one"}'))).title == ""
+    path = write(tmp_path / "c.parquet", parquet_of([{"id": "a", "text": [0.5, 1.5]}]))
+    assert "row 1: the text of 'a' is a ndarray; expected a string" in refusal(path)
+
+
+def test_whole_numbers_are_ids_in_tables_only(tmp_path: Path) -> None:
+    records: Records = [{"id": 7, "text": "one"}, {"id": -1, "text": "two"}]
+    for path in (
+        write(tmp_path / "c.parquet", parquet_of(records)),
+        write(tmp_path / "c.npz", npz_of(records)),
+        save_dataset(tmp_path / "saved", records),
+    ):
+        assert [passage.id for passage in read_corpus(path)] == ["7", "-1"]
+    assert "the id is 7; expected a non-empty string" in refusal(write(tmp_path / "c.jsonl", lines_of(records)))
+
+
+@pytest.mark.parametrize("id_", [True, 1.0, b"a", "", None, "é" * 300])
+def test_other_ids_are_refused(tmp_path: Path, id_: Any) -> None:
+    path = write(tmp_path / "c.parquet", parquet_of([{"id": id_, "text": "one"}]))
+    message = refusal(path)
+    assert "row 1: " in message
+    assert "no '_id'" in message if id_ is None else "the id " in message
+
+
+def test_ids_can_be_made(tmp_path: Path) -> None:
+    for name in ("c.jsonl", "c.csv", "c.parquet", "c.npz"):
+        folder = tmp_path / f"of {name}"
+        folder.mkdir()
+        for part in "ab":
+            write(folder / f"{part}-{name}", WRITERS[name](RECORDS))
+        made = [passage.id for passage in read_corpus(folder, fields=Fields(make_ids="d"))]
+        assert made == [f"d{number}" for number in range(6)]
+    path = write(tmp_path / "c.tsv", "text\none\ntwo\n")
+    fields = Fields(make_ids="")
+    assert list(read_corpus(path, fields=fields)) == [Passage("0", "", "one"), Passage("1", "", "two")]
+    assert_readable_from_anywhere(path, fields)
+
+
+def test_a_repeated_id_is_named_with_both_places(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", lines_of(RECORDS))
+    path = write(tmp_path / "b.parquet", parquet_of([{"id": "new", "text": "x"}, RECORDS[1]]))
+    with pytest.raises(InputError) as error:
+        list(read_corpus(tmp_path))
+    assert f"{path}, row 2: the id 'b' stands on " in str(error.value)
+    assert f"2 of {tmp_path / 'a.jsonl'} already" in str(error.value)
+
+
+# Metadata
+
+UTC = datetime.UTC
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("string", 7, "7"),
+        ("string", "", ""),
+        ("int64", "-12", -12),
+        ("int64", 3.0, 3),
+        ("int64", "", None),
+        ("int64", None, None),
+        ("double", "1e3", 1000.0),
+        ("double", 2, 2.0),
+        ("bool", "TRUE", True),
+        ("bool", 0, False),
+        ("date", "2024-02-29", datetime.date(2024, 2, 29)),
+        ("date", "2024-02-29T23:59:59Z", datetime.date(2024, 2, 29)),
+        ("timestamp", "2024-02-29", datetime.datetime(2024, 2, 29, tzinfo=UTC)),
+        ("timestamp", "2024-02-29 12:30", datetime.datetime(2024, 2, 29, 12, 30, tzinfo=UTC)),
+        ("timestamp", "2024-02-29T12:30+01:00", datetime.datetime(2024, 2, 29, 11, 30, tzinfo=UTC)),
+    ],
+)
+def test_metadata_is_converted(tmp_path: Path, kind: str, value: Any, expected: Any) -> None:
+    path = write(tmp_path / "c.jsonl", lines_of([{"id": "a", "text": "one", "m": value}]))
+    (found,) = metadata_of(path, "m", kind)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("int64", "1.5"),
+        ("int64", 1.5),
+        ("int64", float("nan")),
+        ("int64", float("inf")),
+        ("int64", 2**63),
+        ("int64", "x"),
+        ("int64", [1]),
+        ("double", "x"),
+        ("double", 10**400),
+        ("double", {}),
+        ("bool", "yes"),
+        ("bool", 2),
+        ("date", "29.02.2024"),
+        ("date", "2023-02-29"),
+        ("date", "2024-02-29 or so"),
+        ("timestamp", "soon"),
+        ("timestamp", 1_700_000_000),
+        ("timestamp", [2024]),
+    ],
+)
+def test_metadata_that_cannot_be_converted_is_named(tmp_path: Path, kind: str, value: Any) -> None:
+    path = write(tmp_path / "c.jsonl", lines_of([RECORDS[0], {"id": "x", "text": "one", "m": value}]))
+    message = refusal(path, Fields(metadata={"m": kind}))
+    assert "line 2: 'm' of 'x' is " in message
+    assert f"expected a {kind}; correct it" in message
+
+
+def test_a_fraction_is_not_cut_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.parquet", parquet_of([{"id": "a", "text": "one", "m": Decimal("1.5")}]))
+    assert "expected a int64" in refusal(path, Fields(metadata={"m": "int64"}))
+
+
+def test_metadata_of_an_unknown_type_is_refused() -> None:
+    with pytest.raises(InputError, match="metadata 'm' of type 'int'; expected one of string, int64, double"):
+        Fields(metadata={"m": "int"})
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.npz", "saved"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_timestamps_without_a_zone_are_utc(tmp_path: Path, name: str, unit: str) -> None:
+    when = np.array(["2024-02-29T12:30:00"], f"datetime64[{unit}]")
+    path = tmp_path / name
+    if name == "c.npz":
+        write(path, npz_of([{"id": "a", "text": "one"}], when=when))
+    else:
+        table = pa.table({"id": ["a"], "text": ["one"], "when": pa.array(when)})
+        if name == "saved":
+            import datasets
+
+            datasets.disable_progress_bars()
+            datasets.Dataset(table).save_to_disk(path)
+        else:
+            write(path, parquet_of(table))
+    for kind in ("", "timestamp"):
+        assert metadata_of(path, "when", kind) == [datetime.datetime(2024, 2, 29, 12, 30, tzinfo=UTC)]
+        assert [type(value) for value in metadata_of(path, "when", kind)] == [datetime.datetime]
+    assert metadata_of(path, "when", "date") == [datetime.date(2024, 2, 29)]
+
+
+def test_typed_metadata_keeps_its_type(tmp_path: Path) -> None:
+    values = {"i": 5, "d": 0.5, "b": True, "s": "x", "t": datetime.date(2024, 2, 29), "n": None}
+    path = write(tmp_path / "c.parquet", parquet_of([{"id": "a", "text": "one", **values}]))
+    fields = Fields(metadata=dict.fromkeys(values, ""))
+    assert next(read_corpus(path, fields=fields)).metadata == values
+    strings = Fields(metadata=dict.fromkeys(values, "string"))
+    assert next(read_corpus(path, fields=strings)).metadata["t"] == "2024-02-29"
+
+
+@pytest.mark.parametrize(
+    "values", [pa.array([2**62], pa.timestamp("us")), pa.array([2**30], pa.date32())], ids=["timestamp", "date"]
+)
+def test_dates_beyond_the_calendar_are_named(tmp_path: Path, values: pa.Array) -> None:
+    path = write(tmp_path / "c.parquet", parquet_of(pa.table({"id": ["a"], "text": ["one"], "when": values})))
+    assert f"column 'when' of type {values.type} cannot be read" in refusal(path, Fields(metadata={"when": ""}))
+
+
+def test_a_text_column_that_is_not_utf_8_is_named_by_row(tmp_path: Path) -> None:
+    raw = pa.array([b"one", b"\xff\xfe"])
+    texts = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    path = write(tmp_path / "c.parquet", parquet_of(pa.table({"id": ["a", "b"], "text": texts})))
+    assert "row 2: the text of 'b' is not UTF-8" in refusal(path)
+    assert [passage.id for passage in read_corpus(path, "skip")] == ["a"]
+
+
+# Embeddings
+
+TOKENS = [np.arange(length * 4, dtype=np.float32).reshape(length, 4) / 8 for length in (2, 1, 3)]
+IDS = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("number", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("width", [-1, 4], ids=["list", "fixed_size_list"])
+@pytest.mark.parametrize("outer", [pa.list_, pa.large_list])
+def test_embeddings_in_parquet_are_lists_of_rows(
+    tmp_path: Path, outer: Callable[..., pa.DataType], number: pa.DataType, width: int
+) -> None:
+    kind = outer(pa.list_(number, width))
+    rows = [[[np.float16(value) for value in row] for row in tokens] for tokens in TOKENS]
+    table = pa.table({"id": IDS, "embeddings": pa.array(rows, kind)})
+    path = write(tmp_path / "c.parquet", parquet_of(table, row_group_size=2))
+    found = tokens_of(path)
+    assert all((one == other).all() for one, other in zip(found, TOKENS, strict=True))
+    assert all(tokens.dtype == number.to_pandas_dtype() for tokens in found)
+    start = scan(path, Fields(encoded=True))[2][0]
+    (rest,) = scan(path, Fields(encoded=True), start)
+    assert (rest[1].embeddings == TOKENS[2]).all()
+
+
+def test_rows_that_differ_in_length_are_left_for_the_index_to_refuse(tmp_path: Path) -> None:
+    ragged: list[Any] = [[[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0, 4.0]], [], [[]], None, [[1.0, 2.0], None]]
+    records = [{"id": str(number), "embeddings": rows} for number, rows in enumerate(ragged)]
+    path = write(tmp_path / "c.parquet", parquet_of(records))
+    found = [passage.embeddings for _, passage in scan(path, Fields(encoded=True))]
+    assert [list(map(list, rows)) if rows is not None and None not in rows else rows for rows in found[:4]] == ragged[
+        :4
+    ]
+    assert found[4:] == ragged[4:]
+
+
+def test_embeddings_in_a_saved_dataset_and_in_json_are_read(tmp_path: Path) -> None:
+    records = [{"id": id_, "embedding": tokens.tolist()} for id_, tokens in zip(IDS, TOKENS, strict=True)]
+    for path in (save_dataset(tmp_path / "saved", records), write(tmp_path / "c.jsonl", lines_of(records))):
+        assert all((one == other).all() for one, other in zip(tokens_of(path), TOKENS, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_embeddings_in_npz_lie_one_behind_the_other_with_lengths(tmp_path: Path, dtype: Any) -> None:
+    flat = np.concatenate(TOKENS).astype(dtype)
+    content = npz_of(embeddings=flat, lengths=[2, 1, 3], ids=IDS, year=[1999, 2000, 2001])
+    path = write(tmp_path / "c.npz", content)
+    assert all((one == other).all() for one, other in zip(tokens_of(path), TOKENS, strict=True))
+    fields = Fields(encoded=True, metadata={"year": ""})
+    whole = scan(path, fields)
+    assert [passage.metadata["year"] for _, passage in whole] == [1999, 2000, 2001]
+    for number, (position, _) in enumerate(whole):
+        rest = scan(path, fields, position, number)
+        assert rest == whole[number:]
+        assert all((item.embeddings == TOKENS[number + n]).all() for n, (_, item) in enumerate(rest))
+
+
+def test_embeddings_in_npz_may_be_one_block(tmp_path: Path) -> None:
+    block = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    path = write(tmp_path / "c.npz", npz_of(embeddings=block, ids=[5, 6, 7]))
+    assert (np.stack(tokens_of(path)) == block).all()
+    whole = scan(path, Fields(encoded=True))
+    assert [passage.id for _, passage in whole] == ["5", "6", "7"]
+    (rest,) = scan(path, Fields(encoded=True), whole[2][0], 2)
+    assert (rest[1].embeddings == block[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"ids": IDS}, "no array 'embeddings', only ids"),
+        (
+            {"embeddings": np.ones((6, 4)), "ids": IDS},
+            "embeddings of shape (6, 4); expected [tokens, dim] with an array",
+        ),
+        ({"embeddings": np.ones(6), "ids": IDS}, "embeddings of shape (6,); expected"),
+        (
+            {"embeddings": np.ones((6, 4)), "lengths": [2, 1, 2], "ids": IDS},
+            "lengths add up to 5; there are 6 embeddings",
+        ),
+        ({"embeddings": np.ones((6, 4)), "lengths": [6, 1, -1], "ids": IDS}, "expected counts from 1"),
+        ({"embeddings": np.ones((6, 4)), "lengths": [2.0, 1, 3], "ids": IDS}, "expected counts from 1"),
+        ({"embeddings": np.ones((6, 4)), "lengths": [[2, 1, 3]], "ids": IDS}, "lengths of shape (1, 3)"),
+        (
+            {"embeddings": np.ones((6, 4)), "lengths": [6], "ids": IDS},
+            "ids of shape (3,); expected one value for each of 1",
+        ),
+        ({"embeddings": np.ones((3, 2, 4)), "ids": IDS[:2]}, "ids of shape (2,); expected one value for each of 3"),
+        (
+            {"embeddings": np.ones((3, 2, 4))},
+            "no column is known to be the id, of embeddings; name it with --id-column",
+        ),
+        ({"embeddings": np.ones((3, 2, 4), int), "ids": IDS}, "expected floating point"),
+        ({"embeddings": np.asfortranarray(np.ones((3, 2, 4))), "ids": IDS}, "in C order"),
+        ({"embeddings": np.array([[1.0, None]]), "lengths": [2], "ids": IDS}, "embeddings is a object array"),
+        (
+            {"embeddings": np.ones((3, 2, 4)), "ids": np.array(["a", 1, None], object)},
+            "not a usable .npz file (Object",
+        ),
+        ({"embeddings": np.ones((0, 2, 4)), "ids": np.array([], str)}, "an empty corpus"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    assert message in refusal(write(tmp_path / "c.npz", npz_of(**arrays)), Fields(encoded=True))
+
+
+@pytest.mark.parametrize("shape", [(1 << 50, 1, 4), (3, -1, 4), (-3, 2, 4), (3, 1 << 61, 4), (3, 3, 4)])
+def test_a_header_that_promises_what_is_not_there_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("embeddings.npy", header.getvalue() + bytes(3 * 2 * 4 * 4))
+        ids = io.BytesIO()
+        np.save(ids, np.array(IDS))
+        archive.writestr("ids.npy", ids.getvalue())
+    path = write(tmp_path / "c.npz", out.getvalue())
+    with pytest.raises(InputError) as error:
+        scan(path, Fields(encoded=True))
+    assert str(path) in str(error.value)
