@@ -29,7 +29,7 @@ def _parse_resources(value: Any) -> Any:
 def _check_resources(value: dict[str, float]) -> dict[str, float]:
     for name, amount in value.items():
         if not name or not 0 < amount < math.inf:
-            raise ValueError(f"{name or 'a resource without a name'} is {amount:g}; expected NAME=AMOUNT, above 0")
+            raise ValueError(f"found {name}={amount:g}; expected NAME=AMOUNT, the amount above 0")
     return {"CPU": 1.0, **value}
 
 

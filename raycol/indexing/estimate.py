@@ -143,9 +143,7 @@ def _sample(files: Sequence[CorpusFile], fields: Fields) -> _Sample:
         passages += found
         records_a_byte.append(density)
     if not passages:
-        raise InputError(
-            f"{files[0]}: no usable document among the first ones; raycol index build names what is wrong"
-        )
+        raise InputError(f"{files[0]}: no usable document in the sample; raycol index build names what is wrong")
     tables = sum(_rows(file) for file in files if file.is_table)
     lines = sum(size_of(file.uri) for file in files if not file.is_table)
     return _Sample(passages, tables + round(lines * float(np.mean(records_a_byte))))

@@ -54,7 +54,7 @@ CASES = [
         "has a value for the metadata",
     ),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=none"], "resources"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=-1"], "GPU is -1"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=-1"], "found GPU=-1"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--split", "train"], "a subset or split"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--id-column", "key"], "line 1: no 'key'"),
     (["index", "build", "hf:", "--model", "m", "--out", "i"], "names no dataset"),
@@ -127,8 +127,8 @@ def test_debug_shows_where(folder: Path) -> None:
 
 
 COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
-            ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"], ["index", "search"],
-            ["serve"], ["search"], ["evaluate"]]  # fmt: skip
+            ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"],
+            ["index", "search"], ["serve"], ["search"], ["evaluate"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])

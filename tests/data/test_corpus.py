@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol.data import Passage, Problem, read_corpus
+from raycol.data import Fields, Passage, Problem, read_corpus
 from raycol.data.corpus import parse_passage
 from raycol.errors import InputError
 
@@ -54,7 +54,7 @@ def test_nothing_usable_is_an_empty_corpus(tmp_path: Path, content: bytes) -> No
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_corpus(tmp_path / "gone.jsonl"))
-    with pytest.raises(InputError, match=r"no corpus\.jsonl in this folder"):
+    with pytest.raises(InputError, match=r"no corpus here"):
         list(read_corpus(tmp_path))
 
 
@@ -69,4 +69,4 @@ def test_any_text_survives(text: str, title: str) -> None:
         line = json.dumps({"id": "a", "title": title, "text": text}, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return
-    assert parse_passage(line) == Passage("a", title, text)
+    assert parse_passage(json.loads(line), Fields()) == Passage("a", title, text)

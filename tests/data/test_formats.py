@@ -307,9 +307,9 @@ def test_quotes_mean_nothing_in_tsv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv"])
 def test_carriage_returns_inside_lines_are_named(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, WRITERS[name](RECORDS) + WRITERS[name](RECORDS)[:3] + b"\rx\n")
-    assert "a carriage return that ends no line" in refusal(path)
-    assert "line 1: not a row" in refusal(write(path, b"id\ttext\ra\tone\r".replace(b"\t", b"," * (name == "c.csv"))))
+    separator = "," if name == "c.csv" else "\t"
+    path = write(tmp_path / name, f"id{separator}text\na{separator}o\rne\n")
+    assert "line 2: not a row" in refusal(path)
 
 
 @pytest.mark.parametrize("column", ["id", "title", "text", "lang"])

@@ -1,0 +1,162 @@
+"""A Ray cluster of several nodes on this machine, builds on it as processes of their own, and ways to disturb them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raycol.indexing import BuildReport
+
+_NODE = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
+# A node that is gone is missed within seconds.
+_HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 4,
+}
+_PATIENCE_S = 240
+
+
+class Nodes:
+    """The nodes of one cluster; builds run where `RAY_ADDRESS` says."""
+
+    def __init__(self, n: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "_system_config": _HEALTH})
+        self._nodes: list[Any] = [self._cluster.head_node]
+        self._ours: list[psutil.Process] = []
+        for _ in range(n - 1):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        self._nodes.append(self._cluster.add_node(**_NODE))
+
+    def lose(self) -> None:
+        """Kill the newest node, as a power cut would."""
+        node = self._nodes.pop()
+        self._ours += _below(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def workers(self, actor: str = "") -> list[psutil.Process]:
+        """Processes of a build's actors, on all nodes."""
+        return [process for node in self._nodes for process in _below(node) if f"MapWorker(MapBatches({actor}" in
+                _title(process)]  # fmt: skip
+
+    def kill_worker(self, rng: random.Random, actor: str = "") -> bool:
+        """Kill one actor's process, if there is any."""
+        found = self.workers(actor)
+        if found:
+            _end(rng.choice(found))
+        return bool(found)
+
+    def stop(self) -> None:
+        for node in self._nodes:
+            self._ours += _below(node)
+        self._cluster.shutdown()
+        _, left = psutil.wait_procs(self._ours, timeout=10)
+        for process in left:
+            _end(process)
+
+
+@contextmanager
+def nodes(n: int) -> Iterator[Nodes]:
+    running = Nodes(n)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _below(node: Any) -> list[psutil.Process]:
+    try:
+        return psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _end(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+class Build:
+    """`raycol index build` or `append` in a process of its own."""
+
+    def __init__(self, cluster: Nodes, verb: str, *arguments: object) -> None:
+        command = [sys.executable, "-c", "from raycol.cli import main; main()", "index", verb, *map(str, arguments)]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def __enter__(self) -> "Build":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        if self.running:
+            self._process.send_signal(signal.SIGKILL)
+        self._process.communicate()
+
+    def wait_for(self, happened: Callable[[], object]) -> bool:
+        """Wait until something has happened; False where the build ended before."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not happened():
+            if not self.running:
+                return False
+            assert time.monotonic() < deadline, "nothing happens"
+            time.sleep(0.01)
+        return True
+
+    def finish(self) -> None:
+        said, _ = self._process.communicate(timeout=_PATIENCE_S)
+        assert self._process.returncode == 0, said.decode()
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All files but the report, which says how long things took."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != "build-report.json"]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def report_of(root: Path) -> BuildReport:
+    return BuildReport.model_validate_json((root / "build-report.json").read_bytes())
+
+
+def records(root: Path) -> dict[str, int]:
+    """The parts that an unfinished build has noted as done, each with what changes when it is noted again."""
+    found = {}
+    for path in root.glob("builds/*/0*.json"):
+        try:
+            found[path.name] = path.stat().st_ino
+        except FileNotFoundError:
+            continue
+    return found
