@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import xxhash
 
 from raycol.data import Fields, Passage
 from raycol.errors import InputError
 from raycol.index.changes import check_writable, commit_change
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest
+from raycol.index.selection import locate
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
@@ -69,6 +71,9 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
         built = build_partitions(config, plan, task, target, journal, report)
         infos = [part.info for part in built if part.info]
         added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
+    left_out = [id_ for part in built for id_ in part.left_out]
+    kept = locate(snapshot.partitions, left_out)  # what does not come stays as it was
+    gone = [np.setdiff1d(positions, here) for positions, here in zip(gone, kept, strict=True)]
     _, change = commit_change(snapshot, gone, added)
     journal.remove()
     sweep(store)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.errors import InputError
 from raycol.index.codebook import default_centroids, sample_size, sample_tokens, train_codebook
 from raycol.index.codebook_files import save_codebook
 from raycol.index.manifest import CodebookInfo
@@ -40,11 +41,13 @@ def train_on_sample(
     arrays: dict[int, NDArray[np.float16]] = {}
     sampled = 0
     report(0, size, "sampling")
-    for row in on_workers(SampleEncoder, config, rows, {"task": task.to_json(), "model": model}):
+    for row in on_workers(SampleEncoder, config, rows, {"task": task.to_json(), "model": model, "dim": dim}):
         if row["dim"]:
             arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
         sampled += row["documents"]
         report(sampled, size, "sampling")
+    if not arrays:
+        raise InputError(f"none of {size} sampled documents has usable embeddings; sample more with --sample-documents")
     sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)])
     n_tokens = round(len(sample_TD) * plan.documents / size)
     n_centroids = config.n_centroids or default_centroids(n_tokens, len(sample_TD))

@@ -28,6 +28,7 @@ class Journal:
 
     def __init__(self, store: Store, base: int, fingerprint: str) -> None:
         self.name = f"{BUILDS}/{base:08d}-{fingerprint}"
+        self._base = base
         self._store = store
 
     @classmethod
@@ -52,14 +53,14 @@ class Journal:
 
     def built(self, number: int) -> Built | None:
         """A part by its place in the plan, once its partition is written, if that is still there."""
-        built = self._read(Built, f"{number:08d}")
+        built = self._read(Built, self._part(number))
         if built and built.info and not self._stands(f"{PARTITIONS}/{built.info.name}", built.info.files):
             return None
         return built
 
     def save_built(self, number: int, built: Built) -> None:
         """Note that a part's partition is on disk."""
-        self._write(f"{number:08d}", built)
+        self._write(self._part(number), built)
 
     def remove(self) -> None:
         """Forget the build, and any other that was begun and given up here."""
@@ -69,6 +70,10 @@ class Journal:
     def _write(self, name: str, record: BaseModel) -> None:
         with writing(self._store):
             self._store.write(self._path(name), record.model_dump_json().encode())
+
+    def _part(self, number: int) -> str:
+        """Begins, as a manifest's name does, with the version that will be: vacuum goes by what a name begins with."""
+        return f"{self._base + 1:08d}-{number:08d}"
 
     def _path(self, name: str) -> str:
         return f"{self.name}/{name}.json"

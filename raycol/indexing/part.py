@@ -64,7 +64,8 @@ _TASK = TypeAdapter(Task)
 class Built(BaseModel):
     """What became of a part: its partition (none where no document was usable), and how the work went.
 
-    `documents` are those of the corpus; of split ones the partition has several passages. `cpu_s` is by stage.
+    `documents` are those of the corpus; of split ones the partition has several passages. `left_out` has the ids of
+    those that `problems` tells of. `cpu_s` is by stage.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +74,7 @@ class Built(BaseModel):
     documents: int
     truncated: int
     problems: list[Problem]
+    left_out: list[str] = []
     cpu_s: dict[str, float]
     wall_s: float
     peak_bytes: int
@@ -111,9 +113,10 @@ def build_partition(
     started, clock = time.perf_counter(), Clock()
     coder = Coder(codebook)
     problems: list[Problem] = []
+    left_out: list[str] = []
     truncated = 0
     if encoder is None:
-        passages = _code_embeddings(part, task, coder, problems, clock)
+        passages = _code_embeddings(part, task, coder, problems, left_out, clock)
         n_documents, order = len(passages), list(range(len(passages)))
     else:
         with clock("read"):
@@ -142,6 +145,7 @@ def build_partition(
         documents=n_documents,
         truncated=truncated,
         problems=problems,
+        left_out=left_out,
         cpu_s=clock.cpu_s,
         wall_s=time.perf_counter() - started,
         peak_bytes=peak_memory(),
@@ -179,7 +183,9 @@ def _code_texts(
                 coder.add(tokens_TD)
 
 
-def _code_embeddings(part: Part, task: Task, coder: Coder, problems: list[Problem], clock: Clock) -> list[Passage]:
+def _code_embeddings(
+    part: Part, task: Task, coder: Coder, problems: list[Problem], left_out: list[str], clock: Clock
+) -> list[Passage]:
     """Quantise the embeddings that came with the documents; return the documents, without them."""
     pool = token_pooling(task.pool_factor)
     passages: list[Passage] = []
@@ -195,6 +201,7 @@ def _code_embeddings(part: Part, task: Task, coder: Coder, problems: list[Proble
         except InputError as error:
             refuse(problem := Problem(where, str(error)), task.on_error)
             problems.append(problem)
+            left_out.append(passage.id)
             continue
         with clock("pool"):
             tokens_TD = pool(tokens_TD) if pool else tokens_TD
@@ -211,7 +218,7 @@ def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
 
 
 def encode_sample(
-    part: Part, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None
+    part: Part, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None, dim: int
 ) -> NDArray[np.float16]:
     """The directions of the tokens of some documents of a part, float16 [T, dim], in the documents' order.
 
@@ -225,7 +232,7 @@ def encode_sample(
     if encoder is None:
         for position, passage in enumerate(chosen):
             try:
-                tokens[position] = check_tokens(passage, None)
+                tokens[position] = check_tokens(passage, dim)
             except InputError:
                 continue
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raycol.data.corpus import refuse
 from raycol.index.codebook_files import open_codebook
 from raycol.index.columns import Columns
 from raycol.index.compact import merge, mergers
@@ -43,6 +44,8 @@ def build_partitions(
 ) -> list[Built]:
     """Build what is not done yet; return all, in the order of the plan."""
     done = built_before(journal, plan)
+    for problem in [problem for built in done.values() for problem in built.problems]:
+        refuse(problem, config.on_error)  # they may have been skipped when the part was built
     progress = _Progress(plan.documents, len(plan.problems), done, report)
     waiting = [number for number in range(len(plan.parts)) if number not in done]
     rows = [{"number": number, "part": plan.parts[number].to_json()} for number in waiting]

@@ -29,17 +29,24 @@ class Present:
         self._snapshot = snapshot
         self._upsert = upsert
         self._waiting: list[str] = []
+        self._refused = ""
         self._found: list[list[NDArray[np.int64]]] = [[] for _ in snapshot.partitions]
 
     def __call__(self, passage: Passage) -> None:
-        """Take one more. Raises `InputError` where a document may not be there."""
+        """Take one more. What is wrong is told at the end: where its document stands, nobody knows by then."""
         self._waiting.append(passage.id)
         if len(self._waiting) == _LOOKED_UP_AT_ONCE:
             self._look_up()
 
     def finish(self) -> list[NDArray[np.int64]]:
-        """The positions of these documents in each partition; of all their passages, where documents were split."""
+        """The positions of these documents in each partition; of all their passages, where documents were split.
+
+        Raises:
+            InputError: the index has one, and may not.
+        """
         self._look_up()
+        if self._refused:
+            raise InputError(self._refused)
         empty = [np.empty(0, dtype=np.int64)]
         return [np.unique(np.concatenate(parts or empty)) for parts in self._found]
 
@@ -51,7 +58,7 @@ class Present:
             positions = locate(partitions, self._waiting)
         for partition, here, so_far in zip(partitions, positions, self._found, strict=True):
             if len(here) and not self._upsert:
-                raise InputError(
+                self._refused = self._refused or (
                     f"document {_name(partition, int(here[0]))!r} is in the index {self._snapshot.store} already; "
                     "--upsert replaces it"
                 )

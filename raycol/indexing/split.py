@@ -36,18 +36,20 @@ def split_text(text: str, tokenizer: Any, size: int, overlap: int) -> Iterable[s
     offsets = encoded["offset_mapping"]
     if len(offsets) <= size:
         return [text]
-    pieces = []
+    pieces, start = [], 0
     for first in range(0, len(offsets) - overlap, size - overlap):
-        stop = _word_start(text, offsets[first + size][0]) if first + size < len(offsets) else len(text)
-        pieces.append(text[_word_start(text, offsets[first][0]) if first else 0 : stop])
-    return pieces
+        start = _word_start(text, offsets[first][0], start) if first else 0
+        stop = _word_start(text, offsets[first + size][0], start) if first + size < len(offsets) else len(text)
+        pieces.append(text[start:stop])
+    # Several tokens may stand for one character: what is between two of them is nothing.
+    return [piece for piece in pieces if piece.strip()] or [text]
 
 
-def _word_start(text: str, place: int) -> int:
-    """Where the word begins that a place is in; the place itself where there are no words."""
+def _word_start(text: str, place: int, before: int) -> int:
+    """Where the word begins that a place is in; the place itself where that is no place after the one before."""
     start = place
-    while start > 0 and not text[start - 1].isspace():
+    while start > before and not text[start - 1].isspace():
         start -= 1
         if place - start > _LONGEST_WORD:
             return place
-    return start
+    return start if start > before else place

@@ -102,11 +102,15 @@ def open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
 class SampleEncoder(_Worker):
     """Encodes the sampled documents of one part."""
 
+    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
+        super().__init__(task, model, on_gpu, dtype)
+        self.dim = dim
+
     nothing = {"number": -1, "documents": 0, "dim": 0, "tokens": b""}  # noqa: RUF012
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """The tokens of the documents at the row's positions."""
-        tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder)
+        tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim)
         return {
             "number": int(row["number"]),
             "documents": len(row["positions"]),

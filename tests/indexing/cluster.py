@@ -54,8 +54,8 @@ class Nodes:
 
     def workers(self, actor: str = "") -> list[psutil.Process]:
         """Processes of a build's actors, on all nodes."""
-        return [process for node in self._nodes for process in _below(node) if f"MapWorker(MapBatches({actor}" in
-                _title(process)]  # fmt: skip
+        wanted = f"MapWorker(MapBatches({actor}"
+        return [process for node in self._nodes for process in _below(node) if wanted in _title(process)]
 
     def kill_worker(self, rng: random.Random, actor: str = "") -> bool:
         """Kill one actor's process, if there is any."""
@@ -63,6 +63,12 @@ class Nodes:
         if found:
             _end(rng.choice(found))
         return bool(found)
+
+    def settle(self) -> None:
+        """Wait until nobody works any more: actors outlive their driver for a moment."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.workers() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def stop(self) -> None:
         for node in self._nodes:
@@ -115,7 +121,8 @@ class Build:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        with self._process:
+            self.kill()
 
     @property
     def running(self) -> bool:
@@ -124,7 +131,7 @@ class Build:
     def kill(self) -> None:
         if self.running:
             self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
+        self._process.wait()
 
     def wait_for(self, happened: Callable[[], object]) -> bool:
         """Wait until something has happened; False where the build ended before."""
@@ -137,8 +144,13 @@ class Build:
         return True
 
     def finish(self) -> None:
+        code, said = self.end()
+        assert code == 0, said
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code, and what it said."""
         said, _ = self._process.communicate(timeout=_PATIENCE_S)
-        assert self._process.returncode == 0, said.decode()
+        return self._process.returncode, said.decode()
 
 
 def contents(root: Path) -> dict[str, bytes]:

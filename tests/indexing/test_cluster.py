@@ -70,6 +70,7 @@ def test_a_build_outlives_its_workers_its_driver_and_a_node(
             assert build.wait_for(lambda before=before: len(records(out)) > len(before))
             assert_kept(before, out, 1)
     # A node goes and another one comes, while the rest is encoded.
+    cluster.settle()
     before = records(out)
     assert before
     with start(cluster, corpus, tiny_colbert, out, workers) as build:
