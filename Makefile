@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 
-.PHONY: demo test lint types ci bench-demo bench-index bench-search clean help
+.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-search clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -32,6 +32,9 @@ bench-index: $(VENV)/.dev $(PEERS)/.made  ## build cost, size and recall of an i
 
 bench-search: $(VENV)/.dev $(PEERS)/.made  ## CPU time and recall of searches, beside other engines'
 	$(BIN)/python benchmarks/search.py --keep benchmarks/kept --peers $(PEERS)/bin/python --pictures $(ARGS)
+
+bench-indexing: $(VENV)/.dev  ## what encoding and quantising cost a worker, and two workers beside one
+	$(BIN)/python benchmarks/indexing.py $(ARGS)
 
 clean:           ## remove the virtual environments and the demo's output
 	rm -rf $(VENV) $(PEERS) raycol-demo benchmarks/kept

@@ -122,6 +122,8 @@ def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
         raise InputError(f"{corpus}: cannot be opened ({str(error).splitlines()[0]})") from None
     if isinstance(system, pafs.LocalFileSystem):
         return system, path, str
+    if not path:
+        raise InputError(f"{corpus}: cannot be opened (it names no bucket)")
     root = f"{scheme}://{parts.netloc if path.startswith('/') else ''}"
     return system, path, lambda path: f"{root}{quote(path)}{settings}"
 
@@ -134,10 +136,11 @@ def _in_glob(system: pafs.FileSystem, pattern: str) -> list[str]:
     """Files of a known format, also in folders that match by such a name; hidden ones only if they are asked for."""
     found = ArrowFSWrapper(system).glob(pattern, detail=True)
     files: set[str] = set()
+    asked = PurePosixPath(pattern)
     for path, info in found.items():
-        # Compared with the last part of the pattern, as a shell does it.
-        hidden = PurePosixPath(path).name.startswith(".") and not PurePosixPath(pattern).name.startswith(".")
-        if _format_of(path) and not hidden:
+        # As a shell does it.
+        hidden = any(part.startswith(".") and part not in asked.parts for part in PurePosixPath(path).parts)
+        if _format_of(path) and (not hidden or asked.name.startswith(".")):
             files.update(_in_folder(system, path) if info["type"] == "directory" else [path])
     return sorted(files)
 

@@ -47,7 +47,9 @@ def train_on_sample(
         sampled += row["documents"]
         report(sampled, size, "sampling")
     if not arrays:
-        raise InputError(f"none of {size} sampled documents has usable embeddings; sample more with --sample-documents")
+        raise InputError(
+            f"none of {size} sampled documents has usable embeddings; sample more with --sample-documents"
+        )
     sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)])
     n_tokens = round(len(sample_TD) * plan.documents / size)
     n_centroids = config.n_centroids or default_centroids(n_tokens, len(sample_TD))

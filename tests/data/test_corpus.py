@@ -25,6 +25,7 @@ BAD_LINES = {
     b'{"_id": "b", "text": "\\ud800"}\n': "half of a surrogate pair",
     b'{"_id": "' + b"b" * 600 + b'", "text": "x"}\n': "the id takes 600 bytes",
     b'{"a":' * 100_000 + b"\n": "line 2: not",
+    b'{"n": ' + b"1" * 5000 + b"}\n": "line 2: not usable JSON (a number of too many digits)",
 }
 
 

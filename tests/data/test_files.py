@@ -157,13 +157,14 @@ def test_links_are_followed_and_broken_ones_left_out(tmp_path: Path) -> None:
         ("*/*.jsonl", ["below/e.jsonl"]),
         ("**/*.jsonl", ["a.jsonl", "b.jsonl", "below/deep/f.jsonl", "below/e.jsonl", "c.jsonl"]),
         (".*.jsonl", [".hidden.jsonl"]),
+        ("*/.hidden/*.jsonl", ["below/.hidden/g.jsonl"]),
         ("*.parquet", ["table.parquet/part-0.parquet", "table.parquet/part-1.parquet"]),
-        ("**/*.parquet", ["table.parquet/part-0.parquet", "table.parquet/part-1.parquet"]),
+        ("**/part*.parquet", ["table.parquet/part-0.parquet", "table.parquet/part-1.parquet"]),
     ],
 )
 def test_a_glob_is_what_matches_in_order(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     fill(tmp_path, "c.jsonl", "a.jsonl", "b.jsonl", "d.csv", "x.txt", ".hidden.jsonl")
-    fill(tmp_path / "below", "e.jsonl", "deep/f.jsonl")
+    fill(tmp_path / "below", "e.jsonl", "deep/f.jsonl", ".hidden/g.jsonl")
     fill(tmp_path / "table.parquet", "part-1.parquet", "part-0.parquet", "_SUCCESS", "_part.parquet", ".part.parquet")
     assert names(tmp_path / pattern, tmp_path) == expected
 
@@ -355,7 +356,7 @@ def test_a_file_uri_is_the_path(tmp_path: Path) -> None:
     ("uri", "message"),
     [
         ("nonsense://x/y", "nonsense://x/y: cannot be opened"),
-        ("s3://", "s3://: cannot be opened"),
+        ("s3://", "s3://: cannot be opened (it names no bucket)"),
         ("s3://bucket[1]/a.jsonl", "s3://bucket[1]/a.jsonl: not a usable URI"),
         ("s3://corpora/a.jsonl?nonsense=1", "cannot be opened (Unexpected query parameter"),
         ("s3://key:secret@corpora/a", "s3://corpora: credentials in a URI; put them into the environment"),

@@ -151,7 +151,7 @@ TEXTS = st.lists(
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.csv.zst", "c.tsv", "c.parquet"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(texts=TEXTS)
 def test_any_text_is_read_as_it_is_and_from_any_position(
     tmp_path_factory: pytest.TempPathFactory, name: str, texts: list[str]
@@ -242,7 +242,7 @@ def test_an_empty_file_without_a_format_is_named(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.parquet", "c.npz"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_whatever_is_damaged_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

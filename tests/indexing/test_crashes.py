@@ -79,7 +79,7 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
                 assert len(list(out.glob("partitions/*"))) <= len(done) + WORKERS
         before = records(out)
         if not (out / "manifests").exists():
-            with pytest.raises(InputError, match="unfinished build|no such folder|not an index"):
+            with pytest.raises(InputError, match=r"unfinished build|no such folder|not an index"):
                 Index.open(out)
     cluster.settle()
     before = records(out)

