@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from raycol.data import Fields, Passage
-from raycol.errors import InputError
+from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index.changes import check_writable, commit_change
-from raycol.index.manifest import Manifest, ModelInfo, read_manifest
+from raycol.index.manifest import BUILDS, Manifest, ModelInfo, read_manifest
 from raycol.index.selection import locate
 from raycol.index.snapshot import Snapshot
-from raycol.index.storage import absolute, open_store
+from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.build import session
 from raycol.indexing.config import AppendConfig
@@ -38,9 +40,78 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     """
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
-    snapshot = Snapshot.open(store, read_manifest(store))
+    current = read_manifest(store)
+    work = _committed(config, store, current, report, clock)
+    if work is None:
+        snapshot = Snapshot.open(store, current)
+        check_writable(snapshot)
+        work = _prepare(config, snapshot, report, clock)
+    snapshot, manifest, plan = work.snapshot, work.snapshot.manifest, work.plan
+    reused = len(built_before(work.journal, plan))
+    target = Target(store.uri, manifest.dim, manifest.bits, work.model, manifest.codebook)
+    with session(config):
+        built = build_partitions(config, plan, work.task, target, work.journal, report)
+        infos = [part.info for part in built if part.info]
+        added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
+    left_out = [id_ for part in built for id_ in part.left_out]
+    kept = locate(snapshot.partitions, left_out)  # what does not come stays as it was
+    gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
+    removed = sum(map(len, gone))
+    try:
+        commit_change(snapshot, gone, added)
+    except ConflictError:
+        # Names are made of contents: the next version has these partitions only if this append committed it.
+        if not added or read_manifest(store, manifest.version + 1).partitions[-len(added) :] != added:
+            if manifest.version == current.version:
+                raise
+            work.journal.forget_parts()
+            return append_corpus(config, report)
+    done = make_report(
+        config.index,
+        manifest.version + 1,
+        built,
+        partitions=len(added),
+        reused_parts=reused,
+        replaced=removed,
+        skipped=plan.problems,
+        seconds=time.monotonic() - started,
+        cpu_seconds=clock.cpu_s,
+    )
+    save_report(store, done)
+    sweep(store)
+    work.journal.remove()
+    return done
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be appended to which version, and the documents of each of its partitions that are replaced."""
+
+    snapshot: Snapshot
+    plan: Plan
+    gone: list[NDArray[np.int64]]
+    model: ModelInfo | None
+    task: Task
+    journal: Journal
+
+
+def _committed(config: AppendConfig, store: Store, current: Manifest, report: Report, clock: Clock) -> _Work | None:
+    """The same append from the version before, if it may have died between its commit and its end."""
+    version = current.version
+    mark = f"{version - 1:08d}-"
+    begun = any(name.startswith(mark) for name in store.names(BUILDS))
+    if not begun or not any(info.name.startswith(mark) for info in current.partitions):
+        return None
+    try:
+        work = _prepare(config, Snapshot.open(store, read_manifest(store, version - 1)), report, clock)
+    except (InputError, IndexCorruptError):
+        return None
+    return work if work.journal.exists() else None
+
+
+def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Clock) -> _Work:
+    """Plan, and check everything that can be checked before the work."""
     manifest = snapshot.manifest
-    check_writable(snapshot)
     fields = _fields(config, manifest)
     metadata = MetadataCheck(fields, manifest.columns, split=manifest.split is not None)
     present = Present(snapshot, upsert=config.upsert)
@@ -64,32 +135,8 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     )
     fingerprint = model.fingerprint if model else ""
     shape = f"{plan.digest} {fingerprint} {config.docs_per_partition} {config.batch} {config.dtype} {config.on_gpu}"
-    journal = Journal(store, manifest.version, xxhash.xxh3_64_hexdigest(shape.encode()))
-    reused = len(built_before(journal, plan))
-    target = Target(store.uri, manifest.dim, manifest.bits, model, manifest.codebook)
-    with session(config):
-        built = build_partitions(config, plan, task, target, journal, report)
-        infos = [part.info for part in built if part.info]
-        added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
-    left_out = [id_ for part in built for id_ in part.left_out]
-    kept = locate(snapshot.partitions, left_out)  # what does not come stays as it was
-    gone = [np.setdiff1d(positions, here) for positions, here in zip(gone, kept, strict=True)]
-    _, change = commit_change(snapshot, gone, added)
-    journal.remove()
-    sweep(store)
-    done = make_report(
-        config.index,
-        change.version,
-        built,
-        partitions=len(added),
-        reused_parts=reused,
-        replaced=change.removed,
-        skipped=plan.problems,
-        seconds=time.monotonic() - started,
-        cpu_seconds=clock.cpu_s,
-    )
-    save_report(store, done)
-    return done
+    journal = Journal(snapshot.store, manifest.version, xxhash.xxh3_64_hexdigest(shape.encode()))
+    return _Work(snapshot, plan, gone, model, task, journal)
 
 
 def _fields(config: AppendConfig, manifest: Manifest) -> Fields:

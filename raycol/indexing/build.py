@@ -12,9 +12,18 @@ from contextlib import AbstractContextManager
 
 import xxhash
 
+from raycol.errors import ConflictError
 from raycol.index.codebook import check_codec
 from raycol.index.create import check_new, partition_tokens_for
-from raycol.index.manifest import FORMAT_VERSION, Manifest, ModelInfo, commit_manifest
+from raycol.index.manifest import (
+    BUILDS,
+    FORMAT_VERSION,
+    Manifest,
+    ModelInfo,
+    commit_manifest,
+    read_manifest,
+    versions,
+)
 from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.codebook import train_on_sample
@@ -39,7 +48,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     """
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.out))
-    check_new(store)
+    if not store.names(BUILDS):
+        check_new(store)
     fields, split = config.fields(), config.splitting
     check = MetadataCheck(fields, split=split is not None)
     with clock("plan"):
@@ -52,6 +62,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(found)
     task = Task(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
     journal = Journal(store, 0, _fingerprint(config, plan, source.model))
+    if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
+        check_new(store)  # else this build died between its commit and its end
     with session(config):
         # Without their codebook, partitions are of no use: another one might differ in its last bits.
         codebook = journal.codebook()
@@ -80,9 +92,11 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         codebook=codebook,
         partitions=partitions,
     )
-    commit_manifest(store, manifest)
-    journal.remove()
-    sweep(store)
+    try:
+        commit_manifest(store, manifest)
+    except ConflictError:
+        if read_manifest(store, 1) != manifest:
+            raise
     done = make_report(
         config.out,
         1,
@@ -95,6 +109,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         cpu_seconds=clock.cpu_s,
     )
     save_report(store, done)
+    sweep(store)
+    journal.remove()
     return done
 
 

@@ -37,6 +37,10 @@ class Journal:
         base, _, fingerprint = name.removeprefix(f"{BUILDS}/").partition("-")
         return cls(store, int(base), fingerprint)
 
+    def exists(self) -> bool:
+        """Whether anything was noted, and the build not tidied up yet."""
+        return bool(self._store.names(self.name))
+
     def codebook(self) -> CodebookInfo | None:
         """The codebook, once trained, if it is still there."""
         info = self._read(CodebookInfo, "codebook")

@@ -1,0 +1,121 @@
+"""Appending corpus after corpus, and to what another process built."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.index import Document, Index
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from tests.conftest import make_clustered, make_passages, write_jsonl
+from tests.indexing.cluster import contents
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+
+BATCHES, PER_BATCH = 10, 12
+
+
+def save_encoded(path: Path, documents: list[np.ndarray], first: int) -> Path:
+    ids = np.array([f"d{first + number}" for number in range(len(documents))])
+    np.savez(path, ids=ids, lengths=np.array([*map(len, documents)]), embeddings=np.concatenate(documents))
+    return path
+
+
+def append(index: Path, corpus: Path, **settings: object) -> BuildReport:
+    return append_corpus(AppendConfig(index=str(index), corpus=str(corpus), num_workers=1, **settings))
+
+
+def answers(index: Index, queries: list[np.ndarray]) -> list[list[tuple[str, float]]]:
+    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=20)]
+
+
+def test_many_appended_batches_are_as_one(tmp_path: Path) -> None:
+    documents = make_clustered(100 + BATCHES * PER_BATCH, 16, seed=5)
+    few, whole = tmp_path / "few", tmp_path / "whole"
+    corpus = save_encoded(tmp_path / "base.npz", documents[:100], 0)
+    build_index(IndexConfig(corpus=str(corpus), out=str(few), num_workers=1))
+    shutil.copytree(few, whole)
+    rest = save_encoded(tmp_path / "rest.npz", documents[100:], 100)
+    assert append(whole, rest, docs_per_partition=25).parts == 5
+    for number in range(BATCHES):
+        first = 100 + number * PER_BATCH
+        batch = save_encoded(tmp_path / "batch.npz", documents[first : first + PER_BATCH], first)
+        assert append(few, batch).version == 2 + number
+    one, many = Index.open(whole), Index.open(few)
+    assert len(one) == len(many) == len(documents)
+    assert many.stats().partitions == 1 + BATCHES > one.stats().partitions == 2
+    queries = [tokens[:5] for tokens in documents[::20]]
+    expected = answers(one, queries)
+    assert answers(many, queries) == expected
+    one.compact()
+    many.compact()
+    assert answers(one, queries) == answers(many, queries) == expected
+    one, many = Index.open(whole), Index.open(few)
+    # The same documents in the same order: the same files, in folders that begin with other versions.
+    assert [info.files for info in one.manifest.partitions] == [info.files for info in many.manifest.partitions]
+    assert one.verify() == many.verify() == []
+
+
+def interrupt(done: int, total: int | None, text: str) -> None:
+    if text == "merging":
+        raise KeyboardInterrupt
+
+
+def test_a_command_that_died_after_its_commit_is_only_tidied_up(tmp_path: Path) -> None:
+    """The same one again: nothing comes twice, and nothing is refused because it is there already."""
+    documents = make_clustered(60, 16, seed=6)
+    out, aside = tmp_path / "i", tmp_path / "aside"
+    first, second = (save_encoded(tmp_path / f"{n}.npz", documents[n : n + 30], n) for n in (0, 30))
+    config = IndexConfig(corpus=str(first), out=str(out), docs_per_partition=10, num_workers=1)
+    addition = AppendConfig(index=str(out), corpus=str(second), docs_per_partition=10, num_workers=1)
+    for version, command in enumerate((partial(build_index, config), partial(append_corpus, addition)), start=1):
+        with pytest.raises(KeyboardInterrupt):
+            command(interrupt)
+        shutil.copytree(out, aside)
+        assert command().version == version
+        whole = contents(out)
+        # As it was between the commit and the end.
+        shutil.copytree(aside, out, dirs_exist_ok=True)
+        (out / "build-report.json").unlink()
+        report = command()
+        assert (report.version, report.documents, report.reused_parts) == (version, 30, 3)
+        assert contents(out) == whole
+        shutil.rmtree(aside)
+    assert len(Index.open(out)) == 60
+
+
+def test_an_append_that_another_writer_overtook_starts_again(tmp_path: Path) -> None:
+    documents = make_clustered(40, 16, seed=7)
+    out = tmp_path / "i"
+    base, corpus = (save_encoded(tmp_path / f"{n}.npz", documents[n : n + 15], n) for n in (0, 15))
+    build_index(IndexConfig(corpus=str(base), out=str(out), num_workers=1))
+    addition = AppendConfig(index=str(out), corpus=str(corpus), docs_per_partition=5, num_workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        append_corpus(addition, interrupt)
+    Index.open(out).append([Document("other", documents[30])])
+    report = append_corpus(addition)
+    assert (report.version, report.documents, report.reused_parts) == (3, 15, 0)
+    index = Index.open(out)
+    assert len(index) == 31
+    assert index.verify() == []
+
+
+def test_what_another_process_built_can_be_appended_to(tiny_colbert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i"
+    corpus = write_jsonl(tmp_path / "a.jsonl", make_passages(20))
+    command = [sys.executable, "-c", "from raycol.cli import main; main()", "index", "build", str(corpus)]
+    command += ["--model", str(tiny_colbert), "--out", str(out), "--num-workers", "1"]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ}, timeout=300)
+    more = [record | {"_id": f"more-{record['_id']}"} for record in make_passages(20)]
+    report = append(out, write_jsonl(tmp_path / "b.jsonl", more))
+    assert (report.version, report.documents, report.reused_parts) == (2, 20, 0)
+    index = Index.open(out)
+    # The same text gives the same tokens, in either process.
+    for record in make_passages(20)[::5]:
+        assert np.array_equal(index.reconstruct(record["_id"]), index.reconstruct(f"more-{record['_id']}"))
+    assert index.verify() == []

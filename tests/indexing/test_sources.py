@@ -1,0 +1,425 @@
+"""What an index is built of: every format gives the same one, and what cannot be used is named."""
+
+import csv
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from raycol.cli import main
+from raycol.data import Fields, Passage, corpus_files
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.index.codebook import Codebook, train_codebook
+from raycol.index.manifest import PartitionInfo
+from raycol.index.storage import open_store
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from raycol.indexing.encode import encode_texts
+from raycol.indexing.part import Task, build_partition
+from raycol.indexing.plan import Plan, plan_build, read_part
+from raycol.indexing.split import split_passage, split_text
+from tests.conftest import TOPICS, make_clustered, make_passages, unit
+
+RECORDS = [{**record, "year": 2000 + number} for number, record in enumerate(make_passages(45))]
+FIELDS = Fields(metadata={"year": "int64"})
+WORDS = " ".join(TOPICS.values()).split()
+
+
+def save(path: Path, records: list[dict]) -> None:
+    """Records as a file of the format that its name says."""
+    lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+    match path.suffix:
+        case ".gz":
+            path.write_bytes(gzip.compress(lines))
+        case ".zst":
+            with pa.CompressedOutputStream(str(path), "zstd") as file:
+                file.write(lines)
+        case ".csv" | ".tsv":
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, records[0], delimiter="," if path.suffix == ".csv" else "\t")
+                writer.writeheader()
+                writer.writerows(records)
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(records), path, row_group_size=11)
+        case "":
+            datasets.Dataset.from_list(records).save_to_disk(path)
+        case _:
+            path.write_bytes(lines)
+
+
+def save_several(folder: Path) -> None:
+    folder.mkdir()
+    for name, start, stop in (("a.jsonl", 0, 17), ("b.csv", 17, 20), ("c.parquet", 20, 45)):
+        save(folder / name, RECORDS[start:stop])
+
+
+def plan_of(path: Path, fields: Fields, on_error: str = "fail") -> Plan:
+    return plan_build(corpus_files(str(path)), fields, 8, on_error)
+
+
+def build_all(plan: Plan, out: Path, codebook: Codebook, task: Task, encoder: object = None) -> list[PartitionInfo]:
+    store = open_store(str(out))
+    return [build_partition(part, task, codebook, store, encoder).info for part in plan.parts]
+
+
+def small_codebook(dim: int = 16) -> Codebook:
+    tokens = np.concatenate(make_clustered(100, dim, seed=9)).astype(np.float16)
+    return train_codebook(tokens, bits=4, n_centroids=16, seed=0)
+
+
+@pytest.mark.slow
+def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.models import load_encoder
+
+    encoder, codebook = load_encoder(tiny_colbert, device="cpu"), small_codebook()
+    columns = {"title": "string", "text": "string", "year": "int64"}
+    task = Task(FIELDS, columns, 512, 1.0, "fail", 0)
+    names = ["c.jsonl", "c.jsonl.gz", "c.jsonl.zst", "c.csv", "c.tsv", "c.parquet", "dataset"]
+    for name in names:
+        save(tmp_path / name, RECORDS)
+    save_several(tmp_path / "several")
+    plans = [plan_of(tmp_path / name, FIELDS) for name in [*names, "several"]]
+    assert {plan.digest for plan in plans} == {plans[0].digest}
+    built = [build_all(plan, tmp_path / f"out-{number}", codebook, task, encoder) for number, plan in enumerate(plans)]
+    assert len(built[0]) == 6
+    assert all(infos == built[0] for infos in built)
+
+
+def test_encoded_corpora_give_the_same_partitions_as_arrays_and_as_tables(tmp_path: Path) -> None:
+    documents = make_clustered(45, 16, seed=1)
+    npz, parquet = save_encoded(tmp_path, documents)
+    fields, codebook = Fields(encoded=True), small_codebook()
+    task = Task(fields, {"title": "string", "text": "string"}, 512, 1.0, "fail", 0)
+    first, second = (
+        build_all(plan_of(path, fields), tmp_path / path.suffix[1:], codebook, task) for path in (npz, parquet)
+    )
+    assert first == second
+    assert sum(info.tokens for info in first) == sum(map(len, documents))
+
+
+def save_encoded(folder: Path, documents: list) -> tuple[Path, Path]:
+    npz, parquet = folder / "encoded.npz", folder / "encoded.parquet"
+    ids = [f"d{number}" for number in range(len(documents))]
+    np.savez(npz, ids=ids, lengths=[*map(len, documents)], embeddings=np.concatenate(documents))
+    pq.write_table(table_of(ids, [tokens.tolist() for tokens in documents]), parquet, row_group_size=7)
+    return npz, parquet
+
+
+def table_of(ids: list[str], embeddings: list) -> pa.Table:
+    return pa.table({"id": ids, "embeddings": pa.array(embeddings, pa.list_(pa.list_(pa.float32())))})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_an_encoded_corpus_answers_as_an_index_made_of_its_arrays(tmp_path: Path) -> None:
+    documents = make_clustered(45, 16, seed=1)
+    paths = save_encoded(tmp_path, documents)
+    for path in paths:
+        build_index(IndexConfig(corpus=str(path), out=str(tmp_path / path.suffix[1:]), docs_per_partition=20, bits=8))
+    pairs = (Document(f"d{number}", tokens, {}) for number, tokens in enumerate(documents))
+    made = Index.create(tmp_path / "made", pairs, bits=8)
+    built = [Index.open(tmp_path / path.suffix[1:]) for path in paths]
+    queries = [tokens[:4] for tokens in documents[:9]]
+    expected = [[hit.id for hit in hits] for hits in made.search(queries, k=3)]
+    for index in built:
+        assert [[hit.id for hit in hits] for hits in index.search(queries, k=3)] == expected
+        assert index.manifest.partitions == built[0].manifest.partitions
+
+
+# What may be wrong with embeddings, and what is said of it.
+BAD_EMBEDDINGS = [
+    ([[float("nan")] * 16], "NaN"),
+    ([[1.0] * 8], "8 dimensions"),
+    (None, "no embeddings"),
+    ([], "shape"),
+    ([[1.0] * 16, [1.0] * 8], "no array"),
+    ([[1e30] * 16], "length"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
+    tokens = [document.tolist() for document in make_clustered(12, 16, seed=2)]
+    good = [f"g{number}" for number in range(12)]
+    bad = [embeddings for embeddings, _ in BAD_EMBEDDINGS]
+    path, out = tmp_path / "c.parquet", tmp_path / "i"
+    pq.write_table(table_of([*good, *(f"b{n}" for n in range(len(bad)))], [*tokens, *bad]), path)
+    config = IndexConfig(corpus=str(path), out=str(out), docs_per_partition=3, num_workers=2)
+    with pytest.raises(InputError, match=r"c\.parquet, row 1[3-8]: document 'b\d'.* --on-error skip"):
+        build_index(config)
+    report = build_index(config.model_copy(update={"on_error": "skip"}))
+    assert (report.documents, report.passages, report.parts) == (12, 12, 6)
+    assert [problem.where for problem in report.skipped] == [f"{path}, row {13 + n}" for n in range(len(bad))]
+    for problem, (_, what) in zip(report.skipped, BAD_EMBEDDINGS, strict=True):
+        assert what in problem.what
+    assert BuildReport.model_validate_json((out / "build-report.json").read_bytes()) == report
+
+    # A document whose replacement is unusable stays as it was.
+    again = tmp_path / "again.parquet"
+    pq.write_table(table_of(["g0", "g1", "new"], [bad[0], tokens[5], tokens[6]]), again)
+    done = append_corpus(AppendConfig(index=str(out), corpus=str(again), upsert=True, on_error="skip"))
+    assert (done.documents, done.replaced, len(done.skipped)) == (2, 1, 1)
+    index = Index.open(out)
+    assert len(index) == 13
+    assert np.array_equal(index.reconstruct("g0"), Index.open(out, version=1).reconstruct("g0"))
+    assert index.verify() == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_parts_that_an_earlier_command_made_with_gaps_are_not_taken_for_whole(tmp_path: Path) -> None:
+    """Skipping was asked for, then no longer."""
+    path, out = tmp_path / "c.parquet", tmp_path / "i"
+    tokens = [document.tolist() for document in make_clustered(8, 16, seed=2)]
+    ids = [f"g{number}" for number in range(8)]
+    pq.write_table(table_of(ids, [tokens[0], [[float("nan")] * 16], *tokens[2:]]), path)
+    config = IndexConfig(corpus=str(path), out=str(out), docs_per_partition=4, num_workers=1, on_error="skip")
+
+    def interrupt(done: int, total: int | None, text: str) -> None:
+        if text == "merging":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(config, interrupt)
+    with pytest.raises(InputError, match=r"row 2: .*NaN.*--on-error skip"):
+        build_index(config.model_copy(update={"on_error": "fail"}))
+    assert build_index(config).reused_parts == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    nothing = [[[float("nan")] * 16]] * 99
+    pq.write_table(table_of([f"d{n}" for n in range(100)], [[[1.0] * 16], *nothing]), path)
+    config = IndexConfig(corpus=str(path), out=str(tmp_path / "i"), sample_documents=1, seed=1, on_error="skip")
+    with pytest.raises(InputError, match=r"none of 1 sampled documents has usable embeddings.*--sample-documents"):
+        build_index(config)
+
+
+def write_hostile(path: Path) -> list[tuple[int, str]]:
+    """A corpus with all that goes wrong; the lines that cannot be used and what is said of each."""
+    lines = [(json.dumps(record).encode(), "") for record in make_passages(10)]
+    lines[3:3] = [
+        (b'{"_id": "empty", "text": ""}', "has no text"),
+        (b'{"_id": "blank", "text": " \\t\\n ", "title": "\\u2003"}', "has no text"),
+        (b'{"_id": "latin", "text": "caf\xe9"}', "not UTF-8"),
+        (b'{"_id": 17, "text": "rain"}', "the id is 17"),
+        (b'{"_id": null, "text": "rain"}', "no '_id'"),
+        (b'{"_id": ["x"], "text": "rain"}', "the id is ['x']"),
+        (b'{"_id": "number", "text": 5}', "expected a string"),
+        (b'{"_id": "half", "text": "\\ud800"}', "surrogate"),
+        (b'{"_id": "' + b"x" * 600 + b'", "text": "rain"}', "600 bytes"),
+        (b'{"_id": "long", "text": "' + b"rain wind " * 100_000 + b'"}', ""),
+        (b'{"_id": "nul", "text": "rain\\u0000 wind"}', ""),
+        (b'["rain"]', "not a JSON object"),
+        (b'{"_id": "cut", "text": "ra', "not JSON"),
+    ]
+    lines.append((json.dumps(make_passages(10)[0]).encode(), "stands on line 1 already"))
+    path.write_bytes(b"\n".join(line for line, _ in lines))
+    return [(number, what) for number, (_, what) in enumerate(lines, start=1) if what]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_hostile_corpus_is_refused_by_line_or_built_without_its_bad_lines(
+    tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "corpus.jsonl", tmp_path / "i"
+    bad = write_hostile(path)
+    command = ["index", "build", str(path), "--model", str(tiny_colbert), "--out", str(out)]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert f"{path}, line 4: document 'empty' has no text" in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--on-error", "skip", "--docs-per-partition", "3", "--num-workers", "2"])
+    assert end.value.code == 0
+    report = BuildReport.model_validate_json((out / "build-report.json").read_bytes())
+    assert sorted((problem.where, problem.what)[0] for problem in report.skipped) == sorted(
+        f"{path}, line {number}" for number, _ in bad
+    )
+    said = {problem.where: problem.what for problem in report.skipped}
+    for number, what in bad:
+        assert what in said[f"{path}, line {number}"]
+    assert (report.documents, report.truncated) == (12, 1)
+    index = Index.open(out)
+    assert len(index) == 12
+    assert len(str(index.metadata(["long"])[0]["text"])) == 1_000_000
+    assert index.verify() == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.models import load_encoder
+
+    texts = [" ".join(np.random.default_rng(number).choice(WORDS, 5 + 20 * number)) for number in range(4)]
+    records = [
+        {"id": f"d{n}", "text": text, "lang": "en" if n % 2 else "de", "year": 2000 + n, "day": f"2024-01-0{n + 1}"}
+        for n, text in enumerate(texts)
+    ]
+    path, out = tmp_path / "c.csv", str(tmp_path / "i")
+    save(path, records)
+    metadata = ("lang", "year:int64", "day:date")
+    settings = {"docs_per_partition": 2, "num_workers": 2, "split_tokens": 12, "overlap": 4, "metadata": metadata}
+    report = build_index(IndexConfig(corpus=str(path), model=str(tiny_colbert), out=out, **settings))
+    assert (report.documents, report.truncated) == (4, 0)
+    index = Index.open(out)
+    assert report.passages == len(index) > 4
+    query = load_encoder(tiny_colbert, device="cpu").encode_query(texts[3][:60], convert_to_numpy=True)
+    hits = index.search([query], k=50, filter="lang = 'en' AND year >= 2003 AND day > DATE '2024-01-02'")[0]
+    rows = index.metadata([hit.id for hit in hits])
+    assert {row["parent"] for row in rows} == {"d3"}
+    assert {hit.id for hit in hits} == {f"d3#{number}" for number in range(len(hits))}
+    pieces = dict(zip([hit.id for hit in hits], [str(row["text"]) for row in rows], strict=True))
+    assert_covers([pieces[f"d3#{number}"] for number in range(len(hits))], texts[3])
+
+    save(path, [records[3] | {"text": "rain wind storm"}])
+    done = append_corpus(AppendConfig(index=out, corpus=str(path), upsert=True))
+    assert (done.documents, done.passages, done.replaced) == (1, 1, len(hits))
+    grown = Index.open(out)
+    assert len(grown) == len(index) - len(hits) + 1
+    hits = grown.search([query], k=50, filter="parent = 'd3'")[0]
+    assert [row["text"] for row in grown.metadata([hit.id for hit in hits])] == ["rain wind storm"]
+
+
+@cache
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def assert_covers(pieces: list[str], text: str) -> None:
+    """Each piece begins within or right after the one before, and together they are the whole text."""
+    stops = {0}
+    for piece in pieces:
+        assert piece.strip()
+        starts = [start for start in range(len(text)) if text.startswith(piece, start)]
+        reached = {(stop, start + len(piece)) for stop in stops for start in starts if start <= stop}
+        stops = {end for stop, end in reached if stop <= end}
+    assert len(text) in stops
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=20),
+    gaps=st.lists(st.sampled_from([" ", "\n", "  ", "-"]), min_size=20, max_size=20),
+    size=st.integers(1, 12),
+    share=st.floats(0, 0.99),
+)
+def test_pieces_of_a_text_are_the_whole_text(
+    tiny_backbone: Path, lengths: list[int], gaps: list[str], size: int, share: float
+) -> None:
+    """Whatever its words are: one may have more tokens than a piece."""
+    text = "".join(f"q{n}{'z' * length}{gap}" for n, (length, gap) in enumerate(zip(lengths, gaps, strict=False)))
+    text = text.strip()
+    tokenizer = tokenizer_of(tiny_backbone)
+    assert "".join(split_text(text, tokenizer, size, 0)) == text
+    assert_covers(list(split_text(text, tokenizer, size, int(share * size))), text)
+
+
+def test_ids_of_pieces_differ_whatever_ids_documents_have(tiny_backbone: Path) -> None:
+    tokenizer = tokenizer_of(tiny_backbone)
+    documents = [Passage(id_, "", "rain wind storm cloud " * 3) for id_ in ("a", "a#0", "a#0#0", "#", "a#1")]
+    pieces = [piece for document in documents for piece in split_passage(document, tokenizer, 4, 1)]
+    assert len({piece.id for piece in pieces}) == len(pieces) > 10
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """More than are tokenised together, of 0 to 60 words, some blank, in no order."""
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(0, 60))) for _ in range(300)]
+
+
+def test_batches_do_not_change_embeddings_but_for_rounding(tiny_colbert: Path, texts: list[str]) -> None:
+    from raycol.models import load_encoder
+
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    expected = encoder.encode_document(texts, convert_to_numpy=True)
+    # A text is cut off where its last word changes nothing.
+    lengths = [len(tokens) for tokens in encoder.encode_document(["rain " * n for n in range(60)])]
+    cut = sum(lengths[len(text.split())] == lengths[len(text.split()) - 1] for text in texts if text)
+    for batch_tokens in (20, 100, 10**9):
+        found: dict[int, np.ndarray] = {}
+        truncated = 0
+        for batch in encode_texts(encoder, texts, batch_tokens):
+            tokens = [len(embeddings) for embeddings in batch.embeddings]
+            assert len(tokens) == 1 or len(tokens) * max(tokens) <= batch_tokens
+            found |= dict(zip(batch.positions, batch.embeddings, strict=True))
+            truncated += batch.truncated
+        assert sorted(found) == list(range(len(texts)))
+        assert truncated == cut > 0
+        for position, embeddings in found.items():
+            assert embeddings.shape == expected[position].shape
+            assert np.abs(embeddings - expected[position]).max() < 1e-5
+
+
+def test_embeddings_depend_on_the_texts_and_the_batch_alone(tiny_colbert: Path, texts: list[str]) -> None:
+    from raycol.models import load_encoder
+
+    once, again = (list(encode_texts(load_encoder(tiny_colbert, device="cpu"), texts, 333)) for _ in range(2))
+    assert [batch.positions for batch in once] == [batch.positions for batch in again]
+    for left, right in zip(once, again, strict=True):
+        assert all(map(np.array_equal, left.embeddings, right.embeddings))
+
+
+@pytest.mark.parametrize("pool_factor", [1.0, 2.0])
+def test_a_partition_stands_in_the_order_of_the_corpus(tiny_colbert: Path, tmp_path: Path, pool_factor: float) -> None:
+    """Whatever the order in which documents were encoded."""
+    from raycol.models import load_encoder
+
+    save(tmp_path / "c.jsonl", RECORDS[:8])
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    plan = plan_of(tmp_path / "c.jsonl", Fields())
+    task = Task(plan.fields, {}, 64, pool_factor, "fail", 0)
+    encoded = encoder.encode_document([f"{r['title']} {r['text']}" for r in RECORDS[:8]], convert_to_numpy=True)
+    codebook = train_codebook(np.concatenate(encoded).astype(np.float16), bits=8, n_centroids=8, seed=0)
+    store = open_store(str(tmp_path / "i"))
+    info = build_partition(plan.parts[0], task, codebook, store, encoder).info
+    assert info
+    offsets = np.load(tmp_path / "i" / "partitions" / info.name / "offsets.npy")
+    kept = [1 + (len(tokens) - 1) // 2 if pool_factor == 2 else len(tokens) for tokens in encoded]
+    assert np.diff(offsets).tolist() == kept
+    ids = np.load(tmp_path / "i" / "partitions" / info.name / "id_bytes.npy").tobytes().decode()
+    assert ids == "".join(record["_id"] for record in RECORDS[:8])
+
+
+def test_a_part_that_changed_is_not_built(tmp_path: Path) -> None:
+    from raycol.errors import RaycolError
+
+    path = tmp_path / "c.jsonl"
+    save(path, RECORDS)
+    plan = plan_of(path, Fields())
+    save(path, [record | {"text": "other"} for record in RECORDS])
+    with pytest.raises(RaycolError, match="changed during the build"):
+        list(read_part(plan.parts[2], plan.fields))
+
+
+def test_a_document_that_is_there_already_is_named_at_any_size(tmp_path: Path) -> None:
+    """Documents are looked up by thousands: none of them is told to stand where another one does."""
+    from raycol.index.manifest import read_manifest
+    from raycol.index.snapshot import Snapshot
+    from raycol.indexing.present import Present
+
+    tokens = unit(np.ones((1, 16)))
+    Index.create(tmp_path / "i", [Document("d7", tokens, {})])
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(f'{{"id": "d{number}", "text": "rain"}}\n' for number in range(9000)))
+    store = open_store(str(tmp_path / "i"))
+    present = Present(Snapshot.open(store, read_manifest(store)), upsert=False)
+    plan = plan_build(corpus_files(str(path)), Fields(), 4096, "skip", present)
+    assert (plan.documents, plan.problems) == (9000, [])
+    with pytest.raises(InputError, match=r"^document 'd7' is in the index"):
+        present.finish()
