@@ -22,6 +22,8 @@ from raycol.indexing.workers import PartitionBuilder, on_workers
 from raycol.progress import Report
 from raycol.ray_session import ray_errors
 
+_FEWEST = 8
+
 
 @dataclass(frozen=True)
 class Target:
@@ -98,7 +100,8 @@ def merge_partitions(
     target: Target, columns: Columns, base: int, infos: Sequence[PartitionInfo], tokens: int, report: Report
 ) -> tuple[PartitionInfo, ...]:
     """Merge small partitions to about so many tokens each, in order, on the cluster."""
-    groups = list(mergers(infos, tokens))
+    # Never to so few that there is nothing to spread over shards.
+    groups = list(mergers(infos, min(tokens, max(1, sum(info.tokens for info in infos) // _FEWEST))))
     merged = [group[0] for group in groups]
     work = [number for number, group in enumerate(groups) if len(group) > 1]
     if not work:
