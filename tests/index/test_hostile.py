@@ -285,7 +285,7 @@ def test_a_file_that_is_promised_and_not_there_is_refused(root: Path) -> None:
 
 def test_a_missing_key_is_refused(root: Path) -> None:
     whole = body_of(newest_manifest(root).read_bytes())
-    optional = {("pool_factor",), ("tuned",), ("partitions", 0, "deletes")}
+    optional = {("pool_factor",), ("tuned",), ("split",), ("partitions", 0, "deletes")}
     for path in sorted(paths_of(whole), key=str):
         if path not in optional:
             body = json.loads(to_json(whole))
