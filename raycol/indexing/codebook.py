@@ -15,8 +15,11 @@ from raycol.index.storage import Store
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import Task
 from raycol.indexing.plan import Plan, sample_documents
-from raycol.indexing.workers import SampleEncoder, on_workers
+from raycol.indexing.workers import SampleEncoder, here, on_workers
 from raycol.progress import Report
+
+# A sample of so few tokens is encoded where the build was started: that takes less than starting workers for it.
+_FEW_TOKENS = 8192
 
 
 def train_on_sample(
@@ -41,7 +44,8 @@ def train_on_sample(
     arrays: dict[int, NDArray[np.float16]] = {}
     sampled = 0
     report(0, size, "sampling")
-    for row in on_workers(SampleEncoder, config, rows, {"task": task.to_json(), "model": model, "dim": dim}):
+    run = here if size * mean_tokens <= _FEW_TOKENS and not config.on_gpu else on_workers
+    for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": model, "dim": dim}):
         if row["dim"]:
             arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
         sampled += row["documents"]

@@ -26,11 +26,14 @@ from raycol.indexing.codebook import enough_documents
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.part import check_tokens, peak_memory
+from raycol.indexing.partitions import merged_tokens
 from raycol.indexing.workers import open_encoder
 
 _SAMPLED = 1024
 # Places in a large file, or files of many, that the sample is taken from.
 _PLACES = 16
+# Content of a compressed file that is looked at.
+_COMPRESSED_LOOK = 16 << 20
 # Tokens that rates are measured on, about.
 _TIMED_TOKENS = 16384
 # The rate of quantising is measured with so many centroids at most; more cost little more.
@@ -114,14 +117,15 @@ def estimate_build(config: PlanConfig) -> Estimate:
     encoded_tokens = (sample.documents + sampled) * timed.tokens_a_document
     seconds = encoded_tokens / timed.per_second + tokens / quantised
     sample_bytes = 2 * timed.dim * min(sample_tokens(n_centroids, timed.dim), tokens)
+    parts = math.ceil(sample.documents / config.docs_per_partition)
     part_tokens = config.docs_per_partition * timed.tokens_a_document
     return Estimate(
         documents=sample.documents,
         tokens=tokens,
         n_centroids=n_centroids,
         index_bytes=round(tokens * per_token + sample.documents * (_DOCUMENT_BYTES + text)),
-        parts=math.ceil(sample.documents / config.docs_per_partition),
-        partitions=math.ceil(tokens / partition_tokens_for(tokens)),
+        parts=parts,
+        partitions=min(parts, math.ceil(tokens / merged_tokens(tokens, partition_tokens_for(tokens)))),
         encoded_per_second=0 if config.model is None else round(timed.per_second, 1),
         quantised_per_second=round(quantised, 1),
         worker_hours=seconds / 3600,
@@ -166,8 +170,8 @@ def _sample_file(file: CorpusFile, fields: Fields, n: int) -> tuple[list[Passage
         read = list(islice(scan_corpus(file, fields), n + 1))
         content = read[-1][0].offset if len(read) > n else None
         records = min(len(read), n)
-        ratio = _compressed_share(file.uri, content)
-        return _usable(iter(read), n), records / (size if content is None else max(1, content) * ratio)
+        share = _compressed_share(file.uri)
+        return _usable(iter(read), n), records / (size if content is None else max(1, content) * share)
     passages: list[Passage] = []
     spans, records = 0, 0
     for place in range(_PLACES):
@@ -193,13 +197,13 @@ def _line_start(uri: str, offset: int) -> Position:
     return Position(found[0].offset) if found else START
 
 
-def _compressed_share(uri: str, content: int | None) -> float:
-    """Compressed bytes a byte of content, at the beginning of a file."""
+def _compressed_share(uri: str) -> float:
+    """Compressed bytes a byte of content. Of so much content that what was read ahead matters little."""
     codec = compression_of(uri)
-    if not codec or content is None:
+    if not codec:
         return 1.0
     with open_file(uri) as raw, pa.CompressedInputStream(raw, codec) as stream:
-        read = len(stream.read(min(content, 16 << 20)))
+        read = len(stream.read(_COMPRESSED_LOOK))
         return float(raw.tell() / max(1, read))
 
 

@@ -96,12 +96,16 @@ class _Progress:
         self._report(self._documents, self._total, f"{rate:,.0f} tokens/s, {self._parts} parts{skipped}")
 
 
+def merged_tokens(total: int, partition_tokens: int) -> int:
+    """Tokens that partitions are merged up to: never to so few that there is nothing to spread over shards."""
+    return min(partition_tokens, max(1, total // _FEWEST))
+
+
 def merge_partitions(
     target: Target, columns: Columns, base: int, infos: Sequence[PartitionInfo], tokens: int, report: Report
 ) -> tuple[PartitionInfo, ...]:
     """Merge small partitions to about so many tokens each, in order, on the cluster."""
-    # Never to so few that there is nothing to spread over shards.
-    groups = list(mergers(infos, min(tokens, max(1, sum(info.tokens for info in infos) // _FEWEST))))
+    groups = list(mergers(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
     merged = [group[0] for group in groups]
     work = [number for number, group in enumerate(groups) if len(group) > 1]
     if not work:

@@ -45,6 +45,7 @@ class BuildReport(BaseModel):
         skipped: records that could not be used.
         seconds: of the whole, by the clock.
         cpu_seconds: of the workers by stage, in all parts, those from before too.
+        tokens_per_cpu_second: of what the workers do to every token, by stage; those that took no time left out.
         tokens_per_worker_second: tokens by the workers' time.
         peak_worker_bytes: the largest worker's resident memory.
         peak_driver_bytes: this process's.
@@ -66,6 +67,7 @@ class BuildReport(BaseModel):
     skipped: list[Problem]
     seconds: float
     cpu_seconds: dict[str, float]
+    tokens_per_cpu_second: dict[str, float]
     tokens_per_worker_second: float
     peak_worker_bytes: int
     peak_driver_bytes: int
@@ -85,7 +87,7 @@ def make_report(
     cpu_seconds: dict[str, float],
 ) -> BuildReport:
     """Put together what the parts say."""
-    stages = dict(cpu_seconds)
+    stages: dict[str, float] = {}
     for part in built:
         for stage, cpu_s in part.cpu_s.items():
             stages[stage] = stages.get(stage, 0.0) + cpu_s
@@ -103,7 +105,8 @@ def make_report(
         reused_parts=reused_parts,
         skipped=[*skipped, *(problem for part in built for problem in part.problems)],
         seconds=round(seconds, 3),
-        cpu_seconds={stage: round(cpu_s, 3) for stage, cpu_s in stages.items()},
+        cpu_seconds={stage: round(cpu_s, 3) for stage, cpu_s in {**cpu_seconds, **stages}.items()},
+        tokens_per_cpu_second={stage: round(tokens / cpu_s, 1) for stage, cpu_s in stages.items() if cpu_s >= 0.001},
         tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
         peak_worker_bytes=max(part.peak_bytes for part in built),
         peak_driver_bytes=peak_memory(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from raycol import errors
@@ -45,10 +47,37 @@ def on_workers(
     )
     with ray_errors("the build"):
         for row in dataset.iter_rows():
-            if row["error"]:
-                kind, _, message = row["error"].partition(" ")
-                raise getattr(errors, kind)(message)
-            yield row
+            yield _checked(row)
+
+
+def here(
+    actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What `on_workers` does, in this process and to the same result: for work that is less than starting workers."""
+    with _threads_kept():
+        worker = actor(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
+        for row in rows:
+            made = worker({name: [value] for name, value in row.items()})
+            yield _checked({name: values[0] for name, values in made.items()})
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    if row["error"]:
+        kind, _, message = row["error"].partition(" ")
+        raise getattr(errors, kind)(message)
+    return row
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """An encoder opened inside computes in one thread, as workers' do; afterwards torch has as many as before."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 def n_workers(config: EncodingConfig) -> int:
