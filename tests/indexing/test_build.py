@@ -1,9 +1,4 @@
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +6,8 @@ import pytest
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
-from raycol.indexing.part import Built
 from tests.conftest import make_passages, write_jsonl
+from tests.indexing.cluster import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
@@ -20,12 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 def build(corpus: Path, model: Path, out: Path, **settings) -> BuildReport:
     values = {"docs_per_partition": 16, "num_workers": 2, **settings}
     return build_index(IndexConfig(corpus=corpus, model=str(model), out=out, **values))
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """All files but the report, which says how long things took."""
-    files = [path for path in root.rglob("*") if path.is_file() and path.name != "build-report.json"]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -116,30 +105,3 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
 def test_one_document_is_a_corpus(tiny_colbert: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(1))
     assert build(path, tiny_colbert, tmp_path / "i").documents == 1
-
-
-def test_a_killed_build_goes_on_and_gives_the_same_bytes(tiny_colbert: Path, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(200))
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", "from raycol.cli import main; main()", "index", "build", str(path)]
-    command += ["--model", str(tiny_colbert), "--out", str(out), "--docs-per-partition", "4", "--num-workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build_process:
-        deadline = time.monotonic() + 120
-        while len(list(out.glob("builds/*/0*.json"))) < 3:
-            assert build_process.poll() is None, "the build ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(build_process.pid, signal.SIGKILL)
-    with pytest.raises(InputError, match="unfinished build"):
-        Index.open(out)
-
-    # What the journal names may be gone: then it is made again.
-    gone = Built.model_validate_json(next(out.glob("builds/*/*-00000001.json")).read_bytes())
-    assert gone.info
-    shutil.rmtree(out / "partitions" / gone.info.name)
-    report = build(path, tiny_colbert, out, docs_per_partition=4)
-    assert 2 <= report.reused_parts < report.parts == 50
-    build(path, tiny_colbert, tmp_path / "clean", docs_per_partition=4)
-    whole, again = contents(tmp_path / "clean"), contents(out)
-    assert again == whole
-    assert Index.open(out).verify() == []
