@@ -117,6 +117,13 @@ def make_clustered(n: int, dim: int, seed: int, n_centres: int = 24) -> list[np.
     ]
 
 
+def save_encoded(path: Path, documents: list[np.ndarray], ids: list[str] | None = None) -> Path:
+    """An encoded corpus; ids are numbers unless given."""
+    names = np.array(ids or [f"d{number}" for number in range(len(documents))])
+    np.savez(path, ids=names, lengths=np.array([*map(len, documents)]), embeddings=np.concatenate(documents))
+    return path
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 

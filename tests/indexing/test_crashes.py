@@ -5,13 +5,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing.part import Built
-from tests.conftest import make_clustered
+from tests.conftest import make_clustered, save_encoded
 from tests.indexing.cluster import Build, Nodes, contents, nodes, records, report_of
 
 pytestmark = pytest.mark.slow
@@ -27,18 +26,16 @@ def cluster() -> Iterator[Nodes]:
         yield running
 
 
-def save_encoded(path: Path, prefix: str, seed: int) -> Path:
+def save(path: Path, seed: int) -> Path:
     documents = make_clustered(PARTS * PER_PART, 16, seed)
-    ids = np.array([f"{prefix}-{number}" for number in range(len(documents))])
-    np.savez(path, ids=ids, lengths=np.array([*map(len, documents)]), embeddings=np.concatenate(documents))
-    return path
+    return save_encoded(path, documents, [f"{path.stem}-{number}" for number in range(len(documents))])
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two encoded corpora: one to build an index of, one to append."""
     folder = tmp_path_factory.mktemp("crashes")
-    return save_encoded(folder / "a.npz", "a", 0), save_encoded(folder / "b.npz", "b", 1)
+    return save(folder / "a.npz", 0), save(folder / "b.npz", 1)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
 from raycol.indexing.part import Built, Task, build_partition
 from raycol.indexing.plan import plan_build
-from tests.conftest import TOPICS, make_clustered
+from tests.conftest import TOPICS, make_clustered, save_encoded
 
 WORDS = " ".join(TOPICS.values()).split()
 DOCUMENTS = 6000
@@ -97,9 +97,7 @@ def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path,
 
 def test_the_plan_of_an_encoded_corpus_is_about_right(tmp_path: Path) -> None:
     documents = make_clustered(3000, 32, seed=1)
-    ids = np.array([f"d{number}" for number in range(len(documents))])
-    path = tmp_path / "c.npz"
-    np.savez(path, ids=ids, lengths=np.array([*map(len, documents)]), embeddings=np.concatenate(documents))
+    save_encoded(tmp_path / "c.npz", documents)
     config = PlanConfig(corpus=str(tmp_path), docs_per_partition=1000, bits=2)
     estimate = estimate_build(config)
     check(estimate, build(tmp_path, config, None), 0.12)

@@ -50,21 +50,6 @@ def test_texts_are_encoded_as_the_encoder_does(encoder: Any, texts: list[str], b
     assert truncated == sum(length > document_length(encoder) for length in lengths) > 0
 
 
-@pytest.mark.parametrize(("size", "overlap"), [(5, 0), (7, 3), (8, 7), (1000, 0)])
-def test_the_pieces_of_a_text_cover_it(encoder: Any, texts: list[str], size: int, overlap: int) -> None:
-    for text in texts[:40]:
-        pieces = list(split_text(text, encoder.tokenizer, size, overlap))
-        if not overlap:
-            assert "".join(pieces) == text
-        end = 0
-        for piece in pieces:  # each is there, and begins before the last one's end
-            start = text.index(piece, 0, len(text)) if overlap else end
-            assert start <= end
-            end = max(end, start + len(piece))
-        assert end == len(text)
-        assert all(piece.split()[0] in text.split() for piece in pieces if piece.strip())
-
-
 def embedded(path: Path, tokens: list[Any], **columns: list[Any]) -> Path:
     ids = [str(number) for number in range(len(tokens))]
     rows = pa.array([None if each is None else each.tolist() for each in tokens], pa.list_(pa.list_(pa.float32())))
