@@ -31,7 +31,7 @@ def encoder(tiny_colbert: Path) -> Any:
 def texts() -> list[str]:
     words = " ".join(TOPICS.values()).split()
     rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(words, length)) for length in rng.integers(1, 60, 300)]
+    return [" ".join(rng.choice(words, length)) for length in rng.integers(1, 60, 140)]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 5000])
