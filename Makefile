@@ -13,7 +13,7 @@ demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this m
 	$(BIN)/raycol demo $(ARGS)
 
 test: $(VENV)/.dev    ## run the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev    ## style and formatting
 	$(BIN)/ruff check .

@@ -16,8 +16,11 @@ import psutil
 from raycol.indexing import BuildReport
 
 _NODE = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
-# A node that is gone is missed within seconds.
-_HEALTH = {
+_SYSTEM = {
+    # Else each build starts a process a CPU of each node before it needs any.
+    "enable_worker_prestart": False,
+    "prestart_worker_first_driver": False,
+    # A node that is gone is missed within seconds.
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 2000,
@@ -33,7 +36,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "_system_config": _HEALTH})
+        self._cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "_system_config": _SYSTEM})
         self._nodes: list[Any] = [self._cluster.head_node]
         self._ours: list[psutil.Process] = []
         for _ in range(n - 1):

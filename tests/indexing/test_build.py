@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
 
 def build(corpus: Path, model: Path, out: Path, **settings) -> BuildReport:
-    values = {"docs_per_partition": 16, "num_workers": 2, **settings}
+    values = {"docs_per_partition": 16, "num_workers": 1, **settings}
     return build_index(IndexConfig(corpus=corpus, model=str(model), out=out, **values))
 
 
@@ -25,13 +25,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
     """An index of the corpus, built by two workers."""
-    report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8)
+    report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8, num_workers=2)
     assert (report.documents, report.parts, report.reused_parts, report.partitions) == (60, 4, 0, 4)
     return corpus.parent / "index"
 
 
 def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
-    build(corpus, tiny_colbert, tmp_path / "i", bits=8, num_workers=1)
+    build(corpus, tiny_colbert, tmp_path / "i", bits=8)
     assert contents(tmp_path / "i") == contents(built)
 
 
@@ -89,7 +89,7 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     again = [record | {"text": "violin piano"} for record in make_passages(3)]
     fresh_file = write_jsonl(tmp_path / "fresh.jsonl", fresh)
     mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [*fresh[:1], *again])
-    settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 2}
+    settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 1}
     report = append_corpus(AppendConfig(corpus=fresh_file, **settings))
     assert (report.version, report.documents, report.parts, report.replaced) == (2, 20, 2, 0)
     with pytest.raises(InputError, match=r"is in the index .* already; --upsert replaces it"):

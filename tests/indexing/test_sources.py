@@ -153,7 +153,7 @@ def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
     bad = [embeddings for embeddings, _ in BAD_EMBEDDINGS]
     path, out = tmp_path / "c.parquet", tmp_path / "i"
     pq.write_table(table_of([*good, *(f"b{n}" for n in range(len(bad)))], [*tokens, *bad]), path)
-    config = IndexConfig(corpus=str(path), out=str(out), docs_per_partition=3, num_workers=2)
+    config = IndexConfig(corpus=str(path), out=str(out), docs_per_partition=3, num_workers=1)
     with pytest.raises(InputError, match=r"c\.parquet, row 1[3-8]: document 'b\d'.* --on-error skip"):
         build_index(config)
     report = build_index(config.model_copy(update={"on_error": "skip"}))
@@ -272,7 +272,7 @@ def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: 
     path, out = tmp_path / "c.csv", str(tmp_path / "i")
     save(path, records)
     metadata = ("lang", "year:int64", "day:date")
-    settings = {"docs_per_partition": 2, "num_workers": 2, "split_tokens": 12, "overlap": 4, "metadata": metadata}
+    settings = {"docs_per_partition": 2, "num_workers": 1, "split_tokens": 12, "overlap": 4, "metadata": metadata}
     report = build_index(IndexConfig(corpus=str(path), model=str(tiny_colbert), out=out, **settings))
     assert (report.documents, report.truncated) == (4, 0)
     index = Index.open(out)

@@ -23,7 +23,7 @@ def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_loca
     corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
     build_index(
         IndexConfig(
-            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=2
+            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=1
         )
     )
     return Index.open(folder / "index")
