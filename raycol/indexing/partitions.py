@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from raycol.progress import Report
 from raycol.ray_session import ray_errors
 
 _FEWEST = 8
+# So few tokens in all are merged where the build was started: that takes less than starting workers for it.
+_FEW_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -104,26 +106,40 @@ def merged_tokens(total: int, partition_tokens: int) -> int:
 def merge_partitions(
     target: Target, columns: Columns, base: int, infos: Sequence[PartitionInfo], tokens: int, report: Report
 ) -> tuple[PartitionInfo, ...]:
-    """Merge small partitions to about so many tokens each, in order, on the cluster."""
+    """Merge small partitions to about so many tokens each, in order, on the cluster where they are many."""
     groups = list(mergers(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
     merged = [group[0] for group in groups]
     work = [number for number, group in enumerate(groups) if len(group) > 1]
     if not work:
         return tuple(merged)
-    import ray
-
-    run = ray.remote(_merge)
+    report(0, len(work), "merging")
     common = (target.uri, target.codebook.model_dump_json(), target.dim, target.bits, dict(columns), base)
-    waiting = {run.remote(*common, [info.model_dump_json() for info in groups[number]]): number for number in work}
-    with ray_errors("merging partitions"):
-        while waiting:
-            report(len(work) - len(waiting), len(work), "merging")
-            (ready, *_), _ = ray.wait(list(waiting))
-            merged[waiting.pop(ready)] = PartitionInfo.model_validate_json(ray.get(ready))
+    tasks = {number: [info.model_dump_json() for info in groups[number]] for number in work}
+    here = sum(info.tokens for number in work for info in groups[number]) <= _FEW_TOKENS
+    for number, info in _merge_here(common, tasks) if here else _merge_on_cluster(common, tasks):
+        merged[number] = PartitionInfo.model_validate_json(info)
+        work.remove(number)
+        report(len(tasks) - len(work), len(tasks), "merging")
     return tuple(merged)
 
 
-def _merge(uri: str, codebook: str, dim: int, bits: int, columns: Columns, base: int, partitions: list[str]) -> str:
+def _merge_here(common: tuple[Any, ...], tasks: dict[int, list[str]]) -> Iterator[tuple[int, str]]:
+    for number, partitions in tasks.items():
+        yield number, _merge(partitions, *common)
+
+
+def _merge_on_cluster(common: tuple[Any, ...], tasks: dict[int, list[str]]) -> Iterator[tuple[int, str]]:
+    import ray
+
+    run = ray.remote(_merge)
+    waiting = {run.remote(partitions, *common): number for number, partitions in tasks.items()}
+    with ray_errors("merging partitions"):
+        while waiting:
+            (ready, *_), _ = ray.wait(list(waiting))
+            yield waiting.pop(ready), ray.get(ready)
+
+
+def _merge(partitions: list[str], uri: str, codebook: str, dim: int, bits: int, columns: Columns, base: int) -> str:
     store = open_store(uri)
     opened = open_codebook(store, CodebookInfo.model_validate_json(codebook), dim, bits)
     infos = [PartitionInfo.model_validate_json(info) for info in partitions]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.index import Index
 from raycol.indexing import IndexConfig, build_index
 from tests.conftest import unit
 
@@ -19,7 +20,10 @@ def peak_of_a_worker(folder: Path, documents: int) -> int:
     np.savez(folder / f"{documents}.npz", ids=np.arange(documents).astype(str), embeddings=tokens)
     settings = {"docs_per_partition": 128, "num_workers": 2, "n_centroids": 32, "sample_documents": 64}
     config = IndexConfig(corpus=str(folder / f"{documents}.npz"), out=str(folder / f"i-{documents}"), **settings)
-    return build_index(config).peak_worker_bytes
+    report = build_index(config)
+    index = Index.open(folder / f"i-{documents}")
+    assert (len(index), report.partitions, index.verify()) == (documents, 8, [])
+    return report.peak_worker_bytes
 
 
 def test_a_worker_takes_no_more_for_a_larger_corpus(tmp_path: Path) -> None:
