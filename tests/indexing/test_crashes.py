@@ -97,15 +97,16 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
             with pytest.raises(InputError, match=r"unfinished build|no such folder|not an index"):
                 Index.open(out)
     cluster.settle()
-    before = records(out)
-    if not (out / "build-report.json").exists():
+    committed, before = (out / "manifests").exists(), records(out)
+    if not committed:
         # What the journal names may be gone: then it is made again.
         gone = Built.model_validate_json(next(out.glob("builds/*/*-00000001.json")).read_bytes())
         assert gone.info
         shutil.rmtree(out / "partitions" / gone.info.name)
+    if list(out.glob("builds/*")):
         with start(cluster, corpora[0], out) as build:
             build.finish()
-        assert report_of(out).reused_parts == len(before) - 1 == PARTS - 1
+    assert committed or report_of(out).reused_parts == len(before) - 1 == PARTS - 1
     assert contents(out) == contents(undisturbed)
 
 
