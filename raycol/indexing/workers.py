@@ -15,7 +15,7 @@ from raycol.index.manifest import CodebookInfo
 from raycol.index.storage import open_store
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import Task, build_partition, encode_sample
+from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
 from raycol.indexing.plan import Part
 from raycol.ray_session import ray_errors
 
@@ -175,4 +175,5 @@ class PartitionBuilder(_Worker):
         part = Part.from_json(row["part"])
         built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
         self.journal.save_built(int(row["number"]), built)
+        release_memory()
         return {"number": int(row["number"]), "built": built.model_dump_json()}
