@@ -6,14 +6,15 @@ import operator
 
 from raycol.errors import InputError
 
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
 
 
-def check_count(name: str, value: object, most: int = _MOST, why: str = "") -> int:
+def check_count(name: str, value: object, most: int = MOST, why: str = "") -> int:
     """Return a whole number of 1 to `most`, or raise `InputError` naming it; `why` says where `most` comes from."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputError(f"{name} is {value!r:.60}; expected a whole number")
     number = operator.index(value)  # NumPy's integers too
     if not 1 <= number <= most:
-        raise InputError(f"{name} is {number}; expected {'1 or more' if most == _MOST else f'1 to {most}'}{why}")
+        expected = "1 or more" if most == MOST and number < 1 else f"1 to {most}"
+        raise InputError(f"{name} is {number}; expected {expected}{why}")
     return number

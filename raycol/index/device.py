@@ -8,6 +8,7 @@ Shapes: T tokens, M documents, L tokens of the longest, D dimensions.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,14 @@ class DeviceScorer:
     """
 
     def __init__(self, codebook: Codebook, device: str) -> None:
-        try:
-            import torch
-            from late_interaction_kernels import maxsim_padded
-        except ImportError as error:
-            raise InputError(
-                f"device {device!r} needs what is not installed ({error}): pip install 'raycol[gpu]'"
-            ) from None
+        for library in ("late_interaction_kernels", "torch"):
+            if find_spec(library) is None:
+                raise InputError(
+                    f"device {device!r} needs {library}, which is not installed: pip install 'raycol[gpu]'"
+                )
+        import torch
+        from late_interaction_kernels import maxsim_padded
+
         self._torch, self._maxsim = torch, maxsim_padded
         try:
             self._device = torch.device(device)

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycol.errors import InputError
-from raycol.index.counts import check_count
+from raycol.index.counts import MOST, check_count
 
 Effort = Literal["fast", "default", "thorough"]
 
 
 class SearchSettings(BaseModel):
-    """`n_probe`: centroids whose lists each query token visits; `n_rescore`: documents scored exactly."""
+    """`n_probe`: centroids whose lists each query token visits; `n_rescore`: documents scored exactly, at first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,21 +40,18 @@ def resolve(
     n_probe: int | None = None,
     n_rescore: int | None = None,
 ) -> SearchSettings:
-    """The settings that a search uses: those given, or the effort's, in which what was tuned is the default.
+    """The settings that a search for `k` hits uses: those given, or the effort's; what was tuned is the default's.
 
     Raises:
         InputError: an effort of another name, a setting below 1, or more probes than there are centroids.
     """
     if not isinstance(effort, str) or effort not in EFFORTS:
         raise InputError(f"effort is {effort!r:.60}; expected one of {', '.join(EFFORTS)}")
-    if tuned and effort == "default":
-        chosen = tuned
-    else:
-        chosen = EFFORTS[effort]
-        chosen = chosen.model_copy(update={"n_rescore": max(chosen.n_rescore, RESCORED_PER_HIT * k)})
+    chosen = tuned if tuned and effort == "default" else EFFORTS[effort]
+    enough = min(max(chosen.n_rescore, RESCORED_PER_HIT * k), MOST)
     return SearchSettings(
         n_probe=min(chosen.n_probe, n_centroids)
         if n_probe is None
         else check_count("n_probe", n_probe, n_centroids, ", the number of centroids"),
-        n_rescore=chosen.n_rescore if n_rescore is None else check_count("n_rescore", n_rescore),
+        n_rescore=enough if n_rescore is None else check_count("n_rescore", n_rescore),
     )

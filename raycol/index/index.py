@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,21 @@ from raycol.index.compact import compact
 from raycol.index.counts import check_count
 from raycol.index.create import PARTITION_TOKENS, create
 from raycol.index.document import Document, check_embeddings
-from raycol.index.effort import Effort, resolve
+from raycol.index.effort import Effort, SearchSettings, resolve
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
 from raycol.index.partition import Partition
 from raycol.index.query import MAX_QUERY_TOKENS
 from raycol.index.scope import Scope
-from raycol.index.search import Hit, Scorer, cpu_scorer, search, search_exact
-from raycol.index.selection import OnUnknown, locate, select
+from raycol.index.search import Answer, Hit, Scorer, cpu_scorer, search, search_exact
+from raycol.index.selection import OnUnknown, check_ids, check_on_unknown, locate, select
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import open_store
-from raycol.index.threads import each
+from raycol.index.threads import check_threads, each
 from raycol.index.tune import Tuned, cheapest_settings
 from raycol.index.vacuum import Vacuumed, vacuum
 from raycol.index.verify import verify_index
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,8 @@ class Index:
             effort: how hard to look, fast, default or thorough, at least 4 k documents scored exactly; the default is
                 what `tune` has stored, if it has.
             n_probe: centroids whose lists each query token visits, in place of the effort's.
-            n_rescore: documents scored exactly, in place of the effort's; k at least.
+            n_rescore: documents scored exactly, in place of the effort's; k at least. More are, up to 16 times as
+                many, while hits come from among the last of them.
             threads: None takes one for one query and all cores for more.
             device: where exact scores are computed, `cpu` or a device of torch's such as `cuda` (needs raycol[gpu]).
 
@@ -238,19 +242,19 @@ class Index:
                 range; an unusable filter.
             IndexCorruptError: a partition that is damaged. There are never silently fewer hits.
         """
-        k = check_count("k", k)
+        k, n_threads = check_count("k", k), check_threads(threads)
         snapshot = self._snapshot
         settings = resolve(
-            effort, self.manifest.tuned, snapshot.codebook.n_centroids, k, n_probe=n_probe, n_rescore=n_rescore
+            effort, snapshot.manifest.tuned, snapshot.codebook.n_centroids, k, n_probe=n_probe, n_rescore=n_rescore
         )
         checked = self._check_queries(queries)
-        scope = self._scope(snapshot, filter, ids, on_unknown)
         score = self._scorer(device)
+        scope = _scope(snapshot, filter, ids, on_unknown)
 
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search(query_QD, snapshot.codebook, scope, k=k, settings=settings, score=score)
+            return search(query_QD, snapshot.codebook, scope, k=k, settings=settings, score=score).hits
 
-        return each(search_one, checked, threads)
+        return each(search_one, checked, n_threads)
 
     def exact(
         self,
@@ -264,21 +268,20 @@ class Index:
         device: str = "cpu",
     ) -> list[list[Hit]]:
         """The best `k` documents for each query over every stored token: the reference for `search`."""
-        k = check_count("k", k)
-        snapshot = self._snapshot
+        k, n_threads = check_count("k", k), check_threads(threads)
         checked = self._check_queries(queries)
-        scope = self._scope(snapshot, filter, ids, on_unknown)
         score = self._scorer(device)
+        scope = _scope(self._snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search_exact(query_QD, scope, k=k, score=score)
+            return search_exact(query_QD, scope, k=k, score=score).hits
 
-        return each(exact_one, checked, threads)
+        return each(exact_one, checked, n_threads)
 
     def rerank(
         self,
         queries: Sequence[Any],
-        ids: Sequence[Iterable[str]],
+        ids: Iterable[Iterable[str]],
         *,
         on_unknown: OnUnknown = "refuse",
         threads: int | None = None,
@@ -295,18 +298,20 @@ class Index:
         Raises:
             InputError: an unusable query, an unknown id, or not one list of ids a query.
         """
-        snapshot = self._snapshot
+        snapshot, n_threads = self._snapshot, check_threads(threads)
         checked = self._check_queries(queries)
-        if len(ids) != len(checked):
-            raise InputError(f"{len(checked)} queries and {len(ids)} lists of ids; expected one list a query")
-        scopes = [self._scope(snapshot, None, each_ids, on_unknown) for each_ids in ids]
+        lists = [check_ids(list_) for list_ in _iterable("ids", ids)]
+        if len(lists) != len(checked):
+            raise InputError(f"{len(checked)} queries and {len(lists)} lists of ids; expected one list a query")
+        check_on_unknown(on_unknown)
         score = self._scorer(device)
 
-        def rerank_one(pair: tuple[NDArray[np.float32], Scope]) -> list[Hit]:
-            query_QD, scope = pair
-            return search_exact(query_QD, scope, k=max(1, scope.n_allowed), score=score)
+        def rerank_one(pair: tuple[NDArray[np.float32], list[str]]) -> list[Hit]:
+            query_QD, chosen = pair
+            scope = _scope(snapshot, None, chosen, on_unknown)
+            return search_exact(query_QD, scope, k=max(1, scope.n_allowed), score=score).hits
 
-        return each(rerank_one, list(zip(checked, scopes, strict=True)), threads)
+        return each(rerank_one, list(zip(checked, lists, strict=True)), n_threads)
 
     def explain(self, query: Any, id: str) -> list[Match]:  # noqa: A002
         """For each query token the document's token that matches it best, the first of equals.
@@ -314,7 +319,8 @@ class Index:
         Their scores add up to the document's score.
         """
         (query_QD,) = self._check_queries([query])
-        scores_QT = query_QD @ self.reconstruct(id).T
+        # Not by BLAS, to which equal tokens are not always equal.
+        scores_QT = np.einsum("qd,td->qt", query_QD, self.reconstruct(id))
         return [Match(q, int(scores_T.argmax()), float(scores_T.max())) for q, scores_T in enumerate(scores_QT)]
 
     def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> Tuned:
@@ -333,15 +339,23 @@ class Index:
             ConflictError: another writer committed first.
         """
         k = check_count("k", k)
-        if not 0 < target_recall <= 1:
-            raise InputError(f"target_recall is {target_recall}; expected more than 0, at most 1")
+        if not isinstance(target_recall, Real) or not 0 < target_recall <= 1:
+            raise InputError(f"target_recall is {target_recall!r:.60}; expected more than 0, at most 1")
         checked = self._check_queries(queries)
         check_writable(self._snapshot)
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
+        scope, codebook, score = _scope(self._snapshot, None, None, "ignore"), self.codebook, self._scorer("cpu")
+
+        def search_all(settings: SearchSettings) -> list[Answer]:
+            def search_one(query_QD: NDArray[np.float32]) -> Answer:
+                return search(query_QD, codebook, scope, k=k, settings=settings, score=score)
+
+            return each(search_one, checked, check_threads(None))
+
         settings, recall = cheapest_settings(
-            lambda settings: self.search(checked, k, **settings.model_dump()),
+            search_all,
             self.exact(checked, k),
             target_recall=target_recall,
             k=k,
@@ -364,9 +378,9 @@ class Index:
                 return snapshot.codebook.decode(partition.tokens(int(positions[0])))
         raise AssertionError("locate refuses what it does not find")
 
-    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def metadata(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """The metadata of documents, in the order of `ids`."""
-        snapshot = self._snapshot
+        snapshot, ids = self._snapshot, list(_iterable("ids", ids))
         found: dict[str, dict[str, Any]] = {}
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, ids, "refuse"), strict=True):
             if len(positions):
@@ -466,7 +480,7 @@ class Index:
 
     def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
         checked = []
-        for number, query in enumerate(queries):
+        for number, query in enumerate(_iterable("queries", queries)):
             query_QD = check_embeddings(query, self.manifest.dim, f"query {number}")
             if len(query_QD) > MAX_QUERY_TOKENS:
                 raise InputError(f"query {number} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
@@ -475,20 +489,21 @@ class Index:
 
     def _scorer(self, device: str) -> Scorer:
         """What computes exact scores; an index's codebook never changes."""
+        if not isinstance(device, str):
+            raise InputError(f"device is {device!r:.60}; expected cpu, or the name of a device of torch's")
         if device not in self._scorers:
             from raycol.index.device import DeviceScorer
 
             self._scorers[device] = DeviceScorer(self.codebook, device)
         return self._scorers[device]
 
-    @staticmethod
-    def _check_partitions(snapshot: Snapshot) -> None:
-        for partition in snapshot.partitions:
-            partition.check()
 
-    def _scope(
-        self, snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown
-    ) -> Scope:
-        self._check_partitions(snapshot)
-        masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
-        return Scope.of(snapshot.partitions, masks)
+def _scope(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
+    masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
+    return Scope.of(snapshot.partitions, masks)
+
+
+def _iterable(name: str, value: Iterable[T]) -> Iterable[T]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InputError(f"{name} is {value!r:.60}; expected a list")
+    return value

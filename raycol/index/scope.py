@@ -16,21 +16,27 @@ from raycol.index.partition import Partition
 
 @dataclass(frozen=True)
 class Scope:
-    """Partitions, the first number of each and after them N, and whether each document may be found, bool [N]."""
+    """Partitions, the first number of each and after them N, and whether each document may be found, bool [N].
+
+    `restricted` says whether others than the deleted ones may not.
+    """
 
     partitions: Sequence[Partition]
     starts: NDArray[np.int64]
     allowed_N: NDArray[np.bool_]
     n_allowed: int
     n_tokens: int
+    restricted: bool
 
     @classmethod
     def of(cls, partitions: Sequence[Partition], allowed: Sequence[NDArray[np.bool_]]) -> Scope:
         """From a mask for each partition."""
         allowed_N = np.concatenate(allowed) if allowed else np.zeros(0, dtype=bool)
         starts = np.cumsum([0, *map(len, allowed)])
+        n_allowed = int(np.count_nonzero(allowed_N))
         n_tokens = sum(partition.info.tokens for partition in partitions)
-        return cls(partitions, starts, allowed_N, int(np.count_nonzero(allowed_N)), n_tokens)
+        n_live = sum(partition.info.live_documents for partition in partitions)
+        return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live)
 
     @property
     def n_documents(self) -> int:

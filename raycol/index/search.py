@@ -3,7 +3,7 @@
 1. the scores of all centroids, in bytes, once, whatever the number of partitions;
 2. each query token visits its `n_probe` nearest centroids' lists, which gives every document an estimate;
 3. the documents with the best estimates are scored as if each token were its centroid;
-4. the `n_rescore` best of them are scored exactly over all their tokens;
+4. the `n_rescore` best of them are scored exactly over all their tokens, and more while that changes the answer;
 5. the best k are returned, equal scores in the order of their ids.
 
 Whatever decides between documents before 4 is an integer sum, so hits do not depend on threads or processors.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,13 @@ from raycol.index.partition import Partition
 from raycol.index.query import Query
 from raycol.index.scope import Scope
 
-# Documents that 3 scores, for each that 4 does.
+# Documents that 3 scores, for each that 4 does at first; more of them where lists may lead to few that are allowed.
 _CANDIDATES_PER_RESCORED = 8
+_CANDIDATES_PER_RESCORED_RESTRICTED = 32
+
+# 4 goes on until so many times the documents are scored as 3 ranked before the last hit, or so many times `n_rescore`.
+_SCORED_PER_RANK = 3
+_MOST_RESCORED = 16
 
 # Nanoseconds, about, on one thread (docs/search.md): a centroid, a list's entry, a document's token by its centroid,
 # and a token exactly; all but the entry for LANES query tokens at a time.
@@ -52,6 +57,13 @@ class Hit:
     score: float
 
 
+class Answer(NamedTuple):
+    """The hits of one query, and how many documents were scored exactly to find them."""
+
+    hits: list[Hit]
+    n_scored: int
+
+
 def cpu_scorer(codebook: Codebook) -> Scorer:
     """The kernel of this package, on the thread that calls it."""
 
@@ -68,13 +80,14 @@ def cpu_scorer(codebook: Codebook) -> Scorer:
 
 def search(
     query_QD: NDArray[np.float32], codebook: Codebook, scope: Scope, *, k: int, settings: SearchSettings, score: Scorer
-) -> list[Hit]:
+) -> Answer:
     """The best `k` documents for one query among those of the scope, approximately."""
     n_rescore = max(settings.n_rescore, k)
-    query = Query.prepare(query_QD)
     if scope.n_allowed <= n_rescore:
-        return _best_hits(query, scope, scope.numbers, k, score)
-    n_candidates = _CANDIDATES_PER_RESCORED * n_rescore
+        return search_exact(query_QD, scope, k=k, score=score)
+    query = Query.prepare(query_QD)
+    per_rescored = _CANDIDATES_PER_RESCORED_RESTRICTED if scope.restricted else _CANDIDATES_PER_RESCORED
+    n_candidates = per_rescored * n_rescore
     # Where a filter leaves a share of the documents, as many of these are met in so many times the lists.
     n_probe = min(codebook.n_centroids, settings.n_probe * scope.n_documents // scope.n_allowed)
     entries = query.n_tokens * n_probe * scope.n_tokens / codebook.n_centroids
@@ -93,12 +106,34 @@ def search(
             for partition, documents in scope.split(candidates_M)
         ]
     )
-    return _best_hits(query, scope, candidates_M[_best_positions(scores_M, n_rescore)], k, score)
+    return _rescore(query, scope, candidates_M[_ranked(scores_M)], n_rescore, k, score)
 
 
-def search_exact(query_QD: NDArray[np.float32], scope: Scope, *, k: int, score: Scorer) -> list[Hit]:
+def search_exact(query_QD: NDArray[np.float32], scope: Scope, *, k: int, score: Scorer) -> Answer:
     """The best `k` documents of the scope, every token of theirs scored."""
-    return _best_hits(Query.prepare(query_QD), scope, scope.numbers, k, score)
+    numbers_N = scope.numbers
+    scores_N = _exact_scores(Query.prepare(query_QD), scope, numbers_N, score)
+    return Answer(_best_hits(scope, numbers_N, scores_N, k), len(numbers_N))
+
+
+def _rescore(query: Query, scope: Scope, ranked_M: NDArray[np.int64], n: int, k: int, score: Scorer) -> Answer:
+    """Score the first `n` of the documents exactly, and the next ones while hits come from among the last scored.
+
+    Where estimates rank well, the hits are among the first; the last hit's rank says how far they may be off.
+    """
+    most = min(len(ranked_M), _MOST_RESCORED * n)
+    scores_M = np.empty(most, dtype=np.float32)
+    scored = 0
+    while scored < min(n, most):
+        numbers = ranked_M[scored : min(n, most)]
+        ascending = np.argsort(numbers)
+        scores_M[scored + ascending] = _exact_scores(query, scope, numbers[ascending], score)
+        scored += len(numbers)
+        edge = np.partition(scores_M[:scored], -k)[-k]
+        last = int(np.flatnonzero(scores_M[:scored] >= edge)[k - 1])
+        n = max(n, _SCORED_PER_RANK * (last + 1))
+    ascending = np.argsort(ranked_M[:scored])
+    return Answer(_best_hits(scope, ranked_M[ascending], scores_M[ascending], k), scored)
 
 
 def _score_centroids(
@@ -129,12 +164,18 @@ def _score_centroids(
 
 
 def cost_ns(
-    settings: SearchSettings, *, n_centroids: int, n_tokens: int, n_documents: int, query_tokens: float
+    settings: SearchSettings,
+    n_scored: float,
+    *,
+    n_centroids: int,
+    n_tokens: int,
+    n_documents: int,
+    query_tokens: float,
 ) -> float:
-    """About what a search without a filter costs one thread, in nanoseconds."""
+    """About what a search without a filter that scores `n_scored` documents exactly costs one thread, in ns."""
     blocks = math.ceil(query_tokens / LANES)
     entries = query_tokens * settings.n_probe * n_tokens / n_centroids
-    rescored = min(settings.n_rescore, n_documents) * n_tokens / n_documents
+    rescored = min(n_scored, n_documents) * n_tokens / n_documents
     candidates = min(_CANDIDATES_PER_RESCORED * settings.n_rescore, n_documents) * n_tokens / n_documents
     per_block = _CENTROID_NS * n_centroids + _CENTROID_TOKEN_NS * candidates + _EXACT_TOKEN_NS * rescored
     return blocks * per_block + _ENTRY_NS * entries
@@ -155,22 +196,22 @@ def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
 
 
-def _best_hits(query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int, score: Scorer) -> list[Hit]:
-    if not len(numbers_M):
-        return []
-    scores_M = np.concatenate([score(query, partition, documents) for partition, documents in scope.split(numbers_M)])
-    best = _best_positions(scores_M, k, ties=True)
-    hits = map(Hit, scope.ids(numbers_M[best]), scores_M[best].tolist())
-    return merge_hits([hits], k)
+def _exact_scores(query: Query, scope: Scope, numbers_M: NDArray[np.int64], score: Scorer) -> NDArray[np.float32]:
+    """Scores of documents, given by ascending numbers, float32 [M]."""
+    parts = [score(query, partition, documents) for partition, documents in scope.split(numbers_M)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
-def _best_positions(scores_N: NDArray[Any], n: int, *, ties: bool = False) -> NDArray[np.int64]:
-    """Positions of the `n` largest scores, ascending; of equals at the edge, the first, or with `ties` all of them."""
-    if n >= len(scores_N):
-        return np.arange(len(scores_N))
-    edge = np.partition(scores_N, -n)[-n]
-    if ties:
-        return np.flatnonzero(scores_N >= edge)
-    above = np.flatnonzero(scores_N > edge)
-    at_edge = np.flatnonzero(scores_N == edge)[: n - len(above)]
-    return np.sort(np.concatenate([above, at_edge]))
+def _best_hits(scope: Scope, numbers_M: NDArray[np.int64], scores_M: NDArray[np.float32], k: int) -> list[Hit]:
+    """The best `k` of documents, given by ascending numbers; all that tie with the last compete by their ids."""
+    if k < len(scores_M):
+        best = np.flatnonzero(scores_M >= np.partition(scores_M, -k)[-k])
+        numbers_M, scores_M = numbers_M[best], scores_M[best]
+    return merge_hits([map(Hit, scope.ids(numbers_M), scores_M.tolist())], k)
+
+
+def _ranked(scores_M: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Positions of scores, none below 0, from the largest to the smallest; equals in their order."""
+    keys_M = (scores_M.astype(np.int64) << 32) + np.arange(len(scores_M), 0, -1)
+    keys_M.sort()  # no two are equal, so that the quickest sort will do
+    return len(scores_M) - (keys_M[::-1] & 0xFFFFFFFF)

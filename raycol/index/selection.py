@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import acero
 
 from raycol.errors import InputError
 from raycol.index.columns import Columns
@@ -28,15 +29,22 @@ def select(
 ) -> list[NDArray[np.bool_]]:
     """For each partition whether its documents may be found, bool [N].
 
+    What can be refused is, before a partition is read; then each is checked, once.
+
     Raises:
         InputError: a filter that cannot be used; an id that is no string, or, where asked, one not in the index.
+        IndexCorruptError: a partition that is damaged.
     """
+    condition = None if filter_ is None else parse_filter(filter_, columns)
+    wanted = None if ids is None else check_ids(ids)
+    check_on_unknown(on_unknown)
+    for partition in partitions:
+        partition.check()
     allowed = [partition.live_N for partition in partitions]
-    if ids is not None:
-        chosen = locate(partitions, ids, on_unknown)
+    if wanted is not None:
+        chosen = locate(partitions, wanted, on_unknown)
         allowed = [_only(live_N, positions) for live_N, positions in zip(allowed, chosen, strict=True)]
-    if filter_ is not None:
-        condition = parse_filter(filter_, columns)
+    if condition is not None:
         allowed = [
             allowed_N & _matches(partition, condition) if allowed_N.any() else allowed_N
             for partition, allowed_N in zip(partitions, allowed, strict=True)
@@ -52,9 +60,8 @@ def locate(
     Raises:
         InputError: an id that is no string, or, with `refuse`, one that is not in the index.
     """
-    if isinstance(ids, str):
-        raise InputError(f"ids is the string {ids!r:.60}; expected a list of ids")
-    wanted = list(dict.fromkeys(check_id(id_) for id_ in ids))
+    wanted = check_ids(ids)
+    check_on_unknown(on_unknown)
     hashes_M = id_hashes(wanted)
     unknown_M = np.ones(len(wanted), dtype=bool)
     chosen = []
@@ -70,6 +77,19 @@ def locate(
     return chosen
 
 
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """Each id once, in the order they came. Raises `InputError` unless they are a collection of strings."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids is {ids!r:.60}, a {type(ids).__name__}; expected a list of ids")
+    return list(dict.fromkeys(map(check_id, ids)))
+
+
+def check_on_unknown(on_unknown: OnUnknown) -> None:
+    """Raise `InputError` for a choice that there is not."""
+    if on_unknown not in get_args(OnUnknown):
+        raise InputError(f"on_unknown is {on_unknown!r:.60}; expected one of {', '.join(get_args(OnUnknown))}")
+
+
 def _only(live_N: NDArray[np.bool_], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
     allowed_N = np.zeros_like(live_N)
     allowed_N[positions] = True
@@ -81,4 +101,11 @@ def _matches(partition: Partition, condition: Filter) -> NDArray[np.bool_]:
     row = "\x00row"  # no column's name: check_column_name refuses it
     numbers = pa.array(np.arange(partition.info.documents))
     table = pa.table({row: numbers, **partition.column_arrays(condition.columns)})
-    return _only(partition.live_N, table.filter(condition.expression).column(row).to_numpy())
+    plan = acero.Declaration.from_sequence(
+        [
+            acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
+            acero.Declaration("filter", acero.FilterNodeOptions(condition.expression)),
+        ]
+    )
+    # On this thread alone: how many there are is the caller's choice.
+    return _only(partition.live_N, plan.to_table(use_threads=False).column(row).to_numpy())

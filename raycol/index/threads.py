@@ -13,9 +13,14 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-def each(function: Callable[[A], R], items: Sequence[A], threads: int | None) -> list[R]:
-    """`function` of each item, in order; None for `threads` takes one for one item and all cores for more."""
-    wanted = min(len(items), (os.cpu_count() or 1) if threads is None else check_count("threads", threads))
+def check_threads(threads: int | None) -> int:
+    """How many threads are wanted at most; all cores for None. Raises `InputError`."""
+    return (os.cpu_count() or 1) if threads is None else check_count("threads", threads)
+
+
+def each(function: Callable[[A], R], items: Sequence[A], threads: int) -> list[R]:
+    """`function` of each item, in order, on `threads` threads at most, no more than there are items."""
+    wanted = min(len(items), threads)
     if wanted <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(wanted) as pool:

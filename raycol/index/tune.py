@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from raycol.errors import InputError
-from raycol.index.effort import SearchSettings
-from raycol.index.search import Hit, cost_ns
+from raycol.index.effort import RESCORED_PER_HIT, SearchSettings
+from raycol.index.search import Answer, Hit, cost_ns
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RESCORED = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -25,7 +26,7 @@ class Tuned:
 
 
 def cheapest_settings(
-    search: Callable[[SearchSettings], Sequence[Sequence[Hit]]],
+    search: Callable[[SearchSettings], Sequence[Answer]],
     exact: Sequence[Sequence[Hit]],
     *,
     target_recall: float,
@@ -41,27 +42,32 @@ def cheapest_settings(
         k: hits a query.
         sizes: the arguments of `cost_ns`.
 
-    The cost is the estimate of docs/search.md, not a measured time, so that the choice is the same every time.
+    The cost is the estimate of docs/search.md for as many documents as were scored exactly, not a measured time, so
+    that the choice is the same every time. Settings are tried while they might cost less than the best so far.
 
     Raises:
         InputError: no settings tried reach it; the message says what the best of them reach.
     """
-    tried = [
-        SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
-        for n_probe, n_rescore in product(_PROBES, _RESCORED)
-        if n_probe <= sizes["n_centroids"] and n_rescore >= min(k, _RESCORED[-1])
-    ]
-    tried.sort(key=lambda settings: cost_ns(settings, **sizes))
-    best = 0.0
-    for settings in tried:
-        recall = recall_of(search(settings), exact)
-        if recall >= target_recall:
-            return settings, recall
+    probes = [n_probe for n_probe in _PROBES if n_probe <= sizes["n_centroids"]]
+    rescored = sorted({max(n_rescore, RESCORED_PER_HIT * k) for n_rescore in _RESCORED})
+    every = [SearchSettings(n_probe=n_probe, n_rescore=n_rescore) for n_probe, n_rescore in product(probes, rescored)]
+    least = {settings: cost_ns(settings, settings.n_rescore, **sizes) for settings in every}
+    chosen, chosen_recall, chosen_cost, best = None, 0.0, math.inf, 0.0
+    for settings in sorted(every, key=least.__getitem__):
+        if least[settings] >= chosen_cost:
+            break
+        answers = search(settings)
+        recall = recall_of([answer.hits for answer in answers], exact)
+        cost = cost_ns(settings, sum(answer.n_scored for answer in answers) / len(answers), **sizes)
+        if recall >= target_recall and cost < chosen_cost:
+            chosen, chosen_recall, chosen_cost = settings, recall, cost
         best = max(best, recall)
-    raise InputError(
-        f"no settings up to n_probe {tried[-1].n_probe} and n_rescore {tried[-1].n_rescore} reach a recall of "
-        f"{target_recall}; the best is {best:.4f}. Nothing was stored"
-    )
+    if chosen is None:
+        raise InputError(
+            f"no settings up to n_probe {probes[-1]} and n_rescore {rescored[-1]} reach a recall of {target_recall}; "
+            f"the best is {best:.4f}. Nothing was stored"
+        )
+    return chosen, chosen_recall
 
 
 def recall_of(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from raycol.index import Document, Index
 from raycol.index.codebook import BITS, Codebook, TokenCodes
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import GROUP, above_next, nearest_lists, query_bytes, score_bytes, score_centroids
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
 from raycol.index.query import MAX_QUERY_TOKENS, Query
@@ -273,13 +275,14 @@ def test_exact_scores_are_maxsim_over_the_decoded_tokens(
 ELSEWHERE = """
 import json, sys
 import numpy as np
+from numba.core.registry import cpu_target
 from raycol.index import Index
-from raycol.index.kernels import vectors
+from raycol.index.kernels.vectors import has_vnni
 from tests.index.test_kernels import integers_and_hits
 
 integers, hits = integers_and_hits(Index.open(sys.argv[1]))
 np.savez(sys.argv[2], *integers)
-print(json.dumps([vectors._has_vnni(), hits]))
+print(json.dumps([has_vnni(cpu_target.target_context.codegen()), hits]))
 """
 
 
@@ -309,13 +312,14 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is x86-64's")
-def test_a_processor_without_vnni_finds_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "-avx512vnni"}])
+def test_a_processor_without_vnni_finds_the_same(tmp_path: Path, without: dict[str, str]) -> None:
     """The two forms of `dot_bytes` in two processes: no integer may differ, and so no hit."""
     embeddings = make_clustered(400, 32, seed=1)
     documents = (Document(f"d{number}", array) for number, array in enumerate(embeddings))
     index = Index.create(tmp_path / "i", documents, n_centroids=256, partition_tokens=2500)
     integers, found = integers_and_hits(index)
-    environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PROJECT)}
+    environment = {**without, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PROJECT)}
     run = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
@@ -328,3 +332,10 @@ def test_a_processor_without_vnni_finds_the_same(tmp_path: Path) -> None:
     for hits, other in zip(found, others, strict=True):
         assert [id_ for id_, _ in hits] == [id_ for id_, _ in other]
         assert np.allclose([score for _, score in hits], [score for _, score in other], atol=1e-5)
+
+
+def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
+    """A function without a file has no place beside it; a read-only image is the same to numba."""
+    names: dict[str, Any] = {}
+    exec("def double(number): return 2 * number", names)
+    assert kernel()(names["double"])(21) == 42

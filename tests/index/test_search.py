@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycol.errors import ConflictError, InputError
+from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Hit, Index
 from raycol.index.codebook import BITS
 from raycol.index.effort import EFFORTS, SearchSettings
@@ -286,7 +286,7 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
         ({"n_probe": -1}, "n_probe is -1; expected 1 to 1000"),
         ({"n_probe": 1001}, "n_probe is 1001; expected 1 to 1000"),
         ({"n_rescore": 0}, "n_rescore is 0; expected 1 or more"),
-        ({"n_rescore": 2**31}, "n_rescore is 2147483648; expected 1 or more"),
+        ({"n_rescore": 2**31}, "n_rescore is 2147483648; expected 1 to 2147483647"),
         ({"n_rescore": 1.5}, "n_rescore is 1.5; expected a whole number"),
         ({"n_probe": True}, "n_probe is True; expected a whole number"),
         ({"n_probe": "3"}, "n_probe is '3'; expected a whole number"),
@@ -295,6 +295,11 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
         ({"threads": 0}, "threads is 0; expected 1 or more"),
         ({"threads": -1}, "threads is -1; expected 1 or more"),
         ({"filter": "m = 1"}, "no column 'm'; the columns are n"),
+        ({"ids": "d0001"}, "ids is 'd0001', a str; expected a list of ids"),
+        ({"ids": 5}, "ids is 5, a int; expected a list of ids"),
+        ({"ids": [], "on_unknown": "refuze"}, "on_unknown is 'refuze'; expected one of ignore, refuse"),
+        ({"device": ["cpu"]}, r"device is \['cpu'\]; expected cpu"),
+        ({"device": "no such"}, "device 'no such'"),
     ],
 )
 def test_settings_out_of_range_are_refused(library: Index, settings: dict, message: str) -> None:
@@ -388,6 +393,60 @@ def test_documents_far_from_the_query_are_found_where_only_they_may_be(library: 
         assert ids_of(found) <= set(worst)
 
 
+@pytest.mark.parametrize("best", [500, 1500])
+def test_a_restriction_that_goes_against_the_query_loses_little(library: Index, best: int) -> None:
+    """None of the nearest documents may be found, and the others score much alike."""
+    queries = make_queries(LIBRARY, 20)
+    farther = [[hit.id for hit in hits[best:]] for hits in library.exact(queries, 3000)]
+    found = [library.search([query], ids=ids)[0] for query, ids in zip(queries, farther, strict=True)]
+    exact = [library.exact([query], ids=ids)[0] for query, ids in zip(queries, farther, strict=True)]
+    assert recall(found, exact) > 0.95
+
+
+def test_more_is_scored_exactly_while_it_changes_the_hits(tmp_path: Path) -> None:
+    """Few centroids tell documents apart badly: the hits are anywhere among the candidates."""
+    documents = make_clustered(600, 32, seed=8, n_centres=300)
+    index, _ = build(tmp_path / "i", documents, n_centroids=8)
+    queries = make_queries(documents, 20)
+    exact = index.exact(queries)
+    assert recall(index.search(queries, n_rescore=40), exact) > 0.9
+
+
+def test_whatever_can_be_refused_is_before_a_byte_is_read(copied: Index) -> None:
+    """A search that names a column wrongly does not first check a large index; one that may go on does."""
+    index = Index.open(copied.uri)
+    for residuals in Path(index.uri).glob("partitions/*/residuals.npy"):
+        damaged = bytearray(residuals.read_bytes())
+        damaged[-1] ^= 1
+        residuals.write_bytes(damaged)
+    wrong: list[dict] = [{"filter": "m = 1"}, {"ids": "d0001"}, {"threads": 0}, {"device": "none"}, {"n_probe": 0}]
+    for each in wrong:
+        with pytest.raises(InputError):
+            index.search(LIBRARY[:1], **each)
+    with pytest.raises(IndexCorruptError):
+        index.search(LIBRARY[:1])
+
+
+@pytest.mark.parametrize("queries", [None, 5, "query", b"query"])
+def test_what_is_no_list_of_queries_is_refused(library: Index, queries: object) -> None:
+    for refuse in (library.search, library.exact, library.tune, lambda queries: library.rerank(queries, [])):
+        with pytest.raises(InputError, match=f"queries is {queries!r}; expected a list"):
+            refuse(queries)
+
+
+def test_any_number_of_hits_may_be_asked_for(library: Index) -> None:
+    for k in (3001, 600_000_000, 2**31 - 1):
+        assert library.search(LIBRARY[:1], k) == library.exact(LIBRARY[:1], k)
+        assert len(library.search(LIBRARY[:1], k)[0]) == 3000
+
+
+def test_ids_may_come_one_by_one(library: Index) -> None:
+    ids = ["d0002", "d0000"]
+    assert library.metadata(iter(ids)) == library.metadata(ids) != []
+    assert library.search(LIBRARY[:1], ids=iter(ids)) == library.search(LIBRARY[:1], ids=ids)
+    assert library.rerank(LIBRARY[:1], iter([iter(ids)])) == library.rerank(LIBRARY[:1], [ids])
+
+
 def test_rerank_gives_the_exact_scores_of_the_documents_given(library: Index) -> None:
     queries = make_queries(LIBRARY, 4)
     exact = library.exact(queries, 3000)
@@ -416,8 +475,13 @@ def test_rerank_names_what_it_cannot_score(library: Index, copied: Index) -> Non
     for ids in ([["d0001"]], [["d0001"]] * 3, []):
         with pytest.raises(InputError, match=rf"2 queries and {len(ids)} lists of ids; expected one list a query"):
             library.rerank(queries, ids)
-    with pytest.raises(InputError, match="ids is the string 'd0001'; expected a list of ids"):
-        library.rerank(queries, ["d0001", "d0002"])
+    for ids in (["d0001", "d0002"], [None, None]):
+        with pytest.raises(InputError, match=r"ids is ('d0001', a str|None, a NoneType); expected a list of ids"):
+            library.rerank(queries, ids)
+    with pytest.raises(InputError, match="ids is None; expected a list"):
+        library.rerank(queries, None)
+    with pytest.raises(InputError, match="on_unknown is 'Refuse'"):
+        library.rerank(queries, [["nobody"], []], on_unknown="Refuse")
     copied.delete(["d0002"])
     with pytest.raises(InputError, match="document 'd0002' is not in the index"):
         copied.rerank(queries, [["d0001"], ["d0002"]])
@@ -449,6 +513,17 @@ def test_an_explanation_keeps_scores_below_zero(tmp_path: Path) -> None:
     assert (against.score, with_.score) == (pytest.approx(-0.5, abs=0.01), pytest.approx(1, abs=0.01))
 
 
+@settings(max_examples=30, deadline=None)
+@given(dim=st.sampled_from([16, 32, 64]), n_tokens=st.integers(2, 70), n_query=st.integers(1, 9))
+def test_of_equal_tokens_the_first_is_named(
+    tmp_path_factory: pytest.TempPathFactory, dim: int, n_tokens: int, n_query: int
+) -> None:
+    rng = np.random.default_rng(dim + n_tokens)
+    token, query = unit(rng.standard_normal((1, dim))), unit(rng.standard_normal((n_query, dim)))
+    index, _ = build(tmp_path_factory.mktemp("equal") / "i", [np.repeat(token, n_tokens, axis=0)])
+    assert {match.document_token for match in index.explain(query, "d0")} == {0}
+
+
 def test_only_a_document_of_the_index_is_explained(copied: Index) -> None:
     copied.delete(["d0002"])
     for unknown in ("nobody", "d0002"):
@@ -473,6 +548,17 @@ def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) 
     before = Index.open(copied.uri, version=library.version)
     assert before.manifest.tuned is None
     assert before.search(queries) == library.search(queries)
+
+
+def test_what_was_tuned_for_few_hits_does_for_many(copied: Index) -> None:
+    queries = make_queries(LIBRARY, 30)
+    exact = copied.exact(queries, 100)
+    fast = recall(copied.search(queries, 100, effort="fast"), exact)
+    copied.tune(queries, 0.5)
+    assert copied.search(queries, 100) == copied.search(
+        queries, 100, n_probe=copied.manifest.tuned.n_probe, n_rescore=400
+    )
+    assert recall(copied.search(queries, 100), exact) > fast - 0.1
 
 
 def test_an_open_snapshot_does_not_see_what_another_tunes(copied: Index) -> None:
@@ -515,8 +601,8 @@ def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path:
 
 def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> None:
     queries = make_queries(LIBRARY, 5)
-    for target in (0, -0.5, 1.5, float("nan")):
-        with pytest.raises(InputError, match=f"target_recall is {target}; expected more than 0, at most 1"):
+    for target in (0, -0.5, 1.5, float("nan"), "0.9", None):
+        with pytest.raises(InputError, match=f"target_recall is {target!r}; expected more than 0, at most 1"):
             copied.tune(queries, target)
     with pytest.raises(InputError, match="nothing to tune on; expected at least one query"):
         copied.tune([])
@@ -532,20 +618,24 @@ def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> N
 
 
 def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
+    from raycol.index.search import Answer
     from raycol.index.tune import cheapest_settings
 
     exact = [[Hit("a", 2.0), Hit("b", 1.0)]]
     sizes = {"n_centroids": 64, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}
 
-    def choose(target: float, k: int = 2) -> tuple[SearchSettings, float]:
-        def search(settings: SearchSettings) -> list[list[Hit]]:
-            return [exact[0][: (settings.n_probe >= 8) + (settings.n_rescore >= 128)]]
+    def choose(target: float, k: int = 2, dearer: int = 1) -> tuple[SearchSettings, float]:
+        def search(settings: SearchSettings) -> list[Answer]:
+            hits = exact[0][: (settings.n_probe >= 8) + (settings.n_rescore >= 128)]
+            return [Answer(hits, settings.n_rescore * (dearer if settings.n_probe >= 8 else 1))]
 
         return cheapest_settings(search, exact, target_recall=target, k=k, sizes=sizes)
 
     assert choose(1.0) == (SearchSettings(n_probe=8, n_rescore=128), 1.0)
     assert choose(0.4) == (SearchSettings(n_probe=8, n_rescore=16), 0.5)
-    assert choose(0.4, k=100) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
+    assert choose(0.4, k=100) == (SearchSettings(n_probe=1, n_rescore=400), 0.5)
+    # What more documents were scored for counts.
+    assert choose(0.4, dearer=64) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
     sizes["n_centroids"] = 4
     with pytest.raises(InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000. Nothing"):
         choose(1.0)

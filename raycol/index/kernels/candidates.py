@@ -10,9 +10,9 @@ Shapes: Q query tokens, P probes, K centroids, T tokens, N documents of a partit
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 
 # A document's state: its estimate in the low bits, above them the number of the query token that raised it last.
@@ -20,7 +20,7 @@ ESTIMATE_BITS = 20
 ESTIMATE_MASK = (1 << ESTIMATE_BITS) - 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, state_N):  # type: ignore[no-untyped-def]
     """Raise the estimates of the documents in each query token's lists, in place.
 
@@ -51,7 +51,7 @@ def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, st
                     state_N[document] = (turn << np.uint32(ESTIMATE_BITS)) | estimate
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def]
     """Positions of the `n` allowed documents with the largest estimates, ascending; of equals at the edge the first.
 
@@ -83,7 +83,7 @@ def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def
     return chosen_M
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T):  # type: ignore[no-untyped-def]
     """MaxSim of documents as if each token were its centroid, in bytes, int32 [M].
 

@@ -5,9 +5,9 @@ Shapes: K centroids, R = K rounded up to a multiple of GROUP, D dimensions, L = 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import LANES, ROWS, dot_bytes
 
 # Rows whose best score is remembered, so that most of them need no second look.
@@ -18,7 +18,7 @@ GROUP = 64
 SPAN = 1.0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
     """Query tokens as bytes, each in its own unit, scaled for centroids whose bytes stand for `sizes_D`.
 
@@ -56,7 +56,7 @@ def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
     return weights_DL4, offsets_L, shift, units_L.astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-untyped-def]
     """Integer dot products, in units that differ from query token to query token.
 
@@ -86,7 +86,7 @@ def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-
     return scores_RL, tops_GL
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def score_bytes(scores_RL, tops_GL, units_L, bytes_RL):  # type: ignore[no-untyped-def]
     """Scores as bytes with one unit for all query tokens: 255 for a token's best, 0 far below it.
 
@@ -105,7 +105,7 @@ def score_bytes(scores_RL, tops_GL, units_L, bytes_RL):  # type: ignore[no-untyp
             bytes_RL[row, lane] = np.uint8(np.float32(255.5) - min(below, np.float32(255)))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def nearest_lists(scores_RL, tops_GL, n_lanes, n_centroids, n_probe):  # type: ignore[no-untyped-def]
     """The `n_probe` best centroids of each query token, best first, equals by number: int32 [n_lanes, P]."""
     probes_LP = np.empty((n_lanes, n_probe), dtype=np.int32)
@@ -140,7 +140,7 @@ def nearest_lists(scores_RL, tops_GL, n_lanes, n_centroids, n_probe):  # type: i
     return probes_LP
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def above_next(bytes_RL, probes_LP, count_from_last):  # type: ignore[no-untyped-def]
     """The bytes of each query token's probes, int32 [lanes, P]; above those of the last probe if wanted."""
     n_lanes, n_probe = probes_LP.shape

@@ -6,9 +6,9 @@ M chosen ones.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, prefetch
 
 FASTMATH = {"reassoc", "contract", "nsz"}
@@ -22,7 +22,7 @@ GAIN_CENTRE = 128
 GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def decode_token(  # type: ignore[no-untyped-def]
     token, centroids_KD, lows_D, steps_D, codes_T, residuals_TB, gains_T, scales_T, bits, decoded_D
 ):
@@ -45,7 +45,7 @@ def decode_token(  # type: ignore[no-untyped-def]
             decoded_D[d] = scale * centroids_KD[code, d] + gain * (lows_D[d] + steps_D[d] * level)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def score_documents(  # type: ignore[no-untyped-def]
     documents_M, query_BDL, n_query, centroids_KD, lows_D, steps_D,
     offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,

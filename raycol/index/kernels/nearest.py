@@ -5,13 +5,13 @@ Shapes: T tokens, K centroids, D dimensions.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import FASTMATH
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
+@kernel(fastmath=FASTMATH)
 def nearest_centroids(tokens_TD, centroids_KD):  # type: ignore[no-untyped-def]
     """Number of the centroid with the largest dot product for each token, uint32 [T]; the first of equals."""
     n_tokens, dim = tokens_TD.shape

@@ -10,6 +10,7 @@ import math
 import numba
 import numpy as np
 
+from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import FASTMATH, GAIN_CENTRE, GAINS, GAINS_PER_OCTAVE
 
 
@@ -22,7 +23,7 @@ def gain_number(gain):  # type: ignore[no-untyped-def]  # pragma: no cover
     return min(max(number, 0), 255)
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, cache=True)
+@kernel(fastmath=FASTMATH)
 def quantise_tokens(tokens_TD, codes_T, centroids_KD, lows_D, steps_D, spread, bits):  # type: ignore[no-untyped-def]
     """Levels, gains and scales of tokens whose centroids are known.
 

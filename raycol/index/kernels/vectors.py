@@ -10,7 +10,6 @@ Arguments are addresses, as `array.ctypes.data` gives them inside a kernel: the 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import llvmlite.binding
@@ -31,9 +30,10 @@ _INTS, _FLOATS, _BYTES, _QUADS = (
 )
 
 
-def _has_vnni() -> bool:
-    features = llvmlite.binding.get_host_cpu_features()
-    return bool(features.get("avx512vnni")) and not os.environ.get("NUMBA_CPU_NAME")
+def has_vnni(codegen: Any) -> bool:
+    """Whether numba's code generator may use VPDPBUSD: its settings may leave out what the processor has."""
+    *_, features = codegen.magic_tuple()
+    return {"+avx512f", "+avx512vnni"} <= set(features.split(","))
 
 
 def _pointer(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
@@ -81,7 +81,7 @@ def dot_bytes(typing_context, rows, stride, weights, dim, out):  # type: ignore[
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         rows, stride, weights, dim, out = arguments
-        inner = _dot_vnni if _has_vnni() else _dot_floats
+        inner = _dot_vnni if has_vnni(context.codegen()) else _dot_floats
         inner(builder, rows, stride, weights, dim, out)
         return context.get_dummy_value()
 
