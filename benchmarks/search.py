@@ -9,8 +9,8 @@ growth     clustered documents at several sizes, raycol alone; recall against `I
 PYTHON is an interpreter that has fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
 indexes; what is there is not built again, and the table marks its cost with a star. Engines take turns, and each query
 is searched alone, for 11 hits and once for 100. With its defaults every engine searches for all queries in the first
-round; in the others, and with other settings, one that takes long searches for the first --slow-queries of them. Recall
-is against exact MaxSim over the original embeddings. CPU and peak memory are of the searching process.
+round; in the others, and with other settings, an engine that takes long searches for the first --slow-queries only.
+Recall is against exact MaxSim over the original embeddings. CPU and peak memory are of the searching process.
 
 Everything measured goes to FOLDER/search-*.json, and recall against CPU to docs/img/ where --pictures is given.
 """
@@ -100,9 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times that engines take turns (3)")
     parser.add_argument("--slow-queries", type=int, default=20, help="queries a round for slow engines (20)")
     parser.add_argument("--documents", type=int, default=50_000, help="of the synthetic data (50000)")
-    parser.add_argument(
-        "--tokens", default="1000,10000,100000,1000000,3000000,10000000,50000000", help="sizes for growth"
-    )
+    parser.add_argument("--tokens", default="1e3,1e4,1e5,1e6,3e6,1e7,5e7", help="sizes for growth")
     parser.add_argument("--pictures", action="store_true", help="draw into docs/img")
     options = parser.parse_args()
     for name in options.data:
@@ -253,7 +251,7 @@ def _draw(name: str, all_searched: list[Searched], truth_MN: NDArray[np.float32]
 def growth(options: argparse.Namespace) -> None:
     """How the cost of a query grows with the index, for each effort."""
     grown: list[dict[str, Any]] = []
-    for n_tokens in map(int, options.tokens.split(",")):
+    for n_tokens in (int(float(size)) for size in options.tokens.split(",")):
         uri = options.keep / f"growth-{n_tokens}"
         report = uri.with_suffix(".json")
         if not report.exists():
