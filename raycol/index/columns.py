@@ -71,8 +71,13 @@ def _check_value(id_: str, name: str, value: Any) -> Any:
         raise InputError(f"{where} is a {type(value).__name__}; expected {expected}")
     if kind == "int64" and not -(2**63) <= value < 2**63:
         raise InputError(f"{where} is {value}; expected an integer of 64 bits")
-    if kind == "timestamp" and value.tzinfo is None:
-        raise InputError(f"{where} is a datetime without a time zone; give it one, for instance datetime.UTC")
+    if kind == "timestamp":
+        if value.tzinfo is None:
+            raise InputError(f"{where} is a datetime without a time zone; give it one, for instance datetime.UTC")
+        try:
+            return value.astimezone(datetime.UTC)
+        except OverflowError:
+            raise InputError(f"{where} is {value}; expected an instant in the years 1 to 9999 of UTC") from None
     if kind == "string":
         try:
             value.encode()
@@ -86,7 +91,10 @@ def _type_of(value: Any) -> ColumnType | None:
 
 
 class ColumnInference:
-    """Column types from the values met: the type of the first, and double where whole numbers meet others."""
+    """Column types from the values met: the type of the first, and double where whole numbers meet others.
+
+    Whole numbers beyond 2^53 are then rounded, as a double has it.
+    """
 
     def __init__(self) -> None:
         self.columns: dict[str, ColumnType] = {}
@@ -134,7 +142,8 @@ def schema_of(columns: Columns) -> pa.Schema:
 def metadata_table(metadata: Sequence[Mapping[str, Any]], columns: Columns) -> pa.Table:
     """Checked metadata as a table, one row a document."""
     arrays = [
-        pa.array([_stored(row.get(name)) for row in metadata], ARROW_TYPES[kind]) for name, kind in columns.items()
+        pa.array([_stored(row.get(name), kind) for row in metadata], ARROW_TYPES[kind])
+        for name, kind in columns.items()
     ]
     return pa.table(arrays, schema=schema_of(columns))
 
@@ -160,5 +169,8 @@ def check_table(table: pa.Table, n_rows: int) -> pa.Table:
     return table
 
 
-def _stored(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _stored(value: Any, kind: ColumnType) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    # Arrow takes no whole number that a double does not hold exactly.
+    return float(value) if kind == "double" and value is not None else value

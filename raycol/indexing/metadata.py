@@ -1,4 +1,7 @@
-"""Metadata of a corpus: which columns there are, checked or inferred, and what is stored of a passage."""
+"""Metadata of a corpus: which columns there are, checked or inferred, and what is stored of a passage.
+
+What is inferred depends on the corpus alone: on every document in order, also on those that turn out to repeat an id.
+"""
 
 from __future__ import annotations
 

@@ -253,6 +253,25 @@ def test_ids_restrict_searches(index: Index) -> None:
         index.search([QUERY], ids=[5])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_timestamp_beyond_the_calendar_of_utc_is_refused(tmp_path: Path, at: str) -> None:
+    when = datetime.datetime.fromisoformat(at)
+    with pytest.raises(
+        InputError, match=f"'at' is {when.date()} .*; expected an instant in the years 1 to 9999 of UTC"
+    ):
+        Index.create(tmp_path / "i", [Document("a", QUERY, {"at": when})])
+
+
+def test_whole_numbers_among_doubles_are_doubles_however_large(tmp_path: Path) -> None:
+    values = [2**53 + 1, 0.5, -(2**63), None]
+    documents = [Document(str(n), QUERY, {"n": value}) for n, value in enumerate(values)]
+    index = Index.create(tmp_path / "i", documents)
+    assert index.manifest.columns == {"n": "double"}
+    assert [row["n"] for row in index.metadata(["0", "1", "2", "3"])] == [2.0**53, 0.5, -(2.0**63), None]
+    whole = Index.create(tmp_path / "j", documents[:1])
+    assert whole.metadata(["0"]) == [{"n": 2**53 + 1}]
+
+
 def test_columns_can_be_declared(tmp_path: Path) -> None:
     documents = [Document("a", QUERY, {"n": 1}), Document("b", QUERY)]
     index = Index.create(tmp_path / "i", documents, columns={"n": "double", "later": "timestamp"})
