@@ -13,6 +13,8 @@ from raycol.data.position import START, Position
 from raycol.errors import InputError
 
 _ROWS = 512
+# Bytes of each column that are read ahead.
+_BUFFER = 1 << 20
 
 
 def read_parquet(
@@ -20,13 +22,16 @@ def read_parquet(
 ) -> Iterator[tuple[Position, dict[str, Any]]]:
     """Yield rows from `start` with their positions; `choose` picks from the names of columns.
 
-    Lists of numbers come as NumPy arrays, timestamps without a time zone as UTC.
+    Lists of numbers come as NumPy arrays, timestamps without a time zone as UTC. An empty file has no rows.
 
     Raises:
         InputError: no such file, or not Parquet.
     """
     with open_file(uri) as raw:
-        file = pq.ParquetFile(raw, pre_buffer=False)
+        if not raw.size():
+            return
+        # A row group's columns are read as they are needed, not whole: there may be only one in a large file.
+        file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER)
         names = choose(file.schema_arrow.names)
         first = 0
         groups: list[int] = []
@@ -47,7 +52,7 @@ def read_parquet(
 def n_rows(uri: str) -> int:
     """How many rows a file has."""
     with open_file(uri) as raw:
-        return int(pq.ParquetFile(raw).metadata.num_rows)
+        return int(pq.ParquetFile(raw).metadata.num_rows) if raw.size() else 0
 
 
 def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
