@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from raycol.data.arrays import read_arrays
 from raycol.data.delimited import read_delimited
-from raycol.data.fields import Fields, convert
-from raycol.data.files import CorpusFile, corpus_files
-from raycol.data.hub import read_dataset
+from raycol.data.fields import USUAL, Fields, convert
+from raycol.data.files import CorpusFile, corpus_files, state_of
+from raycol.data.hub import dataset_state, read_dataset
 from raycol.data.jsonl import parse_object, read_lines
 from raycol.data.parquet import read_parquet
 from raycol.data.position import START, Position, Problem
@@ -73,6 +73,8 @@ def _encode(name: str, value: str) -> bytes:
 def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, typed: bool = False) -> Passage:
     """Make a passage of one record. Raises `ValueError` saying what is wrong with it."""
     id_ = f"{fields.make_ids}{number}" if fields.make_ids is not None else check_id(record, fields, typed=typed)
+    if not fields.encoded and fields.find("text", record) is None:
+        raise ValueError(f"document {id_!r} has no {_missing_text(fields)}")
     title = _text_of(record, fields, "title", id_)
     text = _text_of(record, fields, "text", id_)
     metadata = {}
@@ -89,6 +91,12 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, ty
         raise ValueError(f"document {id_!r} has no text")
     embeddings = record.get(fields.find("embeddings", record) or "") if fields.encoded else None
     return Passage(id_, title, text, metadata, embeddings)
+
+
+def _missing_text(fields: Fields) -> str:
+    """Without the field, a document is not one of a title alone: another field may be its text."""
+    usual = ", ".join(map(repr, USUAL["text"]))
+    return repr(fields.text) if fields.text else f"text (none of {usual}); name its field with --text-column"
 
 
 def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
@@ -119,16 +127,15 @@ def scan_corpus(
     Raises:
         InputError: the file cannot be read, or lacks a column.
     """
-    typed, unit = file.is_table, "row" if file.is_table else "line"
     for position, record in _records(file, fields, start, tokens):
         try:
             if isinstance(record, bytes):
                 record = parse_object(record)
             elif isinstance(record, str):
                 raise ValueError(record)
-            yield position, parse_passage(record, fields, number, typed=typed)
+            yield position, parse_passage(record, fields, number, typed=file.is_table)
         except ValueError as error:
-            yield position, Problem(f"{file}, {unit} {position.number}", str(error))
+            yield position, Problem(file.where(position.number), str(error))
         number += 1
 
 
@@ -142,7 +149,7 @@ def _records(
         case "jsonl":
             yield from read_lines(file.uri, start)
         case "csv" | "tsv":
-            yield from read_delimited(file.uri, "," if file.format == "csv" else "\t", fields.known, choose, start)
+            yield from read_delimited(file.uri, file.format, fields.knows, choose, start)
         case "parquet":
             yield from read_parquet(file.uri, choose, start)
         case "npz":
@@ -171,8 +178,8 @@ def read_corpus(
     """
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
+    first: Problem | None = None
     for file in corpus_files(str(corpus)):
-        unit = "row" if file.is_table else "line"
         for position, item in scan_corpus(file, fields or Fields(), number=number):
             number += 1
             if isinstance(item, Passage):
@@ -183,14 +190,44 @@ def read_corpus(
                 other, place = seen[item.id]
                 elsewhere = "" if other == file else f" of {other}"
                 item = Problem(
-                    f"{file}, {unit} {position.number}",
-                    f"the id {item.id!r} stands on {unit} {place}{elsewhere} already",
+                    file.where(position.number), f"the id {item.id!r} stands on {file.unit} {place}{elsewhere} already"
                 )
             refuse(item, on_error)
+            first = first or item
             if problems is not None:
                 problems.append(item)
     if not seen:
-        raise InputError(f"{corpus}: an empty corpus; expected at least one document")
+        raise nothing_usable(corpus, first)
+
+
+def has_field(file: CorpusFile, name: str) -> bool:
+    """Whether any record has a field; tables were refused without the column."""
+    if file.format != "jsonl":
+        return True
+    for _, line in read_lines(file.uri):
+        try:
+            if name in parse_object(line):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def nothing_usable(corpus: object, first: Problem | None) -> InputError:
+    """What to say of a corpus without a document; `first` is the first record that was left out, if any was."""
+    why = f"; every record was left out, the first was {first}" if first else ""
+    return InputError(f"{corpus}: an empty corpus; expected at least one document{why}")
+
+
+def identity(file: CorpusFile) -> str:
+    """What tells whether a file of a corpus is another one now, without reading it.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if file.format == "dataset":
+        return f"{file.subset} {file.split} {dataset_state(file)}"
+    return state_of(file.uri)
 
 
 def refuse(problem: Problem, on_error: OnError) -> None:

@@ -19,7 +19,7 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of fields; where one is None, the first of the usual names that there is.
+    """Names of fields; where one is None, the first of the usual names that there is, in capitals or not.
 
     Args:
         id: the document's id.
@@ -49,14 +49,17 @@ class Fields:
         chosen = getattr(self, role)
         if chosen:
             return chosen if chosen in names else None
-        return next((name for name in USUAL[role] if name in names), None)
+        usual = USUAL[role]
+        found = next((name for name in usual if name in names), None)
+        if found:
+            return found
+        lowered = {name.lower(): name for name in names}
+        return next((lowered[name] for name in usual if name in lowered), None)
 
-    @property
-    def known(self) -> set[str]:
-        """Every name that tells a header from a row."""
-        usual = {name for names in USUAL.values() for name in names}
-        chosen = {name for name in (self.id, self.title, self.text) if name}
-        return usual | chosen | set(self.metadata)
+    def knows(self, name: str) -> bool:
+        """Whether a name tells a header from a row."""
+        usual = any(name.lower() in names for names in USUAL.values())
+        return usual or name in (self.id, self.title, self.text) or name in self.metadata
 
     def choose(self, file: object, names: Sequence[str], *, tokens: bool) -> list[str]:
         """Which columns of a table to read; of embeddings only if `tokens`.
@@ -113,7 +116,8 @@ def _to_date(value: Any) -> datetime.date:
 
 def _to_timestamp(value: Any) -> datetime.datetime:
     found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    # In UTC, where it is stored: there it may lie beyond the calendar, which is an OverflowError.
+    return found.astimezone(datetime.UTC) if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {

@@ -57,6 +57,15 @@ class CorpusFile:
         """Whether it has rows of typed columns, not lines of text."""
         return self.format in ("parquet", "npz", "dataset")
 
+    @property
+    def unit(self) -> str:
+        """What a record of it is called."""
+        return "row" if self.is_table else "line"
+
+    def where(self, number: int) -> str:
+        """Where a record stands, by its row or line."""
+        return f"{self}, {self.unit} {number}"
+
 
 def corpus_files(corpus: str, subset: str | None = None, split: str | None = None) -> list[CorpusFile]:
     """The files of a corpus, in the order in which they are read.
@@ -133,20 +142,25 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def _in_glob(system: pafs.FileSystem, pattern: str) -> list[str]:
-    """Files of a known format, also in folders that match by such a name; hidden ones only if they are asked for."""
+    """Files of a known format, also in folders that match by such a name; hidden ones only if they are asked for.
+
+    Those of an index are left out, as in folders.
+    """
     found = ArrowFSWrapper(system).glob(pattern, detail=True)
     files: set[str] = set()
     asked = PurePosixPath(pattern)
     for path, info in found.items():
         # As a shell does it.
         hidden = any(part.startswith(".") and part not in asked.parts for part in PurePosixPath(path).parts)
-        if _format_of(path) and (not hidden or asked.name.startswith(".")):
+        if not _format_of(path) or _is_of_an_index(PurePosixPath(path)):
+            continue
+        if not hidden or asked.name.startswith("."):
             files.update(_in_folder(system, path) if info["type"] == "directory" else [path])
     return sorted(files)
 
 
 def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
-    """BEIR's corpus file where there is one; else all files of a known format, except hidden ones."""
+    """BEIR's corpus file where there is one; else all files of a known format, except hidden ones and an index's."""
     infos = system.get_file_info(pafs.FileSelector(folder, recursive=True))
     paths = sorted(info.path for info in infos if info.type == pafs.FileType.File and _format_of(info.path))
     # A .json beside a corpus describes it, more often than not; by its own name it is taken for JSON Lines.
@@ -156,7 +170,14 @@ def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
     if len(beir) > 1:
         names = " and ".join(PurePosixPath(file).name for file in beir)
         raise InputError(f"{folder}: holds {names}; name one of them")
-    return beir or [file for file in files if not any(part.startswith((".", "_")) for part in relative[file].parts)]
+    hidden = {file for file in files if any(part.startswith((".", "_")) for part in relative[file].parts)}
+    return beir or [file for file in files if file not in hidden and not _is_of_an_index(relative[file])]
+
+
+def _is_of_an_index(path: PurePosixPath) -> bool:
+    """Whether a file is the metadata of an index's partition, finished or not: one may be built beside its corpus."""
+    in_place, unfinished = path.parts[-3:-2] == ("partitions",), path.parts[-4:-3] == ("unfinished",)
+    return path.name == "documents.parquet" and (in_place or unfinished)
 
 
 def _format_of(path: str) -> Format | None:
@@ -214,10 +235,8 @@ def size_of(uri: str) -> int:
         return int(system.get_file_info(path).size)
 
 
-def identity(uri: str) -> str:
+def state_of(uri: str) -> str:
     """A file's length and time of change, to tell whether it is another one now."""
-    if uri.startswith(HUB) or Path(uri).is_dir():
-        return ""
     with reading(uri):
         system, path, _ = _locate(uri)
         info = system.get_file_info(path)

@@ -28,6 +28,9 @@ def read_dataset(
     """
     dataset = open_dataset(file)
     names = choose(dataset.column_names)
+    if not names:  # a table of no columns has no rows either
+        yield from ((Position(number, number + 1), {}) for number in range(start.offset, len(dataset)))
+        return
     table = dataset.select_columns(names).with_format("arrow")
     for first in range(start.offset, len(dataset), _ROWS):
         with reading(file):
@@ -46,9 +49,22 @@ def open_dataset(file: CorpusFile) -> datasets.Dataset:
         return _open_dataset(file, "")
     if file.subset:
         raise InputError(f"{file}: a folder has no subsets; leave --subset out")
-    # Another dataset may have been saved there since.
-    states = [path.stat() for path in sorted(Path(file.uri).rglob("*.json"))]
-    return _open_dataset(file, " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states))
+    return _open_dataset(file, _folder_state(file.uri, "*.json"))  # another dataset may have been saved there since
+
+
+def dataset_state(file: CorpusFile) -> str:
+    """What tells whether a dataset is another one now."""
+    if file.uri.startswith(HUB):
+        # Made of the configuration and of the data files that the builder found.
+        return str(open_dataset(file)._fingerprint)
+    # Not its own fingerprint: that stays where a function, not its arguments, gives other embeddings.
+    return _folder_state(file.uri, "*")
+
+
+def _folder_state(folder: str, pattern: str) -> str:
+    with reading(folder):
+        states = [path.stat() for path in sorted(Path(folder).rglob(pattern))]
+    return " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states)
 
 
 @lru_cache(maxsize=4)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from raycol.data import CorpusFile, Fields, Passage, Problem
-from raycol.data.corpus import OnError, refuse, scan_corpus
-from raycol.data.files import identity
+from raycol.data.corpus import OnError, has_field, identity, nothing_usable, refuse, scan_corpus
 from raycol.data.position import Position
 from raycol.errors import InputError, RaycolError
 from raycol.progress import Report, no_report
@@ -29,6 +28,8 @@ _STEPS_AN_OCTAVE = 4
 _REPORT_EVERY = 10_000
 # A part ends early where its texts are as long as this together: a worker holds them.
 _MOST_CHARACTERS = 1 << 26
+# Hashes of ids that are compared at once.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ def plan_build(
     hashes = array("Q")
     lengths = np.zeros(64 * _STEPS_AN_OCTAVE, dtype=np.int64)
     number = 0
+    titled = False
     for file in files:
-        unit = "row" if file.is_table else "line"
         for position, item in scan_corpus(file, fields, number=number):
             passage: Passage | None = None
             problem = item if isinstance(item, Problem) else None
@@ -179,11 +180,12 @@ def plan_build(
                         check(item)
                     passage = item
                 except InputError as error:
-                    problem = Problem(f"{file}, {unit} {position.number}", str(error))
+                    problem = Problem(file.where(position.number), str(error))
             if problem:
                 refuse(problem, on_error)
                 problems.append(problem)
             if passage:
+                titled = titled or bool(passage.title)
                 lengths[int(_STEPS_AN_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
                 if fields.make_ids is None:
                     hashes.append(xxhash.xxh3_64_intdigest(passage.id.encode()))
@@ -196,10 +198,14 @@ def plan_build(
     parts, repeats = _without_repeats(cutter.parts, fields, hashes, on_error)
     problems += repeats
     if not parts:
-        raise InputError(f"{files[0]}: an empty corpus; expected at least one document")
+        raise nothing_usable(files[0], problems[0] if problems else None)
+    if fields.title and not titled and not any(has_field(file, fields.title) for file in files):
+        raise InputError(
+            f"{files[0]}: no document has a field {fields.title!r} for the title; leave --title-column out"
+        )
     whole = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
-    if fields.encoded:  # embeddings were not read
-        whole.update("".join(identity(file.uri) for file in files).encode())
+    if fields.encoded:  # embeddings were not read: what stands for them is which field of which files they are
+        whole.update("\n".join([repr(fields), *map(identity, files)]).encode("utf-8", "surrogatepass"))
     return Plan(parts, fields, problems, whole.hexdigest(), lengths)
 
 
@@ -219,23 +225,22 @@ def read_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[t
     """
     digest = xxhash.xxh3_64()
     found = 0
-    for _, where, passage in _scan_part(part, fields, tokens=tokens):
+    for number, position, passage in _scan_part(part, fields, tokens=tokens):
         _digest(digest, passage)
         found += 1
-        yield where, passage
+        yield part.slices[number].file.where(position.number), passage
     if found != part.documents or digest.hexdigest() != part.digest:
         raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
-def _scan_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, str, Passage]]:
-    """The passages of a part as they are now, with the number of their slice and where they stand."""
+def _scan_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, Position, Passage]]:
+    """The passages of a part as they are now, with the number of their slice and where in its file they stand."""
     for number, piece in enumerate(part.slices):
         left, skip = piece.documents, set(piece.skip)
-        unit = "row" if piece.file.is_table else "line"
         for position, item in scan_corpus(piece.file, fields, piece.start, piece.number, tokens=tokens):
             if position.number in skip or not isinstance(item, Passage):
                 continue
-            yield number, f"{piece.file}, {unit} {position.number}", item
+            yield number, position, item
             left -= 1
             if not left:
                 break
@@ -246,10 +251,7 @@ def _without_repeats(
 ) -> tuple[list[Part], list[Problem]]:
     """The parts without documents whose id stood before; and these, as problems."""
     hashes_N = np.frombuffer(hashes, dtype=np.uint64)
-    order_N = np.argsort(hashes_N, kind="stable")
-    same = hashes_N[order_N[1:]] == hashes_N[order_N[:-1]]
-    # Every document that shares its hash with another, in the order of the corpus.
-    suspects = np.unique(np.concatenate([order_N[1:][same], order_N[:-1][same]])).tolist()
+    suspects = _shared(hashes_N)
     if not suspects:
         return parts, []
     ends = np.cumsum([part.documents for part in parts])
@@ -263,19 +265,33 @@ def _without_repeats(
     for number, positions in by_part.items():
         wanted = set(positions)
         drop: dict[int, list[int]] = {}
-        for position, (piece, where, passage) in enumerate(_scan_part(parts[number], fields)):
-            if position not in wanted:
+        for place, (piece, position, passage) in enumerate(_scan_part(parts[number], fields)):
+            if place not in wanted:
                 continue
+            where = parts[number].slices[piece].file.where(position.number)
             if passage.id not in first:
                 first[passage.id] = where
                 continue
             problem = Problem(where, f"the id {passage.id!r} stands on {_shorten(first[passage.id], where)} already")
             refuse(problem, on_error)
             problems.append(problem)
-            drop.setdefault(piece, []).append(int(where.rpartition(" ")[2]))
+            drop.setdefault(piece, []).append(position.number)
         if drop:
             kept[number] = _dropping(parts[number], fields, drop)
     return [part for part in kept if part.slices], problems
+
+
+def _shared(hashes_N: NDArray[np.uint64]) -> list[int]:
+    """Every document that shares its hash with another, in the order of the corpus. Sorts one copy, and no indices."""
+    sorted_N = np.sort(hashes_N)
+    repeated_R = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    del sorted_N
+    found = []
+    for start in range(0, len(hashes_N) if len(repeated_R) else 0, _BLOCK):
+        block = hashes_N[start : start + _BLOCK]
+        nearest = repeated_R[np.minimum(np.searchsorted(repeated_R, block), len(repeated_R) - 1)]
+        found += (start + np.flatnonzero(nearest == block)).tolist()
+    return found
 
 
 def _shorten(first: str, second: str) -> str:

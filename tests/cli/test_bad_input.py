@@ -57,6 +57,8 @@ CASES = [
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=-1"], "found GPU=-1"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--split", "train"], "a subset or split"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--id-column", "key"], "line 1: no 'key'"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--text-column", "b"], "'harbour-0' has no 'b'"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--title-column", "b"], "has a field 'b' for the"),
     (["index", "build", "hf:", "--model", "m", "--out", "i"], "names no dataset"),
     (["index", "build", "s3://user:secret@bucket/c", "--model", "m", "--out", "i"], "credentials in a URI"),
     (["index", "plan", "gone.jsonl", "--model", "m"], "gone.jsonl: no such file"),

@@ -113,6 +113,15 @@ def test_hidden_files_and_others_are_left_out(tmp_path: Path) -> None:
     assert names(tmp_path / ".cache", tmp_path) == [".cache/e.jsonl"]
 
 
+def test_an_index_inside_the_corpus_is_none_of_it(tmp_path: Path) -> None:
+    """Neither a finished one nor what a killed build left."""
+    fill(tmp_path, "a.jsonl", "documents.parquet", "below/partitions/b.jsonl")
+    fill(tmp_path / "index", "partitions/00000001-ab/documents.parquet", "unfinished/0-x/partition/documents.parquet")
+    expected = ["a.jsonl", "below/partitions/b.jsonl", "documents.parquet"]
+    assert names(tmp_path, tmp_path) == names(f"{tmp_path}/**/*.*", tmp_path) == expected
+    assert "no corpus here" in refusal(tmp_path / "index")
+
+
 @pytest.mark.parametrize("files", [[], ["README.md"], ["a.json"], [".a.jsonl"], ["_a/b.jsonl"]])
 def test_a_folder_without_a_corpus_is_refused(tmp_path: Path, files: list[str]) -> None:
     fill(tmp_path, *files)

@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +238,13 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, name: str) -> None:
     assert DAMAGED[name].partition("(")[0] in refusal(write(tmp_path / name, b"something else\n" * 50))
 
 
-@pytest.mark.parametrize("name", ["c.parquet", "c.npz"])
-def test_an_empty_file_without_a_format_is_named(tmp_path: Path, name: str) -> None:
-    refusal(write(tmp_path / name, b""))
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.csv.zst", "c.parquet", "c.npz"])
+def test_an_empty_file_has_no_records(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, zstd(b"") if name.endswith(".zst") else b"")
+    assert "an empty corpus" in refusal(path)
+    assert "an empty corpus" in refusal(tmp_path)
+    write(tmp_path / "z.jsonl", lines_of(RECORDS))
+    assert list(read_corpus(tmp_path)) == PASSAGES
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.parquet", "c.npz"])
@@ -300,6 +306,18 @@ def test_a_quote_that_is_never_closed_is_named_where_it_begins(tmp_path: Path) -
     assert "line 1: not a row of CSV" in refusal(write(path, '"id,text\na,one\n'))
 
 
+def test_what_a_quote_takes_in_is_told(tmp_path: Path) -> None:
+    problems: list[Problem] = []
+    path = write(tmp_path / "c.csv", 'id,text\na,one\nb,"two\nc,three\nd,four\n')
+    assert [passage.id for passage in read_corpus(path, "skip", problems)] == ["a"]
+    assert str(problems.pop()).endswith("(unexpected end of data); it takes in 3 lines, since a quote opens in it")
+    write(path, 'id,text\n"a,one\nb",two,three\nc,four\n')
+    assert [passage.id for passage in read_corpus(path, "skip", problems)] == ["c"]
+    assert str(problems.pop()).endswith(
+        "3 fields where the file has 2 columns; it takes in 2 lines, since a quote opens in it"
+    )
+
+
 def test_quotes_mean_nothing_in_tsv(tmp_path: Path) -> None:
     path = write(tmp_path / "c.tsv", 'id\ttext\na\t"one\nb\t"two" three\n')
     assert [passage.text for passage in read_corpus(path)] == ['"one', '"two" three']
@@ -337,11 +355,25 @@ def test_a_table_without_a_header_has_an_id_a_text_and_perhaps_a_title(tmp_path:
     assert list(read_corpus(write(two, b"\xef\xbb\xbf0\tone\n"))) == [Passage("0", "", "one")]
 
 
-@pytest.mark.parametrize("header", ["docid,contents", "contents,docid", "_id,text", "pid,passage", "doc_id,body"])
+@pytest.mark.parametrize(
+    "header", ["docid,contents", "contents,docid", "_id,text", "pid,passage", "doc_id,body", "ID,Text", "Text,Doc_ID"]
+)
 def test_a_header_is_known_by_the_usual_names(tmp_path: Path, header: str) -> None:
     names = header.split(",")
-    row = ",".join("one" if name in ("contents", "text", "passage", "body") else "a" for name in names)
-    assert list(read_corpus(write(tmp_path / "c.csv", f"{header}\n{row}\n"))) == [Passage("a", "", "one")]
+    values = ["one" if name.lower() in ("contents", "text", "passage", "body") else "a" for name in names]
+    row = ",".join(values)
+    expected = [Passage("a", "", "one")]
+    assert list(read_corpus(write(tmp_path / "c.csv", f"{header}\n{row}\n"))) == expected
+    assert list(read_corpus(write(tmp_path / "c.tsv", f"{header}\n{row}\n".replace(",", "\t")))) == expected
+    record = dict(zip(names, values, strict=True))
+    assert list(read_corpus(write(tmp_path / "c.jsonl", lines_of([record])))) == expected
+    assert list(read_corpus(write(tmp_path / "c.parquet", parquet_of([record])))) == expected
+
+
+def test_capitals_matter_where_both_are_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", "Id,Title,Text,text\na,T,no,one\n")
+    assert list(read_corpus(path)) == [Passage("a", "T", "one")]
+    assert "no column 'ID' for the id" in refusal(path, Fields(id="ID"))
 
 
 def test_a_header_is_known_by_the_names_that_were_chosen(tmp_path: Path) -> None:
@@ -352,8 +384,9 @@ def test_a_header_is_known_by_the_names_that_were_chosen(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: no column here is known by its name (an empty line)"),
-        ("one\n", "no column here is known by its name (one); name the columns of id and text"),
+        ("one\n", "no column here is known by its name (one); name those of id and text with --id-column and --text-"),
+        ("name,description,url\na,one,x\n", "no column here is known by its name (name, description, url); name"),
+        ("0,one\n", "no column here is known by its name (0, one)"),
         ("a,b,c,d\n", "no column here is known by its name (a, b, c, d)"),
         ("id,text,text\n", "line 1: a column's name comes twice (id, text, text)"),
         ("id,text\n", "an empty corpus"),
@@ -384,6 +417,16 @@ def test_a_line_of_json_without_a_chosen_field_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "c.jsonl", lines_of(RECORDS))
     assert "line 1: no 'nr'; correct it" in refusal(path, Fields(id="nr"))
     assert metadata_of(path, "lang") == [None] * 3
+
+
+def test_a_line_of_json_without_a_text_is_no_document_of_its_title(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", lines_of([{"id": "a", "title": "T", "abstract": "one"}]))
+    assert "line 1: document 'a' has no text (none of 'text', 'contents', " in refusal(path)
+    assert "line 1: document 'a' has no 'abstrakt'; correct it" in refusal(path, Fields(text="abstrakt"))
+    assert next(read_corpus(path, fields=Fields(text="abstract"))) == Passage("a", "T", "one")
+    for text in ("", None):
+        write(path, lines_of([{"id": "a", "title": "T", "text": text}]))
+        assert next(read_corpus(path)) == Passage("a", "T", "")
 
 
 @pytest.mark.parametrize("title", [7, False, [], ["x"], {}])
@@ -425,6 +468,19 @@ def test_ids_can_be_made(tmp_path: Path) -> None:
     path = write(tmp_path / "c.tsv", "text\none\ntwo\n")
     fields = Fields(make_ids="")
     assert list(read_corpus(path, fields=fields)) == [Passage("0", "", "one"), Passage("1", "", "two")]
+    assert_readable_from_anywhere(path, fields)
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.npz", "saved"])
+def test_ids_can_be_made_of_embeddings_alone(tmp_path: Path, name: str) -> None:
+    """No column is read then, and yet there are rows."""
+    path, records = tmp_path / name, [{"embeddings": [[1.0, 2.0]]}] * 3
+    if name == "saved":
+        save_dataset(path, records)
+    else:
+        write(path, parquet_of(records) if name == "c.parquet" else npz_of(embeddings=np.ones((3, 1, 2))))
+    fields = Fields(make_ids="d", encoded=True)
+    assert [passage.id for passage in read_corpus(path, fields=fields)] == ["d0", "d1", "d2"]
     assert_readable_from_anywhere(path, fields)
 
 
@@ -487,6 +543,8 @@ def test_metadata_is_converted(tmp_path: Path, kind: str, value: Any, expected: 
         ("date", "29.02.2024"),
         ("date", "2023-02-29"),
         ("date", "2024-02-29 or so"),
+        ("timestamp", "0001-01-01T00:00:00+14:00"),
+        ("timestamp", "9999-12-31T23:59:59-14:00"),
         ("timestamp", "soon"),
         ("timestamp", 1_700_000_000),
         ("timestamp", [2024]),
@@ -652,13 +710,80 @@ def test_embeddings_in_npz_may_be_one_block(tmp_path: Path) -> None:
         ({"embeddings": np.array([[1.0, None]]), "lengths": [2], "ids": IDS}, "embeddings is a object array"),
         (
             {"embeddings": np.ones((3, 2, 4)), "ids": np.array(["a", 1, None], object)},
-            "not a usable .npz file (Object",
+            "not a usable .npz file (ids is a object array",
         ),
         ({"embeddings": np.ones((0, 2, 4)), "ids": np.array([], str)}, "an empty corpus"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     assert message in refusal(write(tmp_path / "c.npz", npz_of(**arrays)), Fields(encoded=True))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_documents_in_npz_are_read_from_anywhere(tmp_path: Path, compressed: bool, flat: bool) -> None:
+    n = 1200
+    lengths = np.random.default_rng(0).integers(1, 4, n) if flat else np.full(n, 3)
+    tokens = np.arange(lengths.sum() * 8, dtype=np.float32).reshape(-1, 8)
+    ids = np.array([f"d{number}" for number in range(n)])
+    arrays = {"embeddings": tokens, "lengths": lengths} if flat else {"embeddings": tokens.reshape(n, 3, 8)}
+    path = tmp_path / "c.npz"
+    (np.savez_compressed if compressed else np.savez)(path, ids=ids, year=np.arange(n), **arrays)
+    starts = np.cumsum(lengths) - lengths
+    fields = Fields(encoded=True, metadata={"year": ""})
+    for start in (0, 1, 511, 512, 700, n - 1, n):
+        rest = scan(path, fields, Position(start, start + 1), start)
+        assert [passage.id for _, passage in rest] == ids[start:].tolist()
+        for number, (position, passage) in enumerate(rest, start):
+            assert (position, passage.metadata["year"]) == (Position(number, number + 1), number)
+            assert (passage.embeddings == tokens[starts[number] : starts[number] + lengths[number]]).all()
+
+
+class Counted:
+    """A file that counts the bytes that are read of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("rb")
+        self.n_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.n_bytes += len(content)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def read_of(path: Path, module: str, start: int, stop: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The share of a file that reading some documents takes."""
+    counted = Counted(path)
+
+    @contextmanager
+    def open_counted(uri: str) -> Iterator[pa.NativeFile]:
+        yield pa.PythonFile(counted, "r")
+
+    monkeypatch.setattr(f"raycol.data.{module}.open_file", open_counted)
+    (file,) = corpus_files(str(path))
+    fields = Fields(encoded=module == "arrays")
+    found = scan_corpus(file, fields, Position(start, start + 1), start, tokens=True)
+    assert len(list(islice(found, stop - start))) == stop - start
+    return counted.n_bytes / path.stat().st_size
+
+
+def test_of_a_row_group_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    records = [{"id": str(number), "text": rng.bytes(4000).hex()} for number in range(3000)]
+    path = write(tmp_path / "c.parquet", parquet_of(records, row_group_size=3000, use_dictionary=False))
+    assert read_of(path, "parquet", 0, 20, monkeypatch) < 0.5
+
+
+def test_of_arrays_only_the_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.npz"
+    ids = np.array([f"{number:060d}" for number in range(30_000)])
+    np.savez(path, ids=ids, embeddings=np.zeros((60_000, 16), np.float32), lengths=np.full(30_000, 2, np.int32))
+    for start in (1, 29_000):
+        assert read_of(path, "arrays", start, start + 600, monkeypatch) < 0.1
 
 
 @pytest.mark.parametrize("shape", [(1 << 50, 1, 4), (3, -1, 4), (-3, 2, 4), (3, 1 << 61, 4), (3, 3, 4)])

@@ -1,12 +1,14 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycol.data import Fields, Passage, corpus_files, read_corpus
+from raycol.data import Fields, Passage, corpus_files, hub, read_corpus
 from raycol.errors import InputError, RaycolError
-from raycol.indexing.plan import Part, Plan, plan_build, read_part, sample_documents
+from raycol.indexing.plan import Part, Plan, _shared, plan_build, read_part, sample_documents
 from tests.conftest import make_passages, write_jsonl
 
 
@@ -81,6 +83,68 @@ def test_a_corpus_that_changes_during_a_build_is_noticed(tmp_path: Path) -> None
         write_jsonl(path, changed)
         with pytest.raises(RaycolError, match="changed during the build"):
             list(read_part(plan.parts[-1], plan.fields))
+
+
+def test_repeated_ids_are_found_among_many() -> None:
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 5, 3000):
+        hashes_N = rng.integers(0, max(1, size), size, dtype=np.uint64) << np.uint64(50)
+        values, counts = np.unique(hashes_N, return_counts=True)
+        expected = np.flatnonzero(np.isin(hashes_N, values[counts > 1]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("raycol.indexing.plan._BLOCK", 100)
+            assert _shared(hashes_N) == expected.tolist()
+
+
+@pytest.mark.parametrize("content", ["oops\noops\n", '{"_id": "a", "text": ""}\n'])
+def test_where_everything_is_left_out_the_first_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.jsonl").write_text(content)
+    said = rf"an empty corpus; .*every record was left out, the first was {tmp_path}/c.jsonl, line 1: "
+    with pytest.raises(InputError, match=said):
+        plan_of(tmp_path, 5, "skip")
+    with pytest.raises(InputError, match=said):
+        list(read_corpus(tmp_path, "skip"))
+
+
+def test_a_field_for_titles_that_no_document_has_is_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [{"_id": "a", "text": "one"}, {"_id": "b", "text": "two", "head": ""}])
+    assert plan_of(path, 5, fields=Fields(title="head")).documents == 2
+    with pytest.raises(InputError, match="no document has a field 'haed' for the title; leave --title-column out"):
+        plan_of(path, 5, fields=Fields(title="haed"))
+
+
+def save_dataset(folder: Path, value: float) -> Path:
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = [{"id": "a", "embeddings": [[value, 0.0]], "other": [[value, 1.0]]}]
+    made = {name: datasets.Dataset.from_list(rows) for name in ("x", "y")}
+    datasets.DatasetDict(made).save_to_disk(folder)
+    return folder
+
+
+def digest_of(corpus: Path | str, split: str | None = None, **fields: Any) -> str:
+    return plan_build(corpus_files(str(corpus), split=split), Fields(encoded=True, **fields), 5).digest
+
+
+def test_the_digest_of_what_comes_encoded_is_of_its_files_and_fields(tmp_path: Path) -> None:
+    """The embeddings are not read: others, of the same ids, are another corpus."""
+    folder = save_dataset(tmp_path / "saved", 1.0)
+    digests = [digest_of(folder, "x"), digest_of(folder, "y"), digest_of(folder, "x", embeddings="other")]
+    assert digests == [digest_of(folder, "x"), digest_of(folder, "y"), digest_of(folder, "x", embeddings="other")]
+    folder.rename(tmp_path / "old")
+    digests.append(digest_of(save_dataset(folder, 2.0), "x"))
+    assert len(set(digests)) == 4
+
+
+def test_the_digest_of_a_named_dataset_is_of_its_state(tmp_path: Path) -> None:
+    digests = []
+    for value in (1.0, 1.0, 2.0):
+        hub._open_dataset.cache_clear()  # as in another process
+        if not digests or value != 1.0:
+            write_jsonl(tmp_path / "train.jsonl", [{"id": "a", "embeddings": [[value, 0.0]]}])
+        digests.append(digest_of(f"hf:{tmp_path}"))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_digest_is_of_the_documents_alone(tmp_path: Path) -> None:
