@@ -74,10 +74,10 @@ def read_arrays(
                 yield Position(first + row, first + row + 1), record
 
 
-def n_documents(uri: str) -> int:
-    """How many documents a file has. Raises `InputError` as `read_arrays` does."""
+def look_at_arrays(uri: str) -> tuple[int, bool]:
+    """How many documents a file has, and whether it is compressed. Raises `InputError` as `read_arrays` does."""
     with _open(uri) as arrays:
-        return arrays.n_documents if arrays else 0
+        return (arrays.n_documents, arrays.compressed) if arrays else (0, False)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ class _Arrays:
         tokens = self._rows(EMBEDDINGS)
         if tokens.dtype.kind != "f":
             raise ValueError(f"{EMBEDDINGS} is a {tokens.dtype} array; expected floating point")
-        self._shape = tokens.shape
+        self._shape, self.compressed = tokens.shape, tokens.compressed
         if len(self._shape) != 3 and (len(self._shape) != 2 or LENGTHS not in self.names):
             raise InputError(
                 f"{uri}: embeddings of shape {self._shape}; expected [tokens, dim] with an array {LENGTHS!r}, "
@@ -175,6 +175,7 @@ class _Rows:
 
     def __init__(self, raw: pa.NativeFile, archive: zipfile.ZipFile, name: str) -> None:
         self._raw, self._info = raw, archive.getinfo(f"{name}.npy")
+        self.compressed = self._info.compress_type != zipfile.ZIP_STORED
         self._opened = archive.open(self._info)
         self._file: IO[bytes] | _Stored = self._opened
         version = np.lib.format.read_magic(self._opened)
@@ -199,7 +200,7 @@ class _Rows:
         than any other; nor is the archive's checksum then looked at.
         """
         left = self._take(n_rows)
-        if self._info.compress_type == zipfile.ZIP_STORED:
+        if not self.compressed:
             self._file = _Stored(self._raw, self._info, self._info.file_size - self._left)
             return
         while left:

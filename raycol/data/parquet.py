@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +16,8 @@ from raycol.errors import InputError
 _ROWS = 512
 # Bytes of each column that are read ahead.
 _BUFFER = 1 << 20
+# So many bytes of a row group are little.
+_CHEAP = 64 << 20
 
 
 def read_parquet(
@@ -42,8 +45,9 @@ def read_parquet(
             else:
                 groups.append(group)
         for batch in file.iter_batches(_ROWS, row_groups=groups, columns=names):
-            rows = records_of(batch, uri)
-            for number in range(max(0, start.offset - first), batch.num_rows):
+            before = min(max(0, start.offset - first), batch.num_rows)
+            rows = records_of(batch, uri) if before < batch.num_rows else {}
+            for number in range(before, batch.num_rows):
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}
             first += batch.num_rows
@@ -53,6 +57,21 @@ def n_rows(uri: str) -> int:
     """How many rows a file has."""
     with open_file(uri) as raw:
         return int(pq.ParquetFile(raw).metadata.num_rows) if raw.size() else 0
+
+
+def cheap_rows(uri: str, rows: list[int]) -> list[int]:
+    """For each row one at or before it for which little of its row group is to be read first; each once."""
+    with open_file(uri) as raw:
+        metadata = pq.ParquetFile(raw).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    ends = np.cumsum([group.num_rows for group in groups])
+    found = set()
+    for row in rows:
+        number = int(np.searchsorted(ends, row, side="right"))
+        group = groups[number]
+        cheap = _CHEAP * group.num_rows // max(1, group.total_byte_size)
+        found.add(min(row, int(ends[number]) - group.num_rows + cheap))
+    return sorted(found)
 
 
 def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:

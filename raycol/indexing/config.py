@@ -131,9 +131,6 @@ class PlanConfig(EncodingConfig):
     overlap: Annotated[int, Field(ge=0)] = 0
     """Tokens that two passages of one text share."""
 
-    seed: int = 0
-    """Seeds the sample and k-means."""
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.overlap and not self.split_tokens:
@@ -177,6 +174,9 @@ class IndexConfig(PlanConfig):
 
     out: Location
     """Folder or URI for the index. A build that was interrupted there is continued."""
+
+    seed: int = 0
+    """Seeds the sample and k-means."""
 
 
 class AppendConfig(EncodingConfig):

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from raycol.data import CorpusFile, Fields, Passage
-from raycol.data.corpus import scan_corpus
-from raycol.data.files import compression_of, open_file, size_of
-from raycol.data.hub import open_dataset
-from raycol.data.jsonl import read_lines
-from raycol.data.parquet import n_rows
-from raycol.data.position import START, Position
+from raycol.data import Passage, Problem
+from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codebook import Codebook, default_centroids, sample_tokens
+from raycol.index.codebook import Codebook, check_codec, default_centroids
 from raycol.index.create import partition_tokens_for
 from raycol.indexing.codebook import enough_documents
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.part import check_tokens, peak_memory
 from raycol.indexing.partitions import merged_tokens
+from raycol.indexing.plan import ID_BYTES
+from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder
 
-_SAMPLED = 1024
-# Places in a large file, or files of many, that the sample is taken from.
-_PLACES = 16
-# Content of a compressed file that is looked at.
-_COMPRESSED_LOOK = 16 << 20
 # Tokens that rates are measured on, about.
 _TIMED_TOKENS = 16384
 # The rate of quantising is measured with so many centroids at most; more cost little more.
@@ -84,130 +74,63 @@ class Estimate(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Sample:
-    passages: list[Passage]
-    documents: int
-
-
-@dataclass(frozen=True)
 class _Timed:
-    """Tokens of some documents, and what encoding them took."""
+    """Tokens of the usable documents of a sample, and what encoding them took."""
 
+    documents: int
     dim: int
     tokens_a_document: float
-    embeddings: list[np.ndarray]
+    embeddings: list[NDArray[np.float32]]
     per_second: float
 
 
 def estimate_build(config: PlanConfig) -> Estimate:
-    """Read a sample, measure, and multiply.
+    """Read a sample, measure, and multiply. What `config.on_error` says of unusable records holds for the sample.
 
     Raises:
         InputError: an unusable corpus or model.
     """
-    fields = config.fields()
-    sample = _sample(config.files(), fields)
-    timed = _encode(config, config.model, sample.passages) if config.model else _encoded(sample.passages)
-    tokens = max(1, round(sample.documents * timed.tokens_a_document / config.pool_factor))
-    n_centroids = config.n_centroids or default_centroids(tokens)
+    sample = sample_corpus(config.files(), config.fields(), config.on_error)
+    passages = [passage for _, passage in sample.passages]
+    timed = _time_encoding(config, config.model, passages) if config.model else _embeddings_of(sample, config.on_error)
+    check_codec(timed.dim, config.bits)
+    documents = max(1, round(sample.records * timed.documents / sample.looked_at))
+    tokens = max(1, round(documents * timed.tokens_a_document / config.pool_factor))
+    sampled = _sampled(config, documents, timed)
+    sampled_tokens = max(1, round(sampled * timed.tokens_a_document / config.pool_factor))
+    n_centroids = config.n_centroids or default_centroids(tokens, sampled_tokens)
     quantised = _time_quantising(timed, n_centroids, config.bits)
     per_token = timed.dim * config.bits / 8 + _TOKEN_BYTES
-    text = np.mean([len(passage.content.encode()) for passage in sample.passages]) / 2 if config.store_text else 0
-    sampled = enough_documents(sample.documents, timed.tokens_a_document, timed.dim, n_centroids)
-    encoded_tokens = (sample.documents + sampled) * timed.tokens_a_document
+    text = np.mean([len(passage.content.encode()) for passage in passages]) / 2 if config.store_text else 0
+    encoded_tokens = (documents + sampled) * timed.tokens_a_document
     seconds = encoded_tokens / timed.per_second + tokens / quantised
-    sample_bytes = 2 * timed.dim * min(sample_tokens(n_centroids, timed.dim), tokens)
-    parts = math.ceil(sample.documents / config.docs_per_partition)
+    sample_bytes = 2 * timed.dim * sampled_tokens
+    parts = math.ceil(documents / config.docs_per_partition)
     part_tokens = config.docs_per_partition * timed.tokens_a_document
     return Estimate(
-        documents=sample.documents,
+        documents=documents,
         tokens=tokens,
         n_centroids=n_centroids,
-        index_bytes=round(tokens * per_token + sample.documents * (_DOCUMENT_BYTES + text)),
+        index_bytes=round(tokens * per_token + documents * (_DOCUMENT_BYTES + text)),
         parts=parts,
         partitions=min(parts, math.ceil(tokens / merged_tokens(tokens, partition_tokens_for(tokens)))),
         encoded_per_second=0 if config.model is None else round(timed.per_second, 1),
         quantised_per_second=round(quantised, 1),
         worker_hours=seconds / 3600,
         worker_bytes=round(peak_memory() + _PART_COPIES * part_tokens * per_token),
-        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * sample_bytes + 24 * sample.documents),
-        sampled=len(sample.passages),
+        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * sample_bytes + ID_BYTES * documents),
+        sampled=timed.documents,
         on_gpu=config.on_gpu,
     )
 
 
-def _sample(files: Sequence[CorpusFile], fields: Fields) -> _Sample:
-    """Usable documents from all over the corpus, and how many there are in all."""
-    chosen = [files[place * len(files) // min(len(files), _PLACES)] for place in range(min(len(files), _PLACES))]
-    each = math.ceil(_SAMPLED / len(chosen))
-    passages: list[Passage] = []
-    records_a_byte = []
-    for file in chosen:
-        found, density = _sample_file(file, fields, each)
-        passages += found
-        records_a_byte.append(density)
-    if not passages:
-        raise InputError(f"{files[0]}: no usable document in the sample; raycol index build names what is wrong")
-    tables = sum(_rows(file) for file in files if file.is_table)
-    lines = sum(size_of(file.uri) for file in files if not file.is_table)
-    return _Sample(passages, tables + round(lines * float(np.mean(records_a_byte))))
+def _sampled(config: PlanConfig, documents: int, timed: _Timed) -> int:
+    """How many documents the codebook will be trained on."""
+    enough = enough_documents(documents, timed.tokens_a_document, timed.dim, config.n_centroids)
+    return min(config.sample_documents or enough, documents)
 
 
-def _rows(file: CorpusFile) -> int:
-    if file.format == "dataset":
-        return len(open_dataset(file))
-    if file.format == "parquet":
-        return n_rows(file.uri)
-    return sum(1 for _ in scan_corpus(file, Fields(make_ids="", encoded=True)))
-
-
-def _sample_file(file: CorpusFile, fields: Fields, n: int) -> tuple[list[Passage], float]:
-    """Some passages of a file, and records a byte (of a compressed one, a compressed byte)."""
-    if file.is_table:
-        return _usable(scan_corpus(file, fields, tokens=fields.encoded), n), 0.0
-    size = size_of(file.uri)
-    if file.format != "jsonl" or compression_of(file.uri):
-        read = list(islice(scan_corpus(file, fields), n + 1))
-        content = read[-1][0].offset if len(read) > n else None
-        records = min(len(read), n)
-        share = _compressed_share(file.uri)
-        return _usable(iter(read), n), records / (size if content is None else max(1, content) * share)
-    passages: list[Passage] = []
-    spans, records = 0, 0
-    for place in range(_PLACES):
-        start = _line_start(file.uri, place * size // _PLACES)
-        read = list(islice(scan_corpus(file, fields, start), n // _PLACES + 1))
-        if len(read) > 1:
-            spans += read[-1][0].offset - start.offset
-            records += len(read) - 1
-        passages += _usable(iter(read[:-1] or read), n)
-    unique = list({passage.id: passage for passage in passages}.values())
-    return unique, records / spans if spans else len(unique) / size
-
-
-def _usable(records: Iterator[tuple[Position, object]], n: int) -> list[Passage]:
-    return [item for _, item in islice(records, n) if isinstance(item, Passage)]
-
-
-def _line_start(uri: str, offset: int) -> Position:
-    """Where the first whole line after a byte starts."""
-    if not offset:
-        return START
-    found = next(islice(read_lines(uri, Position(offset)), 1, 2), None)
-    return Position(found[0].offset) if found else START
-
-
-def _compressed_share(uri: str) -> float:
-    """Compressed bytes a byte of content. Of so much content that what was read ahead matters little."""
-    codec = compression_of(uri)
-    if not codec:
-        return 1.0
-    with open_file(uri) as raw, pa.CompressedInputStream(raw, codec) as stream:
-        read = len(stream.read(_COMPRESSED_LOOK))
-        return float(raw.tell() / max(1, read))
-
-
-def _encode(config: PlanConfig, model: str, passages: list[Passage]) -> _Timed:
+def _time_encoding(config: PlanConfig, model: str, passages: list[Passage]) -> _Timed:
     """Tokenise the sample, and encode as much of it as takes a few seconds."""
     encoder = open_encoder(model, config.on_gpu, config.dtype)
     longest = math.inf if config.split_tokens else document_length(encoder)
@@ -224,14 +147,25 @@ def _encode(config: PlanConfig, model: str, passages: list[Passage]) -> _Timed:
     # Of what is tokenised, some is not stored (the skiplist); of what is split, some is stored twice.
     kept = stored / sum(min(length, document_length(encoder)) for length in lengths[:n])
     twice = config.split_tokens / (config.split_tokens - config.overlap) if config.split_tokens else 1.0
-    return _Timed(
-        encoder.get_embedding_dimension(), float(np.mean(lengths)) * kept * twice, embeddings, stored / seconds
-    )
+    tokens_a_document = float(np.mean(lengths)) * kept * twice
+    return _Timed(len(passages), encoder.get_embedding_dimension(), tokens_a_document, embeddings, stored / seconds)
 
 
-def _encoded(passages: list[Passage]) -> _Timed:
-    embeddings = [check_tokens(passage, None) for passage in passages]
-    return _Timed(embeddings[0].shape[1], float(np.mean(list(map(len, embeddings)))), embeddings, math.inf)
+def _embeddings_of(sample: Sample, on_error: OnError) -> _Timed:
+    """The embeddings that documents came with. Raises `InputError` as the build would."""
+    embeddings: list[NDArray[np.float32]] = []
+    problems: list[Problem] = []
+    for where, passage in sample.passages:
+        try:
+            embeddings.append(check_tokens(passage, embeddings[0].shape[1] if embeddings else None))
+        except InputError as error:
+            problems.append(Problem(where, str(error)))
+    if not embeddings:
+        raise InputError(f"{problems[0]}; to encode texts, name a model with --model")
+    if problems:
+        refuse(problems[0], on_error)
+    mean = float(np.mean(list(map(len, embeddings))))
+    return _Timed(len(embeddings), embeddings[0].shape[1], mean, embeddings, math.inf)
 
 
 def _time_quantising(timed: _Timed, n_centroids: int, bits: int) -> float:

@@ -1,8 +1,8 @@
 """The plan of a build: which records of the corpus make which partition, and which documents are sampled.
 
 One pass over the corpus checks every record and notes where each partition starts, so that any worker can
-read its own part. The plan depends on the corpus and the settings alone, never on who works. Memory holds eight bytes
-a document: the hash of its id.
+read its own part. The plan depends on the corpus and the settings alone, never on who works. Memory holds the hash of
+each document's id, eight bytes; twice, and a byte more, while repeated ones are looked for.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _STEPS_AN_OCTAVE = 4
 _REPORT_EVERY = 10_000
 # A part ends early where its texts are as long as this together: a worker holds them.
 _MOST_CHARACTERS = 1 << 26
+# What looking for repeated ids takes a document, as measured.
+ID_BYTES = 18
 # Hashes of ids that are compared at once.
 _BLOCK = 1 << 20
 

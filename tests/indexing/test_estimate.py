@@ -3,13 +3,14 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.data import corpus_files
+from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
 from raycol.index.codebook import train_codebook
 from raycol.index.storage import open_store
@@ -17,6 +18,7 @@ from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
 from raycol.indexing.part import Built, Task, build_partition
 from raycol.indexing.plan import plan_build
+from raycol.indexing.sampling import sample_corpus
 from tests.conftest import TOPICS, make_clustered, save_encoded
 
 WORDS = " ".join(TOPICS.values()).split()
@@ -30,7 +32,7 @@ def records() -> list[dict[str, str]]:
     return [{"_id": f"d{n}", "text": " ".join(rng.choice(WORDS, length))} for n, length in enumerate(lengths)]
 
 
-def lines_of(some: list[dict[str, str]]) -> bytes:
+def lines_of(some: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in some).encode()
 
 
@@ -104,7 +106,96 @@ def test_the_plan_of_an_encoded_corpus_is_about_right(tmp_path: Path) -> None:
     assert estimate.encoded_per_second == 0
 
 
+def save_growing(path: Path, n: int = 4000) -> int:
+    """An encoded corpus of ever longer documents; how many tokens they have."""
+    lengths = np.arange(n) // 200 + 1
+    tokens = np.random.default_rng(0).standard_normal((int(lengths.sum()), 8)).astype(np.float32)
+    ids = [f"d{number}" for number in range(n)]
+    documents = [each.tolist() for each in np.split(tokens, np.cumsum(lengths)[:-1])]
+    if path.suffix == ".npz":
+        np.savez(path, ids=np.array(ids), lengths=lengths, embeddings=tokens)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": ids, "embeddings": documents}), path)
+    elif path.suffix == ".jsonl":
+        records = [{"id": id_, "embeddings": rows} for id_, rows in zip(ids, documents, strict=True)]
+        path.write_bytes(lines_of(records))
+    else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_dict({"id": ids, "embeddings": documents}).save_to_disk(path)
+    return len(tokens)
+
+
+@pytest.mark.parametrize("name", ["c.npz", "c.parquet", "c.jsonl", "saved"])
+def test_a_sorted_corpus_is_sampled_all_over(tmp_path: Path, name: str) -> None:
+    n_tokens = save_growing(tmp_path / name)
+    estimate = estimate_build(PlanConfig(corpus=str(tmp_path / name)))
+    assert abs(estimate.documents / 4000 - 1) < (0.15 if name == "c.jsonl" else 1e-9)
+    assert abs(estimate.tokens / n_tokens - 1) < 0.15
+    assert estimate.sampled <= 1040
+
+
+def test_a_sorted_tsv_is_sampled_all_over(tmp_path: Path) -> None:
+    rows = [f"{number}\t{'x' * (number // 10 + 1)}\n" for number in range(5000)]
+    path = tmp_path / "c.tsv"
+    path.write_text("".join(rows))
+    sample = sample_corpus(corpus_files(str(path)), Fields(make_ids=""), "fail")
+    assert abs(sample.records / 5000 - 1) < 0.2
+    characters = [len(passage.text) for _, passage in sample.passages]
+    assert abs(np.mean(characters) / 250 - 1) < 0.2
+    assert len(sample.passages) > 1000
+
+
+def save_bad(path: Path, *bad: object) -> Path:
+    good = np.ones((2, 16)).tolist()
+    tokens = [good if number % 2 else bad[number // 2 % len(bad)] for number in range(1, 41)]
+    kind = pa.list_(pa.list_(pa.float32()))
+    ids = [f"d{number}" for number in range(1, 41)]
+    pq.write_table(pa.table({"id": ids, "embeddings": pa.array(tokens, kind)}), path)
+    return path
+
+
+def test_the_plan_leaves_out_what_the_build_does(tmp_path: Path) -> None:
+    bad: list[Any] = [np.full((1, 16), np.nan).tolist(), np.ones((9, 8)).tolist(), None]
+    path = save_bad(tmp_path / "c.parquet", *bad)
+    with pytest.raises(InputError, match=rf"{path}, row 2: document 'd2': .*--on-error skip"):
+        estimate_build(PlanConfig(corpus=str(path)))
+    estimate = estimate_build(PlanConfig(corpus=str(path), on_error="skip"))
+    assert (estimate.documents, estimate.tokens, estimate.sampled) == (20, 40, 20)
+    only_bad = save_bad(tmp_path / "b.parquet", None)
+    pq.write_table(pq.read_table(only_bad).slice(1, 1), only_bad)
+    with pytest.raises(InputError, match=r"row 1: document 'd2' has no embeddings; to encode texts, name a model"):
+        estimate_build(PlanConfig(corpus=str(only_bad), on_error="skip"))
+
+
+def test_the_plan_refuses_the_dimensions_that_the_build_does(tmp_path: Path) -> None:
+    path = save_encoded(tmp_path / "c.npz", make_clustered(9, 12, seed=0))
+    with pytest.raises(InputError, match="embeddings of 12 dimensions; expected a multiple of 8"):
+        estimate_build(PlanConfig(corpus=str(path)))
+
+
+def test_the_plan_takes_the_size_of_the_sample(tmp_path: Path) -> None:
+    path = save_encoded(tmp_path / "c.npz", [np.ones((10, 16), np.float32)] * 2000)
+    estimates = [estimate_build(PlanConfig(corpus=str(path), sample_documents=n)) for n in (None, 16)]
+    assert [estimate.n_centroids for estimate in estimates] == [2048, 16]
+
+
+def test_lines_that_are_unusable_are_named_or_left_out(tiny_colbert: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "c.jsonl").write_bytes(lines_of(records()[:50]) + b"oops\n" * 50)
+    config = PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert))
+    with pytest.raises(InputError, match=r"c\.jsonl, (line 51|the line at byte \d+): not JSON .*--on-error skip"):
+        estimate_build(config)
+    estimate = estimate_build(config.model_copy(update={"on_error": "skip"}))
+    assert (estimate.documents, estimate.sampled) == (50, 50)
+
+
 def test_a_corpus_without_a_usable_document_cannot_be_planned(tiny_colbert: Path, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"_id": "a", "text": ""}\n')
-    with pytest.raises(InputError, match=r"no usable document"):
-        estimate_build(PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert)))
+    config = PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert), on_error="skip")
+    with pytest.raises(InputError, match=r"an empty corpus; .* the first was .*c\.jsonl, line 1: document 'a' has no"):
+        estimate_build(config)
+    (tmp_path / "c.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"c\.jsonl: an empty corpus"):
+        estimate_build(config)
