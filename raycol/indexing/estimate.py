@@ -41,7 +41,7 @@ class Estimate(BaseModel):
     """What a build will take. Figures are estimates but for the rates, which were measured here.
 
     Args:
-        documents: of the corpus; exact where its files say.
+        documents: of the corpus that are usable; exact where its files say how many there are, and none is unusable.
         tokens: that will be stored, pooled if so asked.
         n_centroids: of the codebook.
         index_bytes: of the finished index.
