@@ -22,8 +22,8 @@ class SearchSettings(BaseModel):
 
 
 EFFORTS: dict[Effort, SearchSettings] = {
-    "fast": SearchSettings(n_probe=4, n_rescore=40),
-    "default": SearchSettings(n_probe=8, n_rescore=128),
+    "fast": SearchSettings(n_probe=8, n_rescore=40),
+    "default": SearchSettings(n_probe=16, n_rescore=128),
     "thorough": SearchSettings(n_probe=32, n_rescore=512),
 }
 

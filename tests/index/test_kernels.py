@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from raycol.index import Document, Index
 from raycol.index.codebook import BITS, Codebook, TokenCodes
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
-from raycol.index.kernels.centroids import GROUP, above_next, nearest_lists, query_bytes, score_bytes, score_centroids
+from raycol.index.kernels.centroids import (
+    GROUP,
+    SPAN,
+    above_next,
+    nearest_lists,
+    query_bytes,
+    score_bytes,
+    score_centroids,
+)
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
@@ -96,7 +104,7 @@ def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
         assert np.array_equal(tops_GL, tops_of(scores_RL))
         products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
         n_lanes = products_KQ.shape[1]
-        found_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * longest / 255
+        found_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * SPAN * longest / 255
         assert np.abs(found_KQ - products_KQ).max() < 0.03 * longest
         assert not scores_RL[n_centroids:].any()
         assert not scores_RL[:, n_lanes:].any()

@@ -96,7 +96,10 @@ def test_more_effort_finds_no_less_and_the_default_nearly_all(library: Index, si
     assert library.search(queries) == library.search(queries, effort="default")
     for effort, chosen in EFFORTS.items():
         assert library.search(queries, effort=effort) == library.search(queries, **chosen.model_dump())
-    assert library.search(queries, effort="fast", n_rescore=100) == library.search(queries, n_probe=4, n_rescore=100)
+    n_probe = EFFORTS["fast"].n_probe
+    assert library.search(queries, effort="fast", n_rescore=100) == library.search(
+        queries, n_probe=n_probe, n_rescore=100
+    )
 
 
 def test_probing_more_lists_finds_more(library: Index) -> None:

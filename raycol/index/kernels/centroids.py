@@ -13,9 +13,8 @@ from raycol.index.kernels.vectors import LANES, ROWS, dot_bytes
 # Rows whose best score is remembered, so that most of them need no second look.
 GROUP = 64
 
-# A byte is a 255th of this much of the longest query token's length: what lies farther below a query token's best
-# centroid counts as no better than that.
-SPAN = 1.0
+# A byte is a 255th of this much of the longest query token's length: no centroid lies farther below the best one.
+SPAN = 2.0
 
 
 @kernel()
