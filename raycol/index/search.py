@@ -39,10 +39,10 @@ _MOST_RESCORED = 16
 
 # Nanoseconds, about, on one thread (docs/search.md): a centroid, a list's entry, a document's token by its centroid,
 # and a token exactly; all but the entry for LANES query tokens at a time.
-_CENTROID_NS = 40.0
-_ENTRY_NS = 4.0
-_CENTROID_TOKEN_NS = 4.0
-_EXACT_TOKEN_NS = 150.0
+_CENTROID_NS = 25.0
+_ENTRY_NS = 5.0
+_CENTROID_TOKEN_NS = 5.0
+_EXACT_TOKEN_NS = 115.0
 
 
 # Scores documents of a partition, given by their positions, exactly: float32 [M].

@@ -625,7 +625,7 @@ def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
     from raycol.index.tune import cheapest_settings
 
     exact = [[Hit("a", 2.0), Hit("b", 1.0)]]
-    sizes = {"n_centroids": 64, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}
+    sizes = {"n_centroids": 128, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}
 
     def choose(target: float, k: int = 2, dearer: int = 1) -> tuple[SearchSettings, float]:
         def search(settings: SearchSettings) -> list[Answer]:
