@@ -41,6 +41,8 @@ _NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
 _MAX_SAMPLE_TOKENS = 2_000_000
 _MAX_SAMPLE_VALUES = 2_000_000 * 128
 _SAMPLE_TOKENS_PER_CENTROID = 140
+# Fewer held-out tokens say nothing of how residuals are spread.
+_MIN_HELD_TOKENS = 64
 _MAX_HELD_TOKENS = 65536
 _BLOCK = 16384
 
@@ -194,7 +196,7 @@ def train_codebook(sample_TD: NDArray[Any], *, bits: int, n_centroids: int, seed
     """Train centroids and fit the residual quantiser.
 
     One token in twenty is held out of k-means for fitting the quantiser: residuals of tokens that shaped
-    their own centroid are too short.
+    their own centroid are too short. Of a small sample that would be too few, and all fit it.
 
     Args:
         sample_TD: float16 or float32 [T, D], sampled tokens.
@@ -206,7 +208,9 @@ def train_codebook(sample_TD: NDArray[Any], *, bits: int, n_centroids: int, seed
     check_codec(dim, bits)
     if not 1 <= n_centroids <= n_tokens:
         raise InputError(f"n_centroids is {n_centroids}; expected 1 to {n_tokens}, the tokens in the sample")
-    n_held = n_tokens // 20 if n_tokens - n_tokens // 20 >= n_centroids else 0
+    n_held = n_tokens // 20
+    if n_held < _MIN_HELD_TOKENS or n_tokens - n_held < n_centroids:
+        n_held = 0
     held = np.zeros(n_tokens, dtype=bool)
     held[np.random.default_rng(seed).permutation(n_tokens)[:n_held]] = True
     centroids_KD = train_centroids(sample_TD, np.flatnonzero(~held), n_centroids, seed)
@@ -227,7 +231,10 @@ def _fit_quantiser(
     residuals_TD = tokens_TD / lengths_T[:, None] - centroids_TD
     sizes_T = np.maximum(np.sqrt(np.mean(np.square(residuals_TD), axis=1)), 1e-6)
     residuals_TD *= (sizes_T.mean() / sizes_T)[:, None]
-    steps_D = np.maximum(residuals_TD.std(axis=0) * _NORMAL_STEP[bits], 1e-6).astype(np.float32)
+    # A token or two tell nothing of some dimensions, or of any: their steps are such that gains reach all residuals.
+    spread_D = residuals_TD.std(axis=0)
+    least = max(np.sqrt(np.mean(np.square(spread_D))) / 8, 0.01 / math.sqrt(len(spread_D)))
+    steps_D = (np.maximum(spread_D, least) * _NORMAL_STEP[bits]).astype(np.float32)
     lows_D = (residuals_TD.mean(axis=0) - steps_D * (2**bits - 1) / 2).astype(np.float32)
     return lows_D, steps_D
 

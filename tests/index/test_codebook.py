@@ -99,6 +99,32 @@ def test_tokens_need_not_be_of_unit_length() -> None:
     assert np.allclose(np.linalg.norm(decoded, axis=1), 7.5, rtol=2e-3)
 
 
+def test_any_sample_however_small_codes_its_own_tokens_well() -> None:
+    tokens = np.concatenate(make_clustered(20, 32, seed=4))
+    for n_tokens in range(1, 201):
+        codebook = train_codebook(
+            tokens[:n_tokens], bits=4, n_centroids=default_centroids(n_tokens, n_tokens), seed=0
+        )
+        assert mean_cosine(codebook, tokens[:n_tokens]) > 0.98, n_tokens
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 5, 20, 40])
+def test_a_codebook_of_few_tokens_has_steps_for_others(n_tokens: int) -> None:
+    tokens = np.concatenate(make_clustered(20, 32, seed=4))
+    same = np.repeat(tokens[:1], n_tokens, axis=0)
+    for sample in (tokens[:n_tokens], same):
+        codebook = train_codebook(sample, bits=8, n_centroids=1, seed=0)
+        assert mean_cosine(codebook, tokens) > 0.98
+    assert mean_cosine(codebook, same) > 0.999
+
+
+def mean_cosine(codebook: Codebook, tokens: np.ndarray) -> float:
+    codes, cosines = codebook.quantise(tokens)
+    decoded = codebook.decode(codes)
+    assert np.allclose((unit(decoded) * tokens).sum(axis=1), cosines, atol=1e-4)
+    return float(cosines.mean())
+
+
 @pytest.mark.parametrize(("dim", "bits"), [(32, 3), (32, 0), (30, 4)])
 def test_impossible_codecs_are_refused(dim: int, bits: int) -> None:
     with pytest.raises(InputError, match="expected"):
