@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from raycol.data import Fields, Passage
@@ -19,7 +18,7 @@ from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.build import session
 from raycol.indexing.config import AppendConfig
-from raycol.indexing.journal import Journal
+from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Clock, Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
@@ -133,9 +132,8 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
         manifest.version,
         manifest.split,
     )
-    fingerprint = model.fingerprint if model else ""
-    shape = f"{plan.digest} {fingerprint} {config.docs_per_partition} {config.batch} {config.dtype} {config.on_gpu}"
-    journal = Journal(snapshot.store, manifest.version, xxhash.xxh3_64_hexdigest(shape.encode()))
+    name = fingerprint(config, plan, task, model, bits=manifest.bits, codebook=manifest.codebook.name)
+    journal = Journal(snapshot.store, manifest.version, name)
     return _Work(snapshot, plan, gone, model, task, journal)
 
 

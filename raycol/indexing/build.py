@@ -10,16 +10,12 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 
-import xxhash
-
 from raycol.errors import ConflictError
 from raycol.index.codebook import check_codec
 from raycol.index.create import check_new, partition_tokens_for
 from raycol.index.manifest import (
     BUILDS,
-    FORMAT_VERSION,
     Manifest,
-    ModelInfo,
     commit_manifest,
     read_manifest,
     versions,
@@ -28,11 +24,11 @@ from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.codebook import train_on_sample
 from raycol.indexing.config import EncodingConfig, IndexConfig
-from raycol.indexing.journal import Journal
+from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Clock, Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
-from raycol.indexing.plan import Plan, plan_build
+from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
 from raycol.progress import Report, no_report
@@ -61,7 +57,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
 
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(found)
     task = Task(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
-    journal = Journal(store, 0, _fingerprint(config, plan, source.model))
+    codec = config.model_dump(include={"bits", "n_centroids", "sample_documents", "seed"})
+    journal = Journal(store, 0, fingerprint(config, plan, task, source.model, **codec))
     if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
         check_new(store)  # else this build died between its commit and its end
     with session(config):
@@ -117,23 +114,3 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
 def session(config: EncodingConfig) -> AbstractContextManager[None]:
     """A Ray session with room for the workers."""
     return ray_session(**{name: amount * (config.num_workers or 1) for name, amount in config.resources.items()})
-
-
-def _fingerprint(config: IndexConfig, plan: Plan, model: ModelInfo | None) -> str:
-    """Names a build by everything that decides its bytes."""
-    settings = {
-        "bits",
-        "n_centroids",
-        "docs_per_partition",
-        "sample_documents",
-        "dtype",
-        "pool_factor",
-        "store_text",
-        "metadata",
-        "split_tokens",
-        "overlap",
-        "seed",
-    }
-    shape = f"{config.model_dump_json(include=settings)} {config.batch} {config.on_gpu}"
-    name = f"{FORMAT_VERSION} {plan.digest} {model.fingerprint if model else ''} {shape}"
-    return xxhash.xxh3_64_hexdigest(name.encode())

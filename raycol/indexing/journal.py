@@ -8,19 +8,40 @@ committed.
 
 from __future__ import annotations
 
+import json
 from typing import TypeVar
 
+import xxhash
 from pydantic import BaseModel, ValidationError
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
-from raycol.index.manifest import BUILDS, CODEBOOKS, PARTITIONS, CodebookInfo
+from raycol.index.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.index.storage import Files, Store
-from raycol.indexing.part import Built
+from raycol.indexing.config import EncodingConfig
+from raycol.indexing.part import Built, Task
+from raycol.indexing.plan import Plan
 
 # A part's record lists the documents that were left out.
 _MAX_RECORD_BYTES = 64 << 20
 
 R = TypeVar("R", bound=BaseModel)
+
+
+def fingerprint(config: EncodingConfig, plan: Plan, task: Task, model: ModelInfo | None, **codec: object) -> str:
+    """Name a build or an append by everything that decides its bytes.
+
+    Args:
+        config: its settings; what errors do and how many workers there are does not count.
+        plan: the corpus, cut into parts.
+        task: the work on a part: fields, columns, splitting and so on.
+        model: the encoder, if there is one.
+        codec: what the codebook is or will be trained by.
+    """
+    work = json.loads(task.to_json())
+    del work["on_error"]
+    settings = [config.docs_per_partition, config.dtype, config.on_gpu]
+    name = [FORMAT_VERSION, plan.digest, work, model.fingerprint if model else None, settings, codec]
+    return xxhash.xxh3_64_hexdigest(json.dumps(name).encode())
 
 
 class Journal:

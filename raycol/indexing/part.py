@@ -248,7 +248,8 @@ def encode_sample(
 def release_memory() -> None:
     """Give back to the system what the last part left unused.
 
-    Batches of ever other sizes leave holes between what stays; glibc keeps those, some hundred megabytes in time.
+    Batches of ever other sizes leave holes between what stays; glibc keeps those, in the long run some hundred
+    megabytes.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:

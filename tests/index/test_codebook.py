@@ -102,9 +102,7 @@ def test_tokens_need_not_be_of_unit_length() -> None:
 def test_any_sample_however_small_codes_its_own_tokens_well() -> None:
     tokens = np.concatenate(make_clustered(20, 32, seed=4))
     for n_tokens in range(1, 201):
-        codebook = train_codebook(
-            tokens[:n_tokens], bits=4, n_centroids=default_centroids(n_tokens, n_tokens), seed=0
-        )
+        codebook = train_codebook(tokens[:n_tokens], bits=4, n_centroids=default_centroids(n_tokens, n_tokens), seed=0)
         assert mean_cosine(codebook, tokens[:n_tokens]) > 0.98, n_tokens
 
 
