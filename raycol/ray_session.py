@@ -81,7 +81,7 @@ def _check_resources(needs: Mapping[str, float]) -> None:
     for name, needed in needs.items():
         if have.get(name, 0) < needed:
             raise InputError(
-                f"Ray has {have.get(name, 0):g} {name}s here and this needs {needed:g}; "
+                f"Ray has {have.get(name, 0):g} of the resource {name} here and this needs {needed:g}; "
                 "ask for fewer workers or shards, or add nodes"
             )
 
@@ -99,8 +99,15 @@ def ray_errors(doing: str) -> Iterator[None]:
         cause = unwrap_ray_error(error)
         if isinstance(cause, RaycolError):
             raise cause from None
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise RaycolError(f"{doing} failed: {lines[-1]}") from error
+        raise RaycolError(f"{doing} failed: {_first_line(cause)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, without the advice and the traceback that Ray writes below and above it."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def unwrap_ray_error(error: BaseException) -> BaseException:

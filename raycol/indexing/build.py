@@ -67,8 +67,9 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         reused = len(built_before(journal, plan)) if codebook else 0
         if codebook is None:
             with clock("sample and train"):
-                name = source.model.name if source.model else None
-                codebook = train_on_sample(config, plan, task, store, name, source.dim, source.mean_tokens, report)
+                codebook = train_on_sample(
+                    config, plan, task, store, source.model, source.dim, source.mean_tokens, report
+                )
             journal.forget_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from raycol.errors import InputError
 from raycol.index.codebook import default_centroids, sample_size, sample_tokens, train_codebook
 from raycol.index.codebook_files import save_codebook
-from raycol.index.manifest import CodebookInfo
+from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import Store
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import Task
@@ -27,7 +27,7 @@ def train_on_sample(
     plan: Plan,
     task: Task,
     store: Store,
-    model: str | None,
+    model: ModelInfo | None,
     dim: int,
     mean_tokens: float,
     report: Report,
@@ -45,7 +45,8 @@ def train_on_sample(
     sampled = 0
     report(0, size, "sampling")
     run = here if size * mean_tokens <= _FEW_TOKENS and not config.on_gpu else on_workers
-    for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": model, "dim": dim}):
+    name = model.model_dump_json() if model else None
+    for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):
         if row["dim"]:
             arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
         sampled += row["documents"]

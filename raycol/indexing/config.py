@@ -30,6 +30,8 @@ def _check_resources(value: dict[str, float]) -> dict[str, float]:
     for name, amount in value.items():
         if not name or not 0 < amount < math.inf:
             raise ValueError(f"found {name}={amount:g}; expected NAME=AMOUNT, the amount above 0")
+        if name == "object_store_memory":
+            raise ValueError(f"found {name}, which no worker can be given; expected CPU, GPU, memory or your own")
     return {"CPU": 1.0, **value}
 
 
@@ -76,7 +78,7 @@ class EncodingConfig(CorpusConfig):
     """Workers; by default as many as the cluster has room for."""
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
-    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU."""
+    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
 
     batch_tokens: Positive | None = None
     """Tokens encoded at once, padding included; by default 4096 on a CPU, 65536 on a GPU."""

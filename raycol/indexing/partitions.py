@@ -55,7 +55,7 @@ def build_partitions(
     rows = [{"number": number, "part": plan.parts[number].to_json()} for number in waiting]
     arguments: dict[str, Any] = {
         "task": task.to_json(),
-        "model": target.model.name if target.model else None,
+        "model": target.model.model_dump_json() if target.model else None,
         "uri": target.uri,
         "codebook": target.codebook.model_dump_json(),
         "dim": target.dim,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import platform
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from raycol import errors
-from raycol.errors import RaycolError
+from raycol.errors import InputError, RaycolError
 from raycol.index.codebook_files import open_codebook
-from raycol.index.manifest import CodebookInfo
+from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import open_store
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
@@ -20,6 +22,7 @@ from raycol.indexing.plan import Part
 from raycol.ray_session import ray_errors
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import MultiVectorEncoder
 
 
@@ -35,11 +38,12 @@ def on_workers(
 
     # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU")}
+    others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         actor,
         fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
         batch_size=1,
+        memory=config.resources.get("memory"),
         compute=ray.data.ActorPoolStrategy(size=min(n_workers(config), len(rows)), max_tasks_in_flight_per_actor=2),
         num_cpus=config.resources["CPU"],
         num_gpus=config.resources.get("GPU"),
@@ -94,38 +98,86 @@ class _Worker:
 
     def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
         self.task = Task.from_json(task)
-        self.encoder = open_encoder(model, on_gpu, dtype) if model else None
+        self.encoder: MultiVectorEncoder | None = None
+        self._model = ModelInfo.model_validate_json(model) if model else None
+        self._on_gpu = on_gpu
+        self._dtype = dtype
+        self._opened = False
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Take a batch of one row and return another. Errors of ours come back in it: Ray Data would lose them."""
+        """Take a batch of one row and return another. Errors come back in it: Ray Data would lose what they say."""
         row = {name: values[0] for name, values in batch.items()}
         try:
+            if not self._opened:
+                self.open()
+                self._opened = True
             result = {"error": "", **self.work(row)}
         except RaycolError as error:
             result = {"error": f"{type(error).__name__} {error}", **self.nothing}
+        except Exception as error:
+            traceback.print_exc()  # goes to the worker's log
+            what = f"a worker failed on {_place_of(Part.from_json(row['part']))}: {type(error).__name__}: {error}"
+            result = {"error": f"RaycolError {what}", **self.nothing}
         return {name: [value] for name, value in result.items()}
 
     nothing: ClassVar[Mapping[str, Any]]
+
+    def open(self) -> None:
+        """Open what the work needs; not where the worker is made, from where no error comes back as itself."""
+        if self._model:
+            self.encoder = open_encoder(self._model.name, self._on_gpu, self._dtype, self._model.fingerprint)
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is made of a row."""
         raise NotImplementedError
 
 
-def open_encoder(model: str, on_gpu: bool, dtype: str) -> MultiVectorEncoder:
-    """The encoder as workers use it. `dtype` is `auto` or torch's name of one."""
+def _place_of(part: Part) -> str:
+    """Where a part begins."""
+    first = part.slices[0]
+    return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
+
+
+def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None) -> MultiVectorEncoder:
+    """The encoder as workers use it.
+
+    Args:
+        model: where it is.
+        on_gpu: whether it computes on a GPU; else in one thread.
+        dtype: `auto` or torch's name of one.
+        fingerprint: what the model must have: paths may lead elsewhere on another node.
+
+    Raises:
+        InputError: no model there, or another one.
+    """
     import torch
 
-    from raycol.models import load_encoder
+    from raycol.models import encoder_fingerprint, load_encoder
 
     if not on_gpu:
         torch.set_num_threads(1)
-        return load_encoder(model, device="cpu", dtype="float32" if dtype == "auto" else dtype)  # type: ignore[arg-type]
-    if not torch.cuda.is_available():
+    elif not torch.cuda.is_available():
         raise RaycolError("a worker was given a GPU that its torch cannot use; install a torch with CUDA there")
-    if dtype == "auto":
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return load_encoder(model, device="cuda", dtype=dtype)  # type: ignore[arg-type]
+    encoder = load_encoder(model, device="cuda" if on_gpu else "cpu")
+    if fingerprint and (found := encoder_fingerprint(encoder)) != fingerprint:
+        raise InputError(
+            f"model {model!r} on {platform.node()} has the fingerprint {found}, the build's model has {fingerprint}; "
+            "give all nodes the same model, and leave it as it is while the build goes on"
+        )
+    # Fingerprints are of float32. Only parameters are cast, as loading does it: buffers keep their precision.
+    target = _dtype_of(on_gpu, dtype)
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.to(target)
+    return encoder
+
+
+def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
+    import torch
+
+    if name == "auto":
+        name = "float32" if not on_gpu else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class SampleEncoder(_Worker):
@@ -167,8 +219,13 @@ class PartitionBuilder(_Worker):
     ) -> None:
         super().__init__(task, model, on_gpu, dtype)
         self.store = open_store(uri)
-        self.codebook = open_codebook(self.store, CodebookInfo.model_validate_json(codebook), dim, bits)
         self.journal = Journal.named(self.store, journal)
+        self._codec = CodebookInfo.model_validate_json(codebook), dim, bits
+
+    def open(self) -> None:
+        """The encoder and the codebook."""
+        super().open()
+        self.codebook = open_codebook(self.store, *self._codec)
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """What became of the row's part."""

@@ -104,4 +104,4 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
 
 def test_one_document_is_a_corpus(tiny_colbert: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(1))
-    assert build(path, tiny_colbert, tmp_path / "i").documents == 1
+    assert build(path, tiny_colbert, tmp_path / "i", resources={"CPU": 1, "memory": 1e8}).documents == 1
