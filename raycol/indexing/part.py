@@ -8,12 +8,12 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ class Built(BaseModel):
     """What became of a part: its partition (none where no document was usable), and how the work went.
 
     `documents` are those of the corpus; of split ones the partition has several passages. `left_out` has the ids of
-    those that `problems` tells of. `cpu_s` is by stage.
+    those of which nothing is in the partition. `problems` also tells of single passages. `cpu_s` is by stage.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,24 +114,20 @@ def build_partition(
     """
     started, clock = time.perf_counter(), Clock()
     coder = Coder(codebook)
-    problems: list[Problem] = []
-    left_out: list[str] = []
-    truncated = 0
+    coded = _Coded()
     if encoder is None:
-        passages = _code_embeddings(part, task, coder, problems, left_out, clock)
-        n_documents, order = len(passages), list(range(len(passages)))
+        _code_embeddings(part, task, coder, coded, clock)
     else:
-        with clock("read"):
-            documents = [passage for _, passage in read_part(part, task.fields)]
-            passages = list(_split(documents, task, encoder))
-        n_documents = len(documents)
-        order, truncated = _code_texts(passages, task, coder, encoder, clock)
+        _code_texts(part, task, coder, encoder, coded, clock)
+    # Codes stand in the order of encoding, the partition in that of the corpus.
+    places = sorted(coded.passages)
+    passages = [coded.passages[place] for place in places]
     info = None
     if passages:
         with clock("quantise"):
             tokens, error = coder.finish()
         with clock("write"):
-            lengths_N, place_N = np.array(coder.lengths), np.argsort(order)
+            lengths_N, place_N = np.array(coder.lengths), np.argsort(list(coded.passages))
             info = save_partition(
                 store,
                 [passage.id for passage in passages],
@@ -144,72 +140,92 @@ def build_partition(
             )
     return Built(
         info=info,
-        documents=n_documents,
-        truncated=truncated,
-        problems=problems,
-        left_out=left_out,
+        documents=part.documents - len(coded.left_out),
+        truncated=coded.truncated,
+        problems=coded.problems,
+        left_out=coded.left_out,
         cpu_s=clock.cpu_s,
         wall_s=time.perf_counter() - started,
         peak_bytes=peak_memory(),
     )
 
 
-def _split(documents: Sequence[Passage], task: Task, encoder: MultiVectorEncoder) -> Iterator[Passage]:
-    if task.split is None:
-        yield from documents
-        return
-    for document in documents:
-        yield from split_passage(document, encoder.tokenizer, task.split.tokens, task.split.overlap)
+@dataclass
+class _Coded:
+    """What came of the passages of a part: those that were coded, by their place in it, in the order of coding."""
+
+    passages: dict[int, Passage] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    truncated: int = 0
+
+    def refuse(self, where: str, error: InputError, on_error: OnError) -> None:
+        """Note a passage that cannot be used. Raises `InputError` unless such are skipped."""
+        refuse(problem := Problem(where, str(error)), on_error)
+        self.problems.append(problem)
 
 
 def _code_texts(
-    passages: Sequence[Passage], task: Task, coder: Coder, encoder: MultiVectorEncoder, clock: Clock
-) -> tuple[list[int], int]:
-    """Encode and quantise, as batches come; return the order in which that was, and how many texts were cut."""
+    part: Part, task: Task, coder: Coder, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
+) -> None:
+    """Read, split, encode and quantise, batch by batch."""
     pool = token_pooling(task.pool_factor)
-    order: list[int] = []
-    truncated = 0
-    batches = encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens)
+    with clock("read"):
+        documents = list(read_part(part, task.fields))
+        pieces = [
+            (number, piece) for number, (_, each) in enumerate(documents) for piece in _split(each, task, encoder)
+        ]
+    batches = encode_texts(encoder, [piece.content for _, piece in pieces], task.batch_tokens)
     while True:
         with clock("encode"):
             batch = next(batches, None)
         if batch is None:
-            return order, truncated
-        order += batch.positions
-        truncated += batch.truncated
-        for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
-            name = f"document {passages[position].id!r}"
+            break
+        coded.truncated += batch.truncated
+        for place, embeddings in zip(batch.positions, batch.embeddings, strict=True):
+            number, piece = pieces[place]
+            try:
+                tokens_TD = check_embeddings(embeddings, None, f"document {piece.id!r}")
+            except InputError as error:  # an overflow, most likely
+                coded.refuse(documents[number][0], error, task.on_error)
+                continue
             with clock("pool"):
-                tokens_TD = check_embeddings(pool(embeddings) if pool else embeddings, None, name)
+                tokens_TD = pool(tokens_TD) if pool else tokens_TD
             with clock("quantise"):
                 coder.add(tokens_TD)
+            coded.passages[place] = piece
+    there = {pieces[place][0] for place in coded.passages}
+    coded.left_out += [passage.id for number, (_, passage) in enumerate(documents) if number not in there]
 
 
-def _code_embeddings(
-    part: Part, task: Task, coder: Coder, problems: list[Problem], left_out: list[str], clock: Clock
-) -> list[Passage]:
-    """Quantise the embeddings that came with the documents; return the documents, without them."""
+def _split(document: Passage, task: Task, encoder: MultiVectorEncoder) -> Iterable[Passage]:
+    if task.split is None:
+        return [document]
+    return split_passage(document, encoder.tokenizer, task.split.tokens, task.split.overlap)
+
+
+def _code_embeddings(part: Part, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:
+    """Quantise the embeddings that came with the documents, which are not kept."""
     pool = token_pooling(task.pool_factor)
-    passages: list[Passage] = []
     documents = read_part(part, task.fields, tokens=True)
     while True:
         with clock("read"):
             found = next(documents, None)
         if found is None:
-            return passages
+            return
         where, passage = found
         try:
             tokens_TD = check_tokens(passage, coder.dim)
         except InputError as error:
-            refuse(problem := Problem(where, str(error)), task.on_error)
-            problems.append(problem)
-            left_out.append(passage.id)
+            coded.refuse(where, error, task.on_error)
+            coded.left_out.append(passage.id)
             continue
         with clock("pool"):
             tokens_TD = pool(tokens_TD) if pool else tokens_TD
         with clock("quantise"):
             coder.add(tokens_TD)
-        passages.append(Passage(passage.id, passage.title, passage.text, passage.metadata))
+        place = len(coded.passages)
+        coded.passages[place] = Passage(passage.id, passage.title, passage.text, passage.metadata)
 
 
 def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
@@ -224,23 +240,23 @@ def encode_sample(
 ) -> NDArray[np.float16]:
     """The directions of the tokens of some documents of a part, float16 [T, dim], in the documents' order.
 
-    Documents whose own embeddings are unusable are left out: building their partition will name them.
+    Passages whose embeddings are unusable are left out: building their partition will name them.
     """
     wanted = set(positions)
     documents = islice(read_part(part, task.fields, tokens=encoder is None), max(wanted) + 1)
     chosen = [passage for position, (_, passage) in enumerate(documents) if position in wanted]
-    pool = token_pooling(task.pool_factor)
     tokens: dict[int, NDArray[np.float32]] = {}
     if encoder is None:
-        for position, passage in enumerate(chosen):
-            try:
-                tokens[position] = check_tokens(passage, dim)
-            except InputError:
-                continue
+        passages = chosen
+        made: Iterable[tuple[int, Any]] = enumerate(passage.embeddings for passage in passages)
     else:
-        passages = list(_split(chosen, task, encoder))
-        for batch in encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens):
-            tokens |= dict(zip(batch.positions, batch.embeddings, strict=True))
+        passages = [piece for document in chosen for piece in _split(document, task, encoder)]
+        batches = encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens)
+        made = (pair for batch in batches for pair in zip(batch.positions, batch.embeddings, strict=True))
+    for place, embeddings in made:
+        with suppress(InputError):
+            tokens[place] = check_tokens(replace(passages[place], embeddings=embeddings), dim)
+    pool = token_pooling(task.pool_factor)
     directions = [directions_of(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
 

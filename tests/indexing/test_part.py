@@ -1,5 +1,6 @@
 """The work on one part, without Ray."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.manifest import SplitInfo
 from raycol.index.snapshot import Snapshot
-from raycol.indexing.encode import document_length, encode_texts
-from raycol.indexing.part import Built, Task, build_partition
+from raycol.indexing.encode import Encoded, document_length, encode_texts
+from raycol.indexing.part import Built, Task, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
 from raycol.indexing.split import split_text
 from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
@@ -100,6 +101,63 @@ def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path, bad: Any, mes
     nothing = build(index, embedded(tmp_path / "n.parquet", [bad]), on_error="skip")
     assert nothing.info is None
     assert len(nothing.problems) == 1
+
+
+@pytest.fixture
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that overflows on every text with thunder in it."""
+
+    def overflow(encoder: Any, texts: list[str], batch_tokens: int) -> Iterator[Encoded]:
+        for batch in encode_texts(encoder, texts, batch_tokens):
+            for place, embeddings in zip(batch.positions, batch.embeddings, strict=True):
+                embeddings[-1] = np.where("thunder" in texts[place], np.inf, embeddings[-1])
+            yield batch
+
+    monkeypatch.setattr("raycol.indexing.part.encode_texts", overflow)
+
+
+RAIN, THUNDER = "rain wind storm cloud", "snow thunder fog rain"
+TEXTS = [RAIN, THUNDER, f"{RAIN} {THUNDER} {RAIN}", RAIN]
+
+
+@pytest.mark.usefixtures("overflowing")
+@pytest.mark.parametrize(
+    ("split", "there", "gone"),
+    [
+        (None, ["d0", "d3"], ["d1", "d2"]),
+        (SplitInfo(tokens=4), ["d0#0", "d2#0", "d2#2", "d3#0"], ["d1#0", "d2#1"]),
+    ],
+)
+def test_what_the_encoder_overflows_on_is_named_or_left_out(
+    tmp_path: Path, encoder: Any, split: SplitInfo | None, there: list[str], gone: list[str]
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
+    index = Index.create(tmp_path / "i", [Document("x", make_clustered(1, 16, seed=0)[0])])
+    with pytest.raises(InputError, match=r"c\.jsonl, line [23]: document 'd[12].*NaN or infinite.*--on-error skip"):
+        build(index, path, encoder, split=split)
+    built = build(index, path, encoder, split=split, on_error="skip")
+    assert built.info
+    folder = tmp_path / "i" / "partitions" / built.info.name
+    assert (folder / "id_bytes.npy").read_bytes().endswith("".join(there).encode())
+    assert sorted(problem.what.split("'")[1] for problem in built.problems) == gone
+    assert {problem.where for problem in built.problems} == {f"{path}, line 2", f"{path}, line 3"}
+    assert built.left_out == (["d1"] if split else gone)
+    assert built.documents == 4 - len(built.left_out)
+
+
+@pytest.mark.usefixtures("overflowing")
+@pytest.mark.parametrize("pool_factor", [1, 2])
+def test_what_the_encoder_overflows_on_is_no_part_of_the_sample(
+    tmp_path: Path, encoder: Any, pool_factor: float
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
+    plan = plan_build(corpus_files(str(path)), Fields(), 1000)
+    task = Task(Fields(), {}, 100, pool_factor, "fail", 0)
+    whole = encode_sample(plan.parts[0], range(4), task, encoder, 16)
+    good = encode_sample(plan.parts[0], [0, 3], task, encoder, 16)
+    assert np.isfinite(whole).all()
+    assert len(whole) == len(good) > 0
+    assert len(encode_sample(plan.parts[0], [1, 2], task, encoder, 16)) == 0
 
 
 def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: list[str]) -> None:
