@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from raycol.data import Fields, Passage
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index.changes import check_writable, commit_change
 from raycol.index.manifest import BUILDS, Manifest, ModelInfo, read_manifest
-from raycol.index.selection import locate
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
@@ -23,7 +23,7 @@ from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Clock, Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
 from raycol.indexing.plan import Plan, plan_build
-from raycol.indexing.present import Present
+from raycol.indexing.present import Present, positions_of
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
 from raycol.progress import Report, no_report
@@ -53,7 +53,7 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
         infos = [part.info for part in built if part.info]
         added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
     left_out = [id_ for part in built for id_ in part.left_out]
-    kept = locate(snapshot.partitions, left_out)  # what does not come stays as it was
+    kept = positions_of(snapshot, left_out)  # what does not come stays as it was
     gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
     removed = sum(map(len, gone))
     try:
@@ -112,16 +112,8 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
     """Plan, and check everything that can be checked before the work."""
     manifest = snapshot.manifest
     fields = _fields(config, manifest)
-    metadata = MetadataCheck(fields, manifest.columns, split=manifest.split is not None)
-    present = Present(snapshot, upsert=config.upsert)
-
-    def check(passage: Passage) -> None:
-        metadata(passage)
-        present(passage)
-
     with clock("plan"):
-        plan = plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
-        gone = present.finish()
+        plan, gone = _plan(config, snapshot, fields, report)
         model = _find_model(manifest, plan, config.model)
     task = Task(
         fields,
@@ -135,6 +127,39 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
     name = fingerprint(config, plan, task, model, bits=manifest.bits, codebook=manifest.codebook.name)
     journal = Journal(snapshot.store, manifest.version, name)
     return _Work(snapshot, plan, gone, model, task, journal)
+
+
+def _plan(
+    config: AppendConfig, snapshot: Snapshot, fields: Fields, report: Report
+) -> tuple[Plan, list[NDArray[np.int64]]]:
+    """What is to come, and which documents of each partition go for it: with `upsert` those of the same ids.
+
+    Without it, such documents cannot be used. They are looked up by thousands, so where they stand is found by
+    reading again, which is for this case only.
+    """
+    metadata = MetadataCheck(fields, snapshot.manifest.columns, split=snapshot.manifest.split is not None)
+    present = Present(snapshot)
+
+    def look(passage: Passage) -> None:
+        metadata(passage)
+        present(passage)
+
+    def plan_with(check: Callable[[Passage], None]) -> Plan:
+        return plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
+
+    plan, gone = plan_with(look), present.positions()
+    if config.upsert or not any(map(len, gone)):
+        return plan, gone
+    there = present.ids()
+
+    def refuse(passage: Passage) -> None:
+        metadata(passage)
+        if passage.id in there:
+            raise InputError(f"document {passage.id!r} is in the index {snapshot.store} already; --upsert replaces it")
+
+    if config.on_error == "skip" and len(there) == plan.documents:
+        raise InputError(f"{config.corpus}: the index {snapshot.store} has all of it already; --upsert replaces it")
+    return plan_with(refuse), [np.empty(0, dtype=np.int64) for _ in gone]
 
 
 def _fields(config: AppendConfig, manifest: Manifest) -> Fields:

@@ -92,12 +92,18 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 1}
     report = append_corpus(AppendConfig(corpus=fresh_file, **settings))
     assert (report.version, report.documents, report.parts, report.replaced) == (2, 20, 2, 0)
-    with pytest.raises(InputError, match=r"is in the index .* already; --upsert replaces it"):
+    with pytest.raises(InputError, match=r"mixed\.jsonl, line 1: .* is in the index .* already; --upsert replaces it"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
+    other_file = write_jsonl(tmp_path / "other.jsonl", [*fresh[3:5], {"_id": "last", "text": "fog"}])
+    report = append_corpus(AppendConfig(corpus=other_file, on_error="skip", **settings))
+    assert (report.documents, [problem.where.split(", ")[1] for problem in report.skipped]) == (
+        1,
+        ["line 1", "line 2"],
+    )
     report = append_corpus(AppendConfig(corpus=mixed_file, upsert=True, **settings))
-    assert (report.version, report.documents, report.replaced) == (3, 4, 4)
+    assert (report.version, report.documents, report.replaced) == (4, 4, 4)
     index = Index.open(out)
-    assert len(index) == 80
+    assert len(index) == 81
     assert [row["text"] for row in index.metadata([record["_id"] for record in again])] == ["violin piano"] * 3
     assert index.verify() == []
 

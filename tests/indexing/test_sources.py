@@ -27,7 +27,7 @@ from raycol.indexing.encode import encode_texts
 from raycol.indexing.part import Task, build_partition
 from raycol.indexing.plan import Plan, plan_build
 from raycol.indexing.split import split_passage, split_text
-from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded, unit
+from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
 
 RECORDS = [{**record, "year": 2000 + number} for number, record in enumerate(make_passages(45))]
 FIELDS = Fields(metadata={"year": "int64"})
@@ -372,19 +372,22 @@ def test_a_partition_stands_in_the_order_of_the_corpus(tiny_colbert: Path, tmp_p
     assert ids == "".join(record["_id"] for record in RECORDS[:8])
 
 
-def test_a_document_that_is_there_already_is_named_at_any_size(tmp_path: Path) -> None:
-    """Documents are looked up by thousands: none of them is told to stand where another one does."""
-    from raycol.index.manifest import read_manifest
-    from raycol.index.snapshot import Snapshot
-    from raycol.indexing.present import Present
+def test_a_document_that_is_there_already_is_named_by_its_line(tmp_path: Path) -> None:
+    """Documents are looked up by thousands, and then found again."""
+    ids = np.array([f"d{number}" for number in range(9000)])
+    index, corpus = tmp_path / "i", tmp_path / "c.npz"
 
-    tokens = unit(np.ones((1, 16)))
-    Index.create(tmp_path / "i", [Document("d7", tokens, {})])
-    path = tmp_path / "c.jsonl"
-    path.write_text("".join(f'{{"id": "d{number}", "text": "rain"}}\n' for number in range(9000)))
-    store = open_store(str(tmp_path / "i"))
-    present = Present(Snapshot.open(store, read_manifest(store)), upsert=False)
-    plan = plan_build(corpus_files(str(path)), Fields(), 4096, "skip", present)
-    assert (plan.documents, plan.problems) == (9000, [])
-    with pytest.raises(InputError, match=r"^document 'd7' is in the index"):
-        present.finish()
+    def write(ids: np.ndarray) -> None:
+        # An ordinary column, whatever it is called: documents were not split.
+        np.savez(corpus, ids=ids, embeddings=np.ones((len(ids), 1, 16), np.float32), parent=ids)
+
+    made = (Document(str(id_), np.ones((1, 16), np.float32), {"parent": "x"}) for id_ in ids[[8999, 7, 3]])
+    Index.create(index, made).delete(["d3"])
+    config = AppendConfig(index=str(index), corpus=str(corpus), num_workers=1)
+    write(ids)
+    with pytest.raises(InputError, match=r"c\.npz, row 8: document 'd7' is in the index .*--upsert replaces it.*skip"):
+        append_corpus(config)
+    write(ids[[7, 8999]])
+    with pytest.raises(InputError, match=r"c\.npz: the index .* has all of it already; --upsert"):
+        append_corpus(config.model_copy(update={"on_error": "skip"}))
+    assert len(Index.open(index)) == 2
