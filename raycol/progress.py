@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import (
@@ -25,25 +27,82 @@ Report = Callable[[float, float | None, str], None]
 
 # Seconds between two plain lines.
 _LINE_EVERY = 15.0
+# Seconds that the bar's estimate of the time left looks back; parts of a corpus may take minutes each.
+_LOOK_BACK = 600.0
 
 
 def no_report(done: float, total: float | None = None, note: str = "") -> None:
     """Report to nobody."""
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the work: when it began and what was done by then (an earlier run may have done much), and now."""
+
+    began: float
+    first: float
+    done: float
+    total: float | None
+    note: str = ""
+
+    def moved(self, now: float, done: float, total: float | None, note: str) -> _Stage:
+        """After a report, which may begin another stage."""
+        note = note or self.note
+        if done < self.done or total != self.total:
+            return _Stage(now, done, done, total, note)
+        return replace(self, done=done, note=note)
+
+    def line(self, now: float) -> str:
+        """How it goes, with the time left where something was done since the stage began."""
+        if not self.total:
+            return f"{self.done:,.0f}{self.remark}"
+        left = ""
+        if self.first < self.done < self.total:
+            seconds = (now - self.began) * (self.total - self.done) / (self.done - self.first)
+            left = f", about {seconds:,.0f} s left"
+        return f"{self.done:,.0f} of {self.total:,.0f}{left}{self.remark}"
+
+    @property
+    def remark(self) -> str:
+        """The word on how it goes, if any."""
+        return f" ({self.note})" if self.note else ""
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
     """Show a bar while the block runs; the block calls what it is given with its progress.
 
-    Without a total yet, the bar pulses.
+    Without a total yet, the bar pulses. Where there is no terminal, a line is printed every 15 seconds, whether or not
+    the block has reported anything since.
     """
-    started = said = began = time.monotonic()
-    last = ""
-    before = 0.0
-    if not console.is_terminal:
-        console.print(f"{title} ...")
+    started = time.monotonic()
+    stage = _Stage(started, 0, 0, None)
 
-    bar = Progress(
+    def say() -> None:
+        now = time.monotonic()
+        console.print(f"{title}, {now - started:,.0f} s: {stage.line(now)}")
+
+    with _bar() as bar, nullcontext() if console.is_terminal else _lines(f"{title} ...", say):
+        task = bar.add_task(title, total=None, note="")
+
+        def report(done: float, total: float | None = None, note: str = "") -> None:
+            nonlocal stage
+            before, stage = stage, stage.moved(time.monotonic(), done, total, note)
+            if stage.began != before.began:
+                since = bar.tasks[0].start_time
+                bar.reset(task, total=total, completed=int(done))
+                bar.tasks[0].start_time = since
+            bar.update(task, completed=done, total=total, note=stage.note)
+
+        yield report
+        final = bar.tasks[0].total or bar.tasks[0].completed or 1
+        bar.update(task, completed=final, total=final)
+    if not console.is_terminal:
+        console.print(f"{title}: done in {time.monotonic() - started:.1f} s{stage.remark}")
+
+
+def _bar() -> Progress:
+    return Progress(
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=28),
@@ -53,30 +112,24 @@ def progress(title: str) -> Iterator[Report]:
         TextColumn("{task.fields[note]}"),
         console=console,
         disable=not console.is_terminal,
+        speed_estimate_period=_LOOK_BACK,
     )
-    with bar:
-        task = bar.add_task(title, total=None, note="")
-
-        def report(done: float, total: float | None = None, note: str = "") -> None:
-            nonlocal last, said, began, before
-            last = note or last
-            if done < before:  # another stage
-                began = time.monotonic()
-            before = done
-            bar.update(task, completed=done, total=total, note=last)
-            if not console.is_terminal and time.monotonic() - said > _LINE_EVERY:
-                said = time.monotonic()
-                console.print(f"{title}: {_line(done, total, said - began)}{f' ({last})' if last else ''}")
-
-        yield report
-        final = bar.tasks[0].total or bar.tasks[0].completed or 1
-        bar.update(task, completed=final, total=final)
-    if not console.is_terminal:
-        console.print(f"{title}: done in {time.monotonic() - started:.1f} s{f' ({last})' if last else ''}")
 
 
-def _line(done: float, total: float | None, seconds: float) -> str:
-    if not total:
-        return f"{done:,.0f}"
-    left = f", about {seconds * (total - done) / done:,.0f} s left" if 0 < done < total else ""
-    return f"{done:,.0f} of {total:,.0f}{left}"
+@contextmanager
+def _lines(first: str, say: Callable[[], None]) -> Iterator[None]:
+    """A line at once, and then one every few seconds from a thread, while the block runs."""
+    console.print(first)
+    ended = Event()
+
+    def tick() -> None:
+        while not ended.wait(_LINE_EVERY):
+            say()
+
+    thread = Thread(target=tick, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

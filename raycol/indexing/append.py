@@ -46,10 +46,10 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
         check_writable(snapshot)
         work = _prepare(config, snapshot, report, clock)
     snapshot, manifest, plan = work.snapshot, work.snapshot.manifest, work.plan
-    reused = len(built_before(work.journal, plan))
+    before = built_before(work.journal, plan)
     target = Target(store.uri, manifest.dim, manifest.bits, work.model, manifest.codebook)
     with session(config):
-        built = build_partitions(config, plan, work.task, target, work.journal, report)
+        built = build_partitions(config, plan, work.task, target, work.journal, before, report)
         infos = [part.info for part in built if part.info]
         added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
     left_out = [id_ for part in built for id_ in part.left_out]
@@ -70,7 +70,7 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
         manifest.version + 1,
         built,
         partitions=len(added),
-        reused_parts=reused,
+        reused_parts=len(before),
         replaced=removed,
         skipped=plan.problems,
         seconds=time.monotonic() - started,

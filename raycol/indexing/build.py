@@ -64,7 +64,7 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     with session(config):
         # Without their codebook, partitions are of no use: another one might differ in its last bits.
         codebook = journal.codebook()
-        reused = len(built_before(journal, plan)) if codebook else 0
+        before = built_before(journal, plan) if codebook else {}
         if codebook is None:
             with clock("sample and train"):
                 codebook = train_on_sample(
@@ -73,7 +73,7 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
             journal.forget_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)
-        built = build_partitions(config, plan, task, target, journal, report)
+        built = build_partitions(config, plan, task, target, journal, before, report)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report)
@@ -100,7 +100,7 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         1,
         built,
         partitions=len(partitions),
-        reused_parts=reused,
+        reused_parts=len(before),
         replaced=0,
         skipped=plan.problems,
         seconds=time.monotonic() - started,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import Metrics
 from raycol.indexing.part import Built, Task
 from raycol.indexing.plan import Plan
-from raycol.indexing.workers import PartitionBuilder, on_workers
+from raycol.indexing.workers import PartitionBuilder, n_workers, on_workers
 from raycol.progress import Report
 from raycol.ray_session import ray_errors
 
@@ -44,13 +45,19 @@ def built_before(journal: Journal, plan: Plan) -> dict[int, Built]:
 
 
 def build_partitions(
-    config: EncodingConfig, plan: Plan, task: Task, target: Target, journal: Journal, report: Report
+    config: EncodingConfig,
+    plan: Plan,
+    task: Task,
+    target: Target,
+    journal: Journal,
+    before: Mapping[int, Built],
+    report: Report,
 ) -> list[Built]:
-    """Build what is not done yet; return all, in the order of the plan."""
-    done = built_before(journal, plan)
+    """Build what was not done before; return all, in the order of the plan."""
+    done = dict(before)
     for problem in [problem for built in done.values() for problem in built.problems]:
         refuse(problem, config.on_error)  # they may have been skipped when the part was built
-    progress = _Progress(plan.documents, len(plan.problems), done, report)
+    progress = _Progress(config, plan, done, report)
     waiting = [number for number in range(len(plan.parts)) if number not in done]
     rows = [{"number": number, "part": plan.parts[number].to_json()} for number in waiting]
     arguments: dict[str, Any] = {
@@ -72,19 +79,22 @@ def build_partitions(
 class _Progress:
     """Tells how the work goes: to the terminal, and as Ray's metrics."""
 
-    def __init__(self, documents: int, skipped: int, done: dict[int, Built], report: Report) -> None:
+    def __init__(self, config: EncodingConfig, plan: Plan, done: Mapping[int, Built], report: Report) -> None:
         self._report = report
-        self._total = documents
+        self._plan = plan
+        self._workers = n_workers(config)
         self._documents = sum(built.documents for built in done.values())
-        self._skipped = skipped + sum(len(built.problems) for built in done.values())
+        self._skipped = len(plan.problems) + sum(len(built.problems) for built in done.values())
         self._parts = len(done)
         self._tokens = 0
-        self._started = time.monotonic()
-        self._metrics = Metrics(documents)
+        self._began = math.inf
+        self._metrics = Metrics(plan.documents)
         self._tell()
 
     def add(self, built: Built) -> None:
         """One more part is done."""
+        # Workers are started, and open their model, before they begin.
+        self._began = min(self._began, time.monotonic() - built.wall_s)
         self._documents += built.documents
         self._tokens += built.tokens
         self._skipped += len(built.problems)
@@ -92,10 +102,14 @@ class _Progress:
         self._tell()
 
     def _tell(self) -> None:
-        rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
+        rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
         self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
+        parts = len(self._plan.parts)
+        working = min(self._workers, parts - self._parts)
+        at_work = f", {working} at work" if working else ""
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        self._report(self._documents, self._total, f"{rate:,.0f} tokens/s, {self._parts} parts{skipped}")
+        note = f"{rate:,.0f} tokens/s, {self._parts} of {parts} parts{at_work}{skipped}"
+        self._report(self._documents, self._plan.documents, note)
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:

@@ -1,0 +1,86 @@
+"""What is said while something long goes on."""
+
+import io
+import time
+from contextlib import suppress
+from threading import active_count
+
+import pytest
+from rich.console import Console
+
+from raycol import progress as module
+from raycol.progress import progress
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What stands on a console that is no terminal."""
+    return use_console(monkeypatch, terminal=False)
+
+
+def use_console(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:
+    file = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=file, force_terminal=terminal, width=200, highlight=False))
+    return file
+
+
+def wait_for(file: io.StringIO, text: str) -> str:
+    deadline = time.monotonic() + 20
+    while text not in file.getvalue():
+        assert time.monotonic() < deadline, file.getvalue()
+        time.sleep(0.005)
+    return file.getvalue()
+
+
+def test_lines_come_though_nothing_is_finished(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LINE_EVERY", 0.01)
+    before = active_count()
+    with progress("Indexing") as report:
+        wait_for(said, "Indexing, 0 s: 0\n")
+        report(0, 900, "2 at work")
+        wait_for(said, 2 * "Indexing, 0 s: 0 of 900 (2 at work)\n")
+    assert active_count() == before
+    with suppress(KeyError), progress("Failing"):
+        raise KeyError
+    assert active_count() == before
+    assert "Failing: done" not in said.getvalue()
+
+
+def test_no_line_comes_in_a_short_while(said: io.StringIO) -> None:
+    with progress("Indexing") as report:
+        report(3, 4, "busy")
+    first, last = said.getvalue().splitlines()
+    assert (first, last.startswith("Indexing: done in 0.")) == ("Indexing ...", True)
+
+
+def test_the_time_left_goes_by_what_was_done_since_the_stage_began() -> None:
+    """An earlier run had done 900 of 1000 by then."""
+    stage = module._Stage(0, 0, 0, None).moved(10, 30, None, "reading").moved(20, 900, 1000, "")
+    assert stage.line(20) == "900 of 1,000 (reading)"
+    assert stage.moved(60, 901, 1000, "x").line(120) == "901 of 1,000, about 9,900 s left (x)"
+    # Another stage: less is done than before, or of another whole.
+    for done, total in ((10, 1000), (950, 2000)):
+        another = stage.moved(100, done, total, "").moved(130, done + 1, total, "")
+        assert f"about {30 * (total - done - 1):,} s left" in another.line(130)
+
+
+def test_the_bar_does_not_take_for_speed_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = use_console(monkeypatch, terminal=True)
+    bars = []
+    make = module._bar
+    monkeypatch.setattr(module, "_bar", lambda: bars.append(make()) or bars[0])
+    clock = iter(range(1000))
+    with progress("Indexing") as report:
+        bars[0].get_time = lambda: float(next(clock))
+        task = bars[0].tasks[0]
+        for done in (0, 500, 1000):
+            report(done, 1000, "sampling")
+        assert task.speed
+        report(900, 1000, "")  # of as many documents
+        assert task.speed is None
+        assert not task.finished
+        report(901, 1000, "")
+        report(902, 1000, "")
+        assert task.speed
+        assert task.speed <= 1
+    assert "902/1000" in said.getvalue() or "1000/1000" in said.getvalue()
