@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -29,10 +29,10 @@ from raycol.index.manifest import PartitionInfo, SplitInfo
 from raycol.index.partition_writer import Coder, reorder_tokens, save_partition
 from raycol.index.pooling import token_pooling
 from raycol.index.storage import Store
-from raycol.indexing.encode import encode_texts
+from raycol.indexing.encode import document_length, document_prompt, encode_texts
 from raycol.indexing.metadata import stored
 from raycol.indexing.plan import Part, read_part
-from raycol.indexing.split import split_passage
+from raycol.indexing.split import Splitter
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -171,10 +171,8 @@ def _code_texts(
     """Read, split, encode and quantise, batch by batch."""
     pool = token_pooling(task.pool_factor)
     with clock("read"):
-        documents = list(read_part(part, task.fields))
-        pieces = [
-            (number, piece) for number, (_, each) in enumerate(documents) for piece in _split(each, task, encoder)
-        ]
+        documents, split = list(read_part(part, task.fields)), _splitter(task, encoder)
+        pieces = [(number, piece) for number, (_, document) in enumerate(documents) for piece in split(document)]
     batches = encode_texts(encoder, [piece.content for _, piece in pieces], task.batch_tokens)
     while True:
         with clock("encode"):
@@ -198,10 +196,10 @@ def _code_texts(
     coded.left_out += [passage.id for number, (_, passage) in enumerate(documents) if number not in there]
 
 
-def _split(document: Passage, task: Task, encoder: MultiVectorEncoder) -> Iterable[Passage]:
+def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
     if task.split is None:
-        return [document]
-    return split_passage(document, encoder.tokenizer, task.split.tokens, task.split.overlap)
+        return lambda document: [document]
+    return Splitter(encoder.tokenizer, task.split, document_length(encoder), document_prompt(encoder) or "")
 
 
 def _code_embeddings(part: Part, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:
@@ -250,7 +248,8 @@ def encode_sample(
         passages = chosen
         made: Iterable[tuple[int, Any]] = enumerate(passage.embeddings for passage in passages)
     else:
-        passages = [piece for document in chosen for piece in _split(document, task, encoder)]
+        split = _splitter(task, encoder)
+        passages = [piece for document in chosen for piece in split(document)]
         batches = encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens)
         made = (pair for batch in batches for pair in zip(batch.positions, batch.embeddings, strict=True))
     for place, embeddings in made:

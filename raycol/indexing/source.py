@@ -39,7 +39,7 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
     encoder = load_encoder(model, device="cpu")
     limit = document_length(encoder)
     if split and split.tokens > limit:
-        raise InputError(f"split_tokens is {split.tokens}; {model!r} cuts documents at {limit} tokens anyway")
+        raise InputError(f"split_tokens is {split.tokens}; {model!r} takes {limit} tokens, title and markers included")
     texts = [passage.content for _, passage in islice(read_part(plan.parts[0], plan.fields), _LOOKED_AT)]
     tokens = sum(map(len, encoder.tokenizer(texts, truncation=False, verbose=False)["input_ids"]))
     longest = float("inf") if split else limit

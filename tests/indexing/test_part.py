@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.data import Fields, corpus_files
+from raycol.data import Fields, Passage, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.manifest import SplitInfo
@@ -17,7 +17,7 @@ from raycol.index.snapshot import Snapshot
 from raycol.indexing.encode import Encoded, document_length, encode_texts
 from raycol.indexing.part import Built, Task, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
-from raycol.indexing.split import split_text
+from raycol.indexing.split import Splitter
 from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
 
 
@@ -160,12 +160,15 @@ def test_what_the_encoder_overflows_on_is_no_part_of_the_sample(
     assert len(encode_sample(plan.parts[0], [1, 2], task, encoder, 16)) == 0
 
 
-def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: list[str]) -> None:
-    records = [{"_id": record["_id"], "title": "t", "text": texts[n]} for n, record in enumerate(make_passages(20))]
+@pytest.mark.parametrize("size", [8, 32])
+def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: list[str], size: int) -> None:
+    records = [
+        {"_id": record["_id"], "title": "rain wind", "text": texts[n]} for n, record in enumerate(make_passages(20))
+    ]
     path = write_jsonl(tmp_path / "c.jsonl", records)
     index = Index.create(tmp_path / "i", [Document("x", make_clustered(1, 16, seed=0)[0])])
     columns = {"text": "string", "parent": "string"}
-    split = SplitInfo(tokens=8, overlap=2)
+    split = SplitInfo(tokens=size, overlap=2)
     built = build(index, path, encoder, fields=Fields(), columns=columns, split=split)
     assert built.info
     assert built.documents == 20 < built.info.documents
@@ -173,4 +176,5 @@ def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: 
     rows = pq.read_table(tmp_path / "i" / "partitions" / built.info.name / "documents.parquet").to_pylist()
     for record in records:
         pieces = [row["text"] for row in rows if row["parent"] == record["_id"]]
-        assert pieces == list(split_text(record["text"], encoder.tokenizer, 8, 2))
+        document = Passage(record["_id"], "rain wind", record["text"])
+        assert pieces == [piece.text for piece in Splitter(encoder.tokenizer, split, 32, "[D] ")(document)]

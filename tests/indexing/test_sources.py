@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-from functools import cache
 from pathlib import Path
 
 import datasets
@@ -11,12 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raycol.cli import main
-from raycol.data import Fields, Passage, corpus_files
+from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.codebook import Codebook, train_codebook
@@ -26,8 +22,8 @@ from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpu
 from raycol.indexing.encode import encode_texts
 from raycol.indexing.part import Task, build_partition
 from raycol.indexing.plan import Plan, plan_build
-from raycol.indexing.split import split_passage, split_text
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
+from tests.indexing.test_split import assert_covers
 
 RECORDS = [{**record, "year": 2000 + number} for number, record in enumerate(make_passages(45))]
 FIELDS = Fields(metadata={"year": "int64"})
@@ -292,47 +288,6 @@ def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: 
     assert len(grown) == len(index) - len(hits) + 1
     hits = grown.search([query], k=50, filter="parent = 'd3'")[0]
     assert [row["text"] for row in grown.metadata([hit.id for hit in hits])] == ["rain wind storm"]
-
-
-@cache
-def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def assert_covers(pieces: list[str], text: str) -> None:
-    """Each piece begins within or right after the one before, and together they are the whole text."""
-    stops = {0}
-    for piece in pieces:
-        assert piece.strip()
-        starts = [start for start in range(len(text)) if text.startswith(piece, start)]
-        reached = {(stop, start + len(piece)) for stop in stops for start in starts if start <= stop}
-        stops = {end for stop, end in reached if stop <= end}
-    assert len(text) in stops
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=20),
-    gaps=st.lists(st.sampled_from([" ", "\n", "  ", "-"]), min_size=20, max_size=20),
-    size=st.integers(1, 12),
-    share=st.floats(0, 0.99),
-)
-def test_pieces_of_a_text_are_the_whole_text(
-    tiny_backbone: Path, lengths: list[int], gaps: list[str], size: int, share: float
-) -> None:
-    """Whatever its words are: one may have more tokens than a piece."""
-    text = "".join(f"q{n}{'z' * length}{gap}" for n, (length, gap) in enumerate(zip(lengths, gaps, strict=False)))
-    text = text.strip()
-    tokenizer = tokenizer_of(tiny_backbone)
-    assert "".join(split_text(text, tokenizer, size, 0)) == text
-    assert_covers(list(split_text(text, tokenizer, size, int(share * size))), text)
-
-
-def test_ids_of_pieces_differ_whatever_ids_documents_have(tiny_backbone: Path) -> None:
-    tokenizer = tokenizer_of(tiny_backbone)
-    documents = [Passage(id_, "", "rain wind storm cloud " * 3) for id_ in ("a", "a#0", "a#0#0", "#", "a#1")]
-    pieces = [piece for document in documents for piece in split_passage(document, tokenizer, 4, 1)]
-    assert len({piece.id for piece in pieces}) == len(pieces) > 10
 
 
 @pytest.fixture(scope="module")
