@@ -17,10 +17,12 @@ from raycol.index.snapshot import Snapshot
 from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.build import session
+from raycol.indexing.clock import Clock
+from raycol.indexing.codebook import Sampled
 from raycol.indexing.config import AppendConfig
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Clock, Task
+from raycol.indexing.part import Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
 from raycol.indexing.plan import Plan, plan_build
 from raycol.indexing.present import Present, positions_of
@@ -49,15 +51,18 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     before = built_before(work.journal, plan)
     target = Target(store.uri, manifest.dim, manifest.bits, work.model, manifest.codebook)
     with session(config):
-        built = build_partitions(config, plan, work.task, target, work.journal, before, report)
-        infos = [part.info for part in built if part.info]
-        added = merge_partitions(target, manifest.columns, manifest.version, infos, manifest.partition_tokens, report)
+        with clock("encode"):
+            built = build_partitions(config, plan, work.task, target, work.journal, before, report)
+        infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
+        with clock("merge"):
+            added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, report)
     left_out = [id_ for part in built for id_ in part.left_out]
     kept = positions_of(snapshot, left_out)  # what does not come stays as it was
     gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
     removed = sum(map(len, gone))
     try:
-        commit_change(snapshot, gone, added)
+        with clock("commit"):
+            commit_change(snapshot, gone, added)
     except ConflictError:
         # Names are made of contents: the next version has these partitions only if this append committed it.
         if not added or read_manifest(store, manifest.version + 1).partitions[-len(added) :] != added:
@@ -70,11 +75,12 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
         manifest.version + 1,
         built,
         partitions=len(added),
-        reused_parts=len(before),
+        before=before,
         replaced=removed,
         skipped=plan.problems,
         seconds=time.monotonic() - started,
-        cpu_seconds=clock.cpu_s,
+        clock=clock,
+        sampled=Sampled(),
     )
     save_report(store, done)
     sweep(store)

@@ -22,11 +22,12 @@ from raycol.index.manifest import (
 )
 from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
-from raycol.indexing.codebook import train_on_sample
+from raycol.indexing.clock import Clock
+from raycol.indexing.codebook import Sampled, train_on_sample
 from raycol.indexing.config import EncodingConfig, IndexConfig
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Clock, Task
+from raycol.indexing.part import Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
@@ -65,18 +66,20 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         # Without their codebook, partitions are of no use: another one might differ in its last bits.
         codebook = journal.codebook()
         before = built_before(journal, plan) if codebook else {}
+        sampled = Sampled()
         if codebook is None:
-            with clock("sample and train"):
-                codebook = train_on_sample(
-                    config, plan, task, store, source.model, source.dim, source.mean_tokens, report
-                )
+            codebook, sampled = train_on_sample(
+                config, plan, task, store, source.model, source.dim, source.mean_tokens, clock, report
+            )
             journal.forget_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)
-        built = build_partitions(config, plan, task, target, journal, before, report)
+        with clock("encode"):
+            built = build_partitions(config, plan, task, target, journal, before, report)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
-        partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report)
+        with clock("merge"):
+            partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report)
     manifest = Manifest(
         version=1,
         dim=source.dim,
@@ -91,7 +94,8 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         partitions=partitions,
     )
     try:
-        commit_manifest(store, manifest)
+        with clock("commit"):
+            commit_manifest(store, manifest)
     except ConflictError:
         if read_manifest(store, 1) != manifest:
             raise
@@ -100,11 +104,12 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
         1,
         built,
         partitions=len(partitions),
-        reused_parts=len(before),
+        before=before,
         replaced=0,
         skipped=plan.problems,
         seconds=time.monotonic() - started,
-        cpu_seconds=clock.cpu_s,
+        clock=clock,
+        sampled=sampled,
     )
     save_report(store, done)
     sweep(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from raycol.index.codebook import default_centroids, sample_size, sample_tokens,
 from raycol.index.codebook_files import save_codebook
 from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import Store
+from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import Task
 from raycol.indexing.plan import Plan, sample_documents
@@ -22,6 +24,15 @@ from raycol.progress import Report
 _FEW_TOKENS = 8192
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """What sampling took: tokens, CPU seconds of the workers, and the largest one's memory (0: none was started)."""
+
+    tokens: int = 0
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
+
+
 def train_on_sample(
     config: IndexConfig,
     plan: Plan,
@@ -30,8 +41,9 @@ def train_on_sample(
     model: ModelInfo | None,
     dim: int,
     mean_tokens: float,
+    clock: Clock,
     report: Report,
-) -> CodebookInfo:
+) -> tuple[CodebookInfo, Sampled]:
     """Encode the sample, train, save. The sample's embeddings are what crosses the object store, in float16."""
     size = config.sample_documents or enough_documents(plan.documents, mean_tokens, dim, config.n_centroids)
     positions = sample_documents(plan, size, config.seed)
@@ -42,15 +54,19 @@ def train_on_sample(
     ]
     size = sum(map(len, positions))
     arrays: dict[int, NDArray[np.float16]] = {}
-    sampled = 0
+    done, cpu_s, peak_bytes = 0, 0.0, 0
     report(0, size, "sampling")
-    run = here if size * mean_tokens <= _FEW_TOKENS and not config.on_gpu else on_workers
+    few = size * mean_tokens <= _FEW_TOKENS and not config.on_gpu
+    run = here if few else on_workers
     name = model.model_dump_json() if model else None
-    for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):
-        if row["dim"]:
-            arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
-        sampled += row["documents"]
-        report(sampled, size, "sampling")
+    with clock("sample"):
+        for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):
+            if row["dim"]:
+                arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
+            done += row["documents"]
+            cpu_s += row["cpu_s"]
+            peak_bytes = 0 if few else max(peak_bytes, row["peak_bytes"])
+            report(done, size, "sampling")
     if not arrays:
         raise InputError(
             f"none of {size} sampled documents has usable embeddings; sample more with --sample-documents"
@@ -59,8 +75,9 @@ def train_on_sample(
     n_tokens = round(len(sample_TD) * plan.documents / size)
     n_centroids = config.n_centroids or default_centroids(n_tokens, len(sample_TD))
     report(size, size, f"training {n_centroids} centroids")
-    codebook = train_codebook(sample_TD, bits=config.bits, n_centroids=n_centroids, seed=config.seed)
-    return save_codebook(store, codebook)
+    with clock("train"):
+        codebook = train_codebook(sample_TD, bits=config.bits, n_centroids=n_centroids, seed=config.seed)
+        return save_codebook(store, codebook), Sampled(len(sample_TD), cpu_s, peak_bytes)
 
 
 def enough_documents(n_documents: int, mean_tokens: float, dim: int, n_centroids: int | None) -> int:

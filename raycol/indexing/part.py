@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from raycol.index.manifest import PartitionInfo, SplitInfo
 from raycol.index.partition_writer import Coder, reorder_tokens, save_partition
 from raycol.index.pooling import token_pooling
 from raycol.index.storage import Store
+from raycol.indexing.clock import Clock
 from raycol.indexing.encode import document_length, document_prompt, encode_texts
 from raycol.indexing.metadata import stored
 from raycol.indexing.plan import Part, read_part
@@ -85,22 +86,6 @@ class Built(BaseModel):
     def tokens(self) -> int:
         """Tokens that were stored."""
         return self.info.tokens if self.info else 0
-
-
-@dataclass
-class Clock:
-    """CPU seconds of this process by stage."""
-
-    cpu_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count what happens inside to a stage."""
-        started = time.process_time()
-        try:
-            yield
-        finally:
-            self.cpu_s[stage] = self.cpu_s.get(stage, 0.0) + time.process_time() - started
 
 
 def build_partition(

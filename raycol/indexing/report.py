@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +13,8 @@ from raycol.data import Problem
 from raycol.errors import writing
 from raycol.index.manifest import REPORT
 from raycol.index.storage import Store
+from raycol.indexing.clock import Clock
+from raycol.indexing.codebook import Sampled
 from raycol.indexing.part import Built, peak_memory
 
 _LIBRARIES = (
@@ -44,7 +46,9 @@ class BuildReport(BaseModel):
         reused_parts: parts that an interrupted build had finished.
         skipped: records that could not be used.
         seconds: of the whole, by the clock.
-        cpu_seconds: of the workers by stage, in all parts, those from before too.
+        stage_seconds: by the clock: plan, sample, train, encode, merge, commit; without what was done before.
+        stage_tokens_per_second: tokens by that time, of sample and encode.
+        cpu_seconds: by stage: of plan and train here, of the others in the workers, those of parts from before too.
         tokens_per_cpu_second: of what the workers do to every token, by stage; those that took no time left out.
         tokens_per_worker_second: tokens by the workers' time.
         peak_worker_bytes: the largest worker's resident memory.
@@ -66,6 +70,8 @@ class BuildReport(BaseModel):
     reused_parts: int
     skipped: list[Problem]
     seconds: float
+    stage_seconds: dict[str, float]
+    stage_tokens_per_second: dict[str, float]
     cpu_seconds: dict[str, float]
     tokens_per_cpu_second: dict[str, float]
     tokens_per_worker_second: float
@@ -80,18 +86,24 @@ def make_report(
     built: Sequence[Built],
     *,
     partitions: int,
-    reused_parts: int,
+    before: Mapping[int, Built],
     replaced: int,
     skipped: Sequence[Problem],
     seconds: float,
-    cpu_seconds: dict[str, float],
+    clock: Clock,
+    sampled: Sampled,
 ) -> BuildReport:
-    """Put together what the parts say."""
+    """Put together what the parts say, and the clock of this process."""
     stages: dict[str, float] = {}
     for part in built:
-        for stage, cpu_s in part.cpu_s.items():
-            stages[stage] = stages.get(stage, 0.0) + cpu_s
+        for stage, spent in part.cpu_s.items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+    # What else this process does is waiting for workers.
+    cpu_s = {stage: spent for stage, spent in clock.cpu_s.items() if stage in ("plan", "train")}
+    if sampled.tokens:
+        cpu_s["sample"] = sampled.cpu_s
     tokens = sum(part.tokens for part in built)
+    made = {"sample": sampled.tokens, "encode": tokens - sum(part.tokens for part in before.values())}
     return BuildReport(
         index=index,
         version=version,
@@ -102,16 +114,22 @@ def make_report(
         replaced=replaced,
         partitions=partitions,
         parts=len(built),
-        reused_parts=reused_parts,
+        reused_parts=len(before),
         skipped=[*skipped, *(problem for part in built for problem in part.problems)],
         seconds=round(seconds, 3),
-        cpu_seconds={stage: round(cpu_s, 3) for stage, cpu_s in {**cpu_seconds, **stages}.items()},
-        tokens_per_cpu_second={stage: round(tokens / cpu_s, 1) for stage, cpu_s in stages.items() if cpu_s >= 0.001},
+        stage_seconds=_rounded(clock.wall_s),
+        stage_tokens_per_second={stage: round(n / clock.wall_s[stage], 1) for stage, n in made.items() if n},
+        cpu_seconds=_rounded({**cpu_s, **stages}),
+        tokens_per_cpu_second={stage: round(tokens / spent, 1) for stage, spent in stages.items() if spent >= 0.001},
         tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
-        peak_worker_bytes=max(part.peak_bytes for part in built),
+        peak_worker_bytes=max(sampled.peak_bytes, *(part.peak_bytes for part in built)),
         peak_driver_bytes=peak_memory(),
         versions=_versions(),
     )
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(spent, 3) for stage, spent in seconds.items()}
 
 
 def save_report(store: Store, report: BuildReport) -> None:

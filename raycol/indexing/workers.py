@@ -15,9 +15,10 @@ from raycol.errors import InputError, RaycolError
 from raycol.index.codebook_files import open_codebook
 from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import open_store
+from raycol.indexing.clock import Clock
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
+from raycol.indexing.part import Task, build_partition, encode_sample, peak_memory, release_memory
 from raycol.indexing.plan import Part
 from raycol.ray_session import ray_errors
 
@@ -187,16 +188,20 @@ class SampleEncoder(_Worker):
         super().__init__(task, model, on_gpu, dtype)
         self.dim = dim
 
-    nothing = {"number": -1, "documents": 0, "dim": 0, "tokens": b""}  # noqa: RUF012
+    nothing = {"number": -1, "documents": 0, "dim": 0, "tokens": b"", "cpu_s": 0.0, "peak_bytes": 0}  # noqa: RUF012
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """The tokens of the documents at the row's positions."""
-        tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim)
+        clock = Clock()
+        with clock("sample"):
+            tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim)
         return {
             "number": int(row["number"]),
             "documents": len(row["positions"]),
             "dim": tokens_TD.shape[1],
             "tokens": tokens_TD.tobytes(),
+            "cpu_s": clock.cpu_s["sample"],
+            "peak_bytes": peak_memory(),
         }
 
 

@@ -27,6 +27,12 @@ def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
     """An index of the corpus, built by two workers."""
     report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8, num_workers=2)
     assert (report.documents, report.parts, report.reused_parts, report.partitions) == (60, 4, 0, 4)
+    assert list(report.stage_seconds) == ["plan", "sample", "train", "encode", "merge", "commit"]
+    assert sum(report.stage_seconds.values()) < report.seconds
+    assert list(report.cpu_seconds) == ["plan", "train", "sample", "read", "encode", "pool", "quantise", "write"]
+    assert all(seconds >= 0 for seconds in report.cpu_seconds.values())
+    assert list(report.stage_tokens_per_second) == ["sample", "encode"]
+    assert report.peak_worker_bytes > 1 << 20
     return corpus.parent / "index"
 
 
