@@ -1,0 +1,53 @@
+"""How a build tells of its parts while the workers are at it, without Ray."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycol.data import Fields, corpus_files
+from raycol.index.manifest import CodebookInfo
+from raycol.index.storage import open_store
+from raycol.indexing import IndexConfig
+from raycol.indexing.journal import Journal
+from raycol.indexing.part import Built, Task
+from raycol.indexing.partitions import Target, build_partitions
+from raycol.indexing.plan import plan_build
+
+
+def built(tokens: int, seconds: float) -> Built:
+    """A part of fifteen documents."""
+    info = {"name": "p", "documents": 15, "tokens": tokens, "id_bytes": 9, "error": 0, "files": {}}
+    return Built(info=info, documents=15, truncated=0, problems=[], cpu_s={}, wall_s=seconds, peak_bytes=0)
+
+
+def test_tokens_a_second_are_those_of_this_run_since_its_work_began(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(actor: object, config: object, rows: list[dict[str, Any]], arguments: object) -> Iterator[dict[str, Any]]:
+        time.sleep(0.5)  # until workers are started
+        for row in rows:
+            yield {"number": row["number"], "built": built(1000, 0.01).model_dump_json()}
+
+    monkeypatch.setattr("raycol.indexing.partitions.on_workers", work)
+    monkeypatch.setattr("raycol.indexing.partitions.n_workers", lambda config: 2)
+    plan = plan_build(corpus_files(str(corpus)), Fields(), 15)
+    target = Target("i", 16, 4, None, CodebookInfo(name="c", n_centroids=1, error=0, files={}))
+    said: list[tuple[float, float | None, str]] = []
+    done = build_partitions(
+        IndexConfig(corpus="c", out="i"),
+        plan,
+        Task(Fields(), {}, 100, 1, "fail", 0),
+        target,
+        Journal(open_store(str(tmp_path)), 0, "f"),
+        {2: built(10**9, 1.0)},
+        lambda done, total, note: said.append((done, total, note)),
+    )
+    assert [part.tokens for part in done] == [1000, 1000, 10**9, 1000]
+    assert [done for done, _, _ in said] == [15, 30, 45, 60]
+    assert said[0] == (15, 60, "0 tokens/s, 1 of 4 parts, 2 at work")
+    rate, _, rest = said[-1][2].partition(" ")
+    assert rest == "tokens/s, 4 of 4 parts"
+    assert 3000 / 0.4 < float(rate.replace(",", "")) <= 3000 / 0.01
