@@ -128,8 +128,8 @@ class PlanConfig(EncodingConfig):
     """Field that holds embeddings, where documents come encoded; by default embeddings."""
 
     split_tokens: Positive | None = None
-    """Split long texts into passages of so many tokens, or fewer beside a long title; by default they are cut where the
-    model's length ends."""
+    """Split long texts into passages of so many tokens, or fewer beside a long title; by default they are cut where
+    the model's length ends."""
 
     overlap: Annotated[int, Field(ge=0)] = 0
     """Tokens that two passages of one text share."""

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from raycol.indexing import BuildReport
+from tests.conftest import PROJECT
 
 _NODE = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
 _SYSTEM = {
@@ -111,10 +112,13 @@ def _end(process: psutil.Process) -> None:
 
 
 class Build:
-    """`raycol index build` or `append` in a process of its own."""
+    """`raycol index build` or `append` in a process of its own; `job` builds as a Ray job does."""
 
     def __init__(self, cluster: Nodes, verb: str, *arguments: object) -> None:
-        command = [sys.executable, "-c", "from raycol.cli import main; main()", "index", verb, *map(str, arguments)]
+        command = ["-c", "from raycol.cli import main; main()", "index", verb]
+        if verb == "job":
+            command = [str(PROJECT / "jobs" / "index.py")]
+        command = [sys.executable, *command, *map(str, arguments)]
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.cli import main
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
@@ -200,59 +199,6 @@ def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
     config = IndexConfig(corpus=str(path), out=str(tmp_path / "i"), sample_documents=1, seed=1, on_error="skip")
     with pytest.raises(InputError, match=r"none of 1 sampled documents has usable embeddings.*--sample-documents"):
         build_index(config)
-
-
-def write_hostile(path: Path) -> list[tuple[int, str]]:
-    """A corpus with all that goes wrong; the lines that cannot be used and what is said of each."""
-    lines = [(json.dumps(record).encode(), "") for record in make_passages(10)]
-    lines[3:3] = [
-        (b'{"_id": "empty", "text": ""}', "has no text"),
-        (b'{"_id": "blank", "text": " \\t\\n ", "title": "\\u2003"}', "has no text"),
-        (b'{"_id": "latin", "text": "caf\xe9"}', "not UTF-8"),
-        (b'{"_id": 17, "text": "rain"}', "the id is 17"),
-        (b'{"_id": null, "text": "rain"}', "no '_id'"),
-        (b'{"_id": ["x"], "text": "rain"}', "the id is ['x']"),
-        (b'{"_id": "number", "text": 5}', "expected a string"),
-        (b'{"_id": "half", "text": "\\ud800"}', "surrogate"),
-        (b'{"_id": "' + b"x" * 600 + b'", "text": "rain"}', "600 bytes"),
-        (b'{"_id": "long", "text": "' + b"rain wind " * 100_000 + b'"}', ""),
-        (b'{"_id": "nul", "text": "rain\\u0000 wind"}', ""),
-        (b'["rain"]', "not a JSON object"),
-        (b'{"_id": "cut", "text": "ra', "not JSON"),
-    ]
-    lines.append((json.dumps(make_passages(10)[0]).encode(), "stands on line 1 already"))
-    path.write_bytes(b"\n".join(line for line, _ in lines))
-    return [(number, what) for number, (_, what) in enumerate(lines, start=1) if what]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
-def test_a_hostile_corpus_is_refused_by_line_or_built_without_its_bad_lines(
-    tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, out = tmp_path / "corpus.jsonl", tmp_path / "i"
-    bad = write_hostile(path)
-    command = ["index", "build", str(path), "--model", str(tiny_colbert), "--out", str(out)]
-    with pytest.raises(SystemExit) as end:
-        main(command)
-    assert end.value.code == 2
-    assert f"{path}, line 4: document 'empty' has no text" in capsys.readouterr().err
-    assert not out.exists()
-    with pytest.raises(SystemExit) as end:
-        main([*command, "--on-error", "skip", "--docs-per-partition", "3", "--num-workers", "2"])
-    assert end.value.code == 0
-    report = BuildReport.model_validate_json((out / "build-report.json").read_bytes())
-    assert sorted((problem.where, problem.what)[0] for problem in report.skipped) == sorted(
-        f"{path}, line {number}" for number, _ in bad
-    )
-    said = {problem.where: problem.what for problem in report.skipped}
-    for number, what in bad:
-        assert what in said[f"{path}, line {number}"]
-    assert (report.documents, report.truncated) == (12, 1)
-    index = Index.open(out)
-    assert len(index) == 12
-    assert len(str(index.metadata(["long"])[0]["text"])) == 1_000_000
-    assert index.verify() == []
 
 
 @pytest.mark.slow
