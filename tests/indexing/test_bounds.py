@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raycol.index import Index
@@ -14,19 +16,29 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 TOKENS, DIM = 120, 64
 
 
-def peak_of_a_worker(folder: Path, documents: int) -> int:
+def save(path: Path, tokens: np.ndarray) -> None:
+    ids = np.arange(len(tokens)).astype(str)
+    if path.suffix == ".npz":
+        np.savez(path, ids=ids, embeddings=tokens)
+        return
+    rows = pa.FixedSizeListArray.from_arrays(tokens.ravel(), DIM).cast(pa.list_(pa.float32()))
+    documents = pa.FixedSizeListArray.from_arrays(rows, TOKENS).cast(pa.list_(pa.list_(pa.float32())))
+    pq.write_table(pa.table({"id": ids, "embeddings": documents}), path, row_group_size=256)
+
+
+def peak_of_a_worker(path: Path, documents: int) -> int:
     rng = np.random.default_rng(documents)
-    tokens = unit(rng.standard_normal((documents, TOKENS, DIM), dtype=np.float32))
-    np.savez(folder / f"{documents}.npz", ids=np.arange(documents).astype(str), embeddings=tokens)
+    save(path, unit(rng.standard_normal((documents, TOKENS, DIM), dtype=np.float32)))
     settings = {"docs_per_partition": 128, "num_workers": 2, "n_centroids": 32, "sample_documents": 64}
-    config = IndexConfig(corpus=str(folder / f"{documents}.npz"), out=str(folder / f"i-{documents}"), **settings)
-    report = build_index(config)
-    index = Index.open(folder / f"i-{documents}")
+    out = path.parent / f"i-{documents}"
+    report = build_index(IndexConfig(corpus=str(path), out=str(out), **settings))
+    index = Index.open(out)
     assert (len(index), report.partitions, index.verify()) == (documents, 8, [])
     return report.peak_worker_bytes
 
 
-def test_a_worker_takes_no_more_for_a_larger_corpus(tmp_path: Path) -> None:
-    small, large = (peak_of_a_worker(tmp_path, documents) for documents in (1024, 4096))
+@pytest.mark.parametrize("format_", ["npz", "parquet"])
+def test_a_worker_takes_no_more_for_a_larger_corpus(tmp_path: Path, format_: str) -> None:
+    small, large = (peak_of_a_worker(tmp_path / f"{documents}.{format_}", documents) for documents in (1024, 4096))
     corpus = (4096 - 1024) * TOKENS * DIM * 4
     assert large - small < corpus / 3 < small
