@@ -33,8 +33,10 @@ from raycol.index.scope import Scope
 _CANDIDATES_PER_RESCORED = 8
 _CANDIDATES_PER_RESCORED_RESTRICTED = 32
 
-# 4 goes on until so many times the documents are scored as 3 ranked before the last hit, or so many times `n_rescore`.
+# 4 goes on until so many times the documents are scored as 3 ranked before the last hit (of many hits, before all but
+# one in so many), or so many times `n_rescore`.
 _SCORED_PER_RANK = 3
+_LATE_HITS = 20
 _MOST_RESCORED = 16
 
 # Nanoseconds, about, on one thread (docs/search.md): a centroid, a list's entry, a document's token by its centroid,
@@ -130,7 +132,7 @@ def _rescore(query: Query, scope: Scope, ranked_M: NDArray[np.int64], n: int, k:
         scores_M[scored + ascending] = _exact_scores(query, scope, numbers[ascending], score)
         scored += len(numbers)
         edge = np.partition(scores_M[:scored], -k)[-k]
-        last = int(np.flatnonzero(scores_M[:scored] >= edge)[k - 1])
+        last = int(np.flatnonzero(scores_M[:scored] >= edge)[k - 1 - k // _LATE_HITS])
         n = max(n, _SCORED_PER_RANK * (last + 1))
     ascending = np.argsort(ranked_M[:scored])
     return Answer(_best_hits(scope, ranked_M[ascending], scores_M[ascending], k), scored)
