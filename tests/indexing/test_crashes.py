@@ -241,7 +241,7 @@ def test_an_append_that_is_killed_goes_on(
             assert before.items() <= done.items()
             assert len(Index.open(out)) == PARTS * PER_PART
         before = done
-    if not (out / "manifests/00000002.json").exists():
+    if list(out.glob("builds/*")):  # it may have been killed between its commit and its end
         with start(cluster, corpora[1], out, append=True) as build:
             build.finish()
         assert report_of(out).reused_parts == len(before)
