@@ -241,10 +241,12 @@ def test_an_append_that_is_killed_goes_on(
             assert before.items() <= done.items()
             assert len(Index.open(out)) == PARTS * PER_PART
         before = done
-    if list(out.glob("builds/*")):  # it may have been killed between its commit and its end
+    # It may have been killed between its commit and its end, when what was merged is being swept away.
+    committed = (out / "manifests/00000002.json").exists()
+    if list(out.glob("builds/*")):
         with start(cluster, corpora[1], out, append=True) as build:
             build.finish()
-        assert report_of(out).reused_parts == len(before)
+        assert committed or report_of(out).reused_parts == len(before)
         assert contents(out) == contents(whole)
     index = Index.open(out)
     assert (len(index), index.verify()) == (2 * PARTS * PER_PART, [])
