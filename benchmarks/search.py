@@ -282,7 +282,8 @@ def _build_clustered(uri: Path, n_tokens: int) -> Cost:
     return cost
 
 
-def _grown(uri: Path, n_tokens: int, rounds: int, build_cpu_s: float, n_queries: int = 50) -> list[dict[str, Any]]:
+def _grown(uri: Path, n_tokens: int, rounds: int, build_cpu_s: float) -> list[dict[str, Any]]:
+    n_queries = 50 if n_tokens < 30_000_000 else 20  # `exact` takes seconds a query
     queries = clustered_queries(Clustered(max(1, n_tokens // MEAN_TOKENS)), n_queries)
     index = Index.open(uri)
     cpu_ms: dict[Effort, list[float]] = {effort: [] for effort in EFFORTS}
