@@ -42,7 +42,7 @@ def select(
         partition.check()
     allowed = [partition.live_N for partition in partitions]
     if wanted is not None:
-        chosen = locate(partitions, wanted, on_unknown)
+        chosen = _find(partitions, wanted, on_unknown)
         allowed = [_only(live_N, positions) for live_N, positions in zip(allowed, chosen, strict=True)]
     if condition is not None:
         allowed = [
@@ -62,6 +62,11 @@ def locate(
     """
     wanted = check_ids(ids)
     check_on_unknown(on_unknown)
+    return _find(partitions, wanted, on_unknown)
+
+
+def _find(partitions: Sequence[Partition], wanted: list[str], on_unknown: OnUnknown) -> list[NDArray[np.int64]]:
+    """What `locate` does, of ids that are checked."""
     hashes_M = id_hashes(wanted)
     unknown_M = np.ones(len(wanted), dtype=bool)
     chosen = []
