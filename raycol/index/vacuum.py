@@ -63,7 +63,10 @@ def sweep(store: Store) -> Vacuumed:
 
 
 def _folders(store: Store) -> list[str]:
-    """What may be left over: all that writers make, by the names that they give it."""
+    """What may be left over: all that writers make, by the names that they give it.
+
+    Builds' journals come last: while one is there, the command that died goes on with the tidying.
+    """
+    unfinished = [name for name in store.names("") if _BASE.match(name)]
     parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
-    inner = [f"{parent}/{name}" for parent in parents for name in store.names(parent)]
-    return inner + [name for name in store.names("") if _BASE.match(name)]
+    return unfinished + [f"{parent}/{name}" for parent in parents for name in store.names(parent)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import xxhash
 
 from raycol.indexing import BuildReport
 from tests.conftest import PROJECT
@@ -160,10 +161,10 @@ class Build:
         return self._process.returncode, said.decode()
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """All files but the report, which says how long things took."""
+def contents(root: Path) -> dict[str, str]:
+    """Digests of all files but the report, which says how long things took."""
     files = [path for path in root.rglob("*") if path.is_file() and path.name != "build-report.json"]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+    return {path.relative_to(root).as_posix(): xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in files}
 
 
 def report_of(root: Path) -> BuildReport:

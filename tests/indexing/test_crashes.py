@@ -185,6 +185,8 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
     if list(out.glob("builds/*")):
         with start(cluster, corpora[0], out) as build:
             build.finish()
+    else:
+        Index.open(out).vacuum()  # it died while the last of its journal was removed
     assert committed or report_of(out).reused_parts == len(before) - 1 == PARTS - 1
     assert contents(out) == contents(undisturbed)
 
@@ -247,7 +249,9 @@ def test_an_append_that_is_killed_goes_on(
         with start(cluster, corpora[1], out, append=True) as build:
             build.finish()
         assert committed or report_of(out).reused_parts == len(before)
-        assert contents(out) == contents(whole)
+    else:
+        Index.open(out).vacuum()
+    assert contents(out) == contents(whole)
     index = Index.open(out)
     assert (len(index), index.verify()) == (2 * PARTS * PER_PART, [])
 
