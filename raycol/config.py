@@ -7,12 +7,13 @@ documentation, in `--help` as in the editor. Precedence: command line, then YAML
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
@@ -20,6 +21,27 @@ from raycol.errors import InputError
 Positive = Annotated[int, Field(ge=1)]
 # Where an index is: a local path, or a URI such as s3://bucket/prefix.
 Location = Annotated[str, BeforeValidator(str)]
+
+
+def _parse_resources(value: Any) -> Any:
+    """`CPU=2,GPU=0.5` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    return {name.strip(): amount.strip() for name, _, amount in pairs}
+
+
+def _check_resources(value: dict[str, float]) -> dict[str, float]:
+    for name, amount in value.items():
+        if not name or not 0 < amount < math.inf:
+            raise ValueError(f"found {name}={amount:g}; expected NAME=AMOUNT, the amount above 0")
+        if name == "object_store_memory":
+            raise ValueError(f"found {name}, which no worker can be given; expected CPU, GPU, memory or your own")
+    return {"CPU": 1.0, **value}
+
+
+# What a worker needs of the cluster, by Ray's names.
+Resources = Annotated[dict[str, float], BeforeValidator(_parse_resources), AfterValidator(_check_resources)]
 
 
 class Config(BaseModel):

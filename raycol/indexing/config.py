@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive
+from raycol.config import Config, Location, Positive, Resources
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
@@ -16,26 +15,6 @@ from raycol.index.manifest import SplitInfo
 
 # Tokens a batch, where none are asked for: what keeps one CPU's caches warm, and what fills a GPU.
 _BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
-
-
-def _parse_resources(value: Any) -> Any:
-    """`CPU=2,GPU=0.5` as a mapping."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    return {name.strip(): amount.strip() for name, _, amount in pairs}
-
-
-def _check_resources(value: dict[str, float]) -> dict[str, float]:
-    for name, amount in value.items():
-        if not name or not 0 < amount < math.inf:
-            raise ValueError(f"found {name}={amount:g}; expected NAME=AMOUNT, the amount above 0")
-        if name == "object_store_memory":
-            raise ValueError(f"found {name}, which no worker can be given; expected CPU, GPU, memory or your own")
-    return {"CPU": 1.0, **value}
-
-
-Resources = Annotated[dict[str, float], BeforeValidator(_parse_resources), AfterValidator(_check_resources)]
 
 
 class CorpusConfig(Config):

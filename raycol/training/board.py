@@ -1,4 +1,7 @@
-"""How a driver sees the steps of its workers: an actor they write to and a thread that reads it."""
+"""How a driver and its workers know of each other: an actor that workers write to and a thread that reads it.
+
+The board outlives the workers, so it is also what remembers why they failed.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,82 @@ from contextlib import contextmanager
 from typing import Any
 
 from raycol.progress import Report
+from raycol.training.trainer import OnRecord
+
+Record = dict[str, float]
 
 _PERIOD_S = 0.5
+# Starts from one checkpoint after which training is given up.
+_MOST_STARTS = 3
 
 
 class Board:
-    """The latest step, as the leading worker posted it. Runs as a Ray actor."""
+    """What the leading worker posted, and how starts and failures went. Runs as a Ray actor where the driver is."""
 
     def __init__(self) -> None:
-        self._step, self._steps = 0, 0
-        self._loss: float | None = None
+        self._records: list[Record] = []
+        self._starts: list[int] = []
+        self._failure = ""
+        self._last_error = ""
 
-    def post(self, step: int, steps: int, loss: float | None) -> None:
-        """Take note of a step."""
-        self._step, self._steps, self._loss = step, steps, loss
+    def post(self, record: Record) -> None:
+        """Take note of a step or an evaluation."""
+        self._records.append(record)
 
-    def latest(self) -> tuple[int, int, float | None]:
-        """The last step, the number of steps, and the loss."""
-        return self._step, self._steps, self._loss
+    def since(self, n: int) -> list[Record]:
+        """All records but the first `n`."""
+        return self._records[n:]
+
+    def start(self, step: int) -> str:
+        """Take note that workers start from a step; return why they should not, as `fail` takes it."""
+        self._starts.append(step)
+        if not self._failure and self._starts[-_MOST_STARTS - 1 :] == [step] * (_MOST_STARTS + 1):
+            why = self._last_error or "a worker died; its machine may lack memory"
+            self._failure = f"RaycolError training failed {_MOST_STARTS} times from step {step}: {why}"
+        return self._failure
+
+    def fail(self, failure: str, final: bool) -> None:
+        """Take note of an error: its class and its message. A final one ends training."""
+        if final:
+            self._failure = self._failure or failure
+        self._last_error = failure.partition(" ")[2]
+
+    def failure(self) -> str:
+        """What ended training."""
+        return self._failure
+
+
+def make_board() -> Any:
+    """A board on the driver's node, which it cannot outlive anyway."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
 
 
 @contextmanager
-def watch(board: Any, report: Report) -> Iterator[None]:
-    """Pass a board's latest step on to `report` while the block runs."""
+def watch(board: Any, report: Report, on_record: OnRecord) -> Iterator[None]:
+    """Pass on what is posted while the block runs, and what is left at its end."""
     import ray
 
     done = threading.Event()
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        try:
+            records = ray.get(board.since.remote(seen), timeout=10)
+        except ray.exceptions.RayError:
+            return
+        seen += len(records)
+        for record in records:
+            report(record["step"], record["steps"], remark(record))
+            on_record(record)
 
     def follow() -> None:
         while not done.wait(_PERIOD_S):
-            try:
-                step, steps, loss = ray.get(board.latest.remote(), timeout=10)
-            except ray.exceptions.RayError:
-                continue
-            if steps:
-                report(step, steps, "" if loss is None else f"loss {loss:.3f}")
+            look()
 
     thread = threading.Thread(target=follow, name="raycol-training-progress", daemon=True)
     thread.start()
@@ -51,3 +95,11 @@ def watch(board: Any, report: Report) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        look()
+
+
+def remark(record: Record) -> str:
+    """A record in a few words."""
+    if "loss" not in record:
+        return next((f"{name} {record[name]:.4f}" for name in record if "@" in name), "")
+    return f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s"

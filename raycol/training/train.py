@@ -1,30 +1,50 @@
-"""`raycol train`: the driver's side of training on Ray Train."""
+"""`raycol train`: the driver's side of training on Ray Train.
+
+    prepare -> run.json, data -> workers train, checkpoints -> done.json -> assemble the model -> out
+
+All but the last lies in the storage of the run. The same command goes on with whatever it finds there.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raycol import errors
 from raycol.checkpoints import find_checkpoint
-from raycol.data import read_pairs
-from raycol.errors import InputError, writing
+from raycol.errors import InputError, RaycolError
+from raycol.index.storage import Store, absolute, open_store
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
+from raycol.training.prepare import Work
+from raycol.training.run import DONE, Run, begin, clear, finish, open_run
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training did."""
+    """What training did.
+
+    Args:
+        model: where it is.
+        examples: that were trained on.
+        losses: of each step.
+        metrics: the kept model's evaluation, if there was one.
+        best_step: after which step it was kept.
+        seconds: of this run; an earlier one's are not counted.
+    """
 
     model: Path
-    pairs: int
+    examples: int
     losses: list[float]
+    metrics: dict[str, float]
+    best_step: int
     seconds: float
 
     @property
@@ -33,75 +53,126 @@ class TrainReport:
         return len(self.losses)
 
 
-def train(config: TrainConfig, report: Report = no_report) -> TrainReport:
+def train(config: TrainConfig, report: Report = no_report, on_record: Any = None) -> TrainReport:
     """Train an encoder on Ray Train and save it to `config.out`, whole or not at all.
 
+    A training that was interrupted goes on from its last checkpoint.
+
+    Args:
+        config: the settings.
+        report: told of the steps.
+        on_record: told of all that is known of each step and evaluation: a mapping from names to numbers.
+
     Raises:
-        InputError: no such model or data, fewer pairs than a batch, or `out` exists.
-        RaycolError: a worker failed.
+        InputError: no such model or data, too few examples, `out` exists, or an unfinished training of other settings
+            is in its storage.
+        RaycolError: workers failed again and again, or the loss is no number any more.
     """
     started = time.monotonic()
     if config.out.exists():
         raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
-    pairs = sum(1 for _ in read_pairs(config.data, config.split, config.on_error))
-    if pairs < config.batch_size:
-        raise InputError(
-            f"{config.data}: {pairs} training pairs, fewer than the batch of {config.batch_size}; "
-            "lower --batch-size or bring more"
-        )
     # Workers run in folders of their own, so everything is named by its full path.
-    full = {"model": find_checkpoint(config.model), "data": config.data.resolve(), "out": config.out.resolve()}
+    storage = absolute(config.storage or config.out.parent / f".{config.out.name}-training")
+    full = {"model": find_checkpoint(config.model), "out": config.out.absolute(), "storage": storage}
     config = config.model_copy(update=full)
-    with writing(config.out):
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside `out`, so that the model is renamed into place; on a cluster, `out` is on shared storage.
-        storage = Path(tempfile.mkdtemp(prefix=f".{config.out.name}-training-", dir=config.out.parent))
+    store = open_store(storage)
+    ours = not store.names("")
     try:
-        with ray_session(CPU=config.num_workers, GPU=config.num_workers if config.use_gpu else 0):
-            losses = _fit_on_ray(config, storage, report)
-        with writing(config.out):
-            os.rename(storage / "model", config.out)
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
-    return TrainReport(config.out, pairs, losses, time.monotonic() - started)
+        run = open_run(store, config) or begin(store, config)
+        if DONE not in store.names(""):
+            needs = {name: amount * config.num_workers for name, amount in config.resources.items()}
+            with ray_session(**needs):
+                _train_on_ray(config, run, report, on_record or (lambda record: None))
+        report(run.work.steps, run.work.steps, "saving the model")
+        kept, history = finish(store, config, run)
+    except BaseException:
+        if ours and not store.names("checkpoints"):
+            clear(store)
+        raise
+    clear(store)
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    examples = sum(source.examples for source in run.work.sources)
+    return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started)
 
 
-def _fit_on_ray(config: TrainConfig, storage: Path, report: Report) -> list[float]:
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: Any) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    from raycol.training.board import Board, watch
+    from raycol.training.board import make_board, watch
 
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = make_board()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"config": config.model_dump(), "storage": str(storage), "board": board},
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
-        run_config=RunConfig(name="run", storage_path=str(storage)),
+        train_loop_config={"config": config.model_dump(mode="json"), "run": run.model_dump_json(), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
+        ),
+        torch_config=TorchConfig(timeout_s=config.stall_timeout),
+        # Ray's own notes of the run; checkpoints are raycol's. Whether to start workers again is decided by the board.
+        run_config=RunConfig(
+            name=f"run-{time.time_ns()}",
+            storage_path=f"{config.storage}/ray",
+            failure_config=FailureConfig(max_failures=-1),
+        ),
     )
-    with ray_errors("training"), watch(board, report):
-        losses: list[float] = trainer.fit().return_value
-    return losses
+    with ray_errors("training"), watch(board, report, on_record):
+        failure: str = trainer.fit().return_value
+    if failure:
+        kind, _, message = failure.partition(" ")
+        raise getattr(errors, kind)(message)
 
 
-def _train_worker(loop: dict[str, Any]) -> list[float]:
-    """The train loop of one worker: the loss of each step. Rank 0 tells of the steps and saves the model."""
+def _train_worker(loop: dict[str, Any]) -> str:
+    """The train loop of one worker; returns what ended training before its time, if anything did."""
     import ray
     import ray.train
 
-    from raycol.training.worker import fit
+    from raycol.training.worker import Stopped, fit
 
-    board, storage = loop["board"], Path(loop["storage"])
+    config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
+    board, store = loop["board"], open_store(str(config.storage))
     leads = ray.train.get_context().get_world_rank() == 0
-
-    def on_step(step: int, steps: int, loss: float | None) -> None:
-        if leads:
-            board.post.remote(step, steps, loss)
-
-    with tempfile.TemporaryDirectory() as workspace:
-        encoder, losses = fit(TrainConfig.model_validate(loop["config"]), Path(workspace), on_step)
+    failure = _agreed(partial(_start, board, store) if leads else None)
+    if failure:
+        return failure
+    try:
+        with tempfile.TemporaryDirectory() as workspace:
+            fit(config, run.work, run.data.open(store), run.collection and run.collection.open(store),
+                Path(workspace), store, _teller(board) if leads else lambda record: None)  # fmt: skip
+    except RaycolError as error:
+        kind = "RaycolError" if isinstance(error, Stopped) else type(error).__name__
+        failure = f"{kind} {error}"
+        if isinstance(error, Stopped) or config.num_workers == 1:
+            return failure  # all workers raise it at the same step
+        # The others wait for this one: Ray starts all again, and then they hear of it.
+        ray.get(board.fail.remote(failure, final=True))
+        raise
+    except Exception as error:
+        ray.get(board.fail.remote(f"{type(error).__name__} {type(error).__name__}: {error}", final=False))
+        raise
     if leads:
-        encoder.save_pretrained(str(storage / "unfinished"))
-        os.rename(storage / "unfinished", storage / "model")
-    return losses
+        store.write(DONE, b"{}")
+    return ""
+
+
+def _start(board: Any, store: Store) -> str:
+    import ray
+
+    from raycol.training.checkpoints import list_checkpoints
+
+    saved = list_checkpoints(store)
+    return str(ray.get(board.start.remote(saved[-1].step if saved else 0)))
+
+
+def _teller(board: Any) -> Any:
+    """Posts records on the board, and as Ray's metrics."""
+    from raycol.training.metrics import Metrics
+
+    metrics = Metrics()
+
+    def tell(record: dict[str, float]) -> None:
+        board.post.remote(record)
+        metrics.show(record)
+
+    return tell

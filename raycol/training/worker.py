@@ -1,62 +1,89 @@
-"""What each Ray Train worker runs: sentence-transformers' Trainer on its share of every batch.
-
-Nothing here needs Ray: `fit` runs in a plain process too, alone or under torch.distributed.
+"""What each Ray Train worker runs. Nothing here needs Ray: `fit` runs in a plain process too, alone or under
+torch.distributed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import (
-    MultiVectorEncoder,
-    MultiVectorEncoderTrainer,
-    MultiVectorEncoderTrainingArguments,
-)
-from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
-from transformers import PrinterCallback, TrainerCallback
+from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainingArguments
 from transformers.utils import logging
 
-from raycol.data import load_pairs
+from raycol.errors import InputError
+from raycol.index.storage import Store
 from raycol.models import load_encoder
+from raycol.training.checkpoints import list_checkpoints
 from raycol.training.config import TrainConfig
+from raycol.training.dataset import TrainingSet
+from raycol.training.evaluation import open_collection
+from raycol.training.objective import make_loss
+from raycol.training.prepare import Work, make_plan
+from raycol.training.trainer import OnRecord, Rhythm, Trainer
 
-OnStep = Callable[[int, int, float | None], None]
-
-
-class _StepReports(TrainerCallback):
-    """Passes on each step: its number, how many there are, and the loss."""
-
-    def __init__(self, on_step: OnStep) -> None:
-        self.on_step = on_step
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_step(0, state.max_steps, None)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" in logs:
-            self.on_step(state.global_step, state.max_steps, float(logs["loss"]))
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def fit(config: TrainConfig, workspace: Path, on_step: OnStep) -> tuple[MultiVectorEncoder, list[float]]:
-    """Train an encoder, as one worker of `config.num_workers`; return it with the loss of each step.
+def fit(
+    config: TrainConfig,
+    work: Work,
+    data: Path,
+    collection: Path | None,
+    workspace: Path,
+    store: Store | None,
+    on_record: OnRecord,
+) -> tuple[MultiVectorEncoder, list[dict[str, float]]]:
+    """Train an encoder, as one worker of `config.num_workers`; return it with what was noted of each step.
 
-    Each worker takes `batch_size / num_workers` pairs of a batch and gathers the others' passages, with
-    their gradients, so that the step equals that of one worker on the whole batch. A ragged last batch
-    is dropped, on every worker alike.
+    Each worker takes `batch_size / num_workers` examples of a batch and gathers the others' passages, with their
+    gradients, so that the step equals that of one worker on the whole batch. A training that left a checkpoint in the
+    store goes on from the newest one.
 
     Args:
         config: the settings.
+        work: from `prepare`.
+        data: folder of the training set.
+        collection: folder of the collection to evaluate on, if any.
         workspace: a folder for the Trainer's own files.
-        on_step: called on every step with its number, the number of steps, and the loss.
+        store: where checkpoints go; None saves none.
+        on_record: called on every step and evaluation with what is known of it.
+
+    Raises:
+        InputError: the model cannot be opened, or a checkpoint is of another one.
+        RaycolError: the loss or the gradient is not finite, or a checkpoint cannot be saved.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(config.seed)
-    device = None if config.use_gpu else "cpu"
-    encoder = load_encoder(
+    encoder = new_encoder(config, None if config.on_gpu else "cpu")
+    if config.lora_rank:
+        add_adapters(encoder, config)
+    if config.gradient_checkpointing:
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        encoder[0].auto_model.compile(dynamic=True)
+    examples = TrainingSet(data)
+    trainer = Trainer(
+        encoder,
+        _arguments(config, work, workspace),
+        make_loss(encoder, config),
+        examples,
+        make_plan(config, work.sources, examples),
+        Rhythm(config.save_every if store else 0, config.eval_every if collection else 0, config.patience,
+               config.keep_checkpoints),
+        store,
+        open_collection(collection) if collection else None,
+        on_record,
+    )  # fmt: skip
+    saved = list_checkpoints(store) if store else []
+    trainer.train(resume_from_checkpoint=str(saved[-1].open(store)) if store and saved else None)
+    return encoder, trainer.state.log_history
+
+
+def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
+    """The encoder that training starts from."""
+    return load_encoder(
         config.model,
         device=device,
         embedding_size=config.embedding_size,
@@ -65,37 +92,47 @@ def fit(config: TrainConfig, workspace: Path, on_step: OnStep) -> tuple[MultiVec
         query_expansion=config.query_expansion,
         seed=config.seed,
     )
-    loss = CachedMultiVectorMultipleNegativesRankingLoss(
-        encoder,
-        scale=1 / config.temperature,
-        mini_batch_size=config.mini_batch_size,
-        gather_across_devices=config.num_workers > 1,
-    )
-    arguments = MultiVectorEncoderTrainingArguments(
-        output_dir=str(workspace),
-        per_device_train_batch_size=config.batch_size // config.num_workers,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup,
-        seed=config.seed,
-        data_seed=config.seed,
-        use_cpu=not config.use_gpu,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=config.use_gpu,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    trainer = MultiVectorEncoderTrainer(
-        model=encoder,
-        args=arguments,
-        train_dataset=load_pairs(config.data, config.split, config.on_error),
-        loss=loss,
-        callbacks=[_StepReports(on_step)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return encoder, losses
+
+
+def add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
+    """Freeze the backbone and put low-rank adapters beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise InputError("lora_rank needs the package peft; pip install 'raycol[lora]'") from None
+    settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear")
+    encoder[0].auto_model = get_peft_model(encoder[0].auto_model, settings)
+
+
+def merge_adapters(encoder: MultiVectorEncoder) -> None:
+    """Add adapters, if there are any, to the weights that they stand beside."""
+    backbone = encoder[0].auto_model
+    if hasattr(backbone, "merge_and_unload"):
+        encoder[0].auto_model = backbone.merge_and_unload()
+
+
+def _arguments(config: TrainConfig, work: Work, workspace: Path) -> MultiVectorEncoderTrainingArguments:
+    settings: dict[str, Any] = {
+        "output_dir": str(workspace),
+        "per_device_train_batch_size": config.batch_size // config.num_workers,
+        "gradient_accumulation_steps": config.accumulate,
+        "max_steps": work.steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": _SCHEDULES[config.schedule],
+        "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": config.dtype == "bfloat16",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": not config.on_gpu,
+        # On a GPU texts are tokenised while it works; on a CPU that would be one more process for the same cores.
+        "dataloader_num_workers": 2 if config.on_gpu else 0,
+        "dataloader_pin_memory": config.on_gpu,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return MultiVectorEncoderTrainingArguments(**settings)

@@ -1,0 +1,225 @@
+"""The training set: examples of all sources, checked and written once as Arrow files that every worker maps.
+
+`texts.arrow` holds each distinct text once. `examples.arrow` has a row an example: `query` and `documents` are rows of
+`texts.arrow`, `scores` a teacher's scores of the documents, `source` the number of its source and `where` its place
+there. Neither is ever read into memory whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from raycol.data.corpus import refuse
+from raycol.data.examples import Example, Source, read_examples
+from raycol.data.position import Problem
+from raycol.errors import InputError
+from raycol.training.config import TrainConfig
+
+TEXTS, EXAMPLES = "texts.arrow", "examples.arrow"
+
+_EXAMPLE = pa.schema(
+    [
+        ("query", pa.int64()),
+        ("documents", pa.list_(pa.int64())),
+        ("scores", pa.list_(pa.float32())),
+        ("source", pa.int16()),
+        ("where", pa.string()),
+    ]
+)
+_TEXT = pa.schema([("text", pa.large_string())])
+# Rows of a record batch; of texts a batch ends also after so many characters.
+_ROWS, _CHARACTERS = 8192, 32 << 20
+
+
+class SourceInfo(BaseModel):
+    """What a source brought: examples, documents in each, how many were left out."""
+
+    path: str
+    weight: float
+    examples: int
+    n_ways: int
+    skipped: int
+
+
+def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
+    """Read all sources, check every example against the objective, and write the files.
+
+    Raises:
+        InputError: an unusable source or example (unless such are skipped), or one without any example.
+    """
+    with ExitStack() as stack:
+        texts = stack.enter_context(_Texts(folder / TEXTS))
+        rows = stack.enter_context(_Rows(folder / EXAMPLES, _EXAMPLE))
+        return [_write(config, number, source, texts, rows) for number, source in enumerate(config.data)]
+
+
+def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows: _Rows) -> SourceInfo:
+    count, n_ways = 0, config.n_ways or 0
+    problems: list[Problem] = []
+    if config.split and not source.split:
+        source = source.model_copy(update={"split": config.split})
+    for example in read_examples(source, config.on_error, problems):
+        n_ways = n_ways or len(example.documents)
+        if problem := _problem(config, example, n_ways):
+            refuse(Problem(example.where, problem), config.on_error)
+            problems.append(Problem(example.where, problem))
+            continue
+        count += 1
+        scores = example.scores[:n_ways] if config.distils and example.scores else None
+        documents = [texts.add(text) for text in example.documents[:n_ways]]
+        rows.add((texts.add(example.query), documents, scores, number, example.where))
+    if not count:
+        why = f"; every one was left out, the first was {problems[0]}" if problems else ""
+        raise InputError(f"{source.path}: no training examples in it{why}")
+    weight = source.weight or float(count)
+    return SourceInfo(path=str(source.path), weight=weight, examples=count, n_ways=n_ways, skipped=len(problems))
+
+
+def _problem(config: TrainConfig, example: Example, n_ways: int) -> str | None:
+    """What is wrong with an example for this training, if anything."""
+    found = len(example.documents)
+    if config.distils and example.scores is None:
+        return f"has no teacher scores, which {config.objective} learns from; make them with raycol teach"
+    if config.distils and found < 2:
+        return f"has one document; {config.objective} compares at least 2"
+    if found < n_ways:
+        return f"has {found} documents where {n_ways} are expected; lower --n-ways, or leave it out with --on-error skip"
+    return None
+
+
+class _Rows:
+    """An Arrow file that is written row by row."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pa.ipc.new_file(str(path), schema)
+        self._schema = schema
+        self._rows: list[tuple[Any, ...]] = []
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Write a row, with a value for each field of the schema."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else ([] for _ in self._schema)
+        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._rows.clear()
+
+
+class _Texts:
+    """An Arrow file of distinct texts; in memory stays a digest of each."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = _Rows(path, _TEXT)
+        self._known: dict[int, int] = {}
+        self._characters = 0
+
+    def __enter__(self) -> _Texts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._rows.__exit__(*error)
+
+    def add(self, text: str) -> int:
+        """The row of a text."""
+        key = xxhash.xxh3_128_intdigest(text.encode())
+        row = self._known.get(key)
+        if row is None:
+            row = self._known[key] = len(self._known)
+            self._rows.add((text,))
+            self._characters += len(text)
+            if self._characters > _CHARACTERS:
+                self._rows._flush()
+                self._characters = 0
+        return row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its texts, and a teacher's scores of the documents."""
+
+    query: str
+    documents: list[str]
+    scores: list[float] | None
+
+
+class TrainingSet(Sequence[Row]):
+    """The written files, mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._texts = _Table(folder / TEXTS)
+        self._examples = _Table(folder / EXAMPLES)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, number: Any) -> Row:
+        row = self._examples.row(int(number))
+        return Row(self.text(row["query"]), [self.text(one) for one in row["documents"]], row["scores"])
+
+    def text(self, number: int) -> str:
+        """A text by its row."""
+        return str(self._texts.row(number)["text"])
+
+    def where(self, number: int) -> str:
+        """Where an example stands in its source."""
+        return str(self._examples.row(number)["where"])
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """`query` or `source` of all examples."""
+        return np.concatenate([batch.column(name).to_numpy() for batch in self._examples.batches()]).astype(np.int64)
+
+    def positives(self) -> NDArray[np.int64]:
+        """The first document of all examples."""
+        found = []
+        for batch in self._examples.batches():
+            documents = batch.column("documents")
+            starts = documents.offsets.to_numpy()[:-1]
+            found.append(documents.values.to_numpy()[starts])
+        return np.concatenate(found).astype(np.int64)
+
+    def places(self, number: int) -> tuple[int, list[int], list[float] | None]:
+        """An example by the rows of its query and its documents, and their scores."""
+        row = self._examples.row(number)
+        return row["query"], row["documents"], row["scores"]
+
+
+class _Table:
+    """Rows of a mapped Arrow file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        sizes = [self._file.get_batch(number).num_rows for number in range(self._file.num_record_batches)]
+        self._starts = np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for number in range(self._file.num_record_batches):
+            yield self._file.get_batch(number)
+
+    def row(self, number: int) -> dict[str, Any]:
+        chunk = int(np.searchsorted(self._starts, number, side="right")) - 1
+        batch = self._file.get_batch(chunk)
+        at = number - int(self._starts[chunk])
+        return {name: batch.column(name)[at].as_py() for name in batch.schema.names}

@@ -1,0 +1,113 @@
+"""The objectives: sentence-transformers' losses, with the scoring that the configuration names.
+
+Losses average over a worker's queries, and DistributedDataParallel over workers; with equal batches, which the plan
+gives, that is the average over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.multi_vector_encoder.losses import (
+    CachedMultiVectorMultipleNegativesRankingLoss,
+    MultiVectorDistillKLDivLoss,
+    MultiVectorMarginMSELoss,
+    MultiVectorMultipleNegativesRankingLoss,
+)
+from sentence_transformers.multi_vector_encoder.scoring import (
+    XTRKDScores,
+    XTRScores,
+    colbert_kd_scores,
+    colbert_scores,
+    colbert_scores_pairwise,
+    mean_colbert_kd_scores,
+    mean_colbert_scores,
+    mean_colbert_scores_pairwise,
+)
+from torch import Tensor, nn
+
+from raycol.errors import InputError
+from raycol.training.config import TrainConfig
+
+Score = Callable[..., Tensor]
+
+
+def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
+    """The loss of a configuration over an encoder.
+
+    Raises:
+        InputError: a scoring that the objective does not have.
+    """
+    gather = config.gather_across_workers and config.num_workers > 1
+    if config.objective in ("cached", "contrastive"):
+        common = {
+            "scale": 1 / config.temperature,
+            "similarity_fct": _batch_scores(config),
+            "mini_batch_size": config.mini_batch_size,
+            "gather_across_devices": gather,
+        }
+        if config.objective == "cached":
+            return CachedMultiVectorMultipleNegativesRankingLoss(encoder, **common)
+        return MultiVectorMultipleNegativesRankingLoss(encoder, **common)
+    if config.objective == "distillation":
+        scores = _candidate_scores(config)
+        return MultiVectorDistillKLDivLoss(
+            encoder,
+            similarity_fct=stretched(scores) if config.normalize_scores else scores,
+            temperature=config.temperature,
+            teacher_temperature=config.teacher_temperature,
+            mini_batch_size=config.mini_batch_size,
+        )
+    if config.scoring == "xtr":
+        raise InputError("xtr scoring compares a batch or a query's candidates; margin-mse has pairs, choose maxsim")
+    pairwise = mean_colbert_scores_pairwise if config.scoring == "mean-maxsim" else colbert_scores_pairwise
+    return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
+
+
+def _batch_scores(config: TrainConfig) -> Score:
+    """Scores [Q, D] of queries and all documents of a batch."""
+    if config.scoring == "xtr":
+        return XTRScores(top_k=config.xtr_tokens)
+    if config.scoring == "mean-maxsim":
+        return mean_colbert_scores
+    return _fused() or colbert_scores if config.on_gpu else colbert_scores
+
+
+def _candidate_scores(config: TrainConfig) -> Score:
+    """Scores [Q, N] of each query's own documents."""
+    if config.scoring == "xtr":
+        return XTRKDScores(top_k=config.xtr_tokens)
+    if config.scoring == "mean-maxsim":
+        return mean_colbert_kd_scores
+    return _fused() or colbert_kd_scores if config.on_gpu else colbert_kd_scores
+
+
+def _fused() -> Score | None:
+    """MaxSim by late-interaction-kernels, where the extra `gpu` is installed: the matrix of all token pairs is not made.
+
+    Its gradients are asked for in float32: its own choice would round some of them to half precision.
+    """
+    try:
+        from late_interaction_kernels import maxsim
+    except ImportError:
+        return None
+
+    def fused(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
+        return maxsim(queries, documents, queries_mask, documents_mask, backward="unified")  # type: ignore[no-any-return]
+
+    return fused
+
+
+def stretched(scores: Score) -> Score:
+    """Scores of each query stretched to [0, 1]: min-max normalisation, as PyLate's Distillation has it."""
+
+    def stretch(*embeddings: Tensor, **masks: Any) -> Tensor:
+        found_QN = scores(*embeddings, **masks)
+        low_Q1 = found_QN.min(dim=-1, keepdim=True).values
+        spread_Q1 = found_QN.max(dim=-1, keepdim=True).values - low_Q1
+        return (found_QN - low_Q1) / (spread_Q1 + 1e-8)
+
+    return stretch

@@ -1,0 +1,76 @@
+"""Before the first step: the training set, the collection to evaluate on, and all batches that there will be.
+
+Whatever is wrong with the input is found here, by the process that was started, before any worker is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from raycol.data import load_beir
+from raycol.errors import InputError
+from raycol.training.batches import Plan, Share
+from raycol.training.config import TrainConfig
+from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
+from raycol.training.evaluation import held_out_collection, held_out_rows, save_collection
+
+
+class Work(BaseModel):
+    """What there is to do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: tuple[SourceInfo, ...]
+    steps: int
+
+
+def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
+    """Write the training set to one empty folder and the collection to evaluate on, if any, to another.
+
+    Raises:
+        InputError: unusable data, or too few examples for a batch.
+    """
+    sources = tuple(write_training_set(config, data))
+    examples = TrainingSet(data)
+    plan = make_plan(config, sources, examples)
+    plan.check()
+    batches = config.epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
+    steps = config.max_steps or batches // config.accumulate
+    if not steps:
+        raise InputError(
+            f"{batches} batches of {config.batch_size} examples make no step of {config.accumulate}; "
+            "lower --accumulate or bring more"
+        )
+    if config.eval_data:
+        save_collection(collection, load_beir(config.eval_data, config.eval_split, config.on_error))
+    elif config.held_out:
+        save_collection(collection, held_out_collection(examples, _held_out(config, examples)))
+    return Work(sources=sources, steps=steps)
+
+
+def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> Plan:
+    """All batches of a training set; those of queries that are held out are in none."""
+    source_N = examples.column("source")
+    kept_N = np.ones(len(examples), bool)
+    if config.held_out:
+        kept_N[_held_out(config, examples)] = False
+    shares = tuple(
+        Share(info.path, np.flatnonzero(kept_N & (source_N == number)), info.weight)
+        for number, info in enumerate(sources)
+    )
+    return Plan(
+        shares=shares,
+        queries_N=examples.column("query"),
+        # A teacher scores each document for its own query only.
+        positives_N=None if config.distils else examples.positives(),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        distinct=config.no_duplicates,
+    )
+
+
+def _held_out(config: TrainConfig, examples: TrainingSet) -> np.ndarray:
+    return held_out_rows(examples, config.held_out, config.seed)

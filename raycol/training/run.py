@@ -1,0 +1,180 @@
+"""What the storage of a training holds, from its beginning to its end.
+
+    run.json       the settings, what was prepared, and where it is
+    data-.../      the training set
+    collection-.../  the collection to evaluate on, if any
+    checkpoints/   see checkpoints.py
+    done.json      there once all steps are done
+    ray/           Ray Train's own notes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raycol.data import corpus_files
+from raycol.data.corpus import identity
+from raycol.errors import InputError, RaycolError, writing
+from raycol.index.storage import Files, Store
+from raycol.index.storage.files import content_name
+from raycol.training.checkpoints import Saved, best_of, describe, list_checkpoints
+from raycol.training.config import TrainConfig
+from raycol.training.evaluation import METRIC
+from raycol.training.prepare import Work, prepare
+
+RUN, DONE = "run.json", "done.json"
+_MAX_BYTES = 16 << 20
+
+
+class Folder(BaseModel):
+    """A folder of the store and its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    files: Files
+
+    def open(self, store: Store) -> Path:
+        """A local folder with these files."""
+        return store.folder(self.name, self.files)
+
+
+class Run(BaseModel):
+    """A training that was begun."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, Any]
+    inputs: list[str]
+    work: Work
+    data: Folder
+    collection: Folder | None
+
+
+def open_run(store: Store, config: TrainConfig) -> Run | None:
+    """The training that is in a store.
+
+    Raises:
+        InputError: it is another one.
+    """
+    store.check_room()
+    try:
+        run = Run.model_validate_json(store.read(RUN, _MAX_BYTES))
+    except (OSError, ValidationError):
+        if store.names("checkpoints"):
+            raise InputError(f"{store}: holds checkpoints and no readable {RUN}; remove it, or pass --storage") from None
+        return None
+    settings = config.outcome()
+    for name in settings.keys() | run.settings.keys():
+        if settings.get(name) != run.settings.get(name):
+            raise InputError(
+                f"{store}: holds an unfinished training with {name} {run.settings.get(name)!r}, not "
+                f"{settings.get(name)!r}; give the same settings to go on with it, remove it, or choose another --out"
+            )
+    if _inputs(config) != run.inputs:
+        raise InputError(
+            f"{store}: holds an unfinished training, and its model or data has changed since; bring back what it was "
+            "begun with, remove it, or choose another --out"
+        )
+    return run
+
+
+def begin(store: Store, config: TrainConfig) -> Run:
+    """Prepare a training and write down what was prepared.
+
+    Raises:
+        InputError: see `prepare`.
+    """
+    with writing(store), store.workspace(0) as workspace:
+        data, collection = workspace / "data", workspace / "collection"
+        data.mkdir()
+        collection.mkdir()
+        work = prepare(config, data, collection)
+        run = Run(
+            settings=config.outcome(),
+            inputs=_inputs(config),
+            work=work,
+            data=_publish(store, data),
+            collection=_publish(store, collection) if config.evaluates else None,
+        )
+        store.write(RUN, run.model_dump_json().encode())
+    return run
+
+
+def _publish(store: Store, folder: Path) -> Folder:
+    files = {path.name: describe(path) for path in sorted(folder.iterdir())}
+    name = f"{folder.name}/{content_name(0, files)}"
+    store.publish(folder, name, files)
+    return Folder(name=name, files=files)
+
+
+def _inputs(config: TrainConfig) -> list[str]:
+    """What tells whether the model and the data are other ones now."""
+    places = [config.model, *(str(place) for place in [config.eval_data] if place)]
+    for source in config.data:
+        places += [str(place) for place in (source.path, source.queries, source.documents) if place]
+    return [f"{place} {_state(place)}" for place in places]
+
+
+def _state(place: str) -> str:
+    path = Path(place)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file())
+        return " ".join(f"{file.stat().st_size} {file.stat().st_mtime_ns}" for file in found)
+    if path.is_file():
+        return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+    try:
+        return " ".join(identity(file) for file in corpus_files(place))
+    except InputError:  # a model of the hub, a glob of lookups
+        return ""
+
+
+def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dict[str, float]]]:
+    """Make the trained model of the best checkpoint, or of the last, and put it to `config.out`.
+
+    Returns:
+        The checkpoint, and what was noted of each step.
+    """
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    from raycol.training.card import write_extras
+    from raycol.training.state import WEIGHTS, load_weights
+    from raycol.training.worker import add_adapters, merge_adapters, new_encoder
+
+    found = list_checkpoints(store)
+    if not found:
+        raise RaycolError(f"{store}: training ended without a checkpoint; run the same command again")
+    kept = best_of(found, METRIC) or found[-1]
+    history = json.loads((found[-1].open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
+    encoder = new_encoder(config, "cpu")
+    if config.lora_rank:
+        add_adapters(encoder, config)
+    load_weights(kept.open(store) / WEIGHTS, encoder)
+    merge_adapters(encoder)
+    unfinished = config.out.parent / f".{config.out.name}-{uuid.uuid4().hex}"
+    try:
+        with writing(config.out):
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            encoder.save_pretrained(str(unfinished))
+            write_extras(unfinished, config, run.work, kept, history)
+            os.rename(unfinished, config.out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return kept, history
+
+
+def clear(store: Store) -> None:
+    """Remove what a training kept."""
+    with writing(store):
+        if store.is_local:
+            shutil.rmtree(store.uri, ignore_errors=True)
+            return
+        for name in (RUN, DONE, *store.names("")):
+            store.remove(name)
