@@ -24,9 +24,11 @@ _SKIPPED_SHOWN = 20
 
 def trained(report: TrainReport) -> None:
     """The outcome of `raycol train`."""
+    measured = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
+    kept = f" (kept: step {report.best_step}{measured})" if report.metrics else ""
     typer.echo(
-        f"trained {report.model}: {report.steps} steps over {report.pairs} pairs in {report.seconds:.0f} s, "
-        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}"
+        f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
+        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{kept}"
     )
 
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "models": {"checkpoints", "index"},  # the index: for the type of what it remembers of its model
     "index": {"data"},
     "indexing": {"checkpoints", "data", "index", "models"},
-    "training": {"checkpoints", "data", "models"},
+    "training": {"checkpoints", "data", "evaluation", "index", "models"},
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
     "search": {"index", "models", "serving"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
-from raycol.progress import progress
+from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.training.config import TrainConfig
@@ -62,13 +62,14 @@ def demo(config: DemoConfig) -> None:
 
 
 @app.command()
-@options_of(TrainConfig)
+@options_of(TrainConfig, recipe=True)
 def train(config: TrainConfig) -> None:
-    """Train an encoder on Ray Train."""
+    """Train an encoder on Ray Train. The same command goes on where it was interrupted."""
+    from raycol.training.table import live_table
     from raycol.training.train import train as run
 
-    with progress("Training") as report:
-        done = run(config, report)
+    with nullcontext(no_report) if console.is_terminal else progress("Training") as report, live_table() as on_record:
+        done = run(config, report, on_record)
     show.trained(done)
 
 

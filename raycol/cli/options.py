@@ -16,7 +16,9 @@ from raycol.config import Config
 C = TypeVar("C", bound=Config)
 
 
-def options_of(config_class: type[C], *arguments: str) -> Callable[[Callable[[C], None]], Callable[..., None]]:
+def options_of(
+    config_class: type[C], *arguments: str, recipe: bool = False
+) -> Callable[[Callable[[C], None]], Callable[..., None]]:
     """Decorate a function of one configuration as a command with an option for each of its fields.
 
     Every option defaults to nothing given, so that YAML values and the class's defaults show through.
@@ -24,14 +26,16 @@ def options_of(config_class: type[C], *arguments: str) -> Callable[[Callable[[C]
     Args:
         config_class: the verb's configuration.
         arguments: fields that are positional on the command line.
+        recipe: take the YAML file as an argument too: a verb of many settings.
     """
 
     def decorate(run: Callable[[C], None]) -> Callable[..., None]:
-        def command(config: Path | None = None, **values: Any) -> None:
+        def command(config: Path | None = None, recipe_: Path | None = None, **values: Any) -> None:
             given = {name: value for name, value in values.items() if value not in (None, [], ())}
-            run(config_class.load(config, given))
+            run(config_class.load(config or recipe_, given))
 
         parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]
+        parameters += [_RECIPE] * recipe
         parameters.append(_CONFIG)
         parameters += [
             _parameter(name, field, positional=False)
@@ -52,6 +56,16 @@ _CONFIG = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file of these settings; options win over it.")
+    ],
+)
+
+
+_RECIPE = inspect.Parameter(
+    "recipe_",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None, typer.Argument(help="YAML file of the settings below.", metavar="RECIPE", show_default=False)
     ],
 )
 

@@ -110,13 +110,10 @@ class Background:
 
     def wait(self) -> None:
         """Wait until what was begun is saved."""
-        if self._last:
-            self._last.result()
-            self._last = None
+        last, self._last = self._last, None
+        if last:
+            last.result()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
+        """End the thread, once what was begun is saved or has failed."""
+        self._thread.shutdown()

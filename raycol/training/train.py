@@ -7,10 +7,10 @@ All but the last lies in the storage of the run. The same command goes on with w
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
 from raycol.training.prepare import Work
 from raycol.training.run import DONE, Run, begin, clear, finish, open_run
+
+OnRecord = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class TrainReport:
         return len(self.losses)
 
 
-def train(config: TrainConfig, report: Report = no_report, on_record: Any = None) -> TrainReport:
+def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord | None = None) -> TrainReport:
     """Train an encoder on Ray Train and save it to `config.out`, whole or not at all.
 
     A training that was interrupted goes on from its last checkpoint.
@@ -82,7 +84,7 @@ def train(config: TrainConfig, report: Report = no_report, on_record: Any = None
         if DONE not in store.names(""):
             needs = {name: amount * config.num_workers for name, amount in config.resources.items()}
             with ray_session(**needs):
-                _train_on_ray(config, run, report, on_record or (lambda record: None))
+                _train_on_ray(config, run, report, _noting(store, on_record))
         report(run.work.steps, run.work.steps, "saving the model")
         kept, history = finish(store, config, run)
     except BaseException:
@@ -95,7 +97,35 @@ def train(config: TrainConfig, report: Report = no_report, on_record: Any = None
     return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started)
 
 
-def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: Any) -> None:
+def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
+    """Keep `metrics.jsonl` up to date in a local store, and pass records on. What comes again after a crash is replaced."""
+    lines: dict[tuple[float, bool], str] = {}
+    path = Path(store.uri) / "metrics.jsonl" if store.is_local else None
+    if path and path.is_file():
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            lines[record["step"], "loss" in record] = line
+
+    def note(record: dict[str, float]) -> None:
+        if on_record:
+            on_record(record)
+        if not path:
+            return
+        key = record["step"], "loss" in record
+        again = any(step > key[0] for step, _ in lines) or key in lines
+        for old in [old for old in lines if old[0] > key[0]]:
+            del lines[old]
+        lines[key] = json.dumps(record)
+        if again:
+            path.write_text("".join(f"{line}\n" for line in lines.values()))
+        else:
+            with path.open("a") as file:
+                file.write(lines[key] + "\n")
+
+    return note
+
+
+def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -128,7 +158,8 @@ def _train_worker(loop: dict[str, Any]) -> str:
     import ray
     import ray.train
 
-    from raycol.training.worker import Stopped, fit
+    from raycol.training.trainer import Stopped
+    from raycol.training.worker import fit
 
     config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
     board, store = loop["board"], open_store(str(config.storage))
@@ -154,6 +185,16 @@ def _train_worker(loop: dict[str, Any]) -> str:
     if leads:
         store.write(DONE, b"{}")
     return ""
+
+
+def _agreed(ask: Callable[[], str] | None) -> str:
+    """What the leading worker finds out, on all workers."""
+    from torch import distributed
+
+    answer = [ask() if ask else ""]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(answer)
+    return answer[0]
 
 
 def _start(board: Any, store: Store) -> str:

@@ -53,6 +53,10 @@ OnRecord = Callable[[dict[str, float]], None]
 _ROWS_SHOWN = 8
 
 
+class Stopped(RaycolError):
+    """Raised by all workers at the same step."""
+
+
 class Examples(torch.utils.data.Dataset[dict[str, Any]]):
     """The training set as the Trainer's collator takes it: the query first, then its documents, and scores as labels."""
 
@@ -116,7 +120,9 @@ class Trainer(MultiVectorEncoderTrainer):
     def train(self, *arguments: Any, **settings: Any) -> Any:
         """Train to the end; what was saved in the background is on disk then."""
         try:
-            return super().train(*arguments, **settings)
+            done = super().train(*arguments, **settings)
+            self._agree_on_the_last()
+            return done
         finally:
             if self._checkpoints:
                 self._checkpoints.close()
@@ -168,7 +174,7 @@ class Trainer(MultiVectorEncoderTrainer):
             self._checkpoints.wait()
         saved = list_checkpoints(self._store) if self._store else []
         last = f"step {saved[-1].step} ({saved[-1].folder} in {self._store})" if saved else "none yet"
-        raise RaycolError(
+        raise Stopped(
             f"step {step + 1}: {what} is not finite, with the examples {shown}; the last good checkpoint: {last}. "
             "Look at these examples, or train anew with a lower --learning-rate"
         )
@@ -199,6 +205,7 @@ class Trainer(MultiVectorEncoderTrainer):
         if not self._store:
             return
         numbers = self._random_states()
+        self._agree_on_the_last()
         if not self._checkpoints:
             return
         weights = snapshot(self.model)
@@ -214,6 +221,17 @@ class Trainer(MultiVectorEncoderTrainer):
             (folder / TRAINER_STATE_NAME).write_text(history)
 
         self._checkpoints.save(step, {name: value for name, value in metrics.items() if name in METRICS}, write)
+
+    def _agree_on_the_last(self) -> None:
+        """Stop all workers where the last checkpoint could not be saved."""
+        error: RaycolError | None = None
+        if self._checkpoints:
+            try:
+                self._checkpoints.wait()
+            except RaycolError as found:
+                error = found
+        if any(self._of_all(torch.tensor(float(error is not None), device=self.args.device))):
+            raise Stopped(str(error or "the leading worker cannot save checkpoints"))
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Every worker's random numbers, on all workers."""
@@ -263,6 +281,10 @@ class Rhythm(TrainerCallback):
         control.should_evaluate = bool(self._eval_every) and (last or state.global_step % self._eval_every == 0)
         due = last or control.should_evaluate or state.global_step % max(self._save_every, 1) == 0
         control.should_save = bool(self._save_every) and due
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Nothing follows on the end of the batches: the last step had it all."""
+        control.should_evaluate = control.should_save = False
 
     def has_enough(self, found: list[float]) -> bool:
         """Whether the evaluations so far have not become better for too long."""

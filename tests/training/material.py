@@ -1,0 +1,96 @@
+"""Training examples on a few topics, and trainings without Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from raycol.training import TrainConfig
+from tests.conftest import TOPICS, write_jsonl
+
+
+def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = False, seed: int = 0) -> Path:
+    """Queries of three words and passages of four to eight on one of four topics; negatives are of the others."""
+    rng = np.random.default_rng(seed)
+    topics = [text.split() for text in TOPICS.values()]
+    records = []
+    for number in range(n):
+        words = topics[number % 4]
+        texts = [" ".join(rng.choice(words, rng.integers(4, 9)))]
+        texts += [" ".join(rng.choice(topics[(number + k) % 4], rng.integers(4, 9))) for k in range(1, negatives + 1)]
+        record: dict = {"query": f"{' '.join(rng.choice(words, 3))} {number % 10}{number // 10 % 10}{number // 100}"}
+        if scores:
+            record |= {"documents": texts, "scores": rng.normal(size=len(texts)).round(3).tolist()}
+        else:
+            record |= {"positive": texts[0], "negatives": texts[1:]} if negatives else {"positive": texts[0]}
+        records.append(record)
+    return write_jsonl(path, records)
+
+
+def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
+    defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
+                "no_duplicates": False}  # fmt: skip
+    return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
+
+
+def fit_here(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):
+    """Prepare and train in this process, without Ray; return the encoder and the history."""
+    from raycol.training.prepare import prepare
+    from raycol.training.worker import fit
+
+    data, collection = workspace / "data", workspace / "collection"
+    if not data.exists():
+        data.mkdir(parents=True)
+        collection.mkdir()
+        work = prepare(config, data, collection)
+        (workspace / "work.json").write_text(work.model_dump_json())
+    from raycol.training.prepare import Work
+
+    work = Work.model_validate_json((workspace / "work.json").read_bytes())
+    return fit(config, work, data, collection if config.evaluates else None, workspace / "own", store, on_record)
+
+
+def weights(encoder) -> np.ndarray:
+    return np.concatenate([tensor.detach().numpy().ravel() for tensor in encoder.parameters()])
+
+
+def losses(history: list[dict[str, float]]) -> list[float]:
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
+    """The gradient of the first step, as the optimiser gets it, in this process or over those of a process group."""
+    from raycol.training.trainer import Trainer
+
+    found = []
+    ask = Trainer._get_grad_norm
+
+    def note(self, model, grad_norm=None):
+        if not found:
+            found.append(np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters()]))
+        return ask(self, model, grad_norm)
+
+    Trainer._get_grad_norm = note
+    try:
+        _, history = fit_here(config.model_copy(update={"max_grad_norm": 1e9}), folder)
+    finally:
+        Trainer._get_grad_norm = ask
+    return np.concatenate([*found, losses(history)])
+
+
+def work_in_group(rank: int, n: int, place: str, run: Callable[[], None]) -> None:
+    """One process of a group of `n` on this machine; `run` is called in each."""
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
+    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=n)
+    try:
+        run()
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,86 @@
+"""The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
+
+import multiprocessing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.material import gradient, settings, work_in_group, write_examples
+
+pytestmark = pytest.mark.slow
+
+CASES = {
+    "cached pairs": ({"objective": "cached"}, "pairs"),
+    "cached tuples": ({"objective": "cached"}, "tuples"),
+    "contrastive pairs": ({"objective": "contrastive"}, "pairs"),
+    "contrastive tuples": ({"objective": "contrastive", "temperature": 0.5}, "tuples"),
+    "mean maxsim": ({"objective": "cached", "scoring": "mean-maxsim", "temperature": 0.1}, "tuples"),
+    "xtr": ({"objective": "cached", "scoring": "xtr", "xtr_tokens": 16}, "tuples"),
+    "accumulated": ({"objective": "cached", "accumulate": 2}, "pairs"),
+    "distillation": ({"objective": "distillation", "teacher_temperature": 2.0}, "scored"),
+    "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
+    "margins": ({"objective": "margin-mse"}, "scored"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Thirty examples: three batches of eight and a ragged one, which nobody waits for."""
+    folder = tmp_path_factory.mktemp("gradients")
+    return {
+        "pairs": write_examples(folder / "pairs.jsonl", 30),
+        "tuples": write_examples(folder / "tuples.jsonl", 30, negatives=2),
+        "scored": write_examples(folder / "scored.jsonl", 30, negatives=3, scores=True),
+    }
+
+
+def all_gradients(data: dict[str, Path], model: Path, folder: Path, n: int, rank: int) -> None:
+    for name, (values, kind) in CASES.items():
+        config = settings(model, data[kind], folder / "x", num_workers=n, max_steps=0, **values)
+        found = gradient(config, folder / f"{name}-{n}-{rank}")
+        if not rank:
+            np.save(folder / f"{name}-{n}.npy", found)
+
+
+@pytest.fixture(scope="module")
+def found(data: dict[str, Path], tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gradients of all cases, by 1, 2 and 4 workers."""
+    folder = tmp_path_factory.mktemp("found")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["raycol.training.worker", "tests.training.material"])
+    for n in (1, 2, 4):
+        workers = [
+            context.Process(
+                target=work_in_group,
+                args=(rank, n, str(folder / f"group-{n}"), partial(all_gradients, data, tiny_colbert, folder, n, rank)),
+            )
+            for rank in range(n)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(300)
+            assert worker.exitcode == 0
+    return folder
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_those_of_one_worker(found: Path, case: str, n: int) -> None:
+    one, many = np.load(found / f"{case}-1.npy"), np.load(found / f"{case}-{n}.npy")
+    n_steps = 1 if case == "accumulated" else 3
+    assert np.linalg.norm(one[:-n_steps]) > 1e-4
+    assert np.linalg.norm(many[:-n_steps] - one[:-n_steps]) <= 1e-5 * np.linalg.norm(one[:-n_steps])
+    assert many[-n_steps:] == pytest.approx(one[-n_steps:], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "tuples"])
+def test_the_cached_gradient_is_the_plain_one(found: Path, kind: str) -> None:
+    cached = np.load(found / f"cached {kind}-1.npy")
+    config_of_plain = CASES[f"contrastive {kind}"][0]
+    if config_of_plain.get("temperature"):
+        pytest.skip("another temperature")
+    plain = np.load(found / f"contrastive {kind}-1.npy")
+    assert np.linalg.norm(cached[:-3] - plain[:-3]) <= 1e-5 * np.linalg.norm(plain[:-3])

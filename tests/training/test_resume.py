@@ -1,0 +1,121 @@
+"""Training that was interrupted goes on as if it had not been. Here without Ray; with it in test_crashes.py."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.index.storage import open_store
+from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
+from tests.training.material import fit_here, losses, settings, weights, write_examples
+
+
+@pytest.fixture(scope="module")
+def wavering(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with dropout, so that a step depends on the random numbers before it."""
+    folder = tmp_path_factory.mktemp("wavering") / "model"
+    shutil.copytree(tiny_colbert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+class Interrupted(Exception):
+    pass
+
+
+def until(step: int):
+    def on_record(record: dict[str, float]) -> None:
+        if record["step"] == step:
+            raise Interrupted
+
+    return on_record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["cached", "contrastive"])
+def test_an_interrupted_training_ends_with_the_same_weights(wavering: Path, tmp_path: Path, objective: str) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl")
+    values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6, "objective": objective}
+    config = settings(wavering, data, tmp_path / "m", **values)
+    encoder, history = fit_here(config, tmp_path / "whole", open_store(tmp_path / "a"))
+    store = open_store(tmp_path / "b")
+    for step in (3, 7, 13):
+        with pytest.raises(Interrupted):
+            fit_here(config, tmp_path / "parts", store, until(step))
+    again, history_again = fit_here(config, tmp_path / "parts", store)
+    assert np.array_equal(weights(encoder), weights(again))
+    assert losses(history) == losses(history_again)
+    assert len(losses(history)) == 14
+    told = [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history]
+    assert told == [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history_again]
+    assert [entry["step"] for entry in history if "nDCG@10" in entry] == [6, 12, 14]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(tiny_colbert: Path, tmp_path: Path) -> None:
+    """The word `violin` has no usable embedding in this model."""
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_colbert, model)
+    words = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if "word_embeddings" in name)
+    tensors[name][words["violin"]] = float("nan")
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    records = [json.loads(line) for line in write_examples(tmp_path / "all.jsonl", 64).read_text().splitlines()]
+    clean = [record for record in records if "violin" not in json.dumps(record)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in [*clean[:24], records[0] | {"query": "violin"}]))
+    config = settings(model, data, tmp_path / "m", max_steps=9, save_every=1, batch_size=4)
+    with pytest.raises(RaycolError) as caught:
+        fit_here(config, tmp_path / "work", open_store(tmp_path / "store"))
+    message = str(caught.value)
+    assert f"{data}, line 25" in message
+    step = int(message.partition("step ")[2].partition(":")[0])
+    last = list_checkpoints(open_store(tmp_path / "store"))[-1].step if step > 1 else 0
+    assert last == step - 1
+    assert ("none yet" if step == 1 else f"last good checkpoint: step {last} (checkpoints/") in message
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_architecture_is_refused(
+    tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl")
+    store = open_store(tmp_path / "store")
+    fit_here(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
+    other = settings(tiny_backbone, data, tmp_path / "m", max_steps=3, embedding_size=24)
+    with pytest.raises(InputError, match="another architecture: .* is of shape"):
+        fit_here(other, tmp_path / "b", store)
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for step in range(1, 6):
+        metrics = {"nDCG@10": (0.1, 0.9, 0.3, 0.9, 0.2)[step - 1]}
+        save_checkpoint(store, step, metrics, lambda folder, step=step: (folder / "a").write_text(f"{step}") and None)
+    found = list_checkpoints(store)
+    assert [saved.step for saved in found] == [1, 2, 3, 4, 5]
+    assert best_of(found, "nDCG@10") == found[1]
+    assert best_of(found, "other") is None
+    prune(store, 2, "nDCG@10")
+    assert [saved.step for saved in list_checkpoints(store)] == [2, 4, 5]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 6
+    (tmp_path / found[4].folder / "a").unlink()
+    (tmp_path / "checkpoints/00000004.json").write_text('{"step": 4')
+    assert [saved.step for saved in list_checkpoints(store)] == [2]
+
+    def fail(folder: Path) -> None:
+        (folder / "a").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(RaycolError, match="disk full"):
+        save_checkpoint(store, 9, {}, fail)
+    assert [saved.step for saved in list_checkpoints(store)] == [2]
+    assert not [path for path in tmp_path.iterdir() if path.name != "checkpoints"]
