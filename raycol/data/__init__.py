@@ -1,7 +1,8 @@
-"""Corpora, queries, judgements and training pairs, read from files."""
+"""Corpora, queries, judgements and training examples, read from files."""
 
 from raycol.data.beir import Dataset, load_beir
 from raycol.data.corpus import Passage, read_corpus
+from raycol.data.examples import Example, Source, read_examples
 from raycol.data.fields import Fields
 from raycol.data.files import CorpusFile, corpus_files
 from raycol.data.pairs import load_pairs, read_pairs
@@ -10,12 +11,15 @@ from raycol.data.position import Problem
 __all__ = [
     "CorpusFile",
     "Dataset",
+    "Example",
     "Fields",
     "Passage",
     "Problem",
+    "Source",
     "corpus_files",
     "load_beir",
     "load_pairs",
     "read_corpus",
+    "read_examples",
     "read_pairs",
 ]

@@ -6,7 +6,7 @@ checked on the way in; what is wrong with one is a `Problem` that says where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,13 +55,14 @@ def check_id(record: dict[str, Any], fields: Fields | None = None, *, typed: boo
         value = str(value)
     if not isinstance(value, str) or not value:
         raise ValueError(f"the id is {value!r:.100}; expected a non-empty string")
-    size = len(_encode("id", value))
+    size = len(encode_text("id", value))
     if size > MAX_ID_BYTES:
         raise ValueError(f"the id takes {size} bytes; expected at most {MAX_ID_BYTES}")
     return value
 
 
-def _encode(name: str, value: str) -> bytes:
+def encode_text(name: str, value: str) -> bytes:
+    """A text in UTF-8. Raises `ValueError`, naming it, where it holds half of a character."""
     try:
         return value.encode()
     except UnicodeEncodeError as error:
@@ -85,7 +86,7 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, ty
         except (ValueError, TypeError, OverflowError):
             raise ValueError(f"{name!r} of {id_!r} is {value!r:.100}; expected a {kind}") from None
         if isinstance(value, str):
-            _encode(f"{name!r} of {id_!r}", value)
+            encode_text(f"{name!r} of {id_!r}", value)
         metadata[name] = value
     if not fields.encoded and not text.strip() and not title.strip():
         raise ValueError(f"document {id_!r} has no text")
@@ -106,7 +107,7 @@ def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str
         return ""
     if not isinstance(value, str):
         raise ValueError(f"the {role} of {id_!r} is a {type(value).__name__}; expected a string")
-    _encode(f"{role} of {id_!r}", value)
+    encode_text(f"{role} of {id_!r}", value)
     return value
 
 
@@ -142,14 +143,28 @@ def scan_corpus(
 def _records(
     file: CorpusFile, fields: Fields, start: Position, tokens: bool
 ) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    def choose(names: list[str]) -> list[str]:
-        return fields.choose(file, names, tokens=tokens)
+    return read_records(file, fields.knows, lambda names: fields.choose(file, names, tokens=tokens), start)
 
+
+def read_records(
+    file: CorpusFile, knows: Callable[[str], bool], choose: Callable[[list[str]], list[str]], start: Position = START
+) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
+    """Yield each record of a file: a row of a table, a line of JSON, or what is wrong with a row of text.
+
+    Args:
+        file: what to read.
+        knows: whether a field of the first line of CSV or TSV is a column's name.
+        choose: picks from the names of a table's columns.
+        start: where to begin.
+
+    Raises:
+        InputError: the file cannot be read, or what `choose` raises.
+    """
     match file.format:
         case "jsonl":
             yield from read_lines(file.uri, start)
         case "csv" | "tsv":
-            yield from read_delimited(file.uri, file.format, fields.knows, choose, start)
+            yield from read_delimited(file.uri, file.format, knows, choose, start)
         case "parquet":
             yield from read_parquet(file.uri, choose, start)
         case "npz":

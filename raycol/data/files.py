@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _FORMATS: dict[str, Format] = {
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _LINES = ("jsonl", "csv", "tsv")
 EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst), .parquet or .npz"
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 HUB = "hf:"
 # What `save_to_disk` leaves in a folder, of a dataset and of one with splits.
@@ -106,6 +109,32 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
     if subset or split:
         raise InputError(f"{corpus}: a subset or split is of Hugging Face datasets only")
     return [CorpusFile(uri_of(file), cast(Format, _format_of(file))) for file in found]
+
+
+def parts_of(location: str) -> dict[str, list[str]] | None:
+    """What lies in a folder, by name without suffixes: folders, files of a known format; None where it is no folder.
+
+    Shards as the hub names them (train-00000-of-00002.parquet) count as one name.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with reading(location):
+        system, path, uri_of = _locate(location)
+        if system.get_file_info(path).type != pafs.FileType.Directory:
+            return None
+        found: dict[str, list[str]] = {}
+        for info in sorted(system.get_file_info(pafs.FileSelector(path)), key=lambda info: str(info.path)):
+            name = PurePosixPath(info.path).name
+            if not name.startswith((".", "_")) and (info.type == pafs.FileType.Directory or _format_of(name)):
+                found.setdefault(_SHARD.sub("", name.partition(".")[0]), []).append(uri_of(info.path))
+        return found
+
+
+def folder_of(location: str) -> str:
+    """The folder that a file or folder lies in."""
+    _, path, uri_of = _locate(location)
+    return uri_of(str(PurePosixPath(path).parent))
 
 
 def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:

@@ -52,6 +52,16 @@ def open_dataset(file: CorpusFile) -> datasets.Dataset:
     return _open_dataset(file, _folder_state(file.uri, "*.json"))  # another dataset may have been saved there since
 
 
+def subsets_of(uri: str) -> tuple[str, ...]:
+    """The subsets of a dataset of the hub; none where that cannot be found out."""
+    import datasets
+
+    try:
+        return tuple(datasets.get_dataset_config_names(uri.removeprefix(HUB)))
+    except Exception:  # whatever it is, opening the dataset says it
+        return ()
+
+
 def dataset_state(file: CorpusFile) -> str:
     """What tells whether a dataset is another one now."""
     if file.uri.startswith(HUB):

@@ -1,0 +1,190 @@
+"""Texts by id, of more queries or documents than fit into memory.
+
+Ids and texts are written once, as Arrow, to a file without a name (in TMPDIR), which is mapped into memory. Memory
+itself holds 16 bytes a text: the hash of its id and its row.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from raycol.data.cells import read_id
+from raycol.data.columns import first_name
+from raycol.data.corpus import OnError, encode_text, read_records, refuse
+from raycol.data.files import CorpusFile
+from raycol.data.jsonl import parse_object
+from raycol.data.position import Problem
+from raycol.errors import InputError, writing
+
+# Id, text, number of the file, number of the record.
+_Row = tuple[str, str, int, int]
+
+Role = Literal["query", "document"]
+
+_IDS = {
+    "query": ("query_id", "query-id", "qid", "_id", "id"),
+    "document": ("document_id", "doc_id", "docid", "passage_id", "pid", "corpus_id", "corpus-id", "_id", "id"),
+}
+_TEXTS = {
+    "query": ("query", "text", "question", "content", "contents"),
+    "document": ("document", "passage", "text", "content", "contents", "body"),
+}
+_TITLES = {"query": (), "document": ("title", "doc_title")}
+
+_SCHEMA = pa.schema(
+    [("id", pa.large_string()), ("text", pa.large_string()), ("file", pa.int32()), ("number", pa.int64())]
+)
+_BATCH_ROWS = 4096
+_BATCH_CHARACTERS = 1 << 24
+
+
+class Lookup:
+    """Texts by id. A document's title and text are joined by a space, as BEIR's own evaluation does.
+
+    Raises:
+        InputError: a file cannot be read, has no columns for ids or texts, or nothing usable; at the first unusable or
+            repeated record where `on_error` is "fail".
+    """
+
+    def __init__(
+        self,
+        files: Sequence[CorpusFile],
+        role: Role,
+        on_error: OnError = "fail",
+        problems: list[Problem] | None = None,
+    ) -> None:
+        self.role = role
+        self.name = ", ".join(dict.fromkeys(f"{file}, {file.subset}" if file.subset else str(file) for file in files))
+        self._files = files
+        self._on_error = on_error
+        self._problems = problems
+        hashes = array("Q")
+        # Not only what writes: an error of a file that is read is an InputError already.
+        with writing(tempfile.gettempdir()), tempfile.TemporaryFile(buffering=1 << 20) as file:
+            self._write(file, hashes)
+            mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        reader = pa.ipc.open_file(pa.BufferReader(mapped))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64).tolist()
+        unsorted = np.frombuffer(hashes, np.uint64)
+        self._rows = np.argsort(unsorted, kind="stable")
+        self._hashes = unsorted[self._rows]
+        self._check_distinct()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, id_: str) -> str | None:
+        """The text of an id, if there is one."""
+        row = self._find_row(id_)
+        return None if row is None else str(self._cell(row, "text"))
+
+    def _find_row(self, id_: str) -> int | None:
+        hash_ = np.uint64(xxhash.xxh3_64_intdigest(id_.encode()))
+        at = int(np.searchsorted(self._hashes, hash_))
+        while at < len(self._hashes) and self._hashes[at] == hash_:
+            row = int(self._rows[at])
+            if self._cell(row, "id") == id_:
+                return row
+            at += 1
+        return None
+
+    def _cell(self, row: int, column: str) -> Any:
+        number = bisect_right(self._ends, row)
+        start = self._ends[number - 1] if number else 0
+        return self._batches[number].column(column)[row - start].as_py()
+
+    def _where(self, row: int) -> str:
+        return self._files[int(self._cell(row, "file"))].where(int(self._cell(row, "number")))
+
+    def _check_distinct(self) -> None:
+        """The first of those with one id counts."""
+        for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
+            row = int(self._rows[at + 1])
+            id_ = self._cell(row, "id")
+            first = self._find_row(id_)
+            if first is not None and first != row:
+                self._refuse(Problem(self._where(row), f"the id {id_!r} stands at {self._where(first)} already"))
+
+    def _refuse(self, problem: Problem) -> None:
+        refuse(problem, self._on_error)
+        if self._problems is not None:
+            self._problems.append(problem)
+
+    def _write(self, file: IO[bytes], hashes: array[int]) -> None:
+        batch: list[_Row] = []
+        characters = 0
+        first: Problem | None = None
+        with pa.ipc.new_file(file, _SCHEMA) as writer:
+            for row in self._scan():
+                if isinstance(row, Problem):
+                    self._refuse(row)
+                    first = first or row
+                    continue
+                hashes.append(xxhash.xxh3_64_intdigest(row[0].encode()))
+                batch.append(row)
+                characters += len(row[1])
+                if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+                    _flush(writer, batch)
+                    batch, characters = [], 0
+            _flush(writer, batch)
+        file.flush()
+        if not hashes:
+            why = f"; every record was left out, the first was {first}" if first else ""
+            raise InputError(f"{self.name}: empty; expected at least one {self.role} with an id and a text{why}")
+
+    def _scan(self) -> Iterator[_Row | Problem]:
+        usual = {*_IDS[self.role], *_TEXTS[self.role], *_TITLES[self.role]}
+        for number, file in enumerate(self._files):
+
+            def choose(names: list[str], file: CorpusFile = file) -> list[str]:
+                try:
+                    return [name for name in self._names(names) if name]
+                except ValueError as error:
+                    raise InputError(f"{file}: {error}") from None
+
+            for position, record in read_records(file, lambda name: name.lower() in usual, choose):
+                try:
+                    if isinstance(record, str):
+                        raise ValueError(record)
+                    id_, text = self._parse(parse_object(record) if isinstance(record, bytes) else record)
+                    yield id_, text, number, position.number
+                except ValueError as error:
+                    yield Problem(file.where(position.number), str(error))
+
+    def _names(self, names: list[str]) -> tuple[str, str, str | None]:
+        """Which columns are the id, the text and the title."""
+        id_, text = first_name(_IDS[self.role], names), first_name(_TEXTS[self.role], names)
+        for found, usual in ((id_, _IDS[self.role]), (text, _TEXTS[self.role])):
+            if not found:
+                have = ", ".join(map(repr, names))[:500] or "an empty object"
+                raise ValueError(f"none of {', '.join(map(repr, usual))}, only {have}")
+        return str(id_), str(text), first_name(_TITLES[self.role], names)
+
+    def _parse(self, record: dict[str, Any]) -> tuple[str, str]:
+        id_name, text_name, title_name = self._names(list(record))
+        id_ = read_id(record[id_name], id_name)
+        texts = []
+        for name in (title_name, text_name):
+            value = record[name] if name else None
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name!r} of {id_!r} is a {type(value).__name__}; expected a string")
+            encode_text(f"{name!r} of {id_!r}", value or "")
+            texts.append(value or "")
+        if not any(map(str.strip, texts)):
+            raise ValueError(f"{self.role} {id_!r} has no text")
+        return id_, " ".join(texts).strip() if title_name else texts[1]
+
+
+def _flush(writer: pa.RecordBatchWriter, batch: list[_Row]) -> None:
+    if batch:
+        writer.write_batch(pa.record_batch([*zip(*batch, strict=True)], schema=_SCHEMA))

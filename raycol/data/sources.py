@@ -1,0 +1,114 @@
+"""Where training examples are: what files they lie in, and what their ids are looked up in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from raycol.config import Config, Location
+from raycol.data.corpus import OnError
+from raycol.data.files import HUB, CorpusFile, corpus_files, folder_of, parts_of
+from raycol.data.hub import subsets_of
+from raycol.data.lookup import Lookup, Role
+from raycol.data.position import Problem
+from raycol.errors import InputError
+
+_BESIDE = {"query": ("queries",), "document": ("documents", "corpus")}
+
+
+class Source(Config):
+    """Where training examples are. A bare string or path is the `path`."""
+
+    path: Location
+    """A file, a folder, a glob, a URI of these, or hf:NAME, a dataset of the Hugging Face hub."""
+
+    split: str | None = None
+    """Of a BEIR folder: which qrels/<split>.tsv (train by default). Of a Hugging Face dataset: which split."""
+
+    subset: str | None = None
+    """Of a dataset of the Hugging Face hub: which subset."""
+
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """How much of it there is in a mixture."""
+
+    queries: Location | None = None
+    """Texts by query_id, where examples have ids and no `queries` lie beside them."""
+
+    documents: Location | None = None
+    """Texts by document_id, where examples have ids and no `documents` or `corpus` lie beside them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
+@dataclass
+class OpenSource:
+    """A source: where its examples lie, and its lookups, opened when they are first needed."""
+
+    source: Source
+    on_error: OnError
+    problems: list[Problem] | None
+    beir: bool = False
+    files: list[CorpusFile] = field(default_factory=list)
+    # Folders, or a dataset of the hub, in which lookups are searched for.
+    beside: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        source = self.source
+        if source.path.startswith(HUB):
+            subset = source.subset
+            if subset is None and {"train", "queries"} <= {*subsets_of(source.path)}:
+                subset = "train"
+            self.files = corpus_files(source.path, subset, source.split)
+            self.beside = (source.path,)
+            return
+        parts = parts_of(source.path)
+        if parts is None:
+            self.files = corpus_files(source.path, source.subset, source.split)
+            self.beside = (folder_of(self.files[0].uri),)
+            return
+        self.beside = (source.path, folder_of(source.path))
+        train = parts.get(source.split or "train", ())
+        if "qrels" in parts or ("corpus" in parts and not train):
+            self.beir = True
+        elif train and any(name in parts for names in _BESIDE.values() for name in names):
+            self.files = [file for location in train for file in corpus_files(location, source.subset)]
+        else:
+            self.files = corpus_files(source.path, source.subset, source.split)
+
+    @cached_property
+    def queries(self) -> Lookup:
+        """Queries by id."""
+        return Lookup(self._files_of("query", self.source.queries), "query", self.on_error, self.problems)
+
+    @cached_property
+    def documents(self) -> Lookup:
+        """Documents by id."""
+        return Lookup(self._files_of("document", self.source.documents), "document", self.on_error, self.problems)
+
+    def _files_of(self, role: Role, chosen: str | None) -> list[CorpusFile]:
+        if chosen:
+            return corpus_files(chosen)
+        for place in self.beside:
+            if place.startswith(HUB):
+                subsets = subsets_of(place)
+                found = [name for name in _BESIDE[role] if name in subsets or not subsets]
+                if found:
+                    return corpus_files(place, found[0])
+                continue
+            parts = parts_of(place) or {}
+            for name in _BESIDE[role]:
+                if locations := parts.get(name):
+                    return [file for location in locations for file in corpus_files(location)]
+        names = " or ".join(map(repr, _BESIDE[role]))
+        setting = "queries" if role == "query" else "documents"
+        raise InputError(
+            f"{self.source.path}: has ids where {setting} should be, and no {names} beside it to look them up in; "
+            f"expected such a file, folder or subset, or the setting {setting!r} of this source to say where it is"
+        )
