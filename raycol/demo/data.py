@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from raycol.data import Dataset, Passage, load_beir, read_pairs
+from raycol.data import Dataset, Passage, Source, load_beir, read_examples
 from raycol.data.beir import save_beir
 from raycol.data.jsonl import write_objects
 from raycol.demo.config import DemoConfig
@@ -61,7 +61,8 @@ def save(data: DemoData, out: Path) -> None:
 
 def _pairs_of_beir(folder: Path, split: str, passages: list[Passage]) -> tuple[list[tuple[str, str]], str]:
     if (folder / "qrels" / f"{split}.tsv").is_file():
-        return list(read_pairs(folder, split, on_error="skip")), f"qrels/{split}.tsv"
+        examples = read_examples(Source(path=str(folder), split=split), on_error="skip")
+        return [(example.query, example.documents[0]) for example in examples], f"qrels/{split}.tsv"
     pairs = [(passage.title, passage.text) for passage in passages if passage.title.strip() and passage.text.strip()]
     if len(pairs) < 2:
         raise InputError(f"{folder}: too little to train on, neither qrels/{split}.tsv nor passages with titles")
