@@ -5,7 +5,6 @@ from raycol.data.corpus import Passage, read_corpus
 from raycol.data.examples import Example, Source, read_examples
 from raycol.data.fields import Fields
 from raycol.data.files import CorpusFile, corpus_files
-from raycol.data.pairs import load_pairs, read_pairs
 from raycol.data.position import Problem
 
 __all__ = [
@@ -18,8 +17,6 @@ __all__ = [
     "Source",
     "corpus_files",
     "load_beir",
-    "load_pairs",
     "read_corpus",
     "read_examples",
-    "read_pairs",
 ]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raycol.data import Dataset, Passage, load_beir, load_pairs, read_pairs
+from raycol.data import Dataset, Passage, load_beir
 from raycol.data.beir import save_beir
 from raycol.errors import InputError
 
@@ -21,14 +21,6 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_dataset_survives_its_folder(folder: Path) -> None:
     assert load_beir(folder) == DATASET
-
-
-def test_judgements_above_zero_are_training_pairs(folder: Path) -> None:
-    assert list(read_pairs(folder, "test")) == [("first", "one"), ("second", "Two two")]
-
-
-def test_pairs_keep_the_query_column_first(folder: Path) -> None:
-    assert load_pairs(folder, "test").column_names == ["query", "positive"]
 
 
 @pytest.mark.parametrize(
@@ -59,30 +51,6 @@ def test_judgements_need_no_header(folder: Path) -> None:
         load_beir(folder)
 
 
-def test_pairs_with_a_skipped_passage_are_left_out(folder: Path) -> None:
-    path = folder / "corpus.jsonl"
-    path.write_text(path.read_text().replace('"one"', '" "'))
-    with pytest.raises(InputError, match="document 'd1' has no text"):
-        list(read_pairs(folder, "test"))
-    assert list(read_pairs(folder, "test", on_error="skip")) == [("second", "Two two")]
-
-
 def test_a_missing_split_says_which_there_are(folder: Path) -> None:
     with pytest.raises(InputError, match="splits here: test"):
         load_beir(folder, "dev")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"positive": "x"}', "no 'query', only 'positive'"),
-        ('{"query": "", "positive": "x"}', "'query' is ''"),
-        ("{}", "only an empty object"),
-    ],
-)
-def test_a_pair_lacking_a_text_is_named(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"query": "a", "positive": "b"}\n' + line + "\n")
-    with pytest.raises(InputError, match=message) as error:
-        list(read_pairs(path))
-    assert "line 2" in str(error.value)
