@@ -68,7 +68,7 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
     problems: list[Problem] = []
     if config.split and not source.split:
         source = source.model_copy(update={"split": config.split})
-    for example in read_examples(source, config.on_error, problems):
+    for example in read_examples(source, config.on_error, problems, config.n_ways):
         n_ways = n_ways or len(example.documents)
         if problem := _problem(config, example, n_ways):
             refuse(Problem(example.where, problem), config.on_error)

@@ -60,7 +60,7 @@ def fit(
     if config.lora_rank:
         add_adapters(encoder, config)
     if config.gradient_checkpointing:
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        encoder[0].auto_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         encoder[0].auto_model.compile(dynamic=True)
     examples = TrainingSet(data)
