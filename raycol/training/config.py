@@ -62,7 +62,8 @@ class TrainConfig(Config):
     """Take all workers' passages as negatives; otherwise each has its own batch only."""
 
     n_ways: Positive | None = None
-    """Documents of a query, its positive among them; further ones are left out. By default as many as the first has."""
+    """Documents of a query, its positive among them; further ones are left out. By default as many as the
+    first example has."""
 
     no_duplicates: bool = True
     """Keep examples of one query, or of one positive, out of the same batch."""

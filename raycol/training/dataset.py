@@ -7,7 +7,7 @@ there. Neither is ever read into memory whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def _problem(config: TrainConfig, example: Example, n_ways: int) -> str | None:
     if config.distils and found < 2:
         return f"has one document; {config.objective} compares at least 2"
     if found < n_ways:
-        return f"has {found} documents where {n_ways} are expected; lower --n-ways, or leave it out with --on-error skip"
+        return f"has {found} documents; expected {n_ways}, as the first example has; lower --n-ways"
     return None
 
 
@@ -162,7 +162,7 @@ class Row:
     scores: list[float] | None
 
 
-class TrainingSet(Sequence[Row]):
+class TrainingSet:
     """The written files, mapped."""
 
     def __init__(self, folder: Path) -> None:
@@ -172,8 +172,8 @@ class TrainingSet(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, number: Any) -> Row:
-        row = self._examples.row(int(number))
+    def __getitem__(self, number: int) -> Row:
+        row = self._examples.row(number)
         return Row(self.text(row["query"]), [self.text(one) for one in row["documents"]], row["scores"])
 
     def text(self, number: int) -> str:

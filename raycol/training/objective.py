@@ -6,10 +6,8 @@ gives, that is the average over the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import (
     CachedMultiVectorMultipleNegativesRankingLoss,
@@ -32,7 +30,7 @@ from torch import Tensor, nn
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
-Score = Callable[..., Tensor]
+Score = Any  # a callable of embeddings and masks that returns scores
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
@@ -86,9 +84,10 @@ def _candidate_scores(config: TrainConfig) -> Score:
 
 
 def _fused() -> Score | None:
-    """MaxSim by late-interaction-kernels, where the extra `gpu` is installed: the matrix of all token pairs is not made.
+    """MaxSim by late-interaction-kernels, where the extra `gpu` is installed.
 
-    Its gradients are asked for in float32: its own choice would round some of them to half precision.
+    The similarities of all pairs of tokens are not stored. Its gradients are asked for in float32: its own choice would
+    round some of them to half precision.
     """
     try:
         from late_interaction_kernels import maxsim

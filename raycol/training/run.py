@@ -1,11 +1,14 @@
 """What the storage of a training holds, from its beginning to its end.
 
-    run.json       the settings, what was prepared, and where it is
-    data-.../      the training set
-    collection-.../  the collection to evaluate on, if any
-    checkpoints/   see checkpoints.py
-    done.json      there once all steps are done
-    ray/           Ray Train's own notes
+All of it is removed once the model is in its place.
+
+    run.json        the settings, what was prepared, and where it is
+    data/...        the training set
+    collection/...  the collection to evaluate on, if any
+    checkpoints/    see checkpoints.py
+    metrics.jsonl   what is known of each step, as it comes
+    done.json       there once all steps are done
+    ray/            Ray Train's own notes
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
         run = Run.model_validate_json(store.read(RUN, _MAX_BYTES))
     except (OSError, ValidationError):
         if store.names("checkpoints"):
-            raise InputError(f"{store}: holds checkpoints and no readable {RUN}; remove it, or pass --storage") from None
+            raise InputError(f"{store}: holds checkpoints without a readable {RUN}; remove it") from None
         return None
     settings = config.outcome()
     for name in settings.keys() | run.settings.keys():

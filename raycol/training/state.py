@@ -34,7 +34,9 @@ def snapshot_optimiser(optimiser: Any, schedule: Any) -> tuple[dict[str, Tensor]
     """Copies of an optimiser's tensors, and what else it and its schedule consist of."""
     state = optimiser.state_dict()
     tensors = {
-        f"{number}.{name}": _copy(tensor) for number, values in state["state"].items() for name, tensor in values.items()
+        f"{number}.{name}": _copy(tensor)
+        for number, values in state["state"].items()
+        for name, tensor in values.items()
     }
     return tensors, {"groups": state["param_groups"], "schedule": schedule.state_dict()}
 

@@ -23,7 +23,6 @@ from raycol.index.storage import Store, absolute, open_store
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
-from raycol.training.prepare import Work
 from raycol.training.run import DONE, Run, begin, clear, finish, open_run
 
 OnRecord = Callable[[dict[str, float]], None]
@@ -98,7 +97,7 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
 
 
 def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
-    """Keep `metrics.jsonl` up to date in a local store, and pass records on. What comes again after a crash is replaced."""
+    """Pass records on, and keep `metrics.jsonl` up to date in a local store; what comes again replaces what was."""
     lines: dict[tuple[float, bool], str] = {}
     path = Path(store.uri) / "metrics.jsonl" if store.is_local else None
     if path and path.is_file():
@@ -158,7 +157,7 @@ def _train_worker(loop: dict[str, Any]) -> str:
     import ray
     import ray.train
 
-    from raycol.training.trainer import Stopped
+    from raycol.training.trainer import StoppedError
     from raycol.training.worker import fit
 
     config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
@@ -169,13 +168,14 @@ def _train_worker(loop: dict[str, Any]) -> str:
         return failure
     try:
         with tempfile.TemporaryDirectory() as workspace:
-            fit(config, run.work, run.data.open(store), run.collection and run.collection.open(store),
-                Path(workspace), store, _teller(board) if leads else lambda record: None)  # fmt: skip
+            collection = run.collection.open(store) if run.collection else None
+            tell = _teller(board) if leads else lambda record: None
+            fit(config, run.work, run.data.open(store), collection, Path(workspace), store, tell)
     except RaycolError as error:
-        kind = "RaycolError" if isinstance(error, Stopped) else type(error).__name__
-        failure = f"{kind} {error}"
-        if isinstance(error, Stopped) or config.num_workers == 1:
-            return failure  # all workers raise it at the same step
+        together = isinstance(error, StoppedError)
+        failure = f"{'RaycolError' if together else type(error).__name__} {error}"
+        if together or config.num_workers == 1:
+            return failure
         # The others wait for this one: Ray starts all again, and then they hear of it.
         ray.get(board.fail.remote(failure, final=True))
         raise

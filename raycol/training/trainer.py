@@ -46,19 +46,19 @@ from raycol.training.state import (
     snapshot_optimiser,
 )
 
-# Called with what is known of a step: step, steps, and loss, learning_rate, grad_norm, tokens_per_second, ... or metrics.
+# Called with what is known of a step or an evaluation, by name: step, steps, loss, learning_rate, nDCG@10 and so on.
 OnRecord = Callable[[dict[str, float]], None]
 
 # Examples that an error names.
 _ROWS_SHOWN = 8
 
 
-class Stopped(RaycolError):
+class StoppedError(RaycolError):
     """Raised by all workers at the same step."""
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """The training set as the Trainer's collator takes it: the query first, then its documents, and scores as labels."""
+    """The training set in columns: the query first, then its documents, and a teacher's scores as labels."""
 
     def __init__(self, examples: TrainingSet) -> None:
         self._examples = examples
@@ -112,7 +112,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self._store = store
         self._leads = self.args.process_index == 0
         self._checkpoints = Background(store, rhythm.keep, METRIC) if store and self._leads else None
-        self._evaluation = evaluation
+        self._evaluation: Any = evaluation  # there is one where `rhythm` evaluates
         self._on_record = on_record
         self._tokens, self._since = 0, time.monotonic()
         self._batch = (-1, 0)
@@ -174,7 +174,7 @@ class Trainer(MultiVectorEncoderTrainer):
             self._checkpoints.wait()
         saved = list_checkpoints(self._store) if self._store else []
         last = f"step {saved[-1].step} ({saved[-1].folder} in {self._store})" if saved else "none yet"
-        raise Stopped(
+        raise StoppedError(
             f"step {step + 1}: {what} is not finite, with the examples {shown}; the last good checkpoint: {last}. "
             "Look at these examples, or train anew with a lower --learning-rate"
         )
@@ -192,7 +192,6 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the model as it is; stop where it has not become better for too long."""
-        assert self._evaluation
         metrics = evaluate_on(self.model, self._evaluation)
         self.log(metrics)
         if self._rhythm.has_enough([entry[METRIC] for entry in self.state.log_history if METRIC in entry]):
@@ -211,7 +210,8 @@ class Trainer(MultiVectorEncoderTrainer):
         weights = snapshot(self.model)
         tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
-        metrics = next((entry for entry in self.state.log_history if entry["step"] == step and METRIC in entry), {})
+        measured = (entry for entry in self.state.log_history if entry["step"] == step and METRIC in entry)
+        metrics: dict[str, float] = next(measured, {})
 
         def write(folder: Path) -> None:
             save_file(weights, folder / WEIGHTS)
@@ -231,7 +231,7 @@ class Trainer(MultiVectorEncoderTrainer):
             except RaycolError as found:
                 error = found
         if any(self._of_all(torch.tensor(float(error is not None), device=self.args.device))):
-            raise Stopped(str(error or "the leading worker cannot save checkpoints"))
+            raise StoppedError(str(error or "the leading worker cannot save checkpoints"))
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Every worker's random numbers, on all workers."""

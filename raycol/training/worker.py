@@ -1,5 +1,6 @@
-"""What each Ray Train worker runs. Nothing here needs Ray: `fit` runs in a plain process too, alone or under
-torch.distributed.
+"""What each Ray Train worker runs.
+
+Nothing here needs Ray: `fit` runs in a plain process too, alone or under torch.distributed.
 """
 
 from __future__ import annotations

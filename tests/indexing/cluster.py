@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ _SYSTEM = {
     "health_check_failure_threshold": 4,
 }
 _PATIENCE_S = 240
+# Titles of actors that are not Ray Data's.
+TRAINERS = "RayTrainWorker"
+_KINDS = (TRAINERS,)
 
 
 class Nodes:
@@ -58,8 +61,8 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def workers(self, actor: str = "") -> list[psutil.Process]:
-        """Processes of a build's actors, on all nodes."""
-        wanted = f"MapWorker(MapBatches({actor}"
+        """Processes of a build's actors, on all nodes; or of the actors of another kind."""
+        wanted = actor if actor in _KINDS else f"MapWorker(MapBatches({actor}"
         return [process for node in self._nodes for process in _below(node) if wanted in _title(process)]
 
     def kill_worker(self, rng: random.Random, actor: str = "") -> bool:
@@ -69,10 +72,10 @@ class Nodes:
             _end(rng.choice(found))
         return bool(found)
 
-    def settle(self) -> None:
+    def settle(self, actor: str = "") -> None:
         """Wait until nobody works any more: actors outlive their driver for a moment."""
         deadline = time.monotonic() + _PATIENCE_S
-        while self.workers() and time.monotonic() < deadline:
+        while self.workers(actor) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -112,20 +115,18 @@ def _end(process: psutil.Process) -> None:
         process.kill()
 
 
-class Build:
-    """`raycol index build` or `append` in a process of its own; `job` builds as a Ray job does."""
+class Command:
+    """`raycol ...` on a cluster, in a process of its own; or another program in its place."""
 
-    def __init__(self, cluster: Nodes, verb: str, *arguments: object) -> None:
-        command = ["-c", "from raycol.cli import main; main()", "index", verb]
-        if verb == "job":
-            command = [str(PROJECT / "jobs" / "index.py")]
-        command = [sys.executable, *command, *map(str, arguments)]
+    def __init__(self, cluster: Nodes, *words: object, program: Sequence[object] = ()) -> None:
+        raycol = ("-c", "from raycol.cli import main; main()")
+        command = [sys.executable, *map(str, program or raycol), *map(str, words)]
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
-    def __enter__(self) -> "Build":
+    def __enter__(self) -> "Command":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,6 +160,13 @@ class Build:
         """Its exit code, and what it said."""
         said, _ = self._process.communicate(timeout=_PATIENCE_S)
         return self._process.returncode, said.decode()
+
+
+def Build(cluster: Nodes, verb: str, *arguments: object) -> Command:  # noqa: N802
+    """`raycol index build` or `append`; `job` builds as a Ray job does."""
+    if verb == "job":
+        return Command(cluster, *arguments, program=[PROJECT / "jobs" / "index.py"])
+    return Command(cluster, "index", verb, *arguments)
 
 
 def contents(root: Path) -> dict[str, str]:

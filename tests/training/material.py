@@ -81,12 +81,12 @@ def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
     return np.concatenate([*found, losses(history)])
 
 
-def work_in_group(rank: int, n: int, place: str, run: Callable[[], None]) -> None:
+def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], threads: int = 1) -> None:
     """One process of a group of `n` on this machine; `run` is called in each."""
     import torch
     from torch import distributed
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
     distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=n)

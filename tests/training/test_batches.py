@@ -25,8 +25,8 @@ def test_a_batch_has_no_query_and_no_positive_twice_and_none_is_lost(pairs: list
     n = 3 * len(pairs)
     try:
         batches = list(made.batches(n))
-    except InputError as error:
-        assert "lower --batch-size" in str(error)
+    except InputError:
+        assert max(len(set(queries)), len(set(positives))) < 2 * size or _crowded(queries, positives, size)
         return
     for batch in batches:
         assert len(batch) == size
@@ -48,7 +48,7 @@ def test_workers_slices_make_up_the_batches(n_workers: int, width: int, n: int, 
     size = n_workers * width
     made = plan(list(range(n * 5)), list(range(n * 5)), size, seed)
     workers = [list(WorkerBatches(made, 7, rank, n_workers)) for rank in range(n_workers)]
-    joined = [sum(parts, []) for parts in zip(*workers, strict=True)]
+    joined = [[one for part in parts for one in part] for parts in zip(*workers, strict=True)]
     assert joined == [batch.tolist() for batch in made.batches(7)]
     assert {len(part) for worker in workers for part in worker} == {width}
 

@@ -24,14 +24,14 @@ def wavering(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-class Interrupted(Exception):
+class HaltError(Exception):
     pass
 
 
 def until(step: int):
     def on_record(record: dict[str, float]) -> None:
         if record["step"] == step:
-            raise Interrupted
+            raise HaltError
 
     return on_record
 
@@ -40,12 +40,12 @@ def until(step: int):
 @pytest.mark.parametrize("objective", ["cached", "contrastive"])
 def test_an_interrupted_training_ends_with_the_same_weights(wavering: Path, tmp_path: Path, objective: str) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
-    values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6, "objective": objective}
-    config = settings(wavering, data, tmp_path / "m", **values)
+    values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6}
+    config = settings(wavering, data, tmp_path / "m", objective=objective, **values)
     encoder, history = fit_here(config, tmp_path / "whole", open_store(tmp_path / "a"))
     store = open_store(tmp_path / "b")
     for step in (3, 7, 13):
-        with pytest.raises(Interrupted):
+        with pytest.raises(HaltError):
             fit_here(config, tmp_path / "parts", store, until(step))
     again, history_again = fit_here(config, tmp_path / "parts", store)
     assert np.array_equal(weights(encoder), weights(again))
@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     store = open_store(tmp_path / "store")
     fit_here(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
     other = settings(tiny_backbone, data, tmp_path / "m", max_steps=3, embedding_size=24)
-    with pytest.raises(InputError, match="another architecture: .* is of shape"):
+    with pytest.raises(InputError, match=r"another architecture: .* is of shape"):
         fit_here(other, tmp_path / "b", store)
 
 

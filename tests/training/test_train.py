@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.errors import InputError, RaycolError
+from raycol.errors import InputError
 from raycol.models import load_encoder
 from raycol.training import train
 from tests.conftest import write_jsonl
@@ -107,7 +107,7 @@ PAIR = {"query": "rain", "positive": "wind"}
         ([{**SCORED, "scores": [1.0]}], {"objective": "distillation"}, "line 1"),
         ([{**SCORED, "scores": [1.0, None]}], {"objective": "distillation"}, "line 1"),
         ([{**SCORED, "scores": [1.0, float("nan")]}], {"objective": "margin-mse"}, "line 1"),
-        ([{"query": "rain", "documents": ["wind"], "scores": [1.0]}], {"objective": "distillation"}, "has one document"),
+        ([{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "has one document"),
         ([SCORED] * 9 + [{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "line 10"),
         ([PAIR] * 20, {"held_out": 1}, "held_out is 1 and there are 1 queries"),
         ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "2 batches of 8 examples make no step of 8"),
@@ -126,7 +126,8 @@ def test_unusable_input_is_said_before_anything_starts(
 
 def test_negative_scores_are_scores(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", [{**SCORED, "scores": [-1.0, -7.5]}] * 8)
-    _, history = fit_here(settings(tiny_colbert, data, tmp_path / "x", objective="distillation", max_steps=1), tmp_path / "w")
+    config = settings(tiny_colbert, data, tmp_path / "x", objective="distillation", max_steps=1)
+    _, history = fit_here(config, tmp_path / "w")
     assert np.isfinite(losses(history)).all()
 
 

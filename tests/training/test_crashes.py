@@ -1,0 +1,79 @@
+"""Training on a cluster that loses a worker, a node and the driver ends with the weights of one that loses nothing."""
+
+import multiprocessing
+import random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.index.storage import open_store
+from raycol.models import load_encoder
+from raycol.training.checkpoints import list_checkpoints
+from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
+from tests.training.material import fit_here, settings, weights, work_in_group, write_examples
+
+pytestmark = pytest.mark.slow
+
+STEPS, SAVE_EVERY = 200, 10
+
+
+def fit_and_save(config, folder: Path, rank: int) -> None:
+    encoder, _ = fit_here(config, folder / f"work-{rank}")
+    if not rank:
+        encoder.save_pretrained(str(folder / "undisturbed"))
+
+
+def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tmp_path: Path) -> None:
+    data, out = write_examples(tmp_path / "pairs.jsonl", 64), tmp_path / "m"
+    values = {"max_steps": STEPS, "save_every": SAVE_EVERY, "num_workers": 2}
+    config = settings(tiny_colbert, data, out, **values)
+    context = multiprocessing.get_context("forkserver")
+    undisturbed = [
+        context.Process(
+            target=work_in_group,
+            args=(rank, 2, str(tmp_path / "g"), partial(fit_and_save, config, tmp_path, rank), 2),
+        )
+        for rank in range(2)
+    ]
+    for process in undisturbed:
+        process.start()
+    words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--resources", "CPU=2",
+             "--learning-rate", config.learning_rate, "--batch-size", 8, "--mini-batch-size", 4, "--seed", 1,
+             "--no-no-duplicates"]  # fmt: skip
+    for name, value in values.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    rng = random.Random(0)
+    with nodes(2) as cluster:
+        store = open_store(tmp_path / ".m-training")
+        run(cluster, words, store, rng)
+    for process in undisturbed:
+        process.join(300)
+        assert process.exitcode == 0
+    before, after = (weights(load_encoder(folder, device="cpu")) for folder in (tmp_path / "undisturbed", out))
+    moved = np.abs(before - weights(load_encoder(tiny_colbert, device="cpu"))).max()
+    assert moved > 1e-3
+    assert np.abs(before - after).max() <= 1e-6
+    assert not (tmp_path / ".m-training").exists()
+
+
+def run(cluster: Nodes, words: list, store, rng: random.Random) -> None:
+    def at(step: int):
+        return lambda: (found := list_checkpoints(store)) and found[-1].step >= step
+
+    with Command(cluster, *words) as training:
+        assert training.wait_for(at(30))
+        assert cluster.kill_worker(rng, TRAINERS)
+        reached = list_checkpoints(store)[-1].step
+        assert training.wait_for(at(reached + 2 * SAVE_EVERY))
+        # Two workers of two CPUs each: one is on the node that goes.
+        cluster.lose()
+        reached = list_checkpoints(store)[-1].step
+        cluster.add()
+        assert training.wait_for(at(reached + 2 * SAVE_EVERY))
+        training.kill()
+    cluster.settle(TRAINERS)
+    assert list_checkpoints(store)[-1].step < STEPS
+    with Command(cluster, *words) as training:
+        training.finish()
