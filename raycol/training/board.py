@@ -6,6 +6,7 @@ The board outlives the workers, so it is also what remembers why they failed.
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +22,13 @@ _MOST_STARTS = 3
 
 
 class Board:
-    """What the leading worker posted, and how starts and failures went. Runs as a Ray actor where the driver is."""
+    """What the leading worker posted, and how starts and failures went.
+
+    Runs as a Ray actor where the driver is, or elsewhere once that node is gone; what it knew is lost then, but no more.
+    """
 
     def __init__(self) -> None:
+        self._life = uuid.uuid4().hex
         self._records: list[Record] = []
         self._starts: list[int] = []
         self._failure = ""
@@ -33,9 +38,9 @@ class Board:
         """Take note of a step or an evaluation."""
         self._records.append(record)
 
-    def since(self, n: int) -> list[Record]:
-        """All records but the first `n`."""
-        return self._records[n:]
+    def since(self, life: str, n: int) -> tuple[str, list[Record]]:
+        """All records but the first `n` of the actor's life; of another life, all."""
+        return self._life, self._records[n if life == self._life else 0 :]
 
     def start(self, step: int) -> str:
         """Take note that workers start from a step; return why they should not, as `fail` takes it."""
@@ -57,12 +62,13 @@ class Board:
 
 
 def make_board() -> Any:
-    """A board on the driver's node, which it cannot outlive anyway."""
+    """A board, on the driver's node if possible."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
+    return actor.options(scheduling_strategy=here).remote()
 
 
 @contextmanager
@@ -71,15 +77,15 @@ def watch(board: Any, report: Report, on_record: OnRecord) -> Iterator[None]:
     import ray
 
     done = threading.Event()
-    seen = 0
+    life, seen = "", 0
 
     def look() -> None:
-        nonlocal seen
+        nonlocal life, seen
         try:
-            records = ray.get(board.since.remote(seen), timeout=10)
+            before, (life, records) = life, ray.get(board.since.remote(life, seen), timeout=10)
         except ray.exceptions.RayError:
             return
-        seen += len(records)
+        seen = len(records) + (seen if before == life else 0)
         for record in records:
             report(record["step"], record["steps"], remark(record))
             on_record(record)

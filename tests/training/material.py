@@ -87,6 +87,8 @@ def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], thread
     from torch import distributed
 
     torch.set_num_threads(threads)
+    # accelerate chooses a number of its own where this one is not set.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
     distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=n)
