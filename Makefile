@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+PYLATE := .venv-pylate
 
-.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-search clean help
+.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -36,8 +37,11 @@ bench-search: $(VENV)/.dev $(PEERS)/.made  ## CPU time and recall of searches, b
 bench-indexing: $(VENV)/.dev  ## what encoding and quantising cost a worker, and two workers beside one
 	$(BIN)/python benchmarks/indexing.py $(ARGS)
 
+bench-pylate: $(VENV)/.dev $(PYLATE)/.made  ## saved models opened by PyLate: the largest difference of embeddings
+	$(BIN)/python benchmarks/pylate.py --python $(PYLATE)/bin/python $(ARGS)
+
 clean:           ## remove the virtual environments and the demo's output
-	rm -rf $(VENV) $(PEERS) raycol-demo benchmarks/kept
+	rm -rf $(VENV) $(PEERS) $(PYLATE) raycol-demo benchmarks/kept
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,4 +60,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.made
 $(PEERS)/.made: benchmarks/peers/requirements.txt
 	@[ -x $(PEERS)/bin/pip ] || $(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+$(PYLATE)/.made: benchmarks/peers/pylate.txt
+	@[ -x $(PYLATE)/bin/pip ] || $(PYTHON) -m venv --clear $(PYLATE)
+	$(PYLATE)/bin/python -m pip install --quiet --requirement $<
 	@touch $@

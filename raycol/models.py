@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from transformers import AddedToken
 from transformers.utils import logging
 
 from raycol.checkpoints import find_checkpoint, is_late_interaction, read_json
@@ -92,7 +93,7 @@ def load_encoder(
     source = find_checkpoint(name_or_path)
     trained = is_late_interaction(source)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             if trained:
                 encoder = MultiVectorEncoder(source, device=device, model_kwargs=_model_kwargs(source, dtype))
                 _check_embedding_size(encoder, embedding_size, name_or_path)
@@ -106,7 +107,9 @@ def load_encoder(
             document_length = document_length or DOCUMENT_LENGTH
             query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
             document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
-            skiplist = SKIPLIST if skiplist is None else skiplist
+            if skiplist is None:
+                unknown = words_not_in(encoder.tokenizer, SKIPLIST)
+                skiplist = [word for word in SKIPLIST if word not in unknown]
         _set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
         _set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
         if skiplist is not None:
@@ -180,8 +183,8 @@ def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep transformers from reporting, at every load, the pooler and the markers dealt with here."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting, at every load, the pooler and the markers dealt with here, and from bars."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -244,7 +247,10 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
         encoder.prompts[task] = prefix
         marker = prefix.strip()
         if marker.startswith("[") and marker.endswith("]") and tokenizer.tokenize(marker) != [marker]:
-            markers.append(marker)
+            # Where white space is part of the tokens, the marker swallows its own: the text's first word stays as
+            # it is without a marker. PyLate, which inserts markers after tokenising, has it so too.
+            swallows = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
+            markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if swallows else marker)
     if markers:
         tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
         _grow_vocabulary(encoder[0].auto_model, len(tokenizer), seed)
@@ -253,7 +259,7 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
 def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
     """Make room for new tokens, with embeddings as BERT's own initialisation has them (the same everywhere)."""
     before = backbone.get_input_embeddings().num_embeddings
-    with _quiet_loading():
+    with quiet_transformers():
         table = backbone.resize_token_embeddings(max(n_tokens, before), mean_resizing=False).weight
     spread = getattr(backbone.config, "initializer_range", 0.02)
     new = np.random.default_rng(seed).standard_normal((len(table) - before, table.shape[1])) * spread
@@ -277,15 +283,19 @@ def _set_lengths(
     transformer.query_expansion = None
     if expands:
         attends = (current or {}).get("attend", False) if attend is None else attend
-        transformer.query_length = None
-        transformer.query_expansion = {
-            **(current or {}),
-            "strategy": "fixed",
-            "attend": attends,
-            "length": length,
-        }
+        settings = {"strategy": "fixed", **(current or {}), "attend": attends, "length": length}
+        # Queries may be longer than that only where they are expanded to a least length, and may have a limit then.
+        if settings["strategy"] == "fixed" or query_length is not None:
+            transformer.query_length = None
+        transformer.query_expansion = settings
     elif query_length is not None or current is not None:
         transformer.query_length = length
+
+
+def words_not_in(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """Those of the words that are no token of their own."""
+    missing = (None, tokenizer.unk_token_id)
+    return [word for word in words if word != tokenizer.unk_token and tokenizer.convert_tokens_to_ids(word) in missing]
 
 
 def _set_skiplist(encoder: MultiVectorEncoder, words: Sequence[str]) -> None:

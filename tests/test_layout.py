@@ -15,9 +15,10 @@ MAY_IMPORT = {
     "data": set(),
     "checkpoints": set(),
     "models": {"checkpoints", "index"},  # the index: for the type of what it remembers of its model
+    "saving": {"models"},
     "index": {"data"},
     "indexing": {"checkpoints", "data", "index", "models"},
-    "training": {"checkpoints", "data", "evaluation", "index", "models"},
+    "training": {"checkpoints", "data", "evaluation", "index", "models", "saving"},
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
     "search": {"index", "models", "serving"},
