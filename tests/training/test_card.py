@@ -1,0 +1,206 @@
+"""What lies beside the weights of a trained model."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from raycol.models import load_encoder
+from raycol.saving import save_encoder
+from raycol.training.card import write_extras
+from raycol.training.checkpoints import Saved
+from raycol.training.config import TrainConfig
+from raycol.training.curves import draw_curves
+from raycol.training.dataset import SourceInfo
+from raycol.training.prepare import Work
+
+METRICS = {"nDCG@10": 0.61234567, "R@10": 0.7, "R@100": 0.9, "RR@10": 0.55}
+
+
+def history(steps: int, eval_every: int = 0) -> list[dict[str, float]]:
+    """As the Trainer keeps it."""
+    entries: list[dict[str, float]] = []
+    for step in range(1, steps + 1):
+        measured = {"tokens_per_second": 1e4, "memory_bytes": 2**30, "epoch": step / steps, "step": step}
+        entries.append(
+            {"loss": 3 / step, "grad_norm": 1.5, "learning_rate": 1e-5 * step, "total_flos": 0.0, **measured}
+        )
+        if eval_every and step % eval_every == 0:
+            entries.append({**METRICS, "epoch": step / steps, "step": step})
+    return [*entries, {"train_runtime": 9.0, "train_loss": 1.0, "epoch": 1.0, "step": steps}]
+
+
+def settings(model: Path | str, out: Path, **values) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {"model": str(model), "data": str(out.parent / "my pairs.jsonl"), "out": out, **values}
+    )
+
+
+def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None = None) -> str:
+    """Save a model and write what belongs beside it; return the card."""
+    save_encoder(load_encoder(model, device="cpu"), config.out)
+    sources = tuple(
+        SourceInfo(path=source.path, weight=source.weight or 1200.0, examples=1200, n_ways=2, skipped=3)
+        for source in config.data
+    )
+    evaluates = config.evaluates
+    kept = Saved(step=4 if evaluates else steps, folder="f", files={}, metrics=METRICS if evaluates else {})
+    entries = history(steps, 2 if evaluates else 0)
+    write_extras(config.out, config, Work(sources=sources, steps=planned or steps), kept, entries)
+    return (config.out / "README.md").read_text()
+
+
+def rows(card: str, section: str) -> list[list[str]]:
+    """Cells of the tables of a section, without their headers."""
+    text = card.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    found = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in text.splitlines()
+             if line.startswith("|")]  # fmt: skip
+    assert {len(row) for row in found} == {len(found[0])}
+    return found[2:]
+
+
+def test_the_hub_reads_the_card(tiny_colbert: Path, tmp_path: Path) -> None:
+    config = settings("org/some-backbone", tmp_path / "my-model", held_out=50, data=["hf:org/data", "pairs.jsonl"])
+    data = ModelCard(make(config, tiny_colbert)).data
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "feature-extraction")
+    assert (data.base_model, data.datasets, data.model_name) == ("org/some-backbone", ["org/data"], "my-model")
+    assert {"colbert", "late-interaction", "PyLate"} <= set(data.tags)
+    found = {result.metric_name: (result.metric_type, result.metric_value) for result in data.eval_results}
+    assert found["nDCG@10"] == ("ndcg_at_10", 0.61235)
+    assert found.keys() == METRICS.keys()
+    assert {result.dataset_name for result in data.eval_results} == {"50 held-out queries of the training data"}
+
+
+def test_without_an_evaluation_no_scores_are_claimed(tiny_colbert: Path, tmp_path: Path) -> None:
+    card = make(settings(tiny_colbert, tmp_path / "my-model"), tiny_colbert)
+    data = ModelCard(card).data.to_dict()
+    assert not {"model-index", "base_model", "datasets"} & data.keys()
+    assert "It was not evaluated; these are the weights after step 6." in card
+
+
+def test_the_card_says_what_the_model_is_and_how_it_was_made(tiny_colbert: Path, tmp_path: Path) -> None:
+    collection = tmp_path / "secret place" / "cranfield"
+    config = settings(
+        tiny_colbert,
+        tmp_path / "my-model",
+        eval_data=collection,
+        batch_size=32,
+        temperature=0.02,
+        n_ways=2,
+        resources={"GPU": 1},
+        storage=str(tmp_path / "elsewhere"),
+        data=[str(tmp_path / "my pairs.jsonl"), {"path": "s3://key:hidden@bucket/more.parquet", "weight": 2}],
+    )
+    card = make(config, tiny_colbert, planned=10)
+    for text in ("| dimensions | 16 |", "| query prefix | `[Q] ` |", "| document | at most 32 tokens |"):
+        assert text in card
+    assert "8 tokens, filled up with mask tokens that are scored too, and not attended to" in card
+    assert "6 steps, of 10 that were planned. Loss: 3 in the first, 0.5 in the last." in card
+    assert "after step 4, the best of the evaluations on cranfield (test)" in card
+    assert rows(card, "Data") == [
+        ["my pairs.jsonl", "1,200", "2", "1,200", "3"],
+        ["more.parquet", "1,200", "2", "2", "3"],
+    ]
+    assert ["nDCG@10", "0.6123"] in rows(card, "Scores")
+    shown = {name.strip("`"): value for name, value in rows(card, "Settings")}
+    assert shown["temperature"] == "0.02"  # differs from the default
+    assert shown["warmup"] == "0.1"  # does not, but is a main one
+    assert (shown["resources"], shown["n_ways"], shown["steps"]) == ("CPU=1, GPU=1", "2", "10")
+    assert not {"patience", "mini_batch_size", "data", "model", "out", "storage", "eval_data"} & shown.keys()
+    assert {"raycol", "torch", "ray"} < {name for name, _ in rows(card, "Versions")}
+    # Names only: nothing of where things are on this machine, or of keys.
+    for secret in (str(tmp_path), "secret place", "hidden", tmp_path.name):
+        assert secret not in card
+
+
+def test_the_examples_of_the_card_run(tiny_colbert: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    card = make(settings(tiny_colbert, tmp_path / "my-model"), tiny_colbert)
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert ["raycol" in blocks[0], "sentence_transformers" in blocks[1], "pylate" in blocks[2]] == [True] * 3
+    monkeypatch.chdir(tmp_path)
+    for block in blocks[:2]:
+        exec(compile(block, "card", "exec"), {})
+    said = capsys.readouterr().out
+    assert "Copy a whole directory tree." in said
+    assert "tensor([[" in said
+
+
+def test_pylate_is_named_only_where_it_opens_the_model(tiny_colbert: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    encoder[0].query_expansion = {"strategy": "min", "attend": True, "length": 6}
+    encoder.save_pretrained(str(tmp_path / "native"))
+    card = make(settings(tiny_colbert, tmp_path / "my-model"), tmp_path / "native")
+    assert "from pylate" not in card
+    assert "PyLate does not open it" in card
+    assert "PyLate" not in ModelCard(card).data.tags
+    assert "at least 6 tokens, filled up with mask tokens that are scored too, and attended to" in card
+
+
+@pytest.mark.parametrize("name", ["a|b `c` *d* <e>", "quo\"te's \\ and\nlines", "über 模型"])
+def test_names_cannot_break_the_card(tiny_colbert: Path, tmp_path: Path, name: str) -> None:
+    config = settings(tiny_colbert, tmp_path / name, data=[f"{name}.jsonl", "hf:org/x"])
+    card = make(config, tiny_colbert)
+    assert ModelCard(card).data.library_name == "sentence-transformers"
+    assert len(rows(card, "Data")) == 2
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        literals = [node.value for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
+        assert name in literals
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"objective": "distillation", "teacher_temperature": 0.5, "normalize_scores": True, "n_ways": 8},
+        {"data": ["a.jsonl", {"path": "hf:org/x", "weight": 0.25, "subset": "train", "queries": "q.jsonl"}]},
+        {"storage": "s3://bucket/runs", "eval_data": "beir/x", "resources": {"GPU": 0.5}, "query_expansion": False},
+    ],
+)
+def test_the_settings_are_taken_again(tiny_colbert: Path, tmp_path: Path, values: dict) -> None:
+    config = settings(tiny_colbert, tmp_path / "my-model", **values)
+    make(config, tiny_colbert)
+    assert TrainConfig.load(config.out / "training" / "config.yaml") == config
+
+
+def test_the_settings_file_has_no_keys_and_no_places_that_nobody_chose(tiny_colbert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my-model"
+    config = settings(
+        tiny_colbert, out, storage=str(tmp_path / ".my-model-training"), data="s3://me:hidden@bucket/x.csv"
+    )
+    make(config, tiny_colbert)
+    written = yaml.safe_load((out / "training" / "config.yaml").read_text())
+    assert "storage" not in written
+    assert written["data"] == [{"path": "s3://bucket/x.csv"}]
+
+
+def test_every_step_and_evaluation_has_a_line(tiny_colbert: Path, tmp_path: Path) -> None:
+    config = settings(tiny_colbert, tmp_path / "my-model", held_out=5)
+    make(config, tiny_colbert)
+    lines = [json.loads(line) for line in (config.out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "nDCG@10" in line] == [2, 4, 6]
+    assert len(lines) == 9
+    assert {name for line in lines for name in line if name.startswith(("train", "total"))} == set()
+    assert lines[0]["tokens_per_second"] == 1e4
+
+
+@pytest.mark.parametrize(("steps", "held_out"), [(1, 0), (1, 5), (300, 5)])
+def test_the_curves_are_a_picture(tiny_colbert: Path, tmp_path: Path, steps: int, held_out: int) -> None:
+    config = settings(tiny_colbert, tmp_path / "my-model", held_out=held_out)
+    make(config, tiny_colbert, steps=steps)
+    picture = (config.out / "training" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    height = int.from_bytes(picture[20:24])
+    evaluated = held_out > 0 and steps > 1
+    assert height == (4 if evaluated else 3) * 240
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails
+    draw_curves(tmp_path / "c.png", [], 1)
+    assert (tmp_path / "c.png").stat().st_size > 0
