@@ -153,7 +153,10 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         ("dimensions", str(encoder.get_embedding_dimension())),
         ("query", query),
         ("document", f"at most {transformer.document_length or encoder.max_seq_length} tokens"),
-        *((f"{task} prefix", f"`{encoder.prompts.get(task) or ''}`") for task in ("query", "document")),
+        *(
+            (f"{task} prefix", f"`{prefix}`" if (prefix := encoder.prompts.get(task)) else "none")
+            for task in ("query", "document")
+        ),
         ("similarity", "MaxSim: for each query token its best dot product with a document token, summed up"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
