@@ -17,14 +17,16 @@ from raycol.data.corpus import encode_text
 
 # A longer list in quotes of Python's is refused: nobody has one.
 _LARGEST_LITERAL = 1 << 22
-_ITEM = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"()\[\]{}]+)\s*(,|$)""")
+# With the escapes that Python prints.
+_ITEM = re.compile(r"""\s*('(?:[^'\\]|\\[\\'nrtxuU])*'|"(?:[^"\\]|\\[\\"nrtxuU])*"|[^\s,'"()\[\]{}]+)\s*(?:,|$)""")
+_PYTHON = {"None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def read_text(value: Any, name: str) -> str:
     """A text that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name!r} is {_show(value)}; expected a non-empty string")
-    encode_text(name, value)
+    encode_text(repr(name), value)
     return value
 
 
@@ -49,7 +51,7 @@ def read_id(value: Any, name: str) -> str:
         value = f"{value:d}"
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name!r} is {_show(value)}; expected an id, a string or a whole number")
-    encode_text(name, value)
+    encode_text(repr(name), value)
     return value
 
 
@@ -111,8 +113,10 @@ def _items(inner: str) -> list[Any] | None:
             return None
         item, at = match[1], match.end()
         try:
-            # One token without brackets: literal_eval has nothing to nest.
-            found.append(ast.literal_eval(item) if item[0] in "'\"" else json.loads(item))
+            if item in _PYTHON:
+                found.append(_PYTHON[item])
+            else:  # one string: literal_eval has nothing to nest
+                found.append(ast.literal_eval(item) if item[0] in "'\"" else json.loads(item))
         except (ValueError, SyntaxError):
             return None
     return found

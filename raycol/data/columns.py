@@ -10,7 +10,7 @@ from functools import lru_cache
 # The first name of a role wins; of the others only one may be there.
 _QUERY = ("query", "anchor", "question", "sentence1", "sentence_1")
 _POSITIVE = ("positive", "pos", "positives")
-# What else the positive is called, where nothing is called so.
+# What else it is called, beside a query: where there is only a query's id, a text may be the query itself.
 _ANSWER = ("answer", "response", "sentence2", "sentence_2", "passage", "document", "context", "text", "content")
 _DOCUMENTS = ("documents", "docs", "passages")
 _SCORES = ("scores", "score", "labels", "label")
@@ -21,8 +21,8 @@ _NUMBERED = re.compile(r"(?:documents?|docs?|passages?)[_-]?(\d{1,9})")
 _NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?[_-]?(\d{0,9})")
 _NEGATIVE_ID = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_ids?(?:_(\d{1,9}))?|_(\d{1,9})_ids?)")
 _PLURAL = ("documents", "docs", "passages", "negatives", "negs", "positives", "ids")
-# Never a text. What begins with two underscores is an index that pandas left.
-_NO_TEXT = re.compile(r"(?:.*[_-])?ids?(?:_\d+)?|[qdp]ids?|docids?|__.*")
+# Never a text. The last three are what pandas makes of an index.
+_NO_TEXT = re.compile(r"(?:.*[_-])?ids?(?:_\d+)?|[qdp]ids?|docids?|__.*|unnamed: \d+|")
 
 EXPECTED = (
     "'query' and 'positive' (with 'negative', 'negative_1' and so on, or 'negatives'), or 'query', 'documents' and "
@@ -97,9 +97,11 @@ def find_columns(names: tuple[str, ...], *, positions: bool = True) -> Columns:
     documents = tuple(by_name[name] for name in _DOCUMENTS if name in by_name) or _matching(_NUMBERED, by_name)
     if documents and (positives or negatives):
         raise ValueError(f"both {documents[0]!r} and {(*positives, *negatives)[0]!r}; keep the ones or the others")
-    positive = None if documents else _one_of(_POSITIVE if positives else _ANSWER, by_name, "positive")
+    usual = _ANSWER if query and not positives else _POSITIVE
+    positive = None if documents else _one_of(usual, by_name, "positive")
     if not query and not query_id:
-        if positive or documents or negatives or document_ids or positive_ids or not positions:
+        known = positive or documents or negatives or document_ids or positive_ids
+        if known or not positions or any(name in by_name for name in _ANSWER):
             raise ValueError(_missing("query", names))
         return _by_position(names, scores)
     if not (positive or documents) and (negatives or not (document_ids or positive_ids)):
@@ -109,8 +111,8 @@ def find_columns(names: tuple[str, ...], *, positions: bool = True) -> Columns:
     )
     if not found.has_positive and not scores:
         raise ValueError(
-            f"documents without scores ({_list(names)}), so that none is known to be the positive; bring 'scores', or "
-            "name the positive 'positive' and the others 'negatives'"
+            f"documents without scores ({list_names(names)}), so that none is known to be the positive; bring "
+            "'scores', or name the positive 'positive' and the others 'negatives'"
         )
     return found
 
@@ -158,8 +160,9 @@ def _matching(pattern: re.Pattern[str], by_name: dict[str, str]) -> tuple[str, .
 
 
 def _missing(role: str, names: Sequence[str]) -> str:
-    return f"no {role!r}, only {_list(names)}; expected {EXPECTED}"
+    return f"no {role!r}, only {list_names(names)}; expected {EXPECTED}"
 
 
-def _list(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
+    """Names of columns for a message."""
     return ", ".join(map(repr, names))[:500] or "an empty object"

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from raycol.data.beir import read_qrels
-from raycol.data.columns import Columns, find_columns, is_name
+from raycol.data.columns import Columns, find_columns, is_name, list_names
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.jsonl import parse_object
@@ -147,10 +147,9 @@ class _Header:
             self.columns = find_columns(tuple(names))
         except ValueError as error:
             raise InputError(f"{self._file}: {error}") from None
-        if self.columns.by_position and not self._file.is_table and not all(map(is_name, names)):
-            listed = ", ".join(names)[:100]
+        if self.columns.by_position and not self._file.is_table and not all(map(is_name, self.columns.names())):
             raise InputError(
-                f"{self._file}, line 1: names no columns ({listed}); put a header above it, such as "
+                f"{self._file}, line 1: names no columns ({list_names(names)}); put a header above it, such as "
                 "query, positive, negative"
             )
         return self.columns.names()

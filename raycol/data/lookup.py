@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from raycol.data.cells import read_id
-from raycol.data.columns import first_name
+from raycol.data.columns import first_name, list_names
 from raycol.data.corpus import OnError, encode_text, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.jsonl import parse_object
@@ -166,8 +166,7 @@ class Lookup:
         id_, text = first_name(_IDS[self.role], names), first_name(_TEXTS[self.role], names)
         for found, usual in ((id_, _IDS[self.role]), (text, _TEXTS[self.role])):
             if not found:
-                have = ", ".join(map(repr, names))[:500] or "an empty object"
-                raise ValueError(f"none of {', '.join(map(repr, usual))}, only {have}")
+                raise ValueError(f"none of {list_names(usual)}, only {list_names(names)}")
         return str(id_), str(text), first_name(_TITLES[self.role], names)
 
     def _parse(self, record: dict[str, Any]) -> tuple[str, str]:

@@ -74,13 +74,27 @@ class OpenSource:
             self.beside = (folder_of(self.files[0].uri),)
             return
         self.beside = (source.path, folder_of(source.path))
-        train = parts.get(source.split or "train", ())
-        if "qrels" in parts or ("corpus" in parts and not train):
+        lookups = {name for names in _BESIDE.values() for name in names}
+        if "qrels" in parts or ("corpus" in parts and not parts.keys() - lookups):
             self.beir = True
-        elif train and any(name in parts for names in _BESIDE.values() for name in names):
-            self.files = [file for location in train for file in corpus_files(location, source.subset)]
+            if source.subset:
+                raise InputError(f"{source.path}: a BEIR folder has no subsets; leave {source.subset!r} out")
+        elif parts.keys() & lookups:
+            split = self._choose_split(parts.keys() - lookups)
+            self.files = [file for location in parts[split] for file in corpus_files(location, source.subset)]
         else:
             self.files = corpus_files(source.path, source.subset, source.split)
+
+    def _choose_split(self, names: set[str]) -> str:
+        """Which of the parts of a folder with lookups are the examples."""
+        chosen = self.source.split or ("train" if "train" in names or len(names) != 1 else min(names))
+        if chosen not in names:
+            have = ", ".join(map(repr, sorted(names))) or "nothing"
+            raise InputError(
+                f"{self.source.path}: no {chosen!r} beside the queries and documents, only {have}; "
+                "expected the examples there, or name them as the split"
+            )
+        return chosen
 
     @cached_property
     def queries(self) -> Lookup:

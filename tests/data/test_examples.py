@@ -1,0 +1,629 @@
+"""Every layout of training examples: what comes of it, what is refused, and how that is said."""
+
+import csv
+import gzip
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from raycol.data import Dataset, Example, Passage, Problem, Source, read_examples
+from raycol.data.beir import save_beir
+from raycol.data.columns import find_columns
+from raycol.errors import InputError
+from tests.conftest import write_jsonl
+
+Records = list[dict[str, Any]]
+
+KD = [
+    {"query_id": "q1", "document_ids": ["a", "b", "c"], "scores": [1.5, -2.0, 0.25]},
+    {"query_id": "q2", "document_ids": ["c", "a", "b"], "scores": [9.0, 8.0, 7.0]},
+]
+QUERIES = [{"query_id": "q1", "text": "first"}, {"query_id": "q2", "text": "second"}]
+DOCUMENTS = [{"document_id": id_, "text": f"text {id_}"} for id_ in "abc"]
+TEXTS = {"a": "text a", "b": "text b", "c": "text c"}
+
+
+def save(path: Path, records: Records) -> Path:
+    """Records in the format that the name says, or as a Hugging Face dataset where it says none."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif path.suffix in (".csv", ".tsv"):
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(records[0]), delimiter="," if path.suffix == ".csv" else "\t")
+        if path.suffix == ".tsv":
+            writer = csv.DictWriter(out, list(records[0]), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+        writer.writeheader()
+        for record in records:
+            lists = {name: json.dumps(value) for name, value in record.items() if isinstance(value, list)}
+            writer.writerow(record | lists)
+        path.write_text(out.getvalue(), newline="")
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
+    elif path.suffix == ".zst":
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        path.write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    elif path.suffix == ".jsonl":
+        write_jsonl(path, records)
+    else:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_list(records).save_to_disk(path)
+    return path
+
+
+def read(path: Path | str, **settings: Any) -> list[Example]:
+    return list(read_examples(Source(path=str(path), **settings)))
+
+
+def parts(examples: list[Example]) -> list[tuple[str, tuple[str, ...], tuple[float, ...] | None]]:
+    return [(example.query, example.documents, example.scores) for example in examples]
+
+
+def refusal(path: Path | str, n_ways: int | None = None, **settings: Any) -> str:
+    """What reading is refused with."""
+    with pytest.raises(InputError) as error:
+        list(read_examples(Source(path=str(path), **settings), n_ways=n_ways))
+    return str(error.value)
+
+
+def refused(tmp_path: Path, *records: Any) -> str:
+    """What records in JSON Lines are refused with, at their last line."""
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
+    message = refusal(path)
+    assert message.startswith(f"{path}, line {len(records)}: ")
+    return message
+
+
+FORMATS = ["x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.csv", "x.tsv", "x.parquet", "x"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"query": "q", "positive": "p"}, (("p",), None)),
+        ({"Anchor": "q", "POS": "p", "other": "x"}, (("p",), None)),
+        ({"question": "q", "answer": "p", "id": "7"}, (("p",), None)),
+        ({"sentence1": "q", "sentence2": "p", "score": 0.5}, (("p",), (0.5,))),
+        ({"negative": "n", "positive": "p", "query": "q"}, (("p", "n"), None)),
+        ({"query": "q", "positive": "p", "negative_10": "z", "negative_2": "y", "negative_1": "x"},
+         (("p", "x", "y", "z"), None)),
+        ({"query": "q", "pos": "p", "neg": "n", "neg_1": "m"}, (("p", "n", "m"), None)),
+        ({"query": "q", "positive": "p", "negatives": ["x", "y"]}, (("p", "x", "y"), None)),
+        ({"query": "q", "documents": ["x", "y"], "scores": [1.0, -2.5]}, (("x", "y"), (1.0, -2.5))),
+        ({"query": "q", "doc_2": "y", "doc_1": "x", "label": [1, 2]}, (("x", "y"), (1.0, 2.0))),
+        ({"query": "q", "positive": "p", "negative": "n", "label": 3.5}, (("p", "n"), (0.0, -3.5))),
+        ({"query": "q", "positive": "p", "negatives": ["x", "y"], "labels": [1.0, -2.0]},
+         (("p", "x", "y"), (0.0, -1.0, 2.0))),
+        ({"query": "q", "positive": "p", "negatives": ["x", "y"], "scores": [3.0, 1.0, 2.0]},
+         (("p", "x", "y"), (3.0, 1.0, 2.0))),
+        ({"title": "q", "body": "p", "": "0"}, (("p",), None)),
+        ({"uri_id": "7", "first": "q", "second": "p", "third": "n", "label": 1.0, "ids": "3"},
+         (("p", "n"), (0.0, -1.0))),
+    ],
+)  # fmt: skip
+def test_layouts(tmp_path: Path, name: str, record: dict[str, Any], expected: tuple) -> None:
+    path = save(tmp_path / name, [record, record])
+    first, second = read(path)
+    assert parts([first, second]) == [("q", *expected)] * 2
+    unit = "row" if name in ("x.parquet", "x") else "line"
+    number = 2 if name in ("x.csv", "x.tsv") else 1
+    assert (first.where, second.where) == (f"{path}, {unit} {number}", f"{path}, {unit} {number + 1}")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
+tuples = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(tuples)
+@example([("[1]", ['["a"]', "'"]), ("nan", ["\x00", "None", "\u2028x"])])
+def test_tuples_survive_their_files(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+    folder = tmp_path_factory.mktemp("tuples")
+    numbered = [
+        {"query": query, "positive": documents[0]}
+        | {f"negative_{number}": text for number, text in enumerate(documents[1:], start=1)}
+        for query, documents in rows
+    ]
+    listed = [{"query": query, "positive": documents[0], "negatives": documents[1:]} for query, documents in rows]
+    names = sorted({name for record in numbered for name in record}, reverse=True)
+    even = [{name: record.get(name) for name in names} for record in numbered]
+    expected = [(query, tuple(documents), None) for query, documents in rows]
+    assert parts(read(write_jsonl(folder / "numbered.jsonl", numbered))) == expected
+    assert parts(read(write_jsonl(folder / "listed.jsonl", listed))) == expected
+    assert parts(read(save(folder / "numbered.parquet", even))) == expected
+    assert parts(read(save(folder / "listed.parquet", listed))) == expected
+
+
+scores = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(texts, scores), min_size=1, max_size=6), st.booleans())
+def test_lists_written_as_texts_are_the_lists(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, float]], in_python: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("lists")
+    documents, numbers = [text for text, _ in pairs], [score for _, score in pairs]
+    write = repr if in_python else json.dumps
+    record = {"query": "q", "documents": write(documents), "scores": write(numbers)}
+    assert parts(read(save(folder / "x.parquet", [record]))) == [("q", tuple(documents), tuple(numbers))]
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "a"]), inner)))
+@example("[" * 100_000)
+@example("['a', " * 1000)
+@example("['" + "\\" * 1001 + "']")
+@example('["\\ud800"]')
+@example("9" * 5000)
+def test_any_cell_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, cell: Any) -> None:
+    folder = tmp_path_factory.mktemp("cells")
+    base = {"query": "q", "positive": "p", "negatives": ["n"], "scores": [1, 2], "query_id": "1", "document_ids": "ab"}
+    records = [base | {name: cell} for name in base] + [{"query": "q", "documents": cell, "scores": cell}, {"a": cell}]
+    problems: list[Problem] = []
+    found = []
+    for number, record in enumerate(records):
+        path = write_jsonl(folder / f"{number}.jsonl", [{"query": "q", "positive": "p"}, record])
+        found += read_examples(Source(path=str(path)), "skip", problems)
+    assert len(found) + len(problems) >= 2 * len(records)
+    for item in found:
+        assert all(text.strip() and text.encode() for text in (item.query, *item.documents))
+        assert all(map(math.isfinite, item.scores or ()))
+        assert item.scores is None or len(item.scores) == len(item.documents)
+        assert item.document_ids is None or len(item.document_ids) == len(item.documents)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text(max_size=12) | st.sampled_from(
+    ["query", "positive", "negative", "negative_1", "documents", "document_1", "scores", "label", "query_id",
+     "document_ids", "positive_id", "negative_id", "ANCHOR", "text", "id"]), max_size=6, unique=True))  # fmt: skip
+def test_any_columns_are_told_or_refused(names: list[str]) -> None:
+    try:
+        found = find_columns(tuple(names))
+    except ValueError:
+        return
+    assert {*found.names()} <= {*names}
+    assert found.query or found.query_id
+    assert not {name for name in (found.query, found.positive, *found.others) if name and name.lower().endswith("id")}
+
+
+def test_several_positives_are_an_example_each(tmp_path: Path) -> None:
+    record = {"query": "q", "pos": ["p", "o"], "neg": ["n"], "pos_id": [1, 2], "neg_id": [3]}
+    found = read(save(tmp_path / "x.jsonl", [record]))
+    assert [example.documents for example in found] == [("p", "n"), ("o", "n")]
+    assert [example.document_ids for example in found] == [("1", "3"), ("2", "3")]
+    message = refused(tmp_path, record | {"scores": [1, 2, 3]})
+    assert "'scores' of 2 positives" in message
+
+
+def test_ids_go_with_their_texts(tmp_path: Path) -> None:
+    record = {"query_id": 7, "query": "q", "positive": "p", "positive_id": "a", "negatives": ["x", "y"]}
+    (found,) = read(save(tmp_path / "x.jsonl", [record | {"negative_ids": [1, "b"]}]))
+    assert (found.query_id, found.document_ids) == ("7", ("a", "1", "b"))
+    (found,) = read(save(tmp_path / "x.jsonl", [record | {"query_id": None}]))
+    assert (found.query_id, found.document_ids) == (None, None)
+    (found,) = read(save(tmp_path / "x.parquet", [record | {"document_ids": [1, 2, 3]}]))
+    assert found.document_ids == ("1", "2", "3")
+    assert "2 ids for 3 documents" in refused(tmp_path, record | {"document_ids": [1, 2]})
+    assert "'query_id' is 1.5; expected an id" in refused(tmp_path, record | {"query_id": 1.5})
+
+
+def test_empty_cells_of_csv_and_nulls_are_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("query,positive,negative_1,negative_2\na,b,,c\nd,e,,\nf,,g,h\n")
+    problems: list[Problem] = []
+    found = list(read_examples(Source(path=str(path)), "skip", problems))
+    assert [example.documents for example in found] == [("b", "c"), ("e",)]
+    assert [str(problem) for problem in problems] == [
+        f"{path}, line 4: 'positive' is None; expected a non-empty string"
+    ]
+
+
+def test_lines_of_json_may_differ(tmp_path: Path) -> None:
+    records = [{"query": "a", "positive": "b"}, {"positive": "d", "anchor": "c", "negative": "e"},
+               {"query": "f", "documents": ["g"], "scores": [1]}]  # fmt: skip
+    found = read(save(tmp_path / "x.jsonl", records))
+    assert parts(found) == [("a", ("b",), None), ("c", ("d", "e"), None), ("f", ("g",), (1.0,))]
+
+
+def test_positions_are_those_of_the_first_line(tmp_path: Path) -> None:
+    records = [{"x": "a", "y": "b", "z": "c"}, {"z": "f", "y": "e", "x": "d"}, {"y": "h", "x": "g"}]
+    found = read(save(tmp_path / "x.jsonl", records))
+    assert parts(found) == [("a", ("b", "c"), None), ("d", ("e", "f"), None), ("g", ("h",), None)]
+    assert "no 'query', only 'x', 'y', 'more'" in refused(tmp_path, *records, {"x": "a", "y": "b", "more": "c"})
+    assert "'x' is None" in refused(tmp_path, *records, {"y": "b"})
+    assert "no 'query', only 'a', 'b'" in refused(tmp_path, {"query": "q", "positive": "p"}, {"a": "x", "b": "y"})
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"positive": "x"}, "no 'query', only 'positive'; expected 'query' and 'positive'"),
+        ({"query": "x", "id": 3}, "no 'positive', only 'query', 'id'"),
+        ({"query": "x", "negative": "y"}, "no 'positive', only 'query', 'negative'"),
+        ({}, "only an empty object"),
+        ({"id": "x", "_id": "y", "document_id": "z"}, "no 'query', only 'id'"),
+        ({"text": "x"}, "no 'query', only 'text'"),
+        ({"query": "", "positive": "x"}, "'query' is ''; expected a non-empty string"),
+        ({"query": "x", "positive": "  "}, "'positive' is '  '; expected a non-empty string"),
+        ({"query": ["x"], "positive": "x"}, "'query' is ['x']; expected a non-empty string"),
+        ({"query": "x", "positive": 5}, "'positive' is 5; expected a text or a list of texts"),
+        ({"query": "x", "positive": []}, "'positive' is []; expected a non-empty string"),
+        ({"query": "x", "positive": None}, "'positive' is None; expected a non-empty string"),
+        ({"query": "x", "positive": "y", "negatives": ["a", 5]}, "'negatives[1]' is 5; expected a non-empty string"),
+        ({"query": "x", "positive": "y", "negatives": ["a", None]}, "'negatives[1]' is None"),
+        ({"query": "x", "positive": "y", "negatives": "a, b"}, "'negatives' is the text 'a, b'; expected a list"),
+        ({"query": "\ud800", "positive": "y"}, "'query' holds half of a surrogate pair"),
+        ({"query": "x", "positive": "y", "query_id": "\udfff"}, "'query_id' holds half of a surrogate pair"),
+        ({"query": "x", "documents": ["a"]}, "so that none is known to be the positive; bring 'scores'"),
+        ({"query": "x", "documents": [], "scores": []}, "no documents in 'query', 'documents', 'scores'"),
+        ({"query": "x", "documents": ["a", "b"], "scores": None}, "'scores' is missing; expected a list of numbers"),
+        ({"query": "x", "documents": ["a", "b"], "scores": [1]}, "has 1 for 2 documents; expected one for each;"),
+        ({"query": "x", "documents": ["a", "b"], "scores": 1}, "'scores' has 1 for 2 documents"),
+        ({"query": "x", "documents": ["a"], "scores": [math.nan]}, "'scores[0]' is nan; expected a finite number"),
+        ({"query": "x", "documents": ["a"], "scores": [-math.inf]}, "'scores[0]' is -inf; expected a finite number"),
+        ({"query": "x", "documents": ["a"], "scores": [10**400]}, "expected a finite number"),
+        ({"query": "x", "documents": ["a"], "scores": ["1"]}, "'scores[0]' is '1'; expected a number"),
+        ({"query": "x", "documents": ["a"], "scores": [True]}, "'scores[0]' is True; expected a number"),
+        ({"query": "x", "documents": ["a"], "scores": [[1]]}, "'scores[0]' is [1]; expected a number"),
+        ({"query": "x", "documents": ["a"], "scores": "[1, x]"}, "'scores' is the text '[1, x]'; expected a list"),
+        ({"query": "x", "documents": ["a"], "scores": "[1 2]"}, "'scores' is the text '[1 2]'; expected a list"),
+        ({"query": "x", "documents": ["a"], "scores": "__import__('os')"}, "is the text"),
+        ({"query": "x", "documents": ["a"], "scores": "[nan]"}, "'scores[0]' is nan; expected a finite number"),
+        ({"query": "x", "documents": ["a"], "scores": {"a": 1}}, "'scores' is {'a': 1}; expected a number"),
+        ({"query": "x", "positive": "y", "label": "entailment"}, "'label' is the text 'entailment'"),
+        ({"query": "x", "positive": "y", "negatives": ["a", "b"], "label": [1]}, "or 2 margins of the first"),
+        ({"query": "x", "positive": "y", "documents": ["a"], "scores": [1]}, "both 'documents' and 'positive'; keep"),
+        ({"question": "x", "answer": "y", "context": "z"}, "'answer' and 'context' may both be the positive"),
+        ({"anchor": "x", "question": "y", "positive": "z"}, "'anchor' and 'question' may both be the query"),
+        ({"query": "x", "positive": "y", "score": 1, "label": 2}, "'score' and 'label' may both be the scores"),
+        ('{"query": "x"', "not JSON"),
+        ("[1]", "not a JSON object but a list"),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_used_is_named(tmp_path: Path, record: dict[str, Any] | str, message: str) -> None:
+    found = refused(tmp_path, {"query": "a", "positive": "b"}, record)
+    assert message in found
+    assert "--on-error skip" in found
+    problems: list[Problem] = []
+    (kept,) = read_examples(Source(path=str(tmp_path / "data.jsonl")), "skip", problems)
+    assert kept.query == "a"
+    assert [problem.where for problem in problems] == [f"{tmp_path}/data.jsonl, line 2"]
+
+
+def test_what_goes_by_its_position_is_a_text(tmp_path: Path) -> None:
+    expected = "'b' is 7, but counts as a text, since no column is known by its name; expected 'query' and 'positive'"
+    assert expected in refused(tmp_path, {"a": "x", "b": 7})
+    assert expected in refusal(save(tmp_path / "x.parquet", [{"a": "x", "b": 7}]))
+    assert "'b' is ['x'], but counts" in refused(tmp_path, {"a": "x", "b": ["x"]})
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.parquet", "x"])
+def test_a_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, [{"positive": "a", "lang": "en"}])
+    problems: list[Problem] = []
+    with pytest.raises(InputError) as error:
+        list(read_examples(Source(path=str(path)), "skip", problems))
+    assert str(error.value).startswith(f"{path}: no 'query', only 'positive', 'lang'; expected 'query' and 'positive'")
+    assert not problems
+
+
+def test_a_file_without_a_header_is_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "triples.tsv"
+    path.write_text("what is it\tit is that\tit is not\n" * 2)
+    with pytest.raises(InputError, match=r"comes twice|names no columns"):
+        read(path)
+    path.write_text("what is it\tit is that\tit is not\n")
+    assert refusal(path) == (
+        f"{path}, line 1: names no columns ('what is it', 'it is that', 'it is not'); put a header above it, "
+        "such as query, positive, negative"
+    )
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("")
+    assert refusal(path) == f"{path}: no training examples in it; expected at least one"
+    path.write_text("query,positive\n" if name == "x.csv" else "\n")
+    assert refusal(path) == f"{path}: no training examples in it; expected at least one"
+    (tmp_path / "x.jsonl").write_text('{"query": ""}\n')
+    with pytest.raises(InputError, match=r"every record was left out, the first was .*line 1: no 'positive'"):
+        list(read_examples(Source(path=str(tmp_path / "x.jsonl")), "skip"))
+    pq.write_table(pa.table({"query": pa.array([], pa.string()), "positive": pa.array([], pa.string())}), path)
+    path = path.rename(tmp_path / "x.parquet")
+    assert "no training examples in it" in refusal(path)
+
+
+def test_arrays_are_no_examples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", ids=np.array(["a"]), lengths=np.array([1]), embeddings=np.ones((1, 2)))
+    assert "holds arrays; expected training examples" in refusal(tmp_path / "x.npz")
+
+
+def test_tables_of_any_types(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    columns = {
+        "query": pa.array(["q", "r"]).dictionary_encode(),
+        "documents": pa.array([["a", "b"], ["c", "d"]], pa.large_list(pa.large_string())),
+        "scores": pa.array([[1, 2], [3, 4]], pa.list_(pa.float16(), 2)),
+        "unread": pa.array([b"\xff", b""]),
+    }
+    pq.write_table(pa.table(columns), path)
+    assert parts(read(path)) == [("q", ("a", "b"), (1.0, 2.0)), ("r", ("c", "d"), (3.0, 4.0))]
+    broken = [[1, None], None]
+    pq.write_table(pa.table(columns | {"scores": pa.array(broken, pa.list_(pa.float32()))}), path)
+    problems: list[Problem] = []
+    with pytest.raises(InputError, match="every record was left out"):
+        list(read_examples(Source(path=str(path)), "skip", problems))
+    assert [problem.what for problem in problems] == [
+        "'scores[1]' is nan; expected a finite number",
+        "'scores' is missing; expected a list of numbers, one a document",
+    ]
+
+
+def test_many_files_are_read_by_name(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        save(tmp_path / f"{name}.jsonl", [{"query": name, "positive": "p"}])
+    assert [found.query for found in read(tmp_path)] == ["a", "b", "c"]
+    assert [found.query for found in read(tmp_path / "[ac].jsonl")] == ["a", "c"]
+    assert [found.query for found in read(f"file://{tmp_path}")] == ["a", "b", "c"]
+    assert "split is of Hugging Face datasets only" in refusal(tmp_path, split="train")
+    assert "no such file or folder" in refusal(tmp_path / "gone")
+
+
+def lay_out(folder: Path, layout: str) -> Path:
+    """PyLate's data in a folder, in one of the ways in which people keep it; return what is the path."""
+    folder.mkdir(exist_ok=True)
+    if layout == "parquet shards":
+        save(folder / "train-00000-of-00002.parquet", KD[:1])
+        save(folder / "train-00001-of-00002.parquet", KD[1:])
+        save(folder / "queries.parquet", QUERIES)
+        save(folder / "documents-00000-of-00001.parquet", DOCUMENTS)
+        return folder
+    if layout == "folders":
+        for name, records in (("train", KD), ("queries", QUERIES), ("documents", DOCUMENTS)):
+            (folder / name).mkdir()
+            save(folder / name / "train-00000-of-00001.parquet", records)
+        return folder
+    if layout == "saved datasets":
+        for name, records in (("train", KD), ("queries", QUERIES), ("documents", DOCUMENTS)):
+            save(folder / name, records)
+        return folder
+    if layout == "a folder beside folders":
+        lay_out(folder, "folders")
+        return folder / "train"
+    if layout == "a glob":
+        lay_out(folder, "lines")
+        return folder / "tra*.jsonl.gz"
+    if layout == "a file beside BEIR's":
+        save(folder / "scored.jsonl", KD)
+        save(folder / "queries.jsonl", [{"_id": query["query_id"], "text": query["text"]} for query in QUERIES])
+        save(folder / "corpus.jsonl", [{"_id": id_, "title": "text", "text": id_} for id_ in "abc"])
+        (folder / "qrels").mkdir()
+        return folder / "scored.jsonl"
+    if layout == "ids in text":
+        save(folder / "train.parquet", [
+            {"query_id": row["query_id"], "document_ids": repr(row["document_ids"]), "scores": repr(row["scores"])}
+            for row in KD
+        ])  # fmt: skip
+        save(folder / "queries.tsv", [{"qid": query["query_id"], "query": query["text"]} for query in QUERIES])
+        (folder / "documents.tsv").write_text("".join(f"{id_}\t{text}\n" for id_, text in TEXTS.items()))
+        return folder
+    save(folder / "train.jsonl.gz", KD)
+    save(folder / "queries.csv", QUERIES)
+    save(folder / "documents.jsonl.zst", DOCUMENTS)
+    return folder
+
+
+LAYOUTS = ["lines", "parquet shards", "folders", "saved datasets", "a folder beside folders", "a glob",
+           "a file beside BEIR's", "ids in text"]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_distillation_looks_ids_up(tmp_path: Path, layout: str) -> None:
+    path = lay_out(tmp_path / "kd", layout)
+    found = read(path)
+    assert parts(found) == [
+        ("first", ("text a", "text b", "text c"), (1.5, -2.0, 0.25)),
+        ("second", ("text c", "text a", "text b"), (9.0, 8.0, 7.0)),
+    ]
+    assert [(item.query_id, item.document_ids) for item in found] == [("q1", (*"abc",)), ("q2", (*"cab",))]
+    cut = list(read_examples(Source(path=str(path)), n_ways=2))
+    assert parts(cut) == [("first", ("text a", "text b"), (1.5, -2.0)), ("second", ("text c", "text a"), (9.0, 8.0))]
+    assert [item.document_ids for item in cut] == [("a", "b"), ("c", "a")]
+    assert "3 documents; expected 4 at least, as n_ways says" in refusal(path, n_ways=4)
+
+
+def test_lookups_lie_where_the_source_says(tmp_path: Path) -> None:
+    path = save(tmp_path / "kd.jsonl", KD)
+    assert refusal(path) == (
+        f"{path}: has ids where queries should be, and no 'queries' beside it to look them up in; expected such a "
+        "file, folder or subset, or the setting 'queries' of this source to say where it is"
+    )
+    queries, documents = save(tmp_path / "q.csv", QUERIES), save(tmp_path / "d.parquet", DOCUMENTS)
+    message = refusal(path, queries=queries)
+    assert "has ids where documents should be, and no 'documents' or 'corpus' beside it" in message
+    assert len(read(path, queries=queries, documents=documents)) == 2
+
+
+def test_texts_and_ids_may_be_mixed(tmp_path: Path) -> None:
+    lay_out(tmp_path, "lines")
+    records = [{"query": "own", "positive_id": "b", "negative_ids": ["a", "c"], "score": [1, 2]},
+               {"query_id": "q2", "positive": "own"},
+               {"query_id": "q1", "positive_id": "a", "negative_id": "b", "negative_id_2": "c"}]  # fmt: skip
+    found = read(save(tmp_path / "mixed.jsonl", records))
+    assert parts(found) == [
+        ("own", ("text b", "text a", "text c"), (0.0, -1.0, -2.0)),
+        ("second", ("own",), None),
+        ("first", ("text a", "text b", "text c"), None),
+    ]
+
+
+def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
+    lay_out(tmp_path, "lines")
+    path = save(
+        tmp_path / "train.jsonl.gz", [*KD, KD[0] | {"query_id": "q3"}, KD[0] | {"document_ids": ["a", "z", "y"]}]
+    )
+    problems: list[Problem] = []
+    assert len(list(read_examples(Source(path=str(tmp_path)), "skip", problems))) == 2
+    assert [str(problem) for problem in problems] == [
+        f"{path}, line 3: the query id 'q3' is not in {tmp_path}/queries.csv",
+        f"{path}, line 4: the document id 'z' is not in {tmp_path}/documents.jsonl.zst",
+    ]
+    assert "line 3: the query id 'q3' is not in" in refusal(tmp_path)
+    # Only what is kept is looked up.
+    assert len(list(read_examples(Source(path=str(tmp_path)), "skip", n_ways=1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"document_id": "a"}], "line 1: none of 'document', 'passage', 'text', 'content', 'contents', 'body', only"),
+        ([{"text": "a"}], "line 1: none of 'document_id', 'doc_id', "),
+        ([*DOCUMENTS, {"document_id": "d", "text": " "}], "line 4: document 'd' has no text"),
+        ([*DOCUMENTS, {"document_id": "d", "text": None}], "line 4: document 'd' has no text"),
+        ([*DOCUMENTS, {"document_id": "d", "text": 5}], "line 4: 'text' of 'd' is a int; expected a string"),
+        ([*DOCUMENTS, {"document_id": "d", "text": "\ud800"}], "'text' of 'd' holds half of a surrogate pair"),
+        ([*DOCUMENTS, {"document_id": "", "text": "x"}], "line 4: 'document_id' is ''; expected an id"),
+        ([*DOCUMENTS, DOCUMENTS[1]], "line 4: the id 'b' stands at"),
+        ([], "empty; expected at least one document with an id and a text"),
+    ],
+)
+def test_a_lookup_that_cannot_be_used_is_named(tmp_path: Path, records: Records, message: str) -> None:
+    lay_out(tmp_path, "lines")
+    path = write_jsonl(tmp_path / "d.jsonl", records)
+    found = refusal(tmp_path, documents=path)
+    assert found.startswith(str(path))
+    assert message in found
+    if len(records) > 1:
+        problems: list[Problem] = []
+        source = Source(path=str(tmp_path), documents=str(path))
+        assert len(list(read_examples(source, "skip", problems))) == 2
+        assert [problem.where for problem in problems] == [f"{path}, line 4"]
+
+
+def test_a_lookup_without_columns_is_named(tmp_path: Path) -> None:
+    lay_out(tmp_path, "lines")
+    path = save(tmp_path / "d.parquet", [{"name": "a", "text": "x"}])
+    assert f"{path}: none of 'document_id', " in refusal(tmp_path, documents=path)
+
+
+def test_which_part_of_a_folder_is_to_be_read(tmp_path: Path) -> None:
+    lay_out(tmp_path, "lines")
+    save(tmp_path / "dev.jsonl", KD[1:])
+    assert [found.query for found in read(tmp_path, split="dev")] == ["second"]
+    assert "no 'test' beside the queries and documents, only 'dev', 'train'" in refusal(tmp_path, split="test")
+    (tmp_path / "train.jsonl.gz").unlink()
+    assert [found.query for found in read(tmp_path)] == ["second"]
+    save(tmp_path / "other.jsonl", KD)
+    assert "no 'train' beside the queries and documents, only 'dev', 'other'" in refusal(tmp_path)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), texts, min_size=1, max_size=30))
+def test_every_id_finds_its_text(tmp_path_factory: pytest.TempPathFactory, documents: dict[str, str]) -> None:
+    folder = tmp_path_factory.mktemp("lookup")
+    save(folder / "documents.parquet", [{"document_id": id_, "text": text} for id_, text in documents.items()])
+    record = {"query": "q", "document_ids": [*documents], "scores": [0] * len(documents)}
+    (found,) = read(save(folder / "train.parquet", [record]))
+    assert found.documents == tuple(documents.values())
+
+
+def test_many_texts_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import xxhash
+
+    documents = [{"_id": number, "text": f"text {number}" + "x" * (number % 50)} for number in range(10_000)]
+    save(tmp_path / "corpus.parquet", documents)
+    ids = [9_999, 0, 4_095, 4_096, 8_191, 8_192]
+    path = save(tmp_path / "x.jsonl", [{"query": "q", "document_ids": ids, "scores": ids}])
+    expected = tuple(documents[id_]["text"] for id_ in ids)
+    assert read(path)[0].documents == expected
+    # Ids are compared where their hashes are the same.
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda data: data[-1] % 3)
+    save(tmp_path / "corpus.parquet", documents[:300])
+    path = save(tmp_path / "x.jsonl", [{"query": "q", "document_ids": [*range(300)], "scores": [*range(300)]}])
+    assert read(path)[0].documents == tuple(document["text"] for document in documents[:300])
+    save(tmp_path / "corpus.parquet", [*documents[:300], documents[7]])
+    assert "row 301: the id '7' stands at" in refusal(path)
+
+
+BEIR = Dataset(
+    [Passage("d1", "", "one"), Passage("d2", "Two", "two")],
+    {"q1": "first", "q2": "second"},
+    {"q1": {"d1": 1}, "q2": {"d2": 2, "d1": 0}},
+)
+
+
+def test_judgements_above_zero_are_pairs(tmp_path: Path) -> None:
+    save_beir(tmp_path, BEIR, "train")
+    save_beir(tmp_path, Dataset(BEIR.passages, BEIR.queries, {"q1": {"d2": 1}}), "dev")
+    qrels = f"{tmp_path}/qrels/train.tsv"
+    assert read(tmp_path) == [
+        Example(f"{qrels}, 'q1' and 'd1'", "first", ("one",), None, "q1", ("d1",)),
+        Example(f"{qrels}, 'q2' and 'd2'", "second", ("Two two",), None, "q2", ("d2",)),
+    ]
+    assert [found.documents for found in read(tmp_path, split="dev")] == [("Two two",)]
+    assert "splits here: dev, train" in refusal(tmp_path, split="test")
+    assert "has no subsets" in refusal(tmp_path, subset="x")
+    assert "read from a local folder only" in refusal(f"file://{tmp_path}")
+
+
+def test_pairs_with_a_skipped_document_are_left_out(tmp_path: Path) -> None:
+    save_beir(tmp_path, BEIR, "train")
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(path.read_text().replace('"one"', '" "'))
+    assert "corpus.jsonl, line 1: document 'd1' has no text" in refusal(tmp_path)
+    problems: list[Problem] = []
+    found = list(read_examples(Source(path=str(tmp_path)), "skip", problems))
+    assert [example.query for example in found] == ["second"]
+    assert [problem.what for problem in problems] == [
+        "document 'd1' has no text", f"the document id 'd1' is not in {path}"
+    ]  # fmt: skip
+
+
+def test_a_corpus_without_judgements_is_no_training_data(tmp_path: Path) -> None:
+    save_beir(tmp_path, BEIR, "train")
+    (tmp_path / "qrels" / "train.tsv").unlink()
+    assert "holds no .tsv file" in refusal(tmp_path)
+    (tmp_path / "qrels").rmdir()
+    assert "qrels/train.tsv: no such file" in refusal(tmp_path)
+
+
+def test_subsets_of_the_hub(tmp_path: Path) -> None:
+    for name, records in (("train", KD), ("queries", QUERIES), ("documents", DOCUMENTS)):
+        save(tmp_path / f"{name}.parquet", records)
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}.parquet\n"
+        for name in ("queries", "documents", "train")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    found = read(f"hf:{tmp_path}")
+    assert [example.documents for example in found] == [("text a", "text b", "text c"), ("text c", "text a", "text b")]
+    assert parts(read(f"hf:{tmp_path}", subset="train", split="train")) == parts(found)
+    assert found[0].where == f"hf:{tmp_path}, row 1"
+    assert "no split 'dev'; choose one of train" in refusal(f"hf:{tmp_path}", split="dev")
+    assert "cannot be opened" in refusal("hf:nobody/nothing")
+    assert "no 'positive', only 'query_id', 'text'" in refusal(f"hf:{tmp_path}", subset="queries")
+
+
+def test_a_source_may_be_a_bare_path() -> None:
+    assert Source.model_validate("a.jsonl") == Source(path="a.jsonl") == Source.model_validate(Path("a.jsonl"))
+    for wrong in ({"path": "a", "weight": 0}, {"path": "a", "weight": math.inf}, {"path": "a", "wieght": 1}, {}):
+        with pytest.raises(ValidationError):
+            Source.model_validate(wrong)
