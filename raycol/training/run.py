@@ -147,6 +147,7 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
+    from raycol.saving import save_encoder
     from raycol.training.card import write_extras
     from raycol.training.state import WEIGHTS, load_weights
     from raycol.training.worker import add_adapters, merge_adapters, new_encoder
@@ -165,7 +166,7 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     try:
         with writing(config.out):
             config.out.parent.mkdir(parents=True, exist_ok=True)
-            encoder.save_pretrained(str(unfinished))
+            save_encoder(encoder, unfinished)
             write_extras(unfinished, config, run.work, kept, history)
             os.rename(unfinished, config.out)
     finally:
