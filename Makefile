@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PYLATE := .venv-pylate
 
-.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search clean help
+.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,6 +39,9 @@ bench-indexing: $(VENV)/.dev  ## what encoding and quantising cost a worker, and
 
 bench-pylate: $(VENV)/.dev $(PYLATE)/.made  ## saved models opened by PyLate: the largest difference of embeddings
 	$(BIN)/python benchmarks/pylate.py --python $(PYLATE)/bin/python $(ARGS)
+
+bench-training: $(VENV)/.dev  ## what a training step costs, beside sentence-transformers', and two workers beside one
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 clean:           ## remove the virtual environments and the demo's output
 	rm -rf $(VENV) $(PEERS) $(PYLATE) raycol-demo benchmarks/kept

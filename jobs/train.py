@@ -1,7 +1,9 @@
 r"""Train an encoder as a Ray job. The arguments are those of `raycol train`; paths are on shared storage.
 
-ray job submit --working-dir . -- \
-        python jobs/train.py --model BACKBONE --data PAIRS --out MODEL --num-workers 8 --use-gpu
+    ray job submit --working-dir . -- \
+        python jobs/train.py jobs/configs/gte-moderncolbert.yaml --out MODEL --num-workers 8 --resources GPU=1
+
+Submitted again after a crash, it goes on from its last checkpoint.
 """
 
 import sys

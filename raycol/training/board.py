@@ -24,7 +24,7 @@ _MOST_STARTS = 3
 class Board:
     """What the leading worker posted, and how starts and failures went.
 
-    Runs as a Ray actor where the driver is, or elsewhere once that node is gone; what it knew is lost then, but no more.
+    Runs as a Ray actor where the driver is, or elsewhere once that node is gone; only what it knew is lost then.
     """
 
     def __init__(self) -> None:

@@ -164,6 +164,18 @@ class TrainConfig(Config):
     query_expansion: bool | None = None
     """Fill queries up with mask tokens that are scored too; on for a new ColBERT."""
 
+    attend_to_expansion: bool | None = None
+    """Let a query's tokens attend to those mask tokens; off for a new ColBERT."""
+
+    query_prefix: str | None = None
+    """Marker before queries; a new ColBERT takes "[Q] ", a trained model keeps its own."""
+
+    document_prefix: str | None = None
+    """Marker before documents; a new ColBERT takes "[D] ", a trained model keeps its own."""
+
+    skiplist: tuple[str, ...] | None = None
+    """Words of documents that are not scored; a new ColBERT takes punctuation, a trained model keeps its own."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch_size % self.num_workers:

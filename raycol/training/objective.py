@@ -86,8 +86,8 @@ def _candidate_scores(config: TrainConfig) -> Score:
 def _fused() -> Score | None:
     """MaxSim by late-interaction-kernels, where the extra `gpu` is installed.
 
-    The similarities of all pairs of tokens are not stored. Its gradients are asked for in float32: its own choice would
-    round some of them to half precision.
+    The similarities of all pairs of tokens are not stored. Its gradients are asked for in float32: by its own choice
+    some of them would be rounded to half precision.
     """
     try:
         from late_interaction_kernels import maxsim

@@ -23,6 +23,17 @@ from raycol.training.objective import make_loss
 from raycol.training.prepare import Work, make_plan
 from raycol.training.trainer import OnRecord, Rhythm, Trainer
 
+_OF_THE_ENCODER = (
+    "embedding_size",
+    "query_length",
+    "document_length",
+    "query_expansion",
+    "attend_to_expansion",
+    "query_prefix",
+    "document_prefix",
+    "skiplist",
+    "seed",
+)
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -84,15 +95,7 @@ def fit(
 
 def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
     """The encoder that training starts from."""
-    return load_encoder(
-        config.model,
-        device=device,
-        embedding_size=config.embedding_size,
-        query_length=config.query_length,
-        document_length=config.document_length,
-        query_expansion=config.query_expansion,
-        seed=config.seed,
-    )
+    return load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _OF_THE_ENCODER})
 
 
 def add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:

