@@ -9,6 +9,7 @@ arXiv 2004.12832).
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,8 @@ def load_encoder(
             expands = encoder.tokenizer.mask_token is not None
             query_expansion = expands if query_expansion is None else query_expansion
             query_length = query_length or QUERY_LENGTH
-            document_length = document_length or DOCUMENT_LENGTH
+            positions = getattr(encoder[0].auto_model.config, "max_position_embeddings", None)
+            document_length = document_length or min(DOCUMENT_LENGTH, positions or DOCUMENT_LENGTH)
             query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
             document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
             if skiplist is None:
@@ -275,6 +277,10 @@ def _set_lengths(
     attend: bool | None,
 ) -> None:
     transformer = encoder[0]
+    positions = getattr(transformer.auto_model.config, "max_position_embeddings", None) or math.inf
+    for name, wanted in (("query_length", query_length), ("document_length", document_length)):
+        if wanted is not None and wanted > positions:
+            raise InputError(f"{name} is {wanted}; the model has {positions} positions, expected at most as many")
     if document_length is not None:
         transformer.document_length = document_length
     current = transformer.query_expansion

@@ -22,7 +22,6 @@ import raycol
 from raycol.checkpoints import PACKAGED_BACKBONE, read_json
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
-from raycol.index.storage import absolute
 from raycol.models import load_encoder
 from raycol.training.curves import draw_curves
 
@@ -83,7 +82,7 @@ def _settings_file(config: TrainConfig) -> str:
     settings = config.model_dump(mode="json", exclude_none=True)
     if _is_packaged(config.model):
         settings["model"] = PACKAGED_BACKBONE
-    if config.storage == absolute(config.out.parent / f".{config.out.name}-training"):
+    if config.storage == config.model_copy(update={"storage": None}).place:
         del settings["storage"]
     head = f"# raycol {raycol.__version__}; to train anew: raycol train config.yaml --out ANOTHER_FOLDER\n"
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from raycol.config import Config, Location, Positive, Resources
 from raycol.data.corpus import OnError
 from raycol.data.examples import Source
+from raycol.index.storage import absolute
 
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
@@ -204,6 +205,11 @@ class TrainConfig(Config):
     def on_gpu(self) -> bool:
         """Whether workers train on GPUs."""
         return self.resources.get("GPU", 0) > 0
+
+    @property
+    def place(self) -> str:
+        """Folder or URI of what is kept while training goes on."""
+        return absolute(self.storage or self.out.parent / f".{self.out.name}-training")
 
     def outcome(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON has them."""

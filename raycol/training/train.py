@@ -19,7 +19,7 @@ from typing import Any
 from raycol import errors
 from raycol.checkpoints import find_checkpoint
 from raycol.errors import InputError, RaycolError
-from raycol.index.storage import Store, absolute, open_store
+from raycol.index.storage import Store, open_store
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
@@ -73,10 +73,9 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
     if config.out.exists():
         raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
     # Workers run in folders of their own, so everything is named by its full path.
-    storage = absolute(config.storage or config.out.parent / f".{config.out.name}-training")
-    full = {"model": find_checkpoint(config.model), "out": config.out.absolute(), "storage": storage}
+    full = {"model": find_checkpoint(config.model), "out": config.out.absolute(), "storage": config.place}
     config = config.model_copy(update=full)
-    store = open_store(storage)
+    store = open_store(config.place)
     ours = not store.names("")
     try:
         run = open_run(store, config) or begin(store, config)

@@ -95,7 +95,10 @@ def fit(
 
 def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
     """The encoder that training starts from."""
-    return load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _OF_THE_ENCODER})
+    encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _OF_THE_ENCODER})
+    if config.scoring == "mean-maxsim":
+        encoder.similarity_fn_name = "meanmaxsim"
+    return encoder
 
 
 def add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:

@@ -57,7 +57,8 @@ def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> N
     small = {"model": str(tiny_backbone), "num_workers": 1, "resources": {"CPU": 1}, "batch_size": 8,
              "mini_batch_size": 8, "max_steps": 2}  # fmt: skip
     config = TrainConfig.load(recipe, {**small, "data": str(LAYOUTS[recipe.stem](tmp_path)), "out": tmp_path / "m"})
-    config = config.model_copy(update={"no_duplicates": False})
+    lengths = {"query_length": 16, "document_length": 64}  # the tiny model has 128 positions
+    config = config.model_copy(update={"no_duplicates": False, **lengths})
     _, history = fit_here(config, tmp_path / "work")
     assert len(losses(history)) == 2
     assert np.isfinite(losses(history)).all()
