@@ -72,9 +72,9 @@ def fit(
     if config.lora_rank:
         add_adapters(encoder, config)
     if config.gradient_checkpointing:
-        encoder[0].auto_model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
-        encoder[0].auto_model.compile(dynamic=True)
+        encoder[0].model.compile(dynamic=True)
     examples = TrainingSet(data)
     trainer = Trainer(
         encoder,
@@ -108,14 +108,14 @@ def add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
     except ImportError:
         raise InputError("lora_rank needs the package peft; pip install 'raycol[lora]'") from None
     settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear")
-    encoder[0].auto_model = get_peft_model(encoder[0].auto_model, settings)
+    encoder[0].model = get_peft_model(encoder[0].model, settings)
 
 
 def merge_adapters(encoder: MultiVectorEncoder) -> None:
     """Add adapters, if there are any, to the weights that they stand beside."""
-    backbone = encoder[0].auto_model
+    backbone = encoder[0].model
     if hasattr(backbone, "merge_and_unload"):
-        encoder[0].auto_model = backbone.merge_and_unload()
+        encoder[0].model = backbone.merge_and_unload()
 
 
 def _arguments(config: TrainConfig, work: Work, workspace: Path) -> MultiVectorEncoderTrainingArguments:

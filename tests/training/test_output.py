@@ -1,0 +1,57 @@
+"""The trained model: of the best step, merged, in a folder that others open, with its record beside it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.index.storage import open_store
+from raycol.models import load_encoder
+from raycol.training.checkpoints import list_checkpoints
+from raycol.training.run import begin, clear, finish, open_run
+from raycol.training.worker import fit
+from tests.training.material import losses, settings, write_examples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, rank: int) -> None:
+    from sentence_transformers import MultiVectorEncoder
+
+    data = write_examples(tmp_path / "pairs.jsonl")
+    values = {"held_out": 8, "eval_every": 2, "max_steps": 8, "keep_checkpoints": 1, "lora_rank": rank}
+    config = settings(tiny_colbert, data, tmp_path / "made" / "m", **values)
+    config = config.model_copy(update={"storage": config.place})
+    store = open_store(config.place)
+    begin(store, config)
+    run = open_run(store, config)
+    at: dict[int, np.ndarray] = {}
+    trained = []
+
+    def on_record(record: dict[str, float]) -> None:
+        if "nDCG@10" in record:
+            at[int(record["step"])] = trained[-1].encode_query("rain wind")
+
+    from raycol.training import worker
+
+    make = worker.make_loss
+    worker.make_loss = lambda encoder, config: (trained.append(encoder), make(encoder, config))[1]
+    try:
+        fit(config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, on_record)
+    finally:
+        worker.make_loss = make
+    # The newest one, and the best.
+    assert len(list_checkpoints(store)) <= 2
+    kept, history = finish(store, config, run)
+    clear(store)
+    assert {path.name for path in tmp_path.rglob("*-training")} == set()
+    told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
+    assert kept.step == max(told, key=lambda step: (told[step], -step))
+    assert kept.metrics["nDCG@10"] == max(told.values())
+    for opened in (load_encoder(config.out, device="cpu"), MultiVectorEncoder(str(config.out), device="cpu")):
+        assert np.abs(opened.encode_query("rain wind") - at[kept.step]).max() < 1e-5
+    lines = (config.out / "training" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines if "loss" in line] == losses(history)
+    assert (config.out / "training" / "curves.png").stat().st_size > 1000
+    assert "nDCG@10" in (config.out / "README.md").read_text()
