@@ -16,7 +16,6 @@ from raycol.index.manifest import BUILDS, Manifest, ModelInfo, read_manifest
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
-from raycol.indexing.build import session
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled
 from raycol.indexing.config import AppendConfig
@@ -28,6 +27,7 @@ from raycol.indexing.plan import Plan, plan_build
 from raycol.indexing.present import Present, positions_of
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
+from raycol.indexing.workers import session
 from raycol.progress import Report, no_report
 
 

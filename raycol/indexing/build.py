@@ -8,7 +8,6 @@ cross the object store, a lost worker costs one part, and the bytes do not depen
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 
 from raycol.errors import ConflictError
 from raycol.index.codebook import check_codec
@@ -24,7 +23,7 @@ from raycol.index.storage import absolute, open_store
 from raycol.index.vacuum import sweep
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled, train_on_sample
-from raycol.indexing.config import EncodingConfig, IndexConfig
+from raycol.indexing.config import IndexConfig
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Task
@@ -32,8 +31,8 @@ from raycol.indexing.partitions import Target, build_partitions, built_before, m
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
+from raycol.indexing.workers import session
 from raycol.progress import Report, no_report
-from raycol.ray_session import ray_session
 
 
 def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
@@ -115,8 +114,3 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     sweep(store)
     journal.remove()
     return done
-
-
-def session(config: EncodingConfig) -> AbstractContextManager[None]:
-    """A Ray session with room for the workers."""
-    return ray_session(**{name: amount * (config.num_workers or 1) for name, amount in config.resources.items()})

@@ -17,6 +17,24 @@ from raycol.index.manifest import SplitInfo
 _BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
 
 
+class WorkersConfig(Config):
+    """Workers on Ray Data that hold a model: how many, of what, and what they compute in."""
+
+    num_workers: Positive | None = None
+    """Workers; by default as many as the cluster has room for."""
+
+    resources: Resources = Field({"CPU": 1.0}, validate_default=True)
+    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers compute on GPUs."""
+        return self.resources.get("GPU", 0) > 0
+
+
 class CorpusConfig(Config):
     """Where a corpus is, and which of its fields are what."""
 
@@ -47,31 +65,17 @@ class CorpusConfig(Config):
         return corpus_files(self.corpus, self.subset, self.split)
 
 
-class EncodingConfig(CorpusConfig):
+class EncodingConfig(WorkersConfig, CorpusConfig):
     """What building and appending have in common."""
 
     docs_per_partition: Positive = 4096
     """Documents a worker takes at once: the unit of memory, and of what a crash can cost."""
 
-    num_workers: Positive | None = None
-    """Workers; by default as many as the cluster has room for."""
-
-    resources: Resources = Field({"CPU": 1.0}, validate_default=True)
-    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
-
     batch_tokens: Positive | None = None
     """Tokens encoded at once, padding included; by default 4096 on a CPU, 65536 on a GPU."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
-
     on_error: OnError = "fail"
     """What to do with a record that cannot be used: fail, or skip it and list it in the report."""
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether workers encode on GPUs."""
-        return self.resources.get("GPU", 0) > 0
 
     @property
     def batch(self) -> int:

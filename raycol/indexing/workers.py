@@ -1,4 +1,4 @@
-"""The actors of a build, and running them over rows on Ray Data. Each row is a part of the corpus."""
+"""Actors that hold a model, running them over rows on Ray Data, and those of a build: rows are parts of a corpus."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from raycol import errors
@@ -16,21 +16,37 @@ from raycol.index.codebook_files import open_codebook
 from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import open_store
 from raycol.indexing.clock import Clock
-from raycol.indexing.config import EncodingConfig
+from raycol.indexing.config import WorkersConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.part import Task, build_partition, encode_sample, peak_memory, release_memory
 from raycol.indexing.plan import Part
-from raycol.ray_session import ray_errors
+from raycol.ray_session import ray_errors, ray_session
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder
 
 
+def session(config: WorkersConfig) -> AbstractContextManager[None]:
+    """A Ray session with room for the workers."""
+    return ray_session(**{name: amount * (config.num_workers or 1) for name, amount in config.resources.items()})
+
+
 def on_workers(
-    actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+    actor: Callable[..., Any],
+    config: WorkersConfig,
+    rows: list[dict[str, Any]],
+    arguments: dict[str, Any],
+    doing: str = "the build",
 ) -> Iterator[dict[str, Any]]:
     """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come.
+
+    Args:
+        actor: a kind of `Worker`.
+        config: how many of them, and on what.
+        rows: what each call of an actor gets, at least one.
+        arguments: what actors are made with, beside `on_gpu` and `dtype`.
+        doing: what an error says has failed.
 
     Raises:
         RaycolError: what a worker raised of raycol's own errors, or that it failed otherwise.
@@ -50,13 +66,13 @@ def on_workers(
         num_gpus=config.resources.get("GPU"),
         **({"resources": others} if others else {}),
     )
-    with ray_errors("the build"):
+    with ray_errors(doing):
         for row in dataset.iter_rows():
             yield _checked(row)
 
 
 def here(
-    actor: Callable[..., Any], config: EncodingConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
+    actor: Callable[..., Any], config: WorkersConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """What `on_workers` does, in this process and to the same result: for work that is less than starting workers."""
     with _threads_kept():
@@ -85,7 +101,7 @@ def _threads_kept() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def n_workers(config: EncodingConfig) -> int:
+def n_workers(config: WorkersConfig) -> int:
     """How many workers there will be: as many as were asked for, or as the cluster has room for."""
     import ray
 
@@ -94,15 +110,15 @@ def n_workers(config: EncodingConfig) -> int:
     return config.num_workers or max(room, 1)
 
 
-class _Worker:
-    """An encoder held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
+class Worker:
+    """A model held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
 
-    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
-        self.task = Task.from_json(task)
-        self.encoder: MultiVectorEncoder | None = None
-        self._model = ModelInfo.model_validate_json(model) if model else None
-        self._on_gpu = on_gpu
-        self._dtype = dtype
+    nothing: ClassVar[Mapping[str, Any]]
+    """The columns of what `work` returns, for where it fails."""
+
+    def __init__(self, on_gpu: bool, dtype: str) -> None:
+        self.on_gpu = on_gpu
+        self.dtype = dtype
         self._opened = False
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -117,26 +133,41 @@ class _Worker:
             result = {"error": f"{type(error).__name__} {error}", **self.nothing}
         except Exception as error:
             traceback.print_exc()  # goes to the worker's log
-            what = f"a worker failed on {_place_of(Part.from_json(row['part']))}: {type(error).__name__}: {error}"
+            what = f"a worker failed on {self.place_of(row)}: {type(error).__name__}: {error}"
             result = {"error": f"RaycolError {what}", **self.nothing}
         return {name: [value] for name, value in result.items()}
 
-    nothing: ClassVar[Mapping[str, Any]]
-
     def open(self) -> None:
         """Open what the work needs; not where the worker is made, from where no error comes back as itself."""
-        if self._model:
-            self.encoder = open_encoder(self._model.name, self._on_gpu, self._dtype, self._model.fingerprint)
+        raise NotImplementedError
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is made of a row."""
         raise NotImplementedError
 
+    def place_of(self, row: dict[str, Any]) -> str:
+        """How messages name a row."""
+        raise NotImplementedError
 
-def _place_of(part: Part) -> str:
-    """Where a part begins."""
-    first = part.slices[0]
-    return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
+
+class _PartWorker(Worker):
+    """Works on parts of a corpus, with an encoder where documents do not come encoded."""
+
+    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
+        super().__init__(on_gpu, dtype)
+        self.task = Task.from_json(task)
+        self.encoder: MultiVectorEncoder | None = None
+        self._model = ModelInfo.model_validate_json(model) if model else None
+
+    def open(self) -> None:
+        """The encoder."""
+        if self._model:
+            self.encoder = open_encoder(self._model.name, self.on_gpu, self.dtype, self._model.fingerprint)
+
+    def place_of(self, row: dict[str, Any]) -> str:
+        """Where a part begins."""
+        first = Part.from_json(row["part"]).slices[0]
+        return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
 
 
 def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None) -> MultiVectorEncoder:
@@ -162,8 +193,8 @@ def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None =
     encoder = load_encoder(model, device="cuda" if on_gpu else "cpu")
     if fingerprint and (found := encoder_fingerprint(encoder)) != fingerprint:
         raise InputError(
-            f"model {model!r} on {platform.node()} has the fingerprint {found}, the build's model has {fingerprint}; "
-            "give all nodes the same model, and leave it as it is while the build goes on"
+            f"model {model!r} on {platform.node()} has the fingerprint {found}, the one that the work began with has "
+            f"{fingerprint}; give all nodes the same model, and leave it as it is while the work goes on"
         )
     # Fingerprints are of float32. Only parameters are cast, as loading does it: buffers keep their precision.
     target = _dtype_of(on_gpu, dtype)
@@ -181,7 +212,7 @@ def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
     return dtype
 
 
-class SampleEncoder(_Worker):
+class SampleEncoder(_PartWorker):
     """Encodes the sampled documents of one part."""
 
     def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
@@ -205,7 +236,7 @@ class SampleEncoder(_Worker):
         }
 
 
-class PartitionBuilder(_Worker):
+class PartitionBuilder(_PartWorker):
     """Builds one partition after the other, and notes each in the journal before it tells of it."""
 
     nothing = {"number": -1, "built": ""}  # noqa: RUF012

@@ -45,7 +45,7 @@ def test_a_worker_takes_no_other_model_than_the_build_was_started_with(
         next(encoder.parameters())[0] += 0.1
     encoder.save_pretrained(str(other))
     found = encoder_fingerprint(encoder)
-    with pytest.raises(InputError, match=rf"'{other}' on .* the fingerprint {found}, .* model has {fingerprint}"):
+    with pytest.raises(InputError, match=rf"'{other}' on .* the fingerprint {found}, .* began with has {fingerprint}"):
         sample(corpus, other, fingerprint)
     # A model that is overwritten while the build goes on.
     moved = tmp_path / "moved"
