@@ -155,20 +155,25 @@ def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
     that it is never searched with queries from another model.
     """
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    hash_weights(encoder, digest)
     settings = {
         "prompts": encoder.prompts,
         "modules": [(type(module).__name__, module.get_config_dict()) for module in encoder],
         "max_length": encoder.max_seq_length,
-        "tokenizer": _tokenizer_settings(encoder.tokenizer),
+        "tokenizer": tokenizer_settings(encoder.tokenizer),
     }
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+def hash_weights(module: nn.Module, digest: Any) -> None:
+    """Add a module's weights and buffers to an xxhash digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
     """What a tokenizer does to text; not how it pads and truncates, which encoding sets as it goes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

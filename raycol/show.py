@@ -8,11 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from raycol.data import Problem
 from raycol.evaluation.evaluate import Evaluation
 from raycol.index import Index
 from raycol.index.manifest import REPORT
 from raycol.indexing.estimate import Estimate
 from raycol.indexing.report import BuildReport
+from raycol.mining.report import MINING_REPORT, TEACHING_REPORT, MiningReport, TeachingReport, listed
 from raycol.serving.run import Endpoint
 from raycol.serving.schema import SearchHit
 from raycol.training.train import TrainReport
@@ -45,10 +47,60 @@ def built(report: BuildReport) -> None:
         typer.echo(
             f"{report.truncated} documents are longer than the model takes and were cut (--split-tokens splits)"
         )
-    for problem in report.skipped[:_SKIPPED_SHOWN]:
+    _skipped(report.skipped, f"{REPORT} in the index")
+
+
+def _skipped(problems: Sequence[Problem], where: str) -> None:
+    for problem in problems[:_SKIPPED_SHOWN]:
         typer.echo(f"skipped {problem}")
-    if len(report.skipped) > _SKIPPED_SHOWN:
-        typer.echo(f"skipped {len(report.skipped) - _SKIPPED_SHOWN} more: see {REPORT} in the index")
+    if len(problems) > _SKIPPED_SHOWN:
+        typer.echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {where}")
+
+
+def mined(report: MiningReport) -> None:
+    """The outcome of `raycol mine`."""
+    typer.echo(
+        f"{report.out}: {report.negatives} negatives for {report.rows} of {report.pairs} pairs of "
+        f"{report.queries} queries, {_files(report)}"
+    )
+    if short := sum(report.short.values()):
+        kept = f"; {report.short_kept} of them were kept (--short keep)" if report.short_kept else ""
+        gone = "" if short == report.short_kept else f"; {short - report.short_kept} of them were LEFT OUT"
+        typer.echo(
+            f"{short} of {report.queries} queries have fewer than {report.wanted} negatives{gone}{kept}. What took "
+            f"most of their hits: {listed(report.short)}"
+        )
+    if report.left_out:
+        typer.echo(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
+    if report.positives_encoded:
+        typer.echo(f"{report.positives_encoded} positives are not in the index; their scores are of their texts")
+    _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")
+
+
+def taught(report: TeachingReport) -> None:
+    """The outcome of `raycol teach`."""
+    typer.echo(
+        f"{report.out}: {report.pairs} scores for {report.rows} of {report.examples} examples, {_files(report)}; "
+        f"{report.positive_first} positives are scored highest"
+    )
+    if report.short:
+        kept = f"; {report.short_kept} of them were kept (--short keep)" if report.short_kept else ""
+        gone = (
+            "" if report.short == report.short_kept else f"; {report.short - report.short_kept} of them were LEFT OUT"
+        )
+        typer.echo(
+            f"{report.short} of {report.examples} examples have fewer than {report.n_ways} documents{gone}{kept}"
+        )
+    if report.documents_left_out:
+        typer.echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were left out (--n-ways)")
+    if report.cut:
+        typer.echo(f"{report.cut} pairs are longer than the teacher reads and were cut (--max-length)")
+    _skipped(report.skipped, f"{TEACHING_REPORT} in {report.out}")
+
+
+def _files(report: MiningReport | TeachingReport) -> str:
+    again = f" ({report.reused_parts} from before)" if report.reused_parts else ""
+    return f"{report.parts} files{again}, {report.seconds:.0f} s"
 
 
 def estimate(done: Estimate, num_workers: int | None) -> None:

@@ -16,6 +16,7 @@ from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
+from raycol.mining.config import MineConfig, TeachConfig
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -71,6 +72,28 @@ def train(config: TrainConfig) -> None:
     with nullcontext(no_report) if console.is_terminal else progress("Training") as report, live_table() as on_record:
         done = run(config, report, on_record)
     show.trained(done)
+
+
+@app.command()
+@options_of(MineConfig, "index", "data")
+def mine(config: MineConfig) -> None:
+    """Find hard negatives of training queries in an index, on Ray Data."""
+    from raycol.mining.mine import mine_negatives
+
+    with progress("Mining") as report:
+        done = mine_negatives(config, report)
+    show.mined(done)
+
+
+@app.command()
+@options_of(TeachConfig, "data")
+def teach(config: TeachConfig) -> None:
+    """Score training examples with a cross-encoder, on Ray Data."""
+    from raycol.mining.teach import score_examples
+
+    with progress("Teaching") as report:
+        done = score_examples(config, report)
+    show.taught(done)
 
 
 @index_app.command("build")

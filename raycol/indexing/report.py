@@ -124,7 +124,7 @@ def make_report(
         tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
         peak_worker_bytes=max(sampled.peak_bytes, *(part.peak_bytes for part in built)),
         peak_driver_bytes=peak_memory(),
-        versions=_versions(),
+        versions=library_versions(),
     )
 
 
@@ -138,7 +138,8 @@ def save_report(store: Store, report: BuildReport) -> None:
         store.write(REPORT, report.model_dump_json(indent=1).encode())
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of raycol, Python and the libraries that matter."""
     found = {"raycol": raycol.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -182,25 +182,43 @@ def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None =
     Raises:
         InputError: no model there, or another one.
     """
-    import torch
-
     from raycol.models import encoder_fingerprint, load_encoder
+
+    encoder = load_encoder(model, device=device_of(on_gpu))
+    if fingerprint:
+        check_same_model(model, encoder_fingerprint(encoder), fingerprint)
+    cast_parameters(encoder, on_gpu, dtype)
+    return encoder
+
+
+def device_of(on_gpu: bool) -> str:
+    """Where a worker computes: in one thread, which is set here, or on its GPU."""
+    import torch
 
     if not on_gpu:
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
         raise RaycolError("a worker was given a GPU that its torch cannot use; install a torch with CUDA there")
-    encoder = load_encoder(model, device="cuda" if on_gpu else "cpu")
-    if fingerprint and (found := encoder_fingerprint(encoder)) != fingerprint:
+    return "cuda" if on_gpu else "cpu"
+
+
+def check_same_model(model: str, found: str, fingerprint: str) -> None:
+    """Raise `InputError` where a model that was opened is not the one that the work began with."""
+    if found != fingerprint:
         raise InputError(
             f"model {model!r} on {platform.node()} has the fingerprint {found}, the one that the work began with has "
             f"{fingerprint}; give all nodes the same model, and leave it as it is while the work goes on"
         )
-    # Fingerprints are of float32. Only parameters are cast, as loading does it: buffers keep their precision.
+
+
+def cast_parameters(module: torch.nn.Module, on_gpu: bool, dtype: str) -> None:
+    """Turn a module that was checked (fingerprints are of float32) to what it is to compute in.
+
+    Only parameters are cast, as loading does it: buffers keep their precision.
+    """
     target = _dtype_of(on_gpu, dtype)
-    for parameter in encoder.parameters():
+    for parameter in module.parameters():
         parameter.data = parameter.data.to(target)
-    return encoder
 
 
 def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:

@@ -1,0 +1,14 @@
+r"""Score training examples as a Ray job. The arguments are those of `raycol teach`; paths are on shared storage.
+
+    ray job submit --working-dir . -- \
+        python jobs/teach.py NEGATIVES --teacher CROSS_ENCODER --out TAUGHT --num-workers 8 --resources GPU=1
+
+Submitted again after a crash, it goes on from the parts that were finished.
+"""
+
+import sys
+
+from raycol.cli import main
+
+if __name__ == "__main__":
+    main(["teach", *sys.argv[1:]])

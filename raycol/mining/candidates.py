@@ -1,0 +1,132 @@
+"""Which hits of a search may be negatives of its query, and in which order they are taken. Plain functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+from raycol.index import Hit
+from raycol.mining.queries import TrainingQuery
+from raycol.mining.texts import Text
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of negatives: settings of `MineConfig` by the same names."""
+
+    negatives: int
+    margin: float | None = None
+    relative_margin: float | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    sampling: Literal["top", "random"] = "top"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is no negative of a query: its positives by their ids and texts, and the query itself."""
+
+    query: str
+    ids: frozenset[str]
+    texts: frozenset[str]
+
+    @classmethod
+    def of(cls, query: TrainingQuery) -> Own:
+        """Of a query and its positives."""
+        ids = [*query.other_ids, *(positive.id for positive in query.positives if positive.id)]
+        texts = [*query.other_texts, *(positive.text for positive in query.positives)]
+        return cls(folded(query.text), frozenset(ids), frozenset(map(folded, texts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document that may be a negative, and its score from the index."""
+
+    id: str
+    text: str
+    score: float
+
+
+def folded(text: str) -> str:
+    """A text without what does not tell it from another one: capitals and white space."""
+    return " ".join(text.split()).casefold()
+
+
+def limits(positive: float, rules: Rules) -> dict[str, float]:
+    """The scores that a negative may have at most, by the setting that says so.
+
+    Args:
+        positive: the lowest score among the query's positives.
+        rules: a relative margin is of the positive's size, so that it is one for scores below zero too.
+    """
+    found = {}
+    if rules.margin is not None:
+        found["margin"] = positive - rules.margin
+    if rules.relative_margin is not None:
+        found["relative_margin"] = positive - abs(positive) * rules.relative_margin
+    if rules.max_score is not None:
+        found["max_score"] = rules.max_score
+    return found
+
+
+def find_candidates(
+    hits: Sequence[Hit], texts: Mapping[str, Text], own: Own, positive: float, rules: Rules, left_out: Counter[str]
+) -> list[Candidate]:
+    """The hits that may be negatives, best first; of documents with one text the first.
+
+    Args:
+        hits: of the window of ranks, best first.
+        texts: of every hit, by id.
+        own: what is no negative.
+        positive: the lowest score among the query's positives.
+        rules: what is asked of the others.
+        left_out: receives how many were not taken, by the reason.
+    """
+    at_most = limits(positive, rules)
+    taken: set[str] = set()
+    found = []
+    for hit in hits:
+        text = texts[hit.id]
+        reason = _own_reason(hit.id, text, own)
+        if reason is None:
+            reason = next((name for name, limit in at_most.items() if hit.score > limit), None)
+        if reason is None and rules.min_score is not None and hit.score < rules.min_score:
+            reason = "min_score"
+        if reason is None and (key := folded(text.content)) in taken:
+            reason = "repeated_text"
+        if reason:
+            left_out[reason] += 1
+            continue
+        taken.add(key)
+        found.append(Candidate(hit.id, text.content, hit.score))
+    return found
+
+
+def _own_reason(id_: str, text: Text, own: Own) -> str | None:
+    if id_ in own.ids or text.parent in own.ids:
+        return "positive"
+    bare, whole = folded(text.text), folded(text.content)
+    if not whole:
+        return "no_text"
+    if bare in own.texts or whole in own.texts:
+        return "text_of_positive"
+    if own.query in (bare, whole):
+        return "text_of_query"
+    return None
+
+
+def in_turn(candidates: Sequence[Candidate], rules: Rules, query: str) -> list[Candidate]:
+    """The order in which candidates are tried, until there are enough: by score, or by chance.
+
+    Chance depends on the seed, the query and the candidates alone.
+    """
+    if rules.sampling == "top":
+        return list(candidates)
+    rng = np.random.default_rng([rules.seed % 2**64, xxhash.xxh3_64_intdigest(query.encode())])
+    return [candidates[place] for place in rng.permutation(len(candidates))]

@@ -1,0 +1,169 @@
+"""`raycol mine`: hard negatives of training queries from an index, on Ray Data.
+
+Each row of the Ray Dataset is a part of the queries; a worker reads it, searches, chooses, and writes a file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import xxhash
+
+from raycol.checkpoints import find_checkpoint
+from raycol.data import Problem, read_corpus
+from raycol.data.corpus import OnError
+from raycol.data.examples import read_examples
+from raycol.data.sources import OpenSource
+from raycol.errors import InputError
+from raycol.index import Index
+from raycol.index.storage import absolute
+from raycol.indexing.report import library_versions
+from raycol.indexing.source import model_name
+from raycol.mining.config import MineConfig
+from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder
+from raycol.mining.job import Job, Plan, Planning, refuse_finished
+from raycol.mining.part import LEFT_OUT, SHORT
+from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row
+from raycol.mining.report import MINING_REPORT, MiningReport, listed
+from raycol.mining.texts import TextWriter
+from raycol.mining.workers import MiningWorker
+from raycol.progress import Report, no_report
+
+_TEXTS = "texts.sqlite"
+# Settings that decide what comes out, by themselves.
+_DECIDES = {
+    "from_rank", "to_rank", "margin", "relative_margin", "max_score", "min_score", "negatives", "sampling", "short",
+    "cross_encoder_margin", "max_length", "batch_size", "queries_per_part", "seed", "dtype", "on_gpu",
+}  # fmt: skip
+
+
+def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningReport:
+    """Find hard negatives; or go on where the same command was interrupted.
+
+    Raises:
+        InputError: `out` is there already or another command is unfinished there; no index, or none with texts;
+            unusable queries or models; or no query has negatives.
+        RaycolError: a worker failed, or `out` cannot be written.
+    """
+    started = time.monotonic()
+    refuse_finished(config.out)
+    index = Index.open(config.index, config.version)
+    corpus = _find_corpus(config, index)
+    name = _find_models(config, index)
+    problems: list[Problem] = []
+    with Planning(config.out) as plan:
+        queries = group_queries(read_examples(config.source, config.on_error, problems))
+        plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
+        texts = _keep_texts(corpus, plan, config.on_error, problems) if corpus else None
+        fingerprint, judge = _open_models(config, index, name)
+        # Workers run in folders of their own, so everything is named in full.
+        full = {
+            "index": absolute(config.index),
+            "version": index.version,
+            "model": model_name(name),
+            "cross_encoder": model_name(config.cross_encoder) if config.cross_encoder else None,
+        }
+        config = config.model_copy(update=full)
+        decides = {
+            "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
+            "version": index.version,
+            "model": fingerprint,
+            "cross_encoder": judge,
+            "corpus": texts,
+            **config.model_dump(include=_DECIDES),
+            "on_gpu": config.on_gpu,
+        }
+        job = Job.begin(config.out, plan, decides)
+    arguments = {
+        "config": config.model_dump_json(),
+        "fingerprint": fingerprint,
+        "cross_encoder": judge,
+        "corpus": _TEXTS if texts else None,
+    }
+    parts, before = job.run(plan, MiningWorker, config, arguments, "mining", report)
+    counts: Counter[str] = sum(parts, Counter())
+    done = MiningReport(
+        out=str(config.out),
+        index=config.index,
+        version=index.version,
+        wanted=config.negatives,
+        short=_by_reason(counts, SHORT),
+        short_kept=counts["short kept"],
+        left_out=_by_reason(counts, LEFT_OUT),
+        positives_encoded=counts["positives encoded"],
+        pairs_scored=counts["pairs scored"],
+        **{name: counts[name] for name in ("queries", "pairs", "rows", "negatives", "hits")},
+        parts=len(parts),
+        reused_parts=before,
+        skipped=problems,
+        seconds=round(time.monotonic() - started, 3),
+        versions=library_versions(),
+    )
+    if not done.rows:
+        job.give_up()
+        raise InputError(
+            f"{config.data}: none of {done.queries} queries has {'any' if config.short == 'keep' else done.wanted} "
+            f"negatives (what took most of their hits: {listed(done.short)}); raise --to-rank, or ask for less"
+        )
+    job.finish(config.out, MINING_REPORT, done)
+    return done
+
+
+def _by_reason(counts: Counter[str], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): n for name, n in sorted(counts.items()) if name.startswith(prefix)}
+
+
+def _find_corpus(config: MineConfig, index: Index) -> str | None:
+    """Where texts come from, if not from the index. Raises `InputError` where they come from nowhere."""
+    beir = OpenSource(config.source, config.on_error, None).beir
+    if "text" in index.manifest.columns and config.corpus is None:
+        return None
+    if index.manifest.split:
+        raise InputError(
+            f"{config.index}: its documents were split, so negatives are passages, whose texts only an index that "
+            "stores them has; build it with --store-text, and leave --corpus out"
+        )
+    if config.corpus is None and not beir:
+        raise InputError(
+            f"{config.index}: stores no texts, which negatives need; name the corpus that it was built of with "
+            "--corpus"
+        )
+    return config.corpus or config.data
+
+
+def _find_models(config: MineConfig, index: Index) -> str:
+    """The name of the encoder. Raises `InputError` where a model is missing: before anything is read."""
+    remembered = index.manifest.model
+    name = config.model or (remembered.name if remembered else None)
+    if name is None:
+        raise InputError(f"{config.index}: does not say which model it was built with; pass --model")
+    for model in (name, config.cross_encoder):
+        if model:
+            find_checkpoint(model)
+    return name
+
+
+def _open_models(config: MineConfig, index: Index, name: str) -> tuple[str, str | None]:
+    """The fingerprints of the encoder and of the cross-encoder, if there is one. Raises `InputError`."""
+    # torch is imported once the rest of the input is known to be good.
+    from raycol.models import encoder_fingerprint, load_encoder_of
+
+    encoder = load_encoder_of(index.manifest.model, name, device="cpu")
+    if (dim := encoder.get_embedding_dimension()) != index.manifest.dim:
+        raise InputError(f"model {name!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}")
+    judge = None
+    if config.cross_encoder:
+        model = load_cross_encoder(config.cross_encoder, device="cpu", max_length=config.max_length)
+        judge = cross_encoder_fingerprint(model)
+    return encoder_fingerprint(encoder), judge
+
+
+def _keep_texts(corpus: str, plan: Plan, on_error: OnError, problems: list[Problem]) -> str:
+    """Write a corpus's texts beside the plan; return a digest of them."""
+    found: list[Problem] = []
+    writer = TextWriter(plan.folder / _TEXTS, corpus)
+    for passage in read_corpus(corpus, on_error, found):
+        writer.add(passage)
+    problems += [problem for problem in found if problem not in problems]  # of a BEIR folder it was read before
+    return writer.finish()
