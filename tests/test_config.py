@@ -32,10 +32,13 @@ def test_every_field_of_every_verb_is_documented() -> None:
     from raycol.demo.config import DemoConfig
     from raycol.evaluation.evaluate import EvaluateConfig
     from raycol.indexing.config import IndexConfig
+    from raycol.mining import MineConfig, TeachConfig
     from raycol.search import SearchConfig
     from raycol.serving.config import ServeConfig
 
-    for config in (DemoConfig, EvaluateConfig, IndexConfig, SearchConfig, ServeConfig, TrainConfig):
+    for config in (
+        DemoConfig, EvaluateConfig, IndexConfig, MineConfig, SearchConfig, ServeConfig, TeachConfig, TrainConfig
+    ):  # fmt: skip
         undocumented = [name for name, field in config.model_fields.items() if not field.description]
         assert not undocumented, config
 

@@ -18,11 +18,12 @@ MAY_IMPORT = {
     "saving": {"models"},
     "index": {"data"},
     "indexing": {"checkpoints", "data", "index", "models"},
+    "mining": {"checkpoints", "data", "index", "indexing", "models"},
     "training": {"checkpoints", "data", "evaluation", "index", "models", "saving"},
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
     "search": {"index", "models", "serving"},
-    "show": {"evaluation", "index", "indexing", "serving", "training"},
+    "show": {"data", "evaluation", "index", "indexing", "mining", "serving", "training"},
     "demo": {"checkpoints", "data", "evaluation", "index", "indexing", "models", "serving", "show", "training"},
 }
 FOR_ALL = {"config", "errors", "progress", "ray_session"}

@@ -102,9 +102,10 @@ def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningRepo
     )
     if not done.rows:
         job.give_up()
+        enough = "a negative" if config.short == "keep" else f"{done.wanted} negatives"
         raise InputError(
-            f"{config.data}: none of {done.queries} queries has {'any' if config.short == 'keep' else done.wanted} "
-            f"negatives (what took most of their hits: {listed(done.short)}); raise --to-rank, or ask for less"
+            f"{config.data}: none of {done.queries} queries has {enough} (what took most of their hits: "
+            f"{listed(done.short)}); raise --to-rank, or ask for less"
         )
     job.finish(config.out, MINING_REPORT, done)
     return done

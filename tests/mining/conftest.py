@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,9 @@ def save_cross_encoder(backbone: Path, folder: Path, seed: int = 0, num_labels: 
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    config = BertConfig.from_pretrained(backbone, num_labels=num_labels)
+    config = BertConfig.from_pretrained(backbone, num_labels=num_labels, initializer_range=0.6)
     torch.manual_seed(seed)
     model = BertForSequenceClassification(config)
-    with torch.no_grad():
-        model.classifier.weight *= 100
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(backbone).save_pretrained(folder)
     return folder
@@ -84,9 +82,9 @@ def index(beir: Path, tiny_colbert: Path) -> Path:
     return beir.parent / "index"
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Jobs run in this process. What is returned receives the numbers of the parts that are made."""
+@contextmanager
+def in_this_process() -> Iterator[list[int]]:
+    """Jobs run here, not on Ray. What is yielded receives the numbers of the parts that are made."""
     from raycol.indexing.workers import here
 
     made: list[int] = []
@@ -96,10 +94,17 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             made.append(row["number"])
             yield row
 
-    monkeypatch.setattr("raycol.mining.job.on_workers", run)
-    monkeypatch.setattr("raycol.mining.job.n_workers", lambda config: 1)
-    monkeypatch.setattr("raycol.mining.job.session", lambda config: nullcontext())
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raycol.mining.job.on_workers", run)
+        patch.setattr("raycol.mining.job.n_workers", lambda config: 1)
+        patch.setattr("raycol.mining.job.session", lambda config: nullcontext())
+        yield made
+
+
+@pytest.fixture
+def without_ray() -> Iterator[list[int]]:
+    with in_this_process() as made:
+        yield made
 
 
 def contents(folder: Path) -> dict[str, bytes]:

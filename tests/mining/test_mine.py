@@ -1,18 +1,302 @@
-"""`raycol mine` as a whole, in this process."""
+"""`raycol mine` as a whole, in this process: what it writes, goes on from, and refuses."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
-from raycol.mining import MineConfig, mine_negatives
+from raycol.data.examples import Source, read_examples
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.mining import MineConfig, MiningReport, mine_negatives
+from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
+from raycol.models import load_encoder
+from tests.conftest import write_jsonl
+from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
 
 
-def test_first(beir: Path, index: Path, tmp_path: Path, without_ray: list[int]) -> None:
-    report = mine_negatives(
-        MineConfig(index=index, data=str(beir), out=tmp_path / "o", queries_per_part=7, to_rank=40)
+def mine(index: Path, data: Path, out: Path, **settings: Any) -> MiningReport:
+    return mine_negatives(MineConfig(index=index, data=data, out=out, **{"queries_per_part": 7, **settings}))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def beside(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir() if path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def pairs(beir: Path) -> Path:
+    """The BEIR folder's pairs as examples without ids; every third positive is one that no index has."""
+    examples = read_examples(Source(path=str(beir)))
+    return write_jsonl(
+        beir.parent / "pairs.jsonl",
+        [
+            {"query": each.query, "positive": each.documents[0] if number % 3 else f"elsewhere {number}"}
+            for number, each in enumerate(examples)
+        ],
     )
-    print(report)
-    for f in sorted((tmp_path / "o").iterdir()):
-        print(f)
-    print(pq.read_table(tmp_path / "o/part-00000.parquet").to_pylist()[:3])
-    assert 0
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+    report = mine(index, beir, tmp_path / "o", negatives=5, to_rank=30)
+    rows = rows_of(tmp_path / "o")
+    assert (report.queries, report.pairs, report.rows, report.negatives) == (30, 60, 60, 300)
+    assert (report.parts, report.reused_parts, report.short, report.hits) == (5, 0, {}, 900)
+    saved = MiningReport.model_validate_json((tmp_path / "o" / "mining-report.json").read_bytes())
+    assert saved == report
+    assert beside(tmp_path / "o") == []
+    opened, encoder = Index.open(index), load_encoder(tiny_colbert, device="cpu")
+    qrels = [line.split("\t")[:2] for line in (beir / "qrels/train.tsv").read_text().splitlines()[1:]]
+    assert [[row["query_id"], row["positive_id"]] for row in rows] == qrels
+    contents_by_id = {passage.id: passage.content for passage in passages_of(beir)}
+    for row in rows:
+        assert row["positive"] == contents_by_id[row["positive_id"]]
+        assert row["negatives"] == [contents_by_id[id_] for id_ in row["negative_ids"]]
+        query = encoder.encode_query(row["query"], convert_to_numpy=True)
+        exact = {hit.id: hit.score for hit in opened.exact([query], 80)[0]}
+        ids = [row["positive_id"], *row["negative_ids"]]
+        assert row["mined_scores"] == pytest.approx([exact[id_] for id_ in ids], abs=1e-4)
+    # What reads examples takes them as they are, and the scores for no teacher's.
+    examples = list(read_examples(Source(path=str(tmp_path / "o"))))
+    assert [(each.query, each.documents) for each in examples] == [
+        (row["query"], (row["positive"], *row["negatives"])) for row in rows
+    ]
+    assert examples[0].document_ids == (rows[0]["positive_id"], *rows[0]["negative_ids"])
+    assert examples[0].scores is None
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path, tmp_path: Path) -> None:
+    report = mine(index, pairs, tmp_path / "o", negatives=3, to_rank=80, relative_margin=0.0)
+    rows = rows_of(tmp_path / "o")
+    assert 20 <= report.positives_encoded < 60
+    assert report.left_out["text_of_positive"] > 20
+    for row in rows:
+        assert row["query_id"] is None
+        assert (row["positive_id"] is None) == row["positive"].startswith("elsewhere")
+        assert (row["negative_ids"] is None) == (row["positive_id"] is None)
+        assert row["positive"] not in row["negatives"]
+        assert all(score <= row["mined_scores"][0] for score in row["mined_scores"][1:])
+    assert len(list(read_examples(Source(path=str(tmp_path / "o"))))) == len(rows) == report.rows
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: Path) -> None:
+    settings = {"negatives": 4, "sampling": "random", "margin": 0.01, "short": "keep"}
+    whole = mine(index, beir, tmp_path / "whole", queries_per_part=100, **settings)
+    parts = mine(index, beir, tmp_path / "parts", queries_per_part=4, **settings)
+    assert (whole.parts, parts.parts) == (1, 8)
+    for one, other in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts"), strict=True):
+        assert one["negative_ids"] == other["negative_ids"]
+        assert one["mined_scores"] == pytest.approx(other["mined_scores"], abs=1e-4)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_queries_that_are_short_are_left_out_loudly(
+    beir: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raycol.show import mined
+
+    settings = {"negatives": 10, "to_rank": 25, "margin": 0.05}
+    skipped = mine(index, beir, tmp_path / "skip", **settings)
+    kept = mine(index, beir, tmp_path / "keep", short="keep", **settings)
+    assert 0 < sum(skipped.short.values()) < skipped.queries == 30
+    assert skipped.short == kept.short
+    assert {"margin"} <= skipped.short.keys() <= {"margin", "positive", "repeated_text"}
+    assert skipped.rows < kept.rows
+    assert all(len(row["negatives"]) == 10 for row in rows_of(tmp_path / "skip"))
+    assert min(len(row["negatives"]) for row in rows_of(tmp_path / "keep")) < 10
+    mined(skipped)
+    said = capsys.readouterr().out
+    assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives; " in said
+    assert "LEFT OUT" in said
+    assert "margin" in said
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_where_no_query_has_negatives_nothing_is_left(beir: Path, index: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of 30 queries has 7 negatives \(.*: min_score 30\); raise --to-rank"):
+        mine(index, beir, tmp_path / "o", min_score=1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_texts_come_from_the_corpus_where_the_index_has_none(
+    beir: Path, index: Path, pairs: Path, tiny_colbert: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    make_index(bare, passages_of(beir), tiny_colbert, with_text=False)
+    mine(index, beir, tmp_path / "stored")
+    mine(bare, beir, tmp_path / "beir")
+    assert contents(tmp_path / "beir") == contents(tmp_path / "stored")
+    with pytest.raises(InputError, match=r"bare: stores no texts.*--corpus"):
+        mine(bare, pairs, tmp_path / "o")
+    mine(bare, pairs, tmp_path / "named", corpus=beir)
+    mine(index, pairs, tmp_path / "pairs")
+    assert contents(tmp_path / "named") == contents(tmp_path / "pairs")
+    lacking = write_jsonl(tmp_path / "lacking.jsonl", [{"_id": "other", "text": "rain"}])
+    with pytest.raises(InputError, match=r"lacking.jsonl: no document '.*', which the index has"):
+        mine(bare, pairs, tmp_path / "o", corpus=lacking)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_cross_encoder_leaves_false_negatives_out(
+    beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
+) -> None:
+    settings = {"negatives": 4, "short": "keep", "to_rank": 30}
+    plain = mine(index, beir, tmp_path / "plain", **settings)
+    report = mine(
+        index, beir, tmp_path / "o", cross_encoder=str(tiny_cross_encoder), cross_encoder_margin=0.5, **settings
+    )
+    model = load_cross_encoder(str(tiny_cross_encoder), device="cpu")
+    assert report.left_out["cross_encoder"] > 10
+    assert report.pairs_scored > report.negatives
+    assert plain.pairs_scored == 0
+    rows = rows_of(tmp_path / "o")
+    positives = score_pairs(model, [(row["query"], row["positive"]) for row in rows], 32)
+    lowest: dict[str, float] = {}
+    for row, score in zip(rows, positives, strict=True):
+        lowest[row["query"]] = min(lowest.get(row["query"], np.inf), float(score))
+    pairs = [(row["query"], text) for row in rows for text in row["negatives"]]
+    for (query, _), score in zip(pairs, score_pairs(model, pairs, 32), strict=True):
+        assert score <= lowest[query] - 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("died", range(6))
+def test_the_same_command_goes_on_wherever_it_died(
+    beir: Path, index: Path, tmp_path: Path, without_ray: list[int], died: int
+) -> None:
+    mine(index, beir, tmp_path / "whole")
+    del without_ray[:]
+    stop_after(died, beir, index, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    del without_ray[:]
+    report = mine(index, beir, tmp_path / "o")
+    assert without_ray == list(range(died, 5))
+    assert report.reused_parts == died
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert beside(tmp_path / "o") == []
+    with pytest.raises(InputError, match="o: exists already; choose another folder"):
+        mine(index, beir, tmp_path / "o")
+
+
+def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) -> Path:
+    """Die after some parts; at the last moment where all are finished. Return the unfinished folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        from raycol.mining import job
+
+        run, rename = job.on_workers, job.os.rename
+
+        def some(actor: Any, config: Any, rows: Any, *rest: Any) -> Any:
+            yield from run(actor, config, rows[:parts], *rest)
+            if parts < 5:
+                raise KeyboardInterrupt
+
+        def last(source: Path, target: Path) -> None:
+            if Path(target) == out:
+                raise KeyboardInterrupt
+            rename(source, target)
+
+        patch.setattr(job, "on_workers", some)
+        patch.setattr(job.os, "rename", last)
+        with pytest.raises(KeyboardInterrupt):
+            mine(index, data, out, **settings)
+    (unfinished,) = out.parent.glob(f".{out.name}-unfinished-*")
+    assert len(list(unfinished.glob("part-*"))) == parts
+    return unfinished
+
+
+def test_a_part_that_is_damaged_is_made_again(beir: Path, index: Path, tmp_path: Path, without_ray: list[int]) -> None:
+    mine(index, beir, tmp_path / "whole")
+    unfinished = stop_after(4, beir, index, tmp_path / "o")
+    for number, content in ((1, b""), (2, (unfinished / "part-00002.parquet").read_bytes()[:-9])):
+        (unfinished / f"part-{number:05d}.parquet").write_bytes(content)
+    (unfinished / ".left").write_bytes(b"by a worker that died")
+    (tmp_path / ".o-planning-left").mkdir()
+    del without_ray[:]
+    assert mine(index, beir, tmp_path / "o").reused_parts == 2
+    assert without_ray == [1, 2, 4]
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert beside(tmp_path / "o") == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_another_command_over_an_unfinished_one_is_told_so(beir: Path, index: Path, tmp_path: Path) -> None:
+    unfinished = stop_after(2, beir, index, tmp_path / "o")
+    with pytest.raises(InputError, match=rf"differs in negatives \(7 there, 6 here\); .* remove {unfinished} to give"):
+        mine(index, beir, tmp_path / "o", negatives=6)
+    data = tmp_path / "changed"
+    shutil.copytree(beir, data)
+    with (data / "qrels/train.tsv").open("a") as file:
+        file.write("q1\tharbour-0\t1\n")
+    with pytest.raises(InputError, match="differs in what is read"):
+        mine(index, data, tmp_path / "o")
+    copy = tmp_path / "index"
+    shutil.copytree(index, copy)
+    Index.open(copy).delete(["harbour-0"])
+    with pytest.raises(InputError, match=r"differs in index .*, version \(1 there, 2 here\)"):
+        mine(copy, beir, tmp_path / "o")
+    # Where the index is, what it was before, and who works do not matter.
+    assert mine(copy, beir, tmp_path / "o", version=1, num_workers=3, on_error="skip").reused_parts == 2
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_another_command_left_without_a_part_goes(beir: Path, index: Path, tmp_path: Path) -> None:
+    stop_after(0, beir, index, tmp_path / "o", negatives=6)
+    mine(index, beir, tmp_path / "o")
+    assert beside(tmp_path / "o") == []
+
+
+def test_bad_input_is_refused_before_any_work(
+    beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, without_ray: list[int]
+) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    encoded = tmp_path / "encoded"
+    Index.create(encoded, [Document("a", np.ones((2, 32), np.float32), {"text": "a"})])
+    split = save_cross_encoder(tiny_backbone, tmp_path / "two-labels", num_labels=2)
+    before = sorted(tmp_path.iterdir())
+    out = tmp_path / "o"
+    for settings, message in (
+        ({"index": tmp_path / "gone"}, "gone: no such folder; expected the folder of an index"),
+        ({"version": 9}, "9"),
+        ({"data": empty}, "empty.jsonl: no training examples in it"),
+        ({"data": tmp_path / "gone"}, "gone: no such file"),
+        ({"split": "dev"}, "qrels/dev.tsv: no such file"),
+        ({"model": str(tiny_backbone)}, "is not the one the index was built with"),
+        ({"model": str(tmp_path / "gone")}, "gone': no such folder"),
+        ({"index": encoded}, "does not say which model it was built with; pass --model"),
+        ({"index": encoded, "model": str(tiny_colbert)}, "has embeddings of 16 dimensions; the index has 32"),
+        ({"cross_encoder": str(tmp_path / "gone")}, "gone': no such folder"),
+        ({"cross_encoder": str(tiny_colbert)}, "is no cross-encoder"),
+        ({"cross_encoder": str(tiny_backbone)}, r"is no cross-encoder \(BertModel\)"),
+        ({"cross_encoder": str(split)}, "gives 2 scores to a pair; expected one"),
+        ({"out": empty}, "empty.jsonl: exists already"),
+    ):
+        values = {"index": index, "data": beir, "out": out, **settings}
+        with pytest.raises(InputError, match=message):
+            mine_negatives(MineConfig(**values))
+    assert sorted(tmp_path.iterdir()) == before
+    assert without_ray == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_records_that_cannot_be_used_are_skipped_and_listed(beir: Path, index: Path, tmp_path: Path) -> None:
+    data = tmp_path / "beir"
+    shutil.copytree(beir, data)
+    with (data / "qrels/train.tsv").open("a") as file:
+        file.write("q1\tnowhere\t1\n")
+    with pytest.raises(InputError, match=r"'nowhere'.*--on-error skip"):
+        mine(index, data, tmp_path / "o")
+    report = mine(index, data, tmp_path / "o", on_error="skip")
+    assert len(report.skipped) == 1
+    assert json.loads((tmp_path / "o/mining-report.json").read_text())["skipped"][0]["what"].count("nowhere") == 1
+    assert report.pairs == 60

@@ -1,0 +1,100 @@
+"""Both jobs on Ray: the same bytes, whoever works, and whoever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raycol.mining import MineConfig, TeachConfig, mine_negatives, score_examples
+from tests.mining.conftest import contents, in_this_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+
+_PATIENCE_S = 240
+
+
+def parts(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.glob(f".{out.name}-unfinished-*/part-*"))
+
+
+def kill_worker(actor: str) -> None:
+    """Kill one of the actors of the session that this process has started."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if f"MapWorker(MapBatches({actor}" in " ".join(process.cmdline()):
+                process.kill()
+                return
+        except psutil.Error:
+            continue
+    raise AssertionError("no worker")
+
+
+def start(verb: str, *words: object) -> subprocess.Popen:
+    """The job as it is submitted to a cluster: a process of its own, on this session's Ray."""
+    import ray
+
+    from tests.conftest import PROJECT
+
+    command = [sys.executable, str(PROJECT / "jobs" / f"{verb}.py"), *map(str, words)]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(PROJECT)}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not happened():
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.005)
+
+
+def die_twice(process: subprocess.Popen, out: Path, actor: str) -> int:
+    """Kill a worker, and later the driver, between the parts; return how many were finished then."""
+    try:
+        wait_for(process, lambda: len(parts(out)) >= 2)
+        kill_worker(actor)
+        wait_for(process, lambda: len(parts(out)) >= 6)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(1)  # its workers outlive it for a moment
+    assert not out.exists()
+    return len(parts(out))
+
+
+def test_mining_outlives_a_worker_and_its_driver(
+    beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
+) -> None:
+    settings = {"cross_encoder": str(tiny_cross_encoder), "short": "keep", "sampling": "random", "queries_per_part": 1}
+    with in_this_process():
+        whole = mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "whole", **settings))
+    out = tmp_path / "o"
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    process = start("mine", index, beir, "--out", out, "--num-workers", 2, *words)
+    before = die_twice(process, out, "MiningWorker")
+    report = mine_negatives(MineConfig(index=index, data=beir, out=out, num_workers=1, **settings))
+    assert report.reused_parts == before < report.parts == 30
+    assert contents(out) == contents(tmp_path / "whole")
+    assert report.negatives == whole.negatives
+
+
+def test_teaching_outlives_a_worker_and_its_driver(
+    beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
+) -> None:
+    with in_this_process():
+        mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined"))
+        config = TeachConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
+        score_examples(config.model_copy(update={"out": tmp_path / "whole"}))
+    out = tmp_path / "o"
+    words = ["--teacher", tiny_cross_encoder, "--queries-per-part", 2]
+    process = start("teach", tmp_path / "mined", "--out", out, "--num-workers", 2, *words)
+    before = die_twice(process, out, "TeachingWorker")
+    report = score_examples(config.model_copy(update={"out": out, "num_workers": 1}))
+    assert report.reused_parts == before < report.parts == 30
+    assert contents(out) == contents(tmp_path / "whole")
