@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,42 +75,40 @@ def limits(positive: float, rules: Rules) -> dict[str, float]:
     return found
 
 
-def find_candidates(
-    hits: Sequence[Hit], texts: Mapping[str, Text], own: Own, positive: float, rules: Rules, left_out: Counter[str]
-) -> list[Candidate]:
-    """The hits that may be negatives, best first; of documents with one text the first.
+def possible_hits(
+    hits: Sequence[Hit], own: Own, positive: float, rules: Rules, left_out: Counter[str], *, split: bool = False
+) -> list[Hit]:
+    """The hits that may be negatives by their ids and scores, best first.
 
     Args:
         hits: of the window of ranks, best first.
-        texts: of every hit, by id.
         own: what is no negative.
         positive: the lowest score among the query's positives.
         rules: what is asked of the others.
         left_out: receives how many were not taken, by the reason.
+        split: documents were split, so an id ends in the number of a passage.
     """
     at_most = limits(positive, rules)
-    taken: set[str] = set()
-    found = []
-    for hit in hits:
-        text = texts[hit.id]
-        reason = _own_reason(hit.id, text, own)
-        if reason is None:
-            reason = next((name for name, limit in at_most.items() if hit.score > limit), None)
-        if reason is None and rules.min_score is not None and hit.score < rules.min_score:
-            reason = "min_score"
-        if reason is None and (key := folded(text.content)) in taken:
-            reason = "repeated_text"
-        if reason:
-            left_out[reason] += 1
-            continue
-        taken.add(key)
-        found.append(Candidate(hit.id, text.content, hit.score))
-    return found
+
+    def reason(hit: Hit) -> str | None:
+        if hit.id in own.ids or (split and parent_of(hit.id) in own.ids):
+            return "positive"
+        if rules.min_score is not None and hit.score < rules.min_score:
+            return "min_score"
+        return next((name for name, limit in at_most.items() if hit.score > limit), None)
+
+    reasons = [reason(hit) for hit in hits]
+    left_out.update(filter(None, reasons))
+    return [hit for hit, why in zip(hits, reasons, strict=True) if why is None]
 
 
-def _own_reason(id_: str, text: Text, own: Own) -> str | None:
-    if id_ in own.ids or text.parent in own.ids:
-        return "positive"
+def parent_of(passage_id: str) -> str:
+    """The id of the document that a passage is a part of."""
+    return passage_id.rpartition("#")[0]
+
+
+def text_reason(text: Text, own: Own, taken: Container[str]) -> str | None:
+    """Why a document of this text is no negative, if so; `taken` has the texts of others, folded."""
     bare, whole = folded(text.text), folded(text.content)
     if not whole:
         return "no_text"
@@ -118,15 +116,15 @@ def _own_reason(id_: str, text: Text, own: Own) -> str | None:
         return "text_of_positive"
     if own.query in (bare, whole):
         return "text_of_query"
-    return None
+    return "repeated_text" if whole in taken else None
 
 
-def in_turn(candidates: Sequence[Candidate], rules: Rules, query: str) -> list[Candidate]:
-    """The order in which candidates are tried, until there are enough: by score, or by chance.
+def in_turn(hits: Sequence[Hit], rules: Rules, query: str) -> list[Hit]:
+    """The order in which hits are tried, until there are enough: by score, or by chance.
 
-    Chance depends on the seed, the query and the candidates alone.
+    Chance depends on the seed, the query and how many hits there are, on nothing else.
     """
     if rules.sampling == "top":
-        return list(candidates)
+        return list(hits)
     rng = np.random.default_rng([rules.seed % 2**64, xxhash.xxh3_64_intdigest(query.encode())])
-    return [candidates[place] for place in rng.permutation(len(candidates))]
+    return [hits[place] for place in rng.permutation(len(hits))]

@@ -34,7 +34,7 @@ _TEXTS = "texts.sqlite"
 # Settings that decide what comes out, by themselves.
 _DECIDES = {
     "from_rank", "to_rank", "margin", "relative_margin", "max_score", "min_score", "negatives", "sampling", "short",
-    "cross_encoder_margin", "max_length", "batch_size", "queries_per_part", "seed", "dtype", "on_gpu",
+    "cross_encoder_margin", "max_length", "batch_size", "queries_per_part", "seed", "dtype",
 }  # fmt: skip
 
 
@@ -50,56 +50,31 @@ def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningRepo
     refuse_finished(config.out)
     index = Index.open(config.index, config.version)
     corpus = _find_corpus(config, index)
-    name = _find_models(config, index)
+    config = _in_full(config, index)
     problems: list[Problem] = []
     with Planning(config.out) as plan:
         queries = group_queries(read_examples(config.source, config.on_error, problems))
         plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
         texts = _keep_texts(corpus, plan, config.on_error, problems) if corpus else None
-        fingerprint, judge = _open_models(config, index, name)
-        # Workers run in folders of their own, so everything is named in full.
-        full = {
-            "index": absolute(config.index),
-            "version": index.version,
-            "model": model_name(name),
-            "cross_encoder": model_name(config.cross_encoder) if config.cross_encoder else None,
-        }
-        config = config.model_copy(update=full)
+        encoder, cross_encoder = _open_models(config, index)
         decides = {
             "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
             "version": index.version,
-            "model": fingerprint,
-            "cross_encoder": judge,
+            "model": encoder,
+            "cross_encoder": cross_encoder,
             "corpus": texts,
-            **config.model_dump(include=_DECIDES),
             "on_gpu": config.on_gpu,
+            **config.model_dump(include=_DECIDES),
         }
         job = Job.begin(config.out, plan, decides)
     arguments = {
         "config": config.model_dump_json(),
-        "fingerprint": fingerprint,
-        "cross_encoder": judge,
+        "fingerprint": encoder,
+        "cross_encoder": cross_encoder,
         "corpus": _TEXTS if texts else None,
     }
     parts, before = job.run(plan, MiningWorker, config, arguments, "mining", report)
-    counts: Counter[str] = sum(parts, Counter())
-    done = MiningReport(
-        out=str(config.out),
-        index=config.index,
-        version=index.version,
-        wanted=config.negatives,
-        short=_by_reason(counts, SHORT),
-        short_kept=counts["short kept"],
-        left_out=_by_reason(counts, LEFT_OUT),
-        positives_encoded=counts["positives encoded"],
-        pairs_scored=counts["pairs scored"],
-        **{name: counts[name] for name in ("queries", "pairs", "rows", "negatives", "hits")},
-        parts=len(parts),
-        reused_parts=before,
-        skipped=problems,
-        seconds=round(time.monotonic() - started, 3),
-        versions=library_versions(),
-    )
+    done = _report(config, sum(parts, Counter()), len(parts), before, problems, time.monotonic() - started)
     if not done.rows:
         job.give_up()
         enough = "a negative" if config.short == "keep" else f"{done.wanted} negatives"
@@ -109,6 +84,28 @@ def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningRepo
         )
     job.finish(config.out, MINING_REPORT, done)
     return done
+
+
+def _report(
+    config: MineConfig, counts: Counter[str], parts: int, before: int, problems: list[Problem], seconds: float
+) -> MiningReport:
+    return MiningReport(
+        out=str(config.out),
+        index=config.index,
+        version=config.version,
+        wanted=config.negatives,
+        short=_by_reason(counts, SHORT),
+        short_kept=counts["short kept"],
+        left_out=_by_reason(counts, LEFT_OUT),
+        positives_encoded=counts["positives encoded"],
+        pairs_scored=counts["pairs scored"],
+        **{name: counts[name] for name in ("queries", "pairs", "rows", "negatives", "hits")},
+        parts=parts,
+        reused_parts=before,
+        skipped=problems,
+        seconds=round(seconds, 3),
+        versions=library_versions(),
+    )
 
 
 def _by_reason(counts: Counter[str], prefix: str) -> dict[str, int]:
@@ -133,31 +130,34 @@ def _find_corpus(config: MineConfig, index: Index) -> str | None:
     return config.corpus or config.data
 
 
-def _find_models(config: MineConfig, index: Index) -> str:
-    """The name of the encoder. Raises `InputError` where a model is missing: before anything is read."""
+def _in_full(config: MineConfig, index: Index) -> MineConfig:
+    """The settings as workers need them, who run in folders of their own. Raises `InputError` for a missing model."""
     remembered = index.manifest.model
     name = config.model or (remembered.name if remembered else None)
     if name is None:
         raise InputError(f"{config.index}: does not say which model it was built with; pass --model")
-    for model in (name, config.cross_encoder):
-        if model:
-            find_checkpoint(model)
-    return name
+    models = {"model": name, "cross_encoder": config.cross_encoder}
+    for model in filter(None, models.values()):
+        find_checkpoint(model)
+    names = {setting: model_name(model) if model else None for setting, model in models.items()}
+    return config.model_copy(update={"index": absolute(config.index), "version": index.version, **names})
 
 
-def _open_models(config: MineConfig, index: Index, name: str) -> tuple[str, str | None]:
+def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     """The fingerprints of the encoder and of the cross-encoder, if there is one. Raises `InputError`."""
     # torch is imported once the rest of the input is known to be good.
     from raycol.models import encoder_fingerprint, load_encoder_of
 
-    encoder = load_encoder_of(index.manifest.model, name, device="cpu")
+    encoder = load_encoder_of(index.manifest.model, config.model, device="cpu")
     if (dim := encoder.get_embedding_dimension()) != index.manifest.dim:
-        raise InputError(f"model {name!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}")
-    judge = None
+        raise InputError(
+            f"model {config.model!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}"
+        )
+    cross_encoder = None
     if config.cross_encoder:
         model = load_cross_encoder(config.cross_encoder, device="cpu", max_length=config.max_length)
-        judge = cross_encoder_fingerprint(model)
-    return encoder_fingerprint(encoder), judge
+        cross_encoder = cross_encoder_fingerprint(model)
+    return encoder_fingerprint(encoder), cross_encoder
 
 
 def _keep_texts(corpus: str, plan: Plan, on_error: OnError, problems: list[Problem]) -> str:

@@ -7,8 +7,8 @@ on the part and the settings, not on who works or beside whom.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.index import Hit, Index
-from raycol.index.pooling import token_pooling
-from raycol.mining.candidates import Candidate, Own, Rules, find_candidates, folded, in_turn
+from raycol.mining.candidates import Candidate, Own, Rules, folded, in_turn, possible_hits, text_reason
+from raycol.mining.positives import PositiveScorer, Scored
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Text, Texts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
-
-# Queries that are searched for and chosen for together: bounds the texts that are held.
-_BLOCK = 32
-# Where documents were split, so many passages of one are looked for at a time.
-_PASSAGES = 32
 
 MINED_SCHEMA = pa.schema(
     {
@@ -48,6 +43,33 @@ SHORT = "short: "
 
 # Scores pairs of a query and a document: float32 [n].
 PairScorer = Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
+
+
+@dataclass
+class _Choice:
+    """A query while its negatives are chosen: its positives by id and score, whose turn it is, what was chosen."""
+
+    query: TrainingQuery
+    positives: list[Scored]
+    own: Own
+    hits: int
+    turn: Iterator[Hit]
+    left_out: Counter[str]
+    seen: set[str] = field(default_factory=set)
+    negatives: list[Candidate] = field(default_factory=list)
+
+    def passes(self, text: Text) -> bool:
+        """Whether a document may be a negative by its text."""
+        reason = text_reason(text, self.own, self.seen)
+        self.left_out.update([reason] if reason else [])
+        self.seen.add(folded(text.content))
+        return reason is None
+
+    def why_short(self, wanted: int) -> str:
+        """Why there are too few: what took most of the hits."""
+        if self.hits < wanted:
+            return "few hits"
+        return min(self.left_out, key=lambda reason: (-self.left_out[reason], reason))
 
 
 @dataclass(frozen=True)
@@ -80,183 +102,87 @@ class Miner:
         """The rows of a part, one a query and positive, and counts of what became of it.
 
         Counts: queries, pairs, rows, negatives; hits, and `left out: REASON` of them; `short: REASON` of queries, by
-        what took most of their hits; positives encoded because the index lacks them.
+        what took most of their hits; positives encoded because the index lacks them; pairs scored.
         """
         counts: Counter[str] = Counter(queries=len(queries), pairs=sum(len(query.positives) for query in queries))
-        encoded = self._encode([query.text for query in queries])
-        rows = []
-        for start in range(0, len(queries), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            rows += self._mine(queries[block], encoded[block], counts)
+        encoded = self._encode_queries(queries)
+        found = self.index.search(encoded, self.to_rank, threads=1)
+        scorer = PositiveScorer(self.index, self.encoder, self.texts, self.batch_size)
+        positives = scorer(queries, encoded, found, counts)
+        work = [
+            self._begin(query, hits[self.from_rank - 1 :], scored)
+            for query, hits, scored in zip(queries, found, positives, strict=True)
+        ]
+        self._choose(work, counts)
+        rows = [row for query in work for row in self._finish(query, counts)]
         counts["rows"] = len(rows)
         counts["negatives"] = sum(len(row["negatives"]) for row in rows)
         return pa.Table.from_pylist(rows, MINED_SCHEMA), counts
 
-    def _encode(self, queries: list[str]) -> list[NDArray[np.float32]]:
-        made = self.encoder.encode_query(queries, batch_size=self.batch_size, show_progress_bar=False)
+    def _encode_queries(self, queries: Sequence[TrainingQuery]) -> list[NDArray[np.float32]]:
+        texts = [query.text for query in queries]
+        made = self.encoder.encode_query(texts, batch_size=self.batch_size, show_progress_bar=False)
         return [query.float().cpu().numpy() for query in made]
 
-    def _mine(
-        self, queries: Sequence[TrainingQuery], encoded: list[NDArray[np.float32]], counts: Counter[str]
-    ) -> list[dict[str, Any]]:
-        found = self.index.search(encoded, self.to_rank, threads=1)
-        window = [hits[self.from_rank - 1 :] for hits in found]
-        texts = self.texts(list(dict.fromkeys(hit.id for hits in found for hit in hits)))
-        scores = self._score_positives(queries, encoded, found, texts, counts)
-        left_out: list[Counter[str]] = []
-        turns = []
-        for query, hits, positive_scores in zip(queries, window, scores, strict=True):
-            own = Own.of(query)
-            reasons: Counter[str] = Counter()
-            lowest = min(score for _, score in positive_scores)
-            turns.append(
-                in_turn(find_candidates(hits, texts, own, lowest, self.rules, reasons), self.rules, query.text)
-            )
-            left_out.append(reasons)
-        chosen = self._choose(queries, turns, left_out, counts)
-        rows, wanted = [], self.rules.negatives
-        for query, hits, positive_scores, negatives, reasons in zip(
-            queries, window, scores, chosen, left_out, strict=True
-        ):
-            counts["hits"] += len(hits)
-            counts.update({f"{LEFT_OUT}{reason}": n for reason, n in reasons.items()})
-            if len(negatives) < wanted:
-                counts[f"{SHORT}{_why(len(hits), wanted, reasons)}"] += 1
-                if not self.keep_short or not negatives:
-                    continue
-                counts["short kept"] += 1
-            pairs = zip(query.positives, positive_scores, strict=True)
-            rows += [_row(query.text, positive, *found_as, negatives) for positive, found_as in pairs]
-        return rows
+    def _begin(self, query: TrainingQuery, hits: list[Hit], positives: list[Scored]) -> _Choice:
+        left_out: Counter[str] = Counter()
+        own, lowest = Own.of(query), min(score for _, score in positives)
+        possible = possible_hits(hits, own, lowest, self.rules, left_out, split=self.index.manifest.split is not None)
+        turn = iter(in_turn(possible, self.rules, query.text))
+        return _Choice(query, positives, own, len(hits), turn, left_out)
 
-    def _choose(
-        self,
-        queries: Sequence[TrainingQuery],
-        turns: list[list[Candidate]],
-        left_out: list[Counter[str]],
-        counts: Counter[str],
-    ) -> list[list[Candidate]]:
-        """The negatives of each query, best first: the first of those whose turn it is that the cross-encoder passes.
+    def _finish(self, choice: _Choice, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        """The rows of a query, and what is counted of it."""
+        counts["hits"] += choice.hits
+        counts.update({f"{LEFT_OUT}{reason}": n for reason, n in choice.left_out.items()})
+        if len(choice.negatives) < self.rules.negatives:
+            counts[f"{SHORT}{choice.why_short(self.rules.negatives)}"] += 1
+            if not self.keep_short or not choice.negatives:
+                return
+            counts["short kept"] += 1
+        negatives = sorted(choice.negatives, key=lambda candidate: (-candidate.score, candidate.id))
+        for positive, (id_, score) in zip(choice.query.positives, choice.positives, strict=True):
+            yield _row(choice.query.text, positive, id_, score, negatives)
 
-        It is asked of as many as are still needed, all queries' together, until there are enough or no more.
+    def _choose(self, work: Sequence[_Choice], counts: Counter[str]) -> None:
+        """Give each query its negatives: the first of those whose turn it is that pass by their texts and scores.
+
+        Looking at a text, and asking the cross-encoder, is what takes time: so it is done for as many as are still
+        needed, of all queries together, until there are enough or no more.
         """
-        wanted, cross_encoder = self.rules.negatives, self.cross_encoder
-        if cross_encoder is None:
-            return [_best_first(turn[:wanted]) for turn in turns]
-
-        def logits(pairs: list[tuple[str, str]]) -> list[float]:
-            counts["pairs scored"] += len(pairs)
-            return cross_encoder(pairs).tolist()  # type: ignore[no-any-return]
-
-        own = iter(logits([(query.text, each.text) for query in queries for each in query.positives]))
-        at_most = [min(islice(own, len(query.positives))) - self.cross_encoder_margin for query in queries]
-        chosen: list[list[Candidate]] = [[] for _ in queries]
-        waiting = [iter(turn) for turn in turns]
+        at_most = self._highest_logits(work, counts)
         while asked := [
-            (place, candidate)
-            for place, turn in enumerate(waiting)
-            for candidate in islice(turn, wanted - len(chosen[place]))
+            (place, hit)
+            for place, query in enumerate(work)
+            for hit in islice(query.turn, self.rules.negatives - len(query.negatives))
         ]:
-            found = logits([(queries[place].text, candidate.text) for place, candidate in asked])
-            for (place, candidate), logit in zip(asked, found, strict=True):
-                if logit <= at_most[place]:
-                    chosen[place].append(candidate)
-                else:
-                    left_out[place]["cross_encoder"] += 1
-        return [_best_first(each) for each in chosen]
-
-    def _score_positives(
-        self,
-        queries: Sequence[TrainingQuery],
-        encoded: list[NDArray[np.float32]],
-        found: list[list[Hit]],
-        texts: Mapping[str, Text],
-        counts: Counter[str],
-    ) -> list[list[tuple[str | None, float]]]:
-        """The id and score of every positive: the index's where it has it, else the score of its text, encoded.
-
-        The index has it where it knows the id, or where a hit has its text.
-        """
-        by_id = self._score_known(queries, encoded)
-        by_text = [{folded(texts[hit.id].content): hit for hit in reversed(hits)} for hits in found]
-        scores: list[list[tuple[str | None, float] | None]] = []
-        lacking = []
-        for place, query in enumerate(queries):
-            scores.append([])
-            for positive in query.positives:
-                hit = by_text[place].get(folded(positive.text))
-                if positive.id in by_id[place]:
-                    scores[-1].append((positive.id, by_id[place][positive.id]))
-                elif hit:
-                    scores[-1].append((positive.id or hit.id, hit.score))
-                else:
-                    scores[-1].append(None)
-                    lacking.append((place, positive.text))
-        counts["positives encoded"] += len(lacking)
-        made = self._score_texts(lacking, encoded)
-        return [
-            [
-                each or (positive.id, made[place, positive.text])
-                for each, positive in zip(of_query, query.positives, strict=True)
+            texts = self.texts(list(dict.fromkeys(hit.id for _, hit in asked)))
+            passed = [
+                (place, Candidate(hit.id, texts[hit.id].content, hit.score))
+                for place, hit in asked
+                if work[place].passes(texts[hit.id])
             ]
-            for place, (of_query, query) in enumerate(zip(scores, queries, strict=True))
-        ]
+            logits = self._logits([(work[place].query.text, candidate.text) for place, candidate in passed], counts)
+            for (place, candidate), logit in zip(passed, logits, strict=True):
+                if logit <= at_most[place]:
+                    work[place].negatives.append(candidate)
+                else:
+                    work[place].left_out["cross_encoder"] += 1
 
-    def _score_known(
-        self, queries: Sequence[TrainingQuery], encoded: list[NDArray[np.float32]]
-    ) -> list[dict[str | None, float]]:
-        """For each query the scores of those positives that the index has under their ids."""
-        ids = [list(dict.fromkeys(each.id for each in query.positives if each.id)) for query in queries]
-        if self.index.manifest.split is None:
-            ranked = self.index.rerank(encoded, ids, on_unknown="ignore", threads=1)
-            return [{hit.id: hit.score for hit in hits} for hits in ranked]
-        scores: list[dict[str | None, float]] = [{} for _ in queries]
-        # Of a document that was split the passage counts that answers best. They are numbered.
-        waiting, first = ids, 0
-        while any(waiting):
-            numbers = range(first, first + _PASSAGES)
-            names = [[f"{id_}#{number}" for id_ in of_one for number in numbers] for of_one in waiting]
-            ranked = self.index.rerank(encoded, names, on_unknown="ignore", threads=1)
-            for place, hits in enumerate(ranked):
-                there = set()
-                for hit in hits:
-                    parent = hit.id.rpartition("#")[0]
-                    there.add(parent)
-                    scores[place][parent] = max(hit.score, scores[place].get(parent, hit.score))
-                waiting[place] = [id_ for id_ in waiting[place] if id_ in there]
-            first += _PASSAGES
-        return scores
+    def _highest_logits(self, work: Sequence[_Choice], counts: Counter[str]) -> list[float]:
+        """What a negative's logit may be: the lowest of the query's positives, less the margin."""
+        own = iter(
+            self._logits([(each.query.text, text.text) for each in work for text in each.query.positives], counts)
+        )
+        return [min(islice(own, len(each.positives))) - self.cross_encoder_margin for each in work]
 
-    def _score_texts(
-        self, wanted: Sequence[tuple[int, str]], encoded: list[NDArray[np.float32]]
-    ) -> dict[tuple[int, str], float]:
-        """MaxSim of queries, by their places, and texts, pooled as the index's documents are."""
-        texts = sorted({text for _, text in wanted})
-        if not texts:
-            return {}
-        made = self.encoder.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False)
-        pool = token_pooling(self.index.manifest.pool_factor)
-        tokens = {}
-        for text, tokens_TD in zip(texts, made, strict=True):
-            array_TD = tokens_TD.float().cpu().numpy()
-            tokens[text] = pool(array_TD) if pool else array_TD
-        return {(place, text): max_sim(encoded[place], tokens[text]) for place, text in wanted}
-
-
-def max_sim(query_QD: NDArray[np.float32], tokens_TD: NDArray[np.float32]) -> float:
-    """The score of a document that is not in the index. Not by BLAS, whose rounding may depend on its threads."""
-    return float(np.einsum("qd,td->qt", query_QD, tokens_TD).max(axis=1).sum())
-
-
-def _best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.id))
-
-
-def _why(hits: int, wanted: int, reasons: Counter[str]) -> str:
-    """Why a query has too few negatives: what took most of its hits."""
-    if hits < wanted:
-        return "few hits"
-    return min(reasons, key=lambda reason: (-reasons[reason], reason))
+    def _logits(self, pairs: list[tuple[str, str]], counts: Counter[str]) -> list[float]:
+        """The cross-encoder's; all the same where there is none."""
+        if self.cross_encoder is None:
+            return [0.0] * len(pairs)
+        counts["pairs scored"] += len(pairs)
+        logits: list[float] = self.cross_encoder(pairs).tolist()
+        return logits
 
 
 def _row(

@@ -13,7 +13,6 @@ import xxhash
 from raycol.data import Passage
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.indexing.metadata import PARENT
 
 _ROWS = 10_000
 # SQLite takes so many parameters in any version.
@@ -22,11 +21,10 @@ _ASKED_AT_ONCE = 900
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A document's title and text, and the id of the document it is a passage of, where documents were split."""
+    """A document's title and text."""
 
     title: str
     text: str
-    parent: str | None = None
 
     @property
     def content(self) -> str:
@@ -50,7 +48,7 @@ class IndexTexts:
     def __call__(self, ids: Sequence[str]) -> dict[str, Text]:
         """A document without a text has an empty one."""
         rows = zip(ids, self._index.metadata(ids), strict=True)
-        return {id_: Text(row.get("title") or "", row.get("text") or "", row.get(PARENT)) for id_, row in rows}
+        return {id_: Text(row.get("title") or "", row.get("text") or "") for id_, row in rows}
 
 
 class TextWriter:

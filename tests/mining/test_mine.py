@@ -57,11 +57,11 @@ def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert:
     qrels = [line.split("\t")[:2] for line in (beir / "qrels/train.tsv").read_text().splitlines()[1:]]
     assert [[row["query_id"], row["positive_id"]] for row in rows] == qrels
     contents_by_id = {passage.id: passage.content for passage in passages_of(beir)}
-    for row in rows:
+    queries = encoder.encode_query([row["query"] for row in rows], convert_to_numpy=True, show_progress_bar=False)
+    for row, hits in zip(rows, opened.exact(queries, 80), strict=True):
         assert row["positive"] == contents_by_id[row["positive_id"]]
         assert row["negatives"] == [contents_by_id[id_] for id_ in row["negative_ids"]]
-        query = encoder.encode_query(row["query"], convert_to_numpy=True)
-        exact = {hit.id: hit.score for hit in opened.exact([query], 80)[0]}
+        exact = {hit.id: hit.score for hit in hits}
         ids = [row["positive_id"], *row["negative_ids"]]
         assert row["mined_scores"] == pytest.approx([exact[id_] for id_ in ids], abs=1e-4)
     # What reads examples takes them as they are, and the scores for no teacher's.
@@ -78,7 +78,7 @@ def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path,
     report = mine(index, pairs, tmp_path / "o", negatives=3, to_rank=80, relative_margin=0.0)
     rows = rows_of(tmp_path / "o")
     assert 20 <= report.positives_encoded < 60
-    assert report.left_out["text_of_positive"] > 20
+    assert report.left_out["text_of_positive"] > 10
     for row in rows:
         assert row["query_id"] is None
         assert (row["positive_id"] is None) == row["positive"].startswith("elsewhere")

@@ -225,6 +225,8 @@ def test_a_document_without_a_text_is_none(tmp_path: Path) -> None:
     ]
     index = Index.create(tmp_path / "index", documents, columns={"text": "string"})
     assert IndexTexts(index)(["d1", "d2"]) == {"d1": Text("", ""), "d2": Text("", "text 2")}
-    table, counts = miner(index, Rules(5))([TrainingQuery("a", [Positive(None, "d2", "text 2")])])
+    table, counts = miner(index, Rules(15), keep_short=True)([TrainingQuery("a", [Positive(None, "d2", "text 2")])])
     assert counts["left out: no_text"] == 10
-    assert all(table["negatives"].to_pylist()[0])
+    assert sorted(table["negatives"].to_pylist()[0]) == sorted(
+        f"text {number}" for number in range(0, 20, 2) if number != 2
+    )
