@@ -1,7 +1,7 @@
 r"""Find hard negatives as a Ray job. The arguments are those of `raycol mine`; paths are on shared storage.
 
     ray job submit --working-dir . -- \
-        python jobs/mine.py INDEX BEIR_FOLDER --out NEGATIVES --relative-margin 0.05 --num-workers 16
+        python jobs/mine.py INDEX BEIR_FOLDER --out NEGATIVES --margin 0.2 --num-workers 16
 
 Submitted again after a crash, it goes on from the parts that were finished.
 """

@@ -64,11 +64,9 @@ def mined(report: MiningReport) -> None:
         f"{report.queries} queries, {_files(report)}"
     )
     if short := sum(report.short.values()):
-        kept = f"; {report.short_kept} of them were kept (--short keep)" if report.short_kept else ""
-        gone = "" if short == report.short_kept else f"; {short - report.short_kept} of them were LEFT OUT"
         typer.echo(
-            f"{short} of {report.queries} queries have fewer than {report.wanted} negatives{gone}{kept}. What took "
-            f"most of their hits: {listed(report.short)}"
+            f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
+            f"{_fate(short, report.short_kept)}. What took most of their hits: {listed(report.short)}"
         )
     if report.left_out:
         typer.echo(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
@@ -84,18 +82,21 @@ def taught(report: TeachingReport) -> None:
         f"{report.positive_first} positives are scored highest"
     )
     if report.short:
-        kept = f"; {report.short_kept} of them were kept (--short keep)" if report.short_kept else ""
-        gone = (
-            "" if report.short == report.short_kept else f"; {report.short - report.short_kept} of them were LEFT OUT"
-        )
         typer.echo(
-            f"{report.short} of {report.examples} examples have fewer than {report.n_ways} documents{gone}{kept}"
+            f"{report.short} of {report.examples} examples have fewer than {report.n_ways} documents: "
+            f"{_fate(report.short, report.short_kept)}"
         )
     if report.documents_left_out:
         typer.echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were left out (--n-ways)")
     if report.cut:
         typer.echo(f"{report.cut} pairs are longer than the teacher reads and were cut (--max-length)")
     _skipped(report.skipped, f"{TEACHING_REPORT} in {report.out}")
+
+
+def _fate(short: int, kept: int) -> str:
+    """What became of those that are short of documents."""
+    parts = {"LEFT OUT": short - kept, "kept": kept}
+    return " and ".join(f"{n} {what}" for what, n in parts.items() if n) + " (--short)"
 
 
 def _files(report: MiningReport | TeachingReport) -> str:

@@ -75,7 +75,7 @@ class MineConfig(_JobConfig, WorkersConfig):
     """How far below the positive's score a negative's must be."""
 
     relative_margin: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The same as a share of the positive's score: 0.05 keeps what has at most 95 % of it."""
+    """The same as a share of the positive's score: 0.01 keeps what has at most 99 % of it."""
 
     max_score: Score | None = None
     """The highest score a negative may have."""

@@ -116,9 +116,8 @@ def test_queries_that_are_short_are_left_out_loudly(
     assert min(len(row["negatives"]) for row in rows_of(tmp_path / "keep")) < 10
     mined(skipped)
     said = capsys.readouterr().out
-    assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives; " in said
-    assert "LEFT OUT" in said
-    assert "margin" in said
+    assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives: " in said
+    assert f": {sum(skipped.short.values())} LEFT OUT (--short). What took most of their hits: margin " in said
 
 
 @pytest.mark.usefixtures("without_ray")
