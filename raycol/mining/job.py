@@ -118,8 +118,11 @@ class Job:
         with writing(out):
             folder.mkdir(exist_ok=True)
             _replace(folder / "job.json", json.dumps(settings, default=str).encode())
-            shutil.rmtree(job.work, ignore_errors=True)
+            before = folder / f".{uuid.uuid4().hex}"
+            if job.work.exists():  # by a run that was interrupted; its files may not have reached the disk
+                os.rename(job.work, before)
             os.rename(plan.folder, job.work)
+            shutil.rmtree(before, ignore_errors=True)
         return job
 
     @property

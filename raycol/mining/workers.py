@@ -35,16 +35,20 @@ class _JobWorker(Worker):
     def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
         super().__init__(on_gpu, dtype)
         self.job = Job(Path(folder))
+        self._first = ""
 
     def place_of(self, row: dict[str, Any]) -> str:
-        """A part by its number and the first query in it."""
-        number = int(row["number"])
-        return f"part {number}, which begins with the query {self.job.read_work(number)[0]['query'][:60]!r}"
+        """A part by its number and, once it was read, the first query in it."""
+        begins = f", which begins with the query {self._first[:60]!r}" if self._first else ""
+        return f"part {int(row['number'])}{begins}"
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """The number of the part that was saved."""
         number = int(row["number"])
-        self.job.save_part(number, *self.make(self.job.read_work(number)))
+        self._first = ""
+        rows = self.job.read_work(number)
+        self._first = str(rows[0]["query"])
+        self.job.save_part(number, *self.make(rows))
         release_memory()
         return {"number": number}
 

@@ -66,6 +66,10 @@ def test_scores_are_the_logits_of_every_pair(examples: Path, tiny_cross_encoder:
     assert report.positive_first == sum(row["scores"][0] == max(row["scores"]) for row in rows)
     assert report == TeachingReport.model_validate_json((tmp_path / "o" / "teaching-report.json").read_bytes())
     assert beside(tmp_path / "o") == []
+    teach(examples, tiny_cross_encoder, tmp_path / "half", dtype="bfloat16")
+    half = [score for row in rows_of(tmp_path / "half") for score in row["scores"]]
+    assert half != scores
+    assert np.corrcoef(half, scores)[0, 1] > 0.99
     taught = list(read_examples(Source(path=str(tmp_path / "o"))))
     assert [list(each.scores or ()) for each in taught] == [row["scores"] for row in rows]
 
