@@ -1,0 +1,59 @@
+"""GradCache: what is kept for the backward pass does not grow with the batch."""
+
+from pathlib import Path
+
+import pytest
+
+from raycol.training import worker
+from tests.training.material import fit_here, settings, write_examples
+
+pytestmark = pytest.mark.slow
+
+
+class Held:
+    """A tensor that is kept for the backward pass; counted while it is."""
+
+    now = most = 0
+
+    def __init__(self, tensor) -> None:
+        self.tensor = tensor
+        Held.now += tensor.nbytes
+        Held.most = max(Held.most, Held.now)
+
+    def __del__(self) -> None:
+        Held.now -= self.tensor.nbytes
+
+
+def activations(model: Path, folder: Path, size: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Most bytes that the encoder's forward passes of one step keep at once."""
+    import torch
+
+    make = worker.make_loss
+
+    def counting(encoder, config):
+        forward = encoder.forward
+
+        def counted(*arguments, **settings):
+            with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+                return forward(*arguments, **settings)
+
+        encoder.forward = counted
+        return make(encoder, config)
+
+    monkeypatch.setattr(worker, "make_loss", counting)
+    data = write_examples(folder / f"{size}.jsonl", size)
+    Held.now = Held.most = 0
+    values = {"batch_size": size, "mini_batch_size": 16, "max_steps": 1, "objective": objective}
+    fit_here(settings(model, data, folder / "m", **values), folder / f"{objective}-{size}")
+    monkeypatch.undo()
+    return Held.most
+
+
+def test_activations_do_not_grow_with_the_batch(
+    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {size: activations(tiny_colbert, tmp_path, size, "cached", monkeypatch) for size in (64, 256, 1024)}
+    assert found[64] > 0
+    # Mini-batches differ in their longest text only.
+    assert max(found.values()) <= 1.25 * found[64]
+    assert activations(tiny_colbert, tmp_path, 256, "contrastive", monkeypatch) > 8 * found[256]
