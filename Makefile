@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PYLATE := .venv-pylate
 
-.PHONY: demo test lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-training clean help
+.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -14,7 +14,10 @@ demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this m
 	$(BIN)/raycol demo $(ARGS)
 
 test: $(VENV)/.dev    ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(ARGS)
+
+test-long: $(VENV)/.dev  ## the tests of losing workers, nodes and drivers that make test leaves out
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.dev    ## style and formatting
 	$(BIN)/ruff check .

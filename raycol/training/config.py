@@ -187,6 +187,8 @@ class TrainConfig(Config):
             raise ValueError("patience is counted in evaluations; give eval_data or held_out too")
         if self.distils and self.n_ways == 1:
             raise ValueError(f"n_ways is 1; {self.objective} compares at least 2 documents of a query")
+        if self.objective == "margin-mse" and self.scoring == "xtr":
+            raise ValueError("xtr scoring compares candidates of a query or a batch, margin-mse pairs; choose maxsim")
         if not self.distils and (self.teacher_temperature or self.normalize_scores):
             raise ValueError("teacher_temperature and normalize_scores are for the objective distillation")
         return self

@@ -27,18 +27,13 @@ from sentence_transformers.multi_vector_encoder.scoring import (
 )
 from torch import Tensor, nn
 
-from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
 Score = Any  # a callable of embeddings and masks that returns scores
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
-    """The loss of a configuration over an encoder.
-
-    Raises:
-        InputError: a scoring that the objective does not have.
-    """
+    """The loss of a configuration over an encoder."""
     gather = config.gather_across_workers and config.num_workers > 1
     if config.objective in ("cached", "contrastive"):
         common = {
@@ -59,8 +54,6 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
             teacher_temperature=config.teacher_temperature,
             mini_batch_size=config.mini_batch_size,
         )
-    if config.scoring == "xtr":
-        raise InputError("xtr scoring compares a batch or a query's candidates; margin-mse has pairs, choose maxsim")
     pairwise = mean_colbert_scores_pairwise if config.scoring == "mean-maxsim" else colbert_scores_pairwise
     return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
 

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from raycol.data.corpus import identity
 from raycol.errors import InputError, RaycolError, writing
 from raycol.index.storage import Files, Store
 from raycol.index.storage.files import content_name
+from raycol.index.storage.store import UNFINISHED
 from raycol.training.checkpoints import Saved, best_of, describe, list_checkpoints
 from raycol.training.config import TrainConfig
 from raycol.training.evaluation import METRIC
 from raycol.training.prepare import Work, prepare
 
-RUN, DONE = "run.json", "done.json"
+RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
+_OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
 _MAX_BYTES = 16 << 20
 
 
@@ -93,13 +96,16 @@ def begin(store: Store, config: TrainConfig) -> Run:
     """Prepare a training and write down what was prepared.
 
     Raises:
-        InputError: see `prepare`.
+        InputError: see `prepare`; or the model cannot be opened.
     """
+    from raycol.training.worker import new_encoder
+
     with writing(store), store.workspace(0) as workspace:
         data, collection = workspace / "data", workspace / "collection"
         data.mkdir()
         collection.mkdir()
         work = prepare(config, data, collection)
+        new_encoder(config, "cpu")  # what is wrong with it is said now, not by every worker
         run = Run(
             settings=config.outcome(),
             inputs=_inputs(config),
@@ -150,7 +156,7 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     from raycol.saving import save_encoder
     from raycol.training.card import write_extras
     from raycol.training.state import WEIGHTS, load_weights
-    from raycol.training.worker import add_adapters, merge_adapters, new_encoder
+    from raycol.training.worker import merge_adapters, new_encoder
 
     found = list_checkpoints(store)
     if not found:
@@ -158,8 +164,6 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     kept = best_of(found, METRIC) or found[-1]
     history = json.loads((found[-1].open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
-    if config.lora_rank:
-        add_adapters(encoder, config)
     load_weights(kept.open(store) / WEIGHTS, encoder)
     merge_adapters(encoder)
     unfinished = config.out.parent / f".{config.out.name}-{uuid.uuid4().hex}"
@@ -175,10 +179,11 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
 
 
 def clear(store: Store) -> None:
-    """Remove what a training kept."""
+    """Remove what a training kept, and nothing else: the folder may be somebody's."""
+    unfinished = [name for name in store.names("") if UNFINISHED in name]
     with writing(store):
-        if store.is_local:
-            shutil.rmtree(store.uri, ignore_errors=True)
-            return
-        for name in (RUN, DONE, *store.names("")):
+        for name in (*_OURS, *unfinished):
             store.remove(name)
+    if store.is_local:
+        with suppress(OSError):
+            Path(store.uri).rmdir()  # only where it is empty

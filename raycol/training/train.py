@@ -11,6 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from raycol.index.storage import Store, open_store
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
-from raycol.training.run import DONE, Run, begin, clear, finish, open_run
+from raycol.training.run import DONE, METRICS, Run, begin, clear, finish, open_run
 
 OnRecord = Callable[[dict[str, float]], None]
 
@@ -98,11 +99,12 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
 def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
     """Pass records on, and keep `metrics.jsonl` up to date in a local store; what comes again replaces what was."""
     lines: dict[tuple[float, bool], str] = {}
-    path = Path(store.uri) / "metrics.jsonl" if store.is_local else None
+    path = Path(store.uri) / METRICS if store.is_local else None
     if path and path.is_file():
         for line in path.read_text().splitlines():
-            record = json.loads(line)
-            lines[record["step"], "loss" in record] = line
+            with suppress(ValueError):  # the last one may be half of one
+                record = json.loads(line)
+                lines[record["step"], "loss" in record] = line
 
     def note(record: dict[str, float]) -> None:
         if on_record:

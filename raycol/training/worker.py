@@ -69,8 +69,6 @@ def fit(
     logging.disable_progress_bar()
     torch.manual_seed(config.seed)
     encoder = new_encoder(config, None if config.on_gpu else "cpu")
-    if config.lora_rank:
-        add_adapters(encoder, config)
     if config.gradient_checkpointing:
         encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
@@ -94,14 +92,20 @@ def fit(
 
 
 def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
-    """The encoder that training starts from."""
+    """The encoder that training starts from, with adapters where they are trained.
+
+    Raises:
+        InputError: it cannot be opened, or made as the settings ask for.
+    """
     encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _OF_THE_ENCODER})
     if config.scoring == "mean-maxsim":
         encoder.similarity_fn_name = "meanmaxsim"
+    if config.lora_rank:
+        _add_adapters(encoder, config)
     return encoder
 
 
-def add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
+def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
     """Freeze the backbone and put low-rank adapters beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
     try:
         from peft import LoraConfig, get_peft_model

@@ -14,7 +14,7 @@ import pytest
 from raycol.mining import MineConfig, TeachConfig, mine_negatives, score_examples
 from tests.mining.conftest import contents, in_this_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_local")]
 
 _PATIENCE_S = 240
 

@@ -29,6 +29,7 @@ def scifact(beside: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_false_negatives_are_left_out_and_positives_are_scored_above_most_negatives(
     scifact: Path, beside: tuple[Path, Path], tmp_path: Path
 ) -> None:

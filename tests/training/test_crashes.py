@@ -14,7 +14,7 @@ from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
 from tests.training.material import fit_here, settings, weights, work_in_group, write_examples
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS, SAVE_EVERY = 200, 10
 

@@ -112,7 +112,6 @@ PAIR = {"query": "rain", "positive": "wind"}
         ([PAIR] * 20, {"held_out": 1}, "held_out is 1 and there are 1 queries"),
         ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "2 batches of 8 examples make no step of 8"),
         ([PAIR] * 20, {"eval_data": Path("gone")}, "gone: no such folder"),
-        ([SCORED] * 9, {"objective": "margin-mse", "scoring": "xtr"}, "choose maxsim"),
     ],
 )
 def test_unusable_input_is_said_before_anything_starts(
@@ -166,8 +165,36 @@ def test_an_unfinished_training_of_other_settings_is_not_gone_on_with(
         train(config)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
+def test_of_a_storage_only_what_training_kept_is_removed(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
+    from raycol.index.storage import open_store
+    from raycol.training.run import begin, clear
+
+    (tmp_path / "shared" / "run").mkdir(parents=True)
+    (tmp_path / "shared" / "theirs").write_text("theirs")
+    for place in ("shared", "new"):
+        store = open_store(tmp_path / place)
+        begin(store, settings(tiny_colbert, pairs, tmp_path / "m"))
+        clear(store)
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"run", "theirs"}
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_that_do_not_go_together_are_refused(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
+    from raycol.training import TrainConfig
+
+    needed = {"model": "m", "data": "d", "out": "o"}
+    for values, message in (
+        ({"batch_size": 9, "num_workers": 2}, "multiple of num_workers"),
+        ({"eval_data": "x", "held_out": 3}, "two ways to evaluate"),
+        ({"patience": 1}, "patience is counted in evaluations"),
+        ({"objective": "distillation", "n_ways": 1}, "at least 2 documents"),
+        ({"objective": "margin-mse", "scoring": "xtr"}, "choose maxsim"),
+        ({"normalize_scores": True}, "for the objective distillation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TrainConfig.load(None, {**needed, **values})
+
+
 def test_a_model_that_cannot_be_opened_is_named_and_nothing_is_left(pairs: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
