@@ -115,6 +115,7 @@ def test_more_workers_on_more_nodes_write_the_same_bytes(
     assert contents(tmp_path / "i") == contents(undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undisturbed")
 def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
@@ -222,6 +223,7 @@ def assert_kept(before: dict[str, int], out: Path, again: int) -> None:
     assert sum(now[name] != before[name] for name in before) <= again
 
 
+@pytest.mark.long
 def test_an_append_that_is_killed_goes_on(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -256,6 +258,7 @@ def test_an_append_that_is_killed_goes_on(
     assert (len(index), index.verify()) == (2 * PARTS * PER_PART, [])
 
 
+@pytest.mark.long
 def test_of_two_builds_in_one_place_one_gets_through(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
