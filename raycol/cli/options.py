@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from raycol.config import Config
+from raycol.errors import InputError
 
 C = TypeVar("C", bound=Config)
 
@@ -32,6 +33,8 @@ def options_of(
     def decorate(run: Callable[[C], None]) -> Callable[..., None]:
         def command(config: Path | None = None, recipe_: Path | None = None, **values: Any) -> None:
             given = {name: value for name, value in values.items() if value not in (None, [], ())}
+            if config and recipe_:
+                raise InputError(f"two files of settings, {recipe_} and --config {config}; give one of them")
             run(config_class.load(config or recipe_, given))
 
         parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]

@@ -77,9 +77,9 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
     full = {"model": find_checkpoint(config.model), "out": config.out.absolute(), "storage": config.place}
     config = config.model_copy(update=full)
     store = open_store(config.place)
-    ours = not store.names("")
+    begun = open_run(store, config)
     try:
-        run = open_run(store, config) or begin(store, config)
+        run = begun or begin(store, config)
         if DONE not in store.names(""):
             needs = {name: amount * config.num_workers for name, amount in config.resources.items()}
             with ray_session(**needs):
@@ -87,7 +87,7 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
         report(run.work.steps, run.work.steps, "saving the model")
         kept, history = finish(store, config, run)
     except BaseException:
-        if ours and not store.names("checkpoints"):
+        if not begun and not store.names("checkpoints"):
             clear(store)
         raise
     clear(store)

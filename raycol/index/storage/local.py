@@ -156,9 +156,10 @@ class LocalStore(Store):
                 path.rmdir()
 
     def check_room(self) -> None:
-        """Raise `InputError` where a file stands in the folder's place."""
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root} is a file; expected a folder for the index, or a new name")
+        """Raise `InputError` where a file stands in the place of the folder, or of one above it."""
+        there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file; expected a folder for the index, or a new name")
 
     def why_not_an_index(self) -> str:
         """What stands here."""
