@@ -272,6 +272,13 @@ def state_of(uri: str) -> str:
         return f"{info.size} {info.mtime_ns}"
 
 
+def folder_state(folder: str, pattern: str) -> str:
+    """The same of all files in a local folder and below it that match a pattern."""
+    with reading(folder):
+        states = [path.stat() for path in sorted(Path(folder).rglob(pattern))]
+    return " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states)
+
+
 @contextmanager
 def reading(name: object) -> Iterator[None]:
     """Turn what the system or Arrow says of a failed read into an `InputError`."""

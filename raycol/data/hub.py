@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycol.data.files import HUB, CorpusFile, reading
+from raycol.data.files import HUB, CorpusFile, folder_state, reading
 from raycol.data.parquet import records_of
 from raycol.data.position import START, Position
 from raycol.errors import InputError
@@ -49,7 +48,7 @@ def open_dataset(file: CorpusFile) -> datasets.Dataset:
         return _open_dataset(file, "")
     if file.subset:
         raise InputError(f"{file}: a folder has no subsets; leave --subset out")
-    return _open_dataset(file, _folder_state(file.uri, "*.json"))  # another dataset may have been saved there since
+    return _open_dataset(file, folder_state(file.uri, "*.json"))  # another dataset may have been saved there since
 
 
 def subsets_of(uri: str) -> tuple[str, ...]:
@@ -68,13 +67,7 @@ def dataset_state(file: CorpusFile) -> str:
         # Made of the configuration and of the data files that the builder found.
         return str(open_dataset(file)._fingerprint)
     # Not its own fingerprint: that stays where a function, not its arguments, gives other embeddings.
-    return _folder_state(file.uri, "*")
-
-
-def _folder_state(folder: str, pattern: str) -> str:
-    with reading(folder):
-        states = [path.stat() for path in sorted(Path(folder).rglob(pattern))]
-    return " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states)
+    return folder_state(file.uri, "*")
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import tempfile
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Literal
 
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from raycol.data.arrow_rows import MappedRows, RowWriter
 from raycol.data.cells import read_id
 from raycol.data.columns import first_name, list_names
 from raycol.data.corpus import OnError, encode_text, read_records, refuse
@@ -43,8 +43,6 @@ _TITLES = {"query": (), "document": ("title", "doc_title")}
 _SCHEMA = pa.schema(
     [("id", pa.large_string()), ("text", pa.large_string()), ("file", pa.int32()), ("number", pa.int64())]
 )
-_BATCH_ROWS = 4096
-_BATCH_CHARACTERS = 1 << 24
 
 
 class Lookup:
@@ -72,9 +70,7 @@ class Lookup:
         with writing(tempfile.gettempdir()), tempfile.TemporaryFile(buffering=1 << 20) as file:
             self._write(file, hashes)
             mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        reader = pa.ipc.open_file(pa.BufferReader(mapped))
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64).tolist()
+        self._table = MappedRows(pa.BufferReader(mapped))
         unsorted = np.frombuffer(hashes, np.uint64)
         self._rows = np.argsort(unsorted, kind="stable")
         self._hashes = unsorted[self._rows]
@@ -86,31 +82,26 @@ class Lookup:
     def find(self, id_: str) -> str | None:
         """The text of an id, if there is one."""
         row = self._find_row(id_)
-        return None if row is None else str(self._cell(row, "text"))
+        return None if row is None else str(self._table.cell(row, "text"))
 
     def _find_row(self, id_: str) -> int | None:
         hash_ = np.uint64(xxhash.xxh3_64_intdigest(id_.encode()))
         at = int(np.searchsorted(self._hashes, hash_))
         while at < len(self._hashes) and self._hashes[at] == hash_:
             row = int(self._rows[at])
-            if self._cell(row, "id") == id_:
+            if self._table.cell(row, "id") == id_:
                 return row
             at += 1
         return None
 
-    def _cell(self, row: int, column: str) -> Any:
-        number = bisect_right(self._ends, row)
-        start = self._ends[number - 1] if number else 0
-        return self._batches[number].column(column)[row - start].as_py()
-
     def _where(self, row: int) -> str:
-        return self._files[int(self._cell(row, "file"))].where(int(self._cell(row, "number")))
+        return self._files[int(self._table.cell(row, "file"))].where(int(self._table.cell(row, "number")))
 
     def _check_distinct(self) -> None:
         """The first of those with one id counts."""
         for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
             row = int(self._rows[at + 1])
-            id_ = self._cell(row, "id")
+            id_ = self._table.cell(row, "id")
             first = self._find_row(id_)
             if first is not None and first != row:
                 self._refuse(Problem(self._where(row), f"the id {id_!r} stands at {self._where(first)} already"))
@@ -121,22 +112,15 @@ class Lookup:
             self._problems.append(problem)
 
     def _write(self, file: IO[bytes], hashes: array[int]) -> None:
-        batch: list[_Row] = []
-        characters = 0
         first: Problem | None = None
-        with pa.ipc.new_file(file, _SCHEMA) as writer:
+        with RowWriter(file, _SCHEMA) as writer:
             for row in self._scan():
                 if isinstance(row, Problem):
                     self._refuse(row)
                     first = first or row
                     continue
                 hashes.append(xxhash.xxh3_64_intdigest(row[0].encode()))
-                batch.append(row)
-                characters += len(row[1])
-                if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
-                    _flush(writer, batch)
-                    batch, characters = [], 0
-            _flush(writer, batch)
+                writer.add(row)
         file.flush()
         if not hashes:
             why = f"; every record was left out, the first was {first}" if first else ""
@@ -182,8 +166,3 @@ class Lookup:
         if not any(map(str.strip, texts)):
             raise ValueError(f"{self.role} {id_!r} has no text")
         return id_, " ".join(texts).strip() if title_name else texts[1]
-
-
-def _flush(writer: pa.RecordBatchWriter, batch: list[_Row]) -> None:
-    if batch:
-        writer.write_batch(pa.record_batch([*zip(*batch, strict=True)], schema=_SCHEMA))

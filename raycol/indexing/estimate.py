@@ -18,11 +18,12 @@ from raycol.index.create import partition_tokens_for
 from raycol.indexing.codebook import enough_documents
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
-from raycol.indexing.part import check_tokens, peak_memory
+from raycol.indexing.part import check_tokens
 from raycol.indexing.partitions import merged_tokens
 from raycol.indexing.plan import ID_BYTES
 from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder
+from raycol.memory import peak_memory
 
 # Tokens that rates are measured on, about.
 _TIMED_TOKENS = 16384

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from raycol.indexing.encode import document_length, document_prompt, encode_text
 from raycol.indexing.metadata import stored
 from raycol.indexing.plan import Part, read_part
 from raycol.indexing.split import Splitter
+from raycol.memory import peak_memory
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -254,12 +254,3 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

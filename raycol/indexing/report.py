@@ -15,7 +15,8 @@ from raycol.index.manifest import REPORT
 from raycol.index.storage import Store
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled
-from raycol.indexing.part import Built, peak_memory
+from raycol.indexing.part import Built
+from raycol.memory import peak_memory
 
 _LIBRARIES = (
     "ray",

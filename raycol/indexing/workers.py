@@ -18,8 +18,9 @@ from raycol.index.storage import open_store
 from raycol.indexing.clock import Clock
 from raycol.indexing.config import WorkersConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import Task, build_partition, encode_sample, peak_memory, release_memory
+from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
 from raycol.indexing.plan import Part
+from raycol.memory import peak_memory
 from raycol.ray_session import ray_errors, ray_session
 
 if TYPE_CHECKING:

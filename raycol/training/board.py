@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raycol.progress import Report
-from raycol.training.trainer import OnRecord
-
-Record = dict[str, float]
+from raycol.training.record import OnRecord, Record
 
 _PERIOD_S = 0.5
 # Starts from one checkpoint after which training is given up.

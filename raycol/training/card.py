@@ -24,6 +24,7 @@ from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
 from raycol.models import load_encoder
 from raycol.training.curves import draw_curves
+from raycol.training.record import Record
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from raycol.training.checkpoints import Saved
     from raycol.training.config import TrainConfig
     from raycol.training.prepare import Work
-
-Record = dict[str, float]
 
 # What is told of a step and of an evaluation; the Trainer notes more, which says nothing about the model.
 _NOTED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", *METRICS)
@@ -172,6 +171,7 @@ def _use(name: str, opens_in_pylate: bool) -> str:
     documents = '["Copy a whole directory tree.", "The middle value of some numbers."]'
     examples = {
         "raycol": f"""\
+from raycol.training.record import Record
 from raycol import Document, Index, load_encoder
 
 encoder = load_encoder({model})

@@ -16,25 +16,38 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.index.storage import Files, Store
-from raycol.index.storage.files import FileInfo, content_name, digest
+from raycol.index.storage.files import content_name, describe_file
 
 _FOLDER = "checkpoints"
 _MAX_RECORD_BYTES = 1 << 20
 
 
-class Saved(BaseModel):
-    """A checkpoint: after which step, its folder and files, and what was measured there."""
+class Folder(BaseModel):
+    """A folder of the store and its files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
     folder: str
     files: Files
-    metrics: dict[str, float]
 
     def open(self, store: Store) -> Path:
-        """A local folder with its files."""
+        """A local folder with these files."""
         return store.folder(self.folder, self.files)
+
+
+class Saved(Folder):
+    """A checkpoint: after which step, and what was measured there."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+def publish(store: Store, workspace: Path, parent: str, base: int = 0) -> Folder:
+    """Put the files of a workspace into a folder of the store that is named after them."""
+    files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
+    name = f"{parent}/{content_name(base, files)}"
+    store.publish(workspace, name, files)
+    return Folder(folder=name, files=files)
 
 
 def list_checkpoints(store: Store) -> list[Saved]:
@@ -62,17 +75,10 @@ def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: C
     """Write a checkpoint's files to a workspace and publish them, whole or not at all."""
     with writing(store), store.workspace(step) as workspace:
         write(workspace)
-        files = {path.name: describe(path) for path in sorted(workspace.iterdir())}
-        saved = Saved(step=step, folder=f"{_FOLDER}/{content_name(step, files)}", files=files, metrics=metrics)
-        store.publish(workspace, saved.folder, files)
+        folder = publish(store, workspace, _FOLDER, step)
+        saved = Saved(step=step, folder=folder.folder, files=folder.files, metrics=metrics)
         store.write(f"{_FOLDER}/{step:08d}.json", saved.model_dump_json().encode())
     return saved
-
-
-def describe(path: Path) -> FileInfo:
-    """Length and checksum of a file."""
-    with path.open("rb", buffering=0) as file:
-        return FileInfo(bytes=path.stat().st_size, xxh3=digest(file))
 
 
 def prune(store: Store, keep: int, metric: str) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raycol.evaluation.metrics import METRICS
-
-Record = dict[str, float]
+from raycol.training.record import Record
 
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 _WIDTH, _HEIGHT = 8.0, 2.0  # inches: of all, of each curve

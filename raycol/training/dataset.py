@@ -7,11 +7,9 @@ there. Neither is ever read into memory whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from raycol.data.arrow_rows import MappedRows, RowWriter
 from raycol.data.corpus import refuse
 from raycol.data.examples import Example, Source, read_examples
 from raycol.data.position import Problem
@@ -37,8 +36,6 @@ _EXAMPLE = pa.schema(
     ]
 )
 _TEXT = pa.schema([("text", pa.large_string())])
-# Rows of a record batch; of texts a batch ends also after so many characters.
-_ROWS, _CHARACTERS = 8192, 32 << 20
 
 
 class SourceInfo(BaseModel):
@@ -58,12 +55,12 @@ def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
         InputError: an unusable source or example (unless such are skipped), or one without any example.
     """
     with ExitStack() as stack:
-        texts = stack.enter_context(_Texts(folder / TEXTS))
-        rows = stack.enter_context(_Rows(folder / EXAMPLES, _EXAMPLE))
+        texts = _Texts(stack.enter_context(RowWriter(folder / TEXTS, _TEXT)))
+        rows = stack.enter_context(RowWriter(folder / EXAMPLES, _EXAMPLE))
         return [_write(config, number, source, texts, rows) for number, source in enumerate(config.data)]
 
 
-def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows: _Rows) -> SourceInfo:
+def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows: RowWriter) -> SourceInfo:
     count, n_ways = 0, config.n_ways or 0
     problems: list[Problem] = []
     if config.split and not source.split:
@@ -97,47 +94,12 @@ def _problem(config: TrainConfig, example: Example, n_ways: int) -> str | None:
     return None
 
 
-class _Rows:
-    """An Arrow file that is written row by row."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pa.ipc.new_file(str(path), schema)
-        self._schema = schema
-        self._rows: list[tuple[Any, ...]] = []
-
-    def __enter__(self) -> _Rows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def add(self, row: tuple[Any, ...]) -> None:
-        """Write a row, with a value for each field of the schema."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(*self._rows, strict=True) if self._rows else ([] for _ in self._schema)
-        arrays = [pa.array(list(column), field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._rows.clear()
-
-
 class _Texts:
-    """An Arrow file of distinct texts; in memory stays a digest of each."""
+    """Writes distinct texts; in memory stays a digest of each."""
 
-    def __init__(self, path: Path) -> None:
-        self._rows = _Rows(path, _TEXT)
+    def __init__(self, rows: RowWriter) -> None:
+        self._rows = rows
         self._known: dict[int, int] = {}
-        self._characters = 0
-
-    def __enter__(self) -> _Texts:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._rows.__exit__(*error)
 
     def add(self, text: str) -> int:
         """The row of a text."""
@@ -146,10 +108,6 @@ class _Texts:
         if row is None:
             row = self._known[key] = len(self._known)
             self._rows.add((text,))
-            self._characters += len(text)
-            if self._characters > _CHARACTERS:
-                self._rows._flush()
-                self._characters = 0
         return row
 
 
@@ -166,32 +124,31 @@ class TrainingSet:
     """The written files, mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self._texts = _Table(folder / TEXTS)
-        self._examples = _Table(folder / EXAMPLES)
+        self._texts, self._examples = (MappedRows(pa.memory_map(str(folder / name))) for name in (TEXTS, EXAMPLES))
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, number: int) -> Row:
-        row = self._examples.row(number)
-        return Row(self.text(row["query"]), [self.text(one) for one in row["documents"]], row["scores"])
+        query, documents, scores = self.places(number)
+        return Row(self.text(query), [self.text(one) for one in documents], scores)
 
     def text(self, number: int) -> str:
         """A text by its row."""
-        return str(self._texts.row(number)["text"])
+        return str(self._texts.cell(number, "text"))
 
     def where(self, number: int) -> str:
         """Where an example stands in its source."""
-        return str(self._examples.row(number)["where"])
+        return str(self._examples.cell(number, "where"))
 
     def column(self, name: str) -> NDArray[np.int64]:
         """`query` or `source` of all examples."""
-        return np.concatenate([batch.column(name).to_numpy() for batch in self._examples.batches()]).astype(np.int64)
+        return np.concatenate([batch.column(name).to_numpy() for batch in self._examples.batches]).astype(np.int64)
 
     def positives(self) -> NDArray[np.int64]:
         """The first document of all examples."""
         found = []
-        for batch in self._examples.batches():
+        for batch in self._examples.batches:
             documents = batch.column("documents")
             starts = documents.offsets.to_numpy()[:-1]
             found.append(documents.values.to_numpy()[starts])
@@ -199,27 +156,5 @@ class TrainingSet:
 
     def places(self, number: int) -> tuple[int, list[int], list[float] | None]:
         """An example by the rows of its query and its documents, and their scores."""
-        row = self._examples.row(number)
-        return row["query"], row["documents"], row["scores"]
-
-
-class _Table:
-    """Rows of a mapped Arrow file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        sizes = [self._file.get_batch(number).num_rows for number in range(self._file.num_record_batches)]
-        self._starts = np.cumsum([0, *sizes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        for number in range(self._file.num_record_batches):
-            yield self._file.get_batch(number)
-
-    def row(self, number: int) -> dict[str, Any]:
-        chunk = int(np.searchsorted(self._starts, number, side="right")) - 1
-        batch = self._file.get_batch(chunk)
-        at = number - int(self._starts[chunk])
-        return {name: batch.column(name)[at].as_py() for name in batch.schema.names}
+        query, documents, scores = (self._examples.cell(number, name) for name in ("query", "documents", "scores"))
+        return query, documents, scores

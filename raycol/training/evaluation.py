@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import MultiVectorEncoder
-from torch import distributed
 
 from raycol.data import Dataset, Passage, read_corpus
 from raycol.data.beir import read_qrels, read_queries, save_qrels
@@ -22,6 +21,7 @@ from raycol.errors import InputError
 from raycol.evaluation.metrics import DEPTH, score_run
 from raycol.evaluation.runs import run_exact
 from raycol.training.dataset import TrainingSet
+from raycol.training.group import of_all, place_in_group
 
 METRIC = "nDCG@10"
 
@@ -81,18 +81,12 @@ def evaluate_on(encoder: MultiVectorEncoder, dataset: Dataset) -> dict[str, floa
     was_training = encoder.training
     encoder.eval()
     try:
-        rank, n_workers = _place()
+        rank, n_workers = place_in_group()
         share = replace(dataset, passages=dataset.passages[rank::n_workers])
         run = run_exact(encoder, share) if share.passages else {}
         return score_run(dataset.qrels, _merged(run, dataset, encoder.device) if n_workers > 1 else run)
     finally:
         encoder.train(was_training)
-
-
-def _place() -> tuple[int, int]:
-    if not distributed.is_initialized():
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
 
 
 def _merged(run: Run, dataset: Dataset, device: torch.device) -> Run:
@@ -105,16 +99,9 @@ def _merged(run: Run, dataset: Dataset, device: torch.device) -> Run:
         positions_QN[row, : len(hits)] = torch.tensor([place[id_] for id_, _ in hits], dtype=torch.int64)
         scores_QN[row, : len(hits)] = torch.tensor([score for _, score in hits], dtype=torch.float64)
     merged: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
-    all_positions, all_scores = _gathered(positions_QN, device), _gathered(scores_QN, device)
+    all_positions, all_scores = of_all(positions_QN.to(device)), of_all(scores_QN.to(device))
     for positions, scores in zip(all_positions, all_scores, strict=True):
         for query, row, values in zip(dataset.queries, positions.tolist(), scores.tolist(), strict=True):
             hits_ = zip(row, values, strict=True)
             merged[query].update({dataset.passages[at].id: score for at, score in hits_ if at >= 0})
     return merged
-
-
-def _gathered(tensor: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    tensor = tensor.to(device)
-    found = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(found, tensor)
-    return [one.cpu() for one in found]

@@ -38,7 +38,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
     if config.objective in ("cached", "contrastive"):
         common = {
             "scale": 1 / config.temperature,
-            "similarity_fct": _batch_scores(config),
+            "similarity_fct": _scores(config, colbert_scores, mean_colbert_scores, XTRScores),
             "mini_batch_size": config.mini_batch_size,
             "gather_across_devices": gather,
         }
@@ -46,7 +46,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
             return CachedMultiVectorMultipleNegativesRankingLoss(encoder, **common)
         return MultiVectorMultipleNegativesRankingLoss(encoder, **common)
     if config.objective == "distillation":
-        scores = _candidate_scores(config)
+        scores = _scores(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
         return MultiVectorDistillKLDivLoss(
             encoder,
             similarity_fct=stretched(scores) if config.normalize_scores else scores,
@@ -58,22 +58,13 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
     return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
 
 
-def _batch_scores(config: TrainConfig) -> Score:
-    """Scores [Q, D] of queries and all documents of a batch."""
+def _scores(config: TrainConfig, maxsim: Score, mean: Score, xtr: Any) -> Score:
+    """That of several ways to score which the configuration names."""
     if config.scoring == "xtr":
-        return XTRScores(top_k=config.xtr_tokens)
+        return xtr(top_k=config.xtr_tokens)
     if config.scoring == "mean-maxsim":
-        return mean_colbert_scores
-    return _fused() or colbert_scores if config.on_gpu else colbert_scores
-
-
-def _candidate_scores(config: TrainConfig) -> Score:
-    """Scores [Q, N] of each query's own documents."""
-    if config.scoring == "xtr":
-        return XTRKDScores(top_k=config.xtr_tokens)
-    if config.scoring == "mean-maxsim":
-        return mean_colbert_kd_scores
-    return _fused() or colbert_kd_scores if config.on_gpu else colbert_kd_scores
+        return mean
+    return _fused() or maxsim if config.on_gpu else maxsim
 
 
 def _fused() -> Score | None:

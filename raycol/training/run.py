@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycol.data import corpus_files
 from raycol.data.corpus import identity
+from raycol.data.files import folder_state
 from raycol.errors import InputError, RaycolError, writing
-from raycol.index.storage import Files, Store
-from raycol.index.storage.files import content_name
+from raycol.index.storage import Store
 from raycol.index.storage.store import UNFINISHED
-from raycol.training.checkpoints import Saved, best_of, describe, list_checkpoints
+from raycol.training.checkpoints import Folder, Saved, best_of, list_checkpoints, publish
 from raycol.training.config import TrainConfig
 from raycol.training.evaluation import METRIC
 from raycol.training.prepare import Work, prepare
@@ -37,19 +37,6 @@ from raycol.training.prepare import Work, prepare
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
 _OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
 _MAX_BYTES = 16 << 20
-
-
-class Folder(BaseModel):
-    """A folder of the store and its files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    files: Files
-
-    def open(self, store: Store) -> Path:
-        """A local folder with these files."""
-        return store.folder(self.name, self.files)
 
 
 class Run(BaseModel):
@@ -110,18 +97,11 @@ def begin(store: Store, config: TrainConfig) -> Run:
             settings=config.outcome(),
             inputs=_inputs(config),
             work=work,
-            data=_publish(store, data),
-            collection=_publish(store, collection) if config.evaluates else None,
+            data=publish(store, data, data.name),
+            collection=publish(store, collection, collection.name) if config.evaluates else None,
         )
         store.write(RUN, run.model_dump_json().encode())
     return run
-
-
-def _publish(store: Store, folder: Path) -> Folder:
-    files = {path.name: describe(path) for path in sorted(folder.iterdir())}
-    name = f"{folder.name}/{content_name(0, files)}"
-    store.publish(folder, name, files)
-    return Folder(name=name, files=files)
 
 
 def _inputs(config: TrainConfig) -> list[str]:
@@ -133,12 +113,8 @@ def _inputs(config: TrainConfig) -> list[str]:
 
 
 def _state(place: str) -> str:
-    path = Path(place)
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
-        return " ".join(f"{file.stat().st_size} {file.stat().st_mtime_ns}" for file in found)
-    if path.is_file():
-        return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+    if Path(place).is_dir():
+        return folder_state(place, "*")
     try:
         return " ".join(identity(file) for file in corpus_files(place))
     except InputError:  # a model of the hub, a glob of lookups

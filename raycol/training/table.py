@@ -16,8 +16,7 @@ from rich.text import Text
 
 from raycol.evaluation.metrics import METRICS
 from raycol.progress import console
-
-Record = dict[str, float]
+from raycol.training.record import OnRecord, Record
 
 _METRIC = "nDCG@10"
 # At most so many steps are shown, and so many evaluations; steps this many seconds apart, so that they can be read.
@@ -38,7 +37,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 @contextmanager
-def live_table() -> Iterator[Callable[[Record], None]]:
+def live_table() -> Iterator[OnRecord]:
     """Show the course of a training while the block runs; the block calls what it is given with each record.
 
     A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...). Where there

@@ -24,9 +24,8 @@ from raycol.index.storage import Store, open_store
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
+from raycol.training.record import OnRecord
 from raycol.training.run import DONE, METRICS, Run, begin, clear, finish, open_run
-
-OnRecord = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)

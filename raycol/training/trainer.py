@@ -9,10 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import resource
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -29,10 +26,13 @@ from raycol.data import Dataset
 from raycol.errors import RaycolError
 from raycol.evaluation.metrics import METRICS
 from raycol.index.storage import Store
+from raycol.memory import peak_memory
 from raycol.training.batches import Plan, WorkerBatches
 from raycol.training.checkpoints import Background, list_checkpoints
 from raycol.training.dataset import Row, TrainingSet
 from raycol.training.evaluation import METRIC, evaluate_on
+from raycol.training.group import of_all
+from raycol.training.record import OnRecord
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,
@@ -45,9 +45,6 @@ from raycol.training.state import (
     snapshot,
     snapshot_optimiser,
 )
-
-# Called with what is known of a step or an evaluation, by name: step, steps, loss, learning_rate, nDCG@10 and so on.
-OnRecord = Callable[[dict[str, float]], None]
 
 # Examples that an error names.
 _ROWS_SHOWN = 8
@@ -110,8 +107,8 @@ class Trainer(MultiVectorEncoderTrainer):
         self._plan = plan
         self._rhythm = rhythm
         self._store = store
-        self._leads = self.args.process_index == 0
-        self._checkpoints = Background(store, rhythm.keep, METRIC) if store and self._leads else None
+        leads = self.args.process_index == 0
+        self._checkpoints = Background(store, rhythm.keep, METRIC) if store and leads else None
         self._evaluation: Any = evaluation  # there is one where `rhythm` evaluates
         self._on_record = on_record
         self._tokens, self._since = 0, time.monotonic()
@@ -144,7 +141,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
         self._tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
         loss: Tensor = super().training_step(model, inputs, *arguments)
-        bad = [rank for rank, value in enumerate(self._of_all(loss)) if not math.isfinite(value)]
+        bad = [rank for rank, value in enumerate(self._numbers(loss)) if not math.isfinite(value)]
         if bad:
             self._stop("the loss", bad)
         return loss
@@ -156,12 +153,9 @@ class Trainer(MultiVectorEncoderTrainer):
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
 
-    def _of_all(self, value: Tensor) -> list[float]:
-        if self.args.world_size == 1:
-            return [float(value)]
-        found = torch.empty(self.args.world_size, dtype=torch.float32, device=value.device)
-        distributed.all_gather_into_tensor(found, value.detach().float().reshape(1))
-        return [float(one) for one in found.cpu()]
+    def _numbers(self, value: float | Tensor) -> list[float]:
+        """A number of every worker."""
+        return [float(one) for one in of_all(torch.as_tensor(value, dtype=torch.float32, device=self.args.device))]
 
     def _stop(self, what: str, workers: list[int]) -> None:
         """Raise an error that names the step, the examples of these workers, and where to go on from."""
@@ -184,7 +178,7 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._tokens * self.args.world_size / max(now - self._since, 1e-9)
-            logs = {**logs, "tokens_per_second": rate, "memory_bytes": memory_bytes()}
+            logs = {**logs, "tokens_per_second": rate, "memory_bytes": _most_memory()}
             self._tokens, self._since = 0, now
         super().log(logs, start_time)
         if "loss" in logs or METRIC in logs:
@@ -230,21 +224,15 @@ class Trainer(MultiVectorEncoderTrainer):
                 self._checkpoints.wait()
             except RaycolError as found:
                 error = found
-        if any(self._of_all(torch.tensor(float(error is not None), device=self.args.device))):
+        if any(self._numbers(float(error is not None))):
             raise StoppedError(str(error or "the leading worker cannot save checkpoints"))
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Every worker's random numbers, on all workers."""
-        state = random_state()
-        if self.args.world_size == 1:
-            return [state]
-        mine = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8, device=self.args.device)
-        sizes = [int(size) for size in self._of_all(torch.tensor(float(len(mine)), device=self.args.device))]
-        padded = torch.zeros(max(sizes), dtype=torch.uint8, device=self.args.device)
-        padded[: len(mine)] = mine
-        found = [torch.empty_like(padded) for _ in sizes]
-        distributed.all_gather(found, padded)
-        return [json.loads(bytes(one[:size].tolist())) for one, size in zip(found, sizes, strict=True)]
+        mine = torch.tensor(list(json.dumps(random_state()).encode()), dtype=torch.uint8, device=self.args.device)
+        sizes = [int(size) for size in self._numbers(len(mine))]
+        padded = torch.nn.functional.pad(mine, (0, max(sizes) - len(mine)))
+        return [json.loads(bytes(one[:size].tolist())) for one, size in zip(of_all(padded), sizes, strict=True)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.model)
@@ -291,8 +279,6 @@ class Rhythm(TrainerCallback):
         return bool(self._patience) and len(found) - 1 - found.index(max(found)) >= self._patience
 
 
-def memory_bytes() -> int:
-    """Most memory that this process has had: of its GPU, where it has one."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _most_memory() -> int:
+    """Bytes: of the GPU, where there is one."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_memory()

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainingArguments
-from transformers.utils import logging
 
 from raycol.errors import InputError
 from raycol.index.storage import Store
-from raycol.models import load_encoder
+from raycol.models import load_encoder, quiet_transformers
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.evaluation import open_collection
 from raycol.training.objective import make_loss
 from raycol.training.prepare import Work, make_plan
-from raycol.training.trainer import OnRecord, Rhythm, Trainer
+from raycol.training.record import OnRecord
+from raycol.training.trainer import Rhythm, Trainer
 
 _OF_THE_ENCODER = (
     "embedding_size",
@@ -65,8 +65,6 @@ def fit(
         InputError: the model cannot be opened, or a checkpoint is of another one.
         RaycolError: the loss or the gradient is not finite, or a checkpoint cannot be saved.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     torch.manual_seed(config.seed)
     encoder = new_encoder(config, None if config.on_gpu else "cpu")
     if config.gradient_checkpointing:
@@ -87,7 +85,8 @@ def fit(
         on_record,
     )  # fmt: skip
     saved = list_checkpoints(store) if store else []
-    trainer.train(resume_from_checkpoint=str(saved[-1].open(store)) if store and saved else None)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=str(saved[-1].open(store)) if store and saved else None)
     return encoder, trainer.state.log_history
 
 

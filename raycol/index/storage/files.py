@@ -172,6 +172,12 @@ def check_contents(folder: Path, files: Files) -> None:
                 )
 
 
+def describe_file(path: Path) -> FileInfo:
+    """Length and checksum of a file, read whole."""
+    with path.open("rb", buffering=0) as file:
+        return FileInfo(bytes=os.fstat(file.fileno()).st_size, xxh3=digest(file))
+
+
 def digest(file: Any) -> str:
     """The XXH3 checksum of what is left to read of a binary file."""
     found = xxhash.xxh3_128()

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
-from raycol.index.storage.files import FileInfo, Files, digest, open_checked
+from raycol.index.storage.files import FileInfo, Files, describe_file, digest, open_checked
 from raycol.index.storage.store import Store
 
 _CHUNK = 4 << 20
@@ -203,8 +203,7 @@ class RemoteStore(Store):
             raise IndexCorruptError(f"{self.place(name)}: missing; restore it or rebuild the index") from None
         with self._reading(), source, writing(self._cache), path.open("wb") as file:
             shutil.copyfileobj(source, file, _CHUNK)
-        with path.open("rb") as file:
-            found = FileInfo(bytes=path.stat().st_size, xxh3=digest(file))
+        found = describe_file(path)
         if found != info:
             raise IndexCorruptError(
                 f"{self.place(name)}: {found.bytes} bytes with checksum {found.xxh3}; the manifest promises "
