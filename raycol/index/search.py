@@ -12,7 +12,7 @@ Whatever decides between documents before 4 is an integer sum, so hits do not de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raycol.index.codebook import Codebook
 from raycol.index.effort import SearchSettings
-from raycol.index.kernels.candidates import best_estimates, score_by_centroids, visit_lists
+from raycol.index.kernels.candidates import ESTIMATE_MASK, best_estimates, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import above_next, nearest_lists, query_bytes, score_bytes, score_centroids
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
@@ -66,6 +66,50 @@ class Answer(NamedTuple):
     n_scored: int
 
 
+class Size(NamedTuple):
+    """How much there is to search, over all partitions wherever they are.
+
+    `n_documents` and `n_tokens` count what was deleted too; `restricted` says whether documents other than the
+    deleted ones may not be found.
+    """
+
+    n_documents: int
+    n_allowed: int
+    n_tokens: int
+    restricted: bool
+
+
+class Plan(NamedTuple):
+    """How one query is searched, the same for all partitions.
+
+    `n_candidates` documents are scored by their centroids, those with the best estimates after `n_probe` lists of each
+    query token; with `n_probe` 0 all are, for less. `exact`: all are scored exactly, at once.
+    """
+
+    n_rescore: int
+    n_candidates: int
+    n_probe: int
+    exact: bool
+
+
+class Candidates(NamedTuple):
+    """Documents by ascending numbers, int64 [M]; their estimates and their scores by centroids, int32 [M].
+
+    Estimates are zeros where no lists were visited, scores where all candidates are scored exactly.
+    """
+
+    numbers_M: NDArray[np.int64]
+    estimates_M: NDArray[np.int32]
+    scores_M: NDArray[np.int32]
+
+
+class Rescored(NamedTuple):
+    """Documents that were scored exactly, by ascending numbers, int64 [M], and their scores, float32 [M]."""
+
+    numbers_M: NDArray[np.int64]
+    scores_M: NDArray[np.float32]
+
+
 def cpu_scorer(codebook: Codebook) -> Scorer:
     """The kernel of this package, on the thread that calls it."""
 
@@ -84,58 +128,102 @@ def search(
     query_QD: NDArray[np.float32], codebook: Codebook, scope: Scope, *, k: int, settings: SearchSettings, score: Scorer
 ) -> Answer:
     """The best `k` documents for one query among those of the scope, approximately."""
-    n_rescore = max(settings.n_rescore, k)
-    if scope.n_allowed <= n_rescore:
-        return search_exact(query_QD, scope, k=k, score=score)
     query = Query.prepare(query_QD)
-    per_rescored = _CANDIDATES_PER_RESCORED_RESTRICTED if scope.restricted else _CANDIDATES_PER_RESCORED
-    n_candidates = per_rescored * n_rescore
-    # Where a filter leaves a share of the documents, as many of these are met in so many times the lists.
-    n_probe = min(codebook.n_centroids, settings.n_probe * scope.n_documents // scope.n_allowed)
-    entries = query.n_tokens * n_probe * scope.n_tokens / codebook.n_centroids
-    tokens = scope.n_tokens * scope.n_allowed / scope.n_documents
-    by_lists = (
-        scope.n_allowed > n_candidates and _ENTRY_NS * entries < _CENTROID_TOKEN_NS * len(query.floats_BDL) * tokens
-    )
-    tables_BRL, state_N = _score_centroids(query, codebook, scope, n_probe if by_lists else 0)
-    if by_lists:
-        candidates_M = best_estimates(state_N, scope.allowed_N, n_candidates, 255 * query.n_tokens)
-    else:
-        candidates_M = scope.numbers
-    scores_M = np.concatenate(
-        [
-            score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
-            for partition, documents in scope.split(candidates_M)
-        ]
-    )
-    return _rescore(query, scope, candidates_M[_ranked(scores_M)], n_rescore, k, score)
+    plan = plan_search(query.n_tokens, size_of(scope), codebook.n_centroids, k=k, settings=settings)
+    ranked_M = rank(find_candidates(query, codebook, scope, plan, plan.n_candidates))
+    steps = rescoring(ranked_M, plan.n_rescore, k)
+    numbers_M = next(steps)
+    try:
+        while True:
+            numbers_M = steps.send(exact_scores(query, scope, numbers_M, score))
+    except StopIteration as done:
+        found: Rescored = done.value
+    return Answer(_best_hits(scope, found, k), len(found.numbers_M))
 
 
 def search_exact(query_QD: NDArray[np.float32], scope: Scope, *, k: int, score: Scorer) -> Answer:
     """The best `k` documents of the scope, every token of theirs scored."""
     numbers_N = scope.numbers
-    scores_N = _exact_scores(Query.prepare(query_QD), scope, numbers_N, score)
-    return Answer(_best_hits(scope, numbers_N, scores_N, k), len(numbers_N))
+    scores_N = exact_scores(Query.prepare(query_QD), scope, numbers_N, score)
+    return Answer(_best_hits(scope, Rescored(numbers_N, scores_N), k), len(numbers_N))
 
 
-def _rescore(query: Query, scope: Scope, ranked_M: NDArray[np.int64], n: int, k: int, score: Scorer) -> Answer:
-    """Score the first `n` of the documents exactly, and the next ones while hits come from among the last scored.
+def size_of(scope: Scope) -> Size:
+    """Where all partitions are of one scope."""
+    return Size(scope.n_documents, scope.n_allowed, scope.n_tokens, scope.restricted)
+
+
+def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings: SearchSettings) -> Plan:
+    """How a query of `n_tokens` tokens is searched."""
+    n_rescore = max(settings.n_rescore, k)
+    if size.n_allowed <= n_rescore:
+        return Plan(n_rescore, size.n_allowed, 0, exact=True)
+    per_rescored = _CANDIDATES_PER_RESCORED_RESTRICTED if size.restricted else _CANDIDATES_PER_RESCORED
+    n_candidates = per_rescored * n_rescore
+    # Where a filter leaves a share of the documents, as many of these are met in so many times the lists.
+    n_probe = min(n_centroids, settings.n_probe * size.n_documents // size.n_allowed)
+    entries = n_tokens * n_probe * size.n_tokens / n_centroids
+    tokens = size.n_tokens * size.n_allowed / size.n_documents
+    by_lists = (
+        size.n_allowed > n_candidates
+        and _ENTRY_NS * entries < _CENTROID_TOKEN_NS * math.ceil(n_tokens / LANES) * tokens
+    )
+    return Plan(n_rescore, n_candidates, n_probe if by_lists else 0, exact=False)
+
+
+def find_candidates(query: Query, codebook: Codebook, scope: Scope, plan: Plan, limit: int) -> Candidates:
+    """The candidates among the documents of a scope, at most `limit` where lists are visited: the first by estimate."""
+    numbers_M = scope.numbers
+    if plan.exact or not len(numbers_M):
+        none_M = np.zeros(len(numbers_M), dtype=np.int32)
+        return Candidates(numbers_M, none_M, none_M)
+    tables_BRL, state_N = _score_centroids(query, codebook, scope, plan.n_probe)
+    if plan.n_probe:
+        numbers_M = best_estimates(state_N, scope.allowed_N, limit, 255 * query.n_tokens)
+    scores_M = np.concatenate(
+        [
+            score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
+            for partition, documents in scope.split(numbers_M)
+        ]
+    )
+    return Candidates(numbers_M, (state_N[numbers_M] & ESTIMATE_MASK).astype(np.int32), scores_M)
+
+
+def rank(found: Candidates) -> NDArray[np.int64]:
+    """The numbers of candidates, from the best score by centroids to the worst; equals in their order."""
+    return found.numbers_M[_ranked(found.scores_M)]
+
+
+def rescoring(
+    ranked_M: NDArray[np.int64], n: int, k: int
+) -> Generator[NDArray[np.int64], NDArray[np.float32], Rescored]:
+    """Have the first `n` documents scored exactly, and the next ones while hits come from among the last scored.
 
     Where estimates rank well, the hits are among the first; the last hit's rank says how far they may be off.
+
+    Yields:
+        Ascending numbers of documents, whose scores are to be sent.
+
+    Returns:
+        All that were scored.
     """
     most = min(len(ranked_M), _MOST_RESCORED * n)
     scores_M = np.empty(most, dtype=np.float32)
     scored = 0
-    while scored < min(n, most):
+    while True:
         numbers = ranked_M[scored : min(n, most)]
         ascending = np.argsort(numbers)
-        scores_M[scored + ascending] = _exact_scores(query, scope, numbers[ascending], score)
+        scores_M[scored + ascending] = yield numbers[ascending]
         scored += len(numbers)
+        if scored == most:
+            break
         edge = np.partition(scores_M[:scored], -k)[-k]
         last = int(np.flatnonzero(scores_M[:scored] >= edge)[k - 1 - k // _LATE_HITS])
         n = max(n, _SCORED_PER_RANK * (last + 1))
+        if scored >= n:
+            break
     ascending = np.argsort(ranked_M[:scored])
-    return Answer(_best_hits(scope, ranked_M[ascending], scores_M[ascending], k), scored)
+    return Rescored(ranked_M[ascending], scores_M[ascending])
 
 
 def _score_centroids(
@@ -198,17 +286,22 @@ def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
 
 
-def _exact_scores(query: Query, scope: Scope, numbers_M: NDArray[np.int64], score: Scorer) -> NDArray[np.float32]:
+def exact_scores(query: Query, scope: Scope, numbers_M: NDArray[np.int64], score: Scorer) -> NDArray[np.float32]:
     """Scores of documents, given by ascending numbers, float32 [M]."""
     parts = [score(query, partition, documents) for partition, documents in scope.split(numbers_M)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
-def _best_hits(scope: Scope, numbers_M: NDArray[np.int64], scores_M: NDArray[np.float32], k: int) -> list[Hit]:
-    """The best `k` of documents, given by ascending numbers; all that tie with the last compete by their ids."""
-    if k < len(scores_M):
-        best = np.flatnonzero(scores_M >= np.partition(scores_M, -k)[-k])
-        numbers_M, scores_M = numbers_M[best], scores_M[best]
+def best(found: Rescored, k: int) -> Rescored:
+    """The best `k` of documents, and all that tie with the last: these compete by their ids."""
+    if k >= len(found.scores_M):
+        return found
+    best_M = np.flatnonzero(found.scores_M >= np.partition(found.scores_M, -k)[-k])
+    return Rescored(found.numbers_M[best_M], found.scores_M[best_M])
+
+
+def _best_hits(scope: Scope, found: Rescored, k: int) -> list[Hit]:
+    numbers_M, scores_M = best(found, k)
     return merge_hits([map(Hit, scope.ids(numbers_M), scores_M.tolist())], k)
 
 

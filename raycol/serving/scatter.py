@@ -1,0 +1,306 @@
+"""One search over all shards: candidates from each, the choice among all of them, exact scores, the best k.
+
+Knows nothing of Ray: a shard is whatever answers `ask(method, *arguments)`. One that does not answer, or not in time,
+is left out from then on, and the answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.errors import InputError
+from raycol.index.effort import SearchSettings
+from raycol.index.search import Candidates, Plan, Rescored, Size, best, plan_search, rank, rescoring
+from raycol.index.shard import Found, Part, Selection
+
+Ask = Callable[..., Awaitable[Any]]
+
+# A shard's part of the candidates, and of the documents scored ahead, is taken to be so many times an even one.
+_CANDIDATES_SHARE = 1.5
+_AHEAD_SHARE = 1.25
+# So many more, since small parts vary most.
+_CANDIDATES_MORE = 32
+_AHEAD_MORE = 4
+
+
+class FoundHit(NamedTuple):
+    """A hit with what the index keeps of its document."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+
+
+class Gathered(NamedTuple):
+    """The hits of each query, by how many shards they were found, and seconds by stage."""
+
+    results: list[list[FoundHit]]
+    answered: int
+    seconds: dict[str, float]
+
+
+class Shards:
+    """The shards of one search: asked together, until a deadline; those that fail are not asked again.
+
+    Args:
+        asks: one a shard.
+        deadline: when to give up, by `time.monotonic`.
+        on_failure: told the number of a shard and why it failed.
+    """
+
+    def __init__(self, asks: Sequence[Ask], deadline: float, on_failure: Callable[[int, BaseException], None]) -> None:
+        self._asks = asks
+        self._deadline = deadline
+        self._on_failure = on_failure
+        self.alive = list(range(len(asks)))
+
+    async def ask_all(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """The answers of those shards that are given arguments, by their numbers.
+
+        Raises:
+            InputError: a shard refused what it was asked.
+        """
+        numbers = [number for number in self.alive if number in arguments]
+        tasks = [asyncio.ensure_future(self._asks[number](method, *arguments[number])) for number in numbers]
+        if not tasks:
+            return {}
+        try:
+            await asyncio.wait(tasks, timeout=max(0.0, self._deadline - time.monotonic()))
+        finally:
+            for task in tasks:
+                task.cancel()
+        answers = {}
+        for number, task in zip(numbers, tasks, strict=True):
+            # One that was cancelled a moment ago may not have noticed yet.
+            failure = task.exception() if task.done() and not task.cancelled() else TimeoutError("no answer in time")
+            if isinstance(failure, InputError):
+                raise failure
+            if failure is None:
+                answers[number] = task.result()
+            else:
+                self.alive.remove(number)
+                self._on_failure(number, failure)
+        return answers
+
+
+async def search(
+    shards: Shards,
+    queries: Sequence[NDArray[np.float32]],
+    *,
+    k: int,
+    settings: SearchSettings,
+    size: Size,
+    n_centroids: int,
+    selection: Selection,
+) -> Gathered:
+    """The best `k` documents for each query over all shards that answer.
+
+    Args:
+        shards: all shards of one version.
+        queries: float32 [n_tokens, dim] each.
+        k: hits a query.
+        settings: how hard to look.
+        size: of the whole version, without a filter.
+        n_centroids: of the version's codebook.
+        selection: which documents may be found.
+
+    Raises:
+        InputError: a shard refused the request.
+    """
+    started = time.perf_counter()
+    if selection != Selection():
+        counts = await shards.ask_all("count", {shard: (selection,) for shard in shards.alive})
+        allowed = sum(counts.values())
+        size = size._replace(n_allowed=allowed, restricted=allowed < size.n_allowed)
+    plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
+    parts = await _candidates(shards, queries, plans, selection, k)
+    found = time.perf_counter()
+    searches = [
+        _Search(k, plan, {shard: answers[number] for shard, answers in parts.items()})
+        for number, plan in enumerate(plans)
+    ]
+    while waiting := [number for number, search in enumerate(searches) if search.wanted]:
+        wanted = {
+            shard: [(number, searches[number].wanted[shard]) for number in waiting if shard in searches[number].wanted]
+            for shard in shards.alive
+        }
+        scores = await shards.ask_all(
+            "score",
+            {
+                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], k)
+                for shard, pairs in wanted.items()
+                if pairs
+            },
+        )
+        for number in waiting:
+            searches[number].give(
+                {
+                    shard: dict(zip([number for number, _ in wanted[shard]], answers, strict=True)).get(number)
+                    for shard, answers in scores.items()
+                    if shard in searches[number].wanted
+                }
+            )
+    results = await _describe(shards, searches)
+    done = time.perf_counter()
+    return Gathered(results, len(shards.alive), {"candidates": found - started, "scores": done - found})
+
+
+async def _candidates(
+    shards: Shards, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan], selection: Selection, k: int
+) -> dict[int, list[Part]]:
+    """Each shard's candidates for each query; whole where all of a shard's first ones were among the best of all."""
+    n_shards = len(shards.alive)
+    limits = [min(plan.n_candidates, _share(plan.n_candidates, n_shards, "candidates")) for plan in plans]
+    alone = len(queries) == 1 or n_shards == 1
+    # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
+    ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
+    asked = (queries, plans, selection, k, limits, ahead)
+    parts: dict[int, list[Part]] = await shards.ask_all("candidates", {shard: asked for shard in shards.alive})
+    again: dict[int, list[int]] = {}
+    for number, plan in enumerate(plans):
+        if not plan.n_probe or limits[number] == plan.n_candidates:
+            continue
+        chosen = _choose({shard: answers[number] for shard, answers in parts.items()}, plan)
+        for shard, kept in chosen.items():
+            if len(kept.numbers_M) == limits[number]:
+                again.setdefault(shard, []).append(number)
+    more = await shards.ask_all(
+        "candidates",
+        {
+            shard: (
+                [queries[number] for number in numbers],
+                [plans[number] for number in numbers],
+                selection,
+                k,
+                [plans[number].n_candidates for number in numbers],
+                [ahead[number] for number in numbers],
+            )
+            for shard, numbers in again.items()
+        },
+    )
+    for shard, answers in more.items():
+        for number, part in zip(again[shard], answers, strict=True):
+            parts[shard][number] = part
+    return {shard: answers for shard, answers in parts.items() if shard in shards.alive}
+
+
+def _share(n: int, shards: int, what: str) -> int:
+    """How many of `n` documents to take from one of the shards."""
+    if shards <= 1:
+        return n
+    times, more = {"candidates": (_CANDIDATES_SHARE, _CANDIDATES_MORE), "ahead": (_AHEAD_SHARE, _AHEAD_MORE)}[what]
+    return min(n, math.ceil(times * n / shards) + more)
+
+
+def _choose(parts: dict[int, Part], plan: Plan) -> dict[int, Candidates]:
+    """Those of the shards' candidates that a search over all partitions would have: the first by their estimates."""
+    candidates = {shard: part.candidates for shard, part in parts.items()}
+    total = sum(len(found.numbers_M) for found in candidates.values())
+    if not plan.n_probe or total <= plan.n_candidates:
+        return candidates
+    estimates_M = np.concatenate([found.estimates_M for found in candidates.values()])
+    numbers_M = np.concatenate([found.numbers_M for found in candidates.values()])
+    kept_M = np.zeros(total, dtype=bool)
+    kept_M[np.lexsort((numbers_M, -estimates_M))[: plan.n_candidates]] = True
+    kept = np.split(kept_M, np.cumsum([len(found.numbers_M) for found in candidates.values()])[:-1])
+    return {
+        shard: Candidates(*(array_M[mask] for array_M in found))
+        for (shard, found), mask in zip(candidates.items(), kept, strict=True)
+    }
+
+
+class _Search:
+    """The search of one query: which documents it wants scored next, of which shards, until it has its hits."""
+
+    def __init__(self, k: int, plan: Plan, parts: dict[int, Part]) -> None:
+        self.k = k
+        self.wanted: dict[int, NDArray[np.int64]] = {}
+        self.best: list[tuple[int, float]] = []
+        self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
+        self.shard_of: dict[int, int] = {}
+        self._plan = plan
+        self._parts = parts
+        self._scores: dict[int, float] = {}
+        for part in parts.values():
+            self._take(part.scored_M, part.found)
+        self._start()
+
+    def give(self, answers: dict[int, Found | None]) -> None:
+        """Take the scores that were wanted. Where a shard has none, all it found is given up."""
+        gone = [shard for shard in self.wanted if answers.get(shard) is None]
+        for shard, found in answers.items():
+            if found is not None:
+                self._take(self.wanted[shard], found)
+        if gone:
+            self._parts = {shard: part for shard, part in self._parts.items() if shard not in gone}
+            self._start()
+        else:
+            self._go_on()
+
+    def _start(self) -> None:
+        chosen = _choose(self._parts, self._plan)
+        for shard, found in chosen.items():
+            self.shard_of.update(dict.fromkeys(found.numbers_M.tolist(), shard))
+        nothing = Candidates(*3 * [np.empty(0, dtype=np.int64)])
+        together = Candidates(*map(np.concatenate, zip(nothing, *chosen.values(), strict=True)))
+        order = np.argsort(together.numbers_M)
+        ranked_M = rank(Candidates(*(array_M[order] for array_M in together)))
+        self._steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
+        self._asked_M = next(self._steps)
+        self._go_on()
+
+    def _take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
+        self._scores.update(zip(numbers_M.tolist(), found.scores_M.tolist(), strict=True))
+        self.documents.update(found.documents)
+
+    def _go_on(self) -> None:
+        """Until scores are wanted that no shard has given, or to the end."""
+        while True:
+            missing = [number for number in self._asked_M.tolist() if number not in self._scores]
+            if missing:
+                self.wanted = {}
+                shards = np.array([self.shard_of[number] for number in missing])
+                for shard in np.unique(shards).tolist():
+                    self.wanted[shard] = np.array(missing, dtype=np.int64)[shards == shard]
+                return
+            scores = [self._scores[number] for number in self._asked_M.tolist()]
+            try:
+                self._asked_M = self._steps.send(np.array(scores, dtype=np.float32))
+            except StopIteration as done:
+                found: Rescored = best(done.value, self.k)
+                self.wanted = {}
+                self.best = list(zip(found.numbers_M.tolist(), found.scores_M.tolist(), strict=True))
+                return
+
+
+async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[FoundHit]]:
+    """The hits of each search; what is not known of their documents yet is asked for."""
+    unknown: dict[int, set[int]] = {}
+    for search in searches:
+        for number, _ in search.best:
+            if number not in search.documents:
+                unknown.setdefault(search.shard_of[number], set()).add(number)
+    answers = await shards.ask_all(
+        "describe",
+        {shard: (np.array(sorted(numbers), dtype=np.int64),) for shard, numbers in unknown.items()},
+    )
+    described: dict[int, tuple[str, dict[str, Any]]] = {}
+    for documents in answers.values():
+        described |= documents
+    results = []
+    for search in searches:
+        known = described | search.documents
+        hits = [
+            FoundHit(known[number][0], score, known[number][1])
+            for number, score in search.best
+            if number in known and search.shard_of[number] in shards.alive
+        ]
+        results.append(sorted(hits, key=lambda hit: (-hit.score, hit.id))[: search.k])
+    return results

@@ -1,0 +1,171 @@
+"""Search over shards is search over the whole: no Ray, shards in this process."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.index.effort import EFFORTS, SearchSettings, resolve
+from raycol.index.shard import IndexShard, Selection, whole_size
+from raycol.serving import scatter
+
+DIM = 32
+
+
+def unit(rng: np.random.Generator, n: int) -> np.ndarray:
+    rows = rng.standard_normal((n, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """1,500 documents around 40 topics, in the order of their topics: shards differ; some documents are equal."""
+    rng = np.random.default_rng(5)
+    topics = unit(rng, 40)
+    documents = []
+    for n in range(1500):
+        tokens = topics[n * 40 // 1500] * 0.8 + unit(rng, int(rng.integers(4, 24))) * 0.7
+        if n % 50 == 1:
+            tokens = documents[-1].embeddings
+        documents.append(Document(f"d{n * 7919 % 1500:04d}", tokens, {"n": n, "even": n % 2 == 0}))
+    made = Index.create(tmp_path_factory.mktemp("scatter") / "index", documents, partition_tokens=2500)
+    made.delete([f"d{n:04d}" for n in range(0, 1500, 11)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[np.ndarray]:
+    rng = np.random.default_rng(6)
+    return [unit(rng, int(n)) for n in rng.integers(1, 40, 200)]
+
+
+def in_process(shard: IndexShard, slow: float = 0.0):
+    async def ask(method, *arguments):
+        if slow:
+            await asyncio.sleep(slow)
+        if method == "candidates":
+            queries, plans, selection, k, limits, ahead = arguments
+            return shard.candidates(queries, plans, selection, k=k, limits=limits, ahead=ahead)
+        if method == "score":
+            queries, numbers, k = arguments
+            return shard.score(queries, numbers, k=k)
+        return getattr(shard, method)(*arguments)
+
+    return ask
+
+
+def search(index, asks, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, **selection):
+    manifest = index.manifest
+    shards = scatter.Shards(
+        asks, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
+    )
+    return asyncio.run(
+        scatter.search(
+            shards,
+            queries,
+            k=k,
+            settings=settings or resolve(effort, manifest.tuned, manifest.codebook.n_centroids, k),
+            size=whole_size(manifest),
+            n_centroids=manifest.codebook.n_centroids,
+            selection=Selection(**selection),
+        )
+    )
+
+
+def shards_of(index: Index, n: int) -> list[IndexShard]:
+    return [IndexShard(index.uri, index.version, shard, n) for shard in range(n)]
+
+
+def pairs(results):
+    return [[(hit.id, hit.score) for hit in hits] for hits in results]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("selection", "effort", "k"),
+    [
+        ({}, "default", 10),
+        ({}, "fast", 10),
+        ({}, "fast", 1),
+        ({}, "fast", 100),
+        ({"filter": "even"}, "fast", 10),
+        ({"filter": "n < 100"}, "default", 10),
+        ({"filter": "n < 12"}, "default", 40),
+        ({"ids": tuple(f"d{n:04d}" for n in range(300))}, "fast", 10),
+        ({"filter": "n < 0"}, "default", 10),
+    ],
+)
+def test_any_number_of_shards_finds_what_the_index_finds(index, queries, n_shards, selection, effort, k) -> None:
+    asks = [in_process(shard) for shard in shards_of(index, n_shards)]
+    expected = index.search(queries, k=k, effort=effort, **selection)
+    together = search(index, asks, queries, k, effort=effort, **selection)
+    assert pairs(together.results) == pairs(expected)
+    assert together.answered == n_shards
+    # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
+    for number in range(0, 200, 20):
+        alone = search(index, asks, queries[number : number + 1], k, effort=effort, **selection)
+        assert pairs(alone.results) == pairs(expected[number : number + 1])
+    for hits in together.results[:5]:
+        assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
+
+
+@pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
+def test_whatever_the_settings(index, queries, n_probe, n_rescore) -> None:
+    settings = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
+    asks = [in_process(shard) for shard in shards_of(index, 4)]
+    expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
+    assert pairs(search(index, asks, queries, 5, settings=settings).results) == pairs(expected)
+
+
+def test_more_shards_than_partitions(index, queries) -> None:
+    n = len(index.partitions) + 2
+    found = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
+    assert pairs(found.results) == pairs(index.search(queries[:20]))
+
+
+def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
+    shards = shards_of(index, 4)
+    asks = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
+    failures: list = []
+    found = search(index, asks, queries[:3], timeout=0.5, failures=failures)
+    assert found.answered == 3
+    assert [number for number, _ in failures] == [2]
+    gone = {id_ for partition in shards[2].index.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))}
+    assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.results)
+
+
+@pytest.mark.parametrize("step", ["candidates", "score", "count"])
+def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
+    shards = shards_of(index, 3)
+    whole = in_process(shards[1])
+
+    async def failing(method, *arguments):
+        if method == step:
+            raise RuntimeError("gone")
+        return await whole(method, *arguments)
+
+    asks = [in_process(shards[0]), failing, in_process(shards[2])]
+    found = search(index, asks, queries[:10], effort="fast", filter="n >= 0")
+    assert found.answered == 2
+    assert all(len(hits) == 10 for hits in found.results)
+
+
+def test_no_shard_at_all(index, queries) -> None:
+    async def failing(method, *arguments):
+        raise RuntimeError("gone")
+
+    found = search(index, [failing, failing], queries[:2])
+    assert (found.answered, found.results) == (0, [[], []])
+
+
+def test_what_a_shard_refuses_is_refused(index, queries) -> None:
+    with pytest.raises(InputError, match="nothing"):
+        search(index, [in_process(shard) for shard in shards_of(index, 2)], queries[:1], filter="nothing = 1")
+
+
+def test_efforts_are_covered() -> None:
+    assert set(EFFORTS) == {"fast", "default", "thorough"}
