@@ -1,16 +1,19 @@
-"""Settings of `raycol serve`."""
+"""Settings of `raycol serve`, and of `serve deploy`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import ipaddress
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raycol.config import Config, Location, Positive
 
+LOOPBACK = "127.0.0.1"
+
 
 class ServeConfig(Config):
-    """Settings of `raycol serve`."""
+    """Settings of `raycol serve`, and of `serve deploy`."""
 
     index: Location
     """Folder or URI of the index."""
@@ -18,14 +21,49 @@ class ServeConfig(Config):
     model: str | None = None
     """Where its encoder is now; by default where the index remembers it."""
 
+    version: Positive | None = None
+    """Version to begin with; by default the one that an administrator chose last, or else the newest."""
+
     shards: Positive = 1
     """Deployments that the index's partitions are spread over, evenly by tokens."""
 
     replicas: Positive = 1
     """Replicas of each shard."""
 
+    max_replicas: Positive | None = None
+    """Replicas of each shard, and of the encoder, under load; by default no more than otherwise."""
+
+    host: str | None = None
+    """Address to listen on: 127.0.0.1 by default. For `serve deploy` the http_options say it, and this repeats it."""
+
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port on 127.0.0.1; 0 takes a free one."""
+    """Port; 0 takes a free one."""
 
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """A request that takes longer is answered with 504."""
+    """The most that a request may take."""
+
+    max_requests: Positive = 64
+    """Requests that a gateway works on at once; more are answered with 429."""
+
+    keys: Location | None = None
+    """File of API keys, as `raycol key` writes it. Needed on any address but this machine's own."""
+
+    open: bool = False
+    """Answer without keys on any address."""
+
+    cors: tuple[str, ...] = ()
+    """Origins whose pages may call the endpoint from a browser; none by default."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}; expected at least the {self.replicas} replicas")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is known that only this machine can reach the endpoint."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host or "").is_loopback
+        except ValueError:
+            return False

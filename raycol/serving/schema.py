@@ -2,39 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+import base64
+import binascii
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from raycol.index.effort import Effort
 
 MAX_K = 1000
 MAX_QUERIES = 64
 MAX_HITS = 10_000
-MAX_QUERY_CHARACTERS = 16384
-MAX_BODY_BYTES = 2 << 20
+MAX_IDS = 10_000
+MAX_DOCUMENTS = 256
+MAX_INPUTS = 64
+MAX_ID_CHARACTERS = 1024
+MAX_QUERY_CHARACTERS = 16_384
+MAX_DOCUMENT_CHARACTERS = 65_536
+MAX_FILTER_CHARACTERS = 8192
+MAX_QUERY_TOKENS = 1024
+MAX_BODY_BYTES = 8 << 20
 
+# Lone surrogates are no text: they pass as JSON, and no tokenizer takes them.
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)]
+DocumentText = Annotated[str, Field(max_length=MAX_DOCUMENT_CHARACTERS)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
+FilterText = Annotated[str, Field(min_length=1, max_length=MAX_FILTER_CHARACTERS)]
+TimeoutMs = Annotated[int, Field(ge=1, le=600_000)]
+Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=65_536)]
 
 
-class SearchRequest(BaseModel):
-    """Body of `POST /v1/search`: one query or several, and how many hits for each."""
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    model_config = ConfigDict(extra="forbid")
+
+class PackedEmbeddings(_Body):
+    """The token embeddings of one query as base64 of little-endian float32, row by row: a tenth of the time of JSON."""
+
+    tokens: Annotated[int, Field(ge=1, le=MAX_QUERY_TOKENS)]
+    data: Annotated[str, Field(max_length=4 << 20)]
+
+    def unpack(self, dim: int) -> NDArray[np.float32]:
+        """Float32 [tokens, dim]. Raises `ValueError`."""
+        try:
+            content = base64.b64decode(self.data, validate=True)
+        except binascii.Error:
+            raise ValueError("data is not base64") from None
+        if len(content) != 4 * self.tokens * dim:
+            raise ValueError(f"{len(content)} bytes; expected {4 * self.tokens * dim}, {self.tokens} tokens of {dim}")
+        return np.frombuffer(content, dtype="<f4").reshape(self.tokens, dim)
+
+
+Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TOKENS)] | PackedEmbeddings
+
+
+class SearchRequest(_Body):
+    """Body of `POST /v1/search`: one query or several, as texts or token embeddings, and how to search."""
 
     query: Text | None = None
+    """One query."""
+
     queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    """Several queries."""
+
+    embeddings: Annotated[list[Embeddings], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    """Several queries that are encoded already: for each a list of token embeddings, or these packed."""
+
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Hits a query."""
+
+    filter: FilterText | None = None
+    """A SQL condition over metadata columns."""
+
+    ids: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = None
+    """Only these documents."""
+
+    effort: Effort = "default"
+    """How hard to look."""
+
+    timeout_ms: TimeoutMs | None = None
+    """When to answer with what there is; the endpoint's own limit is the most."""
+
+    allow_partial: bool = True
+    """Whether an answer may lack the documents of shards that do not answer; otherwise it is an error (503)."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.query is None) == (self.queries is None):
-            raise ValueError("give either 'query' or 'queries'")
-        if len(self.texts) * self.k > MAX_HITS:
-            raise ValueError(f"{len(self.texts)} queries with k {self.k}; expected at most {MAX_HITS} hits in all")
+    def _one_of_three(self) -> Self:
+        if sum(given is not None for given in (self.query, self.queries, self.embeddings)) != 1:
+            raise ValueError("give one of 'query', 'queries' and 'embeddings'")
+        n_queries = len(self.embeddings) if self.embeddings is not None else len(self.texts)
+        if n_queries * self.k > MAX_HITS:
+            raise ValueError(f"{n_queries} queries with k {self.k}; expected at most {MAX_HITS} hits in all")
         return self
 
     @property
     def texts(self) -> list[str]:
-        """The queries, one or several."""
+        """The queries that are texts, one or several."""
         return [self.query] if self.query is not None else list(self.queries or ())
 
 
@@ -43,6 +108,7 @@ class SearchHit(BaseModel):
 
     id: str
     score: float
+    text: str | None
     metadata: dict[str, Any]
 
 
@@ -54,24 +120,155 @@ class ShardCount(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """Answer of `POST /v1/search`: for each query its hits, best first, equal scores by id."""
+    """Answer of `POST /v1/search`: for each query its hits, best first, equal scores by id.
+
+    `partial` says whether documents of some shards are missing.
+    """
 
     results: list[list[SearchHit]]
     version: int
+    partial: bool
     shards: ShardCount
     took_ms: dict[str, float]
+
+
+class RerankRequest(_Body):
+    """Body of `POST /v1/rerank`: a query, and texts or documents of the index to put in order."""
+
+    query: Text
+    documents: Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_DOCUMENTS)] | None = None
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS)] | None = None
+    k: Annotated[int, Field(ge=1, le=MAX_IDS)] | None = None
+    timeout_ms: TimeoutMs | None = None
+    allow_partial: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.documents is None) == (self.ids is None):
+            raise ValueError("give either 'documents' or 'ids'")
+        return self
+
+
+class Reranked(BaseModel):
+    """A document with its exact score: its place in `documents`, or its id."""
+
+    index: int | None = None
+    id: str | None = None
+    score: float
+
+
+class RerankResponse(BaseModel):
+    """Answer of `POST /v1/rerank`, best first; ids that are not in the index are in `unknown`."""
+
+    results: list[Reranked]
+    unknown: list[str]
+    version: int
+    took_ms: dict[str, float]
+
+
+class EmbeddingsRequest(_Body):
+    """Body of `POST /v1/embeddings`: one text or several, queries or documents."""
+
+    input: Text | Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_INPUTS)]
+    is_query: bool = True
+    packed: bool = False
+    """Answer with base64 of float32 in place of numbers."""
+
+    @property
+    def texts(self) -> list[str]:
+        """One or several."""
+        return [self.input] if isinstance(self.input, str) else list(self.input)
+
+
+class EmbeddingsResponse(BaseModel):
+    """Answer of `POST /v1/embeddings`: for each text its token embeddings."""
+
+    embeddings: list[list[list[float]]] | list[PackedEmbeddings]
+    dim: int
+    model: str | None
+
+
+class ExplainRequest(_Body):
+    """Body of `POST /v1/explain`: a query and a document of the index."""
+
+    query: Text
+    id: Id
+
+
+class Token(BaseModel):
+    """A token, and where it stands in its text; `start` and `end` are 0 for what the text does not have."""
+
+    text: str
+    start: int
+    end: int
+
+
+class TokenMatch(BaseModel):
+    """The document token that a query token matched, by their places in the two lists, and the product of the two."""
+
+    query_token: int
+    document_token: int
+    score: float
+
+
+class ExplainResponse(BaseModel):
+    """Answer of `POST /v1/explain`: the scores of the matches add up to `score`.
+
+    `document_tokens` is None where the index does not keep the text, or its embeddings are not one a token.
+    Their places count characters of `text`, the document's title and text as they were encoded.
+    """
+
+    id: str
+    score: float
+    text: str | None
+    query_tokens: list[Token]
+    document_tokens: list[Token] | None
+    matches: list[TokenMatch]
+    version: int
+
+
+class DocumentResponse(BaseModel):
+    """Answer of `GET /v1/documents/{id}`."""
+
+    id: str
+    text: str | None
+    metadata: dict[str, Any]
+    version: int
+
+
+class VersionRequest(_Body):
+    """Body of `POST /v1/admin/version`: which version to serve; null is the newest."""
+
+    version: Annotated[int, Field(ge=1, lt=10**8)] | None
+
+
+class VersionResponse(BaseModel):
+    """Answer of `POST /v1/admin/version`."""
+
+    version: int
+    before: int
 
 
 class IndexDescription(BaseModel):
     """Answer of `GET /v1/index`."""
 
     version: int
+    versions: list[int]
     documents: int
     tokens: int
     dim: int
     bits: int
+    columns: dict[str, str]
     shards: int
     model: str | None
+
+
+class Health(BaseModel):
+    """Answer of `GET /healthz` and `GET /readyz`."""
+
+    status: Literal["ok", "not ready"]
+    version: int | None = None
+    shards: ShardCount | None = None
 
 
 class Problem(BaseModel):
@@ -81,3 +278,4 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    request_id: str | None = None
