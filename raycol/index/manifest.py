@@ -25,6 +25,8 @@ DELETES = "deletes"
 # Records of builds under way, and the report of the last one (raycol.indexing).
 BUILDS = "builds"
 REPORT = "build-report.json"
+# Which version endpoints serve (raycol.serving).
+SERVED = "served.json"
 
 # Eight thousand partitions. Whatever stands in so much is read or refused in a second, and in 300 MB.
 MAX_MANIFEST_BYTES = 8 << 20

@@ -25,7 +25,6 @@ from raycol.index.scope import Scope
 from raycol.index.search import Candidates, Plan, Rescored, Size, best, cpu_scorer, exact_scores, find_candidates, rank
 from raycol.index.selection import select
 from raycol.index.storage import open_store
-from raycol.index.threads import each
 
 # Scopes of filters and ids that are kept: the steps of one search need the same one again.
 _SCOPES = 16
@@ -102,11 +101,9 @@ class IndexShard:
         queries: Sequence[NDArray[np.float32]],
         plans: Sequence[Plan],
         selection: Selection,
-        *,
         k: int,
         limits: Sequence[int],
         ahead: Sequence[int],
-        threads: int = 1,
     ) -> list[Part]:
         """Candidates of this shard for each query.
 
@@ -117,7 +114,6 @@ class IndexShard:
             k: hits wanted.
             limits: for each query the most candidates by their estimates.
             ahead: for each query how many of the best candidates to score exactly at once.
-            threads: how many to use.
         """
         scope = self._scope(selection)
 
@@ -129,15 +125,13 @@ class IndexShard:
             numbers_M = self._outward(scope, found.numbers_M)
             return Part(found._replace(numbers_M=numbers_M), self._outward(scope, ahead_M), scored)
 
-        return each(find, range(len(queries)), threads)
+        return [find(number) for number in range(len(queries))]
 
     def score(
         self,
         queries: Sequence[NDArray[np.float32]],
         numbers: Sequence[NDArray[np.int64]],
-        *,
         k: int,
-        threads: int = 1,
     ) -> list[Found]:
         """Exact scores of documents of this shard, given by ascending numbers, for each query."""
         scope = self._scope(Selection())
@@ -146,7 +140,7 @@ class IndexShard:
             inward_M = self._inward(scope, numbers[number])
             return self._found(Query.prepare(queries[number]), scope, inward_M, k)
 
-        return each(score, range(len(queries)), threads)
+        return [score(number) for number in range(len(queries))]
 
     def describe(self, numbers_M: NDArray[np.int64]) -> dict[int, tuple[str, dict[str, Any]]]:
         """Id and metadata of documents of this shard, given by ascending numbers, by their numbers."""
@@ -158,7 +152,7 @@ class IndexShard:
         return dict(zip(held, self.index.metadata(held), strict=True))
 
     def rerank(
-        self, queries: Sequence[NDArray[np.float32]], ids: Sequence[Sequence[str]], threads: int = 1
+        self, queries: Sequence[NDArray[np.float32]], ids: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float, dict[str, Any]]]]:
         """Exact scores of those of the documents that are in this shard, best first."""
         return [
@@ -166,7 +160,7 @@ class IndexShard:
                 (hit.id, hit.score, metadata)
                 for hit, metadata in zip(hits, self.index.metadata([hit.id for hit in hits]), strict=True)
             ]
-            for hits in self.index.rerank(queries, ids, on_unknown="ignore", threads=threads)
+            for hits in self.index.rerank(queries, ids, on_unknown="ignore", threads=1)
         ]
 
     def explain(self, query_QD: NDArray[np.float32], id_: str) -> list[Match] | None:

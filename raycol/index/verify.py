@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError
-from raycol.index.manifest import REPORT, manifest_name, read_manifest, versions
+from raycol.index.manifest import REPORT, SERVED, manifest_name, read_manifest, versions
 from raycol.index.storage import Files, Store
 
 
@@ -42,7 +42,7 @@ def verify_index(store: Store) -> list[str]:
         if all_read
         else "it may belong to the version whose manifest cannot be read: keep it until that is mended"
     )
-    expected = {manifest_name(version) for version in have} | {REPORT}
+    expected = {manifest_name(version) for version in have} | {REPORT, SERVED}
     for folder, files in sorted(folders.items()):
         problems += _verify_folder(store, folder, files)
         expected |= {f"{folder}/{name}" for name in files}

@@ -13,54 +13,90 @@ from ray import serve
 from raycol.errors import InputError
 from raycol.index.manifest import read_manifest
 from raycol.index.storage import absolute, open_store
-from raycol.serving.config import ServeConfig
+from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.encoder import QueryEncoder
+from raycol.serving.endpoint import Settings
 from raycol.serving.gateway import Gateway
-from raycol.serving.schema import IndexDescription
-from raycol.serving.shard import Shard, assign_partitions
+from raycol.serving.shard import Shard
+
+# A dead replica is noticed in a second or two, and replaced.
+_HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 5.0, "graceful_shutdown_timeout_s": 5.0}
+# Beyond what gateways let through, which is all that may wait.
+_ONGOING = 1024
+# Requests at hand in each replica that autoscaling aims at.
+_TARGET = 2.0
 
 
 def build_app(config: ServeConfig) -> Any:
-    """Bind the deployments for the current version of an index.
+    """Bind the deployments for an index.
 
     Raises:
-        InputError: no index there, or more shards than it has partitions.
+        InputError: no index there, more shards than it has partitions, or no keys where some are needed.
     """
     store = open_store(absolute(config.index))
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, config.version)
     if config.shards > len(manifest.partitions):
         raise InputError(
             f"{config.index}: {config.shards} shards for {len(manifest.partitions)} partitions; "
             "lower --shards, or build the index with smaller --docs-per-partition"
         )
+    check_guarded(config)
+    scaling = _scaling(config)
     shards = [
         serve.deployment(Shard)
-        .options(name=f"shard-{number:04d}", num_replicas=config.replicas, max_ongoing_requests=16)
-        .bind(store.uri, manifest.version, partitions)
-        for number, partitions in enumerate(assign_partitions(manifest.partitions, config.shards))
+        .options(name=f"shard-{number:04d}", max_ongoing_requests=_ONGOING, **scaling, **_HEALTH)
+        .bind(store.uri, manifest.version, number, config.shards)
+        for number in range(config.shards)
     ]
     model = manifest.model
     encoder = (
         serve.deployment(QueryEncoder)
-        .options(name="query-encoder", max_ongoing_requests=16)
+        .options(name="query-encoder", max_ongoing_requests=8192, **_scaling(config, 1), **_HEALTH)
         .bind(config.model, model.model_dump() if model else None)
     )
-    description = IndexDescription(
+    settings = Settings(
+        index=store.uri,
         version=manifest.version,
-        documents=manifest.documents,
-        tokens=manifest.tokens,
-        dim=manifest.dim,
-        bits=manifest.bits,
         shards=config.shards,
-        model=config.model or (model.name if model else None),
+        model=config.model,
+        timeout_s=config.timeout_s,
+        max_requests=config.max_requests,
+        keys=None if config.keys is None else absolute(config.keys),
+        cors=config.cors,
     )
     return (
         serve.deployment(Gateway)
-        .options(name="gateway", max_ongoing_requests=64, max_queued_requests=256)
-        .bind(encoder, shards, description.model_dump(), config.timeout_s)
+        .options(name="gateway", max_ongoing_requests=_ONGOING, **_HEALTH)
+        .bind(settings, encoder, shards)
     )
+
+
+def check_guarded(config: ServeConfig) -> None:
+    """Raise `InputError` where anyone could reach an endpoint without a key."""
+    if config.keys is None and not config.open and not config.loopback:
+        raise InputError(
+            f"host is {config.host or 'not said'}, and there are no keys: anyone who reaches it could search; make keys "
+            f"with raycol key add and name their file (keys), bind to {LOOPBACK}, or set open"
+        )
 
 
 def cpus_needed(config: ServeConfig) -> int:
     """Logical CPUs that the application takes: one a replica, with the gateway and the encoder."""
-    return config.shards * config.replicas + 2
+    most = config.max_replicas or config.replicas
+    return config.shards * most + 1 + (config.max_replicas or 1)
+
+
+def _scaling(config: ServeConfig, replicas: int | None = None) -> dict[str, Any]:
+    least = replicas or config.replicas
+    if config.max_replicas is None or config.max_replicas <= least:
+        return {"num_replicas": least}
+    return {
+        "autoscaling_config": {
+            "min_replicas": least,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": _TARGET,
+            "upscale_delay_s": 3.0,
+            "downscale_delay_s": 60.0,
+            "look_back_period_s": 10.0,
+        }
+    }

@@ -1,42 +1,72 @@
-"""The gateway: checks a request, has it encoded, asks every shard, merges, answers.
-
-An answer is whole or an error: where a shard does not answer by the deadline, the request fails with 504
-(or 503 where the shard is gone), and never with fewer documents than there are.
+"""The gateway's HTTP: each path, what it takes and what it answers. What it does is in `endpoint`.
 
 Annotations are not postponed here: in a replica FastAPI could not resolve them.
 """
 
 import asyncio
-import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from ray import serve
 from starlette.exceptions import HTTPException
 
 from raycol import __version__
-from raycol.index.search import merge_hits
-from raycol.serving.limits import BodyLimit
+from raycol.errors import InputError
+from raycol.serving import metrics
+from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
+from raycol.serving.guard import REQUEST_ID, Guard
 from raycol.serving.schema import (
-    MAX_BODY_BYTES,
+    MAX_ID_CHARACTERS,
+    DocumentResponse,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    ExplainRequest,
+    ExplainResponse,
+    Health,
     IndexDescription,
     Problem,
-    SearchHit,
+    RerankRequest,
+    RerankResponse,
     SearchRequest,
     SearchResponse,
-    ShardCount,
+    VersionRequest,
+    VersionResponse,
 )
 
-api = FastAPI(title="raycol", version=__version__, description="Late-interaction search.")
-api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {**_PROBLEM, "description": description}
+    for status, description in (
+        (400, "The body is no JSON"),
+        (401, "No key, or an unknown one"),
+        (403, "A key of another scope"),
+        (404, "There is no such thing"),
+        (405, "Not this method"),
+        (408, "The body came too slowly"),
+        (413, "The body is too large"),
+        (422, "The request cannot be used"),
+        (429, "Too many requests"),
+        (503, "A shard or the encoder does not answer"),
+    )
+}
+
+api = FastAPI(
+    title="raycol",
+    version=__version__,
+    description="Late-interaction search.",
+    responses=_PROBLEMS,
+    docs_url=None,
+    redoc_url=None,
+)
+api.add_middleware(Guard)
 
 
-def problem(status: int, title: str, detail: str) -> JSONResponse:
+def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as problem+json."""
-    body = Problem(title=title, status=status, detail=detail)
-    return JSONResponse(body.model_dump(), status, media_type="application/problem+json")
+    body = Problem(title=title, status=status, detail=detail, request_id=REQUEST_ID.get() or None)
+    return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
 @api.exception_handler(RequestValidationError)
@@ -50,54 +80,94 @@ async def refuse(request: Request, error: RequestValidationError) -> JSONRespons
 
 @api.exception_handler(HTTPException)
 async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-    """A path or method that does not exist, or a request given up on."""
-    return problem(error.status_code, "Request failed", str(error.detail))
+    """A path or method that does not exist."""
+    return problem(error.status_code, "Request failed", str(error.detail), dict(error.headers or {}))
+
+
+@api.exception_handler(InputError)
+async def unusable(request: Request, error: InputError) -> JSONResponse:
+    """A request that is well formed and cannot be used, such as a filter over a column that there is not."""
+    return problem(422, "Invalid request", str(error))
+
+
+@api.exception_handler(UnavailableError)
+async def unavailable(request: Request, error: UnavailableError) -> JSONResponse:
+    """A shard or the encoder is gone or late."""
+    return problem(503, "Unavailable", str(error), {"Retry-After": "1"})
 
 
 @serve.ingress(api)
 class Gateway:
-    """The HTTP ingress. Holds handles to the encoder and to every shard of one index version."""
+    """The HTTP ingress."""
 
-    def __init__(self, encoder: Any, shards: list[Any], description: dict[str, Any], timeout_s: float) -> None:
-        self.encoder = encoder
-        self.shards = shards
-        self.description = IndexDescription.model_validate(description)
-        self.timeout_s = timeout_s
+    def __init__(self, settings: Settings, encoder: Any, shards: list[Any]) -> None:
+        self.endpoint = Endpoint(settings, encoder, shards)
+        Guard.rules = self.endpoint.rules
+        self.following: asyncio.Task[None] | None = None
+
+    def _follow(self) -> None:
+        """Notice, from now on, what other gateways and administrators change. Needs the event loop of requests."""
+        if self.following is None or self.following.done():
+            self.following = asyncio.get_running_loop().create_task(self.endpoint.follow())
+
+    async def check_health(self) -> None:
+        """Called by Serve."""
+        self._follow()
 
     @api.get("/healthz")
-    async def health(self) -> dict[str, str]:
+    async def health(self) -> Health:
         """The gateway is up."""
-        return {"status": "ok"}
+        return Health(status="ok")
+
+    @api.get("/readyz")
+    async def ready(self, response: Response) -> Health:
+        """Every shard and the encoder answer."""
+        found = await self.endpoint.ready()
+        response.status_code = 200 if found.status == "ok" else 503
+        return found
+
+    @api.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+    async def metrics(self) -> Response:
+        """What is counted, for Prometheus."""
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
 
     @api.get("/v1/index")
     async def describe(self) -> IndexDescription:
         """What is served."""
-        return self.description
+        return await self.endpoint.describe()
 
     @api.post("/v1/search")
     async def search(self, request: SearchRequest) -> SearchResponse:
         """The best documents for one query or several."""
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                queries = await self.encoder.encode.remote(request.texts)
-                encoded = time.perf_counter()
-                answers = await asyncio.gather(*(shard.search.remote(queries, request.k) for shard in self.shards))
-        except TimeoutError:
-            raise HTTPException(504, f"no answer within {self.timeout_s:g} s") from None
-        except Exception as error:
-            raise HTTPException(503, f"a shard or the encoder is unavailable ({type(error).__name__})") from error
-        found = time.perf_counter()
-        return SearchResponse(
-            results=[
-                [SearchHit(**hit._asdict()) for hit in merge_hits(parts, request.k)]
-                for parts in zip(*answers, strict=True)
-            ],
-            version=self.description.version,
-            shards=ShardCount(total=len(self.shards), answered=len(answers)),
-            took_ms={
-                "encode": round(1000 * (encoded - started), 2),
-                "search": round(1000 * (found - encoded), 2),
-                "total": round(1000 * (found - started), 2),
-            },
-        )
+        self._follow()
+        return await self.endpoint.search(request)
+
+    @api.post("/v1/rerank")
+    async def rerank(self, request: RerankRequest) -> RerankResponse:
+        """Texts, or documents of the index, in the order of their exact scores."""
+        return await self.endpoint.rerank(request)
+
+    @api.post("/v1/embeddings")
+    async def embeddings(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
+        """The token embeddings of texts."""
+        return await self.endpoint.embed(request)
+
+    @api.post("/v1/explain")
+    async def explain(self, request: ExplainRequest) -> ExplainResponse:
+        """Which tokens of a document the tokens of a query match."""
+        return await self.endpoint.explain(request)
+
+    @api.get("/v1/documents/{id:path}")
+    async def document(
+        self, id: Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS)]  # noqa: A002
+    ) -> DocumentResponse:
+        """What the index keeps of a document."""
+        found = await self.endpoint.document(id)
+        if found is None:
+            raise HTTPException(404, "no document of this id")
+        return found
+
+    @api.post("/v1/admin/version")
+    async def version(self, request: VersionRequest) -> VersionResponse:
+        """Serve another version, from the next request on; it is opened everywhere before."""
+        return await self.endpoint.switch(request.version)

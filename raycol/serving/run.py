@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import socket
@@ -15,9 +16,8 @@ from raycol.index import Index
 from raycol.index.manifest import Manifest
 from raycol.ray_session import ray_errors, ray_session
 from raycol.serving.client import check_health
-from raycol.serving.config import ServeConfig
+from raycol.serving.config import LOOPBACK, ServeConfig
 
-HOST = "127.0.0.1"
 _APP = "raycol"
 
 
@@ -32,7 +32,7 @@ class Endpoint:
 
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[Endpoint]:
-    """Serve an index on 127.0.0.1 while the block runs; every shard is loaded when it begins.
+    """Serve an index while the block runs; every shard is loaded when it begins.
 
     Raises:
         InputError: no index or model there, another model than the index's, more shards than partitions, or the
@@ -45,16 +45,18 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     # What a replica would find wrong is found here first, where it can still be said plainly.
     index = Index.open(config.index)
     load_encoder_of(index.manifest.model, config.model, device="cpu")
+    config = config.model_copy(update={"host": config.host or LOOPBACK})
+    host = str(config.host)
     app = build_app(config)
-    port = _free_port(config.port)
-    url = f"http://{HOST}:{port}"
+    port = _free_port(host, config.port)
+    url = f"http://{_reachable(host)}:{port}"
     with ray_session(CPU=cpus_needed(config)):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_level": "WARNING"}
         with ray_errors("starting the endpoint"):
-            serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port}, logging_config=quiet)
+            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             if _APP in serve.status().applications:
                 raise InputError(f"Ray serves an application {_APP!r} here already; use serve deploy, or delete it")
         try:
@@ -78,11 +80,20 @@ def wait_for_interrupt() -> None:
             signal.signal(number, handler)
 
 
-def _free_port(wanted: int) -> int:
-    with socket.socket() as probe:
+def _reachable(host: str) -> str:
+    """An address of this machine's own by which an endpoint bound to `host` is reached."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _free_port(host: str, wanted: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, wanted))
-        except OSError:
-            raise InputError(f"port {wanted} on {HOST} is taken; pass another --port, or 0 for a free one") from None
+            probe.bind((host, wanted))
+        except OSError as error:
+            taken = "is taken; pass another --port, or 0 for a free one"
+            reason = taken if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise InputError(f"port {wanted} on {host} {reason}") from None
         return int(probe.getsockname()[1])

@@ -111,6 +111,12 @@ class SearchHit(BaseModel):
     text: str | None
     metadata: dict[str, Any]
 
+    @classmethod
+    def of(cls, id_: str, score: float, kept: dict[str, Any]) -> Self:
+        """From a document's metadata columns, of which its text is one."""
+        metadata = {name: value for name, value in kept.items() if name != "text"}
+        return cls(id=id_, score=score, text=kept.get("text"), metadata=metadata)
+
 
 class ShardCount(BaseModel):
     """How many shards there are, and how many took part in an answer."""

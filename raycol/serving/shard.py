@@ -1,57 +1,128 @@
-"""A shard: some partitions of one version of the index, searched as a whole."""
+"""A shard as a deployment: some partitions of the index, at every version that requests may still name."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Sequence
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+import psutil
 
-from raycol.index import Index
-from raycol.index.manifest import PartitionInfo
+from raycol.errors import InputError
+from raycol.index.shard import IndexShard
+from raycol.serving.pin import chosen_version
+
+# A version that no request has named for so long is closed, but for the newest ones asked to be prepared.
+_KEPT_S = 60.0
+_KEPT_VERSIONS = 2
+
+# What a gateway may ask.
+_METHODS = ("count", "candidates", "score", "describe", "documents", "rerank", "explain")
+
+log = logging.getLogger("ray.serve")
 
 
-class ShardHit(NamedTuple):
-    """A hit with what the index keeps of its document."""
+class Told(NamedTuple):
+    """What a shard answers, and how it fares: seconds of work and of waiting for it, requests at hand, bytes."""
 
-    id: str
-    score: float
-    metadata: dict[str, Any]
-
-
-def assign_partitions(partitions: Sequence[PartitionInfo], shards: int) -> list[list[str]]:
-    """Spread partitions over shards, evenly by tokens: the largest first, each to the emptiest shard."""
-    loads = [(0, shard) for shard in range(shards)]
-    chosen: list[list[str]] = [[] for _ in range(shards)]
-    for partition in sorted(partitions, key=lambda partition: (-partition.live_tokens, partition.name)):
-        load, shard = heapq.heappop(loads)
-        chosen[shard].append(partition.name)
-        heapq.heappush(loads, (load + partition.live_tokens, shard))
-    return chosen
+    answer: Any
+    worked_s: float
+    waited_s: float
+    at_hand: int
+    memory: int
 
 
 class Shard:
-    """Searches its partitions. Runs as a Serve deployment; imports neither torch nor a model."""
+    """Searches its partitions. Runs as a Serve deployment; imports neither torch nor a model.
 
-    def __init__(self, index: str, version: int, partitions: list[str]) -> None:
-        self.index = Index.open(index, version, partitions=partitions)
-        # Checks every byte and compiles the kernels (or loads them from the disk) before the first request
-        # rather than in it.
-        self._search([np.zeros((1, self.index.manifest.dim), np.float32)], k=1)
+    Args:
+        index: folder or URI.
+        version: the version to open first, where no other has been chosen since.
+        shard, shards: which of how many.
+        threads: searches at once.
+    """
 
-    async def search(self, queries: list[NDArray[np.float32]], k: int) -> list[list[ShardHit]]:
-        """The best `k` documents of this shard for each query, off the event loop."""
-        return await asyncio.to_thread(self._search, queries, k)
+    def __init__(self, index: str, version: int, shard: int, shards: int, threads: int = 1) -> None:
+        self._index, self._shard, self._shards = index, shard, shards
+        self._versions: dict[int, IndexShard] = {}
+        self._used: dict[int, float] = {}
+        self._opening = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
+        self._at_hand = 0
+        self._memory = psutil.Process()
+        self._open(chosen_version(index, version))
 
-    def _search(self, queries: list[NDArray[np.float32]], k: int) -> list[list[ShardHit]]:
-        found = self.index.search(queries, k=k)
-        return [
-            [
-                ShardHit(hit.id, hit.score, metadata)
-                for hit, metadata in zip(hits, self.index.metadata([hit.id for hit in hits]), strict=True)
-            ]
-            for hits in found
-        ]
+    async def ask(self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str) -> Told:
+        """Do one step of a search at one version, off the event loop.
+
+        Args:
+            version: which version the request is served from.
+            method: of `IndexShard`.
+            arguments: its arguments.
+            budget_s: seconds after which nobody waits for the answer any more.
+            request_id: for the log.
+
+        Raises:
+            InputError: what was asked cannot be done.
+            TimeoutError: it was not begun in time.
+        """
+        if method not in _METHODS:
+            raise InputError(f"no method {method!r}")
+        arrived = time.monotonic()
+        self._at_hand += 1
+        try:
+            loop = asyncio.get_running_loop()
+            if version not in self._versions:
+                await loop.run_in_executor(self._opener, self._open, version)
+            answer, worked, waited = await loop.run_in_executor(
+                self._pool, self._work, version, method, arguments, arrived, budget_s
+            )
+        except InputError:
+            raise
+        except Exception as error:
+            log.warning("shard %d: request %s: %s failed: %r", self._shard, request_id, method, error)
+            raise
+        finally:
+            self._at_hand -= 1
+        return Told(answer, worked, waited, self._at_hand, self._memory.memory_info().rss)
+
+    async def prepare(self, version: int) -> int:
+        """Open a version before requests name it; answers with this process's id."""
+        await asyncio.get_running_loop().run_in_executor(self._opener, self._open, version)
+        return os.getpid()
+
+    async def status(self) -> Told:
+        """That it is there, and how it fares."""
+        return Told(sorted(self._versions), 0.0, 0.0, self._at_hand, self._memory.memory_info().rss)
+
+    def _work(
+        self, version: int, method: str, arguments: tuple[Any, ...], arrived: float, budget_s: float
+    ) -> tuple[Any, float, float]:
+        started = time.monotonic()
+        waited = started - arrived
+        if waited > budget_s:
+            raise TimeoutError(f"waited {waited:.3f} s of {budget_s:.3f} s")
+        self._used[version] = started
+        ask: Callable[..., Any] = getattr(self._versions[version], method)
+        answer = ask(*arguments)
+        return answer, time.monotonic() - started, waited
+
+    def _open(self, version: int) -> None:
+        with self._opening:
+            if version in self._versions:
+                return
+            opened = IndexShard(self._index, version, self._shard, self._shards)
+            opened.warm()
+            now = time.monotonic()
+            self._used[version] = now
+            self._versions = {**self._versions, version: opened}
+            old = sorted(self._versions, key=lambda known: self._used[known])[:-_KEPT_VERSIONS]
+            gone = [known for known in old if now - self._used[known] > _KEPT_S]
+            self._versions = {known: shard for known, shard in self._versions.items() if known not in gone}
+            log.info("shard %d: opened version %d, closed %s", self._shard, version, gone or "none")

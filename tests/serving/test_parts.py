@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from raycol.index.manifest import PartitionInfo
 from raycol.index.search import merge_hits
-from raycol.serving.limits import BodyLimit
 from raycol.serving.schema import SearchRequest
-from raycol.serving.shard import ShardHit, assign_partitions
+from raycol.index.shard import assign_partitions
+from raycol.serving.scatter import FoundHit
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
@@ -29,8 +29,8 @@ def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards:
 
 
 def test_shards_merge_by_score_and_then_by_id() -> None:
-    first = [ShardHit("b", 2.0, {}), ShardHit("c", 1.0, {})]
-    second = [ShardHit("a", 2.0, {}), ShardHit("d", 1.5, {})]
+    first = [FoundHit("b", 2.0, {}), FoundHit("c", 1.0, {})]
+    second = [FoundHit("a", 2.0, {}), FoundHit("d", 1.5, {})]
     assert [hit.id for hit in merge_hits([first, second, []], k=3)] == ["a", "b", "d"]
 
 
@@ -55,26 +55,3 @@ def test_requests_outside_the_limits_are_refused(body: dict) -> None:
         SearchRequest.model_validate(body)
 
 
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
-def test_the_body_limit_counts_what_arrives(chunks: list[bytes]) -> None:
-    messages = [
-        {"type": "http.request", "body": chunk, "more_body": n < len(chunks) - 1} for n, chunk in enumerate(chunks)
-    ]
-    sent, seen = [], []
-
-    async def receive():
-        return messages.pop(0)
-
-    async def send(message):
-        sent.append(message)
-
-    async def app(scope, receive, send):
-        seen.append((await receive())["body"])
-
-    asyncio.run(BodyLimit(app, max_bytes=60)({"type": "http"}, receive, send))
-    whole = b"".join(chunks)
-    if len(whole) <= 60:
-        assert seen == [whole]
-    else:
-        assert not seen
-        assert sent[0]["status"] == 413

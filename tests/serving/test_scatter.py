@@ -47,12 +47,6 @@ def in_process(shard: IndexShard, slow: float = 0.0):
     async def ask(method, *arguments):
         if slow:
             await asyncio.sleep(slow)
-        if method == "candidates":
-            queries, plans, selection, k, limits, ahead = arguments
-            return shard.candidates(queries, plans, selection, k=k, limits=limits, ahead=ahead)
-        if method == "score":
-            queries, numbers, k = arguments
-            return shard.score(queries, numbers, k=k)
         return getattr(shard, method)(*arguments)
 
     return ask

@@ -42,12 +42,13 @@ def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Inde
     encoder = load_encoder(tiny_colbert, device="cpu")
     answer = search_endpoint(endpoint.url, QUERIES, k=10)
     queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
-    for hits, expected in zip(answer.results, index.search(queries, k=10, n_rescore=80), strict=True):
+    for hits, expected in zip(answer.results, index.search(queries, k=10), strict=True):
         assert [hit.id for hit in hits] == [hit.id for hit in expected]
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
-        assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in expected])
+        kept = index.metadata([hit.id for hit in expected])
+        assert [{**hit.metadata, "text": hit.text} for hit in hits] == kept
     assert (answer.version, answer.shards.total, answer.shards.answered) == (1, 3, 3)
-    assert set(answer.took_ms) == {"encode", "search", "total"}
+    assert set(answer.took_ms) == {"encode", "candidates", "scores", "total"}
 
 
 def test_a_folder_and_its_endpoint_answer_alike(endpoint: Endpoint, index: Index) -> None:
@@ -65,7 +66,7 @@ def test_what_is_served_is_described(endpoint: Endpoint, index: Index) -> None:
     described = httpx2.get(f"{endpoint.url}/v1/index").json()
     assert described["documents"] == 80
     assert described["shards"] == 3
-    assert httpx2.get(f"{endpoint.url}/healthz").json() == {"status": "ok"}
+    assert httpx2.get(f"{endpoint.url}/healthz").json()["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_what_is_served_is_described(endpoint: Endpoint, index: Index) -> None:
         (b"[" * 50_000, 400),
         (b'{"query": "a", "k": 1000000000}', 422),
         (b'{"queries": []}', 422),
-        (b'{"query": "' + b"a" * 3_000_000 + b'"}', 413),
+        (b'{"query": "' + b"a" * 9_000_000 + b'"}', 413),
     ],
 )
 def test_hostile_bodies_are_answered_with_a_problem(endpoint: Endpoint, content: bytes, status: int) -> None:

@@ -1,0 +1,366 @@
+"""What an endpoint does with each request: encode, ask the shards, put together. HTTP is in `gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.errors import InputError, RaycolError
+from raycol.index.document import check_embeddings
+from raycol.index.effort import resolve
+from raycol.index.filters import parse_filter
+from raycol.index.manifest import Manifest, read_manifest, versions
+from raycol.index.shard import Selection, whole_size
+from raycol.index.storage import open_store
+from raycol.serving import metrics, scatter
+from raycol.serving.guard import REQUEST_ID, Rules
+from raycol.serving.pin import chosen_version, write_pin
+from raycol.serving.schema import (
+    DocumentResponse,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    ExplainRequest,
+    ExplainResponse,
+    Health,
+    IndexDescription,
+    PackedEmbeddings,
+    Reranked,
+    RerankRequest,
+    RerankResponse,
+    SearchHit,
+    SearchRequest,
+    SearchResponse,
+    ShardCount,
+    Token,
+    TokenMatch,
+    VersionResponse,
+)
+from raycol.serving.shard import Told
+
+T = TypeVar("T")
+
+# How often the record of the version to serve, and the keys, are looked at.
+_FOLLOW_S = 2.0
+_STATUS_S = 2.0
+_SWITCH_S = 600.0
+# What is left of a request's time when its shards are given up on, to put an answer together.
+_SPARED = 0.05
+
+log = logging.getLogger("ray.serve")
+
+
+class UnavailableError(RaycolError):
+    """A shard or the encoder does not answer, or not in time."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a gateway is told when it is deployed."""
+
+    index: str
+    version: int
+    shards: int
+    model: str | None
+    timeout_s: float
+    max_requests: int
+    keys: str | None
+    cors: tuple[str, ...]
+
+
+class Endpoint:
+    """One gateway's view: the version it serves, the shards' and the encoder's handles."""
+
+    def __init__(self, settings: Settings, encoder: Any, shards: Sequence[Any]) -> None:
+        self.settings = settings
+        self._encoder = encoder
+        self._shards = list(shards)
+        self._store = open_store(settings.index)
+        self._manifest = read_manifest(self._store, chosen_version(settings.index, settings.version))
+        self._switching = asyncio.Lock()
+        metrics.VERSION.set(self._manifest.version)
+        self.rules = Rules(settings.max_requests, None, settings.cors)
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        """Answer `POST /v1/search`."""
+        started = time.perf_counter()
+        manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
+        if request.filter is not None:
+            parse_filter(request.filter, manifest.columns)
+        if request.embeddings is not None:
+            queries = [
+                check_embeddings(_unpacked(query, manifest.dim, number), manifest.dim, f"query {number}")
+                for number, query in enumerate(request.embeddings)
+            ]
+        else:
+            queries = await self._embed(request.texts, deadline, is_query=True)
+        encoded = time.perf_counter()
+        shards = self._ask_shards(manifest.version, deadline)
+        found = await scatter.search(
+            shards,
+            queries,
+            k=request.k,
+            settings=resolve(request.effort, manifest.tuned, manifest.codebook.n_centroids, request.k),
+            size=whole_size(manifest),
+            n_centroids=manifest.codebook.n_centroids,
+            selection=Selection(request.filter, None if request.ids is None else tuple(dict.fromkeys(request.ids))),
+        )
+        partial = found.answered < len(self._shards)
+        if partial:
+            metrics.PARTIAL.inc()
+            if not found.answered or not request.allow_partial:
+                raise UnavailableError(f"{found.answered} of {len(self._shards)} shards answered in time")
+        metrics.QUERIES.inc(len(queries))
+        stages = {"encode": encoded - started, **found.seconds, "total": time.perf_counter() - started}
+        for stage, seconds in stages.items():
+            metrics.STAGES.labels(stage).observe(seconds)
+        return SearchResponse(
+            results=[[SearchHit.of(*hit) for hit in hits] for hits in found.results],
+            version=manifest.version,
+            partial=partial,
+            shards=ShardCount(total=len(self._shards), answered=found.answered),
+            took_ms={stage: round(1000 * seconds, 2) for stage, seconds in stages.items()},
+        )
+
+    async def rerank(self, request: RerankRequest) -> RerankResponse:
+        """Answer `POST /v1/rerank`."""
+        started = time.perf_counter()
+        version, deadline = self._manifest.version, self._deadline(request.timeout_ms)
+        unknown: list[str] = []
+        if request.documents is not None:
+            scores = await self._in_time(self._encoder.score.remote(request.query, request.documents), deadline)
+            results = [Reranked(index=place, score=score) for place, score in enumerate(scores)]
+            results.sort(key=lambda result: (-result.score, result.index))
+        else:
+            queries = await self._embed([request.query], deadline, is_query=True)
+            ids = list(dict.fromkeys(request.ids or ()))
+            answers = await self._ask_every_shard("rerank", (queries, [ids]), deadline, allow_partial=request.allow_partial)
+            hits = [hit for answer in answers for hit in answer[0]]
+            results = [Reranked(id=id_, score=score) for id_, score, _ in hits]
+            results.sort(key=lambda result: (-result.score, result.id))
+            known = {result.id for result in results}
+            unknown = [id_ for id_ in ids if id_ not in known]
+        took = {"total": round(1000 * (time.perf_counter() - started), 2)}
+        return RerankResponse(results=results[: request.k], unknown=unknown, version=version, took_ms=took)
+
+    async def embed(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
+        """Answer `POST /v1/embeddings`."""
+        found = await self._embed(request.texts, self._deadline(None), is_query=request.is_query)
+        embeddings = [_packed(array) for array in found] if request.packed else [array.tolist() for array in found]
+        return EmbeddingsResponse(embeddings=embeddings, dim=self._manifest.dim, model=self._model)
+
+    async def explain(self, request: ExplainRequest) -> ExplainResponse:
+        """Answer `POST /v1/explain`."""
+        manifest, deadline = self._manifest, self._deadline(None)
+        (query_QD,) = await self._embed([request.query], deadline, is_query=True)
+        found = await self._ask_every_shard("explain", (query_QD, request.id), deadline)
+        matches = next((answer for answer in found if answer is not None), None)
+        if matches is None:
+            raise InputError(f"document {request.id!r} is not in version {manifest.version}")
+        kept = await self._documents([request.id], deadline)
+        text = _content(kept.get(request.id, {}))
+        tokens = await self._in_time(self._encoder.tokens.remote(request.query, True), deadline)
+        document = [] if text is None else await self._in_time(self._encoder.tokens.remote(text, False), deadline)
+        aligned = manifest.pool_factor == 1 and max(match.document_token for match in matches) < len(document)
+        return ExplainResponse(
+            id=request.id,
+            score=sum(match.score for match in matches),
+            text=text,
+            query_tokens=[Token(text=token, start=start, end=end) for token, start, end in tokens],
+            document_tokens=[Token(text=token, start=start, end=end) for token, start, end in document]
+            if aligned
+            else None,
+            matches=[
+                TokenMatch(query_token=match.query_token, document_token=match.document_token, score=match.score)
+                for match in matches
+            ],
+            version=manifest.version,
+        )
+
+    async def document(self, id_: str) -> DocumentResponse | None:
+        """Answer `GET /v1/documents/{id}`."""
+        version = self._manifest.version
+        found = await self._documents([id_], self._deadline(None))
+        if id_ not in found:
+            return None
+        hit = SearchHit.of(id_, 0.0, found[id_])
+        return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, version=version)
+
+    async def describe(self) -> IndexDescription:
+        """Answer `GET /v1/index`."""
+        manifest = self._manifest
+        return IndexDescription(
+            version=manifest.version,
+            versions=await asyncio.to_thread(versions, self._store),
+            documents=manifest.documents,
+            tokens=manifest.tokens,
+            dim=manifest.dim,
+            bits=manifest.bits,
+            columns={name: str(type_) for name, type_ in manifest.columns.items()},
+            shards=len(self._shards),
+            model=self._model,
+        )
+
+    async def ready(self) -> Health:
+        """Answer `GET /readyz`."""
+        asked = [shard.status.remote() for shard in self._shards]
+        encoder = self._encoder.tokens.remote("ready", True)
+        waiting = [asyncio.ensure_future(_result(response)) for response in (*asked, encoder)]
+        await asyncio.wait(waiting, timeout=_STATUS_S)
+        there = [task.done() and not task.cancelled() and task.exception() is None for task in waiting]
+        for task in waiting:
+            task.cancel()
+        count = ShardCount(total=len(asked), answered=sum(there[:-1]))
+        return Health(status="ok" if all(there) else "not ready", version=self._manifest.version, shards=count)
+
+    async def switch(self, version: int | None) -> VersionResponse:
+        """Serve another version: every replica opens it, then it is recorded, then it is served.
+
+        Raises:
+            InputError: there is no such version, or it is of another model.
+            UnavailableError: a shard could not open it; what was served is served on.
+        """
+        async with self._switching:
+            before = self._manifest
+            manifest = await asyncio.to_thread(read_manifest, self._store, version)
+            if (manifest.model, manifest.dim) != (before.model, before.dim):
+                raise InputError(f"version {manifest.version} is of another model; deploy an endpoint of its own for it")
+            await self._prepare(manifest.version)
+            await asyncio.to_thread(write_pin, self._store, version)
+            self._serve(manifest)
+            return VersionResponse(version=manifest.version, before=before.version)
+
+    async def follow(self) -> None:
+        """Serve, from now on, what another gateway of this endpoint was told to."""
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            try:
+                async with self._switching:
+                    chosen = await asyncio.to_thread(chosen_version, self.settings.index, self._manifest.version)
+                    if chosen != self._manifest.version:
+                        await self._prepare(chosen)
+                        self._serve(await asyncio.to_thread(read_manifest, self._store, chosen))
+            except Exception as error:  # whatever fails now may not fail in two seconds
+                log.warning("the version to serve is not known: %r", error)
+
+    def _serve(self, manifest: Manifest) -> None:
+        log.warning("serving version %d in place of %d", manifest.version, self._manifest.version)
+        self._manifest = manifest
+        metrics.VERSION.set(manifest.version)
+
+    async def _prepare(self, version: int) -> None:
+        """Have every replica of every shard open a version."""
+        asked = [_result(shard.broadcast("prepare", version)) for shard in self._shards]
+        try:
+            async with asyncio.timeout(_SWITCH_S):
+                await asyncio.gather(*asked)
+        except Exception as error:
+            raise UnavailableError(f"version {version} could not be opened by every shard ({error!r:.200})") from error
+
+    @property
+    def _model(self) -> str | None:
+        known = self._manifest.model
+        return self.settings.model or (known.name if known else None)
+
+    def _deadline(self, timeout_ms: int | None) -> float:
+        asked = self.settings.timeout_s if timeout_ms is None else timeout_ms / 1000
+        return time.monotonic() + min(asked, self.settings.timeout_s)
+
+    async def _in_time(self, response: Any, deadline: float) -> Any:
+        """What the encoder answers."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await response
+        except TimeoutError:
+            raise UnavailableError("the encoder did not answer in time") from None
+        except Exception as error:
+            raise UnavailableError(f"the encoder is unavailable ({type(error).__name__})") from error
+
+    async def _embed(self, texts: list[str], deadline: float, *, is_query: bool) -> list[NDArray[np.float32]]:
+        embeddings, known = await self._in_time(self._encoder.embed.remote(texts, is_query), deadline)
+        metrics.CACHED.inc(known)
+        return list(embeddings)
+
+    def _ask_shards(self, version: int, deadline: float) -> scatter.Shards:
+        # A little before the deadline, so that what the others found is answered by then.
+        spared = deadline - _SPARED * max(0.0, deadline - time.monotonic())
+        asks = [self._ask(number, version, spared) for number in range(len(self._shards))]
+
+        def on_failure(number: int, failure: BaseException) -> None:
+            reason = "late" if isinstance(failure, TimeoutError) else "failed"
+            metrics.SHARD_FAILURES.labels(str(number), reason).inc()
+            log.warning("request %s: shard %d %s: %r", REQUEST_ID.get(), number, reason, failure)
+
+        return scatter.Shards(asks, spared, on_failure)
+
+    def _ask(self, number: int, version: int, deadline: float) -> scatter.Ask:
+        async def ask(method: str, *arguments: Any) -> Any:
+            budget = deadline - time.monotonic()
+            response = self._shards[number].ask.remote(version, method, arguments, budget, REQUEST_ID.get())
+            try:
+                told: Told = await response
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+            except Exception as error:
+                if isinstance(cause := getattr(error, "cause", None), InputError):
+                    raise cause from None
+                raise
+            name = str(number)
+            metrics.SHARD_WORK.labels(name, method).observe(told.worked_s)
+            metrics.SHARD_WAIT.labels(name).observe(told.waited_s)
+            metrics.SHARD_AT_HAND.labels(name).set(told.at_hand)
+            metrics.SHARD_MEMORY.labels(name).set(told.memory)
+            return told.answer
+
+        return ask
+
+    async def _ask_every_shard(
+        self, method: str, arguments: tuple[Any, ...], deadline: float, *, allow_partial: bool = False
+    ) -> list[Any]:
+        """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
+        shards = self._ask_shards(self._manifest.version, deadline)
+        answers = await shards.ask_all(method, dict.fromkeys(shards.alive, arguments))
+        if len(answers) < len(self._shards) and not (allow_partial and answers):
+            raise UnavailableError(f"{len(answers)} of {len(self._shards)} shards answered in time")
+        return [answers[number] for number in sorted(answers)]
+
+    async def _documents(self, ids: list[str], deadline: float) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for answer in await self._ask_every_shard("documents", (ids,), deadline):
+            found |= answer
+        return found
+
+
+async def _result(response: Awaitable[T]) -> T:
+    return await response
+
+
+def _unpacked(query: Any, dim: int, number: int) -> NDArray[np.float32]:
+    if isinstance(query, PackedEmbeddings):
+        try:
+            return query.unpack(dim)
+        except ValueError as error:
+            raise InputError(f"query {number}: {error}") from None
+    lengths = {len(vector) for vector in query}
+    if lengths != {dim}:
+        raise InputError(f"query {number} has vectors of {sorted(lengths)} numbers; expected {dim}")
+    return np.array(query, dtype=np.float32)
+
+
+def _packed(array: NDArray[np.float32]) -> PackedEmbeddings:
+    return PackedEmbeddings(tokens=len(array), data=base64.b64encode(array.astype("<f4").tobytes()).decode())
+
+
+def _content(kept: dict[str, Any]) -> str | None:
+    """A document's title and text as they were encoded."""
+    if not isinstance(kept.get("text"), str):
+        return None
+    return f"{kept.get('title') or ''} {kept['text']}".strip()

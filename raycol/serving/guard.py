@@ -1,0 +1,239 @@
+"""What stands before every request: a name for it, a key, room for it, a limit on its body, and a line in the log.
+
+ASGI middleware without Ray or FastAPI, so that nothing of a request is parsed before it is known to be allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from raycol.serving import metrics
+from raycol.serving.schema import MAX_BODY_BYTES, Problem
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+
+# A body that has not come by then is not waited for.
+BODY_S = 10.0
+# Bodies that may be coming in at once, for each request that may be at work.
+_BODIES_PER_REQUEST = 4
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Without a key; the page has nothing of the index in it.
+_PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
+_UNLIMITED = _PUBLIC | {"/metrics"}
+_ADMIN = "/v1/admin/"
+
+log = logging.getLogger("ray.serve")
+
+Scope = Callable[[str | None], str | None]
+
+
+class Rules:
+    """What a guard goes by, for one gateway.
+
+    Args:
+        max_requests: at once.
+        scope_of: the scope, read or admin, of a presented key; None where no keys are needed.
+        cors: origins whose pages may call.
+    """
+
+    def __init__(self, max_requests: int, scope_of: Scope | None = None, cors: tuple[str, ...] = ()) -> None:
+        self.max_requests = max_requests
+        self.scope_of = scope_of
+        self.cors = frozenset(cors)
+        self.in_flight = 0
+        self.reading = 0
+
+    def check_room(self) -> None:
+        """Refuse a request beyond those that can be worked on, or whose bodies can be held."""
+        if self.in_flight >= self.max_requests or self.reading > _BODIES_PER_REQUEST * self.max_requests:
+            metrics.REFUSED.inc()
+            detail = f"{self.in_flight} requests are at work; try again"
+            raise _RefusedError(429, "Too many requests", detail, **{"retry-after": "1"})
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, title: str, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers
+
+
+class Guard:
+    """ASGI middleware. `rules` is set when the gateway starts; until then every request is refused with 503."""
+
+    # Of this process: the application is made before its gateway is.
+    rules: Rules | None = None
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request = _Request(scope, headers, send)
+        REQUEST_ID.set(request.id)
+        rules = Guard.rules
+        held = False
+        try:
+            if rules is None:
+                raise _RefusedError(503, "Not ready", "the gateway is starting")
+            request.origin = _origin(headers, rules)
+            if scope["method"] == "OPTIONS" and request.origin:
+                await request.preflight()
+                return
+            _check_key(request, headers, rules)
+            limited = request.path not in _UNLIMITED
+            if limited:
+                rules.check_room()
+            rules.reading += 1
+            try:
+                body = await _body(headers, receive)
+            finally:
+                rules.reading -= 1
+            if body is None:
+                return
+            if limited:
+                # Only now, so that bodies that trickle in take no room from others.
+                rules.check_room()
+                held = True
+                rules.in_flight += 1
+                metrics.IN_FLIGHT.set(rules.in_flight)
+            await self.app(scope, _replay(body, receive), request.answer)
+        except _RefusedError as refused:
+            await request.refuse(refused)
+        finally:
+            if held and rules:
+                rules.in_flight -= 1
+                metrics.IN_FLIGHT.set(rules.in_flight)
+            request.record()
+
+
+class _Request:
+    """One request: its name, what it is answered with, and how long that took."""
+
+    def __init__(self, scope: Any, headers: dict[bytes, bytes], send: Any) -> None:
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        self.id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        self.path = scope["path"]
+        self.method = scope["method"]
+        self.origin: str | None = None
+        self.status = 0
+        self._scope = scope
+        self._send = send
+        self._started = time.perf_counter()
+
+    async def answer(self, message: Any) -> None:
+        """Send on, with the request's name."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
+        await self._send(message)
+
+    async def refuse(self, refused: _RefusedError) -> None:
+        """Answer with a problem."""
+        problem = Problem(
+            title=refused.title, status=refused.status, detail=refused.detail, request_id=self.id
+        ).model_dump_json()
+        content = problem.encode()
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(content)).encode()),
+            *((name.encode(), value.encode()) for name, value in refused.headers.items()),
+        ]
+        # What is left of a body that is not read would be taken for the next request.
+        if refused.status in (408, 413):
+            headers.append((b"connection", b"close"))
+        await self.answer({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await self.answer({"type": "http.response.body", "body": content})
+
+    async def preflight(self) -> None:
+        """Tell a browser what an allowed page may send."""
+        headers = [
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+            (b"access-control-max-age", b"600"),
+        ]
+        await self.answer({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.answer({"type": "http.response.body", "body": b""})
+
+    def record(self) -> None:
+        """Count it, and write its line."""
+        seconds = time.perf_counter() - self._started
+        # The route's pattern, not the path: a client must not be able to make up ever new series.
+        route = self._scope.get("route")
+        path = getattr(route, "path", None) or "other"
+        metrics.REQUESTS.labels(path, str(self.status)).inc()
+        metrics.LATENCY.labels(path).observe(seconds)
+        line = {"request": self.id, "method": self.method, "path": self.path[:200], "status": self.status}
+        log.info("%s", json.dumps({**line, "ms": round(1000 * seconds, 2)}))
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        found = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
+        if self.origin:
+            found += [(b"access-control-allow-origin", self.origin.encode()), (b"vary", b"origin")]
+        return found
+
+
+def _origin(headers: dict[bytes, bytes], rules: Rules) -> str | None:
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    return origin if origin in rules.cors else None
+
+
+def _check_key(request: _Request, headers: dict[bytes, bytes], rules: Rules) -> None:
+    if rules.scope_of is None or (request.path in _PUBLIC and request.method in ("GET", "HEAD")):
+        return
+    kind, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    scope = rules.scope_of(key.strip() if kind.lower() == "bearer" else None)
+    if scope is None:
+        metrics.UNAUTHORISED.inc()
+        detail = "give a key of this endpoint as 'Authorization: Bearer KEY'"
+        raise _RefusedError(401, "Unauthorised", detail, **{"www-authenticate": "Bearer"})
+    if request.path.startswith(_ADMIN) and scope != "admin":
+        metrics.UNAUTHORISED.inc()
+        raise _RefusedError(403, "Forbidden", "this needs a key of scope admin")
+
+
+async def _body(headers: dict[bytes, bytes], receive: Any) -> bytes | None:
+    """The whole body, up to the limit; None where the client went away."""
+    too_large = _RefusedError(413, "Body too large", f"the body exceeds {MAX_BODY_BYTES} bytes")
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    more = True
+    try:
+        async with asyncio.timeout(BODY_S):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return None
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise _RefusedError(408, "Body too slow", f"the body was not there after {BODY_S:g} s") from None
+    return bytes(body)
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    handed_on = False
+
+    async def replay() -> Any:
+        nonlocal handed_on
+        if handed_on:
+            return await receive()
+        handed_on = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
