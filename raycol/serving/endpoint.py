@@ -51,6 +51,7 @@ T = TypeVar("T")
 _FOLLOW_S = 2.0
 _STATUS_S = 2.0
 _SWITCH_S = 600.0
+_SWITCH_ATTEMPTS = 5
 # What is left of a request's time when its shards are given up on, to put an answer together.
 _SPARED = 0.05
 
@@ -257,12 +258,18 @@ class Endpoint:
 
     async def _prepare(self, version: int) -> None:
         """Have every replica of every shard open a version."""
-        asked = [_result(shard.broadcast("prepare", version)) for shard in self._shards]
-        try:
-            async with asyncio.timeout(_SWITCH_S):
-                await asyncio.gather(*asked)
-        except Exception as error:
-            raise UnavailableError(f"version {version} could not be opened by every shard ({error!r:.200})") from error
+        for attempt in range(1, _SWITCH_ATTEMPTS + 1):
+            asked = [shard.broadcast("prepare", version).results_async() for shard in self._shards]
+            try:
+                async with asyncio.timeout(_SWITCH_S):
+                    await asyncio.gather(*asked)
+                return
+            except Exception as error:
+                # A replica that died meanwhile is replaced soon, and its successor asked.
+                if attempt == _SWITCH_ATTEMPTS:
+                    detail = f"version {version} could not be opened by every shard ({error!r:.200})"
+                    raise UnavailableError(detail) from error
+                await asyncio.sleep(attempt)
 
     @property
     def _model(self) -> str | None:

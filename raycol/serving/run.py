@@ -56,6 +56,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_level": "WARNING"}
         with ray_errors("starting the endpoint"):
+            ours = not serve.status().proxies
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             if _APP in serve.status().applications:
                 raise InputError(f"Ray serves an application {_APP!r} here already; use serve deploy, or delete it")
@@ -65,8 +66,11 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
                 check_health(url)
             yield Endpoint(url, index.manifest, config.shards)
         finally:
-            # The application alone: where the Ray session is not ours, others' must go on.
-            serve.delete(_APP)
+            # The application alone where Serve ran before: others' must go on.
+            if ours:
+                serve.shutdown()
+            else:
+                serve.delete(_APP)
 
 
 def wait_for_interrupt() -> None:

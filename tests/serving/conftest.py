@@ -1,0 +1,45 @@
+"""An index of two versions, and what each finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.index import Document, Index
+from raycol.indexing import IndexConfig, build_index
+from raycol.models import load_encoder
+from tests.conftest import make_passages, write_jsonl
+from tests.serving.load import QUERIES
+
+
+@pytest.fixture(scope="module")
+def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
+    """Two versions: all, and without every third document but with ten new ones."""
+    folder = tmp_path_factory.mktemp("faults")
+    corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
+    build_index(
+        IndexConfig(
+            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=1
+        )
+    )
+    made = Index.open(folder / "index")
+    ids = [id_ for partition in made.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))]
+    made.delete(ids[::3])
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    texts = [f"violin rain bread ship {number}" for number in range(10)]
+    embeddings = encoder.encode_document(texts, convert_to_numpy=True)
+    made.append(
+        [Document(f"new-{n}", array, {"title": "", "text": text}) for n, (text, array) in enumerate(zip(texts, embeddings, strict=True))]
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(index: Index, tiny_colbert: Path) -> dict[int, list[list[str]]]:
+    """For each version the ids that each query finds."""
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
+    return {
+        version: [[hit.id for hit in hits] for hits in Index.open(index.uri, version).search(queries, k=10)]
+        for version in (1, index.version)
+    }
