@@ -94,7 +94,7 @@ def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
     found = index.search(queries, config.k, filter=config.filter, ids=config.ids, **chosen)
     return [
         [
-            SearchHit(id=hit.id, score=hit.score, metadata=metadata)
+            SearchHit(id=hit.id, score=hit.score, text=metadata.pop("text", None), metadata=metadata)
             for hit, metadata in zip(hits, index.metadata([hit.id for hit in hits]), strict=True)
         ]
         for hits in found
