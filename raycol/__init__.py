@@ -1,8 +1,8 @@
 """raycol: train, index and serve late-interaction (ColBERT-style, multi-vector) retrieval on Ray.
 
-The names below are all a script needs to index and search on one machine, without Ray. They are
-imported on first use, so that `import raycol` and `raycol --help` stay quick and an index can be
-searched where torch and Ray are not installed.
+The names below are all a script needs to index and search on one machine, or to ask an endpoint, without
+Ray. They are imported on first use, so that `import raycol` and `raycol --help` stay quick and an index can
+be searched where torch and Ray are not installed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from raycol.index import Document, Hit, Index
     from raycol.models import load_encoder
+    from raycol.serving.async_client import AsyncClient
+    from raycol.serving.client import Client
 
 _HOME = {
+    "AsyncClient": "raycol.serving.async_client",
+    "Client": "raycol.serving.client",
     "Document": "raycol.index",
     "Hit": "raycol.index",
     "Index": "raycol.index",
     "load_encoder": "raycol.models",
 }
 
-__all__ = ["Document", "Hit", "Index", "__version__", "load_encoder"]
+__all__ = ["AsyncClient", "Client", "Document", "Hit", "Index", "__version__", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:

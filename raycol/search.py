@@ -19,7 +19,7 @@ class SearchConfig(Config):
     """Settings of `raycol search`."""
 
     target: str
-    """An index's folder or URI, or the address of an endpoint (http://...)."""
+    """An index's folder or URI, or the address of an endpoint (http://...), whose key is in RAYCOL_API_KEY."""
 
     queries: list[str]
     """What to look for."""

@@ -164,7 +164,7 @@ def hits(query: str, found: Sequence[SearchHit]) -> None:
     """A query and its hits, a line each."""
     typer.echo(query)
     for rank, hit in enumerate(found, start=1):
-        text = " ".join(str(hit.text or "").split())
+        text = " ".join((hit.text or "").split())
         snippet = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
         typer.echo(f"{rank:4}  {hit.score:7.3f}  {hit.id}" + (f"  {snippet}" if snippet else ""))
     if not found:

@@ -10,6 +10,7 @@ import typer
 
 import raycol
 from raycol import show
+from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
 from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
@@ -33,6 +34,7 @@ index_app = typer.Typer(
     help="Build an index, change it, look after it, search it.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(index_app, name="index")
+app.add_typer(key_app, name="key")
 
 IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index.", show_default=False)]
 

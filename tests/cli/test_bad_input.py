@@ -8,6 +8,7 @@ import pytest
 from raycol.cli import main
 from raycol.errors import InputError
 from raycol.index import Document, Index
+from raycol.serving.keys import new_key
 from tests.conftest import make_passages, write_jsonl
 
 
@@ -32,6 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["BertModel"]}')
     (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
+    new_key(tmp_path / "keys.json", "ci")
+    (tmp_path / "nokeys.json").write_text('{"keys": []}')
     return tmp_path
 
 
@@ -137,6 +140,19 @@ CASES = [
     (["teach", "pairs.jsonl", "--out", "o", "--teacher", "checkpoint"], "none of 1 examples has 8 documents"),
     (["teach", "empty.jsonl", "--out", "o", "--teacher", "checkpoint"], "no training examples in it"),
     (["teach", "triplets.jsonl", "--out", "o", "--teacher", "checkpoint", "--n-ways", "2"], "is no cross-encoder"),
+    (["key", "list", "gone.json"], "gone.json: no such file; `raycol key add` makes one"),
+    (["key", "list", "good.jsonl"], "good.jsonl: not a file of API keys: "),
+    (["key", "list", "nokeys.json"], "nokeys.json: no keys in it"),
+    (["key", "list", "folder"], "folder: cannot be read (Is a directory)"),
+    (["key", "add", "keys.json", "ci"], "there is a key 'ci' already"),
+    (["key", "add", "keys.json", "a b"], "name 'a b'; expected up to 64 letters"),
+    (["key", "add", "keys.json", "cd", "--scope", "write"], "scope 'write'; expected one of read, admin"),
+    (["key", "add", "good.jsonl", "ci"], "good.jsonl: not a file of API keys: "),
+    (["key", "add", "gone/keys.json", "ci"], "gone/keys.json: no such folder"),
+    (["key", "add", "folder", "ci"], "folder: cannot be read (Is a directory)"),
+    (["key", "revoke", "keys.json", "cd"], "no key 'cd' in it; it has ci"),
+    (["key", "revoke", "gone.json", "ci"], "gone.json: no such file"),
+    (["search", "http://", "a question"], "'http://' is no address; expected one such as"),
     (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]
@@ -166,7 +182,8 @@ def test_debug_shows_where(folder: Path) -> None:
 
 COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
             ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"],
-            ["index", "search"], ["serve"], ["search"], ["evaluate"], ["mine"], ["teach"]]  # fmt: skip
+            ["index", "search"], ["serve"], ["search"], ["evaluate"], ["mine"], ["teach"],
+            ["key"], ["key", "add"], ["key", "revoke"], ["key", "list"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])

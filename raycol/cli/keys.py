@@ -1,0 +1,46 @@
+"""`raycol key ...`: the API keys of an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycol.serving.keys import new_key, read_keys, revoke_key
+
+key_app = typer.Typer(
+    help="Make, revoke and list API keys of an endpoint.", no_args_is_help=True, rich_markup_mode=None
+)
+
+FileArgument = Annotated[Path, typer.Argument(help="File of the keys' hashes.", show_default=False)]
+NameArgument = Annotated[str, typer.Argument(help="Name of the key.", show_default=False)]
+
+
+@key_app.command("add")
+def add(
+    file: FileArgument,
+    name: NameArgument,
+    scope: Annotated[
+        str, typer.Option(metavar="read|admin", help="What it is good for; admin may change the version served.")
+    ] = "read",
+) -> None:
+    """Make a key and print it. The file keeps its hash; a running endpoint takes it up."""
+    typer.echo(new_key(file, name, scope))
+    typer.echo(f"This is the only time that the key is shown; {file} keeps its hash.", err=True)
+
+
+@key_app.command("revoke")
+def revoke(file: FileArgument, name: NameArgument) -> None:
+    """Remove a key. A running endpoint stops taking it."""
+    revoke_key(file, name)
+    typer.echo(f"{file}: key {name} revoked")
+
+
+@key_app.command("list")
+def list_keys(file: FileArgument) -> None:
+    """Print the keys' names, scopes and when they were made."""
+    keys = read_keys(file).keys
+    width = max(len(key.name) for key in keys)
+    for key in keys:
+        typer.echo(f"{key.name:{width}}  {key.scope:5}  {key.created:%Y-%m-%dT%H:%M:%S%z}")

@@ -1,0 +1,566 @@
+"""The clients, against a small server that answers as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import uvicorn
+
+import raycol
+from raycol.errors import InputError, RaycolError
+from raycol.search import SearchConfig, search
+from raycol.serving.calls import pack
+from raycol.serving.client import check_health, search_endpoint
+from raycol.serving.schema import Health, PackedEmbeddings, SearchRequest, ShardCount, VersionResponse
+from raycol.serving.tries import MAX_RETRY_AFTER_S
+
+FOUND = {
+    "results": [[{"id": "a", "score": 1.5, "text": None, "metadata": {"year": 1999}}]],
+    "version": 3,
+    "partial": False,
+    "shards": {"total": 2, "answered": 2},
+    "took_ms": {"total": 1.0},
+}
+RERANKED = {"results": [{"index": 1, "score": 2.0}], "unknown": ["b"], "version": 3, "took_ms": {}}
+EXPLAINED = {
+    "id": "a",
+    "score": 1.0,
+    "text": "x",
+    "query_tokens": [{"text": "x", "start": 0, "end": 1}],
+    "document_tokens": None,
+    "matches": [{"query_token": 0, "document_token": 0, "score": 1.0}],
+    "version": 3,
+}
+DESCRIBED = {
+    "version": 3, "versions": [1, 3], "documents": 5, "tokens": 50, "dim": 4, "bits": 4, "columns": {"year": "int64"},
+    "shards": 2, "model": None,
+}  # fmt: skip
+DOCUMENT = {"id": "a", "text": "x", "metadata": {}, "version": 3}
+READY = {"status": "not ready", "version": 3, "shards": {"total": 2, "answered": 1}}
+SWITCHED = {"version": 4, "before": 3}
+
+
+class Server:
+    """An ASGI application that gives the answers it is told to, the last one for ever, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.answers: list[tuple[int, dict[str, str], Any]] = []
+        self.asked: list[dict[str, Any]] = []
+
+    def tell(self, *answers: tuple[int, dict[str, str], Any]) -> None:
+        self.answers, self.asked = list(answers), []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.asked.append(
+            {"method": scope["method"], "path": scope["raw_path"].decode(), "headers": headers, "body": body}
+        )
+        status, headers, content = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            }
+        )
+        await send({"type": "http.response.body", "body": raw})
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    app = Server()
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    app.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield app
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.delenv("RAYCOL_API_KEY", raising=False)
+    running.tell((200, {}, FOUND))
+    return running
+
+
+class Asker:
+    """Calls one method of a client, sync or async, whose time passes only in its waits."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+        self.waits: list[float] = []
+
+    def __call__(self, settings: dict[str, Any], method: str, *arguments: Any, **named: Any) -> Any:
+        self.waits = []
+        if self.kind is raycol.Client:
+            with raycol.Client(**settings) as client:
+                client._sleep, client._clock = self.waits.append, self._now
+                return getattr(client, method)(*arguments, **named)
+        return asyncio.run(self._ask(settings, method, arguments, named))
+
+    async def _ask(self, settings: dict[str, Any], method: str, arguments: Any, named: Any) -> Any:
+        async with raycol.AsyncClient(**settings) as client:
+            client._sleep, client._clock = self._wait, self._now
+            return await getattr(client, method)(*arguments, **named)
+
+    async def _wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def _now(self) -> float:
+        return 1000.0 + sum(self.waits)
+
+
+@pytest.fixture(params=[raycol.Client, raycol.AsyncClient], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Asker:
+    return Asker(request.param)
+
+
+CALLS: list[tuple[str, tuple, dict[str, Any], dict, str, str, Any]] = [
+    (
+        "search",
+        ("rain",),
+        {"k": 3, "filter": "year > 1990", "ids": {"a"}, "effort": "fast", "timeout_ms": 50, "allow_partial": False},
+        FOUND,
+        "POST",
+        "/v1/search",
+        {
+            "query": "rain",
+            "k": 3,
+            "filter": "year > 1990",
+            "ids": ["a"],
+            "effort": "fast",
+            "timeout_ms": 50,
+            "allow_partial": False,
+        },
+    ),
+    (
+        "search",
+        (),
+        {"queries": ("rain", "fog")},
+        FOUND,
+        "POST",
+        "/v1/search",
+        {"queries": ["rain", "fog"], "k": 10, "effort": "default", "allow_partial": True},
+    ),
+    (
+        "rerank",
+        ("rain",),
+        {"documents": ["x", "y"], "k": 1},
+        RERANKED,
+        "POST",
+        "/v1/rerank",
+        {"query": "rain", "documents": ["x", "y"], "k": 1, "allow_partial": False},
+    ),
+    (
+        "rerank",
+        ("rain",),
+        {"ids": ["a", "b"]},
+        RERANKED,
+        "POST",
+        "/v1/rerank",
+        {"query": "rain", "ids": ["a", "b"], "allow_partial": False},
+    ),
+    ("explain", ("rain", "a"), {}, EXPLAINED, "POST", "/v1/explain", {"query": "rain", "id": "a"}),
+    ("document", ("a/b c",), {}, DOCUMENT, "GET", "/v1/documents/a%2Fb%20c", None),
+    ("index", (), {}, DESCRIBED, "GET", "/v1/index", None),
+    ("health", (), {}, {"status": "ok"}, "GET", "/healthz", None),
+    ("ready", (), {}, READY, "GET", "/readyz", None),
+    ("set_version", (4,), {}, SWITCHED, "POST", "/v1/admin/version", {"version": 4}),
+    ("set_version", (None,), {}, SWITCHED, "POST", "/v1/admin/version", {"version": None}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "named", "answer", "verb", "path", "body"), CALLS, ids=[call[0] for call in CALLS]
+)
+def test_each_method_asks_its_endpoint(
+    ask: Asker,
+    server: Server,
+    method: str,
+    arguments: tuple,
+    named: dict[str, Any],
+    answer: dict,
+    verb: str,
+    path: str,
+    body: Any,
+) -> None:
+    server.tell((200, {}, answer))
+    found = ask({"url": server.url}, method, *arguments, **named)
+    assert found.model_dump(mode="json", exclude_unset=True) == answer
+    (asked,) = server.asked
+    assert (asked["method"], asked["path"]) == (verb, path)
+    assert (json.loads(asked["body"]) if asked["body"] else None) == body
+    assert "authorization" not in asked["headers"]
+
+
+def test_embeddings_go_packed_and_come_packed(ask: Asker, server: Server) -> None:
+    rng = np.random.default_rng(0)
+    queries = [rng.standard_normal((tokens, 4)).astype(np.float32) for tokens in (1, 3)]
+    ask({"url": server.url}, "search", embeddings=[queries[0], queries[1].astype(np.float64)[:, ::-1]])
+    request = SearchRequest.model_validate_json(server.asked[0]["body"])
+    assert request.embeddings is not None
+    for sent, query in zip(request.embeddings, (queries[0], queries[1][:, ::-1]), strict=True):
+        assert isinstance(sent, PackedEmbeddings)
+        assert np.array_equal(sent.unpack(4), query)
+
+    packed = [pack(query, "").model_dump() for query in queries]
+    server.tell((200, {}, {"embeddings": packed, "dim": 4, "model": "m"}))
+    for given, is_query in (("rain", True), (["rain", ""], False)):
+        found = ask({"url": server.url}, "embeddings", given, is_query=is_query)
+        assert json.loads(server.asked[-1]["body"]) == {"input": given, "is_query": is_query, "packed": True}
+        for array, query in zip(found, queries, strict=True):
+            assert array.dtype == np.float32
+            assert np.array_equal(array, query)
+            array += 1  # one's own
+    server.tell((200, {}, {"embeddings": [query.tolist() for query in queries], "dim": 4, "model": None}))
+    for array, query in zip(ask({"url": server.url}, "embeddings", "rain"), queries, strict=True):
+        assert np.array_equal(array, query)
+
+
+def test_the_key_is_the_argument_or_of_the_environment(
+    ask: Asker, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(**settings: Any) -> str | None:
+        ask({"url": server.url, **settings}, "search", "rain")
+        return server.asked[-1]["headers"].get("authorization")
+
+    assert sent(api_key="mine") == "Bearer mine"
+    monkeypatch.setenv("RAYCOL_API_KEY", "theirs")
+    assert sent() == "Bearer theirs"
+    assert sent(api_key="mine") == "Bearer mine"
+    assert sent(api_key="") is None
+    search(SearchConfig(target=server.url, queries=["rain"]))
+    assert server.asked[-1]["headers"]["authorization"] == "Bearer theirs"
+    monkeypatch.setenv("RAYCOL_API_KEY", "")
+    assert sent() is None
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_is_busy_is_asked_again_after_growing_waits(ask: Asker, server: Server, status: int) -> None:
+    server.tell(*[(status, {}, {"detail": "busy"})] * 4, (200, {}, FOUND))
+    assert ask({"url": server.url}, "search", "rain").version == 3
+    assert len(server.asked) == 5
+    assert len({asked["body"] for asked in server.asked}) == 1
+    for wait, most in zip(ask.waits, (0.2, 0.4, 0.8, 1.6), strict=True):
+        assert 0 <= wait <= most
+
+
+def test_what_stays_busy_is_given_up(ask: Asker, server: Server) -> None:
+    server.tell((429, {}, {"detail": "64 requests are at work"}))
+    with pytest.raises(RaycolError, match=f"^{server.url}: 429: 64 requests are at work$") as raised:
+        ask({"url": server.url, "retries": 2}, "search", "rain")
+    assert not isinstance(raised.value, InputError)
+    assert len(server.asked) == 3
+    with pytest.raises(RaycolError, match="429"):
+        ask({"url": server.url, "retries": 0}, "search", "rain")
+    assert len(server.asked) == 4
+
+
+def test_an_endpoint_says_when_to_come_back(ask: Asker, server: Server) -> None:
+    answers = [(503, {"retry-after": after}, {}) for after in ("7", "999999", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")]
+    server.tell(*answers, (200, {}, FOUND))
+    ask({"url": server.url, "timeout_s": 300.0}, "search", "rain")
+    least = (7, MAX_RETRY_AFTER_S, 0, 0)
+    for wait, after, jitter in zip(ask.waits, least, (0.2, 0.4, 0.8, 1.6), strict=True):
+        assert after <= wait <= after + jitter
+
+
+def test_no_wait_goes_beyond_the_timeout(ask: Asker, server: Server) -> None:
+    server.tell((503, {"retry-after": "4"}, {"detail": "not now"}))
+    with pytest.raises(RaycolError, match="503: not now"):
+        ask({"url": server.url, "timeout_s": 9.5, "retries": 100}, "search", "rain")
+    assert len(server.asked) == 3
+    assert sum(ask.waits) < 9.5
+    server.tell((503, {"retry-after": "20"}, {"detail": "not now"}))
+    with pytest.raises(RaycolError, match="503: not now"):
+        ask({"url": server.url, "timeout_s": 10.0}, "search", "rain")
+    assert ask.waits == []
+
+
+def test_a_version_is_set_once(ask: Asker, server: Server) -> None:
+    for status in (429, 503):
+        server.tell((status, {}, {"detail": "busy"}))
+        with pytest.raises(RaycolError, match=f"{status}: busy"):
+            ask({"url": server.url}, "set_version", 4)
+        assert len(server.asked) == 1
+    with hangs_up() as (url, connections):
+        with pytest.raises(RaycolError, match="no answer"):
+            ask({"url": url}, "set_version", 4)
+        assert connections == [1]
+        with pytest.raises(RaycolError, match="no answer"):
+            ask({"url": url}, "search", "rain")
+        assert connections == [1 + 5]
+
+
+@pytest.mark.parametrize(
+    ("failure", "again", "version_again"),
+    [
+        (httpx2.ConnectError, True, True),
+        (httpx2.ConnectTimeout, True, True),
+        (httpx2.ReadError, True, False),
+        (httpx2.WriteError, True, False),
+        (httpx2.RemoteProtocolError, True, False),
+        (httpx2.ReadTimeout, False, False),
+        (httpx2.DecodingError, False, False),
+    ],
+)
+def test_a_failed_connection_is_tried_again_where_that_does_no_harm(
+    ask: Asker, failure: type[httpx2.HTTPError], again: bool, version_again: bool
+) -> None:
+    tries: Counter[str] = Counter()
+
+    def fail_once(request: httpx2.Request) -> httpx2.Response:
+        tries[request.url.path] += 1
+        if tries[request.url.path] == 1:
+            raise failure("lost")
+        return httpx2.Response(200, json=SWITCHED if "admin" in request.url.path else FOUND)
+
+    settings = {"url": "http://endpoint", "transport": httpx2.MockTransport(fail_once)}
+    for method, argument, repeated in (("search", "rain", again), ("set_version", 4, version_again)):
+        if repeated:
+            ask(settings, method, argument)
+        else:
+            with pytest.raises(RaycolError, match="http://endpoint: no answer"):
+                ask(settings, method, argument)
+    assert tries == {"/v1/search": 1 + again, "/v1/admin/version": 1 + version_again}
+
+
+def test_each_try_has_what_is_left_of_the_time(ask: Asker) -> None:
+    left: list[dict[str, float]] = []
+
+    def busy(request: httpx2.Request) -> httpx2.Response:
+        left.append(request.extensions["timeout"])
+        return httpx2.Response(503, headers={"retry-after": "8"})
+
+    settings = {"url": "http://endpoint", "timeout_s": 20.0, "transport": httpx2.MockTransport(busy)}
+    with pytest.raises(RaycolError, match="503"):
+        ask(settings, "search", "rain")
+    assert [timeouts["read"] for timeouts in left] == pytest.approx([20, *20 - np.cumsum(ask.waits)])
+    assert all(timeouts["connect"] <= 10 for timeouts in left)
+    left.clear()
+    with pytest.raises(RaycolError, match="503"):
+        ask({**settings, "retries": 0}, "set_version", 4)
+    assert left[0]["read"] == pytest.approx(600)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "kind", "message"),
+    [
+        (
+            422,
+            {"content-type": "application/problem+json"},
+            {"detail": "k: too large"},
+            InputError,
+            "422: k: too large",
+        ),
+        (401, {}, {"detail": "give a key"}, InputError, "401: give a key"),
+        (404, {}, b"<html>nothing</html>", InputError, "404: <html>nothing</html>"),
+        (400, {}, [1], InputError, r"400: \[1\]"),
+        (413, {}, {"title": "x"}, InputError, '413: {"title": "x"}'),
+        (500, {}, b"", RaycolError, "500: Internal Server Error"),
+        (504, {}, {"detail": "late"}, RaycolError, "504: late"),
+        (307, {"location": "http://elsewhere/"}, b"", RaycolError, "307: Temporary Redirect"),
+        (502, {}, b"x" * 5000, RaycolError, "502: x{500}$"),
+    ],
+)
+def test_a_refusal_says_where_what_and_why(
+    ask: Asker,
+    server: Server,
+    status: int,
+    headers: dict[str, str],
+    content: Any,
+    kind: type[RaycolError],
+    message: str,
+) -> None:
+    server.tell((status, headers, content))
+    with pytest.raises(RaycolError, match=f"^{server.url}: {message}") as raised:
+        ask({"url": server.url}, "search", "rain")
+    assert type(raised.value) is kind
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"<html>", b"[]", b'{"status": "ok"}', b"\xff"])
+def test_another_server_is_told_apart(ask: Asker, server: Server, content: bytes) -> None:
+    server.tell((200, {}, content))
+    for method, arguments in (("search", ("rain",)), ("embeddings", ("rain",)), ("index", ())):
+        with pytest.raises(RaycolError, match="answered, but not as a raycol endpoint does"):
+            ask({"url": server.url}, method, *arguments)
+
+
+def test_embeddings_of_another_size_than_they_say_are_no_answer(ask: Asker, server: Server) -> None:
+    packed = pack(np.ones((2, 3)), "").model_dump()
+    for wrong in ([packed], [[[1.0, 2.0, 3.0]]], [[[1.0, 2.0, 3.0, 4.0], [1.0]]]):
+        server.tell((200, {}, {"embeddings": wrong, "dim": 4, "model": None}))
+        with pytest.raises(RaycolError, match="not as a raycol endpoint"):
+            ask({"url": server.url}, "embeddings", "rain")
+
+
+def test_not_ready_is_an_answer(ask: Asker, server: Server) -> None:
+    server.tell((503, {}, READY))
+    assert ask({"url": server.url}, "ready") == Health(
+        status="not ready", version=3, shards=ShardCount(total=2, answered=1)
+    )
+    assert len(server.asked) == 1
+    server.tell((503, {}, {"detail": "the gateway is starting", "status": 503}))
+    with pytest.raises(RaycolError, match="503: the gateway is starting"):
+        ask({"url": server.url}, "ready")
+
+
+@pytest.mark.parametrize("id_", ["a b", "a/b", "..", ".", "a?b#c", "a%2Fb", "é", "100%", "\n", "//x"])
+def test_any_id_arrives_as_it_is(ask: Asker, server: Server, id_: str) -> None:
+    server.tell((200, {}, DOCUMENT))
+    ask({"url": server.url}, "document", id_)
+    path = server.asked[0]["path"]
+    assert path.startswith("/v1/documents/")
+    assert "/" not in path.removeprefix("/v1/documents/")
+    assert httpx2.URL(server.url + path).path == f"/v1/documents/{id_}"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "named", "message"),
+    [
+        ("document", ("",), {}, "an id of 0 characters"),
+        ("document", ("x" * 1025,), {}, "an id of 1025 characters"),
+        ("document", ("\ud800",), {}, "is not an id"),
+        ("search", (), {"queries": "rain"}, "queries is a text, 'rain'; expected a list"),
+        ("search", ("rain",), {"ids": "a"}, "ids is a text"),
+        ("rerank", ("rain",), {"documents": "x"}, "documents is a text"),
+        ("search", (), {"embeddings": np.ones((3, 4))}, r"embeddings 0: an array of shape \(4,\); expected \[tokens"),
+        ("search", (), {"embeddings": [np.full((1, 4), np.nan)]}, "embeddings 0: holds numbers that are not finite"),
+        ("search", (), {"embeddings": [np.full((1, 4), 1e300)]}, "not finite in float32"),
+        ("search", (), {"embeddings": [["x"]]}, "embeddings 0: not an array of numbers"),
+        ("search", (), {"embeddings": [np.ones((0, 4))]}, "greater than or equal to 1"),
+        ("search", (), {"embeddings": [np.ones((2000, 4))]}, "less than or equal to 1024"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_first(
+    ask: Asker, server: Server, method: str, arguments: tuple, named: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ask({"url": server.url}, method, *arguments, **named)
+    assert server.asked == []
+
+
+def test_text_that_is_none_is_left_to_the_endpoint(ask: Asker, server: Server) -> None:
+    server.tell((422, {}, {"detail": "query: not a text"}))
+    with pytest.raises(InputError, match="422: query: not a text"):
+        ask({"url": server.url}, "search", "\ud800")
+    assert b"\\ud800" in server.asked[0]["body"]
+
+
+@pytest.mark.parametrize("kind", [raycol.Client, raycol.AsyncClient])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "127.0.0.1:8000"}, "is no address; expected one such as http://127.0.0.1:8000"),
+        ({"url": "ftp://host"}, "is no address"),
+        ({"url": "http://"}, "is no address"),
+        ({"url": "http://host:99999"}, "is no address"),
+        ({"url": "http://ho\nst"}, "is no address"),
+        ({"url": "http://a..b"}, "is no address"),
+        ({"url": "http://name:secret@host"}, "a name or password in an address"),
+        ({"url": "http://host", "timeout_s": 0}, "timeout_s is 0"),
+        ({"url": "http://host", "timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"url": "http://host", "retries": -1}, "retries is -1"),
+        ({"url": "http://host", "api_key": "secret\nx: y"}, "holds characters that no key has"),
+        ({"url": "http://host", "api_key": "secrèt"}, "holds characters that no key has"),
+    ],
+)
+def test_wrong_settings_are_refused(kind: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        kind(**settings)
+    assert "secr" not in str(raised.value)
+
+
+def test_a_prefix_stays_in_the_path(ask: Asker, server: Server) -> None:
+    for prefix in ("/search", "/search/"):
+        ask({"url": server.url + prefix}, "search", "rain")
+        assert server.asked[-1]["path"] == "/search/v1/search"
+
+
+def test_nobody_there(ask: Asker) -> None:
+    with pytest.raises(RaycolError, match=r"http://127.0.0.1:9: no answer .*; is the endpoint running"):
+        ask({"url": "http://127.0.0.1:9"}, "index")
+    assert len(ask.waits) == 4
+
+
+def test_search_goes_to_an_endpoint(server: Server) -> None:
+    ((hit,),) = search(SearchConfig(target=server.url, queries=["rain"], k=1))
+    assert (hit.id, hit.metadata) == ("a", {"year": 1999})
+    assert search_endpoint(server.url, ["rain"], k=2).version == 3
+    assert json.loads(server.asked[-1]["body"])["k"] == 2
+
+
+def test_health_is_checked(server: Server) -> None:
+    server.tell((200, {}, {"status": "ok"}))
+    check_health(server.url)
+    server.tell((404, {}, {"detail": "nothing here"}))
+    with pytest.raises(RaycolError, match="nothing here; does Serve run on another port"):
+        check_health(server.url)
+
+
+def test_a_client_needs_neither_ray_nor_torch() -> None:
+    code = "import raycol, sys; raycol.Client, raycol.AsyncClient; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_many_threads_share_a_client(server: Server) -> None:
+    server.tell((200, {}, SWITCHED))
+    answers: list[VersionResponse] = []
+    with raycol.Client(server.url) as client:
+        threads = [
+            threading.Thread(target=lambda n=n: answers.append(client.set_version(n)))  # type: ignore[misc]
+            for n in range(1, 9)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(answers) == 8
+    assert {json.loads(asked["body"])["version"] for asked in server.asked} == set(range(1, 9))
+
+
+@contextmanager
+def hangs_up() -> Iterator[tuple[str, list[int]]]:
+    """A server that reads what it is sent, says nothing, and closes; and how often it did."""
+    count = [0]
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            count[0] += 1
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", count
+        finally:
+            server.shutdown()
+            thread.join(10)
