@@ -24,8 +24,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # How often Ray Train looks at its workers; two seconds otherwise, which a short training waits for at its end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Serve's fast settings (docs/serving.md says what they change): gRPC between replicas, user code on a replica's own
-    # event loop, HAProxy in place of the proxy in Python; and its deployments end without half a minute of draining.
+    # Serve's fast settings (docs/serving.md says what they change): gRPC between replicas, user code on a replica's
+    # own event loop, HAProxy in place of the proxy in Python; and deployments end without half a minute of draining.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

@@ -9,10 +9,12 @@ from pydantic import Field
 from raycol.config import Config, Positive
 from raycol.errors import InputError
 from raycol.index.effort import Effort
-from raycol.serving.schema import MAX_K, SearchHit
+from raycol.serving.schema import MAX_K, MAX_QUERIES, SearchHit
 
 # Settings of `Index.search` by the same names.
 _SETTINGS = ("effort", "n_probe", "n_rescore", "device")
+# What an endpoint decides itself.
+_NOT_FOR_ENDPOINTS = ("model", "trust", "n_probe", "n_rescore", "device")
 
 
 class SearchConfig(Config):
@@ -31,16 +33,16 @@ class SearchConfig(Config):
     """Where the index's encoder is now; by default where the index remembers it. Not for an endpoint."""
 
     filter: str | None = None
-    """A SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020". Not for an endpoint."""
+    """A SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020"."""
 
     ids: list[str] | None = None
-    """Only this document; may be given several times. Not for an endpoint."""
+    """Only this document; may be given several times."""
 
     trust: bool = False
     """Do not check every byte of the index first. Not for an endpoint."""
 
     effort: Effort | None = None
-    """How hard to look: fast, default or thorough. Not for an endpoint."""
+    """How hard to look: fast, default or thorough."""
 
     n_probe: Positive | None = None
     """Centroids that each query token visits, in place of the effort's. Not for an endpoint."""
@@ -68,14 +70,27 @@ def search(config: SearchConfig) -> list[list[SearchHit]]:
 
 
 def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
-    from raycol.serving.client import search_endpoint
+    from raycol.serving.client import Client
 
-    for name in ("model", "filter", "ids", "trust", *_SETTINGS):
+    for name in _NOT_FOR_ENDPOINTS:
         if getattr(config, name) not in (None, False, "cpu"):
             raise InputError(
                 f"--{name.replace('_', '-')} goes with an index folder; {config.target} decides it itself"
             )
-    return search_endpoint(config.target, config.queries, config.k).results
+    results = []
+    with Client(config.target) as client:
+        for start in range(0, len(config.queries), MAX_QUERIES):
+            # Who asks here sees hits alone, and not that some shards' are missing.
+            answer = client.search(
+                queries=config.queries[start : start + MAX_QUERIES],
+                k=config.k,
+                filter=config.filter,
+                ids=config.ids,
+                effort=config.effort or "default",
+                allow_partial=False,
+            )
+            results += answer.results
+    return results
 
 
 def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:

@@ -172,7 +172,7 @@ def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings
 
 
 def find_candidates(query: Query, codebook: Codebook, scope: Scope, plan: Plan, limit: int) -> Candidates:
-    """The candidates among the documents of a scope, at most `limit` where lists are visited: the first by estimate."""
+    """The candidates among the documents of a scope, at most `limit` by estimate where there are."""
     numbers_M = scope.numbers
     if plan.exact or not len(numbers_M):
         none_M = np.zeros(len(numbers_M), dtype=np.int32)

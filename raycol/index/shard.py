@@ -209,7 +209,7 @@ class IndexShard:
         if not len(numbers_M):
             return numbers_M
         places_M = np.searchsorted(self._starts, numbers_M, side="right") - 1
-        inward_M = numbers_M - self._starts[places_M] + scope.starts[places_M]
+        inward_M: NDArray[np.int64] = numbers_M - self._starts[places_M] + scope.starts[places_M]
         if places_M.min() < 0 or (inward_M >= scope.starts[places_M + 1]).any():
             raise InputError("a document was asked of a shard that does not hold it")
         return inward_M

@@ -17,6 +17,7 @@ from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.encoder import QueryEncoder
 from raycol.serving.endpoint import Settings
 from raycol.serving.gateway import Gateway
+from raycol.serving.keys import read_keys
 from raycol.serving.shard import Shard
 
 # A dead replica is noticed in a second or two, and replaced.
@@ -72,11 +73,13 @@ def build_app(config: ServeConfig) -> Any:
 
 
 def check_guarded(config: ServeConfig) -> None:
-    """Raise `InputError` where anyone could reach an endpoint without a key."""
+    """Raise `InputError` where anyone could reach an endpoint without a key, or its keys cannot be read."""
+    if config.keys is not None:
+        read_keys(config.keys)
     if config.keys is None and not config.open and not config.loopback:
         raise InputError(
-            f"host is {config.host or 'not said'}, and there are no keys: anyone who reaches it could search; make keys "
-            f"with raycol key add and name their file (keys), bind to {LOOPBACK}, or set open"
+            f"host is {config.host or 'not said'}, and there are no keys: anyone who reaches it could search; make "
+            f"keys with raycol key add and name their file (keys), bind to {LOOPBACK}, or set open"
         )
 
 

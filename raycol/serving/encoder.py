@@ -77,7 +77,7 @@ class QueryEncoder:
         """The tokens that have embeddings, in their order: what each is, and where it begins and ends in the text."""
         return await asyncio.to_thread(token_places, self._encoder, text, is_query)
 
-    @serve.batch(
+    @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=_BATCH_TOKENS,
         batch_wait_timeout_s=_WAIT_S,
         batch_size_fn=lambda texts: sum(len(text.text) // _CHARACTERS_PER_TOKEN + 2 for text in texts),

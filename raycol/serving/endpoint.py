@@ -22,8 +22,10 @@ from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
 from raycol.serving.guard import REQUEST_ID, Rules
+from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import chosen_version, write_pin
 from raycol.serving.schema import (
+    MAX_QUERY_TOKENS,
     DocumentResponse,
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -87,7 +89,12 @@ class Endpoint:
         self._manifest = read_manifest(self._store, chosen_version(settings.index, settings.version))
         self._switching = asyncio.Lock()
         metrics.VERSION.set(self._manifest.version)
-        self.rules = Rules(settings.max_requests, None, settings.cors)
+        self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
+        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors)
+
+    def _scope_of(self, key: str | None) -> str | None:
+        # The keys of this moment: they may have been read again.
+        return self._keys.keys.scope_of(key) if self._keys else None
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer `POST /v1/search`."""
@@ -142,7 +149,9 @@ class Endpoint:
         else:
             queries = await self._embed([request.query], deadline, is_query=True)
             ids = list(dict.fromkeys(request.ids or ()))
-            answers = await self._ask_every_shard("rerank", (queries, [ids]), deadline, allow_partial=request.allow_partial)
+            answers = await self._ask_every_shard(
+                "rerank", (queries, [ids]), deadline, allow_partial=request.allow_partial
+            )
             hits = [hit for answer in answers for hit in answer[0]]
             results = [Reranked(id=id_, score=score) for id_, score, _ in hits]
             results.sort(key=lambda result: (-result.score, result.id))
@@ -232,17 +241,21 @@ class Endpoint:
             before = self._manifest
             manifest = await asyncio.to_thread(read_manifest, self._store, version)
             if (manifest.model, manifest.dim) != (before.model, before.dim):
-                raise InputError(f"version {manifest.version} is of another model; deploy an endpoint of its own for it")
+                raise InputError(
+                    f"version {manifest.version} is of another model; deploy an endpoint of its own for it"
+                )
             await self._prepare(manifest.version)
             await asyncio.to_thread(write_pin, self._store, version)
             self._serve(manifest)
             return VersionResponse(version=manifest.version, before=before.version)
 
     async def follow(self) -> None:
-        """Serve, from now on, what another gateway of this endpoint was told to."""
+        """Serve, from now on, what another gateway of this endpoint was told to; learn of new and revoked keys."""
         while True:
             await asyncio.sleep(_FOLLOW_S)
             try:
+                if self._keys:
+                    await asyncio.to_thread(self._keys.refresh)
                 async with self._switching:
                     chosen = await asyncio.to_thread(chosen_version, self.settings.index, self._manifest.version)
                     if chosen != self._manifest.version:
@@ -352,6 +365,8 @@ async def _result(response: Awaitable[T]) -> T:
 
 def _unpacked(query: Any, dim: int, number: int) -> NDArray[np.float32]:
     if isinstance(query, PackedEmbeddings):
+        if query.tokens > MAX_QUERY_TOKENS:
+            raise InputError(f"query {number} has {query.tokens} tokens; expected at most {MAX_QUERY_TOKENS}")
         try:
             return query.unpack(dim)
         except ValueError as error:

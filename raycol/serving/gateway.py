@@ -159,7 +159,8 @@ class Gateway:
 
     @api.get("/v1/documents/{id:path}")
     async def document(
-        self, id: Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS)]  # noqa: A002
+        self,
+        id: Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS)],  # noqa: A002
     ) -> DocumentResponse:
         """What the index keeps of a document."""
         found = await self.endpoint.document(id)

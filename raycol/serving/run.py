@@ -86,7 +86,7 @@ def wait_for_interrupt() -> None:
 
 def _reachable(host: str) -> str:
     """An address of this machine's own by which an endpoint bound to `host` is reached."""
-    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{host}]" if ":" in host else host
 
 

@@ -29,6 +29,9 @@ _AHEAD_SHARE = 1.25
 _CANDIDATES_MORE = 32
 _AHEAD_MORE = 4
 
+_NO_NUMBERS = np.empty(0, dtype=np.int64)
+_NO_SCORES = np.empty(0, dtype=np.int32)
+
 
 class FoundHit(NamedTuple):
     """A hit with what the index keeps of its document."""
@@ -116,7 +119,7 @@ async def search(
     """
     started = time.perf_counter()
     if selection != Selection():
-        counts = await shards.ask_all("count", {shard: (selection,) for shard in shards.alive})
+        counts = await shards.ask_all("count", dict.fromkeys(shards.alive, (selection,)))
         allowed = sum(counts.values())
         size = size._replace(n_allowed=allowed, restricted=allowed < size.n_allowed)
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
@@ -162,7 +165,7 @@ async def _candidates(
     # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
     ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
     asked = (queries, plans, selection, k, limits, ahead)
-    parts: dict[int, list[Part]] = await shards.ask_all("candidates", {shard: asked for shard in shards.alive})
+    parts: dict[int, list[Part]] = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
     again: dict[int, list[int]] = {}
     for number, plan in enumerate(plans):
         if not plan.n_probe or limits[number] == plan.n_candidates:
@@ -248,10 +251,10 @@ class _Search:
         chosen = _choose(self._parts, self._plan)
         for shard, found in chosen.items():
             self.shard_of.update(dict.fromkeys(found.numbers_M.tolist(), shard))
-        nothing = Candidates(*3 * [np.empty(0, dtype=np.int64)])
-        together = Candidates(*map(np.concatenate, zip(nothing, *chosen.values(), strict=True)))
-        order = np.argsort(together.numbers_M)
-        ranked_M = rank(Candidates(*(array_M[order] for array_M in together)))
+        numbers_M = np.concatenate([_NO_NUMBERS, *(found.numbers_M for found in chosen.values())])
+        scores_M = np.concatenate([_NO_SCORES, *(found.scores_M for found in chosen.values())])
+        order_M = np.argsort(numbers_M)
+        ranked_M = rank(Candidates(numbers_M[order_M], scores_M[order_M], scores_M[order_M]))
         self._steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
         self._asked_M = next(self._steps)
         self._go_on()

@@ -39,10 +39,10 @@ class _Body(BaseModel):
 
 
 class PackedEmbeddings(_Body):
-    """The token embeddings of one query as base64 of little-endian float32, row by row: a tenth of the time of JSON."""
+    """The token embeddings of one query as base64 of little-endian float32, row by row; quicker than JSON."""
 
-    tokens: Annotated[int, Field(ge=1, le=MAX_QUERY_TOKENS)]
-    data: Annotated[str, Field(max_length=4 << 20)]
+    tokens: Annotated[int, Field(ge=1, lt=2**20)]
+    data: str
 
     def unpack(self, dim: int) -> NDArray[np.float32]:
         """Float32 [tokens, dim]. Raises `ValueError`."""

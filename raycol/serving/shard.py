@@ -58,7 +58,9 @@ class Shard:
         self._memory = psutil.Process()
         self._open(chosen_version(index, version))
 
-    async def ask(self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str) -> Told:
+    async def ask(
+        self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str
+    ) -> Told:
         """Do one step of a search at one version, off the event loop.
 
         Args:

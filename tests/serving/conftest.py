@@ -29,7 +29,10 @@ def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_loca
     texts = [f"violin rain bread ship {number}" for number in range(10)]
     embeddings = encoder.encode_document(texts, convert_to_numpy=True)
     made.append(
-        [Document(f"new-{n}", array, {"title": "", "text": text}) for n, (text, array) in enumerate(zip(texts, embeddings, strict=True))]
+        [
+            Document(f"new-{n}", array, {"title": "", "text": text})
+            for n, (text, array) in enumerate(zip(texts, embeddings, strict=True))
+        ]
     )
     return made
 

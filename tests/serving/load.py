@@ -13,12 +13,21 @@ from typing import Any
 import httpx2
 import psutil
 
-QUERIES = ["violin and piano", "rain", "bread butter oven", "ship in the fog", "choir", "storm and snow", "a cake", "sea"]
+QUERIES = [
+    "violin and piano",
+    "rain",
+    "bread butter oven",
+    "ship in the fog",
+    "choir",
+    "storm and snow",
+    "a cake",
+    "sea",
+]
 
 
 @dataclass
 class Answered:
-    """One answer, or why there was none: when it was asked for (monotonic), after how many seconds, and what it was."""
+    """One answer, or why there was none: when it was asked for, after how many seconds, and what it was."""
 
     asked: float
     seconds: float

@@ -1,7 +1,5 @@
 """The parts of serving that need no Ray."""
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +7,9 @@ from pydantic import ValidationError
 
 from raycol.index.manifest import PartitionInfo
 from raycol.index.search import merge_hits
-from raycol.serving.schema import SearchRequest
 from raycol.index.shard import assign_partitions
 from raycol.serving.scatter import FoundHit
+from raycol.serving.schema import SearchRequest
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
@@ -53,5 +51,3 @@ def test_shards_merge_by_score_and_then_by_id() -> None:
 def test_requests_outside_the_limits_are_refused(body: dict) -> None:
     with pytest.raises(ValidationError):
         SearchRequest.model_validate(body)
-
-

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +127,11 @@ def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
     found = search(index, asks, queries[:3], timeout=0.5, failures=failures)
     assert found.answered == 3
     assert [number for number, _ in failures] == [2]
-    gone = {id_ for partition in shards[2].index.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))}
+    gone = {
+        id_
+        for partition in shards[2].index.partitions
+        for id_ in partition.ids.take(np.arange(partition.info.documents))
+    }
     assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.results)
 
 
