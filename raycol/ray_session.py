@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from raycol.errors import InputError, RaycolError
 
@@ -29,7 +30,16 @@ _ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Around everything that Serve does with a request: a header that is not UTF-8 would be an error 500 of its own.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.headers.middlewares",
+    # A connection that sends nothing is ended after half a minute, not an hour; one that waits for an answer is not.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
+    # There is no variable for how long a request's headers may take, and a byte now and then is not nothing: this one
+    # is written into the `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
 }
+# HAProxy's own pages: with Serve's fixed ports, two sessions on one machine would keep each other from starting.
+_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
 @contextmanager
@@ -51,6 +61,8 @@ def ray_session(**needs: float) -> Iterator[None]:
         # Where RAY_AUTH_MODE does not say otherwise, `ray.init` turns token mode on for a new local cluster,
         # and would write a token of its own making into the home folder if there were none.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True):
+            os.environ.setdefault(name, str(port))
 
     import ray
 
@@ -77,6 +89,14 @@ def ray_session(**needs: float) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _free_ports(n: int) -> list[int]:
+    with ExitStack() as probes:
+        found = [probes.enter_context(socket.socket()) for _ in range(n)]
+        for probe in found:
+            probe.bind(("", 0))
+        return [int(probe.getsockname()[1]) for probe in found]
 
 
 def _check_resources(needs: Mapping[str, float]) -> None:

@@ -239,6 +239,9 @@ class Endpoint:
         """
         async with self._switching:
             before = self._manifest
+            if version is not None and version not in await asyncio.to_thread(versions, self._store):
+                # The reader's own error would name the place of the index.
+                raise InputError(f"there is no version {version}")
             manifest = await asyncio.to_thread(read_manifest, self._store, version)
             if (manifest.model, manifest.dim) != (before.model, before.dim):
                 raise InputError(

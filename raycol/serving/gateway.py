@@ -4,6 +4,7 @@ Annotations are not postponed here: in a replica FastAPI could not resolve them.
 """
 
 import asyncio
+import logging
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request, Response
@@ -13,7 +14,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from raycol import __version__
-from raycol.errors import InputError
+from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
 from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
 from raycol.serving.guard import REQUEST_ID, Guard
@@ -35,7 +36,11 @@ from raycol.serving.schema import (
     VersionResponse,
 )
 
-_PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+log = logging.getLogger("ray.serve")
+
+_PROBLEM: dict[str, Any] = {
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {**_PROBLEM, "description": description}
     for status, description in (
@@ -52,13 +57,23 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     )
 }
 
-api = FastAPI(
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the schema of problems: FastAPI knows of it only where it is plain JSON."""
+        made = super().openapi()
+        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return made
+
+
+api = _Api(
     title="raycol",
     version=__version__,
     description="Late-interaction search.",
     responses=_PROBLEMS,
     docs_url=None,
     redoc_url=None,
+    redirect_slashes=False,
 )
 api.add_middleware(Guard)
 
@@ -96,6 +111,13 @@ async def unavailable(request: Request, error: UnavailableError) -> JSONResponse
     return problem(503, "Unavailable", str(error), {"Retry-After": "1"})
 
 
+@api.exception_handler(RaycolError)
+async def failed(request: Request, error: RaycolError) -> JSONResponse:
+    """The index is damaged or cannot be written. What the error says is of this machine, and for its log."""
+    log.error("request %s: %s", REQUEST_ID.get(), error)
+    return problem(503, "Unavailable", "the index cannot be read or written; the log says why")
+
+
 @serve.ingress(api)
 class Gateway:
     """The HTTP ingress."""
@@ -119,7 +141,7 @@ class Gateway:
         """The gateway is up."""
         return Health(status="ok")
 
-    @api.get("/readyz")
+    @api.get("/readyz", responses={503: {**_PROBLEM, "model": Health, "description": "Some do not"}})
     async def ready(self, response: Response) -> Health:
         """Every shard and the encoder answer."""
         found = await self.endpoint.ready()

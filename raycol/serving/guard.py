@@ -8,24 +8,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
-import secrets
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from starlette._utils import get_route_path
+
 from raycol.serving import metrics
+from raycol.serving.headers import request_id
 from raycol.serving.schema import MAX_BODY_BYTES, Problem
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 # A body that has not come by then is not waited for.
 BODY_S = 10.0
-# Bodies that may be coming in at once, for each request that may be at work.
-_BODIES_PER_REQUEST = 4
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Without a key; the page has nothing of the index in it.
+# Of every body so much is read; what goes beyond, of all the bodies that are coming in together, has this limit. So
+# however many bodies trickle in, a usual request is read.
+_SMALL_BYTES = 64 << 10
+_LARGE_BYTES = 256 << 20
+_MAX_DIGITS = 19
+# Without a key; the page has nothing of the index in it. The OpenAPI document needs one: it says what can be asked.
 _PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
@@ -49,20 +52,28 @@ class Rules:
         self.scope_of = scope_of
         self.cors = frozenset(cors)
         self.in_flight = 0
-        self.reading = 0
+        self.incoming_bytes = 0
 
     def check_room(self) -> None:
-        """Refuse a request beyond those that can be worked on, or whose bodies can be held."""
-        if self.in_flight >= self.max_requests or self.reading > _BODIES_PER_REQUEST * self.max_requests:
-            metrics.REFUSED.inc()
-            detail = f"{self.in_flight} requests are at work; try again"
-            raise _RefusedError(429, "Too many requests", detail, **{"retry-after": "1"})
+        """Refuse a request beyond those that can be worked on."""
+        if self.in_flight >= self.max_requests:
+            raise _busy(f"{self.in_flight} requests are at work; try again")
+
+    def check_space(self) -> None:
+        """Refuse a body beyond those that can be held while they come in."""
+        if self.incoming_bytes > _LARGE_BYTES:
+            raise _busy("too many large bodies are coming in; try again")
 
 
 class _RefusedError(Exception):
     def __init__(self, status: int, title: str, detail: str, **headers: str) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail, self.headers = status, title, detail, headers
+
+
+def _busy(detail: str) -> _RefusedError:
+    metrics.REFUSED.inc()
+    return _RefusedError(429, "Too many requests", detail, **{"retry-after": "1"})
 
 
 class Guard:
@@ -87,6 +98,7 @@ class Guard:
         try:
             if rules is None:
                 raise _RefusedError(503, "Not ready", "the gateway is starting")
+            request.shared = bool(rules.cors)
             request.origin = _origin(headers, rules)
             if scope["method"] == "OPTIONS" and request.origin:
                 await request.preflight()
@@ -95,11 +107,7 @@ class Guard:
             limited = request.path not in _UNLIMITED
             if limited:
                 rules.check_room()
-            rules.reading += 1
-            try:
-                body = await _body(headers, receive)
-            finally:
-                rules.reading -= 1
+            body = await _body(headers, receive, rules)
             if body is None:
                 return
             if limited:
@@ -111,6 +119,12 @@ class Guard:
             await self.app(scope, _replay(body, receive), request.answer)
         except _RefusedError as refused:
             await request.refuse(refused)
+        except Exception:
+            # Nothing of it in the answer: it may be of the machine rather than of the request.
+            log.exception("request %s failed", request.id)
+            if request.status:
+                raise
+            await request.refuse(_RefusedError(500, "Failed", "the request failed here; the log says why"))
         finally:
             if held and rules:
                 rules.in_flight -= 1
@@ -122,10 +136,11 @@ class _Request:
     """One request: its name, what it is answered with, and how long that took."""
 
     def __init__(self, scope: Any, headers: dict[bytes, bytes], send: Any) -> None:
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        self.id = given if _ID.fullmatch(given) else secrets.token_hex(8)
-        self.path = scope["path"]
+        self.id = request_id(headers.get(b"x-request-id", b""))
+        # As the router sees it: below where the application is mounted.
+        self.path = get_route_path(scope)
         self.method = scope["method"]
+        self.shared = False
         self.origin: str | None = None
         self.status = 0
         self._scope = scope
@@ -180,7 +195,9 @@ class _Request:
     def _headers(self) -> list[tuple[bytes, bytes]]:
         found = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
         if self.origin:
-            found += [(b"access-control-allow-origin", self.origin.encode()), (b"vary", b"origin")]
+            found.append((b"access-control-allow-origin", self.origin.encode()))
+        if self.shared:
+            found.append((b"vary", b"origin"))
         return found
 
 
@@ -203,13 +220,14 @@ def _check_key(request: _Request, headers: dict[bytes, bytes], rules: Rules) -> 
         raise _RefusedError(403, "Forbidden", "this needs a key of scope admin")
 
 
-async def _body(headers: dict[bytes, bytes], receive: Any) -> bytes | None:
+async def _body(headers: dict[bytes, bytes], receive: Any, rules: Rules) -> bytes | None:
     """The whole body, up to the limit; None where the client went away."""
     too_large = _RefusedError(413, "Body too large", f"the body exceeds {MAX_BODY_BYTES} bytes")
     declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+    if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > MAX_BODY_BYTES):
         raise too_large
     body = bytearray()
+    counted = 0
     more = True
     try:
         async with asyncio.timeout(BODY_S):
@@ -221,8 +239,15 @@ async def _body(headers: dict[bytes, bytes], receive: Any) -> bytes | None:
                 more = message.get("more_body", False)
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
+                large = max(0, len(body) - _SMALL_BYTES)
+                rules.incoming_bytes += large - counted
+                counted = large
+                if more and large:
+                    rules.check_space()
     except TimeoutError:
         raise _RefusedError(408, "Body too slow", f"the body was not there after {BODY_S:g} s") from None
+    finally:
+        rules.incoming_bytes -= counted
     return bytes(body)
 
 

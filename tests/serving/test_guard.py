@@ -1,0 +1,466 @@
+"""What stands before every request, without Ray: the middleware around a small application, asked directly."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from raycol.errors import IndexCorruptError, InputError
+from raycol.serving import gateway, guard, metrics
+from raycol.serving.endpoint import UnavailableError
+from raycol.serving.guard import REQUEST_ID, Guard, Rules
+from raycol.serving.headers import Headers
+from raycol.serving.schema import MAX_BODY_BYTES, Problem
+
+KEYS = {"r3ad": "read", "adm1n": "admin"}
+OPERATIONS = [(method.upper(), path) for path, item in gateway.api.openapi()["paths"].items() for method in item]
+PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
+GUARDED = [operation for operation in OPERATIONS if operation not in PUBLIC]
+PAGE = [("Origin", "https://page.example")]
+ASKING = [*PAGE, ("Access-Control-Request-Method", "POST")]
+NO_KEYS: list[str | bytes | None] = [
+    None,
+    "",
+    "Bearer",
+    "Bearer ",
+    "Bearer wrong",
+    "Bearer r3ad x",
+    "Bearer r3ad\x00",
+    "Basic r3ad",
+    "r3ad",
+    b"Bearer \xe9\xff",
+    b"\xff",
+    b"Bearer " + b"a" * 100_000,
+]
+
+
+@dataclass
+class Answer:
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        (value,) = [value.decode() for header, value in self.headers if header == name.encode()] or [None]
+        return value
+
+    @property
+    def problem(self) -> Problem:
+        assert self.header("content-type") == "application/problem+json"
+        assert int(self.header("content-length") or 0) == len(self.body)
+        return Problem.model_validate_json(self.body)
+
+
+class Inner:
+    """An application that answers with what it was sent; `hold` keeps it at work."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.hold: asyncio.Event | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.bodies.append((await receive())["body"])
+        if self.hold:
+            await self.hold.wait()
+        if scope["path"] == "/broken":
+            raise RuntimeError("secret of the machine")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/half":
+            raise RuntimeError("secret of the machine")
+        await send({"type": "http.response.body", "body": f"{REQUEST_ID.get()} {len(self.bodies[-1])}".encode()})
+
+
+@pytest.fixture
+def inner() -> Inner:
+    return Inner()
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rules]:
+    """No keys, and four requests at once; whatever happens, nothing is held afterwards."""
+    found = Rules(4)
+    monkeypatch.setattr(Guard, "rules", found)
+    yield found
+    assert (found.in_flight, found.incoming_bytes) == (0, 0)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged; Serve sets its own logger up otherwise where it has run before."""
+    monkeypatch.setattr(guard, "log", logging.getLogger("tests.guard"))
+    caplog.set_level(logging.INFO, "tests.guard")
+    return caplog
+
+
+async def never() -> Any:
+    raise AssertionError("the body was asked for")
+
+
+def coming(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
+    """What receives a body; then, nothing more ever comes."""
+    parts = list(chunks)
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    return receive
+
+
+async def ask(
+    app: Any,
+    method: str = "GET",
+    path: str = "/v1/index",
+    headers: Iterable[tuple[str, str | bytes]] = (),
+    body: Callable[[], Awaitable[Any]] | None = None,
+    **scope: Any,
+) -> Answer:
+    answer = Answer()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.headers = message["status"], message["headers"]
+        else:
+            answer.body += message["body"]
+
+    encoded = [(name.lower().encode(), v.encode() if isinstance(v, str) else v) for name, v in headers]
+    scope = {"type": "http", "method": method, "path": path, "headers": encoded, "root_path": "", **scope}
+    await app(scope, body or coming([b""]), send)
+    return answer
+
+
+def bearer(key: str | bytes) -> list[tuple[str, str | bytes]]:
+    return [("Authorization", b"Bearer " + (key.encode() if isinstance(key, str) else key))]
+
+
+def says_nothing_of_the_index(answer: Answer) -> bool:
+    """Whether all there is to read is fixed text and the request's own name."""
+    problem = answer.problem
+    details = {"give a key of this endpoint as 'Authorization: Bearer KEY'", "this needs a key of scope admin"}
+    return problem.detail in details and set(json.loads(answer.body)) == set(Problem.model_fields)
+
+
+@pytest.fixture
+def keyed(rules: Rules) -> Rules:
+    """Keys, of either scope."""
+    rules.scope_of = lambda key: KEYS.get(key or "")
+    return rules
+
+
+@pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
+def test_nothing_is_answered_without_a_key(inner: Inner, keyed: Rules, value: str | bytes | None) -> None:
+    others = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
+    others += [("POST", "/healthz"), ("OPTIONS", "/v1/search"), ("TRACE", "/"), ("GET", "/healthz/")]
+    headers = [] if value is None else [("Authorization", value)]
+    for method, path in GUARDED + others:
+        answer = asyncio.run(ask(Guard(inner), method, path, headers, never))
+        assert (answer.status, answer.header("www-authenticate")) == (401, "Bearer")
+        assert says_nothing_of_the_index(answer)
+    assert not inner.bodies
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: Rules, method: str, path: str) -> None:
+    admin = path.startswith("/v1/admin/")
+    assert admin == (path == "/v1/admin/version")
+    assert asyncio.run(ask(Guard(inner), method, path, bearer("adm1n"))).status == 200
+    body = never if admin else None
+    answer = asyncio.run(ask(Guard(inner), method, path, bearer("r3ad"), body))
+    assert answer.status == (403 if admin else 200)
+    assert not admin or says_nothing_of_the_index(answer)
+
+
+def test_wherever_the_application_is_mounted(inner: Inner, keyed: Rules) -> None:
+    mounted = {"root_path": "/search"}
+    answer = asyncio.run(ask(Guard(inner), "POST", "/search/v1/admin/version", bearer("r3ad"), never, **mounted))
+    assert answer.status == 403
+    assert asyncio.run(ask(Guard(inner), "GET", "/search/healthz", **mounted)).status == 200
+    assert asyncio.run(ask(Guard(inner), "GET", "/search/v1/index", body=never, **mounted)).status == 401
+    answer = asyncio.run(ask(Guard(inner), "GET", "/healthz/v1/index", body=never, root_path="/healthz"))
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz"])
+def test_the_page_and_its_health_need_none(inner: Inner, keyed: Rules, path: str) -> None:
+    assert asyncio.run(ask(Guard(inner), "GET", path)).status == 200
+    assert asyncio.run(ask(Guard(inner), "HEAD", path)).status == 200
+    assert asyncio.run(ask(Guard(inner), "POST", path, body=never)).status == 401
+
+
+def test_the_kind_of_key_is_read_in_any_case(inner: Inner, keyed: Rules) -> None:
+    assert asyncio.run(ask(Guard(inner), headers=[("Authorization", "bEARER  r3ad ")])).status == 200
+
+
+def test_no_origin_is_let_in_by_default(inner: Inner, keyed: Rules) -> None:
+    for headers in (PAGE, [("Origin", "null")], [("Origin", "")], [("Origin", b"\xff")]):
+        answer = asyncio.run(ask(Guard(inner), headers=[*bearer("r3ad"), *headers]))
+        assert answer.status == 200
+        assert not [name for name, _ in answer.headers if name.startswith(b"access-control")]
+    answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
+    assert answer.status == 401
+    assert not [name for name, _ in answer.headers if name.startswith(b"access-control")]
+
+
+def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: Rules) -> None:
+    keyed.cors = frozenset({"https://page.example"})
+    before = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
+    assert (before.status, before.body) == (204, b"")
+    assert before.header("access-control-allow-origin") == "https://page.example"
+    assert "authorization" in (before.header("access-control-allow-headers") or "")
+    for headers, status in ((bearer("r3ad"), 200), ([], 401)):
+        answer = asyncio.run(ask(Guard(inner), headers=[*PAGE, *headers]))
+        assert answer.status == status
+        assert answer.header("access-control-allow-origin") == "https://page.example"
+        assert answer.header("vary") == "origin"
+    for other in ("https://page.example.evil", "http://page.example", "https://PAGE.example", "null", "*"):
+        answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", [("Origin", other)], never))
+        assert (answer.status, answer.header("access-control-allow-origin")) == (401, None)
+        # A cache must not hand the one's answer to the other.
+        assert answer.header("vary") == "origin"
+
+
+def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Rules) -> None:
+    async def run() -> None:
+        inner.hold = asyncio.Event()
+        app = Guard(inner)
+        working = [asyncio.ensure_future(ask(app)) for _ in range(4)]
+        while len(inner.bodies) < 4:
+            await asyncio.sleep(0)
+        refused = await ask(app, "POST", "/v1/search", body=never)
+        assert refused.status == 429
+        assert refused.header("retry-after") == "1"
+        assert refused.problem.status == 429
+        working += [asyncio.ensure_future(ask(app, path=path)) for path in ("/healthz", "/readyz", "/metrics")]
+        while len(inner.bodies) < 7:
+            await asyncio.sleep(0)
+        inner.hold.set()
+        assert [answer.status for answer in await asyncio.gather(*working)] == 7 * [200]
+        assert (await ask(app)).status == 200
+
+    asyncio.run(run())
+
+
+def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 1.5)
+
+    async def trickle() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def run() -> None:
+        app = Guard(inner)
+        slow = [asyncio.ensure_future(ask(app, "POST", "/v1/search", body=trickle)) for _ in range(1000)]
+        await asyncio.sleep(0.05)
+        for _ in range(20):
+            assert (await ask(app, "POST", "/v1/search", body=coming([b"a", b"b"]))).status == 200
+        for answer in await asyncio.gather(*slow):
+            assert answer.status == 408
+            assert answer.header("connection") == "close"
+            assert answer.problem.status == 408
+
+    asyncio.run(run())
+
+
+def test_large_bodies_have_a_limit_together_and_small_ones_none(
+    inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_LARGE_BYTES", 3 << 20)
+    monkeypatch.setattr(guard, "BODY_S", 1.5)
+    megabyte = b"a" * (1 << 20)
+
+    async def run() -> None:
+        app = Guard(inner)
+        stuck = [asyncio.ensure_future(ask(app, "POST", body=stalled([megabyte]))) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        refused = await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))
+        assert (refused.status, refused.header("retry-after")) == (429, "1")
+        assert (await ask(app, "POST", body=coming([b"a" * 30_000, b"b" * 30_000]))).status == 200
+        assert [answer.status for answer in await asyncio.gather(*stuck)] == 3 * [408]
+        assert (await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))).status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([("Content-Length", "10000000")], never),
+        ([("Content-Length", "9" * 5000)], never),
+        ([], coming([b"a" * 100_000] * 100)),
+        ([("Content-Length", "3")], coming([b"a" * 100_000] * 100)),
+        ([("Content-Length", "-1")], coming([b"a" * 100_000] * 100)),
+        ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
+    ],
+)
+def test_too_large_a_body_is_not_read(inner: Inner, rules: Rules, headers: Any, body: Any) -> None:
+    answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
+    assert (answer.status, answer.header("connection")) == (413, "close")
+    assert str(MAX_BODY_BYTES) in answer.problem.detail
+    assert not inner.bodies
+
+
+def test_the_largest_body_is_read(inner: Inner, rules: Rules) -> None:
+    chunks = [b"a" * (MAX_BODY_BYTES // 2)] * 2
+    answer = asyncio.run(
+        ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], coming(chunks))
+    )
+    assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
+
+
+def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: Rules) -> None:
+    messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    assert asyncio.run(ask(Guard(inner), "POST", body=receive)) == Answer()
+    assert not inner.bodies
+
+
+@pytest.mark.parametrize("given", ["abc-1", "A.b_c", "a" * 64])
+def test_a_sane_name_is_kept(inner: Inner, rules: Rules, given: str) -> None:
+    answer = asyncio.run(ask(Guard(inner), headers=[("X-Request-Id", given)]))
+    assert answer.header("x-request-id") == given
+    assert answer.body.split()[0] == given.encode()
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "a" * 65, "é", b"\xff", "a\r\nx: y", '"<script>', "a\n"])
+def test_any_other_is_replaced(inner: Inner, rules: Rules, given: Any) -> None:
+    headers = [] if given is None else [("X-Request-Id", given)]
+    names = {asyncio.run(ask(Guard(inner), headers=headers)).header("x-request-id") for _ in range(3)}
+    assert len(names) == 3
+    assert all(name and name.isalnum() and len(name) == 16 for name in names)
+
+
+def test_every_answer_has_it(inner: Inner, keyed: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.01)
+    name = [("X-Request-Id", "mine")]
+    asked = [
+        (200, ask(Guard(inner), headers=[*name, *bearer("r3ad")])),
+        (401, ask(Guard(inner), headers=name)),
+        (403, ask(Guard(inner), "POST", "/v1/admin/version", [*name, *bearer("r3ad")])),
+        (408, ask(Guard(inner), "POST", headers=[*name, *bearer("r3ad")], body=stalled([b"a"]))),
+        (413, ask(Guard(inner), "POST", headers=[*name, *bearer("r3ad"), ("Content-Length", "9999999")])),
+        (500, ask(Guard(inner), path="/broken", headers=[*name, *bearer("r3ad")])),
+    ]
+    for status, request in asked:
+        answer = asyncio.run(request)
+        assert (answer.status, answer.header("x-request-id")) == (status, "mine")
+        assert status == 200 or answer.problem.request_id == "mine"
+    monkeypatch.setattr(Guard, "rules", None)
+    answer = asyncio.run(ask(Guard(inner), headers=name, body=never))
+    assert (answer.status, answer.header("x-request-id")) == (503, "mine")
+
+
+def test_what_fails_says_nothing_but_its_name(inner: Inner, rules: Rules, lines: pytest.LogCaptureFixture) -> None:
+    answer = asyncio.run(ask(Guard(inner), path="/broken"))
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    assert "secret of the machine" in lines.text
+    assert answer.problem.request_id in lines.text
+    # What is half answered cannot be answered again.
+    with pytest.raises(RuntimeError):
+        asyncio.run(ask(Guard(inner), path="/half"))
+
+
+def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Rules) -> None:
+    def series() -> int:
+        return sum(not line.startswith(b"#") for line in metrics.exposition().splitlines())
+
+    def visit(numbers: range) -> None:
+        for number in numbers:
+            for path in (f"/made/up/{number}", f"/v1/documents/{number}", f"/v1/index?x={number}"):
+                asyncio.run(ask(Guard(inner), f"M{number}", path, [("X-Request-Id", f"id{number}")]))
+
+    visit(range(1))
+    before = series()
+    visit(range(1, 50))
+    assert series() == before
+
+
+def test_a_line_of_the_log_is_one_line(inner: Inner, rules: Rules, lines: pytest.LogCaptureFixture) -> None:
+    asyncio.run(ask(Guard(inner), path='/a\r\n"status": 200\x1b[31m' + "a" * 10_000))
+    (line,) = [record.getMessage() for record in lines.records]
+    assert len(line) < 500
+    assert line.isprintable()
+    assert json.loads(line)["status"] == 200
+
+
+"""`Headers` stands before Serve, which reads headers before the gateway has the request."""
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """As Serve does: reads its headers as UTF-8, and adds the request's name to the answer."""
+    headers = dict(scope["headers"])
+    [value.decode("utf-8") for name, value in headers.items() if name != b"x-other"]
+    name = (b"X-Request-ID", headers[b"x-request-id"])
+    await send({"type": "http.response.start", "status": 200, "headers": [name, (b"x-request-id", b"inner")]})
+    await send({"type": "http.response.body", "body": json.dumps(sorted(name.decode() for name in headers)).encode()})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-request-id",
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "x-session-id",
+        "X_Session_Id",
+        "serve_multiplexed_model_id",
+        "Serve-Multiplexed-Model-Id",
+        "traceparent",
+        "tracestate",
+    ],
+)
+def test_no_header_makes_serve_fail(name: str) -> None:
+    answer = asyncio.run(ask(Headers(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
+    assert answer.status == 200
+    assert json.loads(answer.body) == ["x-other", "x-request-id"]
+
+
+def test_clients_do_not_set_timeouts_of_serve() -> None:
+    headers = [("X-Request-Timeout-Seconds", "0.001"), ("X-Request-Disconnect-Disabled", "?1"), ("Accept", "*/*")]
+    answer = asyncio.run(ask(Headers(echo), headers=headers))
+    assert json.loads(answer.body) == ["accept", "x-request-id"]
+
+
+def test_an_answer_has_the_requests_name_once() -> None:
+    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "mine")]))
+    assert answer.header("x-request-id") == "mine"
+    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
+    assert len(answer.header("x-request-id") or "") == 16
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "status", "detail"),
+    [
+        (gateway.unusable, InputError("filter: no column 'x'"), 422, "filter: no column 'x'"),
+        (gateway.unavailable, UnavailableError("1 of 2 shards answered in time"), 503, "1 of 2 shards"),
+        (gateway.failed, IndexCorruptError("/srv/index: damaged"), 503, "cannot be read or written"),
+    ],
+)
+def test_errors_are_problems(handler: Any, error: Exception, status: int, detail: str) -> None:
+    answer = asyncio.run(handler(Request({"type": "http"}), error))
+    assert answer.status_code == status
+    problem = Problem.model_validate_json(answer.body)
+    assert detail in problem.detail
+    assert "/srv" not in problem.detail
+    assert ("retry-after" in answer.headers) == isinstance(error, UnavailableError)
+
+
+def stalled(chunks: list[bytes]) -> Callable[[], Awaitable[Any]]:
+    """What receives the beginning of a body, and then nothing."""
+    parts = list(chunks)
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": parts.pop(0), "more_body": True}
+
+    return receive
