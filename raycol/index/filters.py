@@ -178,7 +178,7 @@ class _Translation:
         name = node.name
         if name not in self.columns:
             known = f"the columns are {', '.join(self.columns)}" if self.columns else "this index has none"
-            raise InputError(f"filter {_short(self.text)}: no column {name!r}; {known}")
+            raise InputError(f"filter {_short(self.text)}: no column {_short(name)}; {known}")
         self.used[name] = None
         return name, self.columns[name]
 

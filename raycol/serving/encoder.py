@@ -80,7 +80,10 @@ class QueryEncoder:
     @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=_BATCH_TOKENS,
         batch_wait_timeout_s=_WAIT_S,
-        batch_size_fn=lambda texts: sum(len(text.text) // _CHARACTERS_PER_TOKEN + 2 for text in texts),
+        # At most a whole batch: Serve refuses what does not fit into one, and no model reads all of such a text.
+        batch_size_fn=lambda texts: sum(
+            min(_BATCH_TOKENS, len(text.text) // _CHARACTERS_PER_TOKEN + 2) for text in texts
+        ),
     )
     async def _together(self, texts: list[_Text]) -> list[NDArray[np.float32]]:
         return await asyncio.to_thread(self._encode, texts)

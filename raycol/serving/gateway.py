@@ -179,10 +179,13 @@ class Gateway:
         """Which tokens of a document the tokens of a query match."""
         return await self.endpoint.explain(request)
 
+    # Without an example of ours FastAPI, once pickled, takes its mark of a missing one for one.
     @api.get("/v1/documents/{id:path}")
     async def document(
         self,
-        id: Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS)],  # noqa: A002
+        id: Annotated[  # noqa: A002
+            str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, openapi_examples={"one": {"value": "doc-1"}})
+        ],
     ) -> DocumentResponse:
         """What the index keeps of a document."""
         found = await self.endpoint.document(id)
