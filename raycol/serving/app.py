@@ -49,10 +49,13 @@ def build_app(config: ServeConfig) -> Any:
         for number in range(config.shards)
     ]
     model = manifest.model
+    # Where no model is known, queries come as embeddings.
     encoder = (
         serve.deployment(QueryEncoder)
         .options(name=scaling.ENCODER, max_ongoing_requests=8192, **_replicas(config, 1), **_HEALTH)
         .bind(config.model, model.model_dump() if model else None)
+        if model or config.model
+        else None
     )
     settings = Settings(
         index=store.uri,
@@ -83,7 +86,7 @@ def check_guarded(config: ServeConfig) -> None:
 
 
 def cpus_needed(config: ServeConfig) -> int:
-    """Logical CPUs that the application takes: one a replica, with the gateway and the encoder."""
+    """Logical CPUs that the application takes at most: one a replica, with the gateway and the encoder."""
     most = config.max_replicas or config.replicas
     return config.shards * most + 1 + (config.max_replicas or 1)
 
