@@ -48,4 +48,4 @@ def replicas_wanted(context: Any) -> int:
     by_queue = math.ceil(context.total_num_requests / TARGET)
     waits = list((context.aggregated_metrics or {}).get(WAITED, {}).values())
     by_wait = context.target_num_replicas + 1 if waits and sum(waits) / len(waits) > WAIT_S else 0
-    return max(by_queue, by_wait, 1)
+    return int(max(by_queue, by_wait, 1))
