@@ -266,6 +266,7 @@ def tab(browser: Any, stub: Stub) -> Iterator[Tab]:
 def expect(locator: Any) -> Any:
     from playwright.sync_api import expect as expect_
 
+    expect_.set_options(timeout=20_000)
     return expect_(locator)
 
 
@@ -382,6 +383,8 @@ def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, bas
 def test_without_the_documents_tokens_scores_are_by_query_token(tab: Tab, base_url: str, id_: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
+    # What is above stands still before something is pointed at.
+    expect(hit(tab, "plain").locator("mark")).to_have_count(3)
     opened = hit(tab, id_)
     opened.locator(".toggle").click()
     expect(opened.locator(".chip")).to_have_count(4)
