@@ -98,7 +98,7 @@ def ray_local() -> Iterator[None]:
     """One Ray session for all tests that need one, ended with them."""
     from raycol.ray_session import ray_session
 
-    with ray_session(CPU=6):
+    with ray_session(CPU=8):
         yield
 
 

@@ -78,6 +78,7 @@ def test_the_serve_config_is_what_serve_and_raycol_take(tmp_path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from raycol.index import Document, Index
+    from raycol.serving.keys import new_key
 
     config = yaml.safe_load((PROJECT / "serve" / "config.yaml").read_text())
     assert set(config) <= set(ServeDeploySchema.model_fields)
@@ -87,7 +88,8 @@ def test_the_serve_config_is_what_serve_and_raycol_take(tmp_path: Path) -> None:
     builder = getattr(importlib.import_module(module), name)
     documents = (Document(str(n), np.eye(2, 16, dtype=np.float32)) for n in range(4))
     Index.create(tmp_path / "index", documents, partition_tokens=1)
-    arguments = {**application["args"], "index": str(tmp_path / "index")}
+    new_key(tmp_path / "keys.json", "page")
+    arguments = {**application["args"], "index": str(tmp_path / "index"), "keys": str(tmp_path / "keys.json")}
     assert call_user_app_builder_with_args_if_necessary(builder, arguments) is not None
 
 

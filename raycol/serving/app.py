@@ -13,6 +13,7 @@ from ray import serve
 from raycol.errors import InputError
 from raycol.index.manifest import read_manifest
 from raycol.index.storage import absolute, open_store
+from raycol.serving import scaling
 from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.encoder import QueryEncoder
 from raycol.serving.endpoint import Settings
@@ -24,8 +25,8 @@ from raycol.serving.shard import Shard
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 5.0, "graceful_shutdown_timeout_s": 5.0}
 # Beyond what gateways let through, which is all that may wait.
 _ONGOING = 1024
-# Requests at hand in each replica that autoscaling aims at.
-_TARGET = 2.0
+# More than HAProxy has connections: a gateway's guard, not Serve, says whose request waits and whose is refused.
+_GUARDED = 8192
 
 
 def build_app(config: ServeConfig) -> Any:
@@ -42,18 +43,21 @@ def build_app(config: ServeConfig) -> Any:
             "lower --shards, or build the index with smaller --docs-per-partition"
         )
     check_guarded(config)
-    scaling = _scaling(config)
+    replicas = _replicas(config, config.replicas)
     shards = [
         serve.deployment(Shard)
-        .options(name=f"shard-{number:04d}", max_ongoing_requests=_ONGOING, **scaling, **_HEALTH)
+        .options(name=f"{scaling.SHARD}{number:04d}", max_ongoing_requests=_ONGOING, **replicas, **_HEALTH)
         .bind(store.uri, manifest.version, number, config.shards)
         for number in range(config.shards)
     ]
     model = manifest.model
+    # Where no model is known, queries come as embeddings.
     encoder = (
         serve.deployment(QueryEncoder)
-        .options(name="query-encoder", max_ongoing_requests=8192, **_scaling(config, 1), **_HEALTH)
+        .options(name=scaling.ENCODER, max_ongoing_requests=8192, **_replicas(config, 1), **_HEALTH)
         .bind(config.model, model.model_dump() if model else None)
+        if model or config.model
+        else None
     )
     settings = Settings(
         index=store.uri,
@@ -67,7 +71,7 @@ def build_app(config: ServeConfig) -> Any:
     )
     return (
         serve.deployment(Gateway)
-        .options(name="gateway", max_ongoing_requests=_ONGOING, **_HEALTH)
+        .options(name="gateway", max_ongoing_requests=_GUARDED, **_HEALTH)
         .bind(settings, encoder, shards)
     )
 
@@ -84,22 +88,22 @@ def check_guarded(config: ServeConfig) -> None:
 
 
 def cpus_needed(config: ServeConfig) -> int:
-    """Logical CPUs that the application takes: one a replica, with the gateway and the encoder."""
+    """Logical CPUs that the application takes at most: one a replica, with the gateway and the encoder."""
     most = config.max_replicas or config.replicas
     return config.shards * most + 1 + (config.max_replicas or 1)
 
 
-def _scaling(config: ServeConfig, replicas: int | None = None) -> dict[str, Any]:
-    least = replicas or config.replicas
+def _replicas(config: ServeConfig, least: int) -> dict[str, Any]:
     if config.max_replicas is None or config.max_replicas <= least:
         return {"num_replicas": least}
     return {
         "autoscaling_config": {
             "min_replicas": least,
             "max_replicas": config.max_replicas,
-            "target_ongoing_requests": _TARGET,
+            "target_ongoing_requests": scaling.TARGET,
+            "policy": {"policy_function": "raycol.serving.scaling:alone"},
             "upscale_delay_s": 3.0,
             "downscale_delay_s": 60.0,
-            "look_back_period_s": 10.0,
+            "look_back_period_s": 15.0,
         }
     }

@@ -79,11 +79,14 @@ class Settings:
 
 
 class Endpoint:
-    """One gateway's view: the version it serves, the shards' and the encoder's handles."""
+    """One gateway's view: the version it serves, the shards' and the encoder's handles.
+
+    `encoder` is None where no model is known: queries come as embeddings then, and texts are refused.
+    """
 
     def __init__(self, settings: Settings, encoder: Any, shards: Sequence[Any]) -> None:
         self.settings = settings
-        self._encoder = encoder
+        self._encoder_or_none = encoder
         self._shards = list(shards)
         self._store = open_store(settings.index)
         self._manifest = read_manifest(self._store, chosen_version(settings.index, settings.version))
@@ -221,13 +224,14 @@ class Endpoint:
     async def ready(self) -> Health:
         """Answer `GET /readyz`."""
         asked = [shard.status.remote() for shard in self._shards]
-        encoder = self._encoder.tokens.remote("ready", True)
-        waiting = [asyncio.ensure_future(_result(response)) for response in (*asked, encoder)]
+        if self._encoder_or_none is not None:
+            asked.append(self._encoder.tokens.remote("ready", True))
+        waiting = [asyncio.ensure_future(_result(response)) for response in asked]
         await asyncio.wait(waiting, timeout=_STATUS_S)
         there = [task.done() and not task.cancelled() and task.exception() is None for task in waiting]
         for task in waiting:
             task.cancel()
-        count = ShardCount(total=len(asked), answered=sum(there[:-1]))
+        count = ShardCount(total=len(self._shards), answered=sum(there[: len(self._shards)]))
         return Health(status="ok" if all(there) else "not ready", version=self._manifest.version, shards=count)
 
     async def switch(self, version: int | None) -> VersionResponse:
@@ -286,6 +290,12 @@ class Endpoint:
                     detail = f"version {version} could not be opened by every shard ({error!r:.200})"
                     raise UnavailableError(detail) from error
                 await asyncio.sleep(attempt)
+
+    @property
+    def _encoder(self) -> Any:
+        if self._encoder_or_none is None:
+            raise InputError("no model is known here that encodes texts; give 'embeddings', or serve with --model")
+        return self._encoder_or_none
 
     @property
     def _model(self) -> str | None:

@@ -18,6 +18,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
 from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
 from raycol.serving.guard import REQUEST_ID, Guard
+from raycol.serving.page import HEADERS, page_files
 from raycol.serving.schema import (
     MAX_ID_CHARACTERS,
     DocumentResponse,
@@ -135,6 +136,14 @@ class Gateway:
     async def check_health(self) -> None:
         """Called by Serve."""
         self._follow()
+
+    @api.get("/", include_in_schema=False)
+    @api.get("/page.css", include_in_schema=False)
+    @api.get("/page.js", include_in_schema=False)
+    async def page(self, request: Request) -> Response:
+        """The search page."""
+        file = page_files()[request.scope["route"].path]
+        return Response(file.content, media_type=file.content_type, headers=dict(HEADERS))
 
     @api.get("/healthz")
     async def health(self) -> Health:

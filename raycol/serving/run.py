@@ -44,7 +44,8 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
 
     # What a replica would find wrong is found here first, where it can still be said plainly.
     index = Index.open(config.index)
-    load_encoder_of(index.manifest.model, config.model, device="cpu")
+    if index.manifest.model or config.model:
+        load_encoder_of(index.manifest.model, config.model, device="cpu")
     config = config.model_copy(update={"host": config.host or LOOPBACK})
     host = str(config.host)
     app = build_app(config)

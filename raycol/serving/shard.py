@@ -16,6 +16,7 @@ import psutil
 from raycol.errors import InputError
 from raycol.index.shard import IndexShard
 from raycol.serving.pin import chosen_version
+from raycol.serving.scaling import WAITED
 
 # A version that no request has named for so long is closed, but for the newest ones asked to be prepared.
 _KEPT_S = 60.0
@@ -55,6 +56,7 @@ class Shard:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._at_hand = 0
+        self._waited = 0.0
         self._memory = psutil.Process()
         self._open(chosen_version(index, version))
 
@@ -103,6 +105,11 @@ class Shard:
         """That it is there, and how it fares."""
         return Told(sorted(self._versions), 0.0, 0.0, self._at_hand, self._memory.memory_info().rss)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve: what `scaling` goes by beside the number of requests."""
+        # Where nothing comes any more, nothing waits.
+        return {WAITED: self._waited if self._at_hand else 0.0}
+
     def _work(
         self, version: int, method: str, arguments: tuple[Any, ...], arrived: float, budget_s: float
     ) -> tuple[Any, float, float]:
@@ -111,6 +118,8 @@ class Shard:
         if waited > budget_s:
             raise TimeoutError(f"waited {waited:.3f} s of {budget_s:.3f} s")
         self._used[version] = started
+        # About the last ten.
+        self._waited += (waited - self._waited) / 10
         ask: Callable[..., Any] = getattr(self._versions[version], method)
         answer = ask(*arguments)
         return answer, time.monotonic() - started, waited

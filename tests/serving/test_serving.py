@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 
 from raycol.errors import InputError, RaycolError
@@ -9,7 +10,7 @@ from raycol.index import Index
 from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
 from raycol.search import SearchConfig, search
-from raycol.serving.client import search_endpoint
+from raycol.serving.client import Client, search_endpoint
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
 from tests.conftest import make_passages, write_jsonl
@@ -115,3 +116,79 @@ def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_
     ):
         with pytest.raises(InputError, match=message), serving(config):
             pass
+
+
+def test_reranking_by_ids_is_the_index_own(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+    (query,) = load_encoder(tiny_colbert, device="cpu").encode_query(["rain"], convert_to_numpy=True)
+    ids = [hit.id for hit in index.search([query], k=30)[0]][::-1]
+    with Client(endpoint.url) as client:
+        answer = client.rerank("rain", ids=[*ids, "nobody"], k=20)
+    expected = index.rerank([query], [ids])[0][:20]
+    assert [result.id for result in answer.results] == [hit.id for hit in expected]
+    assert [result.score for result in answer.results] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert answer.unknown == ["nobody"]
+
+
+def test_texts_are_reranked_by_maxsim(endpoint: Endpoint, tiny_colbert: Path) -> None:
+    texts = ["rain and snow", "violin", "bread in the oven", ""]
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    (query_QD,) = encoder.encode_query(["violin"], convert_to_numpy=True)
+    scores = [
+        float((query_QD @ array.T).max(1).sum()) for array in encoder.encode_document(texts, convert_to_numpy=True)
+    ]
+    with Client(endpoint.url) as client:
+        results = client.rerank("violin", documents=texts).results
+    assert [result.index for result in results] == sorted(range(4), key=lambda place: -scores[place])
+    assert [result.score for result in results] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
+
+
+def test_embeddings_are_the_encoder_own(endpoint: Endpoint, tiny_colbert: Path) -> None:
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    with Client(endpoint.url) as client:
+        for is_query, encode in ((True, encoder.encode_query), (False, encoder.encode_document)):
+            found = client.embeddings(["rain", "a violin"], is_query=is_query)
+            expected = encode(["rain", "a violin"], convert_to_numpy=True)
+            for array, wanted in zip(found, expected, strict=True):
+                np.testing.assert_allclose(array, wanted, atol=1e-5)
+
+
+def test_a_hit_is_explained_by_its_tokens(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+    (query,) = load_encoder(tiny_colbert, device="cpu").encode_query(["rain"], convert_to_numpy=True)
+    with Client(endpoint.url) as client:
+        hit = client.search("rain", k=1).results[0][0]
+        answer = client.explain("rain", hit.id)
+        document = client.document(hit.id)
+    matches = index.explain(query, hit.id)
+    assert [match.document_token for match in answer.matches] == [match.document_token for match in matches]
+    assert answer.score == pytest.approx(hit.score, abs=1e-4)
+    assert answer.document_tokens is not None
+    assert len(answer.document_tokens) == len(index.reconstruct(hit.id))
+    assert len(answer.query_tokens) == len(query)
+    words = [answer.text[token.start : token.end] for token in answer.document_tokens if token.end]
+    assert all(
+        token.text.removeprefix("##") == word.lower()
+        for token, word in zip([token for token in answer.document_tokens if token.end], words, strict=True)
+    )
+    assert (document.text, document.metadata) == (hit.text, hit.metadata)
+
+
+def test_what_is_not_there(endpoint: Endpoint) -> None:
+    with Client(endpoint.url) as client:
+        with pytest.raises(InputError, match="404"):
+            client.document("../nobody")
+        with pytest.raises(InputError, match="'nobody' is not in version 1"):
+            client.explain("rain", "nobody")
+
+
+def test_the_page_the_probes_and_the_metrics(endpoint: Endpoint) -> None:
+    page = httpx2.get(f"{endpoint.url}/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert httpx2.get(f"{endpoint.url}/page.js").headers["content-type"].startswith("text/javascript")
+    ready = httpx2.get(f"{endpoint.url}/readyz")
+    assert (ready.status_code, ready.json()["shards"]) == (200, {"total": 3, "answered": 3})
+    search_endpoint(endpoint.url, ["rain"])
+    counted = httpx2.get(f"{endpoint.url}/metrics").text
+    assert 'raycol_requests_total{path="/v1/search",status="200"}' in counted
+    assert 'raycol_shard_work_seconds_count{shard="2",step="candidates"}' in counted
+    assert "raycol_index_version 1.0" in counted

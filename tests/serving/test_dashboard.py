@@ -1,0 +1,27 @@
+"""The dashboard asks for metrics that there are."""
+
+import json
+import re
+from pathlib import Path
+
+from raycol.serving.metrics import REGISTRY
+
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
+
+
+def test_every_panel_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    have = {sample for family in REGISTRY.collect() for sample in _names(family)}
+    asked = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            asked |= set(re.findall(r"\braycol_\w+", target["expr"]))
+    assert asked <= have
+    # Whatever is counted is to be seen.
+    families = {family.name for family in REGISTRY.collect()}
+    assert {name for name in families if not any(found.startswith(name) for found in asked)} == set()
+
+
+def _names(family) -> set[str]:
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    return {family.name + ending for ending in endings[family.type]}
