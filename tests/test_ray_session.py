@@ -1,7 +1,7 @@
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.ray_session import ray_errors, ray_session
+from raycol.ray_session import _free_ports, ray_errors, ray_session
 
 
 @pytest.mark.slow
@@ -37,3 +37,7 @@ def test_of_an_error_of_many_lines_the_first_is_told() -> None:
 def test_an_error_without_a_message_is_still_told() -> None:
     with pytest.raises(RaycolError, match="the work failed: ValueError"), ray_errors("the work"):
         raise ValueError
+
+
+def test_ports_that_are_free_are_different_ones() -> None:
+    assert len(set(_free_ports(20))) == 20

@@ -25,7 +25,7 @@ MAX_FILTER_CHARACTERS = 8192
 MAX_QUERY_TOKENS = 1024
 MAX_BODY_BYTES = 8 << 20
 
-# Lone surrogates are no text: they pass as JSON, and no tokenizer takes them.
+# Half a surrogate pair, which passes as JSON and which no tokenizer takes, is no string to pydantic.
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)]
 DocumentText = Annotated[str, Field(max_length=MAX_DOCUMENT_CHARACTERS)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
