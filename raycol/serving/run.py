@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
@@ -51,13 +52,16 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     app = build_app(config)
     port = _free_port(host, config.port)
     url = f"http://{_reachable(host)}:{port}"
+    import ray
+
+    ray_is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with ray_session(CPU=cpus_needed(config)):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_level": "WARNING"}
         with ray_errors("starting the endpoint"):
-            ours = not serve.status().proxies
+            serve_is_ours = not serve.status().proxies
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             if _APP in serve.status().applications:
                 raise InputError(f"Ray serves an application {_APP!r} here already; use serve deploy, or delete it")
@@ -67,11 +71,10 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
                 check_health(url)
             yield Endpoint(url, index.manifest, config.shards)
         finally:
-            # The application alone where Serve ran before: others' must go on.
-            if ours:
+            serve.delete(_APP)
+            # With a session of our own Serve ends anyway; in another's, what was there before must go on.
+            if serve_is_ours and not ray_is_ours:
                 serve.shutdown()
-            else:
-                serve.delete(_APP)
 
 
 def wait_for_interrupt() -> None:

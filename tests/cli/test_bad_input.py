@@ -102,7 +102,6 @@ CASES = [
     (["search", "folder", " "], "an empty query"),
     (["serve", "folder"], "folder: not an index"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
-    (["serve", "index"], "the index does not say which model"),
     (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: give it on the command line"),
     (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),

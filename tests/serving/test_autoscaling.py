@@ -8,7 +8,7 @@ from raycol.index import Index
 from raycol.serving.client import check_health
 from tests.serving.load import clients, heavy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_shards_get_more_replicas_together(index: Index, ray_local: None) -> None:

@@ -10,7 +10,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
 from tests.serving.load import check_answers, clients, one_query, replicas
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
 from tests.serving.load import clients, heavy, one_query, replicas
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TIMES = 20
 SECONDS = float(os.environ.get("RAYCOL_OVERLOAD_SECONDS", "12"))
