@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PYLATE := .venv-pylate
 
-.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-training clean help
+.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-serving bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench-pylate: $(VENV)/.dev $(PYLATE)/.made  ## saved models opened by PyLate: th
 
 bench-training: $(VENV)/.dev  ## what a training step costs, beside sentence-transformers', and two workers beside one
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-serving: $(VENV)/.dev $(PYLATE)/.made  ## latency and throughput of an endpoint, beside searching in process
+	$(BIN)/python benchmarks/serving.py --keep benchmarks/kept --pylate $(PYLATE)/bin/python $(ARGS)
 
 clean:           ## remove the virtual environments and the demo's output
 	rm -rf $(VENV) $(PEERS) $(PYLATE) raycol-demo benchmarks/kept

@@ -1,0 +1,494 @@
+"""Measures an endpoint beside `Index.search` in this process, on the same index, in one run.
+
+    python benchmarks/serving.py [overhead] [saturation] [table] [embeddings] --keep FOLDER [--pylate PYTHON]
+
+overhead    what an answer over HTTP from --shards shards (4) takes longer than `Index.search` with one thread: one
+            query at a time, embedded already, in rounds that take turns; where the time goes
+saturation  queries a second of 1, 2 and 4 shards that have more to do than they can, in requests of 16 queries and
+            of one, beside `Index.search` with two threads on the same batches
+table       latencies, queries a second and errors: closed loops of 1, 4, 16 and 64 clients, and open loops at shares
+            of the queries a second of 16 clients; with embeddings and with texts, of 1, 2 and 4 shards
+embeddings  POST /v1/embeddings beside PyLate's server on the same texts; PYTHON has PyLate and what its server needs
+            (benchmarks/peers/README.md)
+
+The data: --tokens clustered tokens of 128 dimensions in eight partitions, queries of 32 (clustered.py), of which
+nothing is kept but ids; and SciFact with its texts (scifact.py), which is skipped where it is not there. FOLDER keeps
+indexes, which are not built again, and everything measured, as serving-*.json.
+
+Requests come from a process of its own (load.py), from this machine. CPU is of all processes of the endpoint, by what
+they do; `load` is the CPU of the loading process. No text is asked for twice, since endpoints keep what they encoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from clustered import MEAN_TOKENS, Clustered, clustered_queries
+from load import PLACE, Job, Report, load
+from measure import in_fresh_process, print_table, say
+from numpy.typing import NDArray
+
+from raycol.index import Document, Index
+from raycol.serving.config import ServeConfig
+from raycol.serving.run import serving
+
+K = 10
+BATCH = 16
+SHARDS = (1, 2, 4)
+CLIENTS = (1, 4, 16, 64)
+SHARES = (0.25, 0.5, 0.75, 0.9)
+# Requests that are at work when an endpoint has more to do than it can.
+SATURATING = {1: 16, BATCH: 6}
+
+OVERHEAD_BAR_MS = 8.0
+RATIO_BAR = 0.8
+
+# What a process does, by a part of its command.
+_ROLES = {
+    ":shard-": "shards",
+    ":gateway": "gateway",
+    ":query-encoder": "encoder",
+    "haproxy": "HAProxy",
+    "pylate": "PyLate",
+}
+
+_N_QUERIES = 200
+_PARTITIONS = 8
+
+
+@dataclass(frozen=True)
+class Served:
+    """An index to serve, queries as embeddings float32 [tokens, dim], and as texts where there are any."""
+
+    name: str
+    uri: str
+    queries: list[NDArray[np.float32]]
+    texts: list[str]
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure (all)")
+    parser.add_argument("--keep", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--tokens", type=float, default=3e6, help="of the clustered documents (3e6)")
+    parser.add_argument("--passages", type=int, help="of SciFact (all)")
+    parser.add_argument("--shards", type=int, default=4, help="for overhead (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that those compared take turns (3)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load (10)")
+    parser.add_argument("--pylate", type=Path, metavar="PYTHON")
+    options = parser.parse_args()
+    parts = {"overhead": overhead, "saturation": saturation, "table": table, "embeddings": embeddings}
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(parts)}")
+    options.keep.mkdir(parents=True, exist_ok=True)
+    for name in options.parts or parts:
+        measured = parts[name](options)
+        (options.keep / f"serving-{name}.json").write_text(json.dumps(measured, indent=1))
+
+
+def overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One request at a time, beside one search at a time."""
+    measured = []
+    for data in _all_data(options):
+        index = Index.open(data.uri)
+        with _endpoint(data, options.shards) as port:
+            http_ms, index_ms, stages = [], [], []
+            for round_ in range(options.rounds + 1):
+                say(f"{data.name}: overhead, round {round_} of {options.rounds}")
+                with _cpu() as cpu:
+                    answers = list(_one_by_one(port, data.queries))
+                searched = list(_search_one_by_one(index, data.queries))
+                for (answer, _), (hits, _) in zip(answers, searched, strict=True):
+                    assert [hit["id"] for hit in answer["results"][0]] == [hit.id for hit in hits]
+                if round_:  # the first one warms up
+                    http_ms += [ms for _, ms in answers]
+                    index_ms += [ms for _, ms in searched]
+                    stages += [
+                        {**answer["took_ms"], "http": ms - answer["took_ms"]["total"]} for answer, ms in answers
+                    ]
+        print(f"\n{data.name}: {index.stats().tokens:,} tokens, one query at a time, {options.shards} shards")
+        rows = [[name, *_quantiles(ms)] for name, ms in (("over HTTP", http_ms), ("Index.search", index_ms))]
+        print_table(["milliseconds", "median", "p95", "p99"], rows)
+        difference = float(np.median(http_ms) - np.median(index_ms))
+        print(f"difference of medians: {difference:.2f} ms (at most {OVERHEAD_BAR_MS:g})")
+        rows = [[stage, *_quantiles([took[stage] for took in stages])] for stage in stages[0]]
+        print_table(["stage, ms", "median", "p95", "p99"], rows)
+        print(f"CPU ms a query: {_by_role(cpu, len(data.queries))}")
+        measured.append(
+            {"data": data.name, "shards": options.shards, "http_ms": http_ms, "index_ms": index_ms,
+             "difference_ms": difference, "stages_ms": stages, "cpu_s": cpu, "cpu_queries": len(data.queries)}
+        )  # fmt: skip
+    return measured
+
+
+def saturation(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """More requests than an endpoint can work on, beside two threads that search all the time."""
+    data = _clustered(options)
+    index = Index.open(data.uri)
+    measured = []
+    for shards in SHARDS:
+        with _endpoint(data, shards) as port, tempfile.TemporaryDirectory() as folder:
+            for per_request in (BATCH, 1):
+                bodies = _search_bodies(Path(folder), data, per_request)
+                done: list[_Loaded] = []
+                searched = []
+                for round_ in range(options.rounds):
+                    say(
+                        f"saturation: {shards} shards, {per_request} a request, round {round_ + 1} of {options.rounds}"
+                    )
+                    done.append(_load(port, "/v1/search", bodies, options, clients=SATURATING[per_request]))
+                    searched.append(_search_for(index, data.queries, per_request, options.seconds))
+                rates = [per_request * each.report.per_second for each in done]
+                alone = [n / seconds for n, seconds, _ in searched]
+                n_queries = per_request * sum(each.report.sent for each in done)
+                cpu = sum((each.cpu for each in done), Counter[str]())
+                measured.append(
+                    {"shards": shards, "per_request": per_request, "per_second": rates, "alone_per_second": alone,
+                     "ratio": float(np.median(rates) / np.median(alone)),
+                     "errors": [each.report.errors for each in done],
+                     "cpu_ms": 1000 * cpu.total() / n_queries, "cpu_s": cpu, "cpu_queries": n_queries,
+                     "load_cpu_ms": 1000 * sum(each.report.cpu_s for each in done) / n_queries,
+                     "alone_cpu_ms": 1000 * sum(cpu_s for _, _, cpu_s in searched) / sum(n for n, _, _ in searched)}
+                )  # fmt: skip
+    print(f"\nqueries a second at saturation, {index.stats().tokens:,} clustered tokens, {os.cpu_count()} cores")
+    header = ["shards", "queries a request", "endpoint", "Index.search", f"ratio (at least {RATIO_BAR:g})",
+              "CPU ms", "Index.search CPU ms", "load CPU ms", "errors"]  # fmt: skip
+    print_table(
+        header,
+        [
+            [str(row["shards"]), str(row["per_request"]), f"{np.median(row['per_second']):.0f}",
+             f"{np.median(row['alone_per_second']):.0f}", f"{row['ratio']:.2f}", f"{row['cpu_ms']:.2f}",
+             f"{row['alone_cpu_ms']:.2f}", f"{row['load_cpu_ms']:.2f}", " ".join(sorted(set(row["errors"])))]
+            for row in measured
+        ],
+    )  # fmt: skip
+    for row in measured:
+        print(f"{row['shards']} shards, {row['per_request']} a request, CPU ms a query: "
+              f"{_by_role(row['cpu_s'], row['cpu_queries'])}")  # fmt: skip
+    return measured
+
+
+def table(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Closed and open loops of single queries, as embeddings and as texts."""
+    measured = []
+    for data in _all_data(options):
+        for shards in SHARDS:
+            with _endpoint(data, shards) as port, tempfile.TemporaryDirectory() as folder:
+                kinds = {"embeddings": _search_bodies(Path(folder), data, 1)}
+                if data.texts:
+                    kinds["texts"] = _text_bodies(Path(folder), data.texts)
+                for kind, bodies in kinds.items():
+                    most = 0.0
+                    for clients in CLIENTS:
+                        say(f"table: {data.name}, {shards} shards, {kind}, {clients} clients")
+                        done = _load(port, "/v1/search", bodies, options, clients=clients)
+                        most = done.report.per_second if clients == SATURATING[1] else most
+                        measured.append(_row(data.name, shards, kind, f"{clients} clients", done))
+                    for share in SHARES:
+                        say(f"table: {data.name}, {shards} shards, {kind}, {share:.0%} of {most:.0f} queries a second")
+                        done = _load(port, "/v1/search", bodies, options, rate=share * most)
+                        measured.append(_row(data.name, shards, kind, f"{share:.0%}: {share * most:.0f}/s", done))
+    _print_loads("data", measured)
+    return measured
+
+
+def embeddings(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Encoding over HTTP, here and by PyLate."""
+    if options.pylate is None:
+        print("embeddings: skipped: no --pylate")
+        return []
+    if (data := _scifact(options)) is None:
+        return []
+    from scifact import MODEL
+
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        for packed in (False, True):
+            texts = ({"input": [f"{text} {PLACE}"], "packed": packed} for text in data.texts)
+            bodies = _write(Path(folder) / f"{packed}.jsonl", texts)
+            with _endpoint(data, 1) as port:
+                measured += _encode("raycol" + ", packed" * packed, port, bodies, options)
+        # Its `model` must be the name that it was started with.
+        texts = ({"input": [f"{text} {PLACE}"], "model": str(MODEL)} for text in data.texts)
+        bodies = _write(Path(folder) / "pylate.jsonl", texts)
+        with _pylate(options.pylate, MODEL) as port:
+            measured += _encode("PyLate", port, bodies, options)
+    _print_loads("server", measured)
+    return measured
+
+
+def _encode(name: str, port: int, bodies: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for clients in CLIENTS[:3]:
+        say(f"embeddings: {name}, {clients} clients")
+        done = _load(port, "/v1/embeddings", bodies, options, clients=clients)
+        rows.append(_row(name, 1, "texts", f"{clients} clients", done))
+    return rows
+
+
+# Data.
+
+
+def _all_data(options: argparse.Namespace) -> Iterator[Served]:
+    yield _clustered(options)
+    if data := _scifact(options):
+        yield data
+
+
+def _clustered(options: argparse.Namespace) -> Served:
+    n_tokens = int(options.tokens)
+    folder = options.keep / f"serving-{n_tokens}"
+    if not (folder / "queries.npy").exists():
+        say(f"building an index of {n_tokens:,} tokens")
+        in_fresh_process(_build_clustered, folder, n_tokens)
+    return Served("clustered", str(folder / "index"), list(np.load(folder / "queries.npy")), [])
+
+
+def _build_clustered(folder: Path, n_tokens: int) -> None:
+    source = Clustered(n_tokens // MEAN_TOKENS)
+    documents = (Document(str(number), tokens_TD) for number, (tokens_TD, _) in enumerate(source))
+    Index.create(folder / "index", documents, partition_tokens=n_tokens // _PARTITIONS)
+    np.save(folder / "queries.npy", clustered_queries(source, _N_QUERIES))
+
+
+def _scifact(options: argparse.Namespace) -> Served | None:
+    from scifact import MODEL, load_scifact, missing
+
+    cache = options.keep / "scifact"
+    lacking = missing(cache) or ("" if MODEL.is_dir() else f"no folder {MODEL}; set RAYCOL_MODELS")
+    if lacking:
+        print(f"SciFact: skipped: {lacking}")
+        return None
+    data = load_scifact(cache)
+    n = options.passages or len(data.dataset.passages)
+    uri = options.keep / f"serving-scifact-{n}"
+    if not uri.exists():
+        say(f"building an index of {n:,} passages of SciFact")
+        in_fresh_process(_build_scifact, cache, uri, n)
+    return Served("SciFact", str(uri), data.collection.queries, list(data.dataset.queries.values()))
+
+
+def _build_scifact(cache: Path, uri: Path, n: int) -> None:
+    from scifact import MODEL, load_scifact
+
+    from raycol.index.manifest import ModelInfo
+    from raycol.models import encoder_fingerprint, load_encoder
+
+    data = load_scifact(cache)
+    model = ModelInfo(name=str(MODEL), fingerprint=encoder_fingerprint(load_encoder(MODEL, device="cpu")))
+    passages = data.dataset.passages
+    documents = (
+        Document(passage.id, embedded.embeddings, {"title": passage.title, "text": passage.text})
+        for passage, embedded in zip(passages[:n], data.collection.documents(n), strict=True)
+    )
+    n_tokens = int(data.collection.lengths_N[:n].sum())
+    Index.create(uri, documents, partition_tokens=n_tokens // _PARTITIONS, model=model)
+
+
+def _packed(query_QD: NDArray[np.float32]) -> dict[str, Any]:
+    return {"tokens": len(query_QD), "data": base64.b64encode(query_QD.astype("<f4").tobytes()).decode()}
+
+
+def _search_bodies(folder: Path, data: Served, per_request: int) -> Path:
+    batches = _batches(data.queries, per_request)
+    bodies = ({"embeddings": [_packed(query) for query in batch], "k": K} for batch in batches)
+    return _write(folder / f"embeddings-{per_request}.jsonl", bodies)
+
+
+def _text_bodies(folder: Path, texts: list[str]) -> Path:
+    return _write(folder / "texts.jsonl", ({"query": f"{text} {PLACE}", "k": K} for text in texts))
+
+
+def _write(path: Path, bodies: Iterator[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    return path
+
+
+def _batches(queries: Sequence[NDArray[np.float32]], size: int) -> list[list[NDArray[np.float32]]]:
+    """All queries, so many at a time; the last ones are filled up with the first."""
+    return [list(islice(cycle(queries), start, start + size)) for start in range(0, len(queries), size)]
+
+
+# Endpoints, and what is asked of them.
+
+
+@contextmanager
+def _endpoint(data: Served, shards: int) -> Iterator[int]:
+    """The port of a running endpoint."""
+    say(f"{data.name}: starting {shards} shards")
+    with serving(ServeConfig(index=data.uri, shards=shards, port=0)) as running:
+        yield int(running.url.rsplit(":", 1)[1])
+
+
+@contextmanager
+def _pylate(python: Path, model: Path) -> Iterator[int]:
+    """The port of PyLate's server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(python), "-m", "pylate.server.server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(model)]
+    # Without PYTHONPATH, on which another module `pylate` may lie: the one beside this.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile() as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            for _ in range(120):
+                if server.poll() is not None:
+                    output.seek(0)
+                    sys.exit(f"PyLate's server did not start:\n{output.read().decode()[-2000:]}")
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(1)
+            yield port
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _one_by_one(port: int, queries: Sequence[NDArray[np.float32]]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Each query's answer, and after how many milliseconds it was there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    for query in queries:
+        body = json.dumps({"embeddings": [_packed(query)], "k": K})
+        started = time.perf_counter()
+        connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
+        content = connection.getresponse().read()
+        ms = 1000 * (time.perf_counter() - started)
+        yield json.loads(content), ms
+    connection.close()
+
+
+def _search_one_by_one(index: Index, queries: Sequence[NDArray[np.float32]]) -> Iterator[tuple[list[Any], float]]:
+    for query in queries:
+        started = time.perf_counter()
+        (hits,) = index.search([query], K, threads=1)
+        yield hits, 1000 * (time.perf_counter() - started)
+
+
+def _search_for(
+    index: Index, queries: Sequence[NDArray[np.float32]], per_request: int, seconds: float
+) -> tuple[int, float, float]:
+    """Queries that two threads searched for, the seconds that took, and the seconds of CPU.
+
+    Batches of several are searched one after the other with two threads, single queries by two callers with one each.
+    """
+    batches = cycle(_batches(queries, per_request))
+    callers = 2 if per_request == 1 else 1
+    cpu, started = time.process_time(), time.perf_counter()
+
+    def call(_: int) -> int:
+        n = 0
+        while time.perf_counter() < started + seconds:
+            batch = next(batches)
+            index.search(batch, K, threads=2 // callers)
+            n += len(batch)
+        return n
+
+    with ThreadPoolExecutor(callers) as pool:
+        n = sum(pool.map(call, range(callers)))
+    return n, time.perf_counter() - started, time.process_time() - cpu
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    report: Report
+    cpu: Counter[str]
+
+
+_sent = 0
+
+
+def _load(port: int, path: str, bodies: Path, options: argparse.Namespace, **how: Any) -> _Loaded:
+    global _sent
+    job = Job(port, path, str(bodies), options.seconds, min(2.0, options.seconds / 5), first_number=_sent, **how)
+    with _cpu() as cpu:
+        report = load(job)
+    _sent += report.sent
+    return _Loaded(report, cpu)
+
+
+@contextmanager
+def _cpu() -> Iterator[Counter[str]]:
+    """CPU seconds of the processes that are below this one before and after, by what they do."""
+    spent: Counter[str] = Counter()
+    before = _cpu_seconds()
+    yield spent
+    for process, (role, seconds) in _cpu_seconds().items():
+        if process in before:
+            spent[role] += seconds - before[process][1]
+
+
+def _cpu_seconds() -> dict[psutil.Process, tuple[str, float]]:
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+            found[process] = (_role(" ".join(process.cmdline())), times.user + times.system)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _role(command: str) -> str:
+    return next((role for part, role in _ROLES.items() if part in command), "rest of Ray")
+
+
+def _by_role(cpu: Counter[str], n_queries: int) -> str:
+    shares = ", ".join(f"{role} {1000 * seconds / n_queries:.2f}" for role, seconds in cpu.most_common())
+    return f"{1000 * cpu.total() / n_queries:.2f} ({shares})"
+
+
+def _row(name: str, shards: int, kind: str, how: str, done: _Loaded) -> dict[str, Any]:
+    report = done.report
+    quantiles = dict(zip(("p50", "p95", "p99"), _quantiles(report.latencies_ms), strict=True))
+    return {
+        "name": name, "shards": shards, "queries": kind, "load": how, **quantiles, "per_second": report.per_second,
+        "errors": report.errors, "cpu_ms": 1000 * done.cpu.total() / max(1, report.sent), "cpu_s": done.cpu,
+        "load_cpu_ms": 1000 * report.cpu_s / max(1, report.sent), "late_ms_p99": _quantiles(report.late_ms)[2],
+    }  # fmt: skip
+
+
+def _print_loads(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """As Markdown."""
+    header = [name, "shards", "queries", "load", "p50 ms", "p95", "p99", "a second", "errors"]
+    header += ["CPU ms", "load CPU ms", "late p99 ms"]
+    print("\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+    for row in rows:
+        cells = [row["name"], str(row["shards"]), row["queries"], row["load"], row["p50"], row["p95"], row["p99"],
+                 f"{row['per_second']:.0f}", row["errors"], f"{row['cpu_ms']:.2f}", f"{row['load_cpu_ms']:.2f}",
+                 row["late_ms_p99"]]  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
+
+
+def _quantiles(ms: Sequence[float]) -> list[str]:
+    if not ms:
+        return ["-"] * 3
+    return [f"{value:.2f}" for value in np.percentile(ms, (50, 95, 99))]
+
+
+if __name__ == "__main__":
+    main()
