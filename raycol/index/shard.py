@@ -31,7 +31,10 @@ _SCOPES = 16
 
 
 class Found(NamedTuple):
-    """Scores of the documents asked for, float32 [M], and what is kept of the best of them."""
+    """Scores of the documents asked for, float32 [M], and what is kept of the best of them, as far as it is at hand.
+
+    To read it takes longer than to score, and most of these are not among the best of all shards.
+    """
 
     scores_M: NDArray[np.float32]
     documents: dict[int, tuple[str, dict[str, Any]]]
@@ -189,7 +192,10 @@ class IndexShard:
 
     def _found(self, query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int) -> Found:
         scores_M = exact_scores(query, scope, numbers_M, self._score)
-        return Found(scores_M, self._describe(scope, best(Rescored(numbers_M, scores_M), k).numbers_M))
+        best_M = best(Rescored(numbers_M, scores_M), k).numbers_M
+        masks = [partition.rows_at_hand(positions) for partition, positions in scope.split(best_M)]
+        at_hand_M = best_M[np.concatenate(masks)] if masks else best_M
+        return Found(scores_M, self._describe(scope, at_hand_M))
 
     def _describe(self, scope: Scope, numbers_M: NDArray[np.int64]) -> dict[int, tuple[str, dict[str, Any]]]:
         rows = [
