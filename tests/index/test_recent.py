@@ -1,6 +1,6 @@
 import numpy as np
 import pyarrow as pa
-from pytest import MonkeyPatch
+import pytest
 
 from raycol.index import Document, Index, partition
 from raycol.index.partition import ROW_GROUP
@@ -25,7 +25,7 @@ def test_what_was_not_asked_for_longest_goes_first() -> None:
     assert "a" in recent
 
 
-def test_rows_are_the_same_read_or_kept(tmp_path, monkeypatch: MonkeyPatch) -> None:
+def test_rows_are_the_same_read_or_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = make_clustered(2 * ROW_GROUP + 5, 16, seed=1)
     documents = [Document(f"d{n}", array, {"n": n, "text": f"text {n}"}) for n, array in enumerate(arrays)]
     index = Index.create(tmp_path / "index", documents)
