@@ -42,6 +42,12 @@ _ENVIRONMENT = {
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
+def set_environment() -> None:
+    """Set what Ray reads when it is imported: for those who import a part of it before they have a session."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def ray_session(**needs: float) -> Iterator[None]:
     """Make Ray ready for work that needs so much of its resources at once: CPU, GPU, or others by their names.
@@ -54,8 +60,7 @@ def ray_session(**needs: float) -> Iterator[None]:
         InputError: there is less of a resource than the work needs.
         RaycolError: the cluster named by RAY_ADDRESS cannot be reached.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     ours = not os.environ.get("RAY_ADDRESS")
     if ours:
         # Where RAY_AUTH_MODE does not say otherwise, `ray.init` turns token mode on for a new local cluster,

@@ -34,11 +34,15 @@ from raycol.index.columns import Columns, check_table, schema_of
 from raycol.index.deletes import open_deletes
 from raycol.index.ids import Ids
 from raycol.index.manifest import PARTITIONS, PartitionInfo
+from raycol.index.recent import RecentTables
 from raycol.index.storage import Files, Store, check_contents, open_array
 
 DOCUMENTS = "documents.parquet"
 # Rows that are read together where one is wanted.
 ROW_GROUP = 512
+
+# Rows that were read, for all partitions of the process.
+_ROWS = RecentTables(32 << 20)
 
 # What says which documents there are: all that deleting or upserting has to read.
 _ID_FILES = ("id_bytes.npy", "id_offsets.npy", "id_hashes.npy", "id_positions.npy", "offsets.npy")
@@ -72,6 +76,8 @@ class Partition:
         self._unverified = set(info.files)
         self._unchecked = {"ids", "tokens"}
         self._kept: dict[str, pa.ChunkedArray] = {}
+        # The partition's own, also where its name comes again: in an index made anew.
+        self._rows_key = object()
 
     @classmethod
     def open(
@@ -197,12 +203,29 @@ class Partition:
         """The metadata of some documents; only the row groups that they are in are read."""
         if not self.columns:
             return [{} for _ in positions]
-        groups, group_N = np.unique(positions // ROW_GROUP, return_inverse=True)
-        with self._reading() as file:
-            size = sum(file.metadata.row_group(int(group)).num_rows for group in groups)
-            table = check_table(file.read_row_groups(groups.tolist()), size)
-        found: list[dict[str, Any]] = table.take(group_N * ROW_GROUP + positions % ROW_GROUP).to_pylist()
+        groups, group_M = np.unique(positions // ROW_GROUP, return_inverse=True)
+        found: list[dict[str, Any]] = [{}] * len(positions)
+        for number, table in enumerate(self._row_groups(groups.tolist())):
+            places = np.flatnonzero(group_M == number)
+            rows = table.take(positions[places] % ROW_GROUP).to_pylist()
+            for place, row in zip(places.tolist(), rows, strict=True):
+                found[place] = row
         return found
+
+    def rows_at_hand(self, positions_M: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether `rows` has each document's metadata without reading it, bool [M]."""
+        groups = (positions_M // ROW_GROUP).tolist()
+        return np.array([not self.columns or (self._rows_key, group) in _ROWS for group in groups], dtype=bool)
+
+    def _row_groups(self, groups: list[int]) -> list[pa.Table]:
+        tables = {group: _ROWS.get((self._rows_key, group)) for group in groups}
+        if missing := [group for group, table in tables.items() if table is None]:
+            with self._reading() as file:
+                for group in missing:
+                    size = file.metadata.row_group(group).num_rows
+                    tables[group] = check_table(file.read_row_group(group), size)
+                    _ROWS.put((self._rows_key, group), tables[group])
+        return list(tables.values())
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
         """Some metadata columns of all documents. They are kept: filters come again."""

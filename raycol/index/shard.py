@@ -31,7 +31,10 @@ _SCOPES = 16
 
 
 class Found(NamedTuple):
-    """Scores of the documents asked for, float32 [M], and what is kept of the best of them."""
+    """Scores of the documents asked for, float32 [M], and what is kept of the best of them, as far as it is at hand.
+
+    To read it takes longer than to score, and most of these are not among the best of all shards.
+    """
 
     scores_M: NDArray[np.float32]
     documents: dict[int, tuple[str, dict[str, Any]]]
@@ -111,7 +114,7 @@ class IndexShard:
             queries: float32 [n_tokens, dim] each.
             plans: one a query, made for the whole index.
             selection: which documents may be found.
-            k: hits wanted.
+            k: of how many of the best that are scored to tell what is kept.
             limits: for each query the most candidates by their estimates.
             ahead: for each query how many of the best candidates to score exactly at once.
         """
@@ -133,7 +136,7 @@ class IndexShard:
         numbers: Sequence[NDArray[np.int64]],
         k: int,
     ) -> list[Found]:
-        """Exact scores of documents of this shard, given by ascending numbers, for each query."""
+        """Exact scores of documents of this shard, given by ascending numbers, for each query; `k` as above."""
         scope = self._scope(Selection())
 
         def score(number: int) -> Found:
@@ -189,7 +192,10 @@ class IndexShard:
 
     def _found(self, query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int) -> Found:
         scores_M = exact_scores(query, scope, numbers_M, self._score)
-        return Found(scores_M, self._describe(scope, best(Rescored(numbers_M, scores_M), k).numbers_M))
+        best_M = best(Rescored(numbers_M, scores_M), k).numbers_M if k else numbers_M[:0]
+        masks = [partition.rows_at_hand(positions) for partition, positions in scope.split(best_M)]
+        at_hand_M = best_M[np.concatenate(masks)] if masks else best_M
+        return Found(scores_M, self._describe(scope, at_hand_M))
 
     def _describe(self, scope: Scope, numbers_M: NDArray[np.int64]) -> dict[int, tuple[str, dict[str, Any]]]:
         rows = [

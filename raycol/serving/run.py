@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.index.manifest import Manifest
-from raycol.ray_session import ray_errors, ray_session
+from raycol.ray_session import ray_errors, ray_session, set_environment
 from raycol.serving.client import check_health
 from raycol.serving.config import LOOPBACK, ServeConfig
 
@@ -40,6 +40,8 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
             port is taken.
         IndexCorruptError: the index's files are not as its manifest promises.
     """
+    # Handles are made in this process: how their calls travel is settled when Serve is imported here.
+    set_environment()
     from raycol.models import load_encoder_of
     from raycol.serving.app import build_app, cpus_needed
 

@@ -123,7 +123,9 @@ async def search(
         allowed = sum(counts.values())
         size = size._replace(n_allowed=allowed, restricted=allowed < size.n_allowed)
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
-    parts = await _candidates(shards, queries, plans, selection, k)
+    # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
+    tell = k if len(queries) == 1 else 0
+    parts = await _candidates(shards, queries, plans, selection, tell)
     found = time.perf_counter()
     searches = [
         _Search(k, plan, {shard: answers[number] for shard, answers in parts.items()})
@@ -137,7 +139,7 @@ async def search(
         scores = await shards.ask_all(
             "score",
             {
-                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], k)
+                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], tell)
                 for shard, pairs in wanted.items()
                 if pairs
             },
@@ -156,7 +158,7 @@ async def search(
 
 
 async def _candidates(
-    shards: Shards, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan], selection: Selection, k: int
+    shards: Shards, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan], selection: Selection, tell: int
 ) -> dict[int, list[Part]]:
     """Each shard's candidates for each query; whole where all of a shard's first ones were among the best of all."""
     n_shards = len(shards.alive)
@@ -164,7 +166,7 @@ async def _candidates(
     alone = len(queries) == 1 or n_shards == 1
     # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
     ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
-    asked = (queries, plans, selection, k, limits, ahead)
+    asked = (queries, plans, selection, tell, limits, ahead)
     parts: dict[int, list[Part]] = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
     again: dict[int, list[int]] = {}
     for number, plan in enumerate(plans):
@@ -181,7 +183,7 @@ async def _candidates(
                 [queries[number] for number in numbers],
                 [plans[number] for number in numbers],
                 selection,
-                k,
+                tell,
                 [plans[number].n_candidates for number in numbers],
                 [ahead[number] for number in numbers],
             )
