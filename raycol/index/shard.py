@@ -9,8 +9,8 @@ Documents are numbered over all partitions of the version, those of other shards
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
+from raycol.index.columns import Columns
 from raycol.index.index import Index, Match
 from raycol.index.manifest import Manifest, PartitionInfo, read_manifest
+from raycol.index.partition import Partition
 from raycol.index.query import Query
 from raycol.index.scope import Scope
-from raycol.index.search import Candidates, Plan, Rescored, Size, best, cpu_scorer, exact_scores, find_candidates, rank
+from raycol.index.search import (
+    Candidates,
+    Hit,
+    Plan,
+    Rescored,
+    Size,
+    best,
+    cpu_scorer,
+    exact_scores,
+    find_candidates,
+    rank,
+)
 from raycol.index.selection import select
 from raycol.index.storage import open_store
 
@@ -89,7 +102,7 @@ class IndexShard:
         # First number of each partition here, over all partitions of the version.
         self._starts = starts[:-1][[info.name in names for info in manifest.partitions]]
         self._score = cpu_scorer(self.index.codebook)
-        self._scopes: OrderedDict[Selection, Scope] = OrderedDict()
+        self._scope = lru_cache(_SCOPES)(partial(_select, self.index.partitions, manifest.columns))
 
     def count(self, selection: Selection) -> int:
         """How many documents of this shard may be found.
@@ -154,17 +167,9 @@ class IndexShard:
         held = [id_ for id_ in ids if id_ in self.index]
         return dict(zip(held, self.index.metadata(held), strict=True))
 
-    def rerank(
-        self, queries: Sequence[NDArray[np.float32]], ids: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, float, dict[str, Any]]]]:
+    def rerank(self, queries: Sequence[NDArray[np.float32]], ids: Sequence[Sequence[str]]) -> list[list[Hit]]:
         """Exact scores of those of the documents that are in this shard, best first."""
-        return [
-            [
-                (hit.id, hit.score, metadata)
-                for hit, metadata in zip(hits, self.index.metadata([hit.id for hit in hits]), strict=True)
-            ]
-            for hits in self.index.rerank(queries, ids, on_unknown="ignore", threads=1)
-        ]
+        return self.index.rerank(queries, ids, on_unknown="ignore", threads=1)
 
     def explain(self, query_QD: NDArray[np.float32], id_: str) -> list[Match] | None:
         """What each query token matches in a document; None where the document is not in this shard."""
@@ -175,20 +180,6 @@ class IndexShard:
         query_QD = np.ones((1, self.manifest.dim), dtype=np.float32) / np.sqrt(self.manifest.dim)
         self.index.search([query_QD], k=1, threads=1)
         self.index.exact([query_QD], k=1, threads=1)
-
-    def _scope(self, selection: Selection) -> Scope:
-        scope = self._scopes.get(selection)
-        if scope is None:
-            partitions = self.index.partitions
-            masks = select(partitions, self.manifest.columns, selection.filter, selection.ids)
-            scope = Scope.of(partitions, masks)
-            self._scopes[selection] = scope
-        # Another thread may have removed it in between.
-        if selection in self._scopes:
-            self._scopes.move_to_end(selection)
-        while len(self._scopes) > _SCOPES:
-            self._scopes.popitem(last=False)
-        return scope
 
     def _found(self, query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int) -> Found:
         scores_M = exact_scores(query, scope, numbers_M, self._score)
@@ -219,3 +210,7 @@ class IndexShard:
         if places_M.min() < 0 or (inward_M >= scope.starts[places_M + 1]).any():
             raise InputError("a document was asked of a shard that does not hold it")
         return inward_M
+
+
+def _select(partitions: Sequence[Partition], columns: Columns, selection: Selection) -> Scope:
+    return Scope.of(partitions, select(partitions, columns, selection.filter, selection.ids))

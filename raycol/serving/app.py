@@ -19,6 +19,7 @@ from raycol.serving.encoder import QueryEncoder
 from raycol.serving.endpoint import Settings
 from raycol.serving.gateway import Gateway
 from raycol.serving.keys import read_keys
+from raycol.serving.pin import starting_version
 from raycol.serving.shard import Shard
 
 # A dead replica is noticed in a second or two, and replaced.
@@ -36,7 +37,8 @@ def build_app(config: ServeConfig) -> Any:
         InputError: no index there, more shards than it has partitions, or no keys where some are needed.
     """
     store = open_store(absolute(config.index))
-    manifest = read_manifest(store, config.version)
+    version, seen = starting_version(store, config.version)
+    manifest = read_manifest(store, version)
     if config.shards > len(manifest.partitions):
         raise InputError(
             f"{config.index}: {config.shards} shards for {len(manifest.partitions)} partitions; "
@@ -47,7 +49,7 @@ def build_app(config: ServeConfig) -> Any:
     shards = [
         serve.deployment(Shard)
         .options(name=f"{scaling.SHARD}{number:04d}", max_ongoing_requests=_ONGOING, **replicas, **_HEALTH)
-        .bind(store.uri, manifest.version, number, config.shards)
+        .bind(store.uri, manifest.version, seen, number, config.shards)
         for number in range(config.shards)
     ]
     model = manifest.model
@@ -62,7 +64,7 @@ def build_app(config: ServeConfig) -> Any:
     settings = Settings(
         index=store.uri,
         version=manifest.version,
-        shards=config.shards,
+        seen=seen,
         model=config.model,
         timeout_s=config.timeout_s,
         max_requests=config.max_requests,

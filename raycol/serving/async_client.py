@@ -1,7 +1,9 @@
 """Asking an endpoint from asyncio.
 
-async with raycol.AsyncClient("http://127.0.0.1:8000") as client:
-answer = await client.search("parse a date from a string", k=3)
+    async with raycol.AsyncClient("http://127.0.0.1:8000") as client:
+        answer = await client.search("parse a date from a string", k=3)
+
+What is sent and how it is read is in `calls`, when it is tried again in `tries`.
 """
 
 from __future__ import annotations

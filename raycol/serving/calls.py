@@ -27,6 +27,7 @@ from raycol.serving.schema import (
     Health,
     IndexDescription,
     PackedEmbeddings,
+    PackedQuery,
     RerankResponse,
     SearchResponse,
     VersionResponse,
@@ -169,7 +170,7 @@ def set_version(version: int | None) -> Call[VersionResponse]:
     return Call("POST", "/v1/admin/version", VersionResponse.model_validate_json, content, once=True)
 
 
-def pack(array: ArrayLike, name: str) -> PackedEmbeddings:
+def pack(array: ArrayLike, name: str) -> PackedQuery:
     """The token embeddings of one query, [tokens, dim], as they are sent. Raises `InputError` with `name`."""
     try:
         with np.errstate(over="ignore"):  # infinite then, and refused
@@ -181,7 +182,7 @@ def pack(array: ArrayLike, name: str) -> PackedEmbeddings:
     if not np.isfinite(packed).all():
         raise InputError(f"{name}: holds numbers that are not finite in float32")
     try:
-        return PackedEmbeddings(tokens=len(packed), data=base64.b64encode(packed.tobytes()).decode())
+        return PackedQuery(tokens=len(packed), data=base64.b64encode(packed.tobytes()).decode())
     except ValidationError as error:
         raise InputError(f"{name}: an array of shape {packed.shape}: {error.errors()[0]['msg']}") from None
 

@@ -23,9 +23,8 @@ from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
 from raycol.serving.guard import REQUEST_ID, Rules
 from raycol.serving.keys import WatchedKeys
-from raycol.serving.pin import chosen_version, write_pin
+from raycol.serving.pin import current_version, read_pin, write_pin
 from raycol.serving.schema import (
-    MAX_QUERY_TOKENS,
     DocumentResponse,
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -66,11 +65,11 @@ class UnavailableError(RaycolError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a gateway is told when it is deployed."""
+    """What a gateway is told when it is deployed; `seen` is the time of the choice of a version known then."""
 
     index: str
     version: int
-    shards: int
+    seen: int
     model: str | None
     timeout_s: float
     max_requests: int
@@ -89,7 +88,9 @@ class Endpoint:
         self._encoder_or_none = encoder
         self._shards = list(shards)
         self._store = open_store(settings.index)
-        self._manifest = read_manifest(self._store, chosen_version(settings.index, settings.version))
+        self._manifest = read_manifest(self._store, current_version(self._store, settings.version, settings.seen))
+        # The time of the choice of a version that is served, or has been looked at.
+        self._seen = settings.seen
         self._switching = asyncio.Lock()
         metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
@@ -143,7 +144,7 @@ class Endpoint:
     async def rerank(self, request: RerankRequest) -> RerankResponse:
         """Answer `POST /v1/rerank`."""
         started = time.perf_counter()
-        version, deadline = self._manifest.version, self._deadline(request.timeout_ms)
+        manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
         unknown: list[str] = []
         if request.documents is not None:
             scores = await self._in_time(self._encoder.score.remote(request.query, request.documents), deadline)
@@ -152,16 +153,14 @@ class Endpoint:
         else:
             queries = await self._embed([request.query], deadline, is_query=True)
             ids = list(dict.fromkeys(request.ids or ()))
-            answers = await self._ask_every_shard(
-                "rerank", (queries, [ids]), deadline, allow_partial=request.allow_partial
-            )
-            hits = [hit for answer in answers for hit in answer[0]]
-            results = [Reranked(id=id_, score=score) for id_, score, _ in hits]
+            shards = self._ask_shards(manifest.version, deadline)
+            answers = await self._ask_every(shards, "rerank", (queries, [ids]), allow_partial=request.allow_partial)
+            results = [Reranked(id=hit.id, score=hit.score) for answer in answers for hit in answer[0]]
             results.sort(key=lambda result: (-result.score, result.id))
             known = {result.id for result in results}
             unknown = [id_ for id_ in ids if id_ not in known]
         took = {"total": round(1000 * (time.perf_counter() - started), 2)}
-        return RerankResponse(results=results[: request.k], unknown=unknown, version=version, took_ms=took)
+        return RerankResponse(results=results[: request.k], unknown=unknown, version=manifest.version, took_ms=took)
 
     async def embed(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
         """Answer `POST /v1/embeddings`."""
@@ -173,12 +172,12 @@ class Endpoint:
         """Answer `POST /v1/explain`."""
         manifest, deadline = self._manifest, self._deadline(None)
         (query_QD,) = await self._embed([request.query], deadline, is_query=True)
-        found = await self._ask_every_shard("explain", (query_QD, request.id), deadline)
+        shards = self._ask_shards(manifest.version, deadline)
+        found = await self._ask_every(shards, "explain", (query_QD, request.id))
         matches = next((answer for answer in found if answer is not None), None)
         if matches is None:
             raise InputError(f"document {request.id!r} is not in version {manifest.version}")
-        kept = await self._documents([request.id], deadline)
-        text = _content(kept.get(request.id, {}))
+        text = _content((await self._documents(shards, [request.id])).get(request.id, {}))
         tokens = await self._in_time(self._encoder.tokens.remote(request.query, True), deadline)
         document = [] if text is None else await self._in_time(self._encoder.tokens.remote(text, False), deadline)
         aligned = manifest.pool_factor == 1 and max(match.document_token for match in matches) < len(document)
@@ -200,7 +199,7 @@ class Endpoint:
     async def document(self, id_: str) -> DocumentResponse | None:
         """Answer `GET /v1/documents/{id}`."""
         version = self._manifest.version
-        found = await self._documents([id_], self._deadline(None))
+        found = await self._documents(self._ask_shards(version, self._deadline(None)), [id_])
         if id_ not in found:
             return None
         hit = SearchHit.of(id_, 0.0, found[id_])
@@ -252,8 +251,8 @@ class Endpoint:
                     f"version {manifest.version} is of another model; deploy an endpoint of its own for it"
                 )
             await self._prepare(manifest.version)
-            await asyncio.to_thread(write_pin, self._store, version)
-            self._serve(manifest)
+            pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
+            self._serve(manifest, pin.at)
             return VersionResponse(version=manifest.version, before=before.version)
 
     async def follow(self) -> None:
@@ -264,16 +263,17 @@ class Endpoint:
                 if self._keys:
                     await asyncio.to_thread(self._keys.refresh)
                 async with self._switching:
-                    chosen = await asyncio.to_thread(chosen_version, self.settings.index, self._manifest.version)
-                    if chosen != self._manifest.version:
-                        await self._prepare(chosen)
-                        self._serve(await asyncio.to_thread(read_manifest, self._store, chosen))
+                    pin = await asyncio.to_thread(read_pin, self._store)
+                    if pin is not None and pin.at != self._seen:
+                        manifest = await asyncio.to_thread(read_manifest, self._store, pin.version)
+                        await self._prepare(manifest.version)
+                        self._serve(manifest, pin.at)
             except Exception as error:  # whatever fails now may not fail in two seconds
                 log.warning("the version to serve is not known: %r", error)
 
-    def _serve(self, manifest: Manifest) -> None:
+    def _serve(self, manifest: Manifest, chosen_at: int) -> None:
         log.warning("serving version %d in place of %d", manifest.version, self._manifest.version)
-        self._manifest = manifest
+        self._manifest, self._seen = manifest, chosen_at
         metrics.VERSION.set(manifest.version)
 
     async def _prepare(self, version: int) -> None:
@@ -355,19 +355,18 @@ class Endpoint:
 
         return ask
 
-    async def _ask_every_shard(
-        self, method: str, arguments: tuple[Any, ...], deadline: float, *, allow_partial: bool = False
+    async def _ask_every(
+        self, shards: scatter.Shards, method: str, arguments: tuple[Any, ...], *, allow_partial: bool = False
     ) -> list[Any]:
         """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
-        shards = self._ask_shards(self._manifest.version, deadline)
         answers = await shards.ask_all(method, dict.fromkeys(shards.alive, arguments))
         if len(answers) < len(self._shards) and not (allow_partial and answers):
             raise UnavailableError(f"{len(answers)} of {len(self._shards)} shards answered in time")
         return [answers[number] for number in sorted(answers)]
 
-    async def _documents(self, ids: list[str], deadline: float) -> dict[str, dict[str, Any]]:
+    async def _documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for answer in await self._ask_every_shard("documents", (ids,), deadline):
+        for answer in await self._ask_every(shards, "documents", (ids,)):
             found |= answer
         return found
 
@@ -378,8 +377,6 @@ async def _result(response: Awaitable[T]) -> T:
 
 def _unpacked(query: Any, dim: int, number: int) -> NDArray[np.float32]:
     if isinstance(query, PackedEmbeddings):
-        if query.tokens > MAX_QUERY_TOKENS:
-            raise InputError(f"query {number} has {query.tokens} tokens; expected at most {MAX_QUERY_TOKENS}")
         try:
             return query.unpack(dim)
         except ValueError as error:

@@ -23,6 +23,10 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 # A body that has not come by then is not waited for.
 BODY_S = 10.0
+# What comes in after a refusal, and for how long, before the connection is closed: to close it while the client
+# still sends would reset it, and the answer with it.
+_LINGER_S = 2.0
+_LINGER_BYTES = 64 << 20
 # Of every body so much is read; what goes beyond, of all the bodies that are coming in together, has this limit. So
 # however many bodies trickle in, a usual request is read.
 _SMALL_BYTES = 64 << 10
@@ -118,13 +122,13 @@ class Guard:
                 metrics.IN_FLIGHT.set(rules.in_flight)
             await self.app(scope, _replay(body, receive), request.answer)
         except _RefusedError as refused:
-            await request.refuse(refused)
+            await request.refuse(refused, receive)
         except Exception:
             # Nothing of it in the answer: it may be of the machine rather than of the request.
             log.exception("request %s failed", request.id)
             if request.status:
                 raise
-            await request.refuse(_RefusedError(500, "Failed", "the request failed here; the log says why"))
+            await request.refuse(_RefusedError(500, "Failed", "the request failed here; the log says why"), receive)
         finally:
             if held and rules:
                 rules.in_flight -= 1
@@ -146,6 +150,7 @@ class _Request:
         self._scope = scope
         self._send = send
         self._started = time.perf_counter()
+        self._answered: float | None = None
 
     async def answer(self, message: Any) -> None:
         """Send on, with the request's name."""
@@ -154,7 +159,7 @@ class _Request:
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
         await self._send(message)
 
-    async def refuse(self, refused: _RefusedError) -> None:
+    async def refuse(self, refused: _RefusedError, receive: Any) -> None:
         """Answer with a problem."""
         problem = Problem(
             title=refused.title, status=refused.status, detail=refused.detail, request_id=self.id
@@ -166,10 +171,15 @@ class _Request:
             *((name.encode(), value.encode()) for name, value in refused.headers.items()),
         ]
         # What is left of a body that is not read would be taken for the next request.
-        if refused.status in (408, 413):
+        unread = refused.status in (408, 413)
+        if unread:
             headers.append((b"connection", b"close"))
         await self.answer({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await self.answer({"type": "http.response.body", "body": content})
+        await self.answer({"type": "http.response.body", "body": content, "more_body": unread})
+        if unread:
+            self._answered = time.perf_counter()
+            await _linger(receive)
+            await self.answer({"type": "http.response.body", "body": b""})
 
     async def preflight(self) -> None:
         """Tell a browser what an allowed page may send."""
@@ -183,7 +193,7 @@ class _Request:
 
     def record(self) -> None:
         """Count it, and write its line."""
-        seconds = time.perf_counter() - self._started
+        seconds = (self._answered or time.perf_counter()) - self._started
         # The route's pattern, not the path: a client must not be able to make up ever new series.
         route = self._scope.get("route")
         path = getattr(route, "path", None) or "other"
@@ -249,6 +259,20 @@ async def _body(headers: dict[bytes, bytes], receive: Any, rules: Rules) -> byte
     finally:
         rules.incoming_bytes -= counted
     return bytes(body)
+
+
+async def _linger(receive: Any) -> None:
+    """Read on, and forget, until the client is done or has had its time."""
+    read = 0
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while read < _LINGER_BYTES:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                read += len(message.get("body", b""))
+    except TimeoutError:
+        return
 
 
 def _replay(body: bytes, receive: Any) -> Any:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.index.manifest import Manifest
+from raycol.index.storage import open_store
 from raycol.ray_session import ray_errors, ray_session, set_environment
 from raycol.serving.client import check_health
 from raycol.serving.config import LOOPBACK, ServeConfig
+from raycol.serving.pin import starting_version
 
 _APP = "raycol"
 
@@ -46,7 +48,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     from raycol.serving.app import build_app, cpus_needed
 
     # What a replica would find wrong is found here first, where it can still be said plainly.
-    index = Index.open(config.index)
+    index = Index.open(config.index, starting_version(open_store(config.index), config.version)[0])
     if index.manifest.model or config.model:
         load_encoder_of(index.manifest.model, config.model, device="cpu")
     config = config.model_copy(update={"host": config.host or LOOPBACK})
@@ -59,6 +61,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     ray_is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with ray_session(CPU=cpus_needed(config)):
         from ray import serve
+        from ray.serve.context import _disconnect
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_level": "WARNING"}
@@ -74,8 +77,11 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
             yield Endpoint(url, index.manifest, config.shards)
         finally:
             serve.delete(_APP)
-            # With a session of our own Serve ends anyway; in another's, what was there before must go on.
-            if serve_is_ours and not ray_is_ours:
+            # In another's session, what was there before must go on. With one of our own Serve ends anyway, and only
+            # its client must be forgotten: to shut Serve down first would print an error of Ray's at every end.
+            if ray_is_ours:
+                _disconnect()
+            elif serve_is_ours:
                 serve.shutdown()
 
 

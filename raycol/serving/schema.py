@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from raycol.index.effort import Effort
+from raycol.index.query import MAX_QUERY_TOKENS
 
 MAX_K = 1000
 MAX_QUERIES = 64
@@ -22,7 +23,6 @@ MAX_ID_CHARACTERS = 1024
 MAX_QUERY_CHARACTERS = 16_384
 MAX_DOCUMENT_CHARACTERS = 65_536
 MAX_FILTER_CHARACTERS = 8192
-MAX_QUERY_TOKENS = 1024
 MAX_BODY_BYTES = 8 << 20
 
 # Half a surrogate pair, which passes as JSON and which no tokenizer takes, is no string to pydantic.
@@ -39,7 +39,7 @@ class _Body(BaseModel):
 
 
 class PackedEmbeddings(_Body):
-    """The token embeddings of one query as base64 of little-endian float32, row by row; quicker than JSON."""
+    """The token embeddings of one text as base64 of little-endian float32, row by row; quicker than JSON."""
 
     tokens: Annotated[int, Field(ge=1, lt=2**20)]
     data: str
@@ -55,7 +55,13 @@ class PackedEmbeddings(_Body):
         return np.frombuffer(content, dtype="<f4").reshape(self.tokens, dim)
 
 
-Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TOKENS)] | PackedEmbeddings
+class PackedQuery(PackedEmbeddings):
+    """The token embeddings of one query, packed."""
+
+    tokens: Annotated[int, Field(ge=1, le=MAX_QUERY_TOKENS)]
+
+
+Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TOKENS)] | PackedQuery
 
 
 class SearchRequest(_Body):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,8 @@ import psutil
 
 from raycol.errors import InputError
 from raycol.index.shard import IndexShard
-from raycol.serving.pin import chosen_version
+from raycol.index.storage import open_store
+from raycol.serving.pin import current_version
 from raycol.serving.scaling import WAITED
 
 # A version that no request has named for so long is closed, but for the newest ones asked to be prepared.
@@ -44,11 +44,12 @@ class Shard:
     Args:
         index: folder or URI.
         version: the version to open first, where no other has been chosen since.
+        seen: the time of the choice of a version that was known then (`raycol.serving.pin`).
         shard, shards: which of how many.
         threads: searches at once.
     """
 
-    def __init__(self, index: str, version: int, shard: int, shards: int, threads: int = 1) -> None:
+    def __init__(self, index: str, version: int, seen: int, shard: int, shards: int, threads: int = 1) -> None:
         self._index, self._shard, self._shards = index, shard, shards
         self._versions: dict[int, IndexShard] = {}
         self._used: dict[int, float] = {}
@@ -58,7 +59,7 @@ class Shard:
         self._at_hand = 0
         self._waited = 0.0
         self._memory = psutil.Process()
-        self._open(chosen_version(index, version))
+        self._open(current_version(open_store(index), version, seen))
 
     async def ask(
         self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str
@@ -96,10 +97,9 @@ class Shard:
             self._at_hand -= 1
         return Told(answer, worked, waited, self._at_hand, self._memory.memory_info().rss)
 
-    async def prepare(self, version: int) -> int:
-        """Open a version before requests name it; answers with this process's id."""
+    async def prepare(self, version: int) -> None:
+        """Open a version before requests name it."""
         await asyncio.get_running_loop().run_in_executor(self._opener, self._open, version)
-        return os.getpid()
 
     async def status(self) -> Told:
         """That it is there, and how it fares."""

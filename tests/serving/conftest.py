@@ -1,4 +1,4 @@
-"""An index of two versions, and what each finds."""
+"""An index, the same with a second version, and what each version finds."""
 
 from pathlib import Path
 
@@ -13,16 +13,22 @@ from tests.serving.load import QUERIES
 
 
 @pytest.fixture(scope="module")
-def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
-    """Two versions: all, and without every third document but with ten new ones."""
-    folder = tmp_path_factory.mktemp("faults")
+def first_version(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
+    """80 passages in five partitions."""
+    folder = tmp_path_factory.mktemp("served")
     corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
     build_index(
         IndexConfig(
             corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=1
         )
     )
-    made = Index.open(folder / "index")
+    return Index.open(folder / "index")
+
+
+@pytest.fixture(scope="module")
+def index(tiny_colbert: Path, first_version: Index) -> Index:
+    """Two versions: all, and without every third document but with ten new ones."""
+    made = first_version
     ids = [id_ for partition in made.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))]
     made.delete(ids[::3])
     encoder = load_encoder(tiny_colbert, device="cpu")

@@ -290,19 +290,44 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ([("Content-Length", "10000000")], never),
-        ([("Content-Length", "9" * 5000)], never),
+        ([("Content-Length", "10000000")], coming([b"a" * 100_000] * 100)),
+        ([("Content-Length", "9" * 5000)], coming([b"a"])),
         ([], coming([b"a" * 100_000] * 100)),
         ([("Content-Length", "3")], coming([b"a" * 100_000] * 100)),
         ([("Content-Length", "-1")], coming([b"a" * 100_000] * 100)),
         ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
     ],
 )
-def test_too_large_a_body_is_not_read(inner: Inner, rules: Rules, headers: Any, body: Any) -> None:
+def test_too_large_a_body_is_refused(inner: Inner, rules: Rules, headers: Any, body: Any) -> None:
     answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
     assert (answer.status, answer.header("connection")) == (413, "close")
     assert str(MAX_BODY_BYTES) in answer.problem.detail
     assert not inner.bodies
+
+
+@pytest.mark.parametrize(
+    ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
+)
+def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
+    rules: Rules, bytes_s: float, taken: float
+) -> None:
+    # To close the connection at once would reset it under the client, which would not read the answer.
+    chunk = b"a" * 500_000
+    happened: list[str] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(len(chunk) / bytes_s)
+        happened.append("received")
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    async def send(message: Any) -> None:
+        happened.append("ended" if message.get("body") == b"" else message["type"])
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/search", "root_path": ""}
+    asyncio.run(Guard(Inner())({**scope, "headers": [(b"content-length", b"99999999999")]}, receive, send))
+    assert happened[:2] == ["http.response.start", "http.response.body"]
+    assert happened[-1] == "ended"
+    assert happened.count("received") * len(chunk) == pytest.approx(taken, rel=0.6)
 
 
 def test_the_largest_body_is_read(inner: Inner, rules: Rules) -> None:

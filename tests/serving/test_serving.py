@@ -7,27 +7,18 @@ import pytest
 
 from raycol.errors import InputError, RaycolError
 from raycol.index import Index
-from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
 from raycol.search import SearchConfig, search
 from raycol.serving.client import Client, search_endpoint
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
-from tests.conftest import make_passages, write_jsonl
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def index(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
-    folder = tmp_path_factory.mktemp("served")
-    corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
-    build_index(
-        IndexConfig(
-            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=1
-        )
-    )
-    return Index.open(folder / "index")
+def index(first_version: Index) -> Index:
+    return first_version
 
 
 @pytest.fixture(scope="module")
