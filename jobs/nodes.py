@@ -3,9 +3,9 @@
     ray job submit --working-dir . -- python jobs/nodes.py 64 --resources CPU=1,spot=1
     ray job submit --working-dir . -- python jobs/nodes.py 0
 
-The first returns once there is room for 64 workers of that kind. The long verbs refuse at once what a cluster has no room
-for, and do not wait for nodes that an autoscaler may add. The second withdraws the request: idle nodes are given back
-after the cluster's idle timeout. Until then they are kept, lost ones are replaced, and all are paid for.
+The first returns once there is room for 64 workers of that kind. The long verbs refuse at once what a cluster has no
+room for, and do not wait for nodes that an autoscaler may add. The second withdraws the request: idle nodes are given
+back after the cluster's idle timeout. Until then they are kept, lost ones are replaced, and all are paid for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Serve's own config files, checked strictly before `serve deploy` has them: `read_deploy_config`.
 
-Serve takes a file of settings (`serve/config.yaml`) and passes over keys that it does not know, at every level: what was
-misspelt has its default. Here each key must be one that Serve knows, and an application of raycol must have `args`,
-deployments and functions that raycol has. Nothing is started and no index is opened.
+Serve takes a file of settings (`serve/config.yaml`) and passes over keys that it does not know, at every level: what
+was misspelt has its default. Here each key must be one that Serve knows, and an application of raycol must have
+settings (`args`), deployments and functions that raycol has. Nothing is started and no index is opened.
 
     python -m raycol.serving.deploy_config serve/config.yaml
 """
@@ -37,8 +37,8 @@ def read_deploy_config(path: Path) -> ServeDeploySchema:
     """Read a Serve config file, as `serve deploy` takes it.
 
     Raises:
-        InputError: there is no such file, a key is unknown (the message says where, and the nearest known one), a value is
-            not what Serve or raycol takes, or something of raycol's that it names does not exist.
+        InputError: there is no such file, a key is unknown (the message says where, and the nearest known one), a
+            value is not what Serve or raycol takes, or something of raycol's that it names does not exist.
     """
     return check_deploy_config(read_yaml_mapping(path), str(path))
 
@@ -46,12 +46,13 @@ def read_deploy_config(path: Path) -> ServeDeploySchema:
 def check_deploy_config(values: Mapping[str, Any], source: str) -> ServeDeploySchema:
     """Check what a Serve config holds; `source` is where it was read. Raises `InputError`."""
     _check_keys(values, ServeDeploySchema, source, "")
+    # Before the values: Serve imports some of the functions while it reads them.
+    for where, name in _functions(values):
+        _check_function(name, source, where)
     _check_values(values, ServeDeploySchema, source, "")
-    for number, application in enumerate(values.get("applications") or ()):
-        place = f"applications[{number}]"
-        _check_functions(application, source, place)
+    for number, application in enumerate(values["applications"]):
         if application["import_path"] == BUILDER:
-            _check_application(application, source, place)
+            _check_application(application, source, f"applications[{number}]")
     return ServeDeploySchema.model_validate(values)
 
 
@@ -64,8 +65,8 @@ def _check_application(application: Mapping[str, Any], source: str, place: str) 
     for number, deployment in enumerate(application.get("deployments") or ()):
         if deployment["name"] not in known:
             raise InputError(
-                f"{source}: {place}.deployments[{number}].name is {deployment['name']!r}; raycol has no such deployment "
-                f"with {config.shards} shards; the nearest is {_nearest(deployment['name'], known)!r}"
+                f"{source}: {place}.deployments[{number}].name is {deployment['name']!r}; raycol has no such "
+                f"deployment with {config.shards} shards; the nearest is {_nearest(deployment['name'], known)!r}"
             )
 
 
@@ -86,7 +87,9 @@ def _check_keys(values: Any, model: type[BaseModel], source: str, place: str) ->
         inner_model = _READ_AS.get((model, name)) or next(_models(model.model_fields[name].annotation), None)
         if inner_model is None:
             continue
-        items = [(f"{below}[{n}]", item) for n, item in enumerate(value)] if isinstance(value, list) else [(below, value)]
+        items = (
+            [(f"{below}[{n}]", item) for n, item in enumerate(value)] if isinstance(value, list) else [(below, value)]
+        )
         for where, item in items:
             _check_keys(item, inner_model, source, where)
 
@@ -95,6 +98,8 @@ def _check_values(values: Any, model: type[Any], source: str, place: str) -> Any
     """Build the model. What pydantic says of the first wrong value becomes one line of ours."""
     try:
         return model.model_validate(values)
+    except ImportError as error:
+        raise InputError(f"{source}: Serve cannot import what the file names ({error}); install it here too") from None
     except ValidationError as error:
         found = error.errors()[0]
         steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"]]
@@ -107,27 +112,29 @@ def _check_values(values: Any, model: type[Any], source: str, place: str) -> Any
         raise InputError(f"{source}: {where} is {found['input']!r}: {reason[:1].lower()}{reason[1:]}") from None
 
 
-def _check_functions(application: Mapping[str, Any], source: str, place: str) -> None:
-    """Import what is named of raycol, in `import_path` and as policies; other packages may be on the cluster only."""
-    named = [(f"{place}.import_path", application["import_path"])]
-    policies = [(place, application.get("autoscaling_policy"))]
-    for number, deployment in enumerate(application.get("deployments") or ()):
-        scaling = deployment.get("autoscaling_config")
-        below = f"{place}.deployments[{number}].autoscaling_config"
-        policies.append((below, scaling.get("policy") if isinstance(scaling, Mapping) else None))
-    named += [
-        (f"{below}: policy_function", policy["policy_function"])
-        for below, policy in policies
-        if isinstance(policy, Mapping) and "policy_function" in policy
-    ]
-    for where, name in named:
-        module, _, attribute = str(name).replace(":", ".").rpartition(".")
-        if module.split(".")[0] != "raycol":
-            continue
-        try:
-            getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError):
-            raise InputError(f"{source}: {where} is {name!r}; raycol has no such function") from None
+def _functions(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every function that the file names, with where it does."""
+    if isinstance(values, Mapping):
+        for key, inner in values.items():
+            below = f"{place}.{key}" if place else str(key)
+            if key in ("import_path", "policy_function") and isinstance(inner, str):
+                yield below, inner
+            elif key != "args":
+                yield from _functions(inner, below)
+    elif isinstance(values, list):
+        for number, inner in enumerate(values):
+            yield from _functions(inner, f"{place}[{number}]")
+
+
+def _check_function(name: str, source: str, place: str) -> None:
+    """Import what is named of raycol; other packages may be on the cluster only."""
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    if module.split(".")[0] != "raycol":
+        return
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        raise InputError(f"{source}: {place} is {name!r}; raycol has no such function") from None
 
 
 def _refuse(key: object, known: Iterable[str], source: str, place: str) -> None:
