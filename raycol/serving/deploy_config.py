@@ -74,10 +74,10 @@ def _check_keys(values: Any, model: type[BaseModel], source: str, place: str) ->
     """Refuse the first key, here or below, that the model does not have."""
     if not isinstance(values, Mapping):
         return  # what it should be is said when values are checked
-    aliases = {field.alias: name for name, field in model.model_fields.items() if field.alias}
+    aliases = {str(field.alias): name for name, field in model.model_fields.items() if field.alias}
     for key, value in values.items():
         below = f"{place}.{key}" if place else str(key)
-        name = aliases.get(key, key)
+        name = aliases.get(str(key), str(key))
         if name not in model.model_fields:
             _refuse(key, model.model_fields, source, place)
         if name == "runtime_env" and isinstance(value, Mapping):

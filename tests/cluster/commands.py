@@ -7,6 +7,7 @@ be there, or be made by a command of the same file.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -118,8 +119,10 @@ def _check_python(arguments: list[str]) -> None:
     if arguments[0] == "-m":
         if arguments[1] == "pip":
             _check_pip(arguments[2:])
-        elif arguments[1] != "venv":
-            raise CommandError(f"python -m {arguments[1]} is not known here")
+        elif importlib.util.find_spec(arguments[1]) is None:
+            raise CommandError(f"there is no module {arguments[1]}")
+        else:
+            _check_files([word for word in arguments[2:] if word.endswith(".yaml")])
         return
     _check_files(arguments[:1])
     text = (PROJECT / arguments[0]).read_text()
@@ -136,13 +139,11 @@ def _check_python(arguments: list[str]) -> None:
 def _check_pip(arguments: list[str]) -> None:
     if arguments[0] not in commands_dict:
         raise CommandError(f"pip has no {arguments[0]}")
-    command = create_command(arguments[0])
     try:
-        options, _ = command.parser.parse_args(arguments[1:])
+        create_command(arguments[0]).parser.parse_args(arguments[1:])
     except SystemExit:
         raise CommandError(f"pip {arguments[0]} does not take {arguments[1:]}") from None
-    for file in getattr(options, "constraints", []):
-        _check_files([Path(file).name])
+    _check_files([Path(file).name for flag, file in pairwise(arguments) if flag in ("-c", "--constraint")])
 
 
 def _check_files(files: list[str]) -> None:

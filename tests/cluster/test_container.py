@@ -61,7 +61,8 @@ def test_pip_installs_the_wheel_with_extras_that_it_has_and_the_constraints() ->
     assert remove == f"rm -r {folder.rstrip('/')}"
     _, verb, *arguments = shlex.split(install)
     options, wanted = create_command(verb).parser.parse_args(arguments)
-    assert options.constraints == [f"{folder}constraints.txt"]
+    # A machine's own configuration of pip may add others before it.
+    assert options.constraints[-1] == f"{folder}constraints.txt"
     wheel, default = wanted
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     path, extra = re.fullmatch(r"(.*)\[(\w+)\]", wheel).groups()
