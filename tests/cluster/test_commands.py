@@ -59,7 +59,7 @@ def test_every_file_that_is_named_exists(path) -> None:
         "ray start --haed",
         "ray job submit --addres x -- python jobs/train.py",
         "ray job submit -- python jobs/indx.py",
-        "ray job submit -- python jobs/nodes.py 4 --resource CPU=1",
+        "ray job submit -- python jobs/mine.py i d --out o --wait-for-node 3",
         "ray job submit -- python jobs/index.py c --model m --out i --num-worker 3",
         "serve deploy serve/confg.yaml",
         "raycol index biuld c --out i",
