@@ -16,7 +16,7 @@ from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
-from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
+from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, TeachConfig
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
@@ -151,21 +151,17 @@ def delete(
 
 
 @index_app.command("compact")
-def compact(
-    index: IndexArgument,
-    target_tokens: Annotated[
-        int | None, typer.Option(help="Tokens a partition; by default what the index was created with.")
-    ] = None,
-) -> None:
+@options_of(CompactConfig, "index")
+def compact(config: CompactConfig) -> None:
     """Merge small partitions and drop deleted documents, in one new version."""
     from raycol.index import Index
 
-    opened = Index.open(index)
+    opened = Index.open(config.index)
     before = opened.stats()
-    opened.compact(target_tokens)
+    opened.compact(config.target_tokens)
     after = opened.stats()
     typer.echo(
-        f"{index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
+        f"{config.index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
         f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
     )
 
