@@ -10,8 +10,11 @@ import typer
 
 import raycol
 from raycol import show
+from raycol.cli.doctor import doctor
+from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
+from raycol.cli.submit import submit_app
 from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
@@ -35,6 +38,8 @@ index_app = typer.Typer(
 )
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
+app.add_typer(submit_app, name="submit")
+app.add_typer(jobs_app, name="jobs")
 
 IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index.", show_default=False)]
 
@@ -239,6 +244,9 @@ def search(config: SearchConfig) -> None:
 
 
 app.command("search")(options_of(SearchConfig, "target", "queries")(search))
+
+
+app.command("doctor")(doctor)
 
 
 @app.command()

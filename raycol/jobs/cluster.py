@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,12 @@ from raycol.ray_session import set_environment
 
 # Seconds that a cluster has to answer the first request. Ray's own client would wait without end.
 _PATIENCE_S = 10.0
+# Loggers of Ray's that tell of every upload and connection.
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,8 +52,13 @@ class Cluster:
         set_environment()
         from ray.job_submission import JobSubmissionClient
 
-        with self._calling(), _without(*FROM_ENVIRONMENT):
-            self._client = JobSubmissionClient(address, headers=dict(headers))
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            with self._calling(), _without(*FROM_ENVIRONMENT):
+                self._client = JobSubmissionClient(address, headers=dict(headers))
+        except RaycolError as error:
+            raise InputError(str(error)) from None
 
     def jobs(self) -> list[Job]:
         """All jobs that were submitted, oldest first."""
@@ -67,7 +79,7 @@ class Cluster:
         Raises:
             DuplicateJobError: there is one of that id.
         """
-        with self._calling(), _without(*FROM_ENVIRONMENT):
+        with self._calling():
             self._client.submit_job(
                 entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env, metadata=metadata
             )
@@ -126,7 +138,7 @@ def _authentication_mode(address: str) -> str | None:
     direct = httpx2.URL(address).host in _THIS_MACHINE
     try:
         answer = httpx2.get(f"{address}/api/authentication_mode", timeout=_PATIENCE_S, trust_env=not direct)
-        if answer.status_code == 404 and "ray" in answer.headers.get("server", "").lower():
+        if answer.status_code == 404:  # an older Ray; what else it may be, the client finds
             return None
         mode = answer.raise_for_status().json()["authentication_mode"]
     except httpx2.HTTPStatusError as error:

@@ -59,7 +59,9 @@ def _read(file: Path) -> dict[str, Any]:
             raise InputError(f"{file}: {name} has an option of its own, {_OURS[name]}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise InputError(f"{file}: unknown field {name!r} of a runtime environment; the nearest known one is {near!r}")
+            raise InputError(
+                f"{file}: unknown field {name!r} of a runtime environment; the nearest known one is {near!r}"
+            )
     try:
         RuntimeEnv(**fields)
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """What a job is called: by its configuration, so that the same job is found again, and by how often it was tried.
 
-    raycol-index-5f3a9c0e1b2d4866      the first attempt
-    raycol-index-5f3a9c0e1b2d4866-2    the second, after the first failed or was stopped
+raycol-index-5f3a9c0e1b2d4866      the first attempt
+raycol-index-5f3a9c0e1b2d4866-2    the second, after the first failed or was stopped
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Choice:
 
     submission_id: str
     there: Job | None
-    failed: Job | None = None
+    before: Job | None = None
     """The attempt before a new one."""
 
 

@@ -57,10 +57,11 @@ class Package:
             top = file.partition("/")[0] + ("/" if "/" in file else "")
             parts[top] = parts.get(top, 0) + size
         largest = sorted(parts, key=lambda name: -parts[name])[:_LARGEST_SHOWN]
+        shown = ", ".join(f"{name} ({mib(parts[name])})" for name in largest)
         raise InputError(
-            f"{self.folder}: {mib(self.bytes)} in {len(self.files)} files; expected at most {mib(limit)}, which is what "
-            f"Ray takes. The largest: {', '.join(f'{name} ({mib(parts[name])})' for name in largest)}. Leave out what "
-            "the job does not need (--exclude, or a .rayignore), and put data on shared storage"
+            f"{self.folder}: {mib(self.bytes)} in {len(self.files)} files; expected at most {mib(limit)}, which is "
+            f"what Ray takes. The largest: {shown}. Leave out what the job does not need (--exclude, a .rayignore), "
+            "and put data on shared storage"
         )
 
 

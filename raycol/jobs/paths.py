@@ -29,27 +29,29 @@ def check_paths(verb: Verb, config: Config, package: Package, source: str) -> No
     for name, place in places(config, verb.writes):
         if _is_relative(place):
             raise InputError(
-                f"{source}: {name} is {place!r}, which would be in the job's copy of the working directory and go with "
-                f"it; expected an absolute path on storage that every node mounts, or a URI (s3://...)"
+                f"{source}: {name} is {place!r}, which would be in the job's copy of the working directory and go "
+                f"with it; expected an absolute path on storage that every node mounts, or a URI (s3://...)"
             )
     for name, place in places(config, verb.reads):
         if _is_relative(place) and not place.startswith(HUB):
             _check_sent(f"{source}: {name} is {place!r}", place, package)
     for name, place in places(config, verb.models):
-        if _is_relative(place) and ((package.folder / place).exists() or place.startswith(".") or place.count("/") > 1):
+        if _is_relative(place) and (
+            (package.folder / place).exists() or place.startswith(".") or place.count("/") > 1
+        ):
             _check_sent(f"{source}: {name} is {place!r}", place, package)
 
 
 def _is_relative(place: str) -> bool:
-    return "://" not in place and not Path(place).is_absolute() and not place.startswith("~")
+    return "://" not in place and not Path(place).is_absolute()
 
 
 def _check_sent(what: str, place: str, package: Package) -> None:
     found = [path.relative_to(package.folder).as_posix() for path in _matching(package.folder, place)]
     if not found:
         raise InputError(
-            f"{what}: no such file or folder in the working directory {package.folder}; expected one there, an absolute "
-            "path on storage that every node mounts, or a URI"
+            f"{what}: no such file or folder in the working directory {package.folder}; expected one there, an "
+            "absolute path on storage that every node mounts, or a URI"
         )
     if not any(package.has(path) for path in found):
         why = next((kind for left, kind in package.left_out.items() if found[0] == left), "left out of what is sent")

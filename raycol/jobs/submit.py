@@ -63,7 +63,7 @@ class Submitted:
         submission_id: what it is called there.
         package: what it was, or would have been, sent.
         there: the job, where it was there before.
-        failed: the attempt before this one, where that failed or was stopped.
+        before: the attempt before this one, where there was one.
         changed: whether `there` runs other files than those of the working directory now.
     """
 
@@ -71,7 +71,7 @@ class Submitted:
     submission_id: str
     package: Package
     there: Job | None
-    failed: Job | None
+    before: Job | None
     changed: bool
 
 
@@ -106,14 +106,16 @@ def submit(verb_name: str, file: Path, settings: Mapping[str, Any], config: Subm
         choice = choose(jobs, order.name, again=config.again)
         if choice.there:
             if config.again:
-                raise InputError(f"job {choice.submission_id} is {choice.there.status}; stop it first, or leave out --again")
+                raise InputError(
+                    f"job {choice.submission_id} is {choice.there.status}; stop it first, or leave out --again"
+                )
             return Submitted(cluster, choice.submission_id, order.package, choice.there, None, _changed(order, choice))
         _check_alone(jobs, order)
         try:
             cluster.submit(order.entrypoint, choice.submission_id, order.runtime_env, order.metadata)
         except DuplicateJobError:
             continue
-        return Submitted(cluster, choice.submission_id, order.package, None, choice.failed, changed=False)
+        return Submitted(cluster, choice.submission_id, order.package, None, choice.before, changed=False)
     raise RaycolError(f"{address}: others submit {order.name} at the same time; run the command again")
 
 
@@ -151,11 +153,13 @@ def _inside(file: Path, package: Package) -> str:
         inside = file.absolute().resolve().relative_to(package.folder.resolve()).as_posix()
     except ValueError:
         raise InputError(
-            f"{file}: outside of the working directory {package.folder}, which is what the job is sent; move it there, "
-            "or name another one with --working-dir"
+            f"{file}: outside of the working directory {package.folder}, which is what the job is sent; move it "
+            "there, or name another one with --working-dir"
         ) from None
     if not package.has(inside):
-        raise InputError(f"{file}: left out of what is sent (.gitignore, .rayignore or --exclude); expected it to be sent")
+        raise InputError(
+            f"{file}: left out of what is sent (.gitignore, .rayignore or --exclude); expected it to be sent"
+        )
     return inside
 
 
@@ -183,8 +187,8 @@ def _check_alone(jobs: list[Job], order: Order) -> None:
     for job in jobs:
         if place and job.active and job.metadata.get("writes") == place:
             raise InputError(
-                f"{place}: job {job.id} is {job.status} and writes there, with other settings; wait for it, or stop it "
-                f"with `raycol jobs stop {job.id}`"
+                f"{place}: job {job.id} is {job.status} and writes there, with other settings; wait for it, or stop "
+                f"it with `raycol jobs stop {job.id}`"
             )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from raycol.errors import InputError
 
 MODE = "RAY_AUTH_MODE"
-TOKEN = "RAY_AUTH_TOKEN"
-TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
+TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 # Where `ray get-auth-token --generate` puts it, in the home folder.
 _USUAL_FILE = Path(".ray", "auth_token")
 

@@ -1,4 +1,4 @@
-"""The verbs that can be jobs: those with an entry point in jobs/. What each is set by, and what it reads and writes."""
+"""The verbs that can be jobs: those with an entry point in jobs/. Their settings, what they read and write."""
 
 from __future__ import annotations
 
