@@ -98,6 +98,10 @@ def pack(folder: Path, exclude: Sequence[str] = ()) -> Package:
     files: dict[str, int] = {}
 
     def take(path: Path) -> None:
+        if path.is_symlink() and path.is_dir() and path.parent.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"{path}: a link that leads back to where it is; remove it, or leave it out with --exclude"
+            )
         if path.is_file():
             files[path.relative_to(root).as_posix()] = path.stat().st_size
 
@@ -106,10 +110,10 @@ def pack(folder: Path, exclude: Sequence[str] = ()) -> Package:
         excludes = [*_NEVER, *_WEIGHTS, *(f"/{_literally(name)}" for name in left_out), *exclude]
         every = [*get_runtime_env_default_excludes(), *excludes]
         _dir_travel(root, [_get_excludes(root, every)], take, include_gitignore=respects_gitignore(), logger=_quiet())
-    except (OSError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "a link leads back into it"
-        where = getattr(error, "filename", None) or folder
-        raise InputError(f"{where}: cannot be read ({reason}); correct it, or leave it out with --exclude") from None
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be read ({error.strerror}); leave it out with --exclude"
+        ) from None
     except ValueError as error:
         raise InputError(f"--exclude: {error}; expected patterns as in .gitignore") from None
     return Package(root, files, excludes, left_out)
@@ -154,9 +158,9 @@ def _literally(name: str) -> str:
 
 
 def _quiet() -> object:
-    """A logger that says nothing of the files that are ignored."""
+    """A logger that says nothing: what is wrong is raised."""
     import logging
 
     logger = logging.getLogger("raycol.jobs.package")
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL + 1)
     return logger

@@ -14,7 +14,7 @@ def build(**settings: object) -> IndexConfig:
 
 def test_a_name_is_of_the_verb_and_of_what_is_set() -> None:
     name = job_name("index", build())
-    assert name == job_name("index", build(bits=4, resources="CPU=1")) == "raycol-index-4ad0ae3d4a1e4f5d"
+    assert name == job_name("index", build(bits=4, resources="CPU=1")) == "raycol-index-27e198eb6e336202"
     assert (
         len({name, job_name("append", build()), job_name("index", build(bits=2)), job_name("index", build(seed=1))})
         == 4

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.jobs import SubmitConfig, submit
-from raycol.jobs.submit import prepare
+from raycol.jobs.submit import SubmitConfig, prepare, submit
 from tests.jobs.dashboard import Dashboard
 
 BUILD = Path("build.yaml")
