@@ -16,6 +16,7 @@ from raycol.cli.options import options_of
 from raycol.cli.submit import follow_to_the_end
 from raycol.doctor.checks import Finding
 from raycol.doctor.config import DoctorConfig
+from raycol.doctor.reach import check_answers
 from raycol.errors import InputError
 from raycol.index.storage import absolute
 from raycol.jobs.address import dashboard_address, is_dashboard
@@ -36,9 +37,11 @@ def doctor(config: DoctorConfig) -> None:
     if address and is_dashboard(address):
         _from_outside(config, address)
     if address:
+        check_answers(address)
+        # Read by Ray when it is imported, which nothing has done yet.
         os.environ["RAY_ADDRESS"] = address
         if auth_headers():
-            os.environ.setdefault(MODE, "token")
+            os.environ[MODE] = "token"
     from raycol.doctor.run import examine
 
     with progress("Examining"):

@@ -46,7 +46,11 @@ class Head:
     def raycol(self, *words: object, folder: Path, **variables: str) -> subprocess.CompletedProcess:
         """The same, waited for."""
         process = self.start(*words, folder=folder, **variables)
-        out, err = process.communicate(timeout=_PATIENCE_S)
+        try:
+            out, err = process.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert self.token not in out + err
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
