@@ -64,6 +64,7 @@ def test_the_index_and_the_data_know_neither_ray_nor_torch() -> None:
 def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = ast.parse(path.read_text())
     assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or "")
+    assert f"raycol submit {path.stem} " in (ast.get_docstring(tree) or "")
     monkeypatch.setattr("sys.argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as stopped:
         exec(compile(tree, str(path), "exec"), {"__name__": "__main__"})

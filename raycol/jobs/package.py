@@ -20,6 +20,9 @@ _NEVER = (
 )  # fmt: skip
 _WEIGHTS = ("*.safetensors", "*.ckpt", "*.pt", "*.pth", "*.onnx", "pytorch_model*.bin")
 _LARGEST_SHOWN = 3
+# What a zip archive takes by itself, and with each file beside its name, which stands in it twice.
+_ARCHIVE_BYTES = 22
+_ENTRY_BYTES = 30 + 46
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Package:
 
     @property
     def bytes(self) -> int:
-        """The size of all files: Ray does not compress them."""
-        return sum(self.files.values())
+        """The size of the archive: Ray does not compress it, so it is that of the files and of what names them."""
+        return _ARCHIVE_BYTES + sum(self.files.values(), sum(_entry_bytes(name) for name in self.files))
 
     def has(self, path: str) -> bool:
         """Whether a file, or anything in a folder, is sent."""
@@ -63,6 +66,10 @@ class Package:
             f"what Ray takes. The largest: {shown}. Leave out what the job does not need (--exclude, a .rayignore), "
             "and put data on shared storage"
         )
+
+
+def _entry_bytes(name: str) -> int:
+    return _ENTRY_BYTES + 2 * len(name.encode(errors="surrogateescape"))
 
 
 def mib(size: int) -> str:

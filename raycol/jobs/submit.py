@@ -178,7 +178,7 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
 
 def _writes(verb: Verb, config: Config) -> str:
     """Where a job's results go; empty where it has none."""
-    return next((place for _, place in places(config, verb.writes)), "")
+    return next((place.rstrip("/") for _, place in places(config, verb.writes)), "")
 
 
 def _check_alone(jobs: list[Job], order: Order) -> None:

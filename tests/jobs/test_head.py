@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycol.index import Index
+from raycol.jobs.cluster import Cluster, DuplicateJobError
 from tests.conftest import PROJECT, make_clustered, save_encoded
 from tests.jobs.head import Head, running_head
 
@@ -41,6 +42,9 @@ def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
         assert failed.returncode == 2
         assert "holds an index already (version 1)" in failed.stdout
         assert f"job {name}-2 has failed with exit code 2" in failed.stderr
+
+        with pytest.raises(DuplicateJobError):
+            Cluster(head.address, {"Authorization": f"Bearer {head.token}"}).submit("true", name, {}, {})
 
         _check_detaching_and_stopping(head, checkout, name)
         _check_tokens(head, checkout)

@@ -148,6 +148,12 @@ def test_what_is_wrong_is_found_before_anything_is_sent(
     assert not served.asked
 
 
+@pytest.mark.usefixtures("checkout")
+def test_a_recipe_that_comes_with_raycol_can_be_sent() -> None:
+    order = prepare("train", Path("jobs/configs/gte-moderncolbert.yaml"), {"out": "/shared/gte"}, SubmitConfig())
+    assert order.entrypoint == "python jobs/train.py --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
+
+
 def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("corpus: /c\nout: /o\n")
