@@ -51,13 +51,15 @@ class Job:
 class Report:
     """What came of it.
 
-    `latencies_ms` are of answers with status 200, and `statuses` of all (0 for none), without those of the time before
-    counting; `sent` and `cpu_s` are of all requests. `late_ms` says how late requests left this process.
+    `latencies_ms` are of answers with status 200, `statuses` (0 for none) and `slowest_ms` of all, by their statuses;
+    all without those of the time before counting. `sent` and `cpu_s` are of all requests. `late_ms` says how late
+    requests left this process.
     """
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
+    slowest_ms: dict[str, float] = field(default_factory=dict)
     late_ms: list[float] = field(default_factory=list)
     sent: int = 0
     cpu_s: float = 0.0
@@ -146,6 +148,7 @@ class _Load:
         self._requests = _requests(job)
         self._idle: list[_Connection] = []
         self._statuses: Counter[str] = Counter()
+        self._slowest: dict[str, float] = {}
         self._latencies: list[float] = []
         self._late: list[float] = []
         self._sent = 0
@@ -162,6 +165,7 @@ class _Load:
             seconds=self._job.seconds,
             latencies_ms=[round(1000 * latency, 3) for latency in self._latencies],
             statuses=dict(self._statuses),
+            slowest_ms={status: round(1000 * slowest, 3) for status, slowest in self._slowest.items()},
             late_ms=[round(1000 * late, 3) for late in self._late],
             sent=self._sent,
             cpu_s=time.process_time() - cpu,
@@ -198,6 +202,7 @@ class _Load:
             await asyncio.sleep(0.01)  # where nothing listens, do not ask without a pause
         if self._counted_from <= (now if self._job.clients else due) < self._until:
             self._statuses[str(status)] += 1
+            self._slowest[str(status)] = max(self._slowest.get(str(status), 0.0), now - due)
             self._late.append(late)
             if status == 200:
                 self._latencies.append(now - due)

@@ -44,6 +44,10 @@ def _check_resources(value: dict[str, float]) -> dict[str, float]:
 Resources = Annotated[dict[str, float], BeforeValidator(_parse_resources), AfterValidator(_check_resources)]
 
 
+# How long a job waits for nodes that a cluster's autoscaler adds for it.
+WaitForNodes = Annotated[float, Field(ge=0, le=86_400)]
+
+
 class Config(BaseModel):
     """Base of every verb's configuration: immutable, no unknown keys, documented field by field."""
 

@@ -11,10 +11,11 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from raycol.errors import InputError, RaycolError
+from raycol.errors import RaycolError
+from raycol.room import make_room
 
 _OBJECT_STORE_BYTES = 512 << 20
 
@@ -49,16 +50,21 @@ def set_environment() -> None:
 
 
 @contextmanager
-def ray_session(**needs: float) -> Iterator[None]:
-    """Make Ray ready for work that needs so much of its resources at once: CPU, GPU, or others by their names.
+def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) -> Iterator[None]:
+    """Make Ray ready for workers that need so much each: CPU, GPU, or other resources by their names.
 
     Inside a Ray job, or where RAY_ADDRESS is set, that cluster is used and left running; so is a session
     that the caller has open. Otherwise an embedded one is started, and stopped at the end. It has as many
     logical CPUs as the work asks for, even where the machine has fewer, so that nothing waits for ever.
 
+    Args:
+        workers: how many.
+        wait_for_nodes: seconds to wait for nodes that the cluster's autoscaler adds.
+        each: what each worker needs.
+
     Raises:
         InputError: there is less of a resource than the work needs.
-        RaycolError: the cluster named by RAY_ADDRESS cannot be reached.
+        RaycolError: the cluster named by RAY_ADDRESS cannot be reached, or has no room in that time.
     """
     set_environment()
     ours = not os.environ.get("RAY_ADDRESS")
@@ -72,14 +78,14 @@ def ray_session(**needs: float) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _check_resources(needs)
+        make_room(workers, each, wait_for_nodes)
         yield
         return
     try:
         if ours:
             ray.init(
                 address="local",
-                num_cpus=max(math.ceil(needs.get("CPU", 1)), os.cpu_count() or 1),
+                num_cpus=max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -90,7 +96,7 @@ def ray_session(**needs: float) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RaycolError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
     try:
-        _check_resources(needs)
+        make_room(workers, each, wait_for_nodes)
         yield
     finally:
         ray.shutdown()
@@ -102,18 +108,6 @@ def _free_ports(n: int) -> list[int]:
         for probe in found:
             probe.bind(("", 0))
         return [int(probe.getsockname()[1]) for probe in found]
-
-
-def _check_resources(needs: Mapping[str, float]) -> None:
-    import ray
-
-    have = ray.cluster_resources()
-    for name, needed in needs.items():
-        if have.get(name, 0) < needed:
-            raise InputError(
-                f"Ray has {have.get(name, 0):g} of the resource {name} here and this needs {needed:g}; "
-                "ask for fewer workers or shards, or add nodes"
-            )
 
 
 @contextmanager

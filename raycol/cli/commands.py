@@ -24,6 +24,7 @@ from raycol.mining.config import MineConfig, TeachConfig
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
+from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
 
 app = typer.Typer(
@@ -233,6 +234,16 @@ def serve(config: ServeConfig) -> None:
         wait_for_interrupt()
         with progress("Stopping"):
             running.close()
+
+
+@app.command()
+@options_of(DeployConfig, "target")
+def deploy(config: DeployConfig) -> None:
+    """Have running endpoints serve another version of their index."""
+    from raycol.serving.deploy import deploy as run
+
+    done = run(config)
+    typer.echo(f"{config.target}: version {done.version} in place of {done.before}")
 
 
 def search(config: SearchConfig) -> None:

@@ -69,6 +69,7 @@ class PlanFacts(_Facts):
         index_bytes, worker_bytes, driver_bytes: as `raycol index plan` says.
         num_workers: how many workers there will be; None for as many as there is room for.
         resources: of each worker.
+        waits: whether the build waits for nodes that an autoscaler adds.
     """
 
     out: str
@@ -77,3 +78,4 @@ class PlanFacts(_Facts):
     driver_bytes: int
     num_workers: int | None
     resources: dict[str, float]
+    waits: bool = False

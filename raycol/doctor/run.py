@@ -52,6 +52,7 @@ def plan_facts(config: DoctorConfig) -> PlanFacts:
         driver_bytes=done.driver_bytes,
         num_workers=build.num_workers,
         resources=build.resources,
+        waits=build.wait_for_nodes > 0,
     )
 
 
@@ -61,7 +62,7 @@ def check(nodes: Sequence[NodeFacts], plan: PlanFacts | None) -> list[Finding]:
     first = check_nodes(nodes)
     if not answering:
         return [first]
-    needed = plan.resources.get("GPU", 0) * (plan.num_workers or 1) if plan else 0
+    needed = plan.resources.get("GPU", 0) * (plan.num_workers or 1) if plan and not plan.waits else 0
     findings = [
         first,
         check_versions(answering),

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.data import Fields, Passage
-from raycol.errors import ConflictError, IndexCorruptError, InputError
+from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError
 from raycol.index.changes import check_writable, commit_change
-from raycol.index.manifest import BUILDS, Manifest, ModelInfo, read_manifest
+from raycol.index.manifest import BUILDS, Manifest, ModelInfo, check_current, read_manifest
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
@@ -30,15 +30,30 @@ from raycol.indexing.source import model_name, open_encoded
 from raycol.indexing.workers import session
 from raycol.progress import Report, no_report
 
+# Appends to one index at once of which one may be the last to get through.
+_ATTEMPTS = 8
+
 
 def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildReport:
     """Add a corpus to an index; or continue where the same command was interrupted.
 
+    Where another writer changes the index meanwhile, the corpus is added to what that one has made, from the start.
+
     Raises:
         InputError: no index there, an unusable corpus, another model than the index's, or (unless `upsert`) a
             document that the index has already.
-        ConflictError: another writer changed the index meanwhile.
+        ConflictError: other writers changed the index meanwhile, again and again.
     """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _append(config, report)
+        except ConflictError:
+            report(0, None, "another writer was first: adding to its version")
+    return _append(config, report)
+
+
+def _append(config: AppendConfig, report: Report) -> BuildReport:
+    """One attempt. Raises as `append_corpus`, and `ConflictError` as soon as another writer is known to be first."""
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
     current = read_manifest(store)
@@ -50,12 +65,22 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     snapshot, manifest, plan = work.snapshot, work.snapshot.manifest, work.plan
     before = built_before(work.journal, plan)
     target = Target(store.uri, manifest.dim, manifest.bits, work.model, manifest.codebook)
-    with session(config):
-        with clock("encode"):
-            built = build_partitions(config, plan, work.task, target, work.journal, before, report)
-        infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
-        with clock("merge"):
-            added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, report)
+
+    def while_first(done: float, total: float | None, note: str) -> None:
+        check_current(store, current.version)
+        report(done, total, note)
+
+    try:
+        with session(config):
+            with clock("encode"):
+                built = build_partitions(config, plan, work.task, target, work.journal, before, while_first)
+            infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
+            with clock("merge"):
+                added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, while_first)
+    except (RaycolError, OSError):
+        # Who was first sweeps away what others have begun, and then it is not found.
+        check_current(store, current.version)
+        raise
     left_out = [id_ for part in built for id_ in part.left_out]
     kept = positions_of(snapshot, left_out)  # what does not come stays as it was
     gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
@@ -66,10 +91,8 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     except ConflictError:
         # Names are made of contents: the next version has these partitions only if this append committed it.
         if not added or read_manifest(store, manifest.version + 1).partitions[-len(added) :] != added:
-            if manifest.version == current.version:
-                raise
             work.journal.forget_parts()
-            return append_corpus(config, report)
+            raise
     done = make_report(
         config.index,
         manifest.version + 1,

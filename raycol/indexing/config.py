@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive, Resources
+from raycol.config import Config, Location, Positive, Resources, WaitForNodes
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
@@ -25,6 +25,9 @@ class WorkersConfig(Config):
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
     """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
+
+    wait_for_nodes: WaitForNodes = 0.0
+    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def session(config: WorkersConfig) -> AbstractContextManager[None]:
     """A Ray session with room for the workers."""
-    return ray_session(**{name: amount * (config.num_workers or 1) for name, amount in config.resources.items()})
+    return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
 
 
 def on_workers(

@@ -21,6 +21,7 @@ from raycol.index.manifest import Manifest, read_manifest, versions
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
+from raycol.serving.deploy import check_same_model
 from raycol.serving.guard import REQUEST_ID, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
@@ -246,10 +247,7 @@ class Endpoint:
                 # The reader's own error would name the place of the index.
                 raise InputError(f"there is no version {version}")
             manifest = await asyncio.to_thread(read_manifest, self._store, version)
-            if (manifest.model, manifest.dim) != (before.model, before.dim):
-                raise InputError(
-                    f"version {manifest.version} is of another model; deploy an endpoint of its own for it"
-                )
+            check_same_model(before, manifest)
             await self._prepare(manifest.version)
             pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
             self._serve(manifest, pin.at)
@@ -266,6 +264,7 @@ class Endpoint:
                     pin = await asyncio.to_thread(read_pin, self._store)
                     if pin is not None and pin.at != self._seen:
                         manifest = await asyncio.to_thread(read_manifest, self._store, pin.version)
+                        check_same_model(self._manifest, manifest)
                         await self._prepare(manifest.version)
                         self._serve(manifest, pin.at)
             except Exception as error:  # whatever fails now may not fail in two seconds

@@ -41,7 +41,7 @@ _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recal
 # Settings that the card tells of whatever they are, and those it never does: places, and what its sections say.
 _ALWAYS = ("objective", "scoring", "temperature", "batch_size", "epochs", "learning_rate", "schedule", "warmup",
            "dtype", "seed", "num_workers")  # fmt: skip
-_NEVER = ("model", "data", "out", "storage", "eval_data")
+_NEVER = ("model", "data", "out", "storage", "eval_data", "wait_for_nodes")
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "ray")
 # Where the packaged backbone's weights come from.
 _PACKAGED_FROM = "sentence-transformers/all-MiniLM-L6-v2"

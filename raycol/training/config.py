@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raycol.config import Config, Location, Positive, Resources
+from raycol.config import Config, Location, Positive, Resources, WaitForNodes
 from raycol.data.corpus import OnError
 from raycol.data.examples import Source
 from raycol.index.storage import absolute
@@ -17,7 +17,9 @@ Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 # What decides how the work is done and kept, not what comes out of it.
-_NOT_OF_THE_OUTCOME = {"out", "storage", "resources", "save_every", "keep_checkpoints", "stall_timeout"}
+_NOT_OF_THE_OUTCOME = {
+    "out", "storage", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
+}  # fmt: skip
 
 
 def _sources(value: Any) -> Any:
@@ -80,6 +82,9 @@ class TrainConfig(Config):
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
     """What each worker needs of the cluster: GPU=1, or CPU=4 for four threads."""
+
+    wait_for_nodes: WaitForNodes = 0.0
+    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
 
     batch_size: Positive = 64
     """Queries in a batch, over all workers. Each query's negatives are the other passages of the batch."""

@@ -80,8 +80,7 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
     try:
         run = begun or begin(store, config)
         if DONE not in store.names(""):
-            needs = {name: amount * config.num_workers for name, amount in config.resources.items()}
-            with ray_session(**needs):
+            with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
                 _train_on_ray(config, run, report, _noting(store, on_record))
         report(run.work.steps, run.work.steps, "saving the model")
         kept, history = finish(store, config, run)

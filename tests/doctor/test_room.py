@@ -27,6 +27,7 @@ def test_every_worker_has_a_place(cpus: list[int], wanted: int) -> None:
     nodes = [node(str(number), resources={"CPU": float(cpu)}) for number, cpu in enumerate(cpus)]
     assert (check_workers(nodes, plan(num_workers=wanted)).state == "ok") == (sum(cpus) >= wanted)
     assert (check_workers(nodes, plan()).state == "ok") == (sum(cpus) >= 1)
+    assert check_workers(nodes, plan(num_workers=wanted, waits=True)).state != "wrong"
 
 
 @given(st.integers(0, 8), st.integers(0, 10**10), st.integers(0, 10**10), st.integers(0, 10**11), st.booleans())

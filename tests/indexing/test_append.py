@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
 from tests.conftest import make_clustered, save_encoded
@@ -98,3 +99,48 @@ def test_an_append_that_another_writer_overtook_starts_again(tmp_path: Path) -> 
     index = Index.open(out)
     assert len(index) == 31
     assert index.verify() == []
+
+
+def test_of_two_appends_at_once_one_is_added_to_the_other(tmp_path: Path) -> None:
+    """Nothing is lost, and the index is as if one had come after the other."""
+    documents = make_clustered(60, 16, seed=8)
+    at_once, in_turn = tmp_path / "at-once", tmp_path / "in-turn"
+    base, slow, quick = (save(tmp_path / f"{n}.npz", documents[n : n + 20], n) for n in (0, 20, 40))
+    build_index(IndexConfig(corpus=str(base), out=str(at_once), num_workers=1))
+    shutil.copytree(at_once, in_turn)
+    notes: list[str] = []
+
+    def overtake(done: float, total: float | None, note: str) -> None:
+        notes.append(note)
+        # Half of it is built when another command appends all of its own.
+        if done and len(Index.open(at_once)) == 20:
+            assert append(at_once, quick).version == 2
+
+    report = append_corpus(
+        AppendConfig(index=str(at_once), corpus=str(slow), docs_per_partition=10, num_workers=1), overtake
+    )
+    assert report.version == 3
+    assert "another writer was first: adding to its version" in notes
+    for corpus, size in ((quick, 2048), (slow, 10)):
+        append(in_turn, corpus, docs_per_partition=size)
+    one, other = Index.open(at_once), Index.open(in_turn)
+    assert len(one) == 60
+    assert one.manifest.partitions == other.manifest.partitions
+    assert one.verify() == other.verify() == []
+
+
+def test_what_both_append_is_refused_to_the_second(tmp_path: Path) -> None:
+    documents = make_clustered(30, 16, seed=9)
+    out = tmp_path / "i"
+    base, corpus = (save(tmp_path / f"{n}.npz", documents[n : n + 15], n) for n in (0, 15))
+    build_index(IndexConfig(corpus=str(base), out=str(out), num_workers=1))
+
+    def overtake(done: float, total: float | None, note: str) -> None:
+        if done and len(Index.open(out)) == 15:
+            Index.open(out).append([Document("d20", documents[20])])
+
+    addition = AppendConfig(index=str(out), corpus=str(corpus), docs_per_partition=5, num_workers=1)
+    with pytest.raises(InputError, match="document 'd20' is in the index"):
+        append_corpus(addition, overtake)
+    report = append_corpus(addition.model_copy(update={"upsert": True}))
+    assert (report.documents, report.replaced, len(Index.open(out))) == (15, 1, 30)

@@ -115,6 +115,6 @@ def check_answers(load: Load, expected: dict[int, list[list[str]]]) -> None:
             assert tuple(hit["id"] for hit in hits) in by_query[answer.body["version"]]
 
 
-def heavy(number: int) -> dict:
+def heavy(number: int | str) -> dict:
     """64 queries that no one has asked before, so that all are encoded, and all documents for each."""
     return {"queries": [f"{QUERIES[n % 8]} {number} {n}" for n in range(64)], "k": 100, "timeout_ms": 2000}

@@ -1,0 +1,57 @@
+"""`raycol deploy`: which version the endpoints of an index are told to serve."""
+
+from pathlib import Path
+
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.index import Document, Index
+from raycol.index.manifest import ModelInfo, commit_manifest, read_manifest
+from raycol.index.storage import Store, open_store
+from raycol.serving.deploy import DeployConfig, deploy
+from raycol.serving.pin import read_pin
+from tests.conftest import make_clustered
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Of an index with versions 1 to 3."""
+    arrays = make_clustered(20, 16, seed=1)
+    index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
+    index.delete(["d1"])
+    index.delete(["d2"])
+    return open_store(index.uri)
+
+
+def choose(store: Store, version: int | None) -> tuple[int, int]:
+    done = deploy(DeployConfig(target=store.uri, version=version))
+    return done.before, done.version
+
+
+def test_a_choice_is_recorded_and_rolled_back(store: Store) -> None:
+    assert choose(store, 2) == (3, 2)
+    pin = read_pin(store)
+    assert pin is not None
+    assert (pin.version, pin.newest) == (2, False)
+    assert choose(store, None) == (2, 3)
+    pin = read_pin(store)
+    assert pin is not None
+    assert (pin.version, pin.newest) == (3, True)
+
+
+def test_what_cannot_be_served_is_refused_and_nothing_is_recorded(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no version 9; it has 1 to 3"):
+        choose(store, 9)
+    with pytest.raises(InputError, match="not an index"):
+        deploy(DeployConfig(target=str(tmp_path)))
+    with pytest.raises(RaycolError, match="is the endpoint running"):
+        deploy(DeployConfig(target="http://127.0.0.1:9"))
+    assert read_pin(store) is None
+    choose(store, 3)
+    other = ModelInfo(name="other", fingerprint="f" * 16)
+    commit_manifest(store, read_manifest(store).model_copy(update={"version": 4, "model": other}))
+    with pytest.raises(InputError, match="version 4 is of another model"):
+        choose(store, 4)
+    pin = read_pin(store)
+    assert pin is not None
+    assert pin.version == 3
