@@ -22,11 +22,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # Ray's own provider for tests: its nodes are processes of this machine.
 HEAD = "f" * 51 + "00000"
+COMMANDS = (
+    "initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray",
+)  # fmt: skip
 LAUNCHER = {
     "cluster_name": "test",
     "max_workers": 2,
     "idle_timeout_minutes": 0.1,
     "head_node_type": "ray.head.default",
+    **{f"{name}_commands": [] for name in COMMANDS},
+    "cluster_synced_files": [],
+    "auth": {},
+    "file_mounts": {},
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": {"CPU": 1, "spot": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
@@ -96,7 +103,7 @@ def build(
     command = ["index", "build", corpus, "--out", out, "--num-workers", workers, "--docs-per-partition", 10,
                "--resources", "CPU=1,spot=1", "--wait-for-nodes", wait_s]  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-c", "from raycol.cli import main; main()", *map(str, command)],
+        [sys.executable, "-m", "raycol", *map(str, command)],
         env=environment,
         capture_output=True,
         text=True,
