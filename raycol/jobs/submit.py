@@ -182,10 +182,11 @@ def _writes(verb: Verb, config: Config) -> str:
 
 
 def _check_alone(jobs: list[Job], order: Order) -> None:
-    """Two jobs that write to one place would spoil each other's work, or one of them would fail at its end."""
-    place = order.metadata["writes"]
+    """Most jobs that write to one place would spoil each other's work, or one of them would fail at its end."""
+    place, verb = order.metadata["writes"], order.metadata["verb"]
     for job in jobs:
-        if place and job.active and job.metadata.get("writes") == place:
+        together = VERBS[verb].together and job.metadata.get("verb") == verb
+        if place and job.active and job.metadata.get("writes") == place and not together:
             raise InputError(
                 f"{place}: job {job.id} is {job.status} and writes there, with other settings; wait for it, or stop "
                 f"it with `raycol jobs stop {job.id}`"

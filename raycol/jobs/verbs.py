@@ -26,6 +26,7 @@ class Verb:
         writes: settings that say where results go.
         reads: settings that say where data is.
         models: settings that name a checkpoint: a folder, or a name on the hub.
+        together: whether jobs of the verb may write to one place at once, the later on top of what the first made.
     """
 
     summary: str
@@ -34,6 +35,7 @@ class Verb:
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    together: bool = False
 
     def options(self) -> list[str]:
         """Settings that the entry point takes as options."""
@@ -79,6 +81,7 @@ VERBS = {
         writes=("index",),
         reads=("corpus",),
         models=("model",),
+        together=True,
     ),
     "compact": Verb(
         "Merge an index's small partitions and drop its deleted documents.",

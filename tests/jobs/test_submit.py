@@ -122,6 +122,17 @@ def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
 
 
 @pytest.mark.usefixtures("checkout")
+def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
+    for number in range(2):
+        file = Path(f"append-{number}.yaml")
+        file.write_text(f"index: /shared/index\ncorpus: /shared/{number}.jsonl\n")
+        assert not send(served, "append", file).there
+    Path("compact.yaml").write_text("index: /shared/index\n")
+    with pytest.raises(InputError, match="writes there, with other settings"):
+        send(served, "compact", Path("compact.yaml"))
+
+
+@pytest.mark.usefixtures("checkout")
 @pytest.mark.parametrize(
     ("verb", "yaml", "sending", "message"),
     [
