@@ -39,8 +39,8 @@ def why_not() -> str:
     """Why this machine cannot have such hosts; empty where it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if not shutil.which("ip"):
-        return "there is no ip (iproute2)"
+    if missing := [name for name in ("ip", "unshare") if not shutil.which(name)]:
+        return f"there is no {' and no '.join(missing)} (iproute2, util-linux)"
     name = f"rc{os.getpid()}t"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode:
@@ -126,8 +126,10 @@ class Hosts:
         if number > 1:
             where = [f"--address={self.address(1)}:6379", f"--num-cpus={self._cpus}"]
         log = self._folder / f"host-{number}.log"
+        # With processes of its own, too: Ray looks among all that it sees for a head that runs already.
+        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         process = self.popen(
-            number, _SCRIPTS / "ray", "start", "--block", f"--node-ip-address={self.address(number)}",
+            number, *alone, _SCRIPTS / "ray", "start", "--block", f"--node-ip-address={self.address(number)}",
             "--num-gpus=0", f"--object-store-memory={100 << 20}", *where, cwd=self._folder, log=log,
         )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
