@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
-from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raycol.errors import InputError
+from raycol.locations import failed, is_uri, lacks_bucket, open_uri, shown
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "npz", "dataset"]
 
@@ -97,13 +97,15 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
             found = _in_glob(system, path)
         elif info.type == pafs.FileType.NotFound:
-            raise InputError(f"{corpus}: no such file or folder; expected a corpus ({EXPECTED}) or a BEIR folder")
+            bucket = lacks_bucket(open_uri(corpus)) if is_uri(corpus) else ""
+            where = f", and no bucket {bucket!r}" if bucket else ""
+            raise InputError(f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder")
         else:
             found = [path]
             if not _format_of(path):
                 raise InputError(f"{corpus}: no format that is known; expected {EXPECTED}")
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"{corpus!s:.500}: cannot be read ({str(error)[:500]})") from None
+        raise InputError(failed(corpus, "cannot be read", error)) from None
     if not found:
         raise InputError(f"{corpus}: no corpus here; expected a BEIR folder, or files in {EXPECTED}")
     if subset or split:
@@ -139,31 +141,10 @@ def folder_of(location: str) -> str:
 
 def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
     """The file system, the path in it, and what turns such a path into a path or URI that can be opened."""
-    if "://" not in corpus:
+    if not is_uri(corpus):
         return pafs.LocalFileSystem(), os.path.abspath(corpus), str
-    scheme = corpus.partition("://")[0]
-    try:
-        parts = urlsplit(corpus)
-        _ = parts.port  # checked when it is asked for
-    except ValueError:
-        shown = f"{scheme}://..." if "@" in corpus else corpus
-        raise InputError(f"{shown}: not a usable URI; credentials, if it has any, belong in the environment") from None
-    if parts.username or parts.password:
-        raise InputError(f"{scheme}://{parts.hostname}: credentials in a URI; put them into the environment")
-    # A glob's "?" is no query here, except where it brings settings of the file system.
-    base, mark, rest = corpus.rpartition("?")
-    settings = mark + rest if "=" in rest else ""
-    base = base if settings else corpus
-    try:
-        system, path = pafs.FileSystem.from_uri(quote(base, safe="/:@%!$&'()*+,;=") + settings)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{corpus}: cannot be opened ({str(error).splitlines()[0]})") from None
-    if isinstance(system, pafs.LocalFileSystem):
-        return system, path, str
-    if not path:
-        raise InputError(f"{corpus}: cannot be opened (it names no bucket)")
-    root = f"{scheme}://{parts.netloc if path.startswith('/') else ''}"
-    return system, path, lambda path: f"{root}{quote(path)}{settings}"
+    opened = open_uri(corpus)
+    return opened.system, opened.path, opened.uri_of
 
 
 def _is_saved_dataset(folder: Path) -> bool:
@@ -285,6 +266,6 @@ def reading(name: object) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
+        raise InputError(f"{shown(str(name))}: no such file") from None
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(failed(name, "cannot be read", error)) from None
