@@ -77,10 +77,10 @@ def inside(location: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{options and '?' + options}"
 
 
-def beside(location: str, name: str) -> str:
-    """A file or folder in the same folder as a location."""
+def above(location: str) -> str:
+    """The folder that a location lies in."""
     base, options = _split(location) if is_uri(location) else (location, "")
-    return inside(f"{base.rstrip('/').rpartition('/')[0]}{options and '?' + options}", name)
+    return f"{base.rstrip('/').rpartition('/')[0]}{options and '?' + options}"
 
 
 @dataclass(frozen=True)

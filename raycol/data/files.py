@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
 
@@ -99,7 +100,9 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         elif info.type == pafs.FileType.NotFound:
             bucket = lacks_bucket(open_uri(corpus)) if is_uri(corpus) else ""
             where = f", and no bucket {bucket!r}" if bucket else ""
-            raise InputError(f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder")
+            raise InputError(
+                f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder"
+            )
         else:
             found = [path]
             if not _format_of(path):
@@ -131,6 +134,21 @@ def parts_of(location: str) -> dict[str, list[str]] | None:
             if not name.startswith((".", "_")) and (info.type == pafs.FileType.Directory or _format_of(name)):
                 found.setdefault(_SHARD.sub("", name.partition(".")[0]), []).append(uri_of(info.path))
         return found
+
+
+def what_is(location: str | Path) -> Literal["file", "folder", "nothing"]:
+    """What stands at a path or URI. Raises `InputError` where that cannot be found out."""
+    with reading(location):
+        system, path, _ = _locate(str(location))
+        kind = system.get_file_info(path).type
+    return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(kind, "nothing")  # type: ignore[return-value]
+
+
+def names_in(location: str) -> list[str]:
+    """Names of what lies in a folder; none where there is no such folder."""
+    with reading(location):
+        system, path, _ = _locate(location)
+        return sorted(info.base_name for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
 
 
 def folder_of(location: str) -> str:
@@ -254,8 +272,12 @@ def state_of(uri: str) -> str:
 
 
 def folder_state(folder: str, pattern: str) -> str:
-    """The same of all files in a local folder and below it that match a pattern."""
+    """The same of all files in a folder and below it that match a pattern."""
     with reading(folder):
+        if is_uri(folder):
+            system, path, _ = _locate(folder)
+            infos = sorted(system.get_file_info(pafs.FileSelector(path, recursive=True)), key=lambda info: info.path)
+            return " ".join(f"{info.size} {info.mtime_ns}" for info in infos if fnmatch(info.base_name, pattern))
         states = [path.stat() for path in sorted(Path(folder).rglob(pattern))]
     return " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states)
 

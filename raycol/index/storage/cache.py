@@ -2,12 +2,12 @@
 
     $RAYCOL_CACHE/indexes/<hash of where the store is>/<folder>/<file>
 
-A file is downloaded under a name of its own, checked, flushed and renamed: what has its name is whole, whenever a process
-or the machine dies, and however many processes want it at once. One of them downloads a folder's file, the others wait.
+A file is downloaded under a name of its own, checked, flushed and renamed: what has its name is whole, whenever a
+process or the machine dies, and however many processes want it at once. One of them downloads, the others wait.
 
 With RAYCOL_CACHE_BYTES set, folders that have not been used for longest are removed to stay under so many bytes. What
-is mapped stays readable after its name is gone, so only folders in which files are just being opened must stay: those used
-in the last ten minutes do.
+is mapped stays readable after its name is gone, so only folders in which files are just being opened must stay: those
+used in the last ten minutes do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A store in an object store: no rename, no folders, whole objects only.
 
 Objects appear whole when their upload ends. A partition's objects are uploaded under its final name, which nothing
-refers to before its manifest is there. The manifest is created on the condition that there is none: of two writers, one
-gets through. For reading, folders are copied to a local cache and mapped there.
+refers to before its manifest is there. The manifest is created on the condition that there is none: of two writers,
+one gets through. For reading, folders are copied to a local cache and mapped there.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class RemoteStore(Store):
     def create(self, name: str, content: bytes) -> None:
         """Put an object on the condition that there is none of that name.
 
-        A request that failed may have been carried out, and one that is tried again may be refused for that reason: what
-        then stands there tells.
+        A request that failed may have been carried out, and one that is tried again may be refused for that reason:
+        what then stands there tells.
         """
         self.check_commits()
         self._published.clear()  # nothing is removed after a request that may have been carried out

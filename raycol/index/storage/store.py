@@ -68,7 +68,7 @@ class Store(ABC):
         """A local folder that holds these files of a folder, for reading; they are opened by `open_checked`."""
 
     def checked(self, name: str, files: Files) -> Path:
-        """The same, once every byte was compared. Raises `IndexCorruptError` at the first file that is not as promised."""
+        """The same, once every byte was compared. Raises `IndexCorruptError` at the first file not as promised."""
         folder = self.folder(name, files)
         check_contents(folder, files)
         return folder
