@@ -66,7 +66,10 @@ def test_an_upload_that_breaks_leaves_what_was_there(s3: str, s3_server: Server,
     def last_part(request: Request, start: Callable[..., Any]) -> Any:
         return refused(start, "403 Forbidden", "AccessDenied") if "partNumber=3" in request["QUERY_STRING"] else None
 
-    with s3_server.failing(last_part), pytest.raises(RaycolError, match=r"s3://corpora/.*/data/x/large.bin: cannot be"):
+    with (
+        s3_server.failing(last_part),
+        pytest.raises(RaycolError, match=r"s3://corpora/.*/data/x/large.bin: cannot be"),
+    ):
         store.publish(tmp_path / "new", "data/x", {})
     assert store.read("data/x/large.bin", 100) == b"from before"
 
@@ -140,7 +143,10 @@ def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_writ
         request.pop("HTTP_IF_NONE_MATCH", None)
 
     with s3_server.failing(ignoring):
-        for attempt in (lambda: Index.create(f"{s3}-2", documents()), lambda: Index.open(s3).append(documents(1, "n"))):
+        for attempt in (
+            lambda: Index.create(f"{s3}-2", documents()),
+            lambda: Index.open(s3).append(documents(1, "n")),
+        ):
             with pytest.raises(RaycolError, match=r"If-None-Match.*two writers would lose each other's versions"):
                 attempt()
         assert len(Index.open(s3)) == len(index)  # reading needs no condition, nor do checkpoints
@@ -150,7 +156,9 @@ def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_writ
 
 
 def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server: Server) -> None:
-    with pytest.raises(RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; make it, or mend"):
+    with pytest.raises(
+        RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; make it, or mend"
+    ):
         Index.create("s3://nowhere/x", documents())
     with pytest.raises(InputError, match=r"s3://nowhere/x: no bucket 'nowhere'; make it, or mend the name"):
         Index.open("s3://nowhere/x")

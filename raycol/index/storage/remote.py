@@ -65,8 +65,13 @@ class RemoteStore(Store):
     @contextmanager
     def open(self, name: str) -> Iterator[pa.NativeFile]:
         """An object, of which only what is read is fetched."""
-        with self._reading(name), self._fs.open_input_file(self._path(name)) as file:
-            yield file
+        with self._reading(name):
+            file = self._fs.open_input_file(self._path(name))
+        with file:
+            try:
+                yield file
+            except OSError as error:  # what is wrong with the contents is for the caller to say
+                raise RaycolError(failed(self.place(name), "cannot be read", error)) from error
 
     def describe(self, name: str) -> FileInfo | None:
         """Length and checksum of an object, downloaded whole."""
