@@ -1,4 +1,4 @@
-"""Writing to an object store that fails: nothing half-written is taken as whole, and of two writers one gets through."""
+"""Writing to an object store that fails: nothing half-written is taken as whole, of two writers one gets through."""
 
 from collections.abc import Callable
 from pathlib import Path
