@@ -30,7 +30,7 @@ class Server:
     """The server: `address`, `requests` as (method, path), and `fault`, asked before each."""
 
     def __init__(self) -> None:
-        pytest.importorskip("moto", reason="needs the S3 server of moto: pip install 'moto[s3,server]'")
+        pytest.importorskip("moto", reason="needs the S3 server of moto: pip install 'raycol[dev]'")
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 

@@ -1,6 +1,7 @@
 """Training with its storage in an object store: what was interrupted goes on. With Ray: tests/storage/."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,18 +26,14 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         fit_here(config, tmp_path / "parts", store, until(3))
     assert [saved.step for saved in list_checkpoints(store)] == [2]
 
-    def full(request: dict, start: object) -> object:
-        """The record of the checkpoint after step 4 cannot be written."""
-        return denied(request, start) if request["PATH_INFO"].endswith("00000004.json") else None  # type: ignore[arg-type]
+    def no_record(request: Any, start: Any) -> Any:
+        return denied(request, start) if request["PATH_INFO"].endswith("00000004.json") else None
 
-    with (
-        s3_server.failing(full),
-        pytest.raises(RaycolError, match=f"{s3}/checkpoints/00000004.json: cannot be written"),
-    ):  # type: ignore[arg-type]
+    with s3_server.failing(no_record), pytest.raises(RaycolError, match=f"{s3}/.*/00000004.json: cannot be written"):
         fit_here(config, tmp_path / "parts", store)
     assert [saved.step for saved in list_checkpoints(store)] == [2]
     again, history_again = fit_here(config, tmp_path / "parts", open_store(s3))
     assert np.array_equal(weights(encoder), weights(again))
     assert losses(history) == losses(history_again)
-    # Two are kept, and what belonged to no checkpoint any more is gone but for the one that had no record.
+    # The newest two are kept.
     assert {name.split("/")[1][:8] for name in listed(s3)} == {"00000004", "00000006"}
