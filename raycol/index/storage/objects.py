@@ -97,10 +97,12 @@ class Objects:
         if {what, "commits"} & self._checked:
             return
         probe = f"00000000-{UNFINISHED}-{uuid.uuid4().hex}"
-        if not commits:
-            self.put(probe, b"")
         try:
-            if commits and (not self.create(probe, b"1") or self.create(probe, b"2")):
+            if commits:
+                self.create(probe, b"1")
+            else:
+                self.put(probe, b"")
+            if commits and self.create(probe, b"2"):
                 raise RaycolError(
                     f"{self._uri}: writes an object over another though told not to (If-None-Match), so two writers "
                     "would lose each other's versions; expected a store that keeps this condition, or a local folder"
