@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -17,10 +18,23 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
+from raycol.locations import check_location
 
 Positive = Annotated[int, Field(ge=1)]
-# Where an index is: a local path, or a URI such as s3://bucket/prefix.
-Location = Annotated[str, BeforeValidator(str)]
+# Where something is: a local path, or a URI such as s3://bucket/prefix, without credentials.
+Location = Annotated[str, BeforeValidator(str), AfterValidator(check_location)]
+
+# As a path, `s3://bucket/x` is `s3:/bucket/x`: a folder of that name is not what anyone wants.
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def _check_local(value: Any) -> Any:
+    if _URI.match(str(value)):
+        raise ValueError("expected a folder of this machine, or of a shared disk, not a URI")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_check_local)]
 
 
 def _parse_resources(value: Any) -> Any:
@@ -83,7 +97,9 @@ class Config(BaseModel):
         reason = error["msg"].removeprefix("Value error, ")
         if not key:
             return f"{source}: {reason}"
-        return f"{source}: {key} is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+        # URIs may hold what no message repeats.
+        found = "" if _URI.search(str(error["input"])) else f" is {error['input']!r}"
+        return f"{source}: {key}{found}: {reason[:1].lower()}{reason[1:]}"
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:

@@ -7,6 +7,10 @@ import os
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.storage.server import Server
 
 # Read by Ray and by the hub's client when they are first imported.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -135,3 +139,27 @@ def beside() -> tuple[Path, Path]:
         if not path.is_dir():
             pytest.skip(f"needs {path}; point {name} at it")
     return DATA, MODELS
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """One S3 server for all tests that need one."""
+    from tests.storage.server import Server
+
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh prefix in a bucket of a server that the environment names, and a fresh cache."""
+    from tests.storage.server import CREDENTIALS, make_bucket
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server.address}")
+    monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "cache"))
+    make_bucket("corpora")
+    del s3_server.requests[:]
+    return f"s3://corpora/{tmp_path.name}"

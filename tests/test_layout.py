@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import PROJECT
 
-# Each package may import those named; `config`, `errors`, `memory`, `progress`, `ray_session` and `room` are for all.
+# Each package may import those named; `config`, `errors`, `locations` and the like are for all.
 MAY_IMPORT = {
     "data": set(),
     "checkpoints": set(),
@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "show": {"data", "evaluation", "index", "indexing", "mining", "serving", "training"},
     "demo": {"checkpoints", "data", "evaluation", "index", "indexing", "models", "serving", "show", "training"},
 }
-FOR_ALL = {"config", "errors", "memory", "progress", "ray_session", "room"}
+FOR_ALL = {"config", "errors", "locations", "memory", "progress", "ray_session", "room"}
 
 
 def imported(path: Path) -> set[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from raycol.data.corpus import OnError, Passage, check_id, read_corpus
+from raycol.data.files import folder_of, names_in, open_file, reading, what_is
 from raycol.data.jsonl import read_objects, write_objects
 from raycol.data.position import Problem
 from raycol.errors import InputError
+from raycol.locations import inside
 
 Qrels = dict[str, dict[str, int]]
 
@@ -24,17 +26,17 @@ class Dataset:
     skipped: tuple[Problem, ...] = ()
 
 
-def load_beir(folder: Path, split: str = "test", on_error: OnError = "fail") -> Dataset:
-    """Read a BEIR folder with the queries that the split judges.
+def load_beir(folder: str | Path, split: str = "test", on_error: OnError = "fail") -> Dataset:
+    """Read a BEIR folder, local or by its URI, with the queries that the split judges.
 
     Raises:
         InputError: a file is missing or malformed, or a judged query has no text.
     """
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "no such folder"
+    if (kind := what_is(folder)) != "folder":
+        found = "is a file" if kind == "file" else "no such folder"
         raise InputError(f"{folder}: {found}; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
-    qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
-    texts = read_queries(folder / "queries.jsonl")
+    qrels = read_qrels(inside(str(folder), f"qrels/{split}.tsv"))
+    texts = read_queries(inside(str(folder), "queries.jsonl"))
     for query_id in qrels:
         if query_id not in texts:
             raise InputError(f"{folder}/queries.jsonl: no query {query_id!r}, which qrels/{split}.tsv judges")
@@ -43,7 +45,7 @@ def load_beir(folder: Path, split: str = "test", on_error: OnError = "fail") -> 
     return Dataset(passages, {query_id: texts[query_id] for query_id in qrels}, qrels, tuple(problems))
 
 
-def read_queries(path: Path) -> dict[str, str]:
+def read_queries(path: str | Path) -> dict[str, str]:
     """Read queries.jsonl into texts by id."""
     queries = {}
     for position, record in read_objects(path):
@@ -61,16 +63,15 @@ def read_queries(path: Path) -> dict[str, str]:
     return queries
 
 
-def read_qrels(path: Path) -> Qrels:
+def read_qrels(path: str | Path) -> Qrels:
     """Read a qrels file: a header if any, then query id, passage id and an integer grade, separated by tabs."""
-    if not path.is_file():
-        splits = sorted(file.stem for file in path.parent.glob("*.tsv"))
-        have = f"splits here: {', '.join(splits)}" if splits else f"{path.parent} holds no .tsv file"
+    if what_is(path) != "file":
+        parent = folder_of(str(path))
+        splits = sorted(PurePath(name).stem for name in names_in(parent) if name.endswith(".tsv"))
+        have = f"splits here: {', '.join(splits)}" if splits else f"{parent} holds no .tsv file"
         raise InputError(f"{path}: no such file; {have}")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    with reading(path), open_file(str(path)) as file:
+        lines = file.read().decode().split("\n")
     qrels: Qrels = {}
     for number, line in enumerate(lines, start=1):
         fields = line.rstrip("\r").split("\t")

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raycol.data.beir import read_qrels
@@ -39,6 +38,7 @@ from raycol.data.position import Problem
 from raycol.data.rows import Row, read_rows
 from raycol.data.sources import OpenSource, Source
 from raycol.errors import InputError
+from raycol.locations import inside, shown
 
 __all__ = ["Example", "Source", "read_examples"]
 
@@ -97,15 +97,12 @@ def read_examples(
 
 
 def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:
-    path = opened.source.path
-    if "://" in path:
-        raise InputError(f"{path}: judgements are read from a local folder only; copy it, or bring examples as files")
-    qrels = Path(path) / "qrels" / f"{opened.source.split or 'train'}.tsv"
+    qrels = inside(opened.source.path, f"qrels/{opened.source.split or 'train'}.tsv")
     for query_id, grades in read_qrels(qrels).items():
         for document_id, grade in grades.items():
             if grade > 0:
                 row = Row(query_id=query_id, document_ids=(document_id,))
-                yield _complete(row, f"{qrels}, {query_id!r} and {document_id!r}", opened, n_ways)
+                yield _complete(row, f"{shown(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
 
 
 def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:

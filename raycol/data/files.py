@@ -8,15 +8,16 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
-from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raycol.errors import InputError
+from raycol.locations import failed, is_uri, lacks_bucket, open_uri, shown
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "npz", "dataset"]
 
@@ -97,13 +98,17 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
             found = _in_glob(system, path)
         elif info.type == pafs.FileType.NotFound:
-            raise InputError(f"{corpus}: no such file or folder; expected a corpus ({EXPECTED}) or a BEIR folder")
+            bucket = lacks_bucket(open_uri(corpus)) if is_uri(corpus) else ""
+            where = f", and no bucket {bucket!r}" if bucket else ""
+            raise InputError(
+                f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder"
+            )
         else:
             found = [path]
             if not _format_of(path):
                 raise InputError(f"{corpus}: no format that is known; expected {EXPECTED}")
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"{corpus!s:.500}: cannot be read ({str(error)[:500]})") from None
+        raise InputError(failed(corpus, "cannot be read", error)) from None
     if not found:
         raise InputError(f"{corpus}: no corpus here; expected a BEIR folder, or files in {EXPECTED}")
     if subset or split:
@@ -131,6 +136,21 @@ def parts_of(location: str) -> dict[str, list[str]] | None:
         return found
 
 
+def what_is(location: str | Path) -> Literal["file", "folder", "nothing"]:
+    """What stands at a path or URI. Raises `InputError` where that cannot be found out."""
+    with reading(location):
+        system, path, _ = _locate(str(location))
+        kind = system.get_file_info(path).type
+    return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(kind, "nothing")  # type: ignore[return-value]
+
+
+def names_in(location: str) -> list[str]:
+    """Names of what lies in a folder; none where there is no such folder."""
+    with reading(location):
+        system, path, _ = _locate(location)
+        return sorted(info.base_name for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
+
+
 def folder_of(location: str) -> str:
     """The folder that a file or folder lies in."""
     _, path, uri_of = _locate(location)
@@ -139,31 +159,10 @@ def folder_of(location: str) -> str:
 
 def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
     """The file system, the path in it, and what turns such a path into a path or URI that can be opened."""
-    if "://" not in corpus:
+    if not is_uri(corpus):
         return pafs.LocalFileSystem(), os.path.abspath(corpus), str
-    scheme = corpus.partition("://")[0]
-    try:
-        parts = urlsplit(corpus)
-        _ = parts.port  # checked when it is asked for
-    except ValueError:
-        shown = f"{scheme}://..." if "@" in corpus else corpus
-        raise InputError(f"{shown}: not a usable URI; credentials, if it has any, belong in the environment") from None
-    if parts.username or parts.password:
-        raise InputError(f"{scheme}://{parts.hostname}: credentials in a URI; put them into the environment")
-    # A glob's "?" is no query here, except where it brings settings of the file system.
-    base, mark, rest = corpus.rpartition("?")
-    settings = mark + rest if "=" in rest else ""
-    base = base if settings else corpus
-    try:
-        system, path = pafs.FileSystem.from_uri(quote(base, safe="/:@%!$&'()*+,;=") + settings)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{corpus}: cannot be opened ({str(error).splitlines()[0]})") from None
-    if isinstance(system, pafs.LocalFileSystem):
-        return system, path, str
-    if not path:
-        raise InputError(f"{corpus}: cannot be opened (it names no bucket)")
-    root = f"{scheme}://{parts.netloc if path.startswith('/') else ''}"
-    return system, path, lambda path: f"{root}{quote(path)}{settings}"
+    opened = open_uri(corpus)
+    return opened.system, opened.path, opened.uri_of
 
 
 def _is_saved_dataset(folder: Path) -> bool:
@@ -273,8 +272,12 @@ def state_of(uri: str) -> str:
 
 
 def folder_state(folder: str, pattern: str) -> str:
-    """The same of all files in a local folder and below it that match a pattern."""
+    """The same of all files in a folder and below it that match a pattern."""
     with reading(folder):
+        if is_uri(folder):
+            system, path, _ = _locate(folder)
+            infos = sorted(system.get_file_info(pafs.FileSelector(path, recursive=True)), key=lambda info: info.path)
+            return " ".join(f"{info.size} {info.mtime_ns}" for info in infos if fnmatch(info.base_name, pattern))
         states = [path.stat() for path in sorted(Path(folder).rglob(pattern))]
     return " ".join(f"{state.st_ino} {state.st_size} {state.st_mtime_ns}" for state in states)
 
@@ -285,6 +288,6 @@ def reading(name: object) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
+        raise InputError(f"{shown(str(name))}: no such file") from None
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(failed(name, "cannot be read", error)) from None

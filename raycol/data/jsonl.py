@@ -47,7 +47,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     return record
 
 
-def read_objects(path: Path) -> Iterator[tuple[Position, dict[str, Any]]]:
+def read_objects(path: str | Path) -> Iterator[tuple[Position, dict[str, Any]]]:
     """Yield each line of a file as a JSON object. Raises `InputError` naming the file and the line."""
     for position, line in read_lines(path):
         try:

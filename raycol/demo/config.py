@@ -7,16 +7,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config, Positive
+from raycol.config import Config, LocalPath, Positive
 
 
 class DemoConfig(Config):
     """Settings of `raycol demo`: the whole path, from a bare backbone to an endpoint that answers."""
 
-    corpus: Path | None = None
+    corpus: LocalPath | None = None
     """BEIR folder to use in place of this machine's docstrings."""
 
-    out: Path = Path("raycol-demo")
+    out: LocalPath = Path("raycol-demo")
     """Folder for the data, the model and the index. An earlier demo's is replaced."""
 
     documents: Annotated[int, Field(ge=100)] = 2000

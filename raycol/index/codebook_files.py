@@ -7,7 +7,7 @@ import numpy as np
 from raycol.errors import IndexCorruptError, writing
 from raycol.index.codebook import Codebook
 from raycol.index.manifest import CODEBOOKS, CodebookInfo
-from raycol.index.storage import Store, check_contents, content_name, open_array, save_array
+from raycol.index.storage import Store, content_name, open_array, save_array
 
 # Residuals are those of unit vectors; with numbers up to here no score overflows.
 _LARGEST = 1e4
@@ -32,11 +32,10 @@ def open_codebook(store: Store, info: CodebookInfo, dim: int, bits: int) -> Code
     Raises:
         IndexCorruptError: its files are not as promised, or hold numbers that no codebook has.
     """
-    folder, k, d = store.folder(f"{CODEBOOKS}/{info.name}", info.files), info.n_centroids, dim
+    folder, k, d = store.checked(f"{CODEBOOKS}/{info.name}", info.files), info.n_centroids, dim
     centroids_KD = open_array(folder, "centroids.npy", info.files, np.float16, (k, d))
     lows_D = open_array(folder, "lows.npy", info.files, np.float32, (d,))
     steps_D = open_array(folder, "steps.npy", info.files, np.float32, (d,))
-    check_contents(folder, info.files)
     for name, values in (("centroids.npy", centroids_KD), ("lows.npy", lows_D), ("steps.npy", steps_D)):
         if not np.abs(values).max() <= _LARGEST:  # NaN is not
             raise IndexCorruptError(f"{folder / name}: holds numbers that no codebook has")

@@ -97,3 +97,4 @@ def check_new(store: Store) -> None:
     if have := versions(store):
         raise InputError(f"{store}: holds an index already (version {have[-1]}); choose another place or remove it")
     store.check_room()
+    store.check_commits()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, writing
 from raycol.index.manifest import DELETES, DeletesInfo, PartitionInfo
-from raycol.index.storage import Store, check_contents, content_name, open_array, save_array
+from raycol.index.storage import Store, content_name, open_array, save_array
 
 _POSITIONS = "positions.npy"
 
@@ -37,9 +37,8 @@ def open_deletes(store: Store, info: PartitionInfo) -> NDArray[np.uint32]:
     gone = info.deletes
     if gone is None:
         return np.empty(0, dtype=np.uint32)
-    folder = store.folder(f"{DELETES}/{gone.name}", gone.files)
+    folder = store.checked(f"{DELETES}/{gone.name}", gone.files)
     positions = np.array(open_array(folder, _POSITIONS, gone.files, np.uint32, (gone.documents,)))
-    check_contents(folder, gone.files)
     if positions[-1] >= info.documents or (positions[1:] <= positions[:-1]).any():
         raise IndexCorruptError(f"{folder / _POSITIONS}: expected positions under {info.documents}, ascending")
     return positions

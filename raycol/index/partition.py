@@ -35,7 +35,7 @@ from raycol.index.deletes import open_deletes
 from raycol.index.ids import Ids
 from raycol.index.manifest import PARTITIONS, PartitionInfo
 from raycol.index.recent import RecentTables
-from raycol.index.storage import Files, Store, check_contents, open_array
+from raycol.index.storage import Files, Store, open_array
 
 DOCUMENTS = "documents.parquet"
 # Rows that are read together where one is wanted.
@@ -278,7 +278,7 @@ class Partition:
         for name in [name for name in names if name in self._unverified]:
             files = self._only(name)
             if not self._trusted:
-                check_contents(self._store.folder(self._name, files), files)
+                self._store.checked(self._name, files)
             self._unverified.discard(name)
 
     def _check_ids(self) -> None:

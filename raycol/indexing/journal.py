@@ -14,7 +14,7 @@ from typing import TypeVar
 import xxhash
 from pydantic import BaseModel, ValidationError
 
-from raycol.errors import IndexCorruptError, RaycolError, writing
+from raycol.errors import IndexCorruptError, writing
 from raycol.index.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.index.storage import Files, Store
 from raycol.indexing.config import EncodingConfig
@@ -113,6 +113,6 @@ class Journal:
         """Whether every file is there at its full length: the journal may outlive what it names."""
         try:
             self._store.check_lengths(folder, files)
-        except (IndexCorruptError, RaycolError):
+        except IndexCorruptError:
             return False
         return True

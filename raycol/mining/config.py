@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,8 +22,8 @@ class _JobConfig(Config):
     data: Location
     """Training examples: a BEIR folder, a file or folder of examples, a glob or URI of these, or hf:NAME."""
 
-    out: Path
-    """Folder for the results. It must not exist yet; what was interrupted there is continued."""
+    out: Location
+    """Folder or URI for the results. It must not exist yet; what was interrupted there is continued."""
 
     split: str | None = None
     """Of a BEIR folder: which qrels/<split>.tsv (train by default). Of a Hugging Face dataset: which split."""

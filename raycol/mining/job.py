@@ -2,7 +2,8 @@
 
 While it goes on, everything is in `.<name>-unfinished-<fingerprint>` beside that folder; the fingerprint is made of
 all that decides the outcome. Each part is written by the worker that made it, under its number, whole or not at all;
-so the same command finds what was finished before. In the end the folder is given its name.
+so the same command finds what was finished before. In the end the folder is given its name; in an object store, whose
+objects have none to give, the parts become one file (`place.py`, `remote_place.py`).
 
     work/00000.parquet    what the job is given, cut into parts (written anew by every run)
     job.json              what the fingerprint was made of, to tell another command by what it differs in
@@ -11,10 +12,9 @@ so the same command finds what was finished before. In the end the folder is giv
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import shutil
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -28,19 +28,15 @@ import xxhash
 from pydantic import BaseModel
 
 from raycol.errors import InputError, RaycolError, writing
-from raycol.index.storage.files import ChecksumWriter, fsync_folder, save_bytes
 from raycol.indexing.config import WorkersConfig
 from raycol.indexing.workers import n_workers, on_workers, session
+from raycol.locations import is_uri
+from raycol.mining.place import Place, beside, part_name, place_for, unfinished
 from raycol.progress import Report
 
 _COUNTS = b"raycol"
+_RECORD = "job.json"
 _FORMAT = 1
-
-
-def refuse_finished(out: Path) -> None:
-    """Raise `InputError` where there is something already."""
-    if out.exists() or out.is_symlink():
-        raise InputError(f"{out}: exists already; choose another folder, or remove it")
 
 
 class Plan:
@@ -73,14 +69,18 @@ class Plan:
 
 
 class Planning:
-    """A folder beside `out` for a plan while its fingerprint is not known yet; gone afterwards."""
+    """A folder for a plan while its fingerprint is not known yet, beside a local `out`; gone afterwards."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: str) -> None:
         self._out = out
-        self._folder = out.parent / f".{out.name}-planning-{uuid.uuid4().hex}"
+        name = f"planning-{uuid.uuid4().hex}"
+        if is_uri(out):
+            self._folder = Path(tempfile.gettempdir()) / f"raycol-{name}"
+        else:
+            self._folder = Path(out).parent / f".{Path(out).name}-{name}"
 
     def __enter__(self) -> Plan:
-        for left in _beside(self._out, "planning"):  # by a command that died
+        for left in [] if is_uri(self._out) else beside(self._out, "planning"):  # by a command that died
             shutil.rmtree(left, ignore_errors=True)
         with writing(self._out):
             self._folder.mkdir(parents=True)
@@ -91,13 +91,13 @@ class Planning:
 
 
 class Job:
-    """One job's unfinished folder."""
+    """One unfinished job, by where its files are."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
     @classmethod
-    def begin(cls, out: Path, plan: Plan, decides: Mapping[str, object]) -> Job:
+    def begin(cls, out: str, plan: Plan, decides: Mapping[str, object]) -> Job:
         """Begin a job, or go on with one that was interrupted.
 
         Args:
@@ -107,56 +107,31 @@ class Job:
 
         Raises:
             InputError: another command has finished parts there.
+            RaycolError: it cannot be written there.
         """
         settings = {"format": _FORMAT, **decides, "what is read": plan.digest}
         name = xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True, default=str).encode())
-        folder = out.absolute().parent / f".{out.name}-unfinished-{name}"
-        for other in _beside(out, "unfinished"):
-            if other != folder:
+        place = place_for(out, name)
+        for other in unfinished(out):
+            if other.location != place.location:
                 _give_up(other, out, settings)
-        job = cls(folder)
-        with writing(out):
-            folder.mkdir(exist_ok=True)
-            _replace(folder / "job.json", json.dumps(settings, default=str).encode())
-            before = folder / f".{uuid.uuid4().hex}"
-            if job.work.exists():  # by a run that was interrupted; its files may not have reached the disk
-                os.rename(job.work, before)
-            os.rename(plan.folder, job.work)
-            shutil.rmtree(before, ignore_errors=True)
-        return job
-
-    @property
-    def work(self) -> Path:
-        """Where the job's input is."""
-        return self.folder / "work"
+        place.begin(_RECORD, json.dumps(settings, default=str).encode(), plan.folder)
+        return cls(place)
 
     def read_work(self, number: int) -> list[dict[str, Any]]:
         """The input of a part."""
-        rows: list[dict[str, Any]] = pq.read_table(self.work / _work_name(number)).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(self.place.work(_work_name(number))).to_pylist()
         return rows
 
-    def part(self, number: int) -> Path:
-        """The file of a finished part."""
-        return self.folder / f"part-{number:05d}.parquet"
-
     def save_part(self, number: int, table: pa.Table, counts: Mapping[str, int]) -> None:
-        """Write a finished part: beside, flushed, then under its name."""
+        """Write a finished part."""
         table = table.replace_schema_metadata({_COUNTS: json.dumps(dict(sorted(counts.items())))})
-        beside = self.folder / f".{uuid.uuid4().hex}"
-        with writing(self.folder):
-            try:
-                with ChecksumWriter(beside) as file:
-                    pq.write_table(table, file, compression="zstd")
-                os.replace(beside, self.part(number))
-            except OSError:
-                beside.unlink(missing_ok=True)
-                raise
-            fsync_folder(self.folder)
+        self.place.save(part_name(number), table)
 
     def counts(self, number: int) -> Counter[str] | None:
         """What became of a part; None where it is not finished."""
         try:
-            with pq.ParquetFile(self.part(number)) as file:
+            with self.place.open(part_name(number)) as file:
                 return Counter(json.loads(file.schema_arrow.metadata[_COUNTS]))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
             return None
@@ -172,7 +147,7 @@ class Job:
     ) -> tuple[list[Counter[str]], int]:
         """Make what was not made before; return the counts of all parts, and how many there were before."""
         with session(config):
-            return self._run(plan, actor, config, {"folder": str(self.folder), **arguments}, doing, report)
+            return self._run(plan, actor, config, {"folder": self.place.location, **arguments}, doing, report)
 
     def _run(
         self,
@@ -199,51 +174,33 @@ class Job:
             number = int(row["number"])
             counts = self.counts(number)
             if counts is None:
-                raise RaycolError(f"{self.part(number)}: not there though a worker wrote it; is {self.folder} shared?")
+                raise RaycolError(
+                    f"{self.place}: lacks {part_name(number)} though a worker wrote it; do all nodes reach that place?"
+                )
             made[number] = counts
             tell()
         return [made[number] for number in range(len(plan.sizes))], before
 
-    def finish(self, out: Path, name: str, report: BaseModel) -> None:
-        """Add the report, leave only what the result is made of, and give the folder its name."""
-        with writing(out):
-            _replace(self.folder / name, report.model_dump_json(indent=1).encode())
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != name and not path.name.startswith("part-"):
-                    path.unlink(missing_ok=True)
-            fsync_folder(self.folder)
-            os.rename(self.folder, out)
-            fsync_folder(out.parent)
+    def finish(self, out: str, name: str, report: BaseModel) -> None:
+        """Add the report, and make what there is the result."""
+        self.place.finish(out, name, report.model_dump_json(indent=1).encode())
 
     def give_up(self) -> None:
         """Leave nothing behind."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _beside(out: Path, what: str) -> list[Path]:
-    """Folders of one kind beside a result, by any command."""
-    return [Path(found) for found in glob.glob(glob.escape(str(out.absolute().parent / f".{out.name}-{what}-")) + "*")]
+        self.place.remove()
 
 
 def _work_name(number: int) -> str:
     return f"{number:05d}.parquet"
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{uuid.uuid4().hex}")
-    save_bytes(beside, content)
-    os.replace(beside, path)
-
-
-def _give_up(other: Path, out: Path, settings: Mapping[str, object]) -> None:
+def _give_up(other: Place, out: str, settings: Mapping[str, object]) -> None:
     """Remove what another command left, unless it had finished parts."""
-    if not any(other.glob("part-*.parquet")):
-        shutil.rmtree(other, ignore_errors=True)
+    if not other.parts():
+        other.remove()
         return
     try:
-        theirs = json.loads((other / "job.json").read_bytes())
+        theirs = json.loads(other.read(_RECORD))
         ours = json.loads(json.dumps(settings, default=str))
         names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         shown = [f"{name} ({theirs.get(name)!s:.60} there, {ours.get(name)!s:.60} here)" for name in names]

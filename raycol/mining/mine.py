@@ -22,8 +22,9 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder
-from raycol.mining.job import Job, Plan, Planning, refuse_finished
+from raycol.mining.job import Job, Plan, Planning
 from raycol.mining.part import LEFT_OUT, SHORT
+from raycol.mining.place import refuse_finished
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row
 from raycol.mining.report import MINING_REPORT, MiningReport, listed
 from raycol.mining.texts import TextWriter
@@ -90,7 +91,7 @@ def _report(
     config: MineConfig, counts: Counter[str], parts: int, before: int, problems: list[Problem], seconds: float
 ) -> MiningReport:
     return MiningReport(
-        out=str(config.out),
+        out=config.out,
         index=config.index,
         version=config.version,
         wanted=config.negatives,

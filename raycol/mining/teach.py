@@ -18,7 +18,8 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import TeachConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder
-from raycol.mining.job import Job, Planning, refuse_finished
+from raycol.mining.job import Job, Planning
+from raycol.mining.place import refuse_finished
 from raycol.mining.report import TEACHING_REPORT, TeachingReport
 from raycol.mining.teaching import EXAMPLE_SCHEMA
 from raycol.mining.workers import TeachingWorker
@@ -58,7 +59,7 @@ def score_examples(config: TeachConfig, report: Report = no_report) -> TeachingR
     parts, before = job.run(plan, TeachingWorker, config, arguments, "teaching", report)
     counts: Counter[str] = sum(parts, Counter())
     done = TeachingReport(
-        out=str(config.out),
+        out=config.out,
         teacher=config.teacher,
         examples=found["examples"],
         rows=counts["rows"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from raycol.mining.config import MineConfig, TeachConfig
 from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
 from raycol.mining.job import Job
 from raycol.mining.part import Miner
+from raycol.mining.place import open_place
 from raycol.mining.queries import from_row
 from raycol.mining.teaching import teach_part
 from raycol.mining.texts import CorpusTexts, IndexTexts
@@ -34,7 +34,7 @@ class _JobWorker(Worker):
 
     def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
         super().__init__(on_gpu, dtype)
-        self.job = Job(Path(folder))
+        self.job = Job(open_place(folder))
         self._first = ""
 
     def place_of(self, row: dict[str, Any]) -> str:
@@ -90,7 +90,7 @@ class MiningWorker(_JobWorker):
         self._miner = Miner(
             index=index,
             encoder=open_encoder(str(config.model), self.on_gpu, self.dtype, self._fingerprint),
-            texts=CorpusTexts(self.job.work / self._corpus) if self._corpus else IndexTexts(index),
+            texts=CorpusTexts(self.job.place.work(self._corpus)) if self._corpus else IndexTexts(index),
             rules=rules_of(config),
             from_rank=config.from_rank,
             to_rank=config.to_rank,

@@ -32,9 +32,10 @@ def read_pin(store: Store) -> Pin | None:
     Raises:
         IndexCorruptError: the file is not what raycol writes.
     """
-    if SERVED not in store.names(""):
+    try:
+        content = store.read(SERVED, _MAX_BYTES)
+    except FileNotFoundError:
         return None
-    content = store.read(SERVED, _MAX_BYTES)
     try:
         return Pin.model_validate_json(content)
     except ValidationError:

@@ -22,6 +22,7 @@ import raycol
 from raycol.checkpoints import PACKAGED_BACKBONE, read_json
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
+from raycol.locations import is_uri, shown
 from raycol.models import load_encoder
 from raycol.training.curves import draw_curves
 from raycol.training.record import Record
@@ -84,9 +85,7 @@ def _settings_file(config: TrainConfig) -> str:
     if config.storage == config.model_copy(update={"storage": None}).place:
         del settings["storage"]
     head = f"# raycol {raycol.__version__}; to train anew: raycol train config.yaml --out ANOTHER_FOLDER\n"
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    # Models are given away; keys in URIs (s3://KEY:SECRET@bucket) are not.
-    return head + re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _opens_in_pylate(folder: Path) -> bool:
@@ -257,7 +256,8 @@ def _versions() -> str:
 def _collection(config: TrainConfig) -> str:
     """What the model was evaluated on, by name."""
     if config.eval_data:
-        return f"{config.eval_data.resolve().name} ({config.eval_split})"
+        place = shown(config.eval_data)
+        return f"{Path(place).name if is_uri(place) else Path(place).resolve().name} ({config.eval_split})"
     return f"{config.held_out} held-out queries of the training data"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raycol.config import Config, Location, Positive, Resources, WaitForNodes
+from raycol.config import Config, LocalPath, Location, Positive, Resources, WaitForNodes
 from raycol.data.corpus import OnError
 from raycol.data.examples import Source
 from raycol.index.storage import absolute
@@ -37,8 +36,8 @@ class TrainConfig(Config):
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
     distillation. Several are mixed; in a YAML file each may have a weight, a split and so on."""
 
-    out: Path
-    """Folder for the trained model. It must not exist yet."""
+    out: LocalPath
+    """Folder for the trained model, of this machine or a shared disk. It must not exist yet."""
 
     storage: Location | None = None
     """Folder or URI for checkpoints while training goes on, which every worker reaches; by default beside `out`."""
@@ -137,8 +136,8 @@ class TrainConfig(Config):
     keep_checkpoints: Positive = 2
     """Checkpoints kept, beside the best one."""
 
-    eval_data: Path | None = None
-    """BEIR folder to evaluate on while training goes on."""
+    eval_data: Location | None = None
+    """BEIR folder, or its URI, to evaluate on while training goes on."""
 
     eval_split: str = "test"
     """Which of its judgements: qrels/<split>.tsv."""

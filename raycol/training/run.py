@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycol.data import corpus_files
 from raycol.data.corpus import identity
-from raycol.data.files import folder_state
+from raycol.data.files import folder_state, what_is
 from raycol.errors import InputError, RaycolError, writing
 from raycol.index.storage import Store
 from raycol.index.storage.store import UNFINISHED
@@ -60,7 +60,7 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
     store.check_room()
     try:
         run = Run.model_validate_json(store.read(RUN, _MAX_BYTES))
-    except (OSError, ValidationError):
+    except (OSError, ValidationError):  # an object store's outage is neither
         if store.names("checkpoints"):
             raise InputError(f"{store}: holds checkpoints without a readable {RUN}; remove it") from None
         return None
@@ -113,9 +113,9 @@ def _inputs(config: TrainConfig) -> list[str]:
 
 
 def _state(place: str) -> str:
-    if Path(place).is_dir():
-        return folder_state(place, "*")
     try:
+        if what_is(place) == "folder":
+            return folder_state(place, "*")
         return " ".join(identity(file) for file in corpus_files(place))
     except InputError:  # a model of the hub, a glob of lookups
         return ""

@@ -21,6 +21,7 @@ from raycol import errors
 from raycol.checkpoints import find_checkpoint
 from raycol.errors import InputError, RaycolError
 from raycol.index.storage import Store, open_store
+from raycol.locations import inside
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
@@ -140,7 +141,7 @@ def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRe
         # Ray's own notes of the run; checkpoints are raycol's. Whether to start workers again is decided by the board.
         run_config=RunConfig(
             name=f"run-{time.time_ns()}",
-            storage_path=f"{config.storage}/ray",
+            storage_path=inside(str(config.storage), "ray"),
             failure_config=FailureConfig(max_failures=-1),
         ),
     )

@@ -581,7 +581,7 @@ def test_judgements_above_zero_are_pairs(tmp_path: Path) -> None:
     assert [found.documents for found in read(tmp_path, split="dev")] == [("Two two",)]
     assert "splits here: dev, train" in refusal(tmp_path, split="test")
     assert "has no subsets" in refusal(tmp_path, subset="x")
-    assert "read from a local folder only" in refusal(f"file://{tmp_path}")
+    assert [found.documents for found in read(f"file://{tmp_path}")] == [("one",), ("Two two",)]
 
 
 def test_pairs_with_a_skipped_document_are_left_out(tmp_path: Path) -> None:

@@ -77,11 +77,10 @@ def test_the_cache_holds_what_is_searched_and_mends_itself(uri: str, tmp_path: P
     assert len(copies) == 1
     copies[0].write_bytes(b"short")
     assert Index.open(uri).search(QUERIES) == expected
-    damaged = bytearray(copies[0].read_bytes())
-    damaged[-1] ^= 1
-    copies[0].write_bytes(damaged)
-    with pytest.raises(IndexCorruptError, match=r"codes\.npy: the checksum differs"):
-        Index.open(uri).search(QUERIES)
+    whole = copies[0].read_bytes()
+    copies[0].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert Index.open(uri).search(QUERIES) == expected
+    assert copies[0].read_bytes() == whole
 
 
 def test_damage_in_the_store_is_found(uri: str) -> None:

@@ -190,9 +190,9 @@ def test_the_same_command_goes_on_wherever_it_died(
 def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) -> Path:
     """Die after some parts; at the last moment where all are finished. Return the unfinished folder."""
     with pytest.MonkeyPatch.context() as patch:
-        from raycol.mining import job
+        from raycol.mining import job, place
 
-        run, rename = job.on_workers, job.os.rename
+        run, rename = job.on_workers, place.os.rename
 
         def some(actor: Any, config: Any, rows: Any, *rest: Any) -> Any:
             yield from run(actor, config, rows[:parts], *rest)
@@ -205,7 +205,7 @@ def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) 
             rename(source, target)
 
         patch.setattr(job, "on_workers", some)
-        patch.setattr(job.os, "rename", last)
+        patch.setattr(place.os, "rename", last)
         with pytest.raises(KeyboardInterrupt):
             mine(index, data, out, **settings)
     (unfinished,) = out.parent.glob(f".{out.name}-unfinished-*")

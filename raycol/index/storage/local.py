@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.storage.files import FileInfo, Files, check_contents, digest, fsync_folder, open_checked, save_bytes
 from raycol.index.storage.store import UNFINISHED, Store
@@ -53,6 +55,12 @@ class LocalStore(Store):
         """A file's contents."""
         with os.fdopen(self._open(name), "rb") as file:
             return file.read(limit + 1)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[pa.NativeFile]:
+        """A plain file."""
+        with os.fdopen(self._open(name), "rb") as plain, pa.PythonFile(plain, "r") as file:
+            yield file
 
     def describe(self, name: str) -> FileInfo | None:
         """Length and checksum of a file as it stands there."""

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
+
 from raycol.errors import ConflictError, InputError, RaycolError
-from raycol.index.storage.files import FileInfo, Files
+from raycol.index.storage.files import FileInfo, Files, check_contents
+from raycol.locations import is_uri, open_uri
 
 UNFINISHED = "unfinished"
 
 
 class Store(ABC):
-    """One index's bytes. `uri` is what the caller named it."""
+    """One index's bytes. `uri` opens it again, from any process; `str` names it in messages."""
 
     uri: str
     is_local: bool
@@ -31,7 +34,7 @@ class Store(ABC):
 
     def place(self, name: str) -> str:
         """How messages name something in here."""
-        return f"{self.uri.rstrip('/')}/{name}"
+        return f"{str(self).rstrip('/')}/{name}"
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
@@ -43,7 +46,14 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str, limit: int) -> bytes:
-        """A file's contents, one byte more than `limit` at most. Raises `FileNotFoundError`, `OSError`."""
+        """A file's contents, one byte more than `limit` at most.
+
+        Raises `FileNotFoundError`, and whatever else the medium says: `OSError` or, of an object store, `RaycolError`.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[pa.NativeFile]:
+        """A file, for reading anywhere in it. Raises as `read` does."""
 
     @abstractmethod
     def describe(self, name: str) -> FileInfo | None:
@@ -56,6 +66,12 @@ class Store(ABC):
     @abstractmethod
     def folder(self, name: str, files: Files) -> Path:
         """A local folder that holds these files of a folder, for reading; they are opened by `open_checked`."""
+
+    def checked(self, name: str, files: Files) -> Path:
+        """The same, once every byte was compared. Raises `IndexCorruptError` at the first file not as promised."""
+        folder = self.folder(name, files)
+        check_contents(folder, files)
+        return folder
 
     @abstractmethod
     def workspace(self, base: int) -> AbstractContextManager[Path]:
@@ -116,7 +132,10 @@ class Store(ABC):
 
     @abstractmethod
     def check_room(self) -> None:
-        """Raise `InputError` where nothing can be put: a file where the folder should be."""
+        """Raise where nothing can be put: a file where the folder should be, no bucket, no permission."""
+
+    def check_commits(self) -> None:  # noqa: B027
+        """Raise where `create` would not fail for an object that is there, so that writers could lose versions."""
 
     @abstractmethod
     def why_not_an_index(self) -> str:
@@ -125,25 +144,24 @@ class Store(ABC):
 
 def absolute(uri: str | Path) -> str:
     """A location as any process may open it, whatever its working directory."""
-    return str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+    return str(uri) if is_uri(uri) else str(Path(uri).absolute())
 
 
 def open_store(uri: str | Path) -> Store:
     """The store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
 
     Raises:
-        InputError: an empty name, or a URI that cannot be opened.
+        InputError: an empty name, or a URI that cannot be opened or holds credentials.
     """
     from raycol.index.storage.local import LocalStore
 
     text = str(uri)
     if not text:
         raise InputError("an empty path; expected the folder or URI of an index")
-    scheme, separator, rest = text.partition("://")
-    if not separator or isinstance(uri, Path):
+    if isinstance(uri, Path) or not is_uri(text):
         return LocalStore(Path(uri))
-    if scheme == "file":
-        return LocalStore(Path(rest))
+    if text.startswith("file://"):
+        return LocalStore(Path(open_uri(text).path))
     from raycol.index.storage.remote import RemoteStore
 
     return RemoteStore(text)

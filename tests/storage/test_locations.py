@@ -1,0 +1,149 @@
+"""Paths and URIs: what may be in them, what a configuration takes, and what opens them without a network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycol.errors import InputError
+from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.index.storage import open_store
+from raycol.index.storage.objects import Objects
+from raycol.indexing.config import AppendConfig, IndexConfig
+from raycol.locations import above, check_location, inside, open_uri, remedy, shown
+from raycol.mining import MineConfig, TeachConfig
+from raycol.serving.config import ServeConfig
+from raycol.training import TrainConfig
+
+SECRET = "hunter2"
+WITH_SECRETS = [
+    f"s3://key:{SECRET}@bucket/x",
+    f"s3://{SECRET}@bucket/x",
+    f"gs://{SECRET}@bucket/x",
+    f"s3://bucket/x?access_key=a&secret_key={SECRET}",
+    f"s3://bucket/x?region=eu-west-1&session_token={SECRET}",
+    f"s3://bucket/x?X-Amz-Signature={SECRET}",
+    f"abfs://account.blob.core.windows.net/c/x?sig={SECRET}",
+    f"abfs://account.blob.core.windows.net/c/x?client_secret={SECRET}",
+    f"gs://bucket/x?json_credentials={SECRET}",
+    f"https://host/index?token={SECRET}",
+]
+
+
+@pytest.mark.parametrize("uri", WITH_SECRETS)
+def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
+    for refuse in (check_location, open_uri, open_store):
+        with pytest.raises(InputError, match="put them into the environment") as error:
+            refuse(uri)
+        assert SECRET not in str(error.value)
+
+
+PLACES: list[tuple[Any, dict[str, Any], str]] = [
+    (IndexConfig, {"corpus": "c", "out": "o"}, "corpus"),
+    (IndexConfig, {"corpus": "c", "out": "o"}, "out"),
+    (AppendConfig, {"corpus": "c", "index": "i"}, "index"),
+    (TrainConfig, {"model": "m", "data": "d", "out": "o"}, "data"),
+    (TrainConfig, {"model": "m", "data": "d", "out": "o"}, "storage"),
+    (TrainConfig, {"model": "m", "data": "d", "out": "o"}, "eval_data"),
+    (TrainConfig, {"model": "m", "data": "d", "out": "o"}, "out"),
+    (MineConfig, {"index": "i", "data": "d", "out": "o"}, "index"),
+    (MineConfig, {"index": "i", "data": "d", "out": "o"}, "corpus"),
+    (TeachConfig, {"teacher": "t", "data": "d", "out": "o"}, "out"),
+    (EvaluateConfig, {"data": "d"}, "data"),
+    (EvaluateConfig, {"data": "d"}, "index"),
+    (ServeConfig, {"index": "i"}, "index"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "name"), PLACES)
+def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
+    for bad in WITH_SECRETS[:4]:
+        for given in ({}, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else ({},):
+            with pytest.raises(InputError) as error:
+                kind.load(overrides={**values, name: given or bad})
+            assert SECRET not in str(error.value)
+            file = tmp_path / "settings.yaml"
+            file.write_text(f"{name}: {bad!r}\n")
+            with pytest.raises(InputError) as error:
+                kind.load(file, {key: value for key, value in values.items() if key != name})
+            assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/model", Path("s3://bucket/model"), Path("gs:/bucket/model")])
+def test_a_model_goes_to_a_folder_and_no_folder_is_made_of_a_uri(out: Any) -> None:
+    with pytest.raises(InputError, match=r"out: expected a folder of this machine, or of a shared disk, not a URI"):
+        TrainConfig.load(overrides={"model": "m", "data": "d", "out": out})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/some prefix/x@y",
+        "s3://bucket/x?region=eu-west-1",
+        "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1",
+        "gs://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&retry_limit_seconds=1",
+        "s3://bucket/?.jsonl",
+        "C:/x",
+        "hf:org/name",
+        "a=b?c",
+    ],
+)
+def test_everything_else_is_taken(uri: str) -> None:
+    assert check_location(uri) == uri
+
+
+def test_settings_of_a_uri_stay_with_what_lies_in_it() -> None:
+    uri = "s3://bucket/runs?region=eu-west-1"
+    assert shown(uri) == "s3://bucket/runs"
+    assert inside(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
+    assert inside(above(uri), "other") == "s3://bucket/other?region=eu-west-1"
+    assert inside("/a/b/", "c") == "/a/b/c"
+    assert above("a/b") == "a"
+
+
+def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only as far as no request is made: which bucket and prefix, how it is written to."""
+    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    for uri in ("gs://bucket/some/index", "gcs://bucket/some/index/", "gs://bucket/some/index?project_id=p"):
+        opened = open_uri(uri)
+        assert (opened.system.type_name, opened.path) == ("gcs", "bucket/some/index")
+        assert opened.uri_of("bucket/some/a b").startswith(uri.partition("bucket")[0] + "bucket/some/a%20b")
+        objects = Objects(opened, shown(uri))
+        assert objects._key("manifests/1") == "some/index/manifests/1"
+        assert type(objects._client).__name__ == "GCSStore"
+    local = open_uri("gs://bucket/x?endpoint_override=127.0.0.1:9&scheme=http")
+    assert local.endpoint == "http://127.0.0.1:9"
+
+
+def test_the_endpoint_is_the_uris_or_else_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:7")
+    assert open_uri("s3://bucket/x").endpoint == "http://127.0.0.1:7"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8")
+    assert open_uri("s3://bucket/x").endpoint == "http://127.0.0.1:8"
+    assert open_uri("s3://bucket/x?endpoint_override=127.0.0.1:9").endpoint == "https://127.0.0.1:9"
+
+
+def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    store = open_store("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
+    with pytest.raises(InputError, match="profiles are used for reading only; put the credentials themselves"):
+        store.check_room()
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("AWS Error NO_SUCH_BUCKET during X", "make it"),
+        ("AWS Error ACCESS_DENIED during X", "no permission"),
+        ("AWS Error INVALID_ACCESS_KEY_ID", "no usable credentials"),
+        ("AWS Error NETWORK_CONNECTION during X: curlCode: 7", "try again"),
+        ("AWS Error UNKNOWN (HTTP status 503)", "try again"),
+        ("Disk quota", ""),
+    ],
+)
+def test_what_is_said_is_followed_by_what_to_do(said: str, advice: str) -> None:
+    assert advice in remedy(OSError(said))
+    assert bool(advice) == bool(remedy(OSError(said)))
