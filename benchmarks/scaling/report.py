@@ -1,0 +1,9 @@
+"""x"""
+
+
+def add_options(p):
+    pass
+
+
+def report(o):
+    pass
