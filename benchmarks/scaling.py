@@ -3,11 +3,11 @@
     python benchmarks/scaling.py measure --keep FOLDER [--tokens 1e6,3e6,1e7,3e7,1e8]
     python benchmarks/scaling.py report --keep FOLDER [--write] [prices, rates: see --help]
 
-measure  builds, serves and searches an index of each size: clustered tokens of 128 dimensions (clustered.py), generated
-         in parts from their seeds, quantised by two worker processes with the library's own functions and committed
-         once. Recall is against `Index.exact`, and against MaxSim over the original embeddings, which the workers
-         compute while these are in memory. FOLDER keeps every index and every step's figures; the same command goes
-         on where it was interrupted, part by part.
+measure  builds, serves and searches an index of each size: clustered tokens of 128 dimensions (clustered.py), made in
+         parts from their seeds, quantised by two worker processes with the library's own functions and committed once.
+         Recall is against `Index.exact`, and against MaxSim over the original embeddings, which the workers compute
+         while these are in memory. FOLDER keeps every index and every step's figures; the same command goes on where
+         it was interrupted, part by part.
 report   prints the figures of all sizes that are done, and what 1, 10 and 100 billion tokens take by the rates
          measured; --write puts the tables between their marks in docs/scaling.md, and draws docs/img/scaling.svg.
 

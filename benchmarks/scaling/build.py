@@ -78,7 +78,8 @@ def encode(folder: Path, corpus: Corpus, codebook: Step, workers: int, n_exact: 
     built = [read(_part(parts, number)) for number in range(corpus.n_parts)]
     stages = {stage: sum(part["cpu_s"][stage] for part in built) for stage in built[0]["cpu_s"]}
     return {
-        "workers": workers, "parts": len(built), "cpu_s": stages, "wall_s": sum(part["wall_s"] for part in built) / workers,
+        "workers": workers, "parts": len(built), "cpu_s": stages,
+        "wall_s": sum(part["wall_s"] for part in built) / workers,
         "worker_peak_bytes": max(part["peak_bytes"] for part in built),
         "truth": merge_best([part["best"] for part in built]) if n_exact else [],
     }  # fmt: skip
