@@ -24,7 +24,6 @@ from pathlib import Path
 # The package beside this file, which has its name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measure import say
 from scaling import build, search, serve
 from scaling.corpus import Corpus
 from scaling.kept import Step, folder_of, step
@@ -71,7 +70,6 @@ def measure(options: argparse.Namespace, corpus: Corpus) -> None:
     step(folder, "cold", lambda: search.cold(folder, corpus))
     step(folder, "serve", lambda: serve.served(folder, corpus, n, rounds, _SERVED, found))
     step(folder, "done", machine)
-    say(f"{folder.name}: done")
 
 
 def machine() -> Step:

@@ -21,7 +21,7 @@ from scaling.model import Model, Shape, fit
 HOURS_A_MONTH = 730
 # Of a node's memory, what index and processes may take.
 _MEMORY_SHARE = 0.85
-_CENTROIDS = tuple(1 << power for power in range(17, 23))
+_CENTROIDS = tuple(1 << power for power in range(14, 23))
 # Centroids as floats and as bytes, in every process that searches.
 _CENTROID_BYTES = DIM * 5
 # An entry of candidates that a shard sends: number, estimate, score.
@@ -179,7 +179,7 @@ class Large:
         )
 
     def best_centroids(self, tokens: float) -> int:
-        """How many centroids would make a query cheapest, from 131,072 on."""
+        """How many centroids would make a query cheapest."""
         return min(_CENTROIDS, key=lambda k: self.serving(tokens, k).http_ms if self._fits(k) else math.inf)
 
     def _fits(self, n_centroids: int) -> bool:

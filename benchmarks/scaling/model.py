@@ -129,7 +129,9 @@ def _lists_ms(size: Step) -> float:
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where a line through points begins and how it rises."""
+    """Where a line through points begins and how it rises; nothing is said of what did not vary."""
+    if len({x for x, _ in points}) == 1:
+        return float(np.mean([y for _, y in points])), 0.0
     return _weights([(1.0, x) for x, _ in points], [y for _, y in points])
 
 
