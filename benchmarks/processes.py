@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -30,20 +31,22 @@ def endpoint_cpu() -> Iterator[Counter[str]]:
 
 
 def endpoint_memory() -> dict[str, dict[str, int]]:
-    """Bytes of the processes below this one, by what they do.
+    """Resident bytes of the processes below this one, by what they do, and how many these are.
 
-    `own` is what no other process has, `shared` their part of the pages that several have mapped: the index's.
+    `own` is no file's; `files` are mapped, the index's among them, and counted for every process that has them.
     """
     found: dict[str, dict[str, int]] = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            role, memory = _role(" ".join(process.cmdline())), process.memory_full_info()
-        except psutil.Error:
+            role, status = _role(" ".join(process.cmdline())), Path(f"/proc/{process.pid}/status").read_text()
+        except (psutil.Error, OSError):
             continue
-        sums = found.setdefault(role, {"processes": 0, "own": 0, "shared": 0})
+        kb = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in status.splitlines())
+              if name in ("RssAnon", "RssFile")}  # fmt: skip
+        sums = found.setdefault(role, {"processes": 0, "own": 0, "files": 0})
         sums["processes"] += 1
-        sums["own"] += memory.uss
-        sums["shared"] += memory.pss - memory.uss
+        sums["own"] += 1024 * kb.get("RssAnon", 0)
+        sums["files"] += 1024 * kb.get("RssFile", 0)
     return found
 
 

@@ -175,7 +175,8 @@ class Large:
             price_a_month=nodes * node.price * HOURS_A_MONTH,
             storage_a_month=held / 2**30 * options.storage_price,
             candidates_bytes=shards * candidates * _CANDIDATE_BYTES,
-            open_s=search["first_s"] * tokens / shards / search["tokens"],
+            # Checksums, and one pass over all tokens before the first request.
+            open_s=(search["first_s"] + search["exact_cpu_ms"] / 1000) * tokens / shards / search["tokens"],
         )
 
     def best_centroids(self, tokens: float) -> int:

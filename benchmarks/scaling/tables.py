@@ -110,7 +110,7 @@ def _memory(sizes: Sequence[Step]) -> str:
             _gib(shards["own"]), f"{whole['first_s']:.1f}",
         ])  # fmt: skip
     header = ["tokens", "index, GiB", "a searching process, files included", "without files",
-              f"{_SHARDS} shards, their own and none other's", "first search, s"]  # fmt: skip
+              f"{_SHARDS} shards, without files", "first search, s"]  # fmt: skip
     return _table(header, rows)
 
 
@@ -126,7 +126,7 @@ def _serving(sizes: Sequence[Step]) -> str:
                 f"{_gib(shards['own'] / shards['processes'])}", f"{_gib(gateway['own'])}", f"{told['start_s']:.0f}",
             ])  # fmt: skip
     header = ["tokens", "shards", "ms, median", "p95", "CPU ms: shards", "gateway", "rest", "same hits",
-              "own GiB a shard", "own GiB, gateway", "start, s"]  # fmt: skip
+              "GiB a shard", "GiB, gateway", "start, s"]  # fmt: skip
     return _table(header, rows)
 
 
@@ -290,4 +290,4 @@ def _hours(hours: float) -> str:
 def _money(dollars: float) -> str:
     if dollars >= 100:
         return f"${dollars:,.0f}"
-    return f"${dollars:.2f}" if dollars >= 10 else f"${dollars:.3f}"
+    return f"${dollars:.2f}" if dollars >= 10 else f"${dollars:.3f}".removesuffix("0")
