@@ -1,6 +1,10 @@
 """Measure a model or an index as a Ray job. The arguments are those of `raycol evaluate`.
 
-ray job submit --working-dir . -- python jobs/evaluate.py BEIR_FOLDER --index INDEX
+    raycol submit evaluate evaluate.yaml --address http://HEAD:8265
+
+or, with arguments in place of a file:
+
+    ray job submit --working-dir . -- python jobs/evaluate.py BEIR_FOLDER --index INDEX
 """
 
 import sys

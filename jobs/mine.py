@@ -1,5 +1,9 @@
 r"""Find hard negatives as a Ray job. The arguments are those of `raycol mine`; paths are on shared storage.
 
+    raycol submit mine mine.yaml --address http://HEAD:8265
+
+or, with arguments in place of a file:
+
     ray job submit --working-dir . -- \
         python jobs/mine.py INDEX BEIR_FOLDER --out NEGATIVES --margin 0.2 --num-workers 16
 

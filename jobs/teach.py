@@ -1,5 +1,9 @@
 r"""Score training examples as a Ray job. The arguments are those of `raycol teach`; paths are on shared storage.
 
+    raycol submit teach teach.yaml --address http://HEAD:8265
+
+or, with arguments in place of a file:
+
     ray job submit --working-dir . -- \
         python jobs/teach.py NEGATIVES --teacher CROSS_ENCODER --out TAUGHT --num-workers 8 --resources GPU=1
 

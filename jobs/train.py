@@ -1,5 +1,9 @@
 r"""Train an encoder as a Ray job. The arguments are those of `raycol train`; paths are on shared storage.
 
+    raycol submit train jobs/configs/gte-moderncolbert.yaml --out /shared/gte --address http://HEAD:8265
+
+or, with arguments in place of a file:
+
     ray job submit --working-dir . -- \
         python jobs/train.py jobs/configs/gte-moderncolbert.yaml --out MODEL --num-workers 8 --resources GPU=1
 

@@ -30,14 +30,17 @@ def test_precedence_is_command_line_then_yaml_then_default(tmp_path: Path) -> No
 
 def test_every_field_of_every_verb_is_documented() -> None:
     from raycol.demo.config import DemoConfig
+    from raycol.doctor.config import DoctorConfig
     from raycol.evaluation.evaluate import EvaluateConfig
-    from raycol.indexing.config import IndexConfig
+    from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
+    from raycol.jobs.submit import SubmitConfig
     from raycol.mining import MineConfig, TeachConfig
     from raycol.search import SearchConfig
     from raycol.serving.config import ServeConfig
 
     for config in (
-        DemoConfig, EvaluateConfig, IndexConfig, MineConfig, SearchConfig, ServeConfig, TeachConfig, TrainConfig
+        AppendConfig, CompactConfig, DemoConfig, DoctorConfig, EvaluateConfig, IndexConfig, MineConfig, SearchConfig,
+        ServeConfig, SubmitConfig, TeachConfig, TrainConfig,
     ):  # fmt: skip
         undocumented = [name for name, field in config.model_fields.items() if not field.description]
         assert not undocumented, config

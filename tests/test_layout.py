@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
     "search": {"index", "models", "serving"},
+    "jobs": {"data", "evaluation", "indexing", "mining", "training"},
+    "doctor": {"index", "indexing"},
     "show": {"data", "evaluation", "index", "indexing", "mining", "serving", "training"},
     "demo": {"checkpoints", "data", "evaluation", "index", "indexing", "models", "serving", "show", "training"},
 }
@@ -62,6 +64,7 @@ def test_the_index_and_the_data_know_neither_ray_nor_torch() -> None:
 def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = ast.parse(path.read_text())
     assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or "")
+    assert f"raycol submit {path.stem} " in (ast.get_docstring(tree) or "")
     monkeypatch.setattr("sys.argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as stopped:
         exec(compile(tree, str(path), "exec"), {"__name__": "__main__"})
@@ -70,7 +73,7 @@ def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pyte
 
 def test_every_part_of_the_library_is_in_the_picture() -> None:
     parts = {path.stem for path in (PROJECT / "raycol").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert parts - {"__init__", "__pycache__"} == MAY_IMPORT.keys() | FOR_ALL | {"cli"}
+    assert parts - {"__init__", "__main__", "__pycache__"} == MAY_IMPORT.keys() | FOR_ALL | {"cli"}
 
 
 def test_the_serve_config_is_what_serve_and_raycol_take(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ import typer
 
 import raycol
 from raycol import show
+from raycol.cli.doctor import doctor
+from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
+from raycol.cli.submit import submit_app
 from raycol.data.jsonl import read_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
-from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
+from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, TeachConfig
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
@@ -36,6 +39,8 @@ index_app = typer.Typer(
 )
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
+app.add_typer(submit_app, name="submit")
+app.add_typer(jobs_app, name="jobs")
 
 IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index.", show_default=False)]
 
@@ -152,21 +157,17 @@ def delete(
 
 
 @index_app.command("compact")
-def compact(
-    index: IndexArgument,
-    target_tokens: Annotated[
-        int | None, typer.Option(help="Tokens a partition; by default what the index was created with.")
-    ] = None,
-) -> None:
+@options_of(CompactConfig, "index")
+def compact(config: CompactConfig) -> None:
     """Merge small partitions and drop deleted documents, in one new version."""
     from raycol.index import Index
 
-    opened = Index.open(index)
+    opened = Index.open(config.index)
     before = opened.stats()
-    opened.compact(target_tokens)
+    opened.compact(config.target_tokens)
     after = opened.stats()
     typer.echo(
-        f"{index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
+        f"{config.index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
         f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
     )
 
@@ -254,6 +255,9 @@ def search(config: SearchConfig) -> None:
 
 
 app.command("search")(options_of(SearchConfig, "target", "queries")(search))
+
+
+app.command("doctor")(doctor)
 
 
 @app.command()

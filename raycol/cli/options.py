@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -40,17 +40,22 @@ def options_of(
         parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]
         parameters += [_RECIPE] * recipe
         parameters.append(_CONFIG)
-        parameters += [
-            _parameter(name, field, positional=False)
-            for name, field in config_class.model_fields.items()
-            if name not in arguments
-        ]
+        parameters += option_parameters(config_class, leave_out=arguments)
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__doc__ = run.__doc__
         command.__name__ = run.__name__
         return command
 
     return decorate
+
+
+def option_parameters(config_class: type[Config], leave_out: Collection[str] = ()) -> list[inspect.Parameter]:
+    """A command's parameters that are an option for each of a configuration's fields."""
+    return [
+        _parameter(name, field, positional=False)
+        for name, field in config_class.model_fields.items()
+        if name not in leave_out
+    ]
 
 
 _CONFIG = inspect.Parameter(

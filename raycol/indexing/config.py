@@ -1,4 +1,4 @@
-"""Settings of `raycol index build`, `raycol index append` and `raycol index plan`."""
+"""Settings of `raycol index build`, `append`, `compact` and `plan`."""
 
 from __future__ import annotations
 
@@ -182,3 +182,13 @@ class AppendConfig(EncodingConfig):
 
     upsert: bool = False
     """Replace documents that the index has already; without it they are refused."""
+
+
+class CompactConfig(Config):
+    """Settings of `raycol index compact`."""
+
+    index: Location
+    """Folder or URI of the index."""
+
+    target_tokens: Positive | None = None
+    """Tokens a partition; by default what the index was created with."""

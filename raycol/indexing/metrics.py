@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ray.util.metrics import Gauge
-
 
 class Metrics:
     """Gauges of one build: `raycol_index_documents`, `_documents_total`, `_tokens_per_second` and so on."""
 
     def __init__(self, documents_total: int) -> None:
+        from ray.util.metrics import Gauge
+
         self._gauges = {
             name: Gauge(f"raycol_index_{name}", description)
             for name, description in (

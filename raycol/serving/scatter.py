@@ -29,6 +29,9 @@ _AHEAD_SHARE = 1.25
 _CANDIDATES_MORE = 32
 _AHEAD_MORE = 4
 
+# More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
+_NUMBER_BITS = 40
+
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
 _NO_SCORES = np.empty(0, dtype=np.int32)
 
@@ -210,14 +213,14 @@ def _choose(parts: dict[int, Part], plan: Plan) -> dict[int, Candidates]:
     total = sum(len(found.numbers_M) for found in candidates.values())
     if not plan.n_probe or total <= plan.n_candidates:
         return candidates
-    estimates_M = np.concatenate([found.estimates_M for found in candidates.values()])
-    numbers_M = np.concatenate([found.numbers_M for found in candidates.values()])
-    kept_M = np.zeros(total, dtype=bool)
-    kept_M[np.lexsort((numbers_M, -estimates_M))[: plan.n_candidates]] = True
-    kept = np.split(kept_M, np.cumsum([len(found.numbers_M) for found in candidates.values()])[:-1])
+    # One key for both, of equal estimates the first numbers: the last one that is kept is found without sorting.
+    keys = {
+        shard: (found.estimates_M.astype(np.int64) << _NUMBER_BITS) - found.numbers_M
+        for shard, found in candidates.items()
+    }
+    last = np.partition(np.concatenate(list(keys.values())), total - plan.n_candidates)[total - plan.n_candidates]
     return {
-        shard: Candidates(*(array_M[mask] for array_M in found))
-        for (shard, found), mask in zip(candidates.items(), kept, strict=True)
+        shard: Candidates(*(array_M[keys[shard] >= last] for array_M in found)) for shard, found in candidates.items()
     }
 
 
@@ -229,7 +232,7 @@ class _Search:
         self.wanted: dict[int, NDArray[np.int64]] = {}
         self.best: list[tuple[int, float]] = []
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
-        self.shard_of: dict[int, int] = {}
+        self._numbers_M, self._shards_M = _NO_NUMBERS, _NO_NUMBERS
         self._plan = plan
         self._parts = parts
         self._scores: dict[int, float] = {}
@@ -251,15 +254,19 @@ class _Search:
 
     def _start(self) -> None:
         chosen = _choose(self._parts, self._plan)
-        for shard, found in chosen.items():
-            self.shard_of.update(dict.fromkeys(found.numbers_M.tolist(), shard))
         numbers_M = np.concatenate([_NO_NUMBERS, *(found.numbers_M for found in chosen.values())])
         scores_M = np.concatenate([_NO_SCORES, *(found.scores_M for found in chosen.values())])
         order_M = np.argsort(numbers_M)
-        ranked_M = rank(Candidates(numbers_M[order_M], scores_M[order_M], scores_M[order_M]))
+        shards_M = np.repeat(list(chosen), [len(found.numbers_M) for found in chosen.values()]).astype(np.int64)
+        self._numbers_M, self._shards_M = numbers_M[order_M], shards_M[order_M]
+        ranked_M = rank(Candidates(self._numbers_M, scores_M[order_M], scores_M[order_M]))
         self._steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
         self._asked_M = next(self._steps)
         self._go_on()
+
+    def shards_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
+        """Which shard holds each of some candidates."""
+        return self._shards_M[np.searchsorted(self._numbers_M, numbers)]
 
     def _take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
         self._scores.update(zip(numbers_M.tolist(), found.scores_M.tolist(), strict=True))
@@ -271,7 +278,7 @@ class _Search:
             missing = [number for number in self._asked_M.tolist() if number not in self._scores]
             if missing:
                 self.wanted = {}
-                shards = np.array([self.shard_of[number] for number in missing])
+                shards = self.shards_of(missing)
                 for shard in np.unique(shards).tolist():
                     self.wanted[shard] = np.array(missing, dtype=np.int64)[shards == shard]
                 return
@@ -289,9 +296,9 @@ async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[Fo
     """The hits of each search; what is not known of their documents yet is asked for."""
     unknown: dict[int, set[int]] = {}
     for search in searches:
-        for number, _ in search.best:
-            if number not in search.documents:
-                unknown.setdefault(search.shard_of[number], set()).add(number)
+        missing = [number for number, _ in search.best if number not in search.documents]
+        for number, shard in zip(missing, search.shards_of(missing).tolist(), strict=True):
+            unknown.setdefault(shard, set()).add(number)
     answers = await shards.ask_all(
         "describe",
         {shard: (np.array(sorted(numbers), dtype=np.int64),) for shard, numbers in unknown.items()},
@@ -302,10 +309,11 @@ async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[Fo
     results = []
     for search in searches:
         known = described | search.documents
+        homes = search.shards_of([number for number, _ in search.best]).tolist()
         hits = [
             FoundHit(known[number][0], score, known[number][1])
-            for number, score in search.best
-            if number in known and search.shard_of[number] in shards.alive
+            for (number, score), shard in zip(search.best, homes, strict=True)
+            if number in known and shard in shards.alive
         ]
         results.append(sorted(hits, key=lambda hit: (-hit.score, hit.id))[: search.k])
     return results

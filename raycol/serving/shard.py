@@ -58,7 +58,8 @@ class Shard:
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._at_hand = 0
         self._waited = 0.0
-        self._memory = psutil.Process()
+        self._process = psutil.Process()
+        self._memory, self._looked = 0, 0.0
         self._open(current_version(open_store(index), version, seen))
 
     async def ask(
@@ -95,7 +96,7 @@ class Shard:
             raise
         finally:
             self._at_hand -= 1
-        return Told(answer, worked, waited, self._at_hand, self._memory.memory_info().rss)
+        return Told(answer, worked, waited, self._at_hand, self._resident())
 
     async def prepare(self, version: int) -> None:
         """Open a version before requests name it."""
@@ -103,12 +104,19 @@ class Shard:
 
     async def status(self) -> Told:
         """That it is there, and how it fares."""
-        return Told(sorted(self._versions), 0.0, 0.0, self._at_hand, self._memory.memory_info().rss)
+        return Told(sorted(self._versions), 0.0, 0.0, self._at_hand, self._resident())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what `scaling` goes by beside the number of requests."""
         # Where nothing comes any more, nothing waits.
         return {WAITED: self._waited if self._at_hand else 0.0}
+
+    def _resident(self) -> int:
+        """Bytes in memory, looked up once a second: that takes as long as much else of a short request."""
+        now = time.monotonic()
+        if now - self._looked > 1:
+            self._memory, self._looked = self._process.memory_info().rss, now
+        return self._memory
 
     def _work(
         self, version: int, method: str, arguments: tuple[Any, ...], arrived: float, budget_s: float

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sentence_transformers import MultiVectorEncoder
 
 from raycol.data import Dataset, Passage, read_corpus
 from raycol.data.beir import read_qrels, read_queries, save_qrels
@@ -21,7 +20,11 @@ from raycol.errors import InputError
 from raycol.evaluation.metrics import DEPTH, score_run
 from raycol.evaluation.runs import run_exact
 from raycol.training.dataset import TrainingSet
-from raycol.training.group import of_all, place_in_group
+
+if TYPE_CHECKING:
+    # They take seconds to load, and the command line reads this module to know what it may be asked.
+    import torch
+    from sentence_transformers import MultiVectorEncoder
 
 METRIC = "nDCG@10"
 
@@ -78,6 +81,8 @@ def held_out_collection(examples: TrainingSet, rows: NDArray[np.int64]) -> Datas
 
 def evaluate_on(encoder: MultiVectorEncoder, dataset: Dataset) -> dict[str, float]:
     """Metrics of an encoder by exact MaxSim, over the workers of the process group, where there is one."""
+    from raycol.training.group import place_in_group
+
     was_training = encoder.training
     encoder.eval()
     try:
@@ -91,6 +96,10 @@ def evaluate_on(encoder: MultiVectorEncoder, dataset: Dataset) -> dict[str, floa
 
 def _merged(run: Run, dataset: Dataset, device: torch.device) -> Run:
     """All workers' runs in one: each sends the positions of its passages and their scores."""
+    import torch
+
+    from raycol.training.group import of_all
+
     place = {passage.id: position for position, passage in enumerate(dataset.passages)}
     positions_QN = torch.full((len(dataset.queries), DEPTH), -1, dtype=torch.int64)
     scores_QN = torch.zeros((len(dataset.queries), DEPTH), dtype=torch.float64)

@@ -8,6 +8,7 @@ import pytest
 from raycol.cli import main
 from raycol.errors import InputError
 from raycol.index import Document, Index
+from raycol.jobs.verbs import VERBS
 from raycol.serving.keys import new_key
 from tests.conftest import make_passages, write_jsonl
 
@@ -182,7 +183,9 @@ def test_debug_shows_where(folder: Path) -> None:
 COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "info"], ["index", "verify"],
             ["index", "append"], ["index", "plan"], ["index", "delete"], ["index", "compact"], ["index", "vacuum"],
             ["index", "search"], ["serve"], ["search"], ["evaluate"], ["mine"], ["teach"],
-            ["key"], ["key", "add"], ["key", "revoke"], ["key", "list"]]  # fmt: skip
+            ["key"], ["key", "add"], ["key", "revoke"], ["key", "list"],
+            ["submit"], *(["submit", verb] for verb in VERBS), ["jobs"], ["jobs", "list"], ["jobs", "logs"],
+            ["jobs", "stop"], ["doctor"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])

@@ -23,6 +23,7 @@ from ray.serve.scripts import cli as serve_cli
 from raycol.cli.commands import app
 from raycol.errors import InputError
 from raycol.indexing.config import AppendConfig, IndexConfig
+from raycol.jobs.submit import SubmitConfig
 from raycol.training.config import TrainConfig
 from tests.conftest import PROJECT
 
@@ -101,7 +102,9 @@ def _check_verb(command: Any, rest: list[str]) -> None:
         values, _, _ = command.make_parser(command.context_class(command)).parse_args(list(rest))
         if settings := _SETTINGS.get(command.name):
             given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-            recipe = given.pop("recipe_", None)
+            for name in SubmitConfig.model_fields:  # of `raycol submit`, whose verbs have the same names
+                given.pop(name, None)
+            recipe = given.pop("recipe_", given.pop("file", None))
             settings.load(PROJECT / recipe if isinstance(recipe, str) else None, given)
     except InputError as error:
         raise CommandError(f"{command.name}: {error}") from None

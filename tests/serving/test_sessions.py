@@ -25,6 +25,7 @@ for _ in range(2):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_second_endpoint_of_a_process_begins_with_the_version_it_is_told(tmp_path: Path) -> None:
     arrays = make_clustered(40, 16, seed=3)
     index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])

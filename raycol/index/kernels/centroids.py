@@ -108,35 +108,57 @@ def score_bytes(scores_RL, tops_GL, units_L, bytes_RL):  # type: ignore[no-untyp
 def nearest_lists(scores_RL, tops_GL, n_lanes, n_centroids, n_probe):  # type: ignore[no-untyped-def]
     """The `n_probe` best centroids of each query token, best first, equals by number: int32 [n_lanes, P]."""
     probes_LP = np.empty((n_lanes, n_probe), dtype=np.int32)
-    heap = np.empty(n_probe, dtype=np.int64)  # the worst first: score, then number, the larger the worse
-    for lane in range(n_lanes):
-        size = 0
-        for group in range(len(tops_GL)):
-            if size == n_probe and tops_GL[group, lane] <= heap[0] >> 32:
+    # The worst of each token's first: score, then number, the larger the worse.
+    heaps_LP = np.empty((n_lanes, n_probe), dtype=np.int64)
+    sizes_L = np.zeros(n_lanes, dtype=np.int64)
+    worst_L = np.full(n_lanes, -(1 << 15) - 1, dtype=np.int64)
+    # Of so many groups each holds a centroid that is no worse than the last of their best ones: only groups with a
+    # better one are looked into. The last group may have rows that stand for no centroid.
+    if n_centroids // GROUP >= n_probe:
+        for group in range(n_centroids // GROUP):
+            for lane in range(n_lanes):
+                if tops_GL[group, lane] > worst_L[lane]:
+                    sizes_L[lane] = _keep_best(heaps_LP[lane], sizes_L[lane], np.int64(tops_GL[group, lane]))
+                    if sizes_L[lane] == n_probe:
+                        worst_L[lane] = heaps_LP[lane, 0]
+        sizes_L[:] = 0
+    # Group by group for all tokens, so that rows are read from memory once.
+    for group in range(len(tops_GL)):
+        for lane in range(n_lanes):
+            if tops_GL[group, lane] < worst_L[lane]:
                 continue
             for row in range(group * GROUP, min((group + 1) * GROUP, n_centroids)):
-                key = (np.int64(scores_RL[row, lane]) << 32) + (0x7FFFFFFF - row)
-                if size < n_probe:
-                    place = size
-                    size += 1
-                    while place > 0 and heap[(place - 1) >> 1] > key:
-                        heap[place] = heap[(place - 1) >> 1]
-                        place = (place - 1) >> 1
-                    heap[place] = key
-                elif key > heap[0]:
-                    place, child = 0, 1
-                    while child < size:
-                        if child + 1 < size and heap[child + 1] < heap[child]:
-                            child += 1
-                        if heap[child] >= key:
-                            break
-                        heap[place] = heap[child]
-                        place, child = child, 2 * child + 1
-                    heap[place] = key
-        heap.sort()
+                if scores_RL[row, lane] >= worst_L[lane]:
+                    key = (np.int64(scores_RL[row, lane]) << 32) + (0x7FFFFFFF - row)
+                    sizes_L[lane] = _keep_best(heaps_LP[lane], sizes_L[lane], key)
+    for lane in range(n_lanes):
+        heaps_LP[lane].sort()
         for p in range(n_probe):
-            probes_LP[lane, p] = 0x7FFFFFFF - (heap[n_probe - 1 - p] & 0xFFFFFFFF)
+            probes_LP[lane, p] = 0x7FFFFFFF - (heaps_LP[lane, n_probe - 1 - p] & 0xFFFFFFFF)
     return probes_LP
+
+
+@kernel()
+def _keep_best(heap_P, size, key):  # type: ignore[no-untyped-def]
+    """Put a key, if it belongs there, into a heap of which `size` are taken, the worst first; how many are then."""
+    if size < len(heap_P):
+        place = size
+        while place > 0 and heap_P[(place - 1) >> 1] > key:
+            heap_P[place] = heap_P[(place - 1) >> 1]
+            place = (place - 1) >> 1
+        heap_P[place] = key
+        return size + 1
+    if key > heap_P[0]:
+        place, child = 0, 1
+        while child < size:
+            if child + 1 < size and heap_P[child + 1] < heap_P[child]:
+                child += 1
+            if heap_P[child] >= key:
+                break
+            heap_P[place] = heap_P[child]
+            place, child = child, 2 * child + 1
+        heap_P[place] = key
+    return size
 
 
 @kernel()

@@ -1,0 +1,17 @@
+r"""Merge an index's small partitions as a Ray job. The arguments are those of `raycol index compact`.
+
+    raycol submit compact compact.yaml --address http://HEAD:8265
+
+or, with arguments in place of a file:
+
+    ray job submit --working-dir . -- python jobs/compact.py INDEX
+
+It works in one process, on the node where jobs start. Interrupted, it leaves the index as it was.
+"""
+
+import sys
+
+from raycol.cli import main
+
+if __name__ == "__main__":
+    main(["index", "compact", *sys.argv[1:]])

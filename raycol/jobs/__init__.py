@@ -1,0 +1,1 @@
+"""Long work as jobs of a Ray cluster: checked here, sent once, followed, found again."""

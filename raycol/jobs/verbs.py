@@ -1,0 +1,116 @@
+"""The verbs that can be jobs: those with an entry point in jobs/. Their settings, what they read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycol.config import Config
+from raycol.data.sources import Source
+from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
+from raycol.mining.config import MineConfig, TeachConfig
+from raycol.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb, by the settings that matter where it runs on another machine.
+
+    Args:
+        summary: what the job does.
+        config: its settings.
+        positional: settings that its entry point takes as arguments, not as options.
+        writes: settings that say where results go.
+        reads: settings that say where data is.
+        models: settings that name a checkpoint: a folder, or a name on the hub.
+        together: whether jobs of the verb may write to one place at once, the later on top of what the first made.
+    """
+
+    summary: str
+    config: type[Config]
+    positional: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    together: bool = False
+
+    def options(self) -> list[str]:
+        """Settings that the entry point takes as options."""
+        return [name for name in self.config.model_fields if name not in self.positional]
+
+
+VERBS = {
+    "train": Verb(
+        "Train an encoder.",
+        TrainConfig,
+        writes=("out", "storage"),
+        reads=("data", "eval_data"),
+        models=("model",),
+    ),
+    "mine": Verb(
+        "Find hard negatives.",
+        MineConfig,
+        positional=("index", "data"),
+        writes=("out",),
+        reads=("index", "data", "corpus"),
+        models=("model", "cross_encoder"),
+    ),
+    "teach": Verb(
+        "Score training examples with a cross-encoder.",
+        TeachConfig,
+        positional=("data",),
+        writes=("out",),
+        reads=("data",),
+        models=("teacher",),
+    ),
+    "index": Verb(
+        "Build an index.",
+        IndexConfig,
+        positional=("corpus",),
+        writes=("out",),
+        reads=("corpus",),
+        models=("model",),
+    ),
+    "append": Verb(
+        "Add a corpus to an index.",
+        AppendConfig,
+        positional=("index", "corpus"),
+        writes=("index",),
+        reads=("corpus",),
+        models=("model",),
+        together=True,
+    ),
+    "compact": Verb(
+        "Merge an index's small partitions and drop its deleted documents.",
+        CompactConfig,
+        positional=("index",),
+        writes=("index",),
+    ),
+    "evaluate": Verb(
+        "Measure a model or an index.",
+        EvaluateConfig,
+        positional=("data",),
+        reads=("data", "index"),
+        models=("model",),
+    ),
+}
+
+
+def places(config: Config, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The paths and URIs that some settings hold, each with the setting's name; sources of examples hold several."""
+    for name in names:
+        for place in _places(getattr(config, name)):
+            yield name, place
+
+
+def _places(value: Any) -> Iterator[str]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _places(item)
+    elif isinstance(value, Source):
+        yield from (place for place in (value.path, value.queries, value.documents) if place)
+    elif isinstance(value, str | Path):
+        yield str(value)

@@ -1,0 +1,219 @@
+"""What `raycol submit`, `jobs` and `doctor` print, and how they exit, on a dashboard without a cluster."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycol.cli.doctor import show
+from raycol.cli.submit import follow_to_the_end
+from raycol.doctor.checks import Finding
+from raycol.jobs import cluster
+from raycol.jobs.job import Job
+from tests.cli.test_bad_input import run
+from tests.conftest import PROJECT
+from tests.jobs.conftest import checkout, served  # noqa: F401
+from tests.jobs.dashboard import Dashboard, dashboard
+
+pytestmark = pytest.mark.usefixtures("checkout")
+
+
+def test_the_command_line_starts_without_torch_and_ray() -> None:
+    code = "import raycol.cli, sys; print({'torch', 'ray', 'sentence_transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_was_sent_is_said(served: Dashboard, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    (checkout / "model").mkdir()
+    (checkout / "model" / "modules.json").touch()
+    words = ("submit", "index", "build.yaml", "--address", served.address, "--num-workers", 4, "--detach")
+    assert run(*words) == 0
+    out, err = capsys.readouterr()
+    (job,) = served.submitted
+    assert out == f"{job}\n"
+    assert "sent " in err
+    assert f"files of {checkout}\n" in err
+    assert "not sent: model (a checkpoint)\n" in err
+    assert f"raycol jobs logs {job} --follow --address {served.address}" in err
+    assert "asks for no token, so whoever reaches it runs code on it" in err
+    assert served.jobs[job]["entrypoint"].endswith("--config build.yaml --num-workers=4")
+
+    assert run(*words) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{job}\n"
+    assert f"job {job} is there already (PENDING): nothing is sent" in err
+    (checkout / "build.yaml").write_text("# a remark\n" + (checkout / "build.yaml").read_text())
+    run(*words)
+    assert "warning: it runs other files than the working directory has now" in capsys.readouterr().err
+    served.jobs[job]["status"] = "STOPPED"
+    run(*words)
+    assert f"the attempt before, {job}, has been stopped\njob {job}-2\n" in capsys.readouterr().err
+
+
+class Ended:
+    """A cluster on which a job has ended, or the one who follows it has had enough."""
+
+    address = "http://head:8265"
+
+    def __init__(self, job: Job | BaseException) -> None:
+        self._job = job
+
+    def job(self, _: str) -> Job:
+        if isinstance(self._job, BaseException):
+            raise self._job
+        return self._job
+
+    def logs(self, _: str) -> str:
+        return "line one\nline two\n"
+
+    async def tail(self, _: str) -> Any:
+        yield "line one\n"
+        raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "said"),
+    [
+        (Job("x", "SUCCEEDED"), 0, "job x has succeeded"),
+        (Job("x", "FAILED", driver_code=7), 7, "job x has failed with exit code 7"),
+        (Job("x", "FAILED", message="no node\nmore"), 1, "job x has failed: no node\n"),
+        (Job("x", "STOPPED"), 1, "job x has been stopped"),
+    ],
+)
+def test_it_exits_as_the_job_does(job: Job, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    with pytest.raises(typer.Exit) as stopped:
+        follow_to_the_end(Ended(job), "x")  # type: ignore[arg-type]
+    out, err = capsys.readouterr()
+    assert (stopped.value.exit_code, out) == (code, "line one\nline two\n")
+    assert said in err
+
+
+def test_an_interruption_detaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raycol.cli.submit.follow", interrupted)
+    with pytest.raises(typer.Exit) as stopped:
+        follow_to_the_end(Ended(Job("x", "RUNNING")), "x")  # type: ignore[arg-type]
+    assert stopped.value.exit_code == 130
+    err = capsys.readouterr().err
+    assert "detached; the job goes on" in err
+    assert "raycol jobs logs x --follow --address http://head:8265" in err
+
+
+def test_jobs_are_listed(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    assert run("jobs", "list", "--address", served.address) == 0
+    assert capsys.readouterr().out == "no jobs\n"
+    long = "/shared/" + "x" * 100
+    served.add("raycol-index-1", "FAILED", start_time=10**12, end_time=10**12 + 5000, metadata={"writes": long})
+    served.add("another", "RUNNING", start_time=10**12 + 1)
+    assert run("jobs", "list", "--address", served.address) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["job", "status", "started", "took", "writes", "to"]
+    assert line.split()[:2] == ["raycol-index-1", "FAILED"]
+    assert line.split()[-2:] == ["0:00:05", long]
+    assert run("jobs", "list", "--all", "--address", served.address) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["raycol-index-1", "another"]
+
+
+def test_a_job_that_has_ended_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    served.add("x", "SUCCEEDED")
+    assert run("jobs", "stop", "x", "--address", served.address) == 0
+    assert capsys.readouterr().out == "x: has ended before (SUCCEEDED)\n"
+    assert "POST" not in " ".join(served.asked)
+
+
+BAD = [
+    (["submit", "index", "gone.yaml"], "gone.yaml: no such file"),
+    (["submit", "index", "typo.yaml"], "typo.yaml: unknown key 'bitts'; the nearest known key is 'bits'"),
+    (["submit", "index", "build.yaml", "--bits", "3"], "the command line: bits is 3"),
+    (["submit", "index", "build.yaml", "--out", "here"], "out is 'here', which would be in the job's copy"),
+    (["submit", "index", "build.yaml", "--corpus-column", "x"], None),
+    (["submit", "index", "build.yaml", "--working-dir", "gone"], "gone: no such folder"),
+    (["submit", "index"], None),
+    (["submit", "serve", "build.yaml"], None),
+    (["submit", "index", "build.yaml"], "no cluster to submit to: pass --address, or set RAY_API_SERVER_ADDRESS"),
+    (["submit", "index", "build.yaml", "--address", "auto"], "--address is 'auto'; expected the address of the"),
+    (["submit", "index", "build.yaml", "--address", "http://127.0.0.1:1"], "http://127.0.0.1:1: cannot be reached"),
+    (["jobs", "list"], "no cluster to submit to"),
+    (["jobs", "list", "--address", "http://127.0.0.1:1"], "cannot be reached"),
+    (["jobs", "logs", "x", "--address", "SERVED"], "no job 'x' on http://127.0.0.1"),
+    (["jobs", "stop", "x", "--address", "SERVED"], "no job 'x' on http://127.0.0.1"),
+    (["doctor", "--address", "http://127.0.0.1:1"], "cannot be reached"),
+    (["doctor", "--address", "127.0.0.1:1"], "127.0.0.1:1: nothing answers there (Connection refused); is the"),
+    (["doctor", "--address", "ray://head:10001"], "'ray://head:10001' is no address of a cluster; expected its"),
+    (["doctor", "--address", "head"], "'head' is no address of a cluster"),
+    (["doctor", "--address", "SERVED", "--shared", "here"], "--shared here: a relative path, which the cluster's"),
+    (["doctor", "--address", "SERVED", "--plan", "build.yaml"], "--plan build.yaml: a relative path"),
+    (["doctor", "--wait-s", "0"], "wait_s is 0"),
+    (["doctor", "--plan", "gone.yaml"], "gone.yaml: no such file"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
+    served: Dashboard,  # noqa: F811
+    checkout: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str | None,
+) -> None:
+    (checkout / "typo.yaml").write_text("bitts: 2\n")
+    assert run(*(word.replace("SERVED", served.address) for word in words)) == 2
+    errors = capsys.readouterr().err
+    if message:
+        assert [line for line in errors.splitlines() if message in line and line.startswith("error: ")], errors
+    assert "Traceback" not in errors
+    assert not served.submitted
+
+
+def test_a_wrong_token_ends_with_2_and_is_not_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with dashboard(token="good") as closed:
+        for token, message in (("hidden", "refuses the token"), ("good", None)):
+            monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+            assert run("submit", "index", "build.yaml", "--detach", "--address", closed.address) == (
+                2 if message else 0
+            )
+            out, err = capsys.readouterr()
+            assert (message or "sent ") in err
+            assert token not in out + err
+            assert "asks for no token" not in err
+        assert len(closed.submitted) == 1
+    assert cluster.DuplicateJobError.exit_code == 1
+
+
+def test_findings_are_a_table_and_below_it_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    show(
+        [
+            Finding("nodes", "ok", "2 answer"),
+            Finding("clocks", "wrong", "a [b] is off", "run [an] NTP client"),
+            Finding("shared storage", "not checked", "name it with --shared"),
+        ]
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["check", "found"],
+        ["ok", "nodes", "2", "answer"],
+        ["WRONG", "clocks", "a", "[b]", "is", "off"],
+        ["-", "shared", "storage", "name", "it", "with", "--shared"],
+        ["clocks:", "run", "[an]", "NTP", "client"],
+    ]
+
+
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("not checked", 0), ("wrong", 1)])
+def test_one_wrong_finding_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    found = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]
+    monkeypatch.setattr("raycol.doctor.run.examine", lambda _: found)
+    assert run("doctor") == code

@@ -1,0 +1,215 @@
+"""Hosts of a cluster on one machine: network namespaces, each with its own address, on a switch of their own.
+
+Nothing of it is reached from outside, and nothing in it reaches out. Files are common to all, as on shared storage.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from raycol.ray_session import _ENVIRONMENT
+from tests.conftest import PROJECT
+
+PATIENCE_S = 180
+# A host that is gone is missed within seconds.
+_HEALTH = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+_SCRIPTS = Path(sys.executable).parent
+
+
+@functools.cache
+def why_not() -> str:
+    """Why this machine cannot have such hosts; empty where it can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not shutil.which("ip"):
+        return "there is no ip (iproute2)"
+    name = f"rc{os.getpid()}t"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode:
+        return f"no network namespaces here: {made.stderr.strip()}"
+    linked = subprocess.run(["ip", "-n", name, "link", "add", "br0", "type", "bridge"], capture_output=True, text=True)
+    _ip("netns", "del", name)
+    return f"no bridges here: {linked.stderr.strip()}" if linked.returncode else ""
+
+
+class Hosts:
+    """Ray on hosts 1 to n, of which 1 is the head; it keeps what it knows in a folder, and finds it again.
+
+    Args:
+        n: how many.
+        folder: for Ray's sessions and the head's storage; a short path.
+        cpus: of each host but the head, which has none.
+    """
+
+    def __init__(self, n: int, folder: Path, cpus: int = 2) -> None:
+        self._name = f"rc{os.getpid()}"
+        self._folder, self._cpus = folder, cpus
+        self._numbers = range(1, n + 1)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = {
+            **clean,
+            **_HEALTH,
+            **{name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")},
+            "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(PROJECT),
+            "HF_HUB_OFFLINE": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(folder / "gcs"),
+        }
+        self.dashboard = f"http://{self.address(1)}:8265"
+
+    def open(self) -> None:
+        """Make the hosts, and start Ray on all."""
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", self._switch, "link", "set", "br0", "up")
+        for number in self._numbers:
+            self._connect(number)
+        for number in self._numbers:
+            self.start(number)
+
+    @staticmethod
+    def address(number: int) -> str:
+        """A host's address."""
+        return f"10.83.0.{number}"
+
+    def popen(self, number: int, *command: object, cwd: Path, log: Path | None = None) -> subprocess.Popen:
+        """A command on a host; its output in a file, or kept."""
+        output = subprocess.PIPE if log is None else log.open("w")
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self._host(number), *map(str, command)],
+            cwd=cwd, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.PIPE if log is None else subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, number: int, *command: object, cwd: Path, timeout: float = PATIENCE_S) -> str:
+        """The same, waited for: what it printed."""
+        process = self.popen(number, *command, cwd=cwd)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"{command}: not done in {timeout} s\n{out}\n{err}") from None
+        assert process.returncode == 0, f"{command}: exit code {process.returncode}\n{out}\n{err}"
+        return str(out)
+
+    def raycol(self, number: int, *words: object, cwd: Path, timeout: float = PATIENCE_S) -> str:
+        """`raycol ...` on a host."""
+        return self.run(number, sys.executable, "-m", "raycol", *words, cwd=cwd, timeout=timeout)
+
+    def start(self, number: int) -> None:
+        """Start Ray on a host, and wait until it is there."""
+        where = ["--head", "--port=6379", f"--dashboard-host={self.address(1)}", f"--temp-dir={self._folder}/ray",
+                 "--num-cpus=0"]  # fmt: skip
+        if number > 1:
+            where = [f"--address={self.address(1)}:6379", f"--num-cpus={self._cpus}"]
+        log = self._folder / f"host-{number}.log"
+        process = self.popen(
+            number, _SCRIPTS / "ray", "start", "--block", f"--node-ip-address={self.address(number)}",
+            "--num-gpus=0", f"--object-store-memory={100 << 20}", *where, cwd=self._folder, log=log,
+        )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_S
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+    def cut(self, number: int) -> None:
+        """Take a host's link down."""
+        _ip("-n", self._switch, "link", "set", f"p{number}", "down")
+
+    def mend(self, number: int) -> None:
+        """Bring it up again."""
+        _ip("-n", self._switch, "link", "set", f"p{number}", "up")
+
+    def destroy(self, number: int) -> None:
+        """End all that runs on a host, as a power cut would."""
+        deadline = time.monotonic() + PATIENCE_S
+        while pids := self.pids(number):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def pids(self, number: int) -> list[int]:
+        """Processes on a host."""
+        found = subprocess.run(
+            ["ip", "netns", "pids", self._host(number)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        return [pid for pid in map(int, found.stdout.split()) if psutil.pid_exists(pid) and _lives(pid)]
+
+    def close(self) -> None:
+        """End what runs on the hosts, and remove them."""
+        listed = subprocess.run(["ip", "netns", "list"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        made = {line.split()[0] for line in listed.splitlines()}
+        for number in self._numbers:
+            if self._host(number) in made:
+                self.destroy(number)
+                _ip("netns", "del", self._host(number))
+        if self._switch in made:
+            _ip("netns", "del", self._switch)
+
+    @property
+    def _switch(self) -> str:
+        return f"{self._name}s"
+
+    def _host(self, number: int) -> str:
+        return f"{self._name}h{number}"
+
+    def _connect(self, number: int) -> None:
+        host, port = self._host(number), f"p{number}"
+        _ip("netns", "add", host)
+        _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host)
+        _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
+        _ip("-n", host, "link", "set", "lo", "up")
+        _ip("-n", host, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
+        _ip("-n", host, "link", "set", "eth0", "up")
+
+
+@contextmanager
+def running_hosts(n: int) -> Iterator[Hosts]:
+    """Hosts that are gone at the end, whatever happens."""
+    # Sockets in it have names of at most 107 bytes, which pytest's folders use up.
+    with tempfile.TemporaryDirectory(prefix="rc-") as folder:
+        hosts = Hosts(n, Path(folder))
+        try:
+            hosts.open()
+            yield hosts
+        finally:
+            hosts.close()
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

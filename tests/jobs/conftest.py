@@ -1,0 +1,27 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.jobs.dashboard import Dashboard, dashboard
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
+    """A dashboard that takes everybody's jobs."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with dashboard() as running:
+        yield running
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the entry points and a build, which this process is in."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(PROJECT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "build.yaml").write_text("corpus: /shared/corpus.jsonl\nmodel: a/b\nout: /shared/index\n")
+    monkeypatch.chdir(folder)
+    return folder

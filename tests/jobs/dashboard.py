@@ -1,0 +1,91 @@
+"""What a cluster's dashboard says to a client of its jobs, without a cluster."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Dashboard:
+    """Jobs that are there, what was asked, and what somebody else does in the meantime."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self.token = token
+        self.jobs: dict[str, dict] = {}
+        self.packages: set[str] = set()
+        self.asked: list[str] = []
+        # Jobs that somebody else submits just before the next one arrives.
+        self.meanwhile: list[dict] = []
+        self.address = ""
+
+    def add(self, submission_id: str, status: str, **more: object) -> None:
+        self.jobs[submission_id] = {
+            "type": "SUBMISSION", "submission_id": submission_id, "status": status, "entrypoint": "x", **more,
+        }  # fmt: skip
+
+    @property
+    def submitted(self) -> list[str]:
+        return [job for job in self.jobs if self.jobs[job].get("here")]
+
+    def answer(self, method: str, path: str, body: bytes, given: str | None) -> tuple[int, object]:
+        self.asked.append(f"{method} {path}")
+        if path == "/api/authentication_mode":
+            return 200, {"authentication_mode": "token" if self.token else "disabled"}
+        if self.token and given != f"Bearer {self.token}":
+            return (401, "no token") if given is None else (403, "wrong token")
+        name = path.rpartition("/")[2]
+        if path == "/api/version":
+            return 200, {"version": "4", "ray_version": "2.60.0", "ray_commit": ""}
+        if path.startswith("/api/packages/"):
+            known = name in self.packages
+            self.packages |= {name} if method == "PUT" else set()
+            return (200, {}) if known or method == "PUT" else (404, "none")
+        if path == "/api/jobs/" and method == "GET":
+            return 200, list(self.jobs.values())
+        if path == "/api/jobs/":
+            return self._submit(json.loads(body))
+        return (200, self.jobs[name]) if name in self.jobs else (404, f"Job {name} does not exist")
+
+    def _submit(self, asked: dict) -> tuple[int, object]:
+        for job in self.meanwhile:
+            self.add(**job)
+        self.meanwhile.clear()
+        name = asked["submission_id"]
+        if name in self.jobs:
+            text = f"Job with submission_id {name} already exists. Please use a different submission_id."
+            return 500, f"Traceback (most recent call last):\n  File ...\nRuntimeError: {text}\n"
+        self.add(name, "PENDING", here=True, metadata=asked["metadata"], runtime_env=asked["runtime_env"])
+        self.jobs[name]["entrypoint"] = asked["entrypoint"]
+        return 200, {"submission_id": name, "job_id": name}
+
+
+@contextmanager
+def dashboard(token: str | None = None) -> Iterator[Dashboard]:
+    served = Dashboard(token)
+
+    class Handler(BaseHTTPRequestHandler):
+        def _handle(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            code, said = served.answer(self.command, self.path, body, self.headers.get("authorization"))
+            content = (said if isinstance(said, str) else json.dumps(said)).encode()
+            self.send_response(code)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = _handle
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

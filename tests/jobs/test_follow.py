@@ -1,0 +1,61 @@
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycol.errors import InputError, RaycolError
+from raycol.jobs.follow import follow
+from raycol.jobs.job import Job
+
+
+class Scripted:
+    """A job that goes as it is told: what each connection says before it is lost, and what each question meets."""
+
+    def __init__(self, whole: str, connections: list[int], answers: list[str | Exception]) -> None:
+        self._whole = whole
+        self._connections = iter(connections)
+        self._answers: Iterator[str | Exception] = iter(answers)
+        self.asked = 0
+
+    def job(self, submission_id: str) -> Job:
+        self.asked += 1
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return Job(submission_id, answer, driver_code=3 if answer == "FAILED" else None)
+
+    def logs(self, _: str) -> str:
+        return self._whole
+
+    async def tail(self, _: str) -> AsyncIterator[str]:
+        said = self._whole[: next(self._connections, 0)]
+        for start in range(0, len(said), 3):
+            yield said[start : start + 3]
+        raise ConnectionError("lost")
+
+
+@given(st.text(), st.lists(st.integers(0, 60), max_size=5), st.integers(0, 5))
+def test_every_sign_is_written_once_whatever_is_lost(whole: str, connections: list[int], running: int) -> None:
+    source = Scripted(whole, connections, ["RUNNING"] * running + ["SUCCEEDED"])
+    written: list[str] = []
+    assert follow(source, "x", written.append, pause_s=0).status == "SUCCEEDED"
+    assert "".join(written) == whole
+
+
+def test_a_cluster_that_is_away_for_a_while_is_asked_again() -> None:
+    source = Scripted(
+        "log\n", [4], [RaycolError("away"), RaycolError("away"), "RUNNING", RaycolError("away"), "FAILED"]
+    )
+    written: list[str] = []
+    job = follow(source, "x", written.append, pause_s=0)
+    assert (job.status, job.exit_code, "".join(written)) == ("FAILED", 3, "log\n")
+
+
+def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_is_gone_at_once() -> None:
+    with pytest.raises(RaycolError, match=r"job x: following ends \(away\); the job may go on"):
+        follow(Scripted("", [], [RaycolError("away")] * 9), "x", print, pause_s=0, patience_s=0)
+    gone = Scripted("", [], [InputError("no job 'x'")])
+    with pytest.raises(InputError, match="no job 'x'"):
+        follow(gone, "x", print, pause_s=0)
+    assert gone.asked == 1

@@ -1,0 +1,111 @@
+"""Jobs on a real head: sent, found again, failed, tried again, listed, read, stopped; and the head examined."""
+
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from raycol.index import Index
+from raycol.jobs.cluster import Cluster, DuplicateJobError
+from tests.conftest import PROJECT, make_clustered, save_encoded
+from tests.jobs.head import Head, running_head
+
+# Stands in for an entry point that takes long.
+SLEEPER = "import time\nprint('sleeping', flush=True)\ntime.sleep(600)\n"
+
+
+@pytest.mark.slow
+def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(PROJECT / "jobs", checkout / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    save_encoded(tmp_path / "corpus.npz", make_clustered(60, 16, seed=0))
+    build = f"corpus: {tmp_path / 'corpus.npz'}\nout: {tmp_path / 'index'}\n"
+    (checkout / "build.yaml").write_text(build)
+    with running_head() as head:
+        submit = ("submit", "index", "build.yaml", "--address", head.address)
+        first = head.raycol(*submit, "--num-workers", 1, folder=checkout)
+        assert first.returncode == 0, first.stderr
+        assert "Indexing: done in" in first.stdout
+        assert f"{tmp_path / 'index'}: version 1, 60 documents" in first.stdout
+        assert len(Index.open(tmp_path / "index")) == 60
+        name = re.search(r"^job (raycol-index-\w{16})$", first.stderr, re.MULTILINE)[1]
+
+        second = head.raycol(*submit, "--num-workers", 1, folder=checkout)
+        assert (second.returncode, second.stdout) == (0, first.stdout)
+        assert f"job {name} is there already (SUCCEEDED): nothing is sent" in second.stderr
+        assert head.raycol("jobs", "logs", name, "--address", head.address, folder=checkout).stdout == first.stdout
+
+        # It fails as the command does, in one line, with its exit code: there is an index now.
+        failed = head.raycol(*submit, "--num-workers", 1, "--again", folder=checkout)
+        assert failed.returncode == 2
+        assert "holds an index already (version 1)" in failed.stdout
+        assert f"job {name}-2 has failed with exit code 2" in failed.stderr
+
+        with pytest.raises(DuplicateJobError):
+            Cluster(head.address, {"Authorization": f"Bearer {head.token}"}).submit("true", name, {}, {})
+
+        _check_detaching_and_stopping(head, checkout, name)
+        _check_tokens(head, checkout)
+        _check_doctor(head, tmp_path)
+
+
+def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None:
+    (checkout / "jobs" / "index.py").write_text(SLEEPER)
+    following = head.start(
+        "submit", "index", "build.yaml", "--num-workers", 1, "--address", head.address, folder=checkout
+    )
+    assert following.stdout
+    said = ""
+    while "sleeping" not in said:
+        line = following.stdout.readline()
+        assert line, following.communicate()[1]
+        said += line
+    following.send_signal(signal.SIGINT)
+    _, err = following.communicate(timeout=30)
+    assert following.returncode == 130
+    assert f"the attempt before, {name}-2, has failed with exit code 2\njob {name}-3\n" in err
+    assert f"detached; the job goes on. Come back with the same command, or with: raycol jobs logs {name}-3" in err
+
+    # One that follows it is told of its end by another hand.
+    other = head.start("jobs", "logs", f"{name}-3", "--follow", "--address", head.address, folder=checkout)
+    assert other.stdout
+    while "sleeping" not in other.stdout.readline():
+        assert other.poll() is None
+    stopped = head.raycol("jobs", "stop", f"{name}-3", "--address", head.address, folder=checkout)
+    assert (stopped.returncode, stopped.stdout) == (0, f"{name}-3: STOPPED\n")
+    _, err = other.communicate(timeout=30)
+    assert other.returncode == 1
+    assert f"job {name}-3 has been stopped" in err
+
+    listed = head.raycol("jobs", "list", "--address", head.address, folder=checkout).stdout.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [
+        [name, "SUCCEEDED"],
+        [f"{name}-2", "FAILED"],
+        [f"{name}-3", "STOPPED"],
+    ]
+    assert all(line.endswith(str(checkout.parent / "index")) for line in listed[1:])
+
+
+def _check_tokens(head: Head, folder: Path) -> None:
+    listing = ("jobs", "list", "--address", head.address)
+    for variables, message in (
+        ({"RAY_AUTH_TOKEN": "another"}, "the cluster refuses the token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "this cluster asks for a token"),
+    ):
+        refused = head.raycol(*listing, folder=folder, **variables)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+
+
+def _check_doctor(head: Head, shared: Path) -> None:
+    before = sorted(shared.iterdir())
+    # A token in the environment is used, whether or not the mode is set.
+    for address, variables in ((head.address, {}), (head.gcs, {"RAY_AUTH_MODE": ""})):
+        done = head.raycol("doctor", "--address", address, "--shared", shared, folder=shared, **variables)
+        rows = [line.split()[:2] for line in done.stdout.splitlines()]
+        for check in ("nodes", "versions", "python", "authentication", "clocks", "GPUs", "shared"):
+            assert ["ok", check] in rows, done.stdout + done.stderr
+        assert done.returncode == (["WRONG"] in [row[:1] for row in rows])
+        assert sorted(shared.iterdir()) == before

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from raycol.errors import InputError
+from raycol.jobs.package import pack
+from raycol.jobs.paths import check_paths
+from raycol.jobs.verbs import VERBS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "corpus.jsonl").write_text("{}\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    (tmp_path / "ignored.jsonl").write_text("{}\n")
+    (tmp_path / ".gitignore").write_text("ignored.jsonl\n")
+    return tmp_path
+
+
+def check(folder: Path, verb: str = "index", **settings: object) -> None:
+    usual = {"corpus": "/shared/c.jsonl", "model": "m", "out": "/shared/index"} if verb == "index" else {}
+    config = VERBS[verb].config.load(None, {**usual, **settings})
+    check_paths(VERBS[verb], config, pack(folder), "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"corpus": "data"},
+        {"corpus": "data/*.jsonl"},
+        {"corpus": "s3://bucket/corpus", "out": "s3://bucket/index"},
+        {"corpus": "hf:BeIR/scifact"},
+        {"model": "/shared/model"},
+        {"model": "lightonai/GTE-ModernColBERT-v1"},
+    ],
+)
+def test_what_a_job_can_follow_is_taken(folder: Path, settings: dict) -> None:
+    check(folder, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"out": "index"}, "a.yaml: out is 'index', which would be in the job's copy of the working directory and go"),
+        ({"out": "~/index"}, "out is '~/index', which would be"),
+        ({"corpus": "gone.jsonl"}, "corpus is 'gone.jsonl': no such file or folder in the working directory"),
+        ({"corpus": "gone/*.jsonl"}, "no such file or folder in the working directory"),
+        ({"corpus": "../c.jsonl"}, "no such file or folder in the working directory"),
+        (
+            {"corpus": "ignored.jsonl"},
+            "corpus is 'ignored.jsonl': left out of what is sent, so the job would not have it",
+        ),
+        ({"model": "model"}, "model is 'model': a checkpoint, so the job would not have it"),
+        ({"model": "./gone"}, "model is './gone': no such file or folder"),
+    ],
+)
+def test_what_a_job_cannot_follow_is_refused(folder: Path, settings: dict, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        check(folder, **settings)
+    assert message in str(error.value)
+
+
+def test_of_several_sources_each_is_looked_at(folder: Path) -> None:
+    sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
+    with pytest.raises(InputError, match="data is 'gone': no such file"):
+        check(folder, "train", model="m", data=sources, out="/shared/model")
+    with pytest.raises(InputError, match="index is 'index', which would be in the job's copy"):
+        check(folder, "compact", index="index")

@@ -1,0 +1,178 @@
+from pathlib import Path
+
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.jobs.submit import SubmitConfig, prepare, submit
+from tests.jobs.dashboard import Dashboard
+
+BUILD = Path("build.yaml")
+
+
+def send(served: Dashboard, verb: str = "index", file: Path = BUILD, settings: dict | None = None, **sending: object):
+    return submit(verb, file, settings or {}, SubmitConfig(address=served.address, **sending))
+
+
+def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
+    sent = send(served, settings={"num_workers": 4, "store_text": False, "metadata": ["a", "b:int64"]}, env=("A=b c",))
+    job = served.jobs[sent.submission_id]
+    assert job["entrypoint"] == (
+        "python jobs/index.py --config build.yaml --num-workers=4 --no-store-text --metadata=a --metadata=b:int64"
+    )
+    assert job["metadata"] == {"raycol": "0.1.0", "verb": "index", "config": "build.yaml", "writes": "/shared/index"}
+    assert job["runtime_env"]["env_vars"] == {"A": "b c"}
+    assert job["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
+    assert {name.removesuffix(".zip") for name in served.packages} <= {
+        job["runtime_env"]["working_dir"].removeprefix("gcs://").removesuffix(".zip")
+    }
+    assert (sent.there, sent.before, sent.changed) == (None, None, False)
+    assert sent.package.folder == checkout
+
+
+def test_the_entry_point_takes_what_it_is_sent(served: Dashboard, checkout: Path) -> None:
+    """The options of a submitted job, read by the command that the entry point runs."""
+    import shlex
+
+    import typer.main
+
+    from raycol.cli.commands import app
+
+    sent = send(served, settings={"num_workers": 4, "store_text": False, "resources": "CPU=2", "metadata": ["a"]})
+    words = shlex.split(served.jobs[sent.submission_id]["entrypoint"])[2:]
+    command = typer.main.get_command(app).commands["index"].commands["build"]  # type: ignore[attr-defined]
+    given = command.make_context("build", words).params
+    assert (given["num_workers"], given["store_text"], given["resources"]) == (4, False, "CPU=2")
+    assert (given["metadata"], str(given["config"])) == (["a"], "build.yaml")
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCEEDED"])
+def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> None:
+    first = send(served)
+    served.jobs[first.submission_id]["status"] = status
+    second = send(served)
+    assert second.submission_id == first.submission_id
+    assert second.there
+    assert (second.there.status, second.changed) == (status, False)
+    assert len(served.submitted) == 1
+    Path("another.py").touch()
+    assert send(served).changed
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
+def test_a_job_that_failed_or_was_stopped_is_tried_again(served: Dashboard, status: str) -> None:
+    first = send(served)
+    for attempt in (2, 3):
+        served.jobs[served.submitted[-1]]["status"] = status
+        again = send(served)
+        assert again.submission_id == f"{first.submission_id}-{attempt}"
+        assert again.before
+        assert again.before.status == status
+    assert len(served.submitted) == 3
+
+
+@pytest.mark.usefixtures("checkout")
+def test_what_has_succeeded_runs_again_where_that_is_asked_for(served: Dashboard) -> None:
+    first = send(served)
+    with pytest.raises(InputError, match=f"job {first.submission_id} is PENDING; stop it first, or leave out --again"):
+        send(served, again=True)
+    served.jobs[first.submission_id]["status"] = "SUCCEEDED"
+    assert send(served, again=True).submission_id == f"{first.submission_id}-2"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_of_two_that_submit_at_once_one_attaches(served: Dashboard) -> None:
+    name = send(served).submission_id
+    served.jobs.clear()
+    served.meanwhile = [{"submission_id": name, "status": "RUNNING"}]
+    found = send(served)
+    assert found.submission_id == name
+    assert found.there
+    assert not served.submitted
+    # The other's fails at once: this one is the next attempt.
+    served.jobs.clear()
+    served.meanwhile = [{"submission_id": name, "status": "FAILED"}]
+    assert send(served).submission_id == f"{name}-2"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_of_ever_more_that_fail_at_once_it_gives_up(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def always(asked: dict) -> tuple[int, str]:
+        served.add(asked["submission_id"], "FAILED")
+        return 500, f"Job with submission_id {asked['submission_id']} already exists."
+
+    monkeypatch.setattr(served, "_submit", always)
+    with pytest.raises(RaycolError, match=r"others submit raycol-index-.* at the same time"):
+        send(served)
+
+
+@pytest.mark.usefixtures("checkout")
+def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
+    first = send(served)
+    with pytest.raises(InputError, match=f"/shared/index: job {first.submission_id} is PENDING and writes there"):
+        send(served, settings={"bits": 2})
+    Path("compact.yaml").write_text("index: /shared/index\n")
+    with pytest.raises(InputError, match="writes there, with other settings"):
+        send(served, "compact", Path("compact.yaml"))
+    Path("evaluate.yaml").write_text("data: /shared/beir\nindex: /shared/index\n")
+    assert not send(served, "evaluate", Path("evaluate.yaml")).there
+    served.jobs[first.submission_id]["status"] = "FAILED"
+    assert send(served, settings={"bits": 2}).submission_id != first.submission_id
+
+
+@pytest.mark.usefixtures("checkout")
+def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
+    for number in range(2):
+        file = Path(f"append-{number}.yaml")
+        file.write_text(f"index: /shared/index\ncorpus: /shared/{number}.jsonl\n")
+        assert not send(served, "append", file).there
+    Path("compact.yaml").write_text("index: /shared/index\n")
+    with pytest.raises(InputError, match="writes there, with other settings"):
+        send(served, "compact", Path("compact.yaml"))
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize(
+    ("verb", "yaml", "sending", "message"),
+    [
+        ("index", "corpus: /c\nout: /o\nbitts: 2\n", {}, "unknown key 'bitts'; the nearest known key is 'bits'"),
+        ("index", "corpus: /c\n", {}, "'out' is missing"),
+        ("index", "corpus: /c\nout: here\n", {}, "out is 'here', which would be in the job's copy"),
+        ("index", "corpus: gone\nout: /o\n", {}, "corpus is 'gone': no such file or folder in the working directory"),
+        ("train", "model: m\ndata: hf:x/y\nout: /o\nbatch_size: 3\nnum_workers: 2\n", {}, "must be a multiple of"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: left out of what is sent"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py in what is sent"),
+        ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("jobs")}, "no jobs/index.py in what is sent"),
+        ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("gone")}, "gone: no such folder"),
+        ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set here"),
+        ("index", "corpus: /c\nout: /o\n", {"runtime_env": Path("gone.yaml")}, "gone.yaml: no such file"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_sent(
+    served: Dashboard, verb: str, yaml: str, sending: dict, message: str
+) -> None:
+    Path("bad.yaml").write_text(yaml)
+    with pytest.raises(InputError) as error:
+        send(served, verb, Path("bad.yaml"), **sending)
+    assert message in str(error.value)
+    assert not served.asked
+
+
+@pytest.mark.usefixtures("checkout")
+def test_a_recipe_that_comes_with_raycol_can_be_sent() -> None:
+    order = prepare("train", Path("jobs/configs/gte-moderncolbert.yaml"), {"out": "/shared/gte"}, SubmitConfig())
+    assert order.entrypoint == "python jobs/train.py --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
+
+
+def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text("corpus: /c\nout: /o\n")
+    with pytest.raises(InputError, match=r"elsewhere\.yaml: outside of the working directory"):
+        prepare("index", elsewhere, {}, SubmitConfig())
+
+
+def test_a_package_above_the_limit_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycol.jobs.submit.size_limit", lambda: 1000)
+    with pytest.raises(InputError, match=r"expected at most 1\.0 KiB, which is what Ray takes"):
+        prepare("index", BUILD, {}, SubmitConfig())

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+from raycol.config import Config
+from raycol.jobs.submit import SubmitConfig
+from raycol.jobs.verbs import VERBS, places
+from raycol.training.config import TrainConfig
+from tests.conftest import PROJECT
+
+
+def test_every_entry_point_is_a_verb_and_every_verb_has_one() -> None:
+    assert VERBS.keys() == {path.stem for path in (PROJECT / "jobs").glob("*.py")}
+
+
+def test_every_setting_that_is_a_place_is_known_as_one() -> None:
+    """A new setting that holds a path must say whether a job reads or writes it."""
+    models = {"model", "teacher", "cross_encoder"}
+    for name, verb in VERBS.items():
+        known = {*verb.writes, *verb.reads}
+        named = {
+            field
+            for field, info in verb.config.model_fields.items()
+            if "Path" in str(info.annotation) or "Source" in str(info.annotation) or "BeforeValidator" in str(info)
+        }
+        assert named - known <= {"resources"}, name
+        assert set(verb.models) == models & verb.config.model_fields.keys(), name
+        assert {*verb.positional, *known} <= verb.config.model_fields.keys(), name
+
+
+def test_how_a_job_is_sent_has_names_of_its_own() -> None:
+    for verb in VERBS.values():
+        assert not SubmitConfig.model_fields.keys() & verb.config.model_fields.keys()
+
+
+def test_sources_of_examples_hold_several_places() -> None:
+    data = [{"path": "a", "queries": "q"}, {"path": "b", "documents": "d"}]
+    config: Config = TrainConfig.load(None, {"model": "m", "data": data, "out": Path("o")})
+    found = list(places(config, ("data", "out", "storage")))
+    assert found == [("data", "a"), ("data", "q"), ("data", "b"), ("data", "d"), ("out", "o")]
