@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PYLATE := .venv-pylate
 
-.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-search bench-serving bench-training clean help
+.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -42,6 +42,10 @@ bench-indexing: $(VENV)/.dev  ## what encoding and quantising cost a worker, and
 
 bench-pylate: $(VENV)/.dev $(PYLATE)/.made  ## saved models opened by PyLate: the largest difference of embeddings
 	$(BIN)/python benchmarks/pylate.py --python $(PYLATE)/bin/python $(ARGS)
+
+bench-scaling: $(VENV)/.dev  ## an index as it grows to 100 M tokens, and what larger ones take (an hour, 12 GB)
+	$(BIN)/python benchmarks/scaling.py measure --keep benchmarks/kept/scaling
+	$(BIN)/python benchmarks/scaling.py report --keep benchmarks/kept/scaling $(ARGS)
 
 bench-training: $(VENV)/.dev  ## what a training step costs, beside sentence-transformers', and two workers beside one
 	$(BIN)/python benchmarks/training.py $(ARGS)

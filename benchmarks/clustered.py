@@ -5,6 +5,9 @@ tokens: 80 % have a centre of the pool, number floor(96 u^2) of it for a uniform
 others have any centre. A token is normalise(0.75 centre + 0.35 context + 0.56 noise), with a random unit context for
 each document and random unit noise for each token.
 
+A corpus may be made in parts, each from its seed and number alone (`Clustered(..., part=3)`): they share centres and
+topics, and a part of fewer documents is the beginning of one of more.
+
 A query takes 32 tokens of one document, with repeats. 24 of them become normalise(token + 0.75 noise); the last 8
 become normalise(0.8 centre + 0.6 noise), the centre being the token's.
 """
@@ -30,11 +33,15 @@ _QUERY_FROM_TOKENS = 24
 class Clustered:
     """Documents, one by one: pairs of tokens float32 [T, 128] and the numbers of their centres int64 [T]."""
 
-    def __init__(self, n_documents: int, seed: int = 0) -> None:
+    def __init__(self, n_documents: int, seed: int = 0, part: int | None = None) -> None:
         rng = np.random.default_rng(seed)
         self.centres_CD = _unit(rng.standard_normal((_CENTRES, DIM))).astype(np.float32)
         self._pools = np.stack([rng.choice(_CENTRES, _POOL, replace=False) for _ in range(_TOPICS)])
+        if part is not None:
+            rng = np.random.default_rng((seed, part))
         self.lengths_N = rng.integers(30, 91, n_documents)
+        if part is not None:  # the documents do not depend on how many there are
+            rng = np.random.default_rng((seed, part, 1))
         self._state = rng.bit_generator.state
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:

@@ -44,11 +44,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from clustered import MEAN_TOKENS, Clustered, clustered_queries
 from load import PLACE, Job, Report, load
 from measure import in_fresh_process, print_table, say
 from numpy.typing import NDArray
+from processes import by_role, endpoint_cpu
 
 from raycol.index import Document, Index
 from raycol.ray_session import ray_session
@@ -65,15 +65,6 @@ SATURATING = {1: 16, BATCH: 6}
 
 OVERHEAD_BAR_MS = 8.0
 RATIO_BAR = 0.8
-
-# What a process does, by a part of its command.
-_ROLES = {
-    ":shard-": "shards",
-    ":gateway": "gateway",
-    ":query-encoder": "encoder",
-    "haproxy": "HAProxy",
-    "pylate": "PyLate",
-}
 
 _N_QUERIES = 200
 _PARTITIONS = 8
@@ -121,7 +112,7 @@ def overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
             http_ms, index_ms, stages = [], [], []
             for round_ in range(options.rounds + 1):
                 say(f"{data.name}: overhead, round {round_} of {options.rounds}")
-                with _cpu() as cpu:
+                with endpoint_cpu() as cpu:
                     answers = list(_one_by_one(port, data.queries))
                 searched = list(_search_one_by_one(index, data.queries))
                 for (answer, _), (hits, _) in zip(answers, searched, strict=True):
@@ -139,7 +130,7 @@ def overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"difference of medians: {difference:.2f} ms (at most {OVERHEAD_BAR_MS:g})")
         rows = [[stage, *_quantiles([took[stage] for took in stages])] for stage in stages[0]]
         print_table(["stage, ms", "median", "p95", "p99"], rows)
-        print(f"CPU ms a query: {_by_role(cpu, len(data.queries))}")
+        print(f"CPU ms a query: {by_role(cpu, len(data.queries))}")
         measured.append(
             {"data": data.name, "shards": options.shards, "http_ms": http_ms, "index_ms": index_ms,
              "difference_ms": difference, "stages_ms": stages, "cpu_s": cpu, "cpu_queries": len(data.queries)}
@@ -190,7 +181,7 @@ def saturation(options: argparse.Namespace) -> list[dict[str, Any]]:
     )  # fmt: skip
     for row in measured:
         print(f"{row['shards']} shards, {row['per_request']} a request, CPU ms a query: "
-              f"{_by_role(row['cpu_s'], row['cpu_queries'])}")  # fmt: skip
+              f"{by_role(row['cpu_s'], row['cpu_queries'])}")  # fmt: skip
     return measured
 
 
@@ -431,41 +422,10 @@ _sent = 0
 def _load(port: int, path: str, bodies: Path, options: argparse.Namespace, **how: Any) -> _Loaded:
     global _sent
     job = Job(port, path, str(bodies), options.seconds, min(2.0, options.seconds / 5), first_number=_sent, **how)
-    with _cpu() as cpu:
+    with endpoint_cpu() as cpu:
         report = load(job)
     _sent += report.sent
     return _Loaded(report, cpu)
-
-
-@contextmanager
-def _cpu() -> Iterator[Counter[str]]:
-    """CPU seconds of the processes that are below this one before and after, by what they do."""
-    spent: Counter[str] = Counter()
-    before = _cpu_seconds()
-    yield spent
-    for process, (role, seconds) in _cpu_seconds().items():
-        if process in before:
-            spent[role] += seconds - before[process][1]
-
-
-def _cpu_seconds() -> dict[psutil.Process, tuple[str, float]]:
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-            found[process] = (_role(" ".join(process.cmdline())), times.user + times.system)
-        except psutil.Error:
-            continue
-    return found
-
-
-def _role(command: str) -> str:
-    return next((role for part, role in _ROLES.items() if part in command), "rest of Ray")
-
-
-def _by_role(cpu: Counter[str], n_queries: int) -> str:
-    shares = ", ".join(f"{role} {1000 * seconds / n_queries:.2f}" for role, seconds in cpu.most_common())
-    return f"{1000 * cpu.total() / n_queries:.2f} ({shares})"
 
 
 def _row(name: str, shards: int, kind: str, how: str, done: _Loaded) -> dict[str, Any]:
