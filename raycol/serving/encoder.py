@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ray import serve
 
 from raycol.index.manifest import ModelInfo
+from raycol.serving.batcher import Batcher
 
-# Tokens that are encoded together at most, and how long a request waits for others, where none is being encoded.
+# Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
-_WAIT_S = 0.001
 # Queries whose embeddings are kept, about 16 KB each.
 _KEPT_QUERIES = 4096
 _CHARACTERS_PER_TOKEN = 4
@@ -48,6 +47,7 @@ class QueryEncoder:
         self._encoder = load_encoder_of(known, name_or_path, device=None)
         self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._limits = {True: self._length("query"), False: self._length("document")}
+        self._together = Batcher(self._encode, lambda text: len(text.text) // _CHARACTERS_PER_TOKEN + 2, _BATCH_TOKENS)
         self._encode([_Text("warm", True), _Text("warm", False)])
 
     async def embed(self, texts: list[str], is_query: bool) -> tuple[list[NDArray[np.float32]], int]:
@@ -76,17 +76,6 @@ class QueryEncoder:
     async def tokens(self, text: str, is_query: bool) -> Tokens:
         """The tokens that have embeddings, in their order: what each is, and where it begins and ends in the text."""
         return await asyncio.to_thread(token_places, self._encoder, text, is_query)
-
-    @serve.batch(  # type: ignore[untyped-decorator]
-        max_batch_size=_BATCH_TOKENS,
-        batch_wait_timeout_s=_WAIT_S,
-        # At most a whole batch: Serve refuses what does not fit into one, and no model reads all of such a text.
-        batch_size_fn=lambda texts: sum(
-            min(_BATCH_TOKENS, len(text.text) // _CHARACTERS_PER_TOKEN + 2) for text in texts
-        ),
-    )
-    async def _together(self, texts: list[_Text]) -> list[NDArray[np.float32]]:
-        return await asyncio.to_thread(self._encode, texts)
 
     def _encode(self, texts: Sequence[_Text]) -> list[NDArray[np.float32]]:
         found: dict[_Text, Any] = {}

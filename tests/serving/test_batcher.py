@@ -1,0 +1,92 @@
+"""Items that come while others are at work are done together, and each gets its own result."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycol.serving.batcher import Batcher
+
+
+class Work:
+    """Squares that are made once they may be; what was asked for together."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        assert self.may.wait(10)
+        if 13 in items:
+            raise ValueError("thirteen")
+        return [item * item for item in items]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_what_waits_is_done_together() -> None:
+    async def run() -> None:
+        work = Work()
+        together = Batcher(work, lambda item: 1, 4)
+        first = asyncio.create_task(together(1))
+        await until(lambda: work.batches == [[1]])
+        rest = []
+        for item in range(2, 9):  # one after another, with time in between
+            rest.append(asyncio.create_task(together(item)))
+            await asyncio.sleep(0.002)
+        work.may.set()
+        assert await asyncio.gather(first, *rest) == [item * item for item in range(1, 9)]
+        assert work.batches == [[1], [2, 3, 4, 5], [6, 7, 8]]
+        assert await together(9) == 81
+
+    asyncio.run(run())
+
+
+def test_a_failure_is_of_those_it_was_done_with_and_who_gave_up_is_left_out() -> None:
+    async def run() -> None:
+        work = Work()
+        together = Batcher(work, lambda item: 1, 2)
+        first = asyncio.create_task(together(1))
+        await until(lambda: work.batches == [[1]])
+        gone = asyncio.create_task(together(2))
+        failing = [asyncio.create_task(together(item)) for item in (13, 3)]
+        last = asyncio.create_task(together(4))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.sleep(0)
+        work.may.set()
+        results = await asyncio.gather(first, *failing, last, return_exceptions=True)
+        assert results[0] == 1
+        assert [str(error) for error in results[1:3]] == ["thirteen", "thirteen"]
+        assert results[3] == 16
+        assert work.batches == [[1], [13, 3], [4]]
+
+    asyncio.run(run())
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 12))
+def test_none_is_larger_than_most_but_for_one_alone(sizes: list[int], most: int) -> None:
+    batches: list[list[int]] = []
+
+    def work(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    async def run() -> list[int]:
+        together = Batcher(work, lambda size: size, most)
+        return await asyncio.gather(*(together(size) for size in sizes))
+
+    assert asyncio.run(run()) == sizes
+    assert [size for batch in batches for size in batch] == sizes
+    assert all(sum(batch) <= most or len(batch) == 1 for batch in batches)
+    # And none could have taken the next one's first.
+    assert all(sum(one) + other[0] > most for one, other in pairwise(batches))
