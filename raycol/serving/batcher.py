@@ -1,7 +1,7 @@
 """Work that is done for many in little more time than for one: whatever waits when it can begin is done together.
 
-Serve's own `serve.batch` closes a batch some time after its first item, although the one before is still at work: items
-that come at intervals then queue as batches of one.
+Serve's own `serve.batch` closes a batch some time after its first item, although the one before is still at work: what
+comes at intervals then queues as batches of one.
 """
 
 from __future__ import annotations
