@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 
 from raycol.index import Document, Index
+from raycol.index.storage import Store, open_store
 from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
-from tests.conftest import make_passages, write_jsonl
+from tests.conftest import make_clustered, make_passages, write_jsonl
 from tests.serving.load import QUERIES
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Of an index with versions 1 to 3, without a model."""
+    arrays = make_clustered(20, 16, seed=1)
+    index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
+    index.delete(["d1"])
+    index.delete(["d2"])
+    return open_store(index.uri)
 
 
 @pytest.fixture(scope="module")

@@ -5,22 +5,10 @@ from pathlib import Path
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.index import Document, Index
 from raycol.index.manifest import ModelInfo, commit_manifest, read_manifest
-from raycol.index.storage import Store, open_store
+from raycol.index.storage import Store
 from raycol.serving.deploy import DeployConfig, deploy
 from raycol.serving.pin import read_pin
-from tests.conftest import make_clustered
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Of an index with versions 1 to 3."""
-    arrays = make_clustered(20, 16, seed=1)
-    index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
-    index.delete(["d1"])
-    index.delete(["d2"])
-    return open_store(index.uri)
 
 
 def choose(store: Store, version: int | None) -> tuple[int, int]:

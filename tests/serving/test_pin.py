@@ -1,24 +1,10 @@
 """The record of the version to serve."""
 
-from pathlib import Path
-
 import pytest
 
 from raycol.errors import IndexCorruptError
-from raycol.index import Document, Index
-from raycol.index.storage import Store, open_store
+from raycol.index.storage import Store
 from raycol.serving.pin import current_version, read_pin, starting_version, write_pin
-from tests.conftest import make_clustered
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Of an index with versions 1 to 3."""
-    arrays = make_clustered(20, 16, seed=1)
-    index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
-    index.delete(["d1"])
-    index.delete(["d2"])
-    return open_store(index.uri)
 
 
 def test_without_a_choice_an_endpoint_starts_with_what_it_is_told(store: Store) -> None:
