@@ -14,6 +14,7 @@ from raycol.index import Index
 from raycol.index.manifest import REPORT
 from raycol.indexing.estimate import Estimate
 from raycol.indexing.report import BuildReport
+from raycol.memory import size
 from raycol.mining.report import MINING_REPORT, TEACHING_REPORT, MiningReport, TeachingReport, listed
 from raycol.serving.run import Endpoint
 from raycol.serving.schema import SearchHit
@@ -113,23 +114,15 @@ def estimate(done: Estimate, num_workers: int | None) -> None:
     typer.echo(f"documents    {done.documents:,} (estimated from {done.sampled:,})")
     typer.echo(f"tokens       {done.tokens:,}")
     typer.echo(
-        f"index        {_size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions"
+        f"index        {size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions"
     )
     typer.echo(f"work         {done.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
     typer.echo(f"  a second   {rate}{done.quantised_per_second:,.0f} quantised by one worker here")
-    typer.echo(f"memory       {_size(done.worker_bytes)} a worker, {_size(done.driver_bytes)} where it is started")
+    typer.echo(f"memory       {size(done.worker_bytes)} a worker, {size(done.driver_bytes)} where it is started")
 
 
 def _hours(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.1f} TB"
 
 
 def stats(index: Index) -> None:
@@ -143,8 +136,8 @@ def stats(index: Index) -> None:
     typer.echo(f"partitions   {found.partitions}")
     typer.echo(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
     typer.echo(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
-    for name, size in found.files.items():
-        typer.echo(f"  {name:<18} {size}")
+    for name, n_bytes in found.files.items():
+        typer.echo(f"  {name:<18} {n_bytes}")
     typer.echo(f"drift        {found.drift:.2f} (1: the codebook fits as it did when it was trained)")
     columns = ", ".join(f"{name} ({kind})" for name, kind in manifest.columns.items())
     typer.echo(f"columns      {columns or 'none'}")

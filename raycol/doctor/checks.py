@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raycol.doctor.facts import NodeFacts, Room
+from raycol.memory import size
 
 State = Literal["ok", "wrong", "not checked"]
 
@@ -154,15 +155,6 @@ def _check_room(
     if full:
         return Finding(what, "wrong", "; ".join(full), mend)
     return Finding(what, "ok", f"{size(min(room.free for room in rooms.values()))} free, or more")
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.1f} TB"
 
 
 def _grouped(nodes: Iterable[NodeFacts], value_of: Callable[[NodeFacts], str]) -> dict[str, list[str]]:

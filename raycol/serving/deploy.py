@@ -5,7 +5,7 @@ from __future__ import annotations
 from raycol.config import Config, Positive
 from raycol.errors import InputError
 from raycol.index.manifest import Manifest, read_manifest, versions
-from raycol.index.storage import open_store
+from raycol.index.storage import Store, open_store
 from raycol.serving.client import Client
 from raycol.serving.pin import starting_version, write_pin
 from raycol.serving.schema import VersionResponse
@@ -40,12 +40,24 @@ def deploy(config: DeployConfig) -> VersionResponse:
             return client.set_version(config.version)
     store = open_store(config.target)
     before = read_manifest(store, starting_version(store, None)[0])
-    if config.version is not None and config.version not in versions(store):
-        raise InputError(f"{config.target}: there is no version {config.version}; it has {_spans(versions(store))}")
-    manifest = read_manifest(store, config.version)
-    check_same_model(before, manifest)
+    manifest = manifest_to_serve(store, before, config.version)
     write_pin(store, manifest.version, newest=config.version is None)
     return VersionResponse(version=manifest.version, before=before.version)
+
+
+def manifest_to_serve(store: Store, before: Manifest, version: int | None) -> Manifest:
+    """The manifest of a version, None for the newest, to be served in place of another.
+
+    Raises:
+        InputError: there is no such version, or it is of another model. It does not name the place of the index, which
+            an endpoint's clients need not know.
+    """
+    have = versions(store)
+    if version is not None and version not in have:
+        raise InputError(f"there is no version {version}; it has {_spans(have)}")
+    manifest = read_manifest(store, version)
+    check_same_model(before, manifest)
+    return manifest
 
 
 def check_same_model(before: Manifest, after: Manifest) -> None:

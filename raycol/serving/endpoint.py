@@ -21,7 +21,7 @@ from raycol.index.manifest import Manifest, read_manifest, versions
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
-from raycol.serving.deploy import check_same_model
+from raycol.serving.deploy import check_same_model, manifest_to_serve
 from raycol.serving.guard import REQUEST_ID, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
@@ -243,11 +243,7 @@ class Endpoint:
         """
         async with self._switching:
             before = self._manifest
-            if version is not None and version not in await asyncio.to_thread(versions, self._store):
-                # The reader's own error would name the place of the index.
-                raise InputError(f"there is no version {version}")
-            manifest = await asyncio.to_thread(read_manifest, self._store, version)
-            check_same_model(before, manifest)
+            manifest = await asyncio.to_thread(manifest_to_serve, self._store, before, version)
             await self._prepare(manifest.version)
             pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
             self._serve(manifest, pin.at)
