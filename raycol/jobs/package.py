@@ -160,8 +160,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _literally(name: str) -> str:
-    """A path as a pattern that matches nothing else."""
-    return "".join(f"\\{sign}" if sign in "\\*?[]!# " else sign for sign in name)
+    """A path as a pattern that matches nothing else. White space in brackets: it would be cut off at the end."""
+    return "".join(f"[{sign}]" if sign.isspace() else f"\\{sign}" if sign in "\\*?[]!#" else sign for sign in name)
 
 
 def _quiet() -> object:

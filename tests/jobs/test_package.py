@@ -3,7 +3,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raycol.errors import InputError
@@ -79,16 +79,19 @@ def test_it_is_what_ray_packs(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" "), min_size=1, max_size=12))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=12))
+@example("a")
+@example(" ")
+@example("a\xa0")
 def test_a_literal_pattern_matches_its_own_name_only(name: str) -> None:
     from ray._private.thirdparty.pathspec import PathSpec
 
-    if name in (".", "..") or "/" in name or name.endswith(" "):
+    if name in (".", ".."):
         return
     spec = PathSpec.from_lines("gitwildmatch", [f"/{_literally(name)}"])
     assert spec.match_file(name)
     assert not spec.match_file(f"a{name}")
-    assert not spec.match_file(f"a/{name}")
+    assert not spec.match_file(f"{name}a/{name}")
 
 
 def test_a_package_that_is_too_large_names_what_takes_most() -> None:

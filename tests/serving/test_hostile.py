@@ -667,7 +667,7 @@ def test_the_document_of_the_endpoint_needs_a_key_too(served: Served) -> None:
 def test_a_key_to_read_is_none_to_administrate(served: Served) -> None:
     for body in (b'{"version": 1}', b"{", b"a" * 1000):
         assert served.ask("POST", "/v1/admin/version", body, key="read").status_code == 403
-    assert served.ask("POST", "/v1/admin/version", b'{"version": 99}').json()["detail"] == "there is no version 99"
+    assert "there is no version 99" in served.ask("POST", "/v1/admin/version", b'{"version": 99}').json()["detail"]
 
 
 def test_series_do_not_grow_with_what_clients_make_up(served: Served) -> None:
