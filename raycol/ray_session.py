@@ -35,9 +35,12 @@ _ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.headers.middlewares",
     # A connection that sends nothing is ended after half a minute, not an hour; one that waits for an answer is not.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
-    # There is no variable for how long a request's headers may take, and a byte now and then is not nothing: this one
-    # is written into the `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
+    # There is no variable for how long a request's headers may take, and a byte now and then is not nothing; nor one
+    # for requests at a gateway whose host has gone silent, which would wait for ever. This one is written into the
+    # `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.
+    "RAY_SERVE_HAPROXY_RETRY_ON": (
+        "conn-failure\n    timeout http-request 10s\n    default-server on-marked-down shutdown-sessions"
+    ),
 }
 # HAProxy's own pages: with Serve's fixed ports, two sessions on one machine would keep each other from starting.
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")

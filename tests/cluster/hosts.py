@@ -24,6 +24,8 @@ from raycol.ray_session import _ENVIRONMENT
 from tests.conftest import PROJECT
 
 PATIENCE_S = 180
+# A resource of which each host but the head has one.
+A_HOST = "host"
 # A host that is gone is missed within seconds.
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "0",
@@ -59,7 +61,7 @@ class Hosts:
         cpus: of each host but the head, which has none.
     """
 
-    def __init__(self, n: int, folder: Path, cpus: int = 2) -> None:
+    def __init__(self, n: int, folder: Path, cpus: int) -> None:
         self._name = f"rc{os.getpid()}"
         self._folder, self._cpus = folder, cpus
         self._numbers = range(1, n + 1)
@@ -124,7 +126,8 @@ class Hosts:
         where = ["--head", "--port=6379", f"--dashboard-host={self.address(1)}", f"--temp-dir={self._folder}/ray",
                  "--num-cpus=0"]  # fmt: skip
         if number > 1:
-            where = [f"--address={self.address(1)}:6379", f"--num-cpus={self._cpus}"]
+            where = [f"--address={self.address(1)}:6379", f"--num-cpus={self._cpus}",
+                     f'--resources={{"{A_HOST}": 1}}']  # fmt: skip
         log = self._folder / f"host-{number}.log"
         # With processes of its own, too: Ray looks among all that it sees for a head that runs already.
         alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -194,11 +197,11 @@ class Hosts:
 
 
 @contextmanager
-def running_hosts(n: int) -> Iterator[Hosts]:
+def running_hosts(n: int, cpus: int = 2) -> Iterator[Hosts]:
     """Hosts that are gone at the end, whatever happens."""
     # Sockets in it have names of at most 107 bytes, which pytest's folders use up.
     with tempfile.TemporaryDirectory(prefix="rc-") as folder:
-        hosts = Hosts(n, Path(folder))
+        hosts = Hosts(n, Path(folder), cpus)
         try:
             hosts.open()
             yield hosts
