@@ -126,9 +126,10 @@ def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
 
 def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from raycol.training.board import make_board, watch
+    from raycol.training.network import Connected
 
     board = make_board()
     trainer = TorchTrainer(
@@ -137,7 +138,7 @@ def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRe
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
         ),
-        torch_config=TorchConfig(timeout_s=config.stall_timeout),
+        torch_config=Connected(timeout_s=config.stall_timeout),
         # Ray's own notes of the run; checkpoints are raycol's. Whether to start workers again is decided by the board.
         run_config=RunConfig(
             name=f"run-{time.time_ns()}",

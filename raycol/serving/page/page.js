@@ -484,4 +484,6 @@ form.addEventListener("submit", (event) => {
 });
 addEventListener("popstate", followAddress);
 describe();
+// Not the attribute autofocus: a browser that finds something focused already complains of it.
+if (document.activeElement === document.body) element("q").focus();
 followAddress();
