@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,32 +75,34 @@ def all_whole(answers: list[Answered]) -> bool:
 
 
 def test_a_host_is_destroyed(hosts: Hosts, expected, tmp_path: Path) -> None:
-    with asking(hosts, 1, f"http://{hosts.address(2)}:8000", tmp_path) as asked:
-        asked.wait(all_whole)
-        began = time.monotonic()
-        hosts.destroy(3)
-        asked.wait(all_whole)
-        recovered = last_short(asked, began)
-        hosts.start(3)
-        wait_until_whole(hosts, tmp_path)
-        asked.wait(all_whole)
-    check(asked, expected, began, recovered)
+    lose_host_3(hosts, expected, tmp_path, lambda: hosts.destroy(3), lambda: None)
 
 
 def test_a_host_is_cut_off_and_comes_back(hosts: Hosts, expected, tmp_path: Path) -> None:
-    with asking(hosts, 1, f"http://{hosts.address(2)}:8000", tmp_path) as asked:
-        asked.wait(all_whole)
-        began = time.monotonic()
+    def cut() -> None:
         hosts.cut(3)
         time.sleep(MISSED_S)
-        asked.wait(all_whole)
-        recovered = last_short(asked, began)
+
+    def come_back() -> None:
         hosts.mend(3)
         time.sleep(3)
         # The cluster gave it up; what is left of Ray there ends, and is started anew.
         hosts.destroy(3)
+
+    lose_host_3(hosts, expected, tmp_path, cut, come_back)
+
+
+def lose_host_3(hosts: Hosts, expected, folder: Path, lose: Callable[[], None], come_back: Callable[[], None]) -> None:
+    """Clients ask on while the host is lost, and while Ray is started there again."""
+    with asking(hosts, 1, f"http://{hosts.address(2)}:8000", folder) as asked:
+        asked.wait(all_whole)
+        began = time.monotonic()
+        lose()
+        asked.wait(all_whole)
+        recovered = last_short(asked, began)
+        come_back()
         hosts.start(3)
-        wait_until_whole(hosts, tmp_path)
+        wait_until_whole(hosts, folder)
         asked.wait(all_whole)
     check(asked, expected, began, recovered)
 
