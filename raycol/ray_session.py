@@ -35,6 +35,9 @@ _ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.headers.middlewares",
     # A connection that sends nothing is ended after half a minute, not an hour; one that waits for an answer is not.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
+    # The kernel of a gateway's host accepts connections even while the gateway is busy: seconds mean that the host is
+    # gone. HAProxy's checks of it end by the same clock, and two of them must fail.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     # There is no variable for how long a request's headers may take, and a byte now and then is not nothing; nor one
     # for requests at a gateway whose host has gone silent, which would wait for ever. This one is written into the
     # `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.

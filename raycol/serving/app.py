@@ -56,7 +56,7 @@ def build_app(config: ServeConfig) -> Any:
     # Where no model is known, queries come as embeddings.
     encoder = (
         serve.deployment(QueryEncoder)
-        .options(name=scaling.ENCODER, max_ongoing_requests=8192, **_replicas(config, 1), **_HEALTH)
+        .options(name=scaling.ENCODER, max_ongoing_requests=8192, **_replicas(config, _encoders(config)), **_HEALTH)
         .bind(config.model, model.model_dump() if model else None)
         if model or config.model
         else None
@@ -92,7 +92,12 @@ def check_guarded(config: ServeConfig) -> None:
 def cpus_needed(config: ServeConfig) -> int:
     """Logical CPUs that the application takes at most: one a replica, with the gateway and the encoder."""
     most = config.max_replicas or config.replicas
-    return config.shards * most + 1 + (config.max_replicas or 1)
+    return config.shards * most + 1 + max(config.max_replicas or 1, _encoders(config))
+
+
+def _encoders(config: ServeConfig) -> int:
+    # Where a shard may lose a replica, the encoder may too: no text is searched without one.
+    return min(config.replicas, 2)
 
 
 def _replicas(config: ServeConfig, least: int) -> dict[str, Any]:

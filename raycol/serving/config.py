@@ -28,7 +28,7 @@ class ServeConfig(Config):
     """Deployments that the index's partitions are spread over, evenly by tokens."""
 
     replicas: Positive = 1
-    """Replicas of each shard."""
+    """Replicas of each shard; from two on, the encoder has two."""
 
     max_replicas: Positive | None = None
     """Replicas of each shard, and of the encoder, under load; by default no more than otherwise."""

@@ -176,9 +176,12 @@ def test_the_endpoint_fits_in_its_pods() -> None:
 
     (group,) = cluster("RayService")["workerGroupSpecs"]
     cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-    config = ServeConfig(**load(PROJECT / "serve" / "config.yaml")["applications"][0]["args"])
-    assert config.shards * config.replicas + 2 <= group["minReplicas"] * cpus
-    assert cpus_needed(config) <= group["maxReplicas"] * cpus
+    (application,) = load(PROJECT / "serve" / "config.yaml")["applications"]
+    config = ServeConfig(**application["args"])
+    more_gateways = application["deployments"][0]["num_replicas"] - 1
+    at_rest = config.model_copy(update={"max_replicas": None})
+    assert cpus_needed(at_rest) + more_gateways <= group["minReplicas"] * cpus
+    assert cpus_needed(config) + more_gateways <= group["maxReplicas"] * cpus
 
 
 def test_an_upgrade_moves_less_traffic_at_a_time_than_it_adds_replicas() -> None:
