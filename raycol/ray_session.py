@@ -134,10 +134,15 @@ def ray_errors(doing: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     """What an error says, without the advice and the traceback that Ray writes below and above it."""
-    while isinstance(inner := getattr(error, "cause", None), BaseException):
+    while isinstance(inner := _inner(error), BaseException):
         error = inner
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _inner(error: BaseException) -> object:
+    """What an error of Ray Core's tasks, or of Ray Train's controller, is about."""
+    return getattr(error, "cause", None) or getattr(error, "controller_failure", None)
 
 
 def unwrap_ray_error(error: BaseException) -> BaseException:
@@ -151,7 +156,7 @@ def unwrap_ray_error(error: BaseException) -> BaseException:
         seen.add(id(current))
         if type(current).__module__ == RaycolError.__module__:
             return current
-        inner = [getattr(current, "cause", None), current.__cause__, current.__context__]
+        inner = [_inner(current), current.__cause__, current.__context__]
         inner += list((getattr(current, "worker_failures", None) or {}).values())
         waiting += [item for item in inner if isinstance(item, BaseException)]
     return error

@@ -39,5 +39,14 @@ def test_an_error_without_a_message_is_still_told() -> None:
         raise ValueError
 
 
+def test_an_error_of_the_controller_of_training_tells_its_cause() -> None:
+    from ray.train import ControllerError
+
+    with pytest.raises(RaycolError, match=r"^training failed: TimeoutError: no worker came$"), ray_errors("training"):
+        raise ControllerError(TimeoutError("no worker came"))
+    with pytest.raises(InputError, match=r"^a bad record$"), ray_errors("training"):
+        raise ControllerError(InputError("a bad record"))
+
+
 def test_ports_that_are_free_are_different_ones() -> None:
     assert len(set(_free_ports(20))) == 20

@@ -1,4 +1,4 @@
-"""Clients of an endpoint on a host: `python -m tests.cluster.asking URL FILE` until it is told to end (SIGTERM).
+"""Clients of an endpoint on a host: `python -m tests.cluster.asking URL FILE LOAD` until it is told to end (SIGTERM).
 
 A line of the file is one answer, as soon as it is there.
 """
@@ -16,10 +16,11 @@ from pathlib import Path
 from threading import Event
 
 from tests.cluster.hosts import PATIENCE_S, Hosts
-from tests.serving.load import Answered, Load, clients, one_query
+from tests.serving.load import Answered, Load, clients, heavy, one_query
 
 CLIENTS = 4
 PAUSE_S = 0.05
+LOADS = {"light": one_query, "heavy": lambda number: heavy(number) | {"timeout_ms": 20_000}}
 
 
 class Asked(Load):
@@ -42,12 +43,13 @@ class Asked(Load):
 
 
 @contextmanager
-def asking(hosts: Hosts, number: int, url: str, folder: Path) -> Iterator[Asked]:
+def asking(hosts: Hosts, number: int, url: str, folder: Path, load: str = "light") -> Iterator[Asked]:
     """Clients on a host while the block runs."""
     file = folder / "answers.jsonl"
     file.write_text("")
     log = folder / "asking.log"
-    process = hosts.popen(number, sys.executable, "-m", "tests.cluster.asking", url, file, cwd=folder, log=log)
+    process = hosts.popen(number, sys.executable, "-m", "tests.cluster.asking", url, file, load, cwd=folder,
+                          log=log)  # fmt: skip
     asked = Asked(file)
     try:
         yield asked
@@ -58,7 +60,7 @@ def asking(hosts: Hosts, number: int, url: str, folder: Path) -> Iterator[Asked]
     assert code == 0, log.read_text()
 
 
-def main(url: str, file: str) -> None:
+def main(url: str, file: str, kind: str) -> None:
     """Ask, and write down what is answered."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -71,7 +73,7 @@ def main(url: str, file: str) -> None:
         return written + len(answers)
 
     with Path(file).open("a") as lines:
-        with clients(url, one_query, CLIENTS, pause=PAUSE_S) as load:
+        with clients(url, LOADS[kind], CLIENTS, pause=PAUSE_S) as load:
             while not stop.is_set():
                 time.sleep(0.1)
                 written = write(load, lines)

@@ -18,9 +18,13 @@ _SERVE = Path(sys.executable).parent / "serve"
 
 @contextmanager
 def deployed(
-    hosts: Hosts, folder: Path, app: Mapping[str, Any], deployments: Sequence[Mapping[str, Any]] = ()
+    hosts: Hosts,
+    folder: Path,
+    app: Mapping[str, Any],
+    deployments: Sequence[Mapping[str, Any]] = (),
+    **options: object,
 ) -> Iterator[None]:
-    """The application with these arguments and options of its deployments, on port 8000 of every host."""
+    """The application with these arguments and options, its and its deployments', on port 8000 of every host."""
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": 8000},
@@ -31,6 +35,7 @@ def deployed(
                 "import_path": "raycol.serving.app:build_app",
                 "args": dict(app),
                 "deployments": list(map(dict, deployments)),
+                **options,
             }
         ],
     }
@@ -46,13 +51,15 @@ def deployed(
 def wait_until_whole(hosts: Hosts, folder: Path) -> None:
     """Until every deployment has all its replicas, and every host its proxy."""
     deadline = time.monotonic() + PATIENCE_S
-    while not _is_whole(status := yaml.safe_load(_status(hosts, folder))):
+    while not _is_whole(status := status_of(hosts, folder)):
         assert time.monotonic() < deadline, status
         time.sleep(1)
 
 
-def _status(hosts: Hosts, folder: Path) -> str:
-    return hosts.run(1, _SERVE, "status", "--address", hosts.dashboard, cwd=folder)
+def status_of(hosts: Hosts, folder: Path) -> dict[str, Any]:
+    """What Serve says of itself."""
+    said: dict[str, Any] = yaml.safe_load(hosts.run(1, _SERVE, "status", "--address", hosts.dashboard, cwd=folder))
+    return said
 
 
 def _is_whole(status: Mapping[str, Any]) -> bool:
