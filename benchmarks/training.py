@@ -293,7 +293,7 @@ def transfer(folder: Path, options: argparse.Namespace) -> None:
     from raycol.models import load_encoder
     from raycol.training import TrainConfig, train
 
-    keep = options.keep or folder
+    keep = (options.keep or folder).resolve()
     keep.mkdir(parents=True, exist_ok=True)
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)

@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # A request's line is in the log at once, not with a thousand others.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # Around everything that Serve does with a request: a header that is not UTF-8 would be an error 500 of its own.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.headers.middlewares",
     # A connection that sends nothing is ended after half a minute, not an hour; one that waits for an answer is not.

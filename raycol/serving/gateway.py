@@ -126,6 +126,7 @@ class Gateway:
     def __init__(self, settings: Settings, encoder: Any, shards: list[Any]) -> None:
         self.endpoint = Endpoint(settings, encoder, shards)
         Guard.rules = self.endpoint.rules
+        self.name = serve.get_replica_context().replica_id.unique_id
         self.following: asyncio.Task[None] | None = None
 
     def _follow(self) -> None:
@@ -160,7 +161,7 @@ class Gateway:
     @api.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def metrics(self) -> Response:
         """What is counted, for Prometheus."""
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(metrics.exposition(self.name), media_type="text/plain; version=0.0.4")
 
     @api.get("/v1/index")
     async def describe(self) -> IndexDescription:

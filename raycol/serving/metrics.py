@@ -1,11 +1,16 @@
-"""What a gateway counts, for Prometheus. One process, one registry: several gateways are scraped one by one."""
+"""What a gateway counts, for Prometheus.
+
+One process, one registry. All series carry the gateway's name: whoever asks an endpoint of several gateways is answered
+by any of them, and what one has counted must not look like what the others have.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 REGISTRY = CollectorRegistry()
 _BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -39,6 +44,20 @@ MEMORY.set_function(
 )
 
 
-def exposition() -> bytes:
-    """Everything counted, in Prometheus' text format."""
-    return generate_latest(REGISTRY)
+class _Named:
+    """The registry, as `generate_latest` asks for it, with one label more."""
+
+    def __init__(self, gateway: str) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterator[Metric]:
+        for family in REGISTRY.collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, "gateway": self._gateway}) for sample in family.samples
+            ]
+            yield family
+
+
+def exposition(gateway: str) -> bytes:
+    """Everything counted, in Prometheus' text format, as of a gateway of this name."""
+    return generate_latest(_Named(gateway))

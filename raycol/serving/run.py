@@ -64,7 +64,8 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
         from ray.serve.context import _disconnect
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        quiet = {"log_level": "WARNING"}
+        # Gateways write their own line of each request.
+        quiet = {"log_level": "INFO", "enable_access_log": False}
         with ray_errors("starting the endpoint"):
             serve_is_ours = not serve.status().proxies
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -21,6 +22,8 @@ from raycol.serving.scaling import WAITED
 # A version that no request has named for so long is closed, but for the newest ones asked to be prepared.
 _KEPT_S = 60.0
 _KEPT_VERSIONS = 2
+# A step that took so long is noted; all are where the log's level is DEBUG.
+_SLOW_S = 0.1
 
 # What a gateway may ask.
 _METHODS = ("count", "candidates", "score", "describe", "documents", "rerank", "explain")
@@ -89,6 +92,11 @@ class Shard:
             answer, worked, waited = await loop.run_in_executor(
                 self._pool, self._work, version, method, arguments, arrived, budget_s
             )
+            slow = worked + waited > _SLOW_S
+            if slow or log.isEnabledFor(logging.DEBUG):
+                line = {"request": request_id, "shard": self._shard, "step": method}
+                times = {"waited_ms": round(1000 * waited, 2), "worked_ms": round(1000 * worked, 2)}
+                log.log(logging.INFO if slow else logging.DEBUG, "%s", json.dumps(line | times))
         except InputError:
             raise
         except Exception as error:

@@ -170,7 +170,6 @@ def _use(name: str, opens_in_pylate: bool) -> str:
     documents = '["Copy a whole directory tree.", "The middle value of some numbers."]'
     examples = {
         "raycol": f"""\
-from raycol.training.record import Record
 from raycol import Document, Index, load_encoder
 
 encoder = load_encoder({model})

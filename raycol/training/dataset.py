@@ -72,14 +72,21 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
             problems.append(Problem(example.where, problem))
             continue
         count += 1
-        scores = example.scores[:n_ways] if config.distils and example.scores else None
-        documents = [texts.add(text) for text in example.documents[:n_ways]]
-        rows.add((texts.add(example.query), documents, scores, number, example.where))
+        documents, scores = example.documents[:n_ways], example.scores[:n_ways] if example.scores else None
+        if scores and not config.distils:
+            documents, scores = _best_first(documents, scores), None
+        rows.add((texts.add(example.query), list(map(texts.add, documents)), scores, number, example.where))
     if not count:
         why = f"; every one was left out, the first was {problems[0]}" if problems else ""
         raise InputError(f"{source.path}: no training examples in it{why}")
     weight = source.weight or float(count)
     return SourceInfo(path=str(source.path), weight=weight, examples=count, n_ways=n_ways, skipped=len(problems))
+
+
+def _best_first(documents: tuple[str, ...], scores: tuple[float, ...]) -> tuple[str, ...]:
+    """The positive is the document that its teacher likes best; it may stand anywhere."""
+    best = scores.index(max(scores))
+    return (documents[best], *documents[:best], *documents[best + 1 :])
 
 
 def _problem(config: TrainConfig, example: Example, n_ways: int) -> str | None:

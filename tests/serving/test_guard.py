@@ -396,7 +396,7 @@ def test_what_fails_says_nothing_but_its_name(inner: Inner, rules: Rules, lines:
 
 def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Rules) -> None:
     def series() -> int:
-        return sum(not line.startswith(b"#") for line in metrics.exposition().splitlines())
+        return sum(not line.startswith(b"#") for line in metrics.exposition("one").splitlines())
 
     def visit(numbers: range) -> None:
         for number in numbers:

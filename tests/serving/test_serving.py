@@ -1,3 +1,6 @@
+import json
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +174,23 @@ def test_what_is_not_there(endpoint: Endpoint) -> None:
             client.explain("rain", "nobody")
 
 
+def test_each_request_has_its_line_in_the_log(endpoint: Endpoint) -> None:
+    import ray
+
+    name = "one-to-look-for"
+    assert httpx2.get(f"{endpoint.url}/v1/index", headers={"x-request-id": name}).status_code == 200
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
+    deadline = time.monotonic() + 20
+    while not (found := [line for log in logs.glob("*gateway*") for line in log.read_text().splitlines()
+                         if name in line]):  # fmt: skip
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (line,) = found
+    told = json.loads(line[line.index("{") :])
+    assert (told["request"], told["method"], told["path"], told["status"]) == (name, "GET", "/v1/index", 200)
+    assert told["ms"] > 0
+
+
 def test_the_page_the_probes_and_the_metrics(endpoint: Endpoint) -> None:
     page = httpx2.get(f"{endpoint.url}/")
     assert page.headers["content-type"].startswith("text/html")
@@ -180,6 +200,8 @@ def test_the_page_the_probes_and_the_metrics(endpoint: Endpoint) -> None:
     assert (ready.status_code, ready.json()["shards"]) == (200, {"total": 3, "answered": 3})
     search_endpoint(endpoint.url, ["rain"])
     counted = httpx2.get(f"{endpoint.url}/metrics").text
-    assert 'raycol_requests_total{path="/v1/search",status="200"}' in counted
-    assert 'raycol_shard_work_seconds_count{shard="2",step="candidates"}' in counted
-    assert "raycol_index_version 1.0" in counted
+    # Of several gateways any may answer: each has series of its own.
+    (gateway,) = set(re.findall(r'gateway="(\w+)"', counted))
+    assert f'raycol_requests_total{{gateway="{gateway}",path="/v1/search",status="200"}}' in counted
+    assert f'raycol_shard_work_seconds_count{{gateway="{gateway}",shard="2",step="candidates"}}' in counted
+    assert f'raycol_index_version{{gateway="{gateway}"}} 1.0' in counted
