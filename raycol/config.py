@@ -18,14 +18,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
-from raycol.locations import check_location
+from raycol.locations import check_location, is_uri
 
 Positive = Annotated[int, Field(ge=1)]
 # Where something is: a local path, or a URI such as s3://bucket/prefix, without credentials.
-Location = Annotated[str, BeforeValidator(str), AfterValidator(check_location)]
+Location = Annotated[str, BeforeValidator(lambda value: _whole(str(value))), AfterValidator(check_location)]
 
 # As a path, `s3://bucket/x` is `s3:/bucket/x`: a folder of that name is not what anyone wants.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def _whole(location: str) -> str:
+    if _URI.match(location) and not is_uri(location):
+        raise ValueError(f"{location:.200} is neither a path nor a URI, which has :// and is given as text")
+    return location
 
 
 def _check_local(value: Any) -> Any:

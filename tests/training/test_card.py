@@ -43,7 +43,7 @@ def settings(model: Path | str, out: Path, **values) -> TrainConfig:
 
 def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None = None) -> str:
     """Save a model and write what belongs beside it; return the card."""
-    save_encoder(load_encoder(model, device="cpu"), config.out)
+    save_encoder(load_encoder(model, device="cpu"), Path(config.out))
     sources = tuple(
         SourceInfo(path=source.path, weight=source.weight or 1200.0, examples=1200, n_ways=2, skipped=3)
         for source in config.data
@@ -51,8 +51,8 @@ def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None =
     evaluates = config.evaluates
     kept = Saved(step=4 if evaluates else steps, folder="f", files={}, metrics=METRICS if evaluates else {})
     entries = history(steps, 2 if evaluates else 0)
-    write_extras(config.out, config, Work(sources=sources, steps=planned or steps), kept, entries)
-    return (config.out / "README.md").read_text()
+    write_extras(Path(config.out), config, Work(sources=sources, steps=planned or steps), kept, entries)
+    return (Path(config.out) / "README.md").read_text()
 
 
 def rows(card: str, section: str) -> list[list[str]]:
@@ -164,7 +164,7 @@ def test_names_cannot_break_the_card(tiny_colbert: Path, tmp_path: Path, name: s
 def test_the_settings_are_taken_again(tiny_colbert: Path, tmp_path: Path, values: dict) -> None:
     config = settings(tiny_colbert, tmp_path / "my-model", **values)
     make(config, tiny_colbert)
-    assert TrainConfig.load(config.out / "training" / "config.yaml") == config
+    assert TrainConfig.load(Path(config.out) / "training" / "config.yaml") == config
 
 
 def test_the_settings_file_has_no_places_that_nobody_chose(tiny_colbert: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_settings_file_has_no_places_that_nobody_chose(tiny_colbert: Path, t
 def test_every_step_and_evaluation_has_a_line(tiny_colbert: Path, tmp_path: Path) -> None:
     config = settings(tiny_colbert, tmp_path / "my-model", held_out=5)
     make(config, tiny_colbert)
-    lines = [json.loads(line) for line in (config.out / "training" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "nDCG@10" in line] == [2, 4, 6]
     assert len(lines) == 9
@@ -191,7 +191,7 @@ def test_every_step_and_evaluation_has_a_line(tiny_colbert: Path, tmp_path: Path
 def test_the_curves_are_a_picture(tiny_colbert: Path, tmp_path: Path, steps: int, held_out: int) -> None:
     config = settings(tiny_colbert, tmp_path / "my-model", held_out=held_out)
     make(config, tiny_colbert, steps=steps)
-    picture = (config.out / "training" / "curves.png").read_bytes()
+    picture = (Path(config.out) / "training" / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     height = int.from_bytes(picture[20:24])
     evaluated = held_out > 0 and steps > 1

@@ -49,9 +49,9 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
     told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
     assert kept.step == max(told, key=lambda step: (told[step], -step))
     assert kept.metrics["nDCG@10"] == max(told.values())
-    for opened in (load_encoder(config.out, device="cpu"), MultiVectorEncoder(str(config.out), device="cpu")):
+    for opened in (load_encoder(Path(config.out), device="cpu"), MultiVectorEncoder(str(Path(config.out)), device="cpu")):
         assert np.abs(opened.encode_query("rain wind") - at[kept.step]).max() < 1e-5
-    lines = (config.out / "training" / "metrics.jsonl").read_text().splitlines()
+    lines = (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines if "loss" in line] == losses(history)
-    assert (config.out / "training" / "curves.png").stat().st_size > 1000
-    assert "nDCG@10" in (config.out / "README.md").read_text()
+    assert (Path(config.out) / "training" / "curves.png").stat().st_size > 1000
+    assert "nDCG@10" in (Path(config.out) / "README.md").read_text()

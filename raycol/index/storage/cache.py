@@ -36,9 +36,14 @@ _COUNTED_AGAIN = 50
 Download = Callable[[str, Path], None]
 
 
+def cache_root() -> Path:
+    """Where copies of what is in object stores are kept on this machine."""
+    return Path(os.environ.get("RAYCOL_CACHE") or Path.home() / ".cache" / "raycol")
+
+
 def cache_folder() -> Path:
-    """Where copies are kept on this machine."""
-    return Path(os.environ.get("RAYCOL_CACHE") or Path.home() / ".cache" / "raycol") / "indexes"
+    """The copies of indexes there, and of what trainings keep."""
+    return cache_root() / "indexes"
 
 
 def cache_limit() -> int | None:

@@ -1,0 +1,80 @@
+"""Models in an object store."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError, RaycolError
+from raycol.models import encoder_fingerprint, load_encoder
+from raycol.stored_models import fetch_model, holds_model, publish_model
+from raycol.training import TrainConfig, train
+from tests.storage.server import Server, put
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_model_is_opened_from_a_store_as_from_its_folder(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
+    assert not holds_model(f"{s3}/model")
+    publish_model(tiny_colbert, f"{s3}/model")
+    assert holds_model(f"{s3}/model")
+    assert contents(fetch_model(f"{s3}/model")) == contents(tiny_colbert)
+    here, there = (load_encoder(place, device="cpu") for place in (tiny_colbert, f"{s3}/model"))
+    assert encoder_fingerprint(here) == encoder_fingerprint(there)
+    assert np.array_equal(*(encoder.encode_query("rain", convert_to_numpy=True) for encoder in (here, there)))
+    # A second time nothing is downloaded.
+    del s3_server.requests[:]
+    fetch_model(f"{s3}/model/")
+    assert not [path for method, path in s3_server.requests if method == "GET" and "safetensors" in path]
+
+
+def test_a_model_that_has_changed_is_fetched_again(s3: str, tiny_colbert: Path) -> None:
+    publish_model(tiny_colbert, f"{s3}/model")
+    before = fetch_model(f"{s3}/model")
+    put(f"{s3}/model/README.md", b"another")
+    after = fetch_model(f"{s3}/model")
+    assert (after / "README.md").read_bytes() == b"another"
+    assert contents(before) == contents(tiny_colbert)
+
+
+def test_what_makes_it_a_model_comes_last(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
+    publish_model(tiny_colbert, f"{s3}/model")
+    written = [path.rpartition("/")[2].partition("?")[0] for method, path in s3_server.requests if method == "PUT"]
+    assert written[-2:] == ["modules.json", "config.json"]
+    assert len(written) == len(contents(tiny_colbert))
+
+
+@pytest.mark.parametrize("name", ["README.md", "below/config.json"])
+def test_what_is_no_model_is_said(s3: str, name: str) -> None:
+    put(f"{s3}/model/{name}", b"{}")
+    with pytest.raises(InputError, match=r"/model': there is no config.json or modules.json under it"):
+        load_encoder(f"{s3}/model", device="cpu")
+
+
+def test_a_bucket_that_is_not_there_is_said(s3: str) -> None:
+    with pytest.raises(InputError, match="s3://nowhere/model"):
+        load_encoder("s3://nowhere/model", device="cpu")
+
+
+def test_a_download_that_fails_leaves_nothing(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
+    publish_model(tiny_colbert, f"{s3}/model")
+    cache = tmp_path / "cache"
+    cache.mkdir(exist_ok=True)
+    (cache / "models").write_text("in the way")
+    with pytest.raises(RaycolError, match="cannot be written"):
+        fetch_model(f"{s3}/model")
+    (cache / "models").unlink()
+    assert contents(fetch_model(f"{s3}/model")) == contents(tiny_colbert)
+    assert not list(cache.rglob(".unfinished*"))
+
+
+def test_a_model_is_not_trained_over_another(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
+    publish_model(tiny_colbert, f"{s3}/model")
+    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+        train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=f"{s3}/model"))
+    shutil.copytree(tiny_colbert, tmp_path / "model")
+    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+        train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=tmp_path / "model"))
