@@ -1,6 +1,6 @@
 r"""Train an encoder as a Ray job. The arguments are those of `raycol train`; paths are on shared storage.
 
-    raycol submit train jobs/configs/gte-moderncolbert.yaml --out /shared/gte --address http://HEAD:8265
+    raycol submit train jobs/configs/gte-moderncolbert.yaml --out s3://my-bucket/gte --address http://HEAD:8265
 
 or, with arguments in place of a file:
 

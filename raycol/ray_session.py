@@ -40,6 +40,9 @@ _ENVIRONMENT = {
     # The kernel of a gateway's host accepts connections even while the gateway is busy: seconds mean that the host is
     # gone. HAProxy's checks of it end by the same clock, and two of them must fail.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+    # When gateways come or go, a new process of HAProxy takes over. The old one checks no gateway any more: what waits
+    # there for one whose host is silent ends when it does. Nothing else should take so long.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
     # There is no variable for how long a request's headers may take, and a byte now and then is not nothing; nor one
     # for requests at a gateway whose host has gone silent, which would wait for ever. This one is written into the
     # `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -115,6 +115,37 @@ def find_columns(names: tuple[str, ...], *, positions: bool = True) -> Columns:
             "'scores', or name the positive 'positive' and the others 'negatives'"
         )
     return found
+
+
+def named_columns(named: Mapping[str, str], names: tuple[str, ...]) -> Columns:
+    """The columns that somebody named.
+
+    Args:
+        named: their names by what they are, which is one of the usual names: {"query": "title", "positive": "text"}.
+        names: of all columns.
+
+    Raises:
+        ValueError: one is not there, is nothing that examples have, or others are missing.
+    """
+    if lost := sorted({*named.values()} - {*names}):
+        raise ValueError(f"has no column {lost[0]!r}, which 'columns' names; it has {list_names(names)}")
+    found = find_columns(tuple(named), positions=False)
+    if unknown := sorted({*named} - {*found.names()}):
+        raise ValueError(f"'columns' names {unknown[0]!r}, which examples do not have; expected {EXPECTED}")
+
+    def real(role: str | None) -> str | None:
+        return named[role] if role else None
+
+    return Columns(
+        real(found.query),
+        real(found.positive),
+        tuple(named[role] for role in found.others),
+        real(found.scores),
+        real(found.query_id),
+        real(found.document_ids),
+        real(found.positive_ids),
+        tuple(named[role] for role in found.negative_ids),
+    )
 
 
 def is_name(text: str) -> bool:

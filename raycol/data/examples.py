@@ -25,12 +25,12 @@ subsets of the dataset on the hub, or where `Source` says. `lookup` says in how 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raycol.data.beir import read_qrels
-from raycol.data.columns import Columns, find_columns, is_name, list_names
+from raycol.data.columns import Columns, find_columns, is_name, list_names, named_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.jsonl import parse_object
@@ -54,6 +54,7 @@ class Example:
         scores: the teacher's, one a document.
         query_id: the query's id, if it has one.
         document_ids: the documents' ids, if all have one.
+        positive_first: whether the first document is the positive; else the best scored one is.
     """
 
     where: str
@@ -62,6 +63,7 @@ class Example:
     scores: tuple[float, ...] | None = None
     query_id: str | None = None
     document_ids: tuple[str, ...] | None = None
+    positive_first: bool = True
 
 
 def read_examples(
@@ -109,7 +111,7 @@ def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Prob
     for file in opened.files:
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
-        header = _Header(file)
+        header = _Header(file, opened.source.columns)
         for position, record in read_records(file, lambda _: True, header.choose):
             where = file.where(position.number)
             try:
@@ -133,15 +135,16 @@ def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Prob
 class _Header:
     """Which columns of a file are what: of a table as a whole, of a line of JSON by its own names."""
 
-    def __init__(self, file: CorpusFile) -> None:
+    def __init__(self, file: CorpusFile, named: Mapping[str, str] | None) -> None:
         self.columns = Columns()
         self._file = file
+        self._named = named
         self._first: frozenset[str] = frozenset()
 
     def choose(self, names: list[str]) -> list[str]:
         """The columns of a table to read."""
         try:
-            self.columns = find_columns(tuple(names))
+            self.columns = self._find(tuple(names))
         except ValueError as error:
             raise InputError(f"{self._file}: {error}") from None
         if self.columns.by_position and not self._file.is_table and not all(map(is_name, self.columns.names())):
@@ -160,10 +163,13 @@ class _Header:
         names = tuple(record)
         if self.columns.by_position and self._first.issuperset(names):
             return self.columns
-        found = find_columns(names, positions=not self._first)
+        found = self._find(names, positions=not self._first)
         if not self._first:
             self.columns, self._first = found, frozenset(names)
         return found
+
+    def _find(self, names: tuple[str, ...], *, positions: bool = True) -> Columns:
+        return named_columns(self._named, names) if self._named else find_columns(names, positions=positions)
 
 
 def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> Example | Problem:
@@ -185,4 +191,5 @@ def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> E
             if text is None:
                 return Problem(where, f"the document id {id_!r} is not in {opened.documents.name}")
         documents = tuple(str(found[id_]) for id_ in ids or ())
-    return Example(where, query, documents, row.scores[:n_ways] if row.scores else None, row.query_id, ids)
+    scores = row.scores[:n_ways] if row.scores else None
+    return Example(where, query, documents, scores, row.query_id, ids, row.positive_first)

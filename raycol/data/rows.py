@@ -18,6 +18,7 @@ class Row:
     documents: tuple[str, ...] | None = None
     document_ids: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
+    positive_first: bool = True
 
 
 def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
@@ -45,7 +46,14 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
             raise ValueError(f"{columns.scores!r} of {n_positives} positives; expected one positive to be scored")
         scores = _scores(record.get(columns.scores), columns, n_documents)
     return [
-        Row(query, query_id, texts[number] if texts else None, ids[number] if ids else None, scores)
+        Row(
+            query,
+            query_id,
+            texts[number] if texts else None,
+            ids[number] if ids else None,
+            scores,
+            columns.has_positive,
+        )
         for number in range(n_positives)
     ]
 

@@ -35,6 +35,9 @@ class Source(Config):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """How much of it there is in a mixture."""
 
+    columns: dict[str, str] | None = None
+    """Which columns are what, where their names do not tell: {query: title, positive: text}."""
+
     queries: Location | None = None
     """Texts by query_id, where examples have ids and no `queries` lie beside them."""
 

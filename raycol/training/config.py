@@ -132,6 +132,10 @@ class TrainConfig(Config):
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
     """Scale of the adapters, over their rank."""
 
+    keep_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the starting weights in the model that comes out, and in what is evaluated (Wortsman et al. 2022): a
+    half often carries over better to other collections than 0, which leaves what was trained."""
+
     save_every: Positive = 50
     """Steps between two checkpoints."""
 
@@ -197,6 +201,8 @@ class TrainConfig(Config):
             raise ValueError("xtr scoring compares candidates of a query or a batch, margin-mse pairs; choose maxsim")
         if not self.distils and (self.teacher_temperature or self.normalize_scores):
             raise ValueError("teacher_temperature and normalize_scores are for the objective distillation")
+        if self.keep_initial and self.lora_rank:
+            raise ValueError("keep_initial averages whole weights, lora_rank trains adapters; leave out one of them")
         return self
 
     @property

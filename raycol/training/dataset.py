@@ -74,7 +74,7 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
         count += 1
         documents, scores = example.documents[:n_ways], example.scores[:n_ways] if example.scores else None
         if scores and not config.distils:
-            documents, scores = _best_first(documents, scores), None
+            documents, scores = documents if example.positive_first else _best_first(documents, scores), None
         rows.add((texts.add(example.query), list(map(texts.add, documents)), scores, number, example.where))
     if not count:
         why = f"; every one was left out, the first was {problems[0]}" if problems else ""

@@ -135,7 +135,7 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
 
     from raycol.saving import save_encoder
     from raycol.training.card import write_extras
-    from raycol.training.state import WEIGHTS, load_weights
+    from raycol.training.state import WEIGHTS, load_weights, mix_weights, snapshot
     from raycol.training.worker import merge_adapters, new_encoder
 
     found = list_checkpoints(store)
@@ -144,8 +144,11 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     kept = best_of(found, METRIC) or found[-1]
     history = json.loads((found[-1].open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
+    start = snapshot(encoder) if config.keep_initial else {}
     load_weights(kept.open(store) / WEIGHTS, encoder)
     merge_adapters(encoder)
+    if start:
+        mix_weights(encoder, start, config.keep_initial)
     with _placing(config.out) as folder:
         save_encoder(encoder, folder)
         write_extras(folder, config, run.work, kept, history)

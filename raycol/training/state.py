@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ SETTINGS, RANDOM = "optimiser.json", "random.json"
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Copies of a module's weights in main memory, by name."""
     return {name: _copy(tensor) for name, tensor in module.state_dict().items()}
+
+
+def mix_weights(module: nn.Module, start: Mapping[str, Tensor], share: float) -> None:
+    """Move a module's weights towards those that it started from, in place: `share` of these, and the rest its own.
+
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903).
+    """
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(start[name].to(tensor.device), share)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from raycol.training.state import (
     WEIGHTS,
     load_optimiser,
     load_weights,
+    mix_weights,
     random_state,
     set_random_state,
     snapshot,
@@ -87,6 +88,7 @@ class Trainer(MultiVectorEncoderTrainer):
         store: where checkpoints are; None where nothing is saved.
         evaluation: the collection to evaluate on.
         on_record: told of every step and evaluation.
+        initial: the weights at the start, and how much of them the model has that is evaluated.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Trainer(MultiVectorEncoderTrainer):
         store: Store | None,
         evaluation: Dataset | None,
         on_record: OnRecord,
+        initial: tuple[dict[str, Tensor], float] | None = None,
     ) -> None:
         super().__init__(model=encoder, args=arguments, loss=loss, callbacks=[rhythm])
         self.remove_callback(PrinterCallback)
@@ -109,6 +112,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self._store = store
         leads = self.args.process_index == 0
         self._checkpoints = Background(store, rhythm.keep, METRIC) if store and leads else None
+        self._initial = initial
         self._evaluation: Any = evaluation  # there is one where `rhythm` evaluates
         self._on_record = on_record
         self._tokens, self._since = 0, time.monotonic()
@@ -186,7 +190,12 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the model as it is; stop where it has not become better for too long."""
+        own = snapshot(self.model) if self._initial else {}
+        if self._initial:
+            mix_weights(self.model, *self._initial)
         metrics = evaluate_on(self.model, self._evaluation)
+        if own:
+            self.model.load_state_dict(own)
         self.log(metrics)
         if self._rhythm.has_enough([entry[METRIC] for entry in self.state.log_history if METRIC in entry]):
             self.control.should_training_stop = True

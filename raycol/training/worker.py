@@ -21,6 +21,7 @@ from raycol.training.evaluation import open_collection
 from raycol.training.objective import make_loss
 from raycol.training.prepare import Work, make_plan
 from raycol.training.record import OnRecord
+from raycol.training.state import snapshot
 from raycol.training.trainer import Rhythm, Trainer
 
 _OF_THE_ENCODER = (
@@ -83,6 +84,7 @@ def fit(
         store,
         open_collection(collection) if collection else None,
         on_record,
+        (snapshot(encoder), config.keep_initial) if collection and config.keep_initial else None,
     )  # fmt: skip
     saved = list_checkpoints(store) if store else []
     with quiet_transformers():

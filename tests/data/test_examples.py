@@ -203,6 +203,21 @@ def test_any_columns_are_told_or_refused(names: list[str]) -> None:
     assert not {name for name in (found.query, found.positive, *found.others) if name and name.lower().endswith("id")}
 
 
+def test_columns_may_be_named(tmp_path: Path) -> None:
+    record = {"_id": "1", "title": "q", "text": "p", "other": "n"}
+    named = {"query": "title", "positive": "text", "negative": "other"}
+    for name in ("x.jsonl", "x.parquet", "x.csv"):
+        (found,) = read_examples(Source(path=str(save(tmp_path / name, [record])), columns=named))
+        assert (found.query, found.documents) == ("q", ("p", "n"))
+    for wrong, message in (
+        ({"query": "titel", "positive": "text"}, "has no column 'titel', which 'columns' names; it has"),
+        ({"query": "title", "positiv": "text"}, "no 'positive', only 'query', 'positiv'"),
+        ({"query": "title", "positive": "text", "weight": "other"}, "'columns' names 'weight', which examples do not"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(read_examples(Source(path=str(tmp_path / "x.jsonl"), columns=wrong)))
+
+
 def test_several_positives_are_an_example_each(tmp_path: Path) -> None:
     record = {"query": "q", "pos": ["p", "o"], "neg": ["n"], "pos_id": [1, 2], "neg_id": [3]}
     found = read(save(tmp_path / "x.jsonl", [record]))

@@ -9,9 +9,10 @@ import pytest
 from raycol.index.storage import open_store
 from raycol.models import load_encoder
 from raycol.training.checkpoints import list_checkpoints
+from raycol.training.evaluation import evaluate_on, open_collection
 from raycol.training.run import begin, clear, finish, open_run
 from raycol.training.worker import fit
-from tests.training.material import losses, settings, write_examples
+from tests.training.material import losses, settings, weights, write_examples
 
 
 @pytest.mark.slow
@@ -49,9 +50,33 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
     told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
     assert kept.step == max(told, key=lambda step: (told[step], -step))
     assert kept.metrics["nDCG@10"] == max(told.values())
-    for opened in (load_encoder(Path(config.out), device="cpu"), MultiVectorEncoder(str(Path(config.out)), device="cpu")):
+    for opened in (load_encoder(config.out, device="cpu"), MultiVectorEncoder(config.out, device="cpu")):
         assert np.abs(opened.encode_query("rain wind") - at[kept.step]).max() < 1e-5
     lines = (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines if "loss" in line] == losses(history)
     assert (Path(config.out) / "training" / "curves.png").stat().st_size > 1000
     assert "nDCG@10" in (Path(config.out) / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Path, tmp_path: Path) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl")
+    found, measured = {}, {}
+    for share in (0.0, 0.25, 0.999999):
+        values = {"held_out": 8, "eval_every": 3, "max_steps": 3, "learning_rate": 0.05, "keep_initial": share}
+        config = settings(tiny_colbert, data, tmp_path / f"m{share}", **values)
+        config = config.model_copy(update={"storage": config.place})
+        store = open_store(config.place)
+        begin(store, config)
+        run = open_run(store, config)
+        fit(
+            config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, lambda _: None
+        )
+        kept, _ = finish(store, config, run)
+        found[share], measured[share] = weights(load_encoder(config.out, device="cpu")), kept.metrics["nDCG@10"]
+        opened = open_collection(run.collection.open(store))
+        assert evaluate_on(load_encoder(config.out, device="cpu"), opened)["nDCG@10"] == pytest.approx(measured[share])
+    start = weights(load_encoder(tiny_colbert, device="cpu"))
+    assert np.abs(found[0.0] - start).max() > 0.05
+    assert np.abs(found[0.25] - (0.25 * start + 0.75 * found[0.0])).max() < 1e-6
+    assert measured[0.0] != pytest.approx(measured[0.999999])

@@ -43,11 +43,20 @@ def by_ids(folder: Path) -> Path:
     return made
 
 
+def questions_and_titles(folder: Path) -> list[dict]:
+    """A folder with a split, and a corpus with titles."""
+    titled = [{"_id": f"t{n}", "title": f"rain {n}", "text": f"wind and rain {n}"} for n in range(16)]
+    (folder / "other").mkdir()
+    corpus = write_jsonl(folder / "other" / "corpus.jsonl", titled)
+    return [{"path": beir(folder)}, {"path": corpus, "columns": {"query": "title", "positive": "text"}}]
+
+
 LAYOUTS = {
-    "minilm-medquad": beir,
-    "minilm-distillation": lambda folder: write_examples(folder / "a.jsonl", negatives=7, scores=True),
-    "gte-moderncolbert": by_ids,
-    "reason-moderncolbert": lambda folder: write_examples(folder / "a.jsonl", negatives=1),
+    "minilm-transfer": questions_and_titles,
+    "minilm-medquad": lambda folder: str(beir(folder)),
+    "minilm-distillation": lambda folder: str(write_examples(folder / "a.jsonl", negatives=7, scores=True)),
+    "gte-moderncolbert": lambda folder: str(by_ids(folder)),
+    "reason-moderncolbert": lambda folder: str(write_examples(folder / "a.jsonl", negatives=1)),
 }
 
 
@@ -56,7 +65,7 @@ LAYOUTS = {
 def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> None:
     small = {"model": str(tiny_backbone), "num_workers": 1, "resources": {"CPU": 1}, "batch_size": 8,
              "mini_batch_size": 8, "max_steps": 2}  # fmt: skip
-    config = TrainConfig.load(recipe, {**small, "data": str(LAYOUTS[recipe.stem](tmp_path)), "out": tmp_path / "m"})
+    config = TrainConfig.load(recipe, {**small, "data": LAYOUTS[recipe.stem](tmp_path), "out": tmp_path / "m"})
     lengths = {"query_length": 16, "document_length": 64}  # the tiny model has 128 positions
     config = config.model_copy(update={"no_duplicates": False, **lengths})
     _, history = fit_here(config, tmp_path / "work")
