@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive
+from raycol.config import Config, LocalPath, Location, Positive
 
 LOOPBACK = "127.0.0.1"
 
@@ -45,7 +45,7 @@ class ServeConfig(Config):
     max_requests: Positive = 64
     """Requests that a gateway works on at once; more are answered with 429."""
 
-    keys: Location | None = None
+    keys: LocalPath | None = None
     """File of API keys, as `raycol key` writes it. Needed on any address but this machine's own."""
 
     open: bool = False

@@ -144,6 +144,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
     if expansion:
         query = f"{'at least ' if expansion['strategy'] == 'min' else ''}{expansion['length']} tokens, filled up with "
         query += f"mask tokens that are scored too, and {'' if expansion['attend'] else 'not '}attended to"
+    together = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed up"
     base = _hub_model(config)
     origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(Path(config.model).name)
     rows = [
@@ -154,7 +155,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
             (f"{task} prefix", f"`{prefix}`" if (prefix := encoder.prompts.get(task)) else "none")
             for task in ("query", "document")
         ),
-        ("similarity", "MaxSim: for each query token its best dot product with a document token, summed up"),
+        ("similarity", f"MaxSim: for each query token its best dot product with a document token, {together}"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
     return (

@@ -71,6 +71,8 @@ def check(line: str) -> None:
 
 
 def _check_words(words: list[str]) -> None:
+    if any("spot=" in word for word in words) and "--wait-for-nodes" not in words:
+        raise CommandError("spot nodes are there once they are asked for; --wait-for-nodes asks and waits")
     while "=" in words[0]:  # a variable for this command alone
         words = words[1:]
     program, *arguments = words

@@ -65,6 +65,7 @@ def test_every_file_that_is_named_exists(path) -> None:
         "raycol index biuld c --out i",
         "raycol index build c --out i --resources CPU=none",
         "raycol index append /shared/index /shared/new --upsertt",
+        "ray job submit -- python jobs/index.py c --model m --out i --resources CPU=1,spot=1",
         "true && ~/raycol/venv/bin/pip install -c ~/raycol/constraint.txt raycol",
         "pip instal raycol",
         "pip install --constrain-to x raycol",
