@@ -1,7 +1,9 @@
 """Training that was interrupted goes on as if it had not been. Here without Ray; with it in test_crashes.py."""
 
 import json
+import multiprocessing
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 
 from raycol.errors import InputError, RaycolError
 from raycol.index.storage import open_store
+from raycol.training import TrainConfig
 from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
-from tests.training.material import fit_here, losses, settings, weights, write_examples
+from raycol.training.trainer import StoppedError
+from tests.conftest import write_jsonl
+from tests.training.material import fit_here, losses, settings, weights, work_in_group, write_examples
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +61,9 @@ def test_an_interrupted_training_ends_with_the_same_weights(wavering: Path, tmp_
     assert [entry["step"] for entry in history if "nDCG@10" in entry] == [6, 12, 14]
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(tiny_colbert: Path, tmp_path: Path) -> None:
-    """The word `violin` has no usable embedding in this model."""
+@pytest.fixture
+def broken(tiny_colbert: Path, tmp_path: Path) -> Path:
+    """A model in which the word `violin` has no usable embedding."""
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
@@ -68,10 +73,19 @@ def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(tiny_colbert:
     name = next(name for name in tensors if "word_embeddings" in name)
     tensors[name][words["violin"]] = float("nan")
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    records = [json.loads(line) for line in write_examples(tmp_path / "all.jsonl", 64).read_text().splitlines()]
+    return model
+
+
+def with_violin(folder: Path, **kind) -> Path:
+    """Twenty-four examples, and one more that has the word."""
+    records = [json.loads(line) for line in write_examples(folder / "all.jsonl", 64, **kind).read_text().splitlines()]
     clean = [record for record in records if "violin" not in json.dumps(record)]
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(record) + "\n" for record in [*clean[:24], records[0] | {"query": "violin"}]))
+    return write_jsonl(folder / "data.jsonl", [*clean[:24], clean[0] | {"query": "violin"}])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(broken: Path, tmp_path: Path) -> None:
+    model, data = broken, with_violin(tmp_path)
     config = settings(model, data, tmp_path / "m", max_steps=9, save_every=1, batch_size=4)
     with pytest.raises(RaycolError) as caught:
         fit_here(config, tmp_path / "work", open_store(tmp_path / "store"))
@@ -81,6 +95,34 @@ def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(tiny_colbert:
     last = list_checkpoints(open_store(tmp_path / "store"))[-1].step if step > 1 else 0
     assert last == step - 1
     assert ("none yet" if step == 1 else f"last good checkpoint: step {last} (checkpoints/") in message
+
+
+def stopped(config: TrainConfig, folder: Path, rank: int) -> None:
+    with pytest.raises(StoppedError) as caught:
+        fit_here(config, folder / f"{rank}")
+    (folder / f"{rank}.txt").write_text(str(caught.value))
+
+
+@pytest.mark.slow
+def test_all_workers_stop_where_the_loss_of_one_is_no_number(broken: Path, tmp_path: Path) -> None:
+    """Each has a loss of its own here; the one that is no number is named by both."""
+    data = with_violin(tmp_path, negatives=1, scores=True)
+    values = {"objective": "distillation", "max_steps": 12, "batch_size": 4, "num_workers": 2}
+    config = settings(broken, data, tmp_path / "m", **values)
+    context = multiprocessing.get_context("forkserver")
+    work = [partial(stopped, config, tmp_path, rank) for rank in range(2)]
+    place = str(tmp_path / "group")
+    workers = [context.Process(target=work_in_group, args=(rank, 2, place, work[rank])) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert one == other
+    assert f"{data}, line 25" in one
+    # Of a batch of four the half that one worker had.
+    assert one.count(", line ") == 2
 
 
 @pytest.mark.slow
