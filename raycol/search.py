@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config, Positive
+from raycol.config import Config, Location, Positive
 from raycol.errors import InputError
 from raycol.index.effort import Effort
 from raycol.serving.schema import MAX_K, MAX_QUERIES, SearchHit
@@ -29,7 +29,7 @@ class SearchConfig(Config):
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     """Hits a query."""
 
-    model: str | None = None
+    model: Location | None = None
     """Where the index's encoder is now; by default where the index remembers it. Not for an endpoint."""
 
     filter: str | None = None

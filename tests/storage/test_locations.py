@@ -52,6 +52,12 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
     (EvaluateConfig, {"data": "d"}, "data"),
     (EvaluateConfig, {"data": "d"}, "index"),
     (ServeConfig, {"index": "i"}, "index"),
+    (ServeConfig, {"index": "i"}, "model"),
+    (TrainConfig, {"data": "d", "out": "o"}, "model"),
+    (IndexConfig, {"corpus": "c", "out": "o"}, "model"),
+    (MineConfig, {"index": "i", "data": "d", "out": "o"}, "cross_encoder"),
+    (TeachConfig, {"data": "d", "out": "o"}, "teacher"),
+    (EvaluateConfig, {"data": "d"}, "model"),
 ]
 
 
