@@ -29,7 +29,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def _whole(location: str) -> str:
-    if _URI.match(location) and not is_uri(location):
+    if _URI.match(location) and not is_uri(location) and not location.startswith("hf:"):  # a dataset's name or folder
         raise ValueError(f"{location:.200} is neither a path nor a URI, which has :// and is given as text")
     return location
 

@@ -13,13 +13,14 @@ from tests.conftest import PROJECT
 # Each package may import those named; `config`, `errors`, `locations` and the like are for all.
 MAY_IMPORT = {
     "data": set(),
-    "checkpoints": set(),
+    "stored_models": {"index"},  # what is in object stores, and copies of it
+    "checkpoints": {"stored_models"},
     "models": {"checkpoints", "index"},  # the index: for the type of what it remembers of its model
     "saving": {"models"},
     "index": {"data"},
     "indexing": {"checkpoints", "data", "index", "models"},
     "mining": {"checkpoints", "data", "index", "indexing", "models"},
-    "training": {"checkpoints", "data", "evaluation", "index", "models", "saving"},
+    "training": {"checkpoints", "data", "evaluation", "index", "models", "saving", "stored_models"},
     "serving": {"index", "models"},
     "evaluation": {"data", "index", "models"},
     "search": {"index", "models", "serving"},

@@ -15,7 +15,7 @@ def test_every_setting_that_is_a_place_is_known_as_one() -> None:
     """A new setting that holds a path must say whether a job reads or writes it."""
     models = {"model", "teacher", "cross_encoder"}
     for name, verb in VERBS.items():
-        known = {*verb.writes, *verb.reads}
+        known = {*verb.writes, *verb.reads, *verb.models}
         named = {
             field
             for field, info in verb.config.model_fields.items()
