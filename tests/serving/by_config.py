@@ -29,4 +29,5 @@ def deployed_by_config(args: Mapping[str, Any], **options: object) -> Iterator[s
         check_health(f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
     finally:
+        serve.delete("raycol")
         serve.shutdown()
