@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -75,6 +76,11 @@ def inside(location: str, name: str) -> str:
     """A file or folder under a folder; the settings of a URI stay its own."""
     base, options = _split(location) if is_uri(location) else (location, "")
     return f"{base.rstrip('/')}/{name}{options and '?' + options}"
+
+
+def last_name(location: str) -> str:
+    """The name of the file or folder itself."""
+    return PurePosixPath(shown(location)).name
 
 
 def above(location: str) -> str:

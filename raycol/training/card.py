@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,7 +22,7 @@ import raycol
 from raycol.checkpoints import PACKAGED_BACKBONE, read_json
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
-from raycol.locations import is_uri, shown
+from raycol.locations import is_uri, last_name, shown
 from raycol.models import load_encoder
 from raycol.training.curves import draw_curves
 from raycol.training.record import Record
@@ -146,7 +146,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         query += f"mask tokens that are scored too, and {'' if expansion['attend'] else 'not '}attended to"
     together = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed up"
     base = _hub_model(config)
-    origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(Path(config.model).name)
+    origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(last_name(config.model))
     rows = [
         ("dimensions", str(encoder.get_embedding_dimension())),
         ("query", query),
@@ -269,12 +269,13 @@ def _hub_model(config: TrainConfig) -> str | None:
     """The model on the hub that training started from, if it is one."""
     if _is_packaged(config.model):
         return _PACKAGED_FROM
-    return None if Path(config.model).is_absolute() or Path(config.model).exists() else config.model
+    place = Path(config.model)
+    return None if is_uri(config.model) or place.is_absolute() or place.exists() else config.model
 
 
 def _data_name(path: str) -> str:
     """The last name of where data was. Names on the hub stay whole."""
-    return path[len(HUB) :] if path.startswith(HUB) else PurePosixPath(path).name
+    return path[len(HUB) :] if path.startswith(HUB) else last_name(path)
 
 
 def _value(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,7 +10,7 @@ from raycol.config import Config, Location, Positive, Resources, WaitForNodes
 from raycol.data.corpus import OnError
 from raycol.data.examples import Source
 from raycol.index.storage import absolute
-from raycol.locations import above, inside, shown
+from raycol.locations import above, inside, last_name
 
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
@@ -223,7 +222,7 @@ class TrainConfig(Config):
     @property
     def name(self) -> str:
         """The trained model's name: the last part of where it goes."""
-        return PurePosixPath(shown(self.out)).name
+        return last_name(self.out)
 
     @property
     def place(self) -> str:

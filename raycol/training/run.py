@@ -167,7 +167,7 @@ def check_out(out: str) -> None:
 def _placing(out: str) -> Iterator[Path]:
     """A folder for a model's files, which are at their place after the block, or none of them."""
     if is_uri(out):
-        with tempfile.TemporaryDirectory() as folder:
+        with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             publish_model(Path(folder), out)
         return

@@ -167,6 +167,19 @@ def test_the_settings_are_taken_again(tiny_colbert: Path, tmp_path: Path, values
     assert TrainConfig.load(Path(config.out) / "training" / "config.yaml") == config
 
 
+def test_what_is_in_a_store_is_named_without_its_settings_and_no_hub_is_said_to_have_it(
+    tiny_colbert: Path, tmp_path: Path
+) -> None:
+    places = {"model": "s3://bucket/start?region=eu-west-1", "data": "s3://bucket/pairs.jsonl?region=eu-west-1"}
+    config = TrainConfig.model_validate({**places, "out": tmp_path / "my-model"})
+    card = make(config, tiny_colbert)
+    assert " from start." in card
+    assert "pairs.jsonl" in card
+    assert "huggingface.co/s3" not in card
+    assert "base_model" not in card
+    assert "region" not in card.partition("\n## Settings\n")[0]
+
+
 def test_the_settings_file_has_no_places_that_nobody_chose(tiny_colbert: Path, tmp_path: Path) -> None:
     out = tmp_path / "my-model"
     config = settings(tiny_colbert, out, storage=str(tmp_path / ".my-model-training"), data="s3://bucket/x.csv")
