@@ -21,17 +21,19 @@ from raycol.errors import InputError
 from raycol.locations import check_location, is_uri
 
 Positive = Annotated[int, Field(ge=1)]
-# Where something is: a local path, or a URI such as s3://bucket/prefix, without credentials.
-Location = Annotated[str, BeforeValidator(lambda value: _whole(str(value))), AfterValidator(check_location)]
-
 # As a path, `s3://bucket/x` is `s3:/bucket/x`: a folder of that name is not what anyone wants.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def _whole(location: str) -> str:
+def _whole(value: Any) -> str:
+    location = str(value)
     if _URI.match(location) and not is_uri(location) and not location.startswith("hf:"):  # a dataset's name or folder
         raise ValueError(f"{location:.200} is neither a path nor a URI, which has :// and is given as text")
     return location
+
+
+# Where something is: a local path, or a URI such as s3://bucket/prefix, without credentials.
+Location = Annotated[str, BeforeValidator(_whole), AfterValidator(check_location)]
 
 
 def _check_local(value: Any) -> Any:

@@ -15,7 +15,7 @@ import xxhash
 
 from raycol.errors import InputError, RaycolError, writing
 from raycol.index.storage.cache import cache_root
-from raycol.index.storage.objects import Objects
+from raycol.index.storage.remote import RemoteStore
 from raycol.locations import Opened, failed, open_uri, shown
 
 # A model has one of these at least.
@@ -34,7 +34,7 @@ def holds_model(uri: str) -> bool:
 
 def check_writable(uri: str) -> None:
     """Raise what stands in the way of putting a model there, by an object that is written and removed."""
-    Objects(open_uri(uri), uri).check()
+    RemoteStore(uri).check_room()
 
 
 def publish_model(folder: Path, uri: str) -> None:
@@ -43,10 +43,10 @@ def publish_model(folder: Path, uri: str) -> None:
     Raises:
         RaycolError: it cannot be written.
     """
-    objects = Objects(open_uri(uri), uri)
+    store = RemoteStore(uri)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(names, key=lambda name: MARKS.index(name) if name in MARKS else -1):
-        objects.put(name, folder / name)
+        store.put(name, folder / name)
 
 
 def fetch_model(uri: str) -> Path:

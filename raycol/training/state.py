@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def mix_weights(module: nn.Module, start: Mapping[str, Tensor], share: float) ->
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
                 tensor.lerp_(start[name].to(tensor.device), share)
+
+
+@contextmanager
+def mixed(module: nn.Module, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
+    """The same while the block runs; the module's own weights come back after it."""
+    own = snapshot(module)
+    mix_weights(module, start, share)
+    try:
+        yield
+    finally:
+        module.load_state_dict(own)
 
 
 def _copy(tensor: Tensor) -> Tensor:

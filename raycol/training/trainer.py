@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from raycol.training.state import (
     WEIGHTS,
     load_optimiser,
     load_weights,
-    mix_weights,
+    mixed,
     random_state,
     set_random_state,
     snapshot,
@@ -190,12 +191,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the model as it is; stop where it has not become better for too long."""
-        own = snapshot(self.model) if self._initial else {}
-        if self._initial:
-            mix_weights(self.model, *self._initial)
-        metrics = evaluate_on(self.model, self._evaluation)
-        if own:
-            self.model.load_state_dict(own)
+        with mixed(self.model, *self._initial) if self._initial else nullcontext():
+            metrics = evaluate_on(self.model, self._evaluation)
         self.log(metrics)
         if self._rhythm.has_enough([entry[METRIC] for entry in self.state.log_history if METRIC in entry]):
             self.control.should_training_stop = True
