@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -328,10 +329,17 @@ class Endpoint:
 
         return scatter.Shards(asks, spared, on_failure)
 
+    @cached_property
+    def _ask_handles(self) -> list[Any]:
+        """Made in the first request, since handles belong to the event loop that they are made in."""
+        # What crosses is arrays, tuples and plain values: Serve's cloudpickle would take twice the time for them.
+        plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
+        return [shard.options(method_name="ask", **plain) for shard in self._shards]
+
     def _ask(self, number: int, version: int, deadline: float) -> scatter.Ask:
         async def ask(method: str, *arguments: Any) -> Any:
             budget = deadline - time.monotonic()
-            response = self._shards[number].ask.remote(version, method, arguments, budget, REQUEST_ID.get())
+            response = self._ask_handles[number].remote(version, method, arguments, budget, REQUEST_ID.get())
             try:
                 told: Told = await response
             except asyncio.CancelledError:

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from raycol.errors import InputError
@@ -22,6 +23,8 @@ from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.pin import starting_version
 
 _APP = "raycol"
+# Serve takes about a second to end.
+_END_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,27 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
             if ray_is_ours:
                 _disconnect()
             elif serve_is_ours:
-                serve.shutdown()
+                _end_serve()
+
+
+def _end_serve() -> None:
+    """End Serve's controller and proxies in a session that goes on.
+
+    `serve.shutdown` waits for that within a call of the controller's, which Ray tries again as it finds the controller
+    gone: an error on the terminal at every end.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+    from ray.serve.context import _disconnect, _get_global_client
+
+    client = _get_global_client()
+    client.shutdown_cached_handles()
+    ray.get(client._controller.graceful_shutdown.remote(wait=False))
+    until = time.monotonic() + _END_S
+    with suppress(ValueError):  # there is no such actor any more
+        while time.monotonic() < until and ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE):
+            time.sleep(0.1)
+    _disconnect()
 
 
 def wait_for_interrupt() -> None:

@@ -16,14 +16,15 @@ _DESCRIPTIONS = {
 }
 
 
+# The gauge of each entry of a record: `raycol_training_loss` and so on. Ray puts `ray_` before them.
+NAMES = {entry: f"raycol_training_{entry.lower().replace('@', '_at_')}" for entry in _DESCRIPTIONS}
+
+
 class Metrics:
-    """Gauges of one training: `raycol_training_loss` and so on."""
+    """Gauges of one training."""
 
     def __init__(self) -> None:
-        self._gauges = {
-            name: Gauge(f"raycol_training_{name.lower().replace('@', '_at_')}", description)
-            for name, description in _DESCRIPTIONS.items()
-        }
+        self._gauges = {entry: Gauge(name, _DESCRIPTIONS[entry]) for entry, name in NAMES.items()}
 
     def show(self, record: dict[str, float]) -> None:
         """Set what a record tells."""

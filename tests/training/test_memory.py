@@ -1,5 +1,7 @@
 """GradCache: what is kept for the backward pass does not grow with the batch."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,19 @@ import pytest
 from raycol.training import worker
 from tests.training.material import fit_here, settings, write_examples
 
-pytestmark = pytest.mark.slow
+STEP = """
+import sys
+from pathlib import Path
+from tests.training.material import fit_here, losses, settings
+
+model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
+config = settings(model, data, workspace / "m", batch_size=size, mini_batch_size=32, max_steps=1, query_expansion=False)
+_, history = fit_here(config, workspace)
+assert len(losses(history)) == 1
+# Not ru_maxrss, which begins with the peak of the process that started this one.
+status = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")))
+"""
 
 
 class Held:
@@ -49,6 +63,7 @@ def activations(model: Path, folder: Path, size: int, objective: str, monkeypatc
     return Held.most
 
 
+@pytest.mark.slow
 def test_activations_do_not_grow_with_the_batch(
     tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,3 +72,13 @@ def test_activations_do_not_grow_with_the_batch(
     # Mini-batches differ in their longest text only.
     assert max(found.values()) <= 1.25 * found[64]
     assert activations(tiny_colbert, tmp_path, 256, "contrastive", monkeypatch) > 8 * found[256]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see a process's peak")
+def test_a_step_of_16384_pairs_takes_less_than_four_gigabytes(tiny_colbert: Path, tmp_path: Path) -> None:
+    size = 16_384
+    data = write_examples(tmp_path / "data.jsonl", size)
+    command = [sys.executable, "-c", STEP, str(tiny_colbert), str(data), str(tmp_path), str(size)]
+    assert int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) < 4e9

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from raycol.serving.metrics import REGISTRY
+from raycol.training.metrics import NAMES
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 
@@ -12,14 +13,16 @@ DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 def test_every_panel_asks_for_metrics_that_there_are() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     have = {sample for family in REGISTRY.collect() for sample in _names(family)}
+    of_trainings = {f"ray_{name}" for name in NAMES.values()}
     asked = set()
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            asked |= set(re.findall(r"\braycol_\w+", target["expr"]))
-    assert asked <= have
+            asked |= set(re.findall(r"\b(?:ray_)?raycol_\w+", target["expr"]))
+    assert asked <= have | of_trainings
     # Whatever is counted is to be seen.
     families = {family.name for family in REGISTRY.collect()}
     assert {name for name in families if not any(found.startswith(name) for found in asked)} == set()
+    assert of_trainings <= asked
 
 
 def _names(family) -> set[str]:
