@@ -1,11 +1,13 @@
 """Measures an endpoint beside `Index.search` in this process, on the same index, in one run.
 
-    python benchmarks/serving.py [overhead] [saturation] [table] [embeddings] --keep FOLDER [--pylate PYTHON]
+    python benchmarks/serving.py [overhead] [saturation] [scatter] [table] [embeddings] --keep FOLDER [--pylate PYTHON]
 
 overhead    what an answer over HTTP from --shards shards (4) takes longer than `Index.search` with one thread: one
             query at a time, embedded already, in rounds that take turns; where the time goes
 saturation  queries a second of 1, 2 and 4 shards that have more to do than they can, in requests of 16 queries and
             of one, beside `Index.search` with two threads on the same batches
+scatter     CPU of the steps of 1, 2 and 4 shards in this process, one after the other, beside `Index.search`: what an
+            endpoint's shards compute, without what carries it
 table       latencies, queries a second and errors: closed loops of 1, 4, 16 and 64 clients, and open loops at shares
             of the queries a second of 16 clients; with embeddings and with texts, of 1, 2 and 4 shards
 embeddings  POST /v1/embeddings beside PyLate's server on the same texts; PYTHON has PyLate and what its server needs
@@ -24,6 +26,7 @@ they do; `load` is the CPU of the loading process. No text is asked for twice, s
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import http.client
 import json
@@ -47,13 +50,17 @@ import numpy as np
 from clustered import MEAN_TOKENS, Clustered, clustered_queries
 from load import PLACE, Job, Report, load
 from measure import in_fresh_process, print_table, say
+from measure import measured as cpu_of
 from numpy.typing import NDArray
 from processes import by_role, endpoint_cpu
 
 from raycol.index import Document, Index
+from raycol.index.effort import resolve
+from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.ray_session import ray_session
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import serving
+from raycol.serving.scatter import Ask, Shards, search
 
 K = 10
 BATCH = 16
@@ -92,7 +99,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load (10)")
     parser.add_argument("--pylate", type=Path, metavar="PYTHON")
     options = parser.parse_args()
-    parts = {"overhead": overhead, "saturation": saturation, "table": table, "embeddings": embeddings}
+    parts = {
+        "overhead": overhead, "saturation": saturation, "scatter": scatter, "table": table, "embeddings": embeddings
+    }  # fmt: skip
     if unknown := set(options.parts) - set(parts):
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(parts)}")
     options.keep.mkdir(parents=True, exist_ok=True)
@@ -183,6 +192,60 @@ def saturation(options: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"{row['shards']} shards, {row['per_request']} a request, CPU ms a query: "
               f"{by_role(row['cpu_s'], row['cpu_queries'])}")  # fmt: skip
     return measured
+
+
+def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What shards compute, and what puts their answers together, without Ray."""
+    data = _clustered(options)
+    index = Index.open(data.uri)
+    searched = []
+    for per_request in (BATCH, 1):
+        batches = [data.queries[start : start + per_request] for start in range(0, len(data.queries), per_request)]
+        for shards in SHARDS:
+            opened = [IndexShard(data.uri, index.manifest.version, shard, shards) for shard in range(shards)]
+            cost, alone = [], []
+            for round_ in range(options.rounds + 1):
+                say(f"scatter: {shards} shards, {per_request} a request, round {round_} of {options.rounds}")
+                with cpu_of() as together:
+                    asyncio.run(_search_shards(index, opened, batches))
+                with cpu_of() as in_one:
+                    for batch in batches:
+                        index.search(batch, K, threads=1)
+                if round_:  # the first one warms up
+                    cost.append(1000 * together.cpu_s / len(data.queries))
+                    alone.append(1000 * in_one.cpu_s / len(data.queries))
+            searched.append({"shards": shards, "per_request": per_request, "cpu_ms": cost, "alone_cpu_ms": alone})
+    print(f"\nCPU ms a query in one process, {index.stats().tokens:,} clustered tokens")
+    medians = [(row, float(np.median(row["cpu_ms"])), float(np.median(row["alone_cpu_ms"]))) for row in searched]
+    print_table(
+        ["shards", "queries a request", "shards' steps", "Index.search", "ratio"],
+        [
+            [str(row["shards"]), str(row["per_request"]), f"{cost:.2f}", f"{alone:.2f}", f"{alone / cost:.2f}"]
+            for row, cost, alone in medians
+        ],
+    )
+    return searched
+
+
+async def _search_shards(
+    index: Index, shards: Sequence[IndexShard], batches: Sequence[Sequence[NDArray[np.float32]]]
+) -> None:
+    def ask_of(shard: IndexShard) -> Ask:
+        async def ask(method: str, *arguments: Any) -> Any:
+            return getattr(shard, method)(*arguments)
+
+        return ask
+
+    def fail(number: int, failure: BaseException) -> None:
+        raise failure
+
+    manifest = index.manifest
+    settings = resolve("default", manifest.tuned, manifest.codebook.n_centroids, K)
+    for batch in batches:
+        await search(
+            Shards([ask_of(shard) for shard in shards], time.monotonic() + 60, fail), batch, k=K, settings=settings,
+            size=whole_size(manifest), n_centroids=manifest.codebook.n_centroids, selection=Selection(),
+        )  # fmt: skip
 
 
 def table(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -96,18 +96,36 @@ class Config(BaseModel):
 
     @classmethod
     def _explain(cls, error: ErrorDetails, source: str) -> str:
-        key = str(error["loc"][0]) if error["loc"] else ""
+        outer = cls.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+        place = place_of(error["loc"])
         if error["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.0)
-            return f"{source}: unknown key {key!r}; the nearest known key is {near[0]!r}"
+            within = [cls] if outer is None else models_within(outer.annotation)
+            known = [key for model in within for key in model.model_fields]
+            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+            return f"{source}: unknown key {place!r}; the nearest known key is {near[0]!r}"
+        if error["type"] == "missing" and len(error["loc"]) > 1:
+            return f"{source}: {place!r} is missing"
         if error["type"] == "missing":
-            return f"{key!r} is missing: give it on the command line (see --help), or in a YAML file with --config"
+            return f"{place!r} is missing: give it on the command line (see --help), or in a YAML file with --config"
         reason = error["msg"].removeprefix("Value error, ")
-        if not key:
+        if not place:
             return f"{source}: {reason}"
         # URIs may hold what no message repeats.
         found = "" if _URI.search(str(error["input"])) else f" is {error['input']!r}"
-        return f"{source}: {key}{found}: {reason[:1].lower()}{reason[1:]}"
+        return f"{source}: {place}{found}: {reason[:1].lower()}{reason[1:]}"
+
+
+def place_of(steps: Sequence[int | str], within: str = "") -> str:
+    """Where something is in a configuration: `data[0].weight`."""
+    return (within + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)).lstrip(".")
+
+
+def models_within(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field of this type holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models_within(inner)
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:

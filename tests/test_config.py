@@ -63,6 +63,23 @@ def test_errors_name_the_key_and_what_to_do(tmp_path: Path, text: str, message: 
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{path: a, columns: 3}", "c.yaml: data[0].columns is 3: "),
+        ("{path: a, columns: {query: 3}}", "c.yaml: data[0].columns.query is 3: "),
+        ("{path: a, colums: {}}", "c.yaml: unknown key 'data[0].colums'; the nearest known key is 'columns'"),
+        ("{weight: 2}", "c.yaml: 'data[0].path' is missing"),
+        ("{path: a, weight: -1}", "c.yaml: data[0].weight is -1: "),
+    ],
+)
+def test_errors_name_keys_within_others(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        TrainConfig.load(write(tmp_path / "c.yaml", f"model: m\nout: o\ndata:\n  - {source}\n"))
+    assert str(tmp_path) in str(error.value)
+    assert message in str(error.value)
+
+
 def test_a_missing_yaml_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml: no such file"):
         Example.load(tmp_path / "gone.yaml")

@@ -14,7 +14,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -22,7 +22,7 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from raycol.config import read_yaml_mapping
+from raycol.config import models_within, place_of, read_yaml_mapping
 from raycol.errors import InputError
 from raycol.serving.config import ServeConfig
 from raycol.serving.scaling import ENCODER, SHARD
@@ -84,7 +84,7 @@ def _check_keys(values: Any, model: type[BaseModel], source: str, place: str) ->
             for inner in value:
                 if inner not in RuntimeEnv.known_fields:
                     _refuse(inner, RuntimeEnv.known_fields, source, below)
-        inner_model = _READ_AS.get((model, name)) or next(_models(model.model_fields[name].annotation), None)
+        inner_model = _READ_AS.get((model, name)) or next(models_within(model.model_fields[name].annotation), None)
         if inner_model is None:
             continue
         items = (
@@ -102,8 +102,7 @@ def _check_values(values: Any, model: type[Any], source: str, place: str) -> Any
         raise InputError(f"{source}: Serve cannot import what the file names ({error}); install it here too") from None
     except ValidationError as error:
         found = error.errors()[0]
-        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"]]
-        where = f"{place}{''.join(steps)}".lstrip(".")
+        where = place_of(found["loc"], place)
         if found["type"] == "missing":
             raise InputError(f"{source}: {where} is missing") from None
         reason = " ".join(found["msg"].removeprefix("Value error, ").split())
@@ -146,14 +145,6 @@ def _refuse(key: object, known: Iterable[str], source: str, place: str) -> None:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in an annotation, through Optional, Union, list and Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
 
 
 if __name__ == "__main__":

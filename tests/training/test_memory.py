@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.training.material import fit_here, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
-config = settings(model, data, workspace / "m", batch_size=size, mini_batch_size=32, max_steps=1, query_expansion=False)
-_, history = fit_here(config, workspace)
+values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1, "query_expansion": False}
+_, history = fit_here(settings(model, data, workspace / "m", **values), workspace)
 assert len(losses(history)) == 1
 # Not ru_maxrss, which begins with the peak of the process that started this one.
 status = open("/proc/self/status").read().splitlines()
