@@ -16,7 +16,7 @@ demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this m
 test: $(VENV)/.dev    ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(ARGS)
 
-test-long: $(VENV)/.dev  ## the tests of losing workers, nodes and drivers that make test leaves out
+test-long: $(VENV)/.dev  ## what make test leaves out because it takes minutes: losing nodes and drivers, memory, the README by hand
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.dev    ## style and formatting

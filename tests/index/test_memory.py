@@ -35,6 +35,7 @@ def peak_bytes(n_tokens: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see a process's peak")
 def test_four_times_the_tokens_take_no_more_memory() -> None:
     small, large = peak_bytes(2_500_000), peak_bytes(10_000_000)

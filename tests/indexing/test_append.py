@@ -30,6 +30,7 @@ def answers(index: Index, queries: list[np.ndarray]) -> list[list[tuple[str, flo
     return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=20)]
 
 
+@pytest.mark.long
 def test_many_appended_batches_are_as_one(tmp_path: Path) -> None:
     documents = make_clustered(100 + BATCHES * PER_BATCH, 16, seed=5)
     few, whole = tmp_path / "few", tmp_path / "whole"

@@ -37,7 +37,7 @@ def peak_of_a_worker(path: Path, documents: int) -> int:
     return report.peak_worker_bytes
 
 
-@pytest.mark.parametrize("format_", ["npz", "parquet"])
+@pytest.mark.parametrize("format_", [pytest.param("npz", marks=pytest.mark.long), "parquet"])
 def test_a_worker_takes_no_more_for_a_larger_corpus(tmp_path: Path, format_: str) -> None:
     small, large = (peak_of_a_worker(tmp_path / f"{documents}.{format_}", documents) for documents in (1024, 4096))
     corpus = (4096 - 1024) * TOKENS * DIM * 4

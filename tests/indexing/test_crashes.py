@@ -107,6 +107,7 @@ def undisturbed(cluster: Nodes, corpora: tuple[Path, Path], texts: Path) -> Path
     return out
 
 
+@pytest.mark.long
 def test_more_workers_on_more_nodes_write_the_same_bytes(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_activations_do_not_grow_with_the_batch(
     assert activations(tiny_colbert, tmp_path, 256, "contrastive", monkeypatch) > 8 * found[256]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see a process's peak")
