@@ -16,7 +16,7 @@ demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this m
 test: $(VENV)/.dev    ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(ARGS)
 
-test-long: $(VENV)/.dev  ## what make test leaves out because it takes minutes: losing nodes and drivers, memory, the README by hand
+test-long: $(VENV)/.dev  ## what make test leaves out because it takes minutes: losing nodes and drivers, memory, the demo
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.dev    ## style and formatting

@@ -33,14 +33,9 @@ TOPICS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first.
-
-    The slowest of all before these, so that no other worker waits for it at the end.
-    """
+    """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first."""
     side_by_side = "PYTEST_XDIST_WORKER" in os.environ
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != side_by_side)
-    if side_by_side:
-        items.sort(key=lambda item: "test_the_demo" not in item.name)
 
 
 @pytest.fixture(scope="session")

@@ -72,17 +72,13 @@ def test_the_python_runs_and_finds_the_right_one(tmp_path: Path) -> None:
     assert len(out.splitlines()) == 2
 
 
-def run_demo(folder: Path) -> Path:
-    out = run("raycol demo --documents 120 --queries 10 --steps 2 --batch-size 8", folder)
+@pytest.fixture
+def demo_folder(tmp_path: Path) -> Path:
+    out = run("raycol demo --documents 120 --queries 10 --steps 2 --batch-size 8", tmp_path)
     assert "2 of 2 shards answered" in out
     for part in ("parse a date from a string", "BM25", "before training", "after training", "nDCG@10"):
         assert part in out
-    return folder
-
-
-@pytest.mark.slow
-def test_the_demo(tmp_path: Path) -> None:
-    run_demo(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -96,8 +92,7 @@ def background() -> Iterator[list[subprocess.Popen]]:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_commands_by_hand_after_the_demo(tmp_path: Path, background: list[subprocess.Popen]) -> None:
-    demo_folder = run_demo(tmp_path)
+def test_the_demo_and_then_the_commands_by_hand(demo_folder: Path, background: list[subprocess.Popen]) -> None:
     train, index, serve, search = (line for line in commands(blocks("console")[1]) if line.startswith("raycol"))
     assert "trained" in run(train, demo_folder)
     assert "my-index: version 1, 120 documents" in run(index, demo_folder)

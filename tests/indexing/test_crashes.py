@@ -158,6 +158,7 @@ def wait_for_phase(build: Build, phase: str, rng: random.Random, cluster: Nodes,
     build.wait_for(lambda: next(moment, None) is None)
 
 
+@pytest.mark.long
 def test_a_build_that_is_killed_in_every_phase_goes_on(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
