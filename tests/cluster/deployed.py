@@ -51,8 +51,14 @@ def deployed(
 def wait_until_whole(hosts: Hosts, folder: Path) -> None:
     """Until every deployment has all its replicas, and every host its proxy."""
     deadline = time.monotonic() + PATIENCE_S
-    while not _is_whole(status := status_of(hosts, folder)):
-        assert time.monotonic() < deadline, status
+    while True:
+        try:
+            found = status_of(hosts, folder)
+            if _is_whole(found):
+                return
+        except AssertionError as error:  # a head that was started again refuses connections for a moment
+            found = {"refused": str(error)}
+        assert time.monotonic() < deadline, found
         time.sleep(1)
 
 
