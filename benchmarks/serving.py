@@ -200,7 +200,8 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
     index = Index.open(data.uri)
     searched = []
     for per_request in (BATCH, 1):
-        batches = [data.queries[start : start + per_request] for start in range(0, len(data.queries), per_request)]
+        batches = _batches(data.queries, per_request)
+        n_queries = per_request * len(batches)
         for shards in SHARDS:
             opened = [IndexShard(data.uri, index.manifest.version, shard, shards) for shard in range(shards)]
             cost, alone = [], []
@@ -212,8 +213,8 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
                     for batch in batches:
                         index.search(batch, K, threads=1)
                 if round_:  # the first one warms up
-                    cost.append(1000 * together.cpu_s / len(data.queries))
-                    alone.append(1000 * in_one.cpu_s / len(data.queries))
+                    cost.append(1000 * together.cpu_s / n_queries)
+                    alone.append(1000 * in_one.cpu_s / n_queries)
             searched.append({"shards": shards, "per_request": per_request, "cpu_ms": cost, "alone_cpu_ms": alone})
     print(f"\nCPU ms a query in one process, {index.stats().tokens:,} clustered tokens")
     medians = [(row, float(np.median(row["cpu_ms"])), float(np.median(row["alone_cpu_ms"]))) for row in searched]

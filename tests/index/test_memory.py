@@ -10,6 +10,7 @@ BUILD = """
 import sys, tempfile
 import numpy as np
 from raycol.index import Document, Index
+from raycol.memory import peak_memory
 
 n_tokens, dim = int(sys.argv[1]), 8
 rng = np.random.default_rng(0)
@@ -23,9 +24,7 @@ def documents():
 with tempfile.TemporaryDirectory() as folder:
     index = Index.create(folder + "/i", documents(), n_centroids=32, partition_tokens=1 << 19)
     assert index.stats().tokens == n_tokens
-# Not ru_maxrss, which begins with the peak of the process that started this one.
-status = open("/proc/self/status").read().splitlines()
-print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")))
+print(peak_memory())
 """
 
 

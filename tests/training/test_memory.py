@@ -12,15 +12,14 @@ from tests.training.material import fit_here, settings, write_examples
 STEP = """
 import sys
 from pathlib import Path
+from raycol.memory import peak_memory
 from tests.training.material import fit_here, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
 values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1, "query_expansion": False}
 _, history = fit_here(settings(model, data, workspace / "m", **values), workspace)
 assert len(losses(history)) == 1
-# Not ru_maxrss, which begins with the peak of the process that started this one.
-status = open("/proc/self/status").read().splitlines()
-print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")))
+print(peak_memory())
 """
 
 
