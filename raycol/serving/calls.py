@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -41,6 +42,7 @@ _BUSY = frozenset({429, 503})
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 _DETAIL_CHARACTERS = 500
+_UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,5 +241,10 @@ def _texts(name: str, values: Iterable[str] | None) -> list[str] | None:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    """What is given of a body. Escaped, so that even what is no text arrives and is refused by name."""
-    return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+    """What is given of a body. Raises `InputError` naming what holds half a surrogate pair, which is no text."""
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        return json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        name = next(name for name, value in given.items() if _UNPAIRED.search(json.dumps(value, ensure_ascii=False)))
+        raise InputError(f"{name}: not a text: it has a lone surrogate") from None

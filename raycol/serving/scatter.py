@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,9 @@ _AHEAD_MORE = 4
 
 # More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
 _NUMBER_BITS = 40
+
+# `rescoring` at work.
+Rescoring = Generator[NDArray[np.int64], NDArray[np.float32], Rescored]
 
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
 _NO_SCORES = np.empty(0, dtype=np.int32)
@@ -128,12 +131,8 @@ async def search(
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
     # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
     tell = k if len(queries) == 1 else 0
-    parts = await _candidates(shards, queries, plans, selection, tell)
+    searches = await _candidates(shards, queries, plans, selection, k, tell)
     found = time.perf_counter()
-    searches = [
-        _Search(k, plan, {shard: answers[number] for shard, answers in parts.items()})
-        for number, plan in enumerate(plans)
-    ]
     while waiting := [number for number, search in enumerate(searches) if search.wanted]:
         wanted = {
             shard: [(number, searches[number].wanted[shard]) for number in waiting if shard in searches[number].wanted]
@@ -147,37 +146,39 @@ async def search(
                 if pairs
             },
         )
-        for number in waiting:
-            searches[number].give(
-                {
-                    shard: dict(zip([number for number, _ in wanted[shard]], answers, strict=True)).get(number)
-                    for shard, answers in scores.items()
-                    if shard in searches[number].wanted
-                }
-            )
+        for shard, answers in scores.items():
+            for (number, numbers_M), answer in zip(wanted[shard], answers, strict=True):
+                searches[number].take(numbers_M, answer)
+        for search in searches:
+            search.go_on(shards.alive)
     results = await _describe(shards, searches)
     done = time.perf_counter()
     return Gathered(results, len(shards.alive), {"candidates": found - started, "scores": done - found})
 
 
 async def _candidates(
-    shards: Shards, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan], selection: Selection, tell: int
-) -> dict[int, list[Part]]:
-    """Each shard's candidates for each query; whole where all of a shard's first ones were among the best of all."""
+    shards: Shards,
+    queries: Sequence[NDArray[np.float32]],
+    plans: Sequence[Plan],
+    selection: Selection,
+    k: int,
+    tell: int,
+) -> list[_Search]:
+    """Each query's search with the shards' candidates: all of a shard's where its first ones were among the best."""
     n_shards = len(shards.alive)
     limits = [min(plan.n_candidates, _share(plan.n_candidates, n_shards, "candidates")) for plan in plans]
     alone = len(queries) == 1 or n_shards == 1
     # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
     ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
     asked = (queries, plans, selection, tell, limits, ahead)
-    parts: dict[int, list[Part]] = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
+    found = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
+    searches = [
+        _Search(k, plan, {shard: parts[number] for shard, parts in found.items()}) for number, plan in enumerate(plans)
+    ]
     again: dict[int, list[int]] = {}
     for number, plan in enumerate(plans):
-        if not plan.n_probe or limits[number] == plan.n_candidates:
-            continue
-        chosen = _choose({shard: answers[number] for shard, answers in parts.items()}, plan)
-        for shard, kept in chosen.items():
-            if len(kept.numbers_M) == limits[number]:
+        if plan.n_probe and limits[number] < plan.n_candidates:
+            for shard in searches[number].used_up(limits[number]):
                 again.setdefault(shard, []).append(number)
     more = await shards.ask_all(
         "candidates",
@@ -193,10 +194,12 @@ async def _candidates(
             for shard, numbers in again.items()
         },
     )
-    for shard, answers in more.items():
-        for number, part in zip(again[shard], answers, strict=True):
-            parts[shard][number] = part
-    return {shard: answers for shard, answers in parts.items() if shard in shards.alive}
+    for number, search in enumerate(searches):
+        wider = {shard: parts[again[shard].index(number)] for shard, parts in more.items() if number in again[shard]}
+        if wider:
+            search.widen(wider)
+        search.go_on(shards.alive)
+    return searches
 
 
 def _share(n: int, shards: int, what: str) -> int:
@@ -207,21 +210,28 @@ def _share(n: int, shards: int, what: str) -> int:
     return min(n, math.ceil(times * n / shards) + more)
 
 
-def _choose(parts: dict[int, Part], plan: Plan) -> dict[int, Candidates]:
+class _Chosen(NamedTuple):
+    """Candidates by ascending numbers, int64 [M], their scores by centroids, int32 [M], and shards, int64 [M]."""
+
+    numbers_M: NDArray[np.int64]
+    scores_M: NDArray[np.int32]
+    shards_M: NDArray[np.int64]
+
+
+def _choose(parts: dict[int, Part], plan: Plan) -> _Chosen:
     """Those of the shards' candidates that a search over all partitions would have: the first by their estimates."""
-    candidates = {shard: part.candidates for shard, part in parts.items()}
-    total = sum(len(found.numbers_M) for found in candidates.values())
-    if not plan.n_probe or total <= plan.n_candidates:
-        return candidates
-    # One key for both, of equal estimates the first numbers: the last one that is kept is found without sorting.
-    keys = {
-        shard: (found.estimates_M.astype(np.int64) << _NUMBER_BITS) - found.numbers_M
-        for shard, found in candidates.items()
-    }
-    last = np.partition(np.concatenate(list(keys.values())), total - plan.n_candidates)[total - plan.n_candidates]
-    return {
-        shard: Candidates(*(array_M[keys[shard] >= last] for array_M in found)) for shard, found in candidates.items()
-    }
+    found = [part.candidates for part in parts.values()]
+    numbers_M = np.concatenate([_NO_NUMBERS, *(each.numbers_M for each in found)])
+    scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in found)])
+    shards_M = np.repeat(list(parts), [len(each.numbers_M) for each in found]).astype(np.int64)
+    kept_M = np.argsort(numbers_M)
+    if plan.n_probe and len(numbers_M) > plan.n_candidates:
+        # One key for both, of equal estimates the first numbers: the last one that is kept is found without sorting.
+        estimates_M = np.concatenate([each.estimates_M for each in found])
+        keys_M = (estimates_M.astype(np.int64) << _NUMBER_BITS) - numbers_M
+        last = np.partition(keys_M, -plan.n_candidates)[-plan.n_candidates]
+        kept_M = kept_M[keys_M[kept_M] >= last]
+    return _Chosen(numbers_M[kept_M], scores_M[kept_M], shards_M[kept_M])
 
 
 class _Search:
@@ -232,64 +242,65 @@ class _Search:
         self.wanted: dict[int, NDArray[np.int64]] = {}
         self.best: list[tuple[int, float]] = []
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
-        self._numbers_M, self._shards_M = _NO_NUMBERS, _NO_NUMBERS
         self._plan = plan
-        self._parts = parts
+        self._parts: dict[int, Part] = {}
         self._scores: dict[int, float] = {}
+        # At work, and what it asks for; None at the end.
+        self._steps: Rescoring | None = None
+        self._asked_M = _NO_NUMBERS
+        self.widen(parts)
+
+    def widen(self, parts: dict[int, Part]) -> None:
+        """Take what shards have found, in place of what they had before."""
+        self._parts |= parts
         for part in parts.values():
-            self._take(part.scored_M, part.found)
+            self.take(part.scored_M, part.found)
         self._start()
 
-    def give(self, answers: dict[int, Found | None]) -> None:
-        """Take the scores that were wanted. Where a shard has none, all it found is given up."""
-        gone = [shard for shard in self.wanted if answers.get(shard) is None]
-        for shard, found in answers.items():
-            if found is not None:
-                self._take(self.wanted[shard], found)
-        if gone:
-            self._parts = {shard: part for shard, part in self._parts.items() if shard not in gone}
-            self._start()
-        else:
-            self._go_on()
-
-    def _start(self) -> None:
-        chosen = _choose(self._parts, self._plan)
-        numbers_M = np.concatenate([_NO_NUMBERS, *(found.numbers_M for found in chosen.values())])
-        scores_M = np.concatenate([_NO_SCORES, *(found.scores_M for found in chosen.values())])
-        order_M = np.argsort(numbers_M)
-        shards_M = np.repeat(list(chosen), [len(found.numbers_M) for found in chosen.values()]).astype(np.int64)
-        self._numbers_M, self._shards_M = numbers_M[order_M], shards_M[order_M]
-        ranked_M = rank(Candidates(self._numbers_M, scores_M[order_M], scores_M[order_M]))
-        self._steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
-        self._asked_M = next(self._steps)
-        self._go_on()
-
-    def shards_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
-        """Which shard holds each of some candidates."""
-        return self._shards_M[np.searchsorted(self._numbers_M, numbers)]
-
-    def _take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
+    def take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
+        """Take the exact scores of some documents."""
         self._scores.update(zip(numbers_M.tolist(), found.scores_M.tolist(), strict=True))
         self.documents.update(found.documents)
 
-    def _go_on(self) -> None:
-        """Until scores are wanted that no shard has given, or to the end."""
-        while True:
+    def used_up(self, limit: int) -> list[int]:
+        """The shards whose candidates are all chosen, `limit` of them: they may have more."""
+        return [
+            shard
+            for shard, part in self._parts.items()
+            if len(part.candidates.numbers_M) == limit == np.count_nonzero(self._chosen.shards_M == shard)
+        ]
+
+    def shards_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
+        """Which shard holds each of some candidates."""
+        return self._chosen.shards_M[np.searchsorted(self._chosen.numbers_M, numbers)]
+
+    def go_on(self, alive: Sequence[int]) -> None:
+        """To where scores are wanted that no shard has given, or to the end. What lost shards found is given up."""
+        if any(shard not in alive for shard in self._parts):
+            self._parts = {shard: part for shard, part in self._parts.items() if shard in alive}
+            self._start()
+        while self._steps is not None:
             missing = [number for number in self._asked_M.tolist() if number not in self._scores]
             if missing:
-                self.wanted = {}
                 shards = self.shards_of(missing)
-                for shard in np.unique(shards).tolist():
-                    self.wanted[shard] = np.array(missing, dtype=np.int64)[shards == shard]
+                numbers_M = np.array(missing, dtype=np.int64)
+                self.wanted = {shard: numbers_M[shards == shard] for shard in np.unique(shards).tolist()}
                 return
             scores = [self._scores[number] for number in self._asked_M.tolist()]
             try:
                 self._asked_M = self._steps.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
                 found: Rescored = best(done.value, self.k)
-                self.wanted = {}
                 self.best = list(zip(found.numbers_M.tolist(), found.scores_M.tolist(), strict=True))
-                return
+                self.wanted, self._steps = {}, None
+
+    def _start(self) -> None:
+        self._chosen = _choose(self._parts, self._plan)
+        numbers_M, scores_M, _ = self._chosen
+        ranked_M = rank(Candidates(numbers_M, scores_M, scores_M))
+        steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
+        self._asked_M = next(steps)
+        self._steps = steps
 
 
 async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[FoundHit]]:
@@ -308,12 +319,11 @@ async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[Fo
         described |= documents
     results = []
     for search in searches:
-        known = described | search.documents
         homes = search.shards_of([number for number, _ in search.best]).tolist()
         hits = [
-            FoundHit(known[number][0], score, known[number][1])
+            FoundHit(kept[0], score, kept[1])
             for (number, score), shard in zip(search.best, homes, strict=True)
-            if number in known and shard in shards.alive
+            if (kept := search.documents.get(number) or described.get(number)) and shard in shards.alive
         ]
         results.append(sorted(hits, key=lambda hit: (-hit.score, hit.id))[: search.k])
     return results

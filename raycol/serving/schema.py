@@ -25,7 +25,6 @@ MAX_DOCUMENT_CHARACTERS = 65_536
 MAX_FILTER_CHARACTERS = 8192
 MAX_BODY_BYTES = 8 << 20
 
-# Half a surrogate pair, which passes as JSON and which no tokenizer takes, is no string to pydantic.
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)]
 DocumentText = Annotated[str, Field(max_length=MAX_DOCUMENT_CHARACTERS)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]

@@ -177,13 +177,13 @@ def packed(values: bytes, tokens: int = 1) -> dict[str, Any]:
     ("body", "status"),
     [
         (b"", 422),
-        (b"{", 422),
+        (b"{", 400),
         (b"null", 422),
         (b"[]", 422),
         (b'"x"', 422),
         (b"\xff", 400),
         (b'{"query": "\xff\xfe"}', 400),
-        (b'{"query": "\xed\xa0\x80"}', 422),
+        (b'{"query": "\xed\xa0\x80"}', 400),
         (b"[" * 100_000, 400),
         (b'{"query": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
         (b'{"a": ' * 50_000 + b"1" + b"}" * 50_000, 400),
@@ -194,7 +194,7 @@ def packed(values: bytes, tokens: int = 1) -> dict[str, Any]:
         (b'{"query": "a", "timeout_ms": 1000000000000}', 422),
         (b'{"query": "rain", "query": "wind", "k": 2000, "k": 1}', 200),
         (b'{"query": "rain", "__proto__": {"k": 1}}', 422),
-        ('{"query": "rain", "k": 1}'.encode("utf-16"), 200),
+        ('{"query": "rain", "k": 1}'.encode("utf-16"), 400),
         (b'{"query": "\\u0000", "k": 1}', 200),
         (b'{"query": "rain", "ids": ["\\u0000"]}', 200),
         (b'{"embeddings": [[[NaN]]]}', 422),
@@ -268,7 +268,7 @@ def test_bodies(served: Served, body: Any, status: int) -> None:
 )
 def test_half_a_surrogate_pair_is_no_text(served: Served, path: str, body: str) -> None:
     answer = served.post(body.replace("%s", HALF).encode(), path)
-    assert answer.status_code == 422, answer.text
+    assert answer.status_code == 400, answer.text
 
 
 @pytest.mark.parametrize("size", [9_000_000, 10_000_000])
@@ -320,7 +320,7 @@ def test_content_types(served: Served, kind: str | bytes) -> None:
     ):
         answer = served.ask("POST", "/v1/search", content, **{"content-type": kind})
         assert answer.status_code in (200, 400, 422)
-        assert answer.status_code == 422 or b"{" in content
+        assert answer.status_code != 200 or content.startswith(b"{")
 
 
 # Filters
