@@ -133,25 +133,15 @@ async def search(
     tell = k if len(queries) == 1 else 0
     searches = await _candidates(shards, queries, plans, selection, k, tell)
     found = time.perf_counter()
-    while waiting := [number for number, search in enumerate(searches) if search.wanted]:
-        wanted = {
-            shard: [(number, searches[number].wanted[shard]) for number in waiting if shard in searches[number].wanted]
-            for shard in shards.alive
-        }
-        scores = await shards.ask_all(
-            "score",
-            {
-                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], tell)
-                for shard, pairs in wanted.items()
-                if pairs
-            },
-        )
-        for shard, answers in scores.items():
-            for (number, numbers_M), answer in zip(wanted[shard], answers, strict=True):
-                searches[number].take(numbers_M, answer)
+    lost = True
+    while lost:
+        await _score(shards, searches, queries, tell)
+        n_alive = len(shards.alive)
+        await _describe(shards, searches)
+        lost = len(shards.alive) < n_alive
         for search in searches:
             search.go_on(shards.alive)
-    results = await _describe(shards, searches)
+    results = [search.hits() for search in searches]
     done = time.perf_counter()
     return Gathered(results, len(shards.alive), {"candidates": found - started, "scores": done - found})
 
@@ -202,6 +192,46 @@ async def _candidates(
     return searches
 
 
+async def _score(
+    shards: Shards, searches: Sequence[_Search], queries: Sequence[NDArray[np.float32]], tell: int
+) -> None:
+    """Have shards score what searches want, until these want no more."""
+    while waiting := [number for number, search in enumerate(searches) if search.wanted]:
+        wanted = {
+            shard: [(number, searches[number].wanted[shard]) for number in waiting if shard in searches[number].wanted]
+            for shard in shards.alive
+        }
+        scores = await shards.ask_all(
+            "score",
+            {
+                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], tell)
+                for shard, pairs in wanted.items()
+                if pairs
+            },
+        )
+        for shard, answers in scores.items():
+            for (number, numbers_M), answer in zip(wanted[shard], answers, strict=True):
+                searches[number].take(numbers_M, answer)
+        for search in searches:
+            search.go_on(shards.alive)
+
+
+async def _describe(shards: Shards, searches: Sequence[_Search]) -> None:
+    """Ask for what is kept of the best documents, where it is not known yet."""
+    unknown: dict[int, set[int]] = {}
+    for search in searches:
+        missing = [number for number, _ in search.best if number not in search.documents]
+        for number, shard in zip(missing, search.shards_of(missing).tolist(), strict=True):
+            unknown.setdefault(shard, set()).add(number)
+    answers = await shards.ask_all(
+        "describe",
+        {shard: (np.array(sorted(numbers), dtype=np.int64),) for shard, numbers in unknown.items()},
+    )
+    for search in searches:
+        for described in answers.values():
+            search.documents |= {number: described[number] for number, _ in search.best if number in described}
+
+
 def _share(n: int, shards: int, what: str) -> int:
     """How many of `n` documents to take from one of the shards."""
     if shards <= 1:
@@ -238,7 +268,7 @@ class _Search:
     """The search of one query: which documents it wants scored next, of which shards, until it has its hits."""
 
     def __init__(self, k: int, plan: Plan, parts: dict[int, Part]) -> None:
-        self.k = k
+        self._k = k
         self.wanted: dict[int, NDArray[np.int64]] = {}
         self.best: list[tuple[int, float]] = []
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
@@ -290,40 +320,20 @@ class _Search:
             try:
                 self._asked_M = self._steps.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
-                found: Rescored = best(done.value, self.k)
+                found: Rescored = best(done.value, self._k)
                 self.best = list(zip(found.numbers_M.tolist(), found.scores_M.tolist(), strict=True))
                 self.wanted, self._steps = {}, None
+
+    def hits(self) -> list[FoundHit]:
+        """The best documents, equal scores by id: the last of these go where there are more than `k`."""
+        kept = [(score, *self.documents[number]) for number, score in self.best]
+        hits = [FoundHit(id_, score, metadata) for score, id_, metadata in kept]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))[: self._k]
 
     def _start(self) -> None:
         self._chosen = _choose(self._parts, self._plan)
         numbers_M, scores_M, _ = self._chosen
         ranked_M = rank(Candidates(numbers_M, scores_M, scores_M))
-        steps = rescoring(ranked_M, self._plan.n_rescore, self.k)
+        steps = rescoring(ranked_M, self._plan.n_rescore, self._k)
         self._asked_M = next(steps)
         self._steps = steps
-
-
-async def _describe(shards: Shards, searches: Sequence[_Search]) -> list[list[FoundHit]]:
-    """The hits of each search; what is not known of their documents yet is asked for."""
-    unknown: dict[int, set[int]] = {}
-    for search in searches:
-        missing = [number for number, _ in search.best if number not in search.documents]
-        for number, shard in zip(missing, search.shards_of(missing).tolist(), strict=True):
-            unknown.setdefault(shard, set()).add(number)
-    answers = await shards.ask_all(
-        "describe",
-        {shard: (np.array(sorted(numbers), dtype=np.int64),) for shard, numbers in unknown.items()},
-    )
-    described: dict[int, tuple[str, dict[str, Any]]] = {}
-    for documents in answers.values():
-        described |= documents
-    results = []
-    for search in searches:
-        homes = search.shards_of([number for number, _ in search.best]).tolist()
-        hits = [
-            FoundHit(kept[0], score, kept[1])
-            for (number, score), shard in zip(search.best, homes, strict=True)
-            if (kept := search.documents.get(number) or described.get(number)) and shard in shards.alive
-        ]
-        results.append(sorted(hits, key=lambda hit: (-hit.score, hit.id))[: search.k])
-    return results

@@ -135,7 +135,7 @@ def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
     assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.results)
 
 
-@pytest.mark.parametrize("step", ["candidates", "score", "count"])
+@pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
 def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
     shards = shards_of(index, 3)
     whole = in_process(shards[1])
