@@ -30,6 +30,7 @@ from raycol.index.kernels.maxsim import GAINS
 from raycol.index.kernels.quantise import quantise_tokens
 from raycol.index.kmeans import train_centroids
 from raycol.index.nearest import NearestCentroid
+from raycol.index.scratch import Scratches
 
 BITS = (1, 2, 4, 8)
 
@@ -108,6 +109,11 @@ class Codebook:
             levels_KD = np.rint(self.centroids_KD[start : start + _BLOCK] / sizes_D)
             rows_RD[start : start + len(levels_KD)] = (levels_KD + 128).astype(np.uint8)
         return CentroidBytes(rows_RD, sizes_D)
+
+    @cached_property
+    def scratches(self) -> Scratches:
+        """Where searches write the scores of all centroids, and what follows from them."""
+        return Scratches()
 
     def quantise(self, tokens_TD: NDArray[np.float32]) -> tuple[TokenCodes, NDArray[np.float32]]:
         """Encode tokens; also the cosine of each with what it decodes to, float32 [T].

@@ -22,12 +22,20 @@ from numpy.typing import NDArray
 from raycol.index.codebook import Codebook
 from raycol.index.effort import SearchSettings
 from raycol.index.kernels.candidates import ESTIMATE_MASK, best_estimates, score_by_centroids, visit_lists
-from raycol.index.kernels.centroids import above_next, nearest_lists, query_bytes, score_bytes, score_centroids
+from raycol.index.kernels.centroids import (
+    GROUP,
+    above_next,
+    nearest_lists,
+    query_bytes,
+    score_bytes,
+    score_centroids,
+)
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
 from raycol.index.partition import Partition
 from raycol.index.query import Query
 from raycol.index.scope import Scope
+from raycol.index.scratch import Scratch
 
 # Documents that 3 scores, for each that 4 does at first; more of them where lists may lead to few that are allowed.
 _CANDIDATES_PER_RESCORED = 8
@@ -173,20 +181,25 @@ def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings
 
 def find_candidates(query: Query, codebook: Codebook, scope: Scope, plan: Plan, limit: int) -> Candidates:
     """The candidates among the documents of a scope, at most `limit` by estimate where there are."""
-    numbers_M = scope.numbers
-    if plan.exact or not len(numbers_M):
+    if plan.exact or not scope.n_allowed:
+        numbers_M = scope.numbers
         none_M = np.zeros(len(numbers_M), dtype=np.int32)
         return Candidates(numbers_M, none_M, none_M)
-    tables_BRL, state_N = _score_centroids(query, codebook, scope, plan.n_probe)
-    if plan.n_probe:
-        numbers_M = best_estimates(state_N, scope.allowed_N, limit, 255 * query.n_tokens)
-    scores_M = np.concatenate(
-        [
-            score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
-            for partition, documents in scope.split(numbers_M)
-        ]
-    )
-    return Candidates(numbers_M, (state_N[numbers_M] & ESTIMATE_MASK).astype(np.int32), scores_M)
+    with codebook.scratches.one() as scratch:
+        tables_BRL, state_N = _score_centroids(query, codebook, scope, plan.n_probe, scratch)
+        if plan.n_probe:
+            numbers_M = best_estimates(state_N, scope.allowed_N, limit, 255 * query.n_tokens)
+            estimates_M = (state_N[numbers_M] & ESTIMATE_MASK).astype(np.int32)
+        else:
+            numbers_M = scope.numbers
+            estimates_M = np.zeros(len(numbers_M), dtype=np.int32)
+        scores_M = np.concatenate(
+            [
+                score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
+                for partition, documents in scope.split(numbers_M)
+            ]
+        )
+    return Candidates(numbers_M, estimates_M, scores_M)
 
 
 def rank(found: Candidates) -> NDArray[np.int64]:
@@ -227,19 +240,23 @@ def rescoring(
 
 
 def _score_centroids(
-    query: Query, codebook: Codebook, scope: Scope, n_probe: int
+    query: Query, codebook: Codebook, scope: Scope, n_probe: int, scratch: Scratch
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     """The centroids' scores in bytes, and every document's state after `n_probe` lists of each query token."""
     rows_RD = codebook.centroid_bytes.rows_RD
-    tables_BRL = np.empty((len(query.floats_BDL), len(rows_RD), LANES), dtype=np.uint8)
-    state_N = np.zeros(scope.n_documents, dtype=np.uint32)
+    n_rows = len(rows_RD)
+    tables_BRL = scratch.array("tables", (len(query.floats_BDL), n_rows, LANES), np.uint8)
+    scores_RL = scratch.array("scores", (n_rows, LANES), np.int16)
+    tops_GL = scratch.array("tops", (n_rows // GROUP, LANES), np.int16)
+    state_N = scratch.array("state", (scope.n_documents if n_probe else 0,), np.uint32)
+    state_N[:] = 0
     # One more than is visited: the bytes count from there.
     n_nearest = min(n_probe + 1, codebook.n_centroids)
     for number, bytes_RL in enumerate(tables_BRL):
         weights_DL4, offsets_L, shift, units_L = query_bytes(
             query.floats_BDL[number], codebook.centroid_bytes.sizes_D, query.longest
         )
-        scores_RL, tops_GL = score_centroids(rows_RD, weights_DL4, offsets_L, shift)
+        score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
         score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
         if n_probe:
             n_lanes = min(LANES, query.n_tokens - LANES * number)

@@ -57,6 +57,13 @@ def make_codebook(rng: np.random.Generator, n_centroids: int, dim: int, bits: in
     return Codebook(unit(rng.standard_normal((n_centroids, dim))), lows_D, steps_D, bits)
 
 
+def centroid_scores(rows_RD: np.ndarray, *query: Any) -> tuple[np.ndarray, np.ndarray]:
+    scores_RL = np.empty((len(rows_RD), LANES), dtype=np.int16)
+    tops_GL = np.empty((len(rows_RD) // GROUP, LANES), dtype=np.int16)
+    score_centroids(rows_RD, *query, scores_RL, tops_GL)
+    return scores_RL, tops_GL
+
+
 @many
 @given(dim=DIMS, n_groups=st.integers(1, 4), extreme=st.booleans(), seed=SEEDS)
 def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: bool, seed: int) -> None:
@@ -72,7 +79,7 @@ def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: 
     shift = 0
     while np.abs(products_RL >> shift).max() > 32767:
         shift += 1
-    scores_RL, tops_GL = score_centroids(
+    scores_RL, tops_GL = centroid_scores(
         rows_RD.astype(np.uint8),
         np.ascontiguousarray(weights_DL.astype(np.int8).reshape(dim // 4, 4, LANES).transpose(0, 2, 1)),
         128 * weights_DL.sum(axis=0, dtype=np.int32),
@@ -100,7 +107,7 @@ def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
     assert len(query.floats_BDL) == -(-n_tokens // LANES)
     for block_DL, first in zip(query.floats_BDL, range(0, n_tokens, LANES), strict=True):
         weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, codebook.centroid_bytes.sizes_D, query.longest)
-        scores_RL, tops_GL = score_centroids(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
+        scores_RL, tops_GL = centroid_scores(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
         assert np.array_equal(tops_GL, tops_of(scores_RL))
         products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
         n_lanes = products_KQ.shape[1]
@@ -302,12 +309,12 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     # Sums of so many dimensions leave what a float32 holds exactly.
     wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 127, np.int8)
     wide_RD[1::2, 5], wide_DL4[3, ::3, 1] = 2, -6
-    integers = list(score_centroids(wide_RD, wide_DL4, np.zeros(LANES, np.int32), 12))
+    integers = list(centroid_scores(wide_RD, wide_DL4, np.zeros(LANES, np.int32), 12))
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
             weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, sizes_D, prepared.longest)
-            scores_RL, tops_GL = score_centroids(rows_RD, weights_DL4, offsets_L, shift)
+            scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
             score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
             integers += [weights_DL4, scores_RL, tops_GL, bytes_RL]

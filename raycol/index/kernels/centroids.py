@@ -56,7 +56,7 @@ def query_bytes(query_DL, sizes_D, longest):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-untyped-def]
+def score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL):  # type: ignore[no-untyped-def]
     """Integer dot products, in units that differ from query token to query token.
 
     Args:
@@ -64,13 +64,10 @@ def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-
         weights_DL4: int8 [D / 4, L, 4], query tokens.
         offsets_L: int32, 128 times the sum of each query token.
         shift: bits to drop, so that products fit 16 bits.
-
-    Returns:
-        scores_RL int16, and the largest of each GROUP rows, int16 [R / GROUP, L].
+        scores_RL: int16, written.
+        tops_GL: int16 [R / GROUP, L], written: the largest of each GROUP rows.
     """
     n_rows, dim = rows_RD.shape
-    scores_RL = np.empty((n_rows, LANES), dtype=np.int16)
-    tops_GL = np.empty((n_rows // GROUP, LANES), dtype=np.int16)
     products = np.empty((ROWS, LANES), dtype=np.int32)
     rows, weights, out = rows_RD.ctypes.data, weights_DL4.ctypes.data, products.ctypes.data
     for group in range(n_rows // GROUP):
@@ -82,7 +79,6 @@ def score_centroids(rows_RD, weights_DL4, offsets_L, shift):  # type: ignore[no-
                     score = np.int16((products[row, lane] - offsets_L[lane]) >> shift)
                     scores_RL[first + row, lane] = score
                     tops_GL[group, lane] = max(tops_GL[group, lane], score)
-    return scores_RL, tops_GL
 
 
 @kernel()
