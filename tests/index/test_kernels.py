@@ -204,6 +204,26 @@ def test_estimates_are_the_best_visited_centroid_of_each_query_token(
     assert best_estimates(state_N, allowed_N, n, 255 * n_tokens).tolist() == sorted(order[:n])
 
 
+@many
+@given(
+    n_documents=st.integers(1, 500), largest=st.sampled_from([0, 1, 30, 8000]), spread=st.sampled_from([1, 8]),
+    allowed=st.sampled_from([0.0, 0.1, 0.9, 1.0]), ascending=st.booleans(), n=st.integers(1, 600), seed=SEEDS,
+)  # fmt: skip
+def test_the_best_estimates_are_the_first_of_a_stable_sort(
+    n_documents: int, largest: int, spread: int, allowed: float, ascending: bool, n: int, seed: int
+) -> None:
+    """Ascending: each document is better than all before, so that none can be passed over."""
+    rng = np.random.default_rng(seed)
+    estimates_N = (largest * rng.random(n_documents) ** spread).astype(np.uint32)
+    if ascending:
+        estimates_N.sort()
+    allowed_N = rng.random(n_documents) < allowed
+    state_N = estimates_N | rng.integers(0, 33, n_documents, dtype=np.uint32) << np.uint32(ESTIMATE_BITS)
+    order = np.argsort(-estimates_N.astype(np.int64), kind="stable")
+    expected = np.sort(order[allowed_N[order]][:n])
+    assert best_estimates(state_N, allowed_N, n, max(1, largest)).tolist() == expected.tolist()
+
+
 def inverted_lists(documents: list[np.ndarray], n_centroids: int) -> tuple[np.ndarray, np.ndarray]:
     lists = [
         [number for number, codes in enumerate(documents) for code in codes if code == centroid]

@@ -19,6 +19,11 @@ from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 ESTIMATE_BITS = 20
 ESTIMATE_MASK = (1 << ESTIMATE_BITS) - 1
 
+# Lists that are asked for of the memory before they are needed; where they start is asked for twice as early.
+_AHEAD = 6
+# Documents that are passed over at once where none has an estimate that matters.
+_BLOCK = 32
+
 
 @kernel()
 def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, state_N):  # type: ignore[no-untyped-def]
@@ -32,17 +37,20 @@ def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, st
         state_N: uint32, 0 before the first query token.
     """
     n_lanes, n_probe = probes_LP.shape
-    lists = list_documents_T.ctypes.data
+    probes = probes_LP.reshape(-1)
+    offsets, lists = list_offsets_K.ctypes.data, list_documents_T.ctypes.data
     for lane in range(n_lanes):
         turn = np.uint32(first + lane + 1)
         for p in range(n_probe):
             above = np.uint32(above_LP[lane, p])
             if above == 0:
                 break
-            ahead = probes_LP[lane, min(p + 2, n_probe - 1)]
-            prefetch(lists + 4 * np.int64(list_offsets_K[ahead]))
-            prefetch(lists + 4 * np.int64(list_offsets_K[ahead]) + 64)
-            centroid = probes_LP[lane, p]
+            here = lane * n_probe + p
+            prefetch(offsets + 4 * np.int64(probes[min(here + 2 * _AHEAD, len(probes) - 1)]))
+            start = np.int64(list_offsets_K[probes[min(here + _AHEAD, len(probes) - 1)]])
+            prefetch(lists + 4 * start)
+            prefetch(lists + 4 * start + 64)
+            centroid = probes[here]
             for entry in range(list_offsets_K[centroid], list_offsets_K[centroid + 1]):
                 document = list_documents_T[entry]
                 state = state_N[document]
@@ -58,28 +66,47 @@ def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def
     Args:
         state_N: uint32, from `visit_lists`.
         allowed_N: bool.
-        n: how many; all there are if fewer.
+        n: how many, at least 1; all there are if fewer.
         limit: no estimate is larger.
     """
+    # Of those met so far: how many have each estimate from the `n`-th best on, and all of them. Later ones must be
+    # better than it, so that soon most blocks have none that is.
     counts = np.zeros(limit + 1, dtype=np.int64)
-    for document in range(len(state_N)):
-        counts[state_N[document] & np.uint32(ESTIMATE_MASK)] += allowed_N[document]
-    edge, above = limit, 0
-    while edge > 0 and above + counts[edge] < n:
-        above += counts[edge]
-        edge -= 1
-    at_edge = min(n - above, counts[edge])
-    chosen_M = np.empty(above + at_edge, dtype=np.int64)
-    m = 0
-    for document in range(len(state_N)):
-        estimate = np.int64(state_N[document] & np.uint32(ESTIMATE_MASK))
-        if estimate >= edge and allowed_N[document]:
-            if estimate == edge:
-                if at_edge == 0:
-                    continue
-                at_edge -= 1
-            chosen_M[m] = document
+    edge, total, least = 0, 0, np.uint32(0)
+    met_M, m = np.empty(4 * n, dtype=np.int64), 0
+    for first in range(0, len(state_N), _BLOCK):
+        stop = min(first + _BLOCK, len(state_N))
+        most = np.uint32(0)
+        if stop - first == _BLOCK:  # vectorised, since the compiler knows how many
+            for document in range(_BLOCK):
+                most = max(most, state_N[first + document] & np.uint32(ESTIMATE_MASK))
+        else:
+            most = np.uint32(ESTIMATE_MASK)
+        if most < least:
+            continue
+        for document in range(first, stop):
+            estimate = state_N[document] & np.uint32(ESTIMATE_MASK)
+            if estimate < least or not allowed_N[document]:
+                continue
+            if m == len(met_M):
+                met_M = np.concatenate((met_M, np.empty_like(met_M)))
+            met_M[m] = document
             m += 1
+            counts[estimate] += 1
+            total += 1
+            while total - counts[edge] >= n:
+                total -= counts[edge]
+                edge += 1
+            least = np.uint32(edge + (total >= n))
+    at_edge = min(n - (total - counts[edge]), counts[edge])
+    chosen_M = np.empty(total - counts[edge] + at_edge, dtype=np.int64)
+    m_chosen = 0
+    for document in met_M[:m]:
+        estimate = np.int64(state_N[document] & np.uint32(ESTIMATE_MASK))
+        if estimate > edge or (estimate == edge and at_edge > 0):
+            at_edge -= estimate == edge
+            chosen_M[m_chosen] = document
+            m_chosen += 1
     return chosen_M
 
 
