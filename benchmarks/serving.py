@@ -57,8 +57,10 @@ from processes import by_role, endpoint_cpu
 from raycol.index import Document, Index
 from raycol.index.effort import resolve
 from raycol.index.shard import IndexShard, Selection, whole_size
+from raycol.index.storage import open_store
 from raycol.ray_session import ray_session
 from raycol.serving.config import ServeConfig
+from raycol.serving.probing import Probing
 from raycol.serving.run import serving
 from raycol.serving.scatter import Ask, Shards, search
 
@@ -198,6 +200,7 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What shards compute, and what puts their answers together, without Ray."""
     data = _clustered(options)
     index = Index.open(data.uri)
+    probing = Probing(open_store(data.uri), index.manifest, ThreadPoolExecutor(1))
     searched = []
     for per_request in (BATCH, 1):
         batches = _batches(data.queries, per_request)
@@ -208,7 +211,7 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
             for round_ in range(options.rounds + 1):
                 say(f"scatter: {shards} shards, {per_request} a request, round {round_} of {options.rounds}")
                 with cpu_of() as together:
-                    asyncio.run(_search_shards(index, opened, batches))
+                    asyncio.run(_search_shards(index, opened, batches, probing if shards > 1 else None))
                 with cpu_of() as in_one:
                     for batch in batches:
                         index.search(batch, K, threads=1)
@@ -229,7 +232,10 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 async def _search_shards(
-    index: Index, shards: Sequence[IndexShard], batches: Sequence[Sequence[NDArray[np.float32]]]
+    index: Index,
+    shards: Sequence[IndexShard],
+    batches: Sequence[Sequence[NDArray[np.float32]]],
+    probing: Probing | None,
 ) -> None:
     def ask_of(shard: IndexShard) -> Ask:
         async def ask(method: str, *arguments: Any) -> Any:
@@ -245,7 +251,7 @@ async def _search_shards(
     for batch in batches:
         await search(
             Shards([ask_of(shard) for shard in shards], time.monotonic() + 60, fail), batch, k=K, settings=settings,
-            size=whole_size(manifest), n_centroids=manifest.codebook.n_centroids, selection=Selection(),
+            size=whole_size(manifest), n_centroids=manifest.codebook.n_centroids, selection=Selection(), probe=probing,
         )  # fmt: skip
 
 

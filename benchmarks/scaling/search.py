@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from raycol.index import Index
 from raycol.index.effort import EFFORTS, resolve
 from raycol.index.kernels.candidates import best_estimates
 from raycol.index.shard import IndexShard, Selection, whole_size
+from raycol.index.storage import open_store
 from raycol.serving import scatter
+from raycol.serving.probing import Probing
 from scaling.corpus import Corpus
 from scaling.kept import Step
 from scaling.truth import K, recall
@@ -103,11 +106,12 @@ def _sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, n: int, 
     queries = corpus.queries(n_queries)
     opened = [IndexShard(folder / "index", 1, shard, n) for shard in range(n)]
     asks = [_ask(shard) for shard in opened]
+    probing = Probing(open_store(folder / "index"), opened[0].manifest, ThreadPoolExecutor(1)) if n > 1 else None
     cpu_ms, same = [], 0
     for round_ in range(rounds + 1):
         for number, query in enumerate(queries if round_ else queries[:2]):  # the first ones check the index
             with measured() as cost:
-                ids = asyncio.run(_search(asks, opened[0], query))
+                ids = asyncio.run(_search(asks, probing, opened[0], query))
             if round_:
                 cpu_ms.append(1000 * cost.cpu_s)
                 same += ids == found[number]
@@ -122,7 +126,9 @@ def _ask(shard: IndexShard) -> scatter.Ask:
     return ask
 
 
-async def _search(asks: Sequence[scatter.Ask], shard: IndexShard, query: NDArray[np.float32]) -> list[str]:
+async def _search(
+    asks: Sequence[scatter.Ask], probing: Probing | None, shard: IndexShard, query: NDArray[np.float32]
+) -> list[str]:
     def failed(number: int, error: BaseException) -> None:
         raise error
 
@@ -136,6 +142,7 @@ async def _search(asks: Sequence[scatter.Ask], shard: IndexShard, query: NDArray
         size=whole_size(manifest),
         n_centroids=n_centroids,
         selection=Selection(),
+        probe=probing,
     )
     return [hit.id for hit in gathered.results[0]]
 

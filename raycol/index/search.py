@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 
 from raycol.index.codebook import Codebook
 from raycol.index.effort import SearchSettings
-from raycol.index.kernels.candidates import ESTIMATE_MASK, best_estimates, score_by_centroids, visit_lists
-from raycol.index.kernels.centroids import (
-    GROUP,
-    above_next,
-    nearest_lists,
-    query_bytes,
-    score_bytes,
-    score_centroids,
+from raycol.index.kernels.candidates import (
+    ESTIMATE_MASK,
+    best_estimates,
+    mark_codes,
+    score_by_centroids,
+    visit_lists,
 )
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
 from raycol.index.partition import Partition
+from raycol.index.probes import Probes, byte_tables, score_all, score_some
 from raycol.index.query import Query
 from raycol.index.scope import Scope
 from raycol.index.scratch import Scratch
@@ -179,24 +178,37 @@ def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings
     return Plan(n_rescore, n_candidates, n_probe if by_lists else 0, exact=False)
 
 
-def find_candidates(query: Query, codebook: Codebook, scope: Scope, plan: Plan, limit: int) -> Candidates:
-    """The candidates among the documents of a scope, at most `limit` by estimate where there are."""
+def find_candidates(
+    query: Query, codebook: Codebook, scope: Scope, plan: Plan, limit: int, probes: Probes | None = None
+) -> Candidates:
+    """The candidates among the documents of a scope, at most `limit` by estimate where there are.
+
+    Where the query's `probes` are known, only those centroids are scored that candidates have.
+    """
     if plan.exact or not scope.n_allowed:
         numbers_M = scope.numbers
         none_M = np.zeros(len(numbers_M), dtype=np.int32)
         return Candidates(numbers_M, none_M, none_M)
     with codebook.scratches.one() as scratch:
-        tables_BRL, state_N = _score_centroids(query, codebook, scope, plan.n_probe, scratch)
+        tables_BRL = byte_tables(query, codebook, scratch)
+        found = probes or score_all(query, codebook, plan.n_probe, tables_BRL, scratch)
         if plan.n_probe:
+            state_N = _visit(scope, found, scratch)
             numbers_M = best_estimates(state_N, scope.allowed_N, limit, 255 * query.n_tokens)
             estimates_M = (state_N[numbers_M] & ESTIMATE_MASK).astype(np.int32)
         else:
             numbers_M = scope.numbers
             estimates_M = np.zeros(len(numbers_M), dtype=np.int32)
+        parts = scope.split(numbers_M)
+        if probes:
+            marked_K = np.zeros(codebook.n_centroids, dtype=bool)
+            for partition, documents in parts:
+                mark_codes(documents, partition.offsets_N, partition.codes_T, marked_K)
+            score_some(query, codebook, np.flatnonzero(marked_K), probes.best_BL, tables_BRL)
         scores_M = np.concatenate(
             [
                 score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
-                for partition, documents in scope.split(numbers_M)
+                for partition, documents in parts
             ]
         )
     return Candidates(numbers_M, estimates_M, scores_M)
@@ -239,35 +251,17 @@ def rescoring(
     return Rescored(ranked_M[ascending], scores_M[ascending])
 
 
-def _score_centroids(
-    query: Query, codebook: Codebook, scope: Scope, n_probe: int, scratch: Scratch
-) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-    """The centroids' scores in bytes, and every document's state after `n_probe` lists of each query token."""
-    rows_RD = codebook.centroid_bytes.rows_RD
-    n_rows = len(rows_RD)
-    tables_BRL = scratch.array("tables", (len(query.floats_BDL), n_rows, LANES), np.uint8)
-    scores_RL = scratch.array("scores", (n_rows, LANES), np.int16)
-    tops_GL = scratch.array("tops", (n_rows // GROUP, LANES), np.int16)
-    state_N = scratch.array("state", (scope.n_documents if n_probe else 0,), np.uint32)
+def _visit(scope: Scope, probes: Probes, scratch: Scratch) -> NDArray[np.uint32]:
+    """Every document's state after the lists of each query token."""
+    state_N: NDArray[np.uint32] = scratch.array("state", (scope.n_documents,), np.uint32)
     state_N[:] = 0
-    # One more than is visited: the bytes count from there.
-    n_nearest = min(n_probe + 1, codebook.n_centroids)
-    for number, bytes_RL in enumerate(tables_BRL):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(
-            query.floats_BDL[number], codebook.centroid_bytes.sizes_D, query.longest
-        )
-        score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
-        score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
-        if n_probe:
-            n_lanes = min(LANES, query.n_tokens - LANES * number)
-            probes_LP = nearest_lists(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
-            above_LP = above_next(bytes_RL, probes_LP, n_nearest > n_probe)
-            for p, partition in enumerate(scope.partitions):
-                visit_lists(
-                    probes_LP, above_LP, LANES * number, partition.list_offsets_K, partition.list_documents_T,
-                    state_N[scope.starts[p] : scope.starts[p + 1]],
-                )  # fmt: skip
-    return tables_BRL, state_N
+    for number, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
+        for p, partition in enumerate(scope.partitions):
+            visit_lists(
+                centroids_LP, above_LP, LANES * number, partition.list_offsets_K, partition.list_documents_T,
+                state_N[scope.starts[p] : scope.starts[p + 1]],
+            )  # fmt: skip
+    return state_N
 
 
 def cost_ns(

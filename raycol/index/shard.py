@@ -22,6 +22,7 @@ from raycol.index.columns import Columns
 from raycol.index.index import Index, Match
 from raycol.index.manifest import Manifest, PartitionInfo, read_manifest
 from raycol.index.partition import Partition
+from raycol.index.probes import Probes, find_probes
 from raycol.index.query import Query
 from raycol.index.scope import Scope
 from raycol.index.search import (
@@ -120,6 +121,7 @@ class IndexShard:
         k: int,
         limits: Sequence[int],
         ahead: Sequence[int],
+        probes: Sequence[Probes | None],
     ) -> list[Part]:
         """Candidates of this shard for each query.
 
@@ -130,12 +132,13 @@ class IndexShard:
             k: of how many of the best that are scored to tell what is kept.
             limits: for each query the most candidates by their estimates.
             ahead: for each query how many of the best candidates to score exactly at once.
+            probes: for each query what `find_probes` finds for its plan, where that is known.
         """
         scope = self._scope(selection)
 
         def find(number: int) -> Part:
             query, plan = Query.prepare(queries[number]), plans[number]
-            found = find_candidates(query, self.index.codebook, scope, plan, limits[number])
+            found = find_candidates(query, self.index.codebook, scope, plan, limits[number], probes[number])
             ahead_M = np.sort(rank(found)[: ahead[number]])
             scored = self._found(query, scope, ahead_M, k)
             numbers_M = self._outward(scope, found.numbers_M)
@@ -180,6 +183,9 @@ class IndexShard:
         query_QD = np.ones((1, self.manifest.dim), dtype=np.float32) / np.sqrt(self.manifest.dim)
         self.index.search([query_QD], k=1, threads=1)
         self.index.exact([query_QD], k=1, threads=1)
+        plan = Plan(n_rescore=1, n_candidates=1, n_probe=1, exact=False)
+        probes = find_probes(Query.prepare(query_QD), self.index.codebook, plan.n_probe)
+        self.candidates([query_QD], [plan], Selection(), 1, [1], [1], [probes])
 
     def _found(self, query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int) -> Found:
         scores_M = exact_scores(query, scope, numbers_M, self._score)

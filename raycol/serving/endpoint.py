@@ -7,6 +7,7 @@ import base64
 import logging
 import time
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from raycol.index.document import check_embeddings
 from raycol.index.effort import resolve
 from raycol.index.filters import parse_filter
 from raycol.index.manifest import Manifest, read_manifest, versions
+from raycol.index.probes import Probes
+from raycol.index.search import Plan
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
@@ -26,6 +29,7 @@ from raycol.serving.deploy import check_same_model, manifest_to_serve
 from raycol.serving.guard import REQUEST_ID, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
+from raycol.serving.probing import Probing
 from raycol.serving.schema import (
     DocumentResponse,
     EmbeddingsRequest,
@@ -94,6 +98,9 @@ class Endpoint:
         # The time of the choice of a version that is served, or has been looked at.
         self._seen = settings.seen
         self._switching = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
+        self._probing: Probing | None = None
+        self._probing = self._probing_of(self._manifest)
         metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
         self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors)
@@ -105,7 +112,7 @@ class Endpoint:
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer `POST /v1/search`."""
         started = time.perf_counter()
-        manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
+        manifest, probing, deadline = self._manifest, self._probing, self._deadline(request.timeout_ms)
         if request.filter is not None:
             parse_filter(request.filter, manifest.columns)
         if request.embeddings is not None:
@@ -125,6 +132,7 @@ class Endpoint:
             size=whole_size(manifest),
             n_centroids=manifest.codebook.n_centroids,
             selection=Selection(request.filter, None if request.ids is None else tuple(dict.fromkeys(request.ids))),
+            probe=None if probing is None else self._probe(probing, deadline),
         )
         partial = found.answered < len(self._shards)
         if partial:
@@ -246,8 +254,9 @@ class Endpoint:
             before = self._manifest
             manifest = await asyncio.to_thread(manifest_to_serve, self._store, before, version)
             await self._prepare(manifest.version)
+            probing = await asyncio.to_thread(self._probing_of, manifest)
             pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
-            self._serve(manifest, pin.at)
+            self._serve(manifest, probing, pin.at)
             return VersionResponse(version=manifest.version, before=before.version)
 
     async def follow(self) -> None:
@@ -263,13 +272,13 @@ class Endpoint:
                         manifest = await asyncio.to_thread(read_manifest, self._store, pin.version)
                         check_same_model(self._manifest, manifest)
                         await self._prepare(manifest.version)
-                        self._serve(manifest, pin.at)
+                        self._serve(manifest, await asyncio.to_thread(self._probing_of, manifest), pin.at)
             except Exception as error:  # whatever fails now may not fail in two seconds
                 log.warning("the version to serve is not known: %r", error)
 
-    def _serve(self, manifest: Manifest, chosen_at: int) -> None:
+    def _serve(self, manifest: Manifest, probing: Probing | None, chosen_at: int) -> None:
         log.warning("serving version %d in place of %d", manifest.version, self._manifest.version)
-        self._manifest, self._seen = manifest, chosen_at
+        self._manifest, self._probing, self._seen = manifest, probing, chosen_at
         metrics.VERSION.set(manifest.version)
 
     async def _prepare(self, version: int) -> None:
@@ -316,6 +325,24 @@ class Endpoint:
         embeddings, known = await self._in_time(self._encoder.embed.remote(texts, is_query), deadline)
         metrics.CACHED.inc(known)
         return list(embeddings)
+
+    def _probing_of(self, manifest: Manifest) -> Probing | None:
+        """What finds probes in a version; None for a single shard, which does all that itself."""
+        if len(self._shards) == 1:
+            return None
+        served = self._probing
+        same = served is not None and served.codebook_name == manifest.codebook.name
+        return served if same else Probing(self._store, manifest, self._pool)
+
+    def _probe(self, probing: Probing, deadline: float) -> scatter.Probe:
+        async def probe(queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    return await probing(queries, plans)
+            except TimeoutError:
+                raise UnavailableError("the nearest centroids were not found in time") from None
+
+        return probe
 
     def _ask_shards(self, version: int, deadline: float) -> scatter.Shards:
         # A little before the deadline, so that what the others found is answered by then.

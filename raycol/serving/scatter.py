@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from raycol.errors import InputError
 from raycol.index.effort import SearchSettings
+from raycol.index.probes import Probes
 from raycol.index.search import Candidates, Plan, Rescored, Size, best, plan_search, rank, rescoring
 from raycol.index.shard import Found, Part, Selection
 
 Ask = Callable[..., Awaitable[Any]]
+Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[Plan]], Awaitable[list[Probes | None]]]
 
 # A shard's part of the candidates, and of the documents scored ahead, is taken to be so many times an even one.
 _CANDIDATES_SHARE = 1.5
@@ -28,6 +30,9 @@ _AHEAD_SHARE = 1.25
 # So many more, since small parts vary most.
 _CANDIDATES_MORE = 32
 _AHEAD_MORE = 4
+
+# To score fewer for a single query in every shard at once takes no longer than to do it before, once.
+_MANY_CENTROIDS = 1 << 15
 
 # More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
 _NUMBER_BITS = 40
@@ -108,6 +113,7 @@ async def search(
     size: Size,
     n_centroids: int,
     selection: Selection,
+    probe: Probe | None = None,
 ) -> Gathered:
     """The best `k` documents for each query over all shards that answer.
 
@@ -119,6 +125,7 @@ async def search(
         size: of the whole version, without a filter.
         n_centroids: of the version's codebook.
         selection: which documents may be found.
+        probe: finds the queries' probes where that pays; without it every shard does.
 
     Raises:
         InputError: a shard refused the request.
@@ -131,7 +138,11 @@ async def search(
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
     # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
     tell = k if len(queries) == 1 else 0
-    searches = await _candidates(shards, queries, plans, selection, k, tell)
+    planned = time.perf_counter()
+    shared = probe is not None and (len(queries) > 1 or n_centroids >= _MANY_CENTROIDS)
+    probes = await probe(queries, plans) if probe and shared else [None] * len(queries)
+    probed = time.perf_counter()
+    searches = await _candidates(shards, queries, plans, probes, selection, k, tell)
     found = time.perf_counter()
     lost = True
     while lost:
@@ -143,13 +154,19 @@ async def search(
             search.go_on(shards.alive)
     results = [search.hits() for search in searches]
     done = time.perf_counter()
-    return Gathered(results, len(shards.alive), {"candidates": found - started, "scores": done - found})
+    seconds = {
+        "centroids": probed - planned,
+        "candidates": found - started - (probed - planned),
+        "scores": done - found,
+    }
+    return Gathered(results, len(shards.alive), seconds)
 
 
 async def _candidates(
     shards: Shards,
     queries: Sequence[NDArray[np.float32]],
     plans: Sequence[Plan],
+    probes: Sequence[Probes | None],
     selection: Selection,
     k: int,
     tell: int,
@@ -160,7 +177,7 @@ async def _candidates(
     alone = len(queries) == 1 or n_shards == 1
     # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
     ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
-    asked = (queries, plans, selection, tell, limits, ahead)
+    asked = (queries, plans, selection, tell, limits, ahead, probes)
     found = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
     searches = [
         _Search(k, plan, {shard: parts[number] for shard, parts in found.items()}) for number, plan in enumerate(plans)
@@ -180,6 +197,7 @@ async def _candidates(
                 tell,
                 [plans[number].n_candidates for number in numbers],
                 [ahead[number] for number in numbers],
+                [probes[number] for number in numbers],
             )
             for shard, numbers in again.items()
         },

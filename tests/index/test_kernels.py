@@ -33,7 +33,9 @@ from raycol.index.kernels.centroids import (
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
+from raycol.index.probes import find_probes, score_all, score_some
 from raycol.index.query import MAX_QUERY_TOKENS, Query
+from raycol.index.scratch import Scratch
 from tests.conftest import PROJECT, make_clustered, unit
 from tests.index.test_search import make_queries
 
@@ -202,6 +204,29 @@ def test_estimates_are_the_best_visited_centroid_of_each_query_token(
     n = data.draw(st.integers(1, n_documents + 5))
     order = sorted(np.flatnonzero(allowed_N).tolist(), key=lambda number: (-expected[number], number))
     assert best_estimates(state_N, allowed_N, n, 255 * n_tokens).tolist() == sorted(order[:n])
+
+
+@many
+@given(dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 300), share=st.floats(0, 1), seed=SEEDS)
+def test_some_centroids_get_the_bytes_that_all_of_them_would(
+    dim: int, n_tokens: int, n_centroids: int, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codebook = make_codebook(rng, n_centroids, dim)
+    query = Query.prepare(rng.standard_normal((n_tokens, dim)).astype(np.float32))
+    scratch = Scratch()
+    n_rows = len(codebook.centroid_bytes.rows_RD)
+    all_BRL = np.empty((len(query.floats_BDL), n_rows, LANES), dtype=np.uint8)
+    probes = score_all(query, codebook, min(3, n_centroids), all_BRL, scratch)
+    again = find_probes(query, codebook, min(3, n_centroids))
+    assert all(np.array_equal(*each) for each in zip(probes.centroids, again.centroids, strict=True))
+    assert all(np.array_equal(*each) for each in zip(probes.above, again.above, strict=True))
+    codes_C = np.flatnonzero(rng.random(n_centroids) < share)
+    some_BRL = np.full_like(all_BRL, 7)
+    score_some(query, codebook, codes_C, again.best_BL, some_BRL)
+    others_R = np.setdiff1d(np.arange(all_BRL.shape[1]), codes_C)
+    assert np.array_equal(some_BRL[:, codes_C], all_BRL[:, codes_C])
+    assert (some_BRL[:, others_R] == 7).all()
 
 
 @many

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.effort import EFFORTS, SearchSettings, resolve
 from raycol.index.shard import IndexShard, Selection, whole_size
+from raycol.index.storage import open_store
 from raycol.serving import scatter
+from raycol.serving.probing import Probing
 
 DIM = 32
 
@@ -51,7 +55,9 @@ def in_process(shard: IndexShard, slow: float = 0.0):
     return ask
 
 
-def search(index, asks, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, **selection):
+def search(
+    index, asks, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
+):
     manifest = index.manifest
     shards = scatter.Shards(
         asks, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
@@ -65,12 +71,19 @@ def search(index, asks, queries, k=10, timeout=60.0, effort="default", settings=
             size=whole_size(manifest),
             n_centroids=manifest.codebook.n_centroids,
             selection=Selection(**selection),
+            probe=probe,
         )
     )
 
 
 def shards_of(index: Index, n: int) -> list[IndexShard]:
     return [IndexShard(index.uri, index.version, shard, n) for shard in range(n)]
+
+
+@pytest.fixture(scope="module")
+def probing(index: Index) -> Iterator[Probing]:
+    with ThreadPoolExecutor(1) as pool:
+        yield Probing(open_store(index.uri), index.manifest, pool)
 
 
 def pairs(results):
@@ -92,26 +105,33 @@ def pairs(results):
         ({"filter": "n < 0"}, "default", 10),
     ],
 )
-def test_any_number_of_shards_finds_what_the_index_finds(index, queries, n_shards, selection, effort, k) -> None:
+def test_any_number_of_shards_finds_what_the_index_finds(
+    index, queries, probing, n_shards, selection, effort, k, monkeypatch
+) -> None:
     asks = [in_process(shard) for shard in shards_of(index, n_shards)]
     expected = index.search(queries, k=k, effort=effort, **selection)
     together = search(index, asks, queries, k, effort=effort, **selection)
     assert pairs(together.results) == pairs(expected)
+    probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
+    assert pairs(probed.results) == pairs(expected)
     assert together.answered == n_shards
     # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
+    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
     for number in range(0, 200, 20):
-        alone = search(index, asks, queries[number : number + 1], k, effort=effort, **selection)
-        assert pairs(alone.results) == pairs(expected[number : number + 1])
+        for probe in (None, probing):
+            alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
+            assert pairs(alone.results) == pairs(expected[number : number + 1])
     for hits in together.results[:5]:
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
 
 
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, n_probe, n_rescore) -> None:
+def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore) -> None:
     settings = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
     asks = [in_process(shard) for shard in shards_of(index, 4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
-    assert pairs(search(index, asks, queries, 5, settings=settings).results) == pairs(expected)
+    for probe in (None, probing):
+        assert pairs(search(index, asks, queries, 5, settings=settings, probe=probe).results) == pairs(expected)
 
 
 def test_more_shards_than_partitions(index, queries) -> None:

@@ -43,7 +43,7 @@ def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Inde
         kept = index.metadata([hit.id for hit in expected])
         assert [{**hit.metadata, "text": hit.text} for hit in hits] == kept
     assert (answer.version, answer.shards.total, answer.shards.answered) == (1, 3, 3)
-    assert set(answer.took_ms) == {"encode", "candidates", "scores", "total"}
+    assert set(answer.took_ms) == {"encode", "centroids", "candidates", "scores", "total"}
 
 
 def test_a_folder_and_its_endpoint_answer_alike(endpoint: Endpoint, index: Index) -> None:

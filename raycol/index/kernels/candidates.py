@@ -111,6 +111,14 @@ def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def
 
 
 @kernel()
+def mark_codes(documents_M, offsets_N, codes_T, marked_K):  # type: ignore[no-untyped-def]
+    """Set those centroids of `marked_K`, bool, that documents have a token of."""
+    for document in documents_M:
+        for token in range(offsets_N[document], offsets_N[document + 1]):
+            marked_K[codes_T[token]] = True
+
+
+@kernel()
 def score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T):  # type: ignore[no-untyped-def]
     """MaxSim of documents as if each token were its centroid, in bytes, int32 [M].
 

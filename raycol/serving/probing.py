@@ -1,0 +1,53 @@
+"""The first stage of a search, done in the gateway once for all shards, which would each score all centroids.
+
+On a thread of its own: the event loop is for requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.codebook_files import open_codebook
+from raycol.index.manifest import Manifest
+from raycol.index.probes import Probes, find_probes
+from raycol.index.query import Query
+from raycol.index.search import Plan
+from raycol.index.storage import Store
+
+
+class Probing:
+    """Finds the probes of queries in one version.
+
+    Args:
+        store: of the index.
+        manifest: of the version.
+        pool: where it runs.
+
+    Raises:
+        IndexCorruptError: the codebook's files are not as promised.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, pool: Executor) -> None:
+        self.codebook_name = manifest.codebook.name
+        self._codebook = open_codebook(store, manifest.codebook, manifest.dim, manifest.bits)
+        self._pool = pool
+        # Compiles the kernels before the first request rather than in it.
+        self._find(np.ones((1, manifest.dim), dtype=np.float32), 1)
+
+    async def __call__(self, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
+        """The probes of each query, float32 [n_tokens, dim]; None where its plan visits no lists."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._find_all, queries, plans)
+
+    def _find_all(self, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
+        return [
+            self._find(query, plan.n_probe) if plan.n_probe else None
+            for query, plan in zip(queries, plans, strict=True)
+        ]
+
+    def _find(self, query_QD: NDArray[np.float32], n_probe: int) -> Probes:
+        return find_probes(Query.prepare(query_QD), self._codebook, n_probe)
