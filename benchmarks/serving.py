@@ -13,9 +13,10 @@ table       latencies, queries a second and errors: closed loops of 1, 4, 16 and
 embeddings  POST /v1/embeddings beside PyLate's server on the same texts; PYTHON has PyLate and what its server needs
             (benchmarks/peers/README.md)
 
-The data: --tokens clustered tokens of 128 dimensions in eight partitions, queries of 32 (clustered.py), of which
-nothing is kept but ids; and SciFact with its texts (scifact.py), which is skipped where it is not there. FOLDER keeps
-indexes, which are not built again, and everything measured, as serving-*.json.
+The data: --tokens clustered tokens of 128 dimensions, queries of 32 (clustered.py), of which nothing is kept but ids,
+in eight partitions, or as benchmarks/scaling.py has built them in FOLDER; and SciFact with its texts (scifact.py), which
+is skipped where it is not there. FOLDER keeps indexes, which are not built again, and everything measured, as
+serving-*.json.
 
 For saturation and table, shards that are fewer than the cores have as many replicas as fill them.
 
@@ -53,6 +54,8 @@ from measure import in_fresh_process, print_table, say
 from measure import measured as cpu_of
 from numpy.typing import NDArray
 from processes import by_role, endpoint_cpu
+from scaling.corpus import Corpus
+from scaling.kept import folder_of
 
 from raycol.index import Document, Index
 from raycol.index.effort import resolve
@@ -324,6 +327,9 @@ def _all_data(options: argparse.Namespace) -> Iterator[Served]:
 
 def _clustered(options: argparse.Namespace) -> Served:
     n_tokens = int(options.tokens)
+    scaled = folder_of(options.keep, n_tokens)
+    if (scaled / "commit.json").exists():  # by benchmarks/scaling.py, which can make large ones
+        return Served("clustered", str(scaled / "index"), Corpus(n_tokens).queries(_N_QUERIES), [])
     folder = options.keep / f"serving-{n_tokens}"
     if not (folder / "queries.npy").exists():
         say(f"building an index of {n_tokens:,} tokens")

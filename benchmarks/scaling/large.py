@@ -16,7 +16,7 @@ from raycol.index.codebook import default_centroids, sample_tokens
 from raycol.index.create import partition_tokens_for
 from raycol.index.manifest import MAX_MANIFEST_BYTES
 from scaling.kept import Step
-from scaling.model import Model, Shape, fit
+from scaling.model import Model, Shape, fit, shared
 
 HOURS_A_MONTH = 730
 # Of a node's memory, what index and processes may take.
@@ -156,7 +156,7 @@ class Large:
         nodes = math.ceil((held + shards * own) / room)
         shards = nodes * math.ceil(shards / nodes)
         shape = replace(shape, shards=shards)
-        http_ms, gateway_ms = model.http_ms(shape), model.gateway_ms(shards)
+        http_ms, gateway_ms = model.http_ms(shape), model.gateway_ms(shape)
         cores = nodes * node.vcpus * options.cores_per_vcpu
         per_second = options.utilisation * cores / (http_ms / 1000)
         search = self._largest["search"]
@@ -166,7 +166,7 @@ class Large:
             bytes=held,
             own_bytes=shards * own,
             nodes=nodes,
-            shard_ms=model.search_ms(shape) / shards,
+            shard_ms=model.shard_ms(shape),
             gateway_ms=gateway_ms,
             search=model.parts(shape),
             http_ms=http_ms,
@@ -184,14 +184,17 @@ class Large:
         return min(_CENTROIDS, key=lambda k: self.serving(tokens, k).http_ms if self._fits(k) else math.inf)
 
     def _fits(self, n_centroids: int) -> bool:
-        return self._a_shard(n_centroids) < self._options.shard_ms
+        of_gateway = self.model.centroid * n_centroids / 1e3
+        return max(self._a_shard(n_centroids), of_gateway) < self._options.shard_ms
 
     def _a_shard(self, n_centroids: int) -> float:
         """What a shard takes that holds next to nothing."""
-        return self.model.shard + self.model.centroid * n_centroids / 1e3
+        return self.model.shard + (0.0 if shared(n_centroids) else self.model.centroid * n_centroids / 1e3)
 
     def _shards(self, shape: Shape) -> int:
         spread = self.model.search_ms(replace(shape, shards=0))
+        if shared(shape.n_centroids):
+            spread -= self.model.centroids_ms(shape)
         left = self._options.shard_ms - self._a_shard(shape.n_centroids)
         return max(1, math.ceil(spread / left)) if left > 0 else 1
 

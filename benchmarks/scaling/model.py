@@ -3,11 +3,12 @@
 The CPU of a query over S shards of T tokens, K centroids, N documents and R partitions in all, of Q query tokens that
 visit P lists:
 
-    fixed + partition * R + document * N + Q P (visit * R + entry * T / K) + S (shard + centroid * K)
+    fixed + partition * R + document * N + Q P (visit * R + entry * T / K) + centroid * K + S shard
 
-`visit` and `entry` are what more lists cost, `shard` and `centroid` what more shards cost, `document` is measured by
-itself, `fixed` and `partition` fit what is left; none may be below 0. The gateway's CPU, and what serving costs beside
-searching, are linear in S. Milliseconds throughout.
+`visit` and `entry` are what more lists cost, `shard` what more shards cost, `document` and `centroid` are measured by
+themselves, `fixed` and `partition` fit what is left; none may be below 0. The gateway's CPU beside the centroids, and
+what serving costs beside searching, are linear in S. Below `scatter.MANY_CENTROIDS` every shard scores all centroids.
+Milliseconds throughout.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import combinations
 import numpy as np
 
 from raycol.index.effort import EFFORTS
+from raycol.serving.scatter import MANY_CENTROIDS
 from scaling.kept import Step
 
 QUERY_TOKENS = 32
@@ -68,7 +70,7 @@ class Model:
             "exact scores": self.fixed + self.partition * shape.partitions,
             "documents": self.document * shape.documents / 1e6,
             "lists": self.visit * shape.visits + self.entry * shape.entries,
-            "centroids": shape.shards * self.centroid * shape.n_centroids / 1e3,
+            "centroids": self.centroids_ms(shape) * (1 if shared(shape.n_centroids) else shape.shards),
             "shards": shape.shards * self.shard,
         }
 
@@ -76,13 +78,30 @@ class Model:
         """CPU of a search, without serving."""
         return sum(self.parts(shape).values())
 
-    def gateway_ms(self, shards: int) -> float:
-        """CPU of the gateway, which does one thing at a time."""
-        return self.gateway + self.gateway_shard * shards
+    def centroids_ms(self, shape: Shape) -> float:
+        """CPU of scoring all centroids once."""
+        return self.centroid * shape.n_centroids / 1e3
+
+    def _once_ms(self, shape: Shape) -> float:
+        """CPU of the centroids where the gateway scores them."""
+        return self.centroids_ms(shape) if shared(shape.n_centroids) and shape.shards > 1 else 0.0
+
+    def gateway_ms(self, shape: Shape) -> float:
+        """CPU of the gateway."""
+        return self.gateway + self.gateway_shard * shape.shards + self._once_ms(shape)
+
+    def shard_ms(self, shape: Shape) -> float:
+        """CPU of a shard, of which each has as much."""
+        return (self.search_ms(shape) - self._once_ms(shape)) / shape.shards
 
     def http_ms(self, shape: Shape) -> float:
         """CPU of all processes of an endpoint."""
         return self.search_ms(shape) + self.serving + self.serving_shard * shape.shards
+
+
+def shared(n_centroids: int) -> bool:
+    """Whether the gateway scores all centroids once, for single queries."""
+    return n_centroids >= MANY_CENTROIDS
 
 
 def shape_of(size: Step, shards: int = 1) -> Shape:
@@ -105,19 +124,31 @@ def fit(sizes: Sequence[Step]) -> Model:
     """The model of what was measured, at two sizes at least."""
     shapes = [shape_of(size) for size in sizes]
     lines = [_line(list(sharded_ms(size).items())) for size in sizes]
-    shard, centroid = _line(
-        [(shape.n_centroids / 1e3, slope) for shape, (_, slope) in zip(shapes, lines, strict=True)]
+    # The last of these, of the largest codebook: it is that which larger indexes have.
+    centroids = [
+        size["search"]["centroid_ms"] * shape.n_centroids / 1e3 for size, shape in zip(sizes, shapes, strict=True)
+    ]
+    many = [shared(shape.n_centroids) for shape in shapes]
+    shard = float(
+        np.mean([slope - (0 if once else ms) for (_, slope), ms, once in zip(lines, centroids, many, strict=True)])
     )
     visit, entry = _weights([(shape.visits, shape.entries) for shape in shapes], [_lists_ms(size) for size in sizes])
     document = float(np.median([size["search"]["document_ms"] for size in sizes]))
     rest = [
-        base - document * shape.documents / 1e6 - visit * shape.visits - entry * shape.entries
-        for shape, (base, _) in zip(shapes, lines, strict=True)
+        base - document * shape.documents / 1e6 - visit * shape.visits - entry * shape.entries - (ms if once else 0)
+        for shape, (base, _), ms, once in zip(shapes, lines, centroids, many, strict=True)
     ]
     fixed, partition = _line([(shape.partitions, ms) for shape, ms in zip(shapes, rest, strict=True)])
     served = [(size, n, roles) for size in sizes for n, roles in served_ms(size).items()]
-    gateway = _line([(n, roles.get("gateway", 0.0)) for _, n, roles in served])
+    gateway = _line(
+        [
+            (n, roles.get("gateway", 0.0) - (ms if once and n > 1 else 0))
+            for size, ms, once in zip(sizes, centroids, many, strict=True)
+            for n, roles in served_ms(size).items()
+        ]
+    )
     serving = _line([(n, sum(roles.values()) - sharded_ms(size)[n]) for size, n, roles in served])
+    centroid = sizes[-1]["search"]["centroid_ms"]
     return Model(fixed, partition, document, visit, entry, shard, centroid, *gateway, *serving)
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from raycol.index import Index
 from raycol.index.effort import EFFORTS, resolve
 from raycol.index.kernels.candidates import best_estimates
+from raycol.index.probes import find_probes
+from raycol.index.query import Query
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import scatter
@@ -70,25 +72,37 @@ def _whole(folder: Path, corpus: Corpus, n_queries: int, n_exact: int, rounds: i
         "recall": {name: recall(ids, truth) for name, ids in found.items()} if truth else {},
         "recall_exact": recall(exact, truth) if truth else None,
         "peak_bytes": peak, "own_bytes": own, "found": found["default"], "document_ms": _document_ms(),
+        "centroid_ms": _centroid_ms(index, queries[:n_exact]),
     }  # fmt: skip
 
 
 def _document_ms() -> float:
     """What a search does to every document of an index, a million of them: masks, and the best estimates found."""
     n = 2_000_000
-    allowed_N = np.ones(n, dtype=bool)
-    found = np.random.default_rng(0).integers(0, 255 * 32, n // 20, dtype=np.uint32)
+    rng = np.random.default_rng(0)
+    allowed_N, zeroed_N = np.ones(n, dtype=bool), np.empty(n, dtype=np.uint32)
+    # A quarter of the documents are met by a query's lists in a large index.
+    state_N = np.where(rng.random(n) < 0.25, 255 * 32 * rng.random(n) ** 8, 0).astype(np.uint32)
     costs = []
     for _ in range(7):
         with measured() as cost:
             copied_N = np.concatenate([allowed_N[: n // 2], allowed_N[n // 2 :]])
             np.count_nonzero(copied_N)
-            np.flatnonzero(copied_N)
-            state_N = np.zeros(n, dtype=np.uint32)
-            state_N[:: n // len(found)] = found
+            zeroed_N[:] = 0
             best_estimates(state_N, copied_N, 1024, 255 * 32)
         costs.append(1000 * cost.cpu_s)
     return float(np.median(costs)) * 1e6 / n
+
+
+def _centroid_ms(index: Index, queries: Sequence[NDArray[np.float32]]) -> float:
+    """What a search does to all centroids, a thousand of them."""
+    n_probe = EFFORTS["default"].n_probe
+    costs = []
+    for query in queries:
+        with measured() as cost:
+            find_probes(Query.prepare(query), index.codebook, n_probe)
+        costs.append(1000 * cost.cpu_s)
+    return float(np.median(costs)) * 1e3 / index.codebook.n_centroids
 
 
 def sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, shards: Sequence[int], found: Any) -> Step:

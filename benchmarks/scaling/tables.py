@@ -139,8 +139,8 @@ def _rates(large: Large) -> str:
         ["a list that is visited, in each partition", f"{model.visit:.1f} ns"],
         ["an entry of a list", f"{model.entry:.2f} ns"],
         ["a shard", f"{model.shard:.2f} ms"],
-        ["a thousand centroids, each shard", f"{1000 * model.centroid:.1f} µs"],
-        ["the gateway, and for each shard", f"{model.gateway:.2f} + {model.gateway_shard:.2f} ms"],
+        ["a thousand centroids", f"{1000 * model.centroid:.1f} µs"],
+        ["the gateway beside that, and for each shard", f"{model.gateway:.2f} + {model.gateway_shard:.2f} ms"],
         [
             "all of serving beside the search, and for each shard",
             f"{model.serving:.2f} + {model.serving_shard:.2f} ms",
@@ -223,7 +223,7 @@ def _parts(large: Large) -> str:
             *(f"{told[name]:,.1f}" for name in ("centroids", "shards", "lists", "documents", "exact scores")),
             f"{beside:,.1f}",
         ])  # fmt: skip
-    header = ["tokens", "centroids", "shards", "all centroids, in every shard", "shards", "lists", "documents",
+    header = ["tokens", "centroids", "shards", "all centroids, once", "shards", "lists", "documents",
               "exact scores", "serving"]  # fmt: skip
     return _table(header, rows)
 
@@ -246,7 +246,7 @@ def _limits(sizes: Sequence[Step], large: Large) -> str:
         ["manifest: partitions, MB", *(f"{each.partitions:,}, {each.manifest_bytes / 1e6:.1f}" for each in built)],
         ["manifest: of what is allowed", *(f"{manifest_room(each):.0%}" for each in built)],
         ["documents, millions", *(f"{each.documents / 1e6:,.0f}" for each in built)],
-        ["centroid stage: CPU ms in all shards", *(f"{each.search['centroids']:,.0f}" for each in served)],
+        ["centroid stage: CPU ms, in the gateway", *(f"{each.search['centroids']:,.0f}" for each in served)],
         ["fan-out: shards", *(f"{each.shape.shards:,}" for each in served)],
         ["gateway: CPU ms a query", *(f"{each.gateway_ms:,.0f}" for each in served)],
         ["gateway: kB of candidates a query", *(f"{each.candidates_bytes / 1e3:,.0f}" for each in served)],

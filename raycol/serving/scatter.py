@@ -32,7 +32,7 @@ _CANDIDATES_MORE = 32
 _AHEAD_MORE = 4
 
 # To score fewer for a single query in every shard at once takes no longer than to do it before, once.
-_MANY_CENTROIDS = 1 << 15
+MANY_CENTROIDS = 1 << 15
 
 # More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
 _NUMBER_BITS = 40
@@ -139,7 +139,7 @@ async def search(
     # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
     tell = k if len(queries) == 1 else 0
     planned = time.perf_counter()
-    shared = probe is not None and (len(queries) > 1 or n_centroids >= _MANY_CENTROIDS)
+    shared = probe is not None and (len(queries) > 1 or n_centroids >= MANY_CENTROIDS)
     probes = await probe(queries, plans) if probe and shared else [None] * len(queries)
     probed = time.perf_counter()
     searches = await _candidates(shards, queries, plans, probes, selection, k, tell)

@@ -116,7 +116,7 @@ def test_any_number_of_shards_finds_what_the_index_finds(
     assert pairs(probed.results) == pairs(expected)
     assert together.answered == n_shards
     # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
-    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
+    monkeypatch.setattr(scatter, "MANY_CENTROIDS", 1)
     for number in range(0, 200, 20):
         for probe in (None, probing):
             alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
