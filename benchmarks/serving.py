@@ -14,8 +14,8 @@ embeddings  POST /v1/embeddings beside PyLate's server on the same texts; PYTHON
             (benchmarks/peers/README.md)
 
 The data: --tokens clustered tokens of 128 dimensions, queries of 32 (clustered.py), of which nothing is kept but ids,
-in eight partitions, or as benchmarks/scaling.py has built them in FOLDER; and SciFact with its texts (scifact.py), which
-is skipped where it is not there. FOLDER keeps indexes, which are not built again, and everything measured, as
+in eight partitions, or as benchmarks/scaling.py has built them in FOLDER; and SciFact with its texts (scifact.py),
+which is skipped where it is not there. FOLDER keeps indexes, which are not built again, and everything measured, as
 serving-*.json.
 
 For saturation and table, shards that are fewer than the cores have as many replicas as fill them.
