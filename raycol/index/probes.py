@@ -8,6 +8,7 @@ Shapes: B blocks of L = LANES query tokens, R rows of centroids, P probes, C cho
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +28,16 @@ from raycol.index.kernels.vectors import LANES
 from raycol.index.query import Query
 from raycol.index.scratch import Scratch
 
+# The bytes for a query of many tokens are more than this, and not kept.
+_KEPT_BYTES = 64 << 20
+
 
 class Probes(NamedTuple):
-    """The lists that each query token visits, and what its bytes are counted from.
+    """The centroids that are nearest to each query token, and what the bytes of all of them are counted from.
 
-    For each block of query tokens: its tokens' nearest centroids, best first, int32 [tokens, P], and by how much their
-    bytes exceed that of the first one not visited, int32 [tokens, P]. `best_BL` are the tokens' best scores, float32.
+    For each block of query tokens: its tokens' nearest centroids, best first, int32 [tokens, P], the last of which is
+    not visited if there are any beyond; and by how much their bytes exceed that one's, uint8 [tokens, P]. `best_BL`,
+    float32, are the tokens' best scores.
     """
 
     centroids: list[NDArray[np.int32]]
@@ -42,36 +47,40 @@ class Probes(NamedTuple):
 
 def byte_tables(query: Query, codebook: Codebook, scratch: Scratch) -> NDArray[np.uint8]:
     """Room for the bytes of all centroids, uint8 [B, R, L]; it holds anything."""
-    n_rows = len(codebook.centroid_bytes.rows_RD)
-    tables_BRL: NDArray[np.uint8] = scratch.array("tables", (len(query.floats_BDL), n_rows, LANES), np.uint8)
+    shape = (len(query.floats_BDL), len(codebook.centroid_bytes.rows_RD), LANES)
+    if math.prod(shape) > _KEPT_BYTES:
+        return np.empty(shape, dtype=np.uint8)
+    tables_BRL: NDArray[np.uint8] = scratch.array("tables", shape, np.uint8)
     return tables_BRL
 
 
 def find_probes(query: Query, codebook: Codebook, n_probe: int) -> Probes:
     """The probes of a query for searches elsewhere."""
     with codebook.scratches.one() as scratch:
-        return score_all(query, codebook, n_probe, byte_tables(query, codebook, scratch), scratch)
+        return score_all(query, codebook, n_probe, None, scratch)
 
 
 def score_all(
-    query: Query, codebook: Codebook, n_probe: int, tables_BRL: NDArray[np.uint8], scratch: Scratch
+    query: Query, codebook: Codebook, n_probe: int, tables_BRL: NDArray[np.uint8] | None, scratch: Scratch
 ) -> Probes:
-    """Write the bytes of all centroids into `tables_BRL`, and find the probes; with `n_probe` 0 these are none."""
+    """Write the bytes of all centroids into `tables_BRL`, if given, and find the probes, none with `n_probe` 0."""
     rows_RD, sizes_D = codebook.centroid_bytes
     scores_RL = scratch.array("scores", (len(rows_RD), LANES), np.int16)
     tops_GL = scratch.array("tops", (len(rows_RD) // GROUP, LANES), np.int16)
     # One more than is visited: the bytes count from there.
     n_nearest = min(n_probe + 1, codebook.n_centroids)
-    probes = Probes([], [], np.empty((len(tables_BRL), LANES), dtype=np.float32))
-    for number, bytes_RL in enumerate(tables_BRL):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(query.floats_BDL[number], sizes_D, query.longest)
+    probes = Probes([], [], np.empty((len(query.floats_BDL), LANES), dtype=np.float32))
+    for number, (floats_DL, best_L) in enumerate(zip(query.floats_BDL, probes.best_BL, strict=True)):
+        weights_DL4, offsets_L, shift, units_L = query_bytes(floats_DL, sizes_D, query.longest)
         score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
-        probes.best_BL[number] = score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
+        best_L[:] = tops_GL.max(axis=0)
+        if tables_BRL is not None:
+            score_bytes(scores_RL, best_L, units_L, tables_BRL[number])
         if n_probe:
             n_lanes = min(LANES, query.n_tokens - LANES * number)
             nearest_LP = nearest_lists(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
             probes.centroids.append(nearest_LP)
-            probes.above.append(above_next(bytes_RL, nearest_LP, n_nearest > n_probe))
+            probes.above.append(above_next(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
     return probes
 
 

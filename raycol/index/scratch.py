@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# Of a query of many tokens they are larger than this, and let go.
-_KEPT_BYTES = 64 << 20
-
 
 class Scratch:
     """The arrays of one search, by name."""
@@ -29,9 +26,7 @@ class Scratch:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         kept = self._bytes.get(name)
         if kept is None or len(kept) < size:
-            kept = np.empty(size, dtype=np.uint8)
-            if size <= _KEPT_BYTES:
-                self._bytes[name] = kept
+            kept = self._bytes[name] = np.empty(size, dtype=np.uint8)
         return kept[:size].view(dtype).reshape(shape)
 
 

@@ -1,6 +1,6 @@
 """Search over opened partitions (docs/search.md).
 
-1. the scores of all centroids, in bytes, once, whatever the number of partitions;
+1. the scores of all centroids, in bytes, once, whatever the number of partitions (or elsewhere before, `probes`);
 2. each query token visits its `n_probe` nearest centroids' lists, which gives every document an estimate;
 3. the documents with the best estimates are scored as if each token were its centroid;
 4. the `n_rescore` best of them are scored exactly over all their tokens, and more while that changes the answer;

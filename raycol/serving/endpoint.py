@@ -20,8 +20,6 @@ from raycol.index.document import check_embeddings
 from raycol.index.effort import resolve
 from raycol.index.filters import parse_filter
 from raycol.index.manifest import Manifest, read_manifest, versions
-from raycol.index.probes import Probes
-from raycol.index.search import Plan
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
@@ -124,16 +122,21 @@ class Endpoint:
             queries = await self._embed(request.texts, deadline, is_query=True)
         encoded = time.perf_counter()
         shards = self._ask_shards(manifest.version, deadline)
-        found = await scatter.search(
-            shards,
-            queries,
-            k=request.k,
-            settings=resolve(request.effort, manifest.tuned, manifest.codebook.n_centroids, request.k),
-            size=whole_size(manifest),
-            n_centroids=manifest.codebook.n_centroids,
-            selection=Selection(request.filter, None if request.ids is None else tuple(dict.fromkeys(request.ids))),
-            probe=None if probing is None else self._probe(probing, deadline),
-        )
+        try:
+            found = await scatter.search(
+                shards,
+                queries,
+                k=request.k,
+                settings=resolve(request.effort, manifest.tuned, manifest.codebook.n_centroids, request.k),
+                size=whole_size(manifest),
+                n_centroids=manifest.codebook.n_centroids,
+                selection=Selection(
+                    request.filter, None if request.ids is None else tuple(dict.fromkeys(request.ids))
+                ),
+                probe=probing,
+            )
+        except TimeoutError as error:
+            raise UnavailableError(str(error)) from None
         partial = found.answered < len(self._shards)
         if partial:
             metrics.PARTIAL.inc()
@@ -333,16 +336,6 @@ class Endpoint:
         served = self._probing
         same = served is not None and served.codebook_name == manifest.codebook.name
         return served if same else Probing(self._store, manifest, self._pool)
-
-    def _probe(self, probing: Probing, deadline: float) -> scatter.Probe:
-        async def probe(queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    return await probing(queries, plans)
-            except TimeoutError:
-                raise UnavailableError("the nearest centroids were not found in time") from None
-
-        return probe
 
     def _ask_shards(self, version: int, deadline: float) -> scatter.Shards:
         # A little before the deadline, so that what the others found is answered by then.

@@ -4,6 +4,7 @@ Annotations are not postponed here: in a replica FastAPI could not resolve them.
 """
 
 import asyncio
+import codecs
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -66,7 +67,7 @@ class _JsonRequest(Request):
     async def json(self) -> Any:
         """The body as JSON. For lists of numbers, as embeddings are, Python's own parser takes eight times as long."""
         try:
-            return from_json(await self.body())
+            return from_json((await self.body()).removeprefix(codecs.BOM_UTF8))
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from None
 

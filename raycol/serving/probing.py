@@ -41,13 +41,13 @@ class Probing:
 
     async def __call__(self, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
         """The probes of each query, float32 [n_tokens, dim]; None where its plan visits no lists."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._find_all, queries, plans)
-
-    def _find_all(self, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
-        return [
-            self._find(query, plan.n_probe) if plan.n_probe else None
+        loop = asyncio.get_running_loop()
+        # Each by itself: those not begun are not begun any more once this is cancelled, and others take turns.
+        found = [
+            loop.run_in_executor(self._pool, self._find, query, plan.n_probe)
             for query, plan in zip(queries, plans, strict=True)
         ]
+        return await asyncio.gather(*found)
 
-    def _find(self, query_QD: NDArray[np.float32], n_probe: int) -> Probes:
-        return find_probes(Query.prepare(query_QD), self._codebook, n_probe)
+    def _find(self, query_QD: NDArray[np.float32], n_probe: int) -> Probes | None:
+        return find_probes(Query.prepare(query_QD), self._codebook, n_probe) if n_probe else None

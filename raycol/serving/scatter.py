@@ -31,6 +31,9 @@ _AHEAD_SHARE = 1.25
 _CANDIDATES_MORE = 32
 _AHEAD_MORE = 4
 
+# Of the time that is left a shard has so much for an answer: the others may have to be asked once more without it.
+_STEP_SHARE = 0.8
+
 # To score fewer for a single query in every shard at once takes no longer than to do it before, once.
 MANY_CENTROIDS = 1 << 15
 
@@ -75,6 +78,10 @@ class Shards:
         self._on_failure = on_failure
         self.alive = list(range(len(asks)))
 
+    def step_s(self) -> float:
+        """Seconds that the next step may take, so that another can follow it."""
+        return _STEP_SHARE * max(0.0, self._deadline - time.monotonic())
+
     async def ask_all(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
         """The answers of those shards that are given arguments, by their numbers.
 
@@ -86,7 +93,7 @@ class Shards:
         if not tasks:
             return {}
         try:
-            await asyncio.wait(tasks, timeout=max(0.0, self._deadline - time.monotonic()))
+            await asyncio.wait(tasks, timeout=self.step_s())
         finally:
             for task in tasks:
                 task.cancel()
@@ -129,6 +136,7 @@ async def search(
 
     Raises:
         InputError: a shard refused the request.
+        TimeoutError: `probe` took too long.
     """
     started = time.perf_counter()
     if selection != Selection():
@@ -139,8 +147,13 @@ async def search(
     # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
     tell = k if len(queries) == 1 else 0
     planned = time.perf_counter()
-    shared = probe is not None and (len(queries) > 1 or n_centroids >= MANY_CENTROIDS)
-    probes = await probe(queries, plans) if probe and shared else [None] * len(queries)
+    probes: Sequence[Probes | None] = [None] * len(queries)
+    if probe and any(plan.n_probe for plan in plans) and (len(queries) > 1 or n_centroids >= MANY_CENTROIDS):
+        try:
+            async with asyncio.timeout(shards.step_s()):
+                probes = await probe(queries, plans)
+        except TimeoutError:
+            raise TimeoutError("the nearest centroids were not found in time") from None
     probed = time.perf_counter()
     searches = await _candidates(shards, queries, plans, probes, selection, k, tell)
     found = time.perf_counter()

@@ -126,8 +126,8 @@ def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, sp
     scores_RL = rng.integers(-spread - 1, spread + 1, (n_groups * GROUP, LANES)).astype(np.int16)
     units_L = (rng.uniform(0.2, 5, LANES) * 255 / spread).astype(np.float32)
     bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
-    score_bytes(scores_RL, tops_of(scores_RL), units_L, bytes_RL)
     best_L = scores_RL.max(axis=0).astype(np.float32)
+    score_bytes(scores_RL, best_L, units_L, bytes_RL)
     below_RL = np.minimum((best_L - scores_RL.astype(np.float32)) * units_L, np.float32(255))
     assert np.array_equal(bytes_RL, np.floor(np.float32(255.5) - below_RL))
     assert (bytes_RL.max(axis=0) == 255).all()
@@ -160,13 +160,16 @@ def test_probes_count_from_the_last_of_them(
 ) -> None:
     n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
     rng = np.random.default_rng(seed)
-    bytes_RL = rng.integers(0, 256, (rounded_up(n_centroids), LANES)).astype(np.uint8)
-    best_first_KL = np.argsort(-bytes_RL[:n_centroids].astype(int), axis=0)
+    scores_RL = rng.integers(-300, 300, (rounded_up(n_centroids), LANES)).astype(np.int16)
+    best_L, units_L = scores_RL.max(axis=0).astype(np.float32), rng.uniform(0.1, 2, LANES).astype(np.float32)
+    bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
+    score_bytes(scores_RL, best_L, units_L, bytes_RL)
+    best_first_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0)
     probes_LP = np.ascontiguousarray(best_first_KL[:n_probe, :n_lanes].T.astype(np.int32))
     expected = [[int(bytes_RL[probe, lane]) for probe in probes_P] for lane, probes_P in enumerate(probes_LP)]
     if count_from_last:
         expected = [[byte - of_lane[-1] for byte in of_lane] for of_lane in expected]
-    assert above_next(bytes_RL, probes_LP, count_from_last).tolist() == expected
+    assert above_next(scores_RL, best_L, units_L, probes_LP, count_from_last).tolist() == expected
 
 
 @many
@@ -361,7 +364,7 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
             weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, sizes_D, prepared.longest)
             scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
-            score_bytes(scores_RL, tops_GL, units_L, bytes_RL)
+            score_bytes(scores_RL, tops_GL.max(axis=0).astype(np.float32), units_L, bytes_RL)
             integers += [weights_DL4, scores_RL, tops_GL, bytes_RL]
     found = [
         *index.search(queries, 4, n_probe=4, n_rescore=4),

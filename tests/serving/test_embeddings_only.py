@@ -7,7 +7,11 @@ import httpx2
 import numpy as np
 import pytest
 
+import raycol
 from raycol.index import Document, Index
+from raycol.index.effort import EFFORTS
+from raycol.index.search import plan_search
+from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import serving
 from tests.conftest import make_clustered
@@ -17,6 +21,28 @@ pytestmark = pytest.mark.slow
 
 def packed(query: np.ndarray) -> dict:
     return {"tokens": len(query), "data": base64.b64encode(query.tobytes()).decode()}
+
+
+def test_several_shards_find_what_the_index_finds(ray_local: None, tmp_path: Path) -> None:
+    """By lists, whose centroids the gateway finds where a request has several queries."""
+    arrays = make_clustered(2500, 16, seed=4)
+    documents = [Document(f"d{n}", array) for n, array in enumerate(arrays)]
+    index = Index.create(tmp_path / "index", documents, partition_tokens=sum(map(len, arrays)) // 5)
+    queries = [array + np.float32(0.05) for array in arrays[::100]]
+    size, settings = whole_size(index.manifest), EFFORTS["fast"]
+    plans = [plan_search(len(query), size, index.stats().n_centroids, k=5, settings=settings) for query in queries]
+    assert all(plan.n_probe and not plan.exact for plan in plans)
+    expected = [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=5, effort="fast")]
+    with (
+        serving(ServeConfig(index=index.uri, shards=3, port=0)) as running,
+        raycol.Client(running.url) as client,
+    ):
+        together = client.search(embeddings=queries, k=5, effort="fast")
+        alone = [client.search(embeddings=[query], k=5, effort="fast") for query in queries[:5]]
+    found = [[(hit.id, hit.score) for hit in hits] for hits in together.results]
+    assert found == expected
+    assert [[(hit.id, hit.score) for hit in answer.results[0]] for answer in alone] == expected[:5]
+    assert together.took_ms["centroids"] > alone[0].took_ms["centroids"]
 
 
 def test_embeddings_are_answered_and_texts_refused(ray_local: None, tmp_path: Path) -> None:

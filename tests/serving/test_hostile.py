@@ -195,6 +195,7 @@ def packed(values: bytes, tokens: int = 1) -> dict[str, Any]:
         (b'{"query": "rain", "query": "wind", "k": 2000, "k": 1}', 200),
         (b'{"query": "rain", "__proto__": {"k": 1}}', 422),
         ('{"query": "rain", "k": 1}'.encode("utf-16"), 400),
+        (b'\xef\xbb\xbf{"query": "rain", "k": 1}', 200),
         (b'{"query": "\\u0000", "k": 1}', 200),
         (b'{"query": "rain", "ids": ["\\u0000"]}', 200),
         (b'{"embeddings": [[[NaN]]]}', 422),

@@ -46,10 +46,10 @@ def queries() -> list[np.ndarray]:
     return [unit(rng, int(n)) for n in rng.integers(1, 40, 200)]
 
 
-def in_process(shard: IndexShard, slow: float = 0.0):
+def in_process(shard: IndexShard, slow: float = 0.0, hangs: str | None = None):
     async def ask(method, *arguments):
-        if slow:
-            await asyncio.sleep(slow)
+        if slow or method == hangs:
+            await asyncio.sleep(60.0 if method == hangs else slow)
         return getattr(shard, method)(*arguments)
 
     return ask
@@ -169,6 +169,29 @@ def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
     found = search(index, asks, queries[:10], effort="fast", filter="n >= 0")
     assert found.answered == 2
     assert all(len(hits) == 10 for hits in found.results)
+
+
+@pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
+def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None:
+    """To be asked what else there is to ask: they take some, too."""
+    shards = shards_of(index, 3)
+    asks = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
+    started = time.monotonic()
+    found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
+    assert time.monotonic() - started < 2.0
+    assert found.answered == 2
+    assert all(len(hits) == 10 for hits in found.results)
+
+
+def test_probes_that_come_too_late(index, queries) -> None:
+    async def slow(queries, plans):
+        await asyncio.sleep(60)
+
+    asks = [in_process(shard) for shard in shards_of(index, 2)]
+    with pytest.raises(TimeoutError, match="nearest centroids were not found in time"):
+        search(index, asks, queries[:2], timeout=0.1, probe=slow)
+    # None are wanted where no lists are visited.
+    assert search(index, asks, queries[:2], probe=slow, filter="n < 12").answered == 2
 
 
 def test_no_shard_at_all(index, queries) -> None:

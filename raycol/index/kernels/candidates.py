@@ -31,7 +31,7 @@ def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, st
 
     Args:
         probes_LP: centroids, best first, so that a document's first visit is its best.
-        above_LP: int32, the centroid's byte less the first unvisited centroid's.
+        above_LP: uint8, the centroid's byte less the first unvisited centroid's.
         first: number of the first of these query tokens.
         list_offsets_K, list_documents_T: the partition's lists.
         state_N: uint32, 0 before the first query token.
@@ -73,7 +73,7 @@ def best_estimates(state_N, allowed_N, n, limit):  # type: ignore[no-untyped-def
     # better than it, so that soon most blocks have none that is.
     counts = np.zeros(limit + 1, dtype=np.int64)
     edge, total, least = 0, 0, np.uint32(0)
-    met_M, m = np.empty(4 * n, dtype=np.int64), 0
+    met_M, m = np.empty(max(1, min(4 * n, len(state_N))), dtype=np.int64), 0
     for first in range(0, len(state_N), _BLOCK):
         stop = min(first + _BLOCK, len(state_N))
         most = np.uint32(0)

@@ -82,25 +82,18 @@ def score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL):
 
 
 @kernel()
-def score_bytes(scores_RL, tops_GL, units_L, bytes_RL):  # type: ignore[no-untyped-def]
+def score_bytes(scores_RL, best_L, units_L, bytes_RL):  # type: ignore[no-untyped-def]
     """Scores as bytes with one unit for all query tokens: 255 for a token's best, 0 far below it.
 
     Args:
-        scores_RL, tops_GL: from `score_centroids`.
+        scores_RL: from `score_centroids`.
+        best_L: float32, the best of them for each query token.
         units_L: float32, bytes a unit of the score.
         bytes_RL: uint8, written.
-
-    Returns:
-        The best score of each query token, float32 [L].
     """
-    n_rows = len(scores_RL)
-    best_L = np.empty(LANES, dtype=np.float32)
-    for lane in range(LANES):
-        best_L[lane] = tops_GL[:, lane].max()
-    for row in range(n_rows):
+    for row in range(len(scores_RL)):
         for lane in range(LANES):
             bytes_RL[row, lane] = _byte(best_L[lane], scores_RL[row, lane], units_L[lane])
-    return best_L
 
 
 @kernel()
@@ -110,7 +103,7 @@ def score_rows(codes_C, rows_RD, weights_DL4, offsets_L, shift, units_L, best_L,
     Args:
         codes_C: which centroids.
         rows_RD, weights_DL4, offsets_L, shift, units_L: as above.
-        best_L: the best score of each query token among all centroids.
+        best_L: float32, the best score of each query token among all centroids.
         bytes_RL: uint8, the rows of these centroids are written.
     """
     dim = rows_RD.shape[1]
@@ -195,12 +188,15 @@ def _keep_best(heap_P, size, key):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def above_next(bytes_RL, probes_LP, count_from_last):  # type: ignore[no-untyped-def]
-    """The bytes of each query token's probes, int32 [lanes, P]; above those of the last probe if wanted."""
+def above_next(scores_RL, best_L, units_L, probes_LP, count_from_last):  # type: ignore[no-untyped-def]
+    """The bytes of each query token's probes, uint8 [lanes, P]; above those of the last probe if wanted."""
     n_lanes, n_probe = probes_LP.shape
-    above_LP = np.empty((n_lanes, n_probe), dtype=np.int32)
+    above_LP = np.empty((n_lanes, n_probe), dtype=np.uint8)
     for lane in range(n_lanes):
-        last = np.int32(bytes_RL[probes_LP[lane, n_probe - 1], lane]) if count_from_last else np.int32(0)
-        for p in range(n_probe):
-            above_LP[lane, p] = np.int32(bytes_RL[probes_LP[lane, p], lane]) - last
+        last = np.uint8(0)
+        for p in range(n_probe - 1, -1, -1):
+            byte = _byte(best_L[lane], scores_RL[probes_LP[lane, p], lane], units_L[lane])
+            if p == n_probe - 1 and count_from_last:
+                last = byte
+            above_LP[lane, p] = byte - last
     return above_LP
