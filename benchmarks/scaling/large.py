@@ -15,8 +15,9 @@ from clustered import DIM, MEAN_TOKENS
 from raycol.index.codebook import default_centroids, sample_tokens
 from raycol.index.create import partition_tokens_for
 from raycol.index.manifest import MAX_MANIFEST_BYTES
+from raycol.serving.scatter import centroids_once
 from scaling.kept import Step
-from scaling.model import Model, Shape, fit, shared
+from scaling.model import Model, Shape, fit
 
 HOURS_A_MONTH = 730
 # Of a node's memory, what index and processes may take.
@@ -189,11 +190,11 @@ class Large:
 
     def _a_shard(self, n_centroids: int) -> float:
         """What a shard takes that holds next to nothing."""
-        return self.model.shard + (0.0 if shared(n_centroids) else self.model.centroid * n_centroids / 1e3)
+        return self.model.shard + (0.0 if centroids_once(2, n_centroids) else self.model.centroid * n_centroids / 1e3)
 
     def _shards(self, shape: Shape) -> int:
         spread = self.model.search_ms(replace(shape, shards=0))
-        if shared(shape.n_centroids):
+        if centroids_once(2, shape.n_centroids):
             spread -= self.model.centroids_ms(shape)
         left = self._options.shard_ms - self._a_shard(shape.n_centroids)
         return max(1, math.ceil(spread / left)) if left > 0 else 1

@@ -7,8 +7,8 @@ visit P lists:
 
 `visit` and `entry` are what more lists cost, `shard` what more shards cost, `document` and `centroid` are measured by
 themselves, `fixed` and `partition` fit what is left; none may be below 0. The gateway's CPU beside the centroids, and
-what serving costs beside searching, are linear in S. Below `scatter.MANY_CENTROIDS` every shard scores all centroids.
-Milliseconds throughout.
+what serving costs beside searching, are linear in S. Where `scatter.centroids_once` says no,
+every shard scores all centroids. Milliseconds throughout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import combinations
 import numpy as np
 
 from raycol.index.effort import EFFORTS
-from raycol.serving.scatter import MANY_CENTROIDS
+from raycol.serving.scatter import centroids_once
 from scaling.kept import Step
 
 QUERY_TOKENS = 32
@@ -70,7 +70,7 @@ class Model:
             "exact scores": self.fixed + self.partition * shape.partitions,
             "documents": self.document * shape.documents / 1e6,
             "lists": self.visit * shape.visits + self.entry * shape.entries,
-            "centroids": self.centroids_ms(shape) * (1 if shared(shape.n_centroids) else shape.shards),
+            "centroids": self.centroids_ms(shape) * _times(shape.shards, shape.n_centroids),
             "shards": shape.shards * self.shard,
         }
 
@@ -84,7 +84,7 @@ class Model:
 
     def _once_ms(self, shape: Shape) -> float:
         """CPU of the centroids where the gateway scores them."""
-        return self.centroids_ms(shape) if shared(shape.n_centroids) and shape.shards > 1 else 0.0
+        return self.centroids_ms(shape) if centroids_once(shape.shards, shape.n_centroids) else 0.0
 
     def gateway_ms(self, shape: Shape) -> float:
         """CPU of the gateway."""
@@ -97,11 +97,6 @@ class Model:
     def http_ms(self, shape: Shape) -> float:
         """CPU of all processes of an endpoint."""
         return self.search_ms(shape) + self.serving + self.serving_shard * shape.shards
-
-
-def shared(n_centroids: int) -> bool:
-    """Whether the gateway scores all centroids once, for single queries."""
-    return n_centroids >= MANY_CENTROIDS
 
 
 def shape_of(size: Step, shards: int = 1) -> Shape:
@@ -123,33 +118,35 @@ def served_ms(size: Step) -> dict[int, dict[str, float]]:
 def fit(sizes: Sequence[Step]) -> Model:
     """The model of what was measured, at two sizes at least."""
     shapes = [shape_of(size) for size in sizes]
-    lines = [_line(list(sharded_ms(size).items())) for size in sizes]
-    # The last of these, of the largest codebook: it is that which larger indexes have.
-    centroids = [
-        size["search"]["centroid_ms"] * shape.n_centroids / 1e3 for size, shape in zip(sizes, shapes, strict=True)
-    ]
-    many = [shared(shape.n_centroids) for shape in shapes]
-    shard = float(
-        np.mean([slope - (0 if once else ms) for (_, slope), ms, once in zip(lines, centroids, many, strict=True)])
-    )
+    lines = [_line([(n, ms - _centroids_ms(size, n)) for n, ms in sharded_ms(size).items()]) for size in sizes]
+    shard = float(np.mean([slope for _, slope in lines]))
     visit, entry = _weights([(shape.visits, shape.entries) for shape in shapes], [_lists_ms(size) for size in sizes])
     document = float(np.median([size["search"]["document_ms"] for size in sizes]))
     rest = [
-        base - document * shape.documents / 1e6 - visit * shape.visits - entry * shape.entries - (ms if once else 0)
-        for shape, (base, _), ms, once in zip(shapes, lines, centroids, many, strict=True)
+        base - document * shape.documents / 1e6 - visit * shape.visits - entry * shape.entries
+        for shape, (base, _) in zip(shapes, lines, strict=True)
     ]
     fixed, partition = _line([(shape.partitions, ms) for shape, ms in zip(shapes, rest, strict=True)])
     served = [(size, n, roles) for size in sizes for n, roles in served_ms(size).items()]
     gateway = _line(
         [
-            (n, roles.get("gateway", 0.0) - (ms if once and n > 1 else 0))
-            for size, ms, once in zip(sizes, centroids, many, strict=True)
-            for n, roles in served_ms(size).items()
+            (n, roles.get("gateway", 0.0) - _centroids_ms(size, n) * centroids_once(n, size["search"]["n_centroids"]))
+            for size, n, roles in served
         ]
     )
     serving = _line([(n, sum(roles.values()) - sharded_ms(size)[n]) for size, n, roles in served])
     centroid = sizes[-1]["search"]["centroid_ms"]
     return Model(fixed, partition, document, visit, entry, shard, centroid, *gateway, *serving)
+
+
+def _centroids_ms(size: Step, n_shards: int) -> float:
+    """What scoring all centroids takes, in the gateway or in every shard."""
+    n_centroids = size["search"]["n_centroids"]
+    return float(size["search"]["centroid_ms"] * n_centroids / 1e3 * _times(n_shards, n_centroids))
+
+
+def _times(n_shards: int, n_centroids: int) -> int:
+    return 1 if centroids_once(n_shards, n_centroids) else n_shards
 
 
 def _lists_ms(size: Step) -> float:

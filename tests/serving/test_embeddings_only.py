@@ -14,6 +14,7 @@ from raycol.index.search import plan_search
 from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import serving
+from raycol.serving.scatter import centroids_once
 from tests.conftest import make_clustered
 
 pytestmark = pytest.mark.slow
@@ -24,17 +25,20 @@ def packed(query: np.ndarray) -> dict:
 
 
 def test_several_shards_find_what_the_index_finds(ray_local: None, tmp_path: Path) -> None:
-    """By lists, whose centroids the gateway finds where a request has several queries."""
+    """By lists, whose centroids the gateway finds where there are so many."""
     arrays = make_clustered(2500, 16, seed=4)
     documents = [Document(f"d{n}", array) for n, array in enumerate(arrays)]
-    index = Index.create(tmp_path / "index", documents, partition_tokens=sum(map(len, arrays)) // 5)
+    index = Index.create(
+        tmp_path / "index", documents, partition_tokens=sum(map(len, arrays)) // 7, n_centroids=1 << 14
+    )
+    assert centroids_once(5, index.stats().n_centroids)
     queries = [array + np.float32(0.05) for array in arrays[::100]]
     size, settings = whole_size(index.manifest), EFFORTS["fast"]
     plans = [plan_search(len(query), size, index.stats().n_centroids, k=5, settings=settings) for query in queries]
     assert all(plan.n_probe and not plan.exact for plan in plans)
     expected = [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=5, effort="fast")]
     with (
-        serving(ServeConfig(index=index.uri, shards=3, port=0)) as running,
+        serving(ServeConfig(index=index.uri, shards=5, port=0)) as running,
         raycol.Client(running.url) as client,
     ):
         together = client.search(embeddings=queries, k=5, effort="fast")
@@ -42,7 +46,7 @@ def test_several_shards_find_what_the_index_finds(ray_local: None, tmp_path: Pat
     found = [[(hit.id, hit.score) for hit in hits] for hits in together.results]
     assert found == expected
     assert [[(hit.id, hit.score) for hit in answer.results[0]] for answer in alone] == expected[:5]
-    assert together.took_ms["centroids"] > alone[0].took_ms["centroids"]
+    assert min(answer.took_ms["centroids"] for answer in (together, *alone)) > 0.1
 
 
 def test_embeddings_are_answered_and_texts_refused(ray_local: None, tmp_path: Path) -> None:

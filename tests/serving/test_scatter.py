@@ -112,11 +112,11 @@ def test_any_number_of_shards_finds_what_the_index_finds(
     expected = index.search(queries, k=k, effort=effort, **selection)
     together = search(index, asks, queries, k, effort=effort, **selection)
     assert pairs(together.results) == pairs(expected)
+    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
     probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
     assert pairs(probed.results) == pairs(expected)
     assert together.answered == n_shards
     # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
-    monkeypatch.setattr(scatter, "MANY_CENTROIDS", 1)
     for number in range(0, 200, 20):
         for probe in (None, probing):
             alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
@@ -126,7 +126,8 @@ def test_any_number_of_shards_finds_what_the_index_finds(
 
 
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore) -> None:
+def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore, monkeypatch) -> None:
+    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
     settings = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
     asks = [in_process(shard) for shard in shards_of(index, 4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
@@ -183,7 +184,9 @@ def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None
     assert all(len(hits) == 10 for hits in found.results)
 
 
-def test_probes_that_come_too_late(index, queries) -> None:
+def test_probes_that_come_too_late(index, queries, monkeypatch) -> None:
+    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
+
     async def slow(queries, plans):
         await asyncio.sleep(60)
 
