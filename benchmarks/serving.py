@@ -63,7 +63,7 @@ from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.ray_session import ray_session
 from raycol.serving.config import ServeConfig
-from raycol.serving.probing import Probing
+from raycol.serving.probing import Probing, centroids_once
 from raycol.serving.run import serving
 from raycol.serving.scatter import Ask, Shards, search
 
@@ -209,12 +209,13 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
         batches = _batches(data.queries, per_request)
         n_queries = per_request * len(batches)
         for shards in SHARDS:
+            once = centroids_once(shards, index.manifest.codebook.n_centroids)
             opened = [IndexShard(data.uri, index.manifest.version, shard, shards) for shard in range(shards)]
             cost, alone = [], []
             for round_ in range(options.rounds + 1):
                 say(f"scatter: {shards} shards, {per_request} a request, round {round_} of {options.rounds}")
                 with cpu_of() as together:
-                    asyncio.run(_search_shards(index, opened, batches, probing if shards > 1 else None))
+                    asyncio.run(_search_shards(index, opened, batches, probing if once else None))
                 with cpu_of() as in_one:
                     for batch in batches:
                         index.search(batch, K, threads=1)

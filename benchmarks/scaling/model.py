@@ -7,8 +7,8 @@ visit P lists:
 
 `visit` and `entry` are what more lists cost, `shard` what more shards cost, `document` and `centroid` are measured by
 themselves, `fixed` and `partition` fit what is left; none may be below 0. The gateway's CPU beside the centroids, and
-what serving costs beside searching, are linear in S. Where `scatter.centroids_once` says no,
-every shard scores all centroids. Milliseconds throughout.
+what serving costs beside searching, are linear in S. Where `probing.centroids_once` says no, every
+shard scores all centroids. Milliseconds throughout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import combinations
 import numpy as np
 
 from raycol.index.effort import EFFORTS
-from raycol.serving.scatter import centroids_once
+from raycol.serving.probing import centroids_once
 from scaling.kept import Step
 
 QUERY_TOKENS = 32

@@ -23,7 +23,7 @@ from raycol.index.query import Query
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import scatter
-from raycol.serving.probing import Probing
+from raycol.serving.probing import Probing, centroids_once
 from scaling.corpus import Corpus
 from scaling.kept import Step
 from scaling.truth import K, recall
@@ -120,7 +120,9 @@ def _sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, n: int, 
     queries = corpus.queries(n_queries)
     opened = [IndexShard(folder / "index", 1, shard, n) for shard in range(n)]
     asks = [_ask(shard) for shard in opened]
-    probing = Probing(open_store(folder / "index"), opened[0].manifest, ThreadPoolExecutor(1)) if n > 1 else None
+    manifest = opened[0].manifest
+    once = centroids_once(n, manifest.codebook.n_centroids)
+    probing = Probing(open_store(folder / "index"), manifest, ThreadPoolExecutor(1)) if once else None
     cpu_ms, same = [], 0
     for round_ in range(rounds + 1):
         for number, query in enumerate(queries if round_ else queries[:2]):  # the first ones check the index

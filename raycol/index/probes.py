@@ -41,7 +41,7 @@ class Probes(NamedTuple):
     """
 
     centroids: list[NDArray[np.int32]]
-    above: list[NDArray[np.int32]]
+    above: list[NDArray[np.uint8]]
     best_BL: NDArray[np.float32]
 
 

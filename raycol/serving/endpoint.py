@@ -27,7 +27,7 @@ from raycol.serving.deploy import check_same_model, manifest_to_serve
 from raycol.serving.guard import REQUEST_ID, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
-from raycol.serving.probing import Probing
+from raycol.serving.probing import Probing, centroids_once
 from raycol.serving.schema import (
     DocumentResponse,
     EmbeddingsRequest,
@@ -330,8 +330,8 @@ class Endpoint:
         return list(embeddings)
 
     def _probing_of(self, manifest: Manifest) -> Probing | None:
-        """What finds probes in a version; None for a single shard, which does all that itself."""
-        if len(self._shards) == 1:
+        """What finds probes in a version; None where its shards do that themselves."""
+        if not centroids_once(len(self._shards), manifest.codebook.n_centroids):
             return None
         served = self._probing
         same = served is not None and served.codebook_name == manifest.codebook.name

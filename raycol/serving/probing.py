@@ -19,6 +19,14 @@ from raycol.index.query import Query
 from raycol.index.search import Plan
 from raycol.index.storage import Store
 
+# So many centroids fewer to score are worth what it takes to score them elsewhere (docs/serving.md).
+_MANY_CENTROIDS = 1 << 16
+
+
+def centroids_once(n_shards: int, n_centroids: int) -> bool:
+    """Whether to score all centroids once, before the shards are asked, rather than in each of them."""
+    return (n_shards - 1) * n_centroids >= _MANY_CENTROIDS
+
 
 class Probing:
     """Finds the probes of queries in one version.

@@ -34,9 +34,6 @@ _AHEAD_MORE = 4
 # Of the time that is left a shard has so much for an answer: the others may have to be asked once more without it.
 _STEP_SHARE = 0.8
 
-# What it costs to score all centroids so many times less is more than what it costs to do it elsewhere.
-_MANY_CENTROIDS = 1 << 16
-
 # More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
 _NUMBER_BITS = 40
 
@@ -132,7 +129,7 @@ async def search(
         size: of the whole version, without a filter.
         n_centroids: of the version's codebook.
         selection: which documents may be found.
-        probe: finds the queries' probes where that pays; without it every shard does.
+        probe: finds the queries' probes; without it every shard does.
 
     Raises:
         InputError: a shard refused the request.
@@ -148,7 +145,7 @@ async def search(
     tell = k if len(queries) == 1 else 0
     planned = time.perf_counter()
     probes: Sequence[Probes | None] = [None] * len(queries)
-    if probe and any(plan.n_probe for plan in plans) and centroids_once(len(shards.alive), n_centroids):
+    if probe and any(plan.n_probe for plan in plans):
         try:
             async with asyncio.timeout(shards.step_s()):
                 probes = await probe(queries, plans)
@@ -173,11 +170,6 @@ async def search(
         "scores": done - found,
     }
     return Gathered(results, len(shards.alive), seconds)
-
-
-def centroids_once(n_shards: int, n_centroids: int) -> bool:
-    """Whether to score all centroids once, before the shards are asked, rather than in each of them."""
-    return (n_shards - 1) * n_centroids >= _MANY_CENTROIDS
 
 
 async def _candidates(

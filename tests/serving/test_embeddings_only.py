@@ -13,8 +13,8 @@ from raycol.index.effort import EFFORTS
 from raycol.index.search import plan_search
 from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
+from raycol.serving.probing import centroids_once
 from raycol.serving.run import serving
-from raycol.serving.scatter import centroids_once
 from tests.conftest import make_clustered
 
 pytestmark = pytest.mark.slow

@@ -106,13 +106,12 @@ def pairs(results):
     ],
 )
 def test_any_number_of_shards_finds_what_the_index_finds(
-    index, queries, probing, n_shards, selection, effort, k, monkeypatch
+    index, queries, probing, n_shards, selection, effort, k
 ) -> None:
     asks = [in_process(shard) for shard in shards_of(index, n_shards)]
     expected = index.search(queries, k=k, effort=effort, **selection)
     together = search(index, asks, queries, k, effort=effort, **selection)
     assert pairs(together.results) == pairs(expected)
-    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
     probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
     assert pairs(probed.results) == pairs(expected)
     assert together.answered == n_shards
@@ -126,8 +125,7 @@ def test_any_number_of_shards_finds_what_the_index_finds(
 
 
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore, monkeypatch) -> None:
-    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
+def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore) -> None:
     settings = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
     asks = [in_process(shard) for shard in shards_of(index, 4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
@@ -184,9 +182,7 @@ def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None
     assert all(len(hits) == 10 for hits in found.results)
 
 
-def test_probes_that_come_too_late(index, queries, monkeypatch) -> None:
-    monkeypatch.setattr(scatter, "_MANY_CENTROIDS", 1)
-
+def test_probes_that_come_too_late(index, queries) -> None:
     async def slow(queries, plans):
         await asyncio.sleep(60)
 
