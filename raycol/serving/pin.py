@@ -34,7 +34,7 @@ def read_pin(store: Store) -> Pin | None:
     """
     try:
         content = store.read(SERVED, _MAX_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a file in place of the folder is for the manifest to tell of
         return None
     try:
         return Pin.model_validate_json(content)
