@@ -47,12 +47,14 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     """
     # Handles are made in this process: how their calls travel is settled when Serve is imported here.
     set_environment()
-    from raycol.models import load_encoder_of
     from raycol.serving.app import build_app, cpus_needed
 
     # What a replica would find wrong is found here first, where it can still be said plainly.
     index = Index.open(config.index, starting_version(open_store(config.index), config.version)[0])
     if index.manifest.model or config.model:
+        # torch is imported only where there is something to encode with.
+        from raycol.models import load_encoder_of
+
         load_encoder_of(index.manifest.model, config.model, device="cpu")
     config = config.model_copy(update={"host": config.host or LOOPBACK})
     host = str(config.host)

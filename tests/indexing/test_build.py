@@ -6,7 +6,7 @@ import pytest
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
-from tests.conftest import make_passages, write_jsonl
+from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
 from tests.indexing.cluster import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
@@ -91,29 +91,25 @@ def test_skipped_records_are_listed_and_the_rest_is_built_pooled(tiny_colbert: P
 def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     out = tmp_path / "grown"
     shutil.copytree(built, out)
-    fresh = [record | {"_id": f"new-{record['_id']}"} for record in make_passages(20, seed=1)]
     again = [record | {"text": "violin piano"} for record in make_passages(3)]
-    fresh_file = write_jsonl(tmp_path / "fresh.jsonl", fresh)
-    mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [*fresh[:1], *again])
-    settings = {"index": str(out), "docs_per_partition": 16, "num_workers": 1}
-    report = append_corpus(AppendConfig(corpus=fresh_file, **settings))
-    assert (report.version, report.documents, report.parts, report.replaced) == (2, 20, 2, 0)
-    with pytest.raises(InputError, match=r"mixed\.jsonl, line 1: .* is in the index .* already; --upsert replaces it"):
+    partly_file = write_jsonl(tmp_path / "partly.jsonl", [*again[:2], {"_id": "last", "text": "fog"}])
+    mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [{"_id": "first", "text": "rain"}, *again])
+    settings = {"index": str(out), "docs_per_partition": 2, "num_workers": 1}
+    with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is in the index .* already; --upsert replaces it"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
-    other_file = write_jsonl(tmp_path / "other.jsonl", [*fresh[3:5], {"_id": "last", "text": "fog"}])
-    report = append_corpus(AppendConfig(corpus=other_file, on_error="skip", **settings))
-    assert (report.documents, [problem.where.split(", ")[1] for problem in report.skipped]) == (
-        1,
-        ["line 1", "line 2"],
-    )
+    report = append_corpus(AppendConfig(corpus=partly_file, on_error="skip", **settings))
+    skipped = [problem.where.split(", ")[1] for problem in report.skipped]
+    assert (report.version, report.documents, report.replaced, skipped) == (2, 1, 0, ["line 1", "line 2"])
     report = append_corpus(AppendConfig(corpus=mixed_file, upsert=True, **settings))
-    assert (report.version, report.documents, report.replaced) == (4, 4, 4)
+    assert (report.version, report.documents, report.parts, report.replaced) == (3, 4, 2, 3)
     index = Index.open(out)
-    assert len(index) == 81
+    assert len(index) == 62
     assert [row["text"] for row in index.metadata([record["_id"] for record in again])] == ["violin piano"] * 3
     assert index.verify() == []
 
 
-def test_one_document_is_a_corpus(tiny_colbert: Path, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(1))
-    assert build(path, tiny_colbert, tmp_path / "i", resources={"CPU": 1, "memory": 1e8}).documents == 1
+def test_one_document_is_a_corpus(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "corpus.npz", make_clustered(1, 16, seed=0))
+    settings = {"num_workers": 1, "resources": {"CPU": 1, "memory": 1e8}}
+    report = build_index(IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings))
+    assert (report.documents, len(Index.open(tmp_path / "i"))) == (1, 1)

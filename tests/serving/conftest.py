@@ -7,9 +7,9 @@ import pytest
 
 from raycol.index import Document, Index
 from raycol.index.storage import Store, open_store
-from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
-from tests.conftest import make_clustered, make_passages, write_jsonl
+from tests.conftest import make_clustered, make_passages
+from tests.serving.indexes import index_of_texts
 from tests.serving.load import QUERIES
 
 
@@ -24,16 +24,9 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="module")
-def first_version(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Index:
+def first_version(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
     """80 passages in five partitions."""
-    folder = tmp_path_factory.mktemp("served")
-    corpus = write_jsonl(folder / "corpus.jsonl", make_passages(80))
-    build_index(
-        IndexConfig(
-            corpus=corpus, model=str(tiny_colbert), out=str(folder / "index"), docs_per_partition=16, num_workers=1
-        )
-    )
-    return Index.open(folder / "index")
+    return index_of_texts(tmp_path_factory.mktemp("served") / "index", tiny_colbert, make_passages(80))
 
 
 @pytest.fixture(scope="module")

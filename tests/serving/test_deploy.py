@@ -30,8 +30,11 @@ def test_a_choice_is_recorded_and_rolled_back(store: Store) -> None:
 def test_what_cannot_be_served_is_refused_and_nothing_is_recorded(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no version 9; it has 1 to 3"):
         choose(store, 9)
-    with pytest.raises(InputError, match="not an index"):
-        deploy(DeployConfig(target=str(tmp_path)))
+    file = tmp_path / "file"
+    file.touch()
+    for target, message in ((tmp_path, "not an index"), (file, "is a file; expected the folder of an index")):
+        with pytest.raises(InputError, match=message):
+            deploy(DeployConfig(target=str(target)))
     with pytest.raises(RaycolError, match="is the endpoint running"):
         deploy(DeployConfig(target="http://127.0.0.1:9"))
     assert read_pin(store) is None

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
-def two_replicas(index: Index) -> Iterator[Endpoint]:
+def two_replicas(index: Index, ray_local: None) -> Iterator[Endpoint]:
     with serving(ServeConfig(index=index.uri, shards=2, replicas=2, port=0, timeout_s=5.0)) as running:
         yield running
 

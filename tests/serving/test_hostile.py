@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,13 +22,13 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raycol.indexing import IndexConfig, build_index
 from raycol.serving import gateway
 from raycol.serving.config import ServeConfig
 from raycol.serving.keys import new_key
 from raycol.serving.run import serving
 from raycol.serving.schema import MAX_K, Problem, SearchRequest, SearchResponse
-from tests.conftest import make_passages, write_jsonl
+from tests.conftest import make_passages
+from tests.serving.indexes import index_of_texts
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,6 @@ OPERATIONS = [(method.upper(), path) for path, item in gateway.api.openapi()["pa
 PUBLIC = {"/healthz", "/readyz"}
 # 503 is documented, but only for an endpoint in trouble, or a client that does not wait.
 STATUSES = {200, 400, 401, 403, 404, 405, 408, 413, 422, 429}
-METADATA = ("year:int64", "lang", "rank:double", "open:bool", "day:date", "seen:timestamp")
 HALF = '"a\\ud800b"'
 
 thorough = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
@@ -141,22 +141,11 @@ def served(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_loc
     passages: list[dict[str, Any]] = [dict(passage) for passage in make_passages(80)]
     for n, passage in enumerate(passages):
         passage |= {"year": 2000 + n % 30, "lang": ["en", "de"][n % 2], "rank": n / 7, "open": n % 3 == 0}
-        passage |= {"day": f"2020-01-{n % 28 + 1:02d}", "seen": f"2020-01-31T12:00:{n % 60:02d}Z"}
-    corpus = write_jsonl(folder / "corpus.jsonl", passages)
-    out = str(folder / "index")
-    build_index(
-        IndexConfig(
-            corpus=corpus,
-            model=str(tiny_colbert),
-            out=out,
-            metadata=METADATA,
-            docs_per_partition=16,
-            num_workers=1,
-        )
-    )
+        passage |= {"day": date(2020, 1, n % 28 + 1), "seen": datetime(2020, 1, 31, 12, 0, n % 60, tzinfo=UTC)}
+    index = index_of_texts(folder / "index", tiny_colbert, passages)
     file = folder / "keys.json"
     keys = {scope: new_key(file, scope, scope) for scope in ("read", "admin")}
-    with serving(ServeConfig(index=out, shards=2, port=0, keys=str(file))) as running:
+    with serving(ServeConfig(index=index.uri, shards=2, port=0, keys=str(file))) as running:
         yield Served(running.url, folder, keys)
 
 

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
-def endpoint(index) -> Iterator[Endpoint]:
+def endpoint(index, ray_local: None) -> Iterator[Endpoint]:
     with serving(ServeConfig(index=index.uri, shards=2, port=0, timeout_s=5.0)) as running:
         yield running
 

@@ -24,7 +24,7 @@ TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def endpoint(index: Index) -> Iterator[Endpoint]:
+def endpoint(index: Index, ray_local: None) -> Iterator[Endpoint]:
     with serving(ServeConfig(index=index.uri, shards=2, port=0, timeout_s=TIMEOUT_S, max_requests=8)) as running:
         yield running
 

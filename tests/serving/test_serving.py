@@ -25,7 +25,7 @@ def index(first_version: Index) -> Index:
 
 
 @pytest.fixture(scope="module")
-def endpoint(index: Index) -> Iterator[Endpoint]:
+def endpoint(index: Index, ray_local: None) -> Iterator[Endpoint]:
     with serving(ServeConfig(index=index.uri, shards=3, port=0)) as running:
         yield running
 
@@ -103,9 +103,12 @@ def test_the_client_says_what_was_refused(endpoint: Endpoint) -> None:
 
 def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_path: Path) -> None:
     taken = int(endpoint.url.rsplit(":", 1)[1])
+    file = tmp_path / "file"
+    file.touch()
     for config, message in (
         (ServeConfig(index=index.uri, shards=9), "9 shards for 5 partitions"),
         (ServeConfig(index=tmp_path), "not an index"),
+        (ServeConfig(index=file), "is a file; expected the folder of an index"),
         (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is taken"),
     ):
         with pytest.raises(InputError, match=message), serving(config):

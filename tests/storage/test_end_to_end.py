@@ -30,7 +30,7 @@ from raycol.training import TrainConfig, train
 
 prefix, options, model, out = sys.argv[1:]
 index = f"{prefix}/index?{options}"
-how = {"num_workers": 2, "docs_per_partition": 20, "model": model}
+how = {"num_workers": 1, "docs_per_partition": 20, "model": model}
 with ray_session(CPU=4):
     built = build_index(IndexConfig(corpus=f"{prefix}/corpus?{options}", out=index, store_text=True, **how))
     added = append_corpus(AppendConfig(corpus=f"{prefix}/more.jsonl?{options}", index=index, **how))
