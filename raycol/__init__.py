@@ -7,8 +7,9 @@ be searched where torch and Ray are not installed.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from raycol.lazily import lazily
 
 __version__ = "0.1.0"
 
@@ -18,19 +19,16 @@ if TYPE_CHECKING:
     from raycol.serving.async_client import AsyncClient
     from raycol.serving.client import Client
 
-_HOME = {
-    "AsyncClient": "raycol.serving.async_client",
-    "Client": "raycol.serving.client",
-    "Document": "raycol.index",
-    "Hit": "raycol.index",
-    "Index": "raycol.index",
-    "load_encoder": "raycol.models",
-}
+__getattr__ = lazily(
+    __name__,
+    {
+        "AsyncClient": "raycol.serving.async_client",
+        "Client": "raycol.serving.client",
+        "Document": "raycol.index",
+        "Hit": "raycol.index",
+        "Index": "raycol.index",
+        "load_encoder": "raycol.models",
+    },
+)
 
 __all__ = ["AsyncClient", "Client", "Document", "Hit", "Index", "__version__", "load_encoder"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'raycol' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from raycol.data import Problem
-from raycol.evaluation.evaluate import Evaluation
-from raycol.index import Index
 from raycol.index.manifest import REPORT
-from raycol.indexing.estimate import Estimate
-from raycol.indexing.report import BuildReport
 from raycol.memory import size
 from raycol.mining.report import MINING_REPORT, TEACHING_REPORT, MiningReport, TeachingReport, listed
-from raycol.serving.run import Endpoint
-from raycol.serving.schema import SearchHit
-from raycol.training.train import TrainReport
+
+if TYPE_CHECKING:
+    from raycol.data import Problem
+    from raycol.evaluation.evaluate import Evaluation
+    from raycol.index import Index
+    from raycol.indexing.estimate import Estimate
+    from raycol.indexing.report import BuildReport
+    from raycol.serving.run import Endpoint
+    from raycol.serving.schema import SearchHit
+    from raycol.training.train import TrainReport
 
 _SNIPPET = 88
 # Records that were left out are listed on the screen up to so many; the report in the index has all.

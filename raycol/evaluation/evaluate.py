@@ -10,7 +10,6 @@ from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_exact, run_index
-from raycol.index import Index
 from raycol.progress import Report, no_report
 
 
@@ -55,9 +54,12 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     """
     if not config.index and not config.model:
         raise InputError("nothing to evaluate: pass --model, or --index, or both")
+    # What searches takes longer to import than a command line should take to start; torch does still more, and is
+    # imported once the rest of the input is known to be good.
+    from raycol.index import Index
+
     dataset = load_beir(config.data, config.split, config.on_error)
     index = Index.open(config.index) if config.index else None
-    # torch is imported once the rest of the input is known to be good.
     from raycol.models import load_encoder, load_encoder_of
 
     if index:

@@ -13,6 +13,9 @@ from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
 from raycol.index.columns import check_metadata
 
+# More would not fit the counters of `kernels.candidates`, and no model makes them.
+MAX_QUERY_TOKENS = 1024
+
 # A token's length is kept in float16.
 _MAX_LENGTH = 30000
 

@@ -18,11 +18,10 @@ from raycol.index.codebook import Codebook
 from raycol.index.compact import compact
 from raycol.index.counts import check_count
 from raycol.index.create import PARTITION_TOKENS, create
-from raycol.index.document import Document, check_embeddings
+from raycol.index.document import MAX_QUERY_TOKENS, Document, check_embeddings
 from raycol.index.effort import Effort, SearchSettings, resolve
 from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
 from raycol.index.partition import Partition
-from raycol.index.query import MAX_QUERY_TOKENS
 from raycol.index.scope import Scope
 from raycol.index.search import Answer, Hit, Scorer, cpu_scorer, search, search_exact
 from raycol.index.selection import OnUnknown, check_ids, check_on_unknown, locate, select

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from raycol.index.kernels.vectors import LANES
 
-# More would not fit the counters of `kernels.candidates`, and no model makes them.
-MAX_QUERY_TOKENS = 1024
-
 
 @dataclass(frozen=True)
 class Query:

@@ -1,10 +1,29 @@
 """Building indexes from corpora with Ray Data."""
 
-from raycol.indexing.append import append_corpus
-from raycol.indexing.build import build_index
-from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
-from raycol.indexing.estimate import Estimate, estimate_build
-from raycol.indexing.report import BuildReport
+from typing import TYPE_CHECKING
+
+from raycol.lazily import lazily
+
+if TYPE_CHECKING:
+    from raycol.indexing.append import append_corpus
+    from raycol.indexing.build import build_index
+    from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
+    from raycol.indexing.estimate import Estimate, estimate_build
+    from raycol.indexing.report import BuildReport
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "AppendConfig": "raycol.indexing.config",
+        "BuildReport": "raycol.indexing.report",
+        "Estimate": "raycol.indexing.estimate",
+        "IndexConfig": "raycol.indexing.config",
+        "PlanConfig": "raycol.indexing.config",
+        "append_corpus": "raycol.indexing.append",
+        "build_index": "raycol.indexing.build",
+        "estimate_build": "raycol.indexing.estimate",
+    },
+)
 
 __all__ = [
     "AppendConfig",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from raycol.index.document import MAX_QUERY_TOKENS
 from raycol.index.effort import Effort
-from raycol.index.query import MAX_QUERY_TOKENS
 
 MAX_K = 1000
 MAX_QUERIES = 64
