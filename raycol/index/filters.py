@@ -55,10 +55,11 @@ _INSTANTS = (sql.DataType.Type.DATE, sql.DataType.Type.TIMESTAMP)
 
 
 class Filter(NamedTuple):
-    """A condition as an Arrow expression, and the columns that it looks at."""
+    """A condition as an Arrow expression, the columns that it looks at, and whether it has patterns (LIKE)."""
 
     expression: pc.Expression
     columns: tuple[str, ...]
+    patterns: bool
 
 
 def parse_filter(text: str, columns: Columns) -> Filter:
@@ -87,7 +88,7 @@ def parse_filter(text: str, columns: Columns) -> Filter:
         expression = translation.condition(cast(sql.Expression, tree[0]))
     except RecursionError:
         raise InputError(f"filter {_short(text)}: nested too deeply") from None
-    return Filter(expression, tuple(translation.used))
+    return Filter(expression, tuple(translation.used), translation.patterns)
 
 
 def _check_depth(text: str, tokens: list[Any]) -> None:
@@ -103,6 +104,7 @@ class _Translation:
         self.text = text
         self.columns = columns
         self.used: dict[str, None] = {}  # a set that keeps its order
+        self.patterns = False
 
     def condition(self, node: sql.Expression) -> pc.Expression:
         """Translate a node that is true, false or neither."""
@@ -169,6 +171,7 @@ class _Translation:
         pattern = self.literal(node.expression, name, type_)
         if type_ != "string":
             raise self.refused(node, f"{name} is a {type_} column; LIKE is for strings")
+        self.patterns = True
         return pc.match_like(pc.field(name), pattern, ignore_case=type(node) is sql.ILike)
 
     def column(self, node: sql.Expression) -> tuple[str, ColumnType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
@@ -16,8 +17,15 @@ from raycol.index.document import check_id
 from raycol.index.filters import Filter, parse_filter
 from raycol.index.ids import id_hashes
 from raycol.index.partition import Partition
+from raycol.index.patience import check_time
 
 OnUnknown = Literal["ignore", "refuse"]
+
+# Rows that are looked at before asking for the time. A pattern may take a tenth of a second for one of them.
+_ROWS = 1 << 15
+_ROWS_OF_PATTERNS = 1 << 4
+# Where they took less, more are looked at next.
+_QUICK_S = 0.05
 
 
 def select(
@@ -106,11 +114,19 @@ def _matches(partition: Partition, condition: Filter) -> NDArray[np.bool_]:
     row = "\x00row"  # no column's name: check_column_name refuses it
     numbers = pa.array(np.arange(partition.info.documents))
     table = pa.table({row: numbers, **partition.column_arrays(condition.columns)})
-    plan = acero.Declaration.from_sequence(
-        [
-            acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
-            acero.Declaration("filter", acero.FilterNodeOptions(condition.expression)),
-        ]
-    )
-    # On this thread alone: how many there are is the caller's choice.
-    return _only(partition.live_N, plan.to_table(use_threads=False).column(row).to_numpy())
+    found = []
+    start, rows = 0, _ROWS_OF_PATTERNS if condition.patterns else _ROWS
+    while start < len(table):
+        check_time()
+        plan = acero.Declaration.from_sequence(
+            [
+                acero.Declaration("table_source", acero.TableSourceNodeOptions(table.slice(start, rows))),
+                acero.Declaration("filter", acero.FilterNodeOptions(condition.expression)),
+            ]
+        )
+        started = time.monotonic()
+        # On this thread alone: how many there are is the caller's choice.
+        found.append(plan.to_table(use_threads=False).column(row).to_numpy())
+        start += rows
+        rows = min(4 * rows, _ROWS) if time.monotonic() - started < _QUICK_S else rows
+    return _only(partition.live_N, np.concatenate(found))

@@ -4,6 +4,8 @@ What `search` does over the partitions of one process is here in steps: each sha
 them chooses among all, and the shards score those exactly. So hits are the same whatever the number of shards.
 
 Documents are numbered over all partitions of the version, those of other shards too. Shapes: M documents.
+
+Every step ends with `TimeoutError` where `patience` says that its time is over.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from raycol.index.columns import Columns
 from raycol.index.index import Index, Match
 from raycol.index.manifest import Manifest, PartitionInfo, read_manifest
 from raycol.index.partition import Partition
+from raycol.index.patience import check_time
 from raycol.index.probes import Probes, find_probes
 from raycol.index.query import Query
 from raycol.index.scope import Scope
@@ -137,6 +140,7 @@ class IndexShard:
         scope = self._scope(selection)
 
         def find(number: int) -> Part:
+            check_time()
             query, plan = Query.prepare(queries[number]), plans[number]
             found = find_candidates(query, self.index.codebook, scope, plan, limits[number], probes[number])
             ahead_M = np.sort(rank(found)[: ahead[number]])
@@ -156,6 +160,7 @@ class IndexShard:
         scope = self._scope(Selection())
 
         def score(number: int) -> Found:
+            check_time()
             inward_M = self._inward(scope, numbers[number])
             return self._found(Query.prepare(queries[number]), scope, inward_M, k)
 

@@ -47,7 +47,8 @@ class Client(Connection):
     Args:
         url: where it listens, as `raycol serve` prints it.
         api_key: one of its keys; by default what the environment variable RAYCOL_API_KEY holds, if anything.
-        timeout_s: the most that a call may take, with all its tries.
+        timeout_s: for a call with all its tries: until it is answered, or the answer stops coming in. Only one that
+            comes in drips takes longer.
         retries: tries after the first.
         transport: how httpx2 sends, in place of HTTP over the network.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from raycol.serving.batcher import Batcher
 
 # Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
-# Queries whose embeddings are kept, about 16 KB each.
+# Queries whose embeddings are kept, about 16 KB each with their texts.
 _KEPT_QUERIES = 4096
 _CHARACTERS_PER_TOKEN = 4
+# Nothing beyond is what the model reads: a tokenizer takes long over a text of a hundred thousand words.
+_MOST_CHARACTERS_PER_TOKEN = 16
 
 Tokens = list[tuple[str, int, int]]
 
@@ -45,6 +48,8 @@ class QueryEncoder:
             torch.set_num_threads(threads)
         known = ModelInfo.model_validate(info) if info else None
         self._encoder = load_encoder_of(known, name_or_path, device=None)
+        # A tokenizer holds how it cuts and pads: whoever uses it with other settings meanwhile would get those.
+        self._tokenizing = threading.Lock()
         self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._limits = {True: self._length("query"), False: self._length("document")}
         self._together = Batcher(self._encode, lambda text: len(text.text) // _CHARACTERS_PER_TOKEN + 2, _BATCH_TOKENS)
@@ -52,6 +57,7 @@ class QueryEncoder:
 
     async def embed(self, texts: list[str], is_query: bool) -> tuple[list[NDArray[np.float32]], int]:
         """Embeddings of each text, float32 [n_tokens, dim], and how many of them were known already."""
+        texts = [text[: _MOST_CHARACTERS_PER_TOKEN * self._limits[is_query]] for text in texts]
         found = {text: self._known[text] for text in set(texts) if is_query and text in self._known}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing:
@@ -75,18 +81,22 @@ class QueryEncoder:
 
     async def tokens(self, text: str, is_query: bool) -> Tokens:
         """The tokens that have embeddings, in their order: what each is, and where it begins and ends in the text."""
-        return await asyncio.to_thread(token_places, self._encoder, text, is_query)
+        return await asyncio.to_thread(self._tokens, text, is_query)
+
+    async def status(self) -> None:
+        """That it is there."""
+
+    def _tokens(self, text: str, is_query: bool) -> Tokens:
+        with self._tokenizing:
+            return token_places(self._encoder, text, is_query)
 
     def _encode(self, texts: Sequence[_Text]) -> list[NDArray[np.float32]]:
         found: dict[_Text, Any] = {}
         for is_query, encode in ((True, self._encoder.encode_query), (False, self._encoder.encode_document)):
             chosen = [text for text in dict.fromkeys(texts) if text.is_query == is_query]
             if chosen:
-                # Nothing beyond what the model reads: a tokenizer takes long over a text of a hundred thousand words.
-                limit = 16 * self._limits[is_query]
-                embeddings = encode(
-                    [text.text[:limit] for text in chosen], convert_to_numpy=True, show_progress_bar=False
-                )
+                with self._tokenizing:
+                    embeddings = encode([text.text for text in chosen], convert_to_numpy=True, show_progress_bar=False)
                 found.update(zip(chosen, embeddings, strict=True))
         return [np.asarray(found[text], dtype=np.float32) for text in texts]
 

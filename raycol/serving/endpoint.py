@@ -55,6 +55,8 @@ T = TypeVar("T")
 # How often the record of the version to serve, and the keys, are looked at.
 _FOLLOW_S = 2.0
 _STATUS_S = 2.0
+# What was found is told to whoever asks so much later: anybody may ask, and as often as they like.
+_READY_S = 1.0
 _SWITCH_S = 600.0
 _SWITCH_ATTEMPTS = 5
 # What is left of a request's time when its shards are given up on, to put an answer together.
@@ -96,6 +98,8 @@ class Endpoint:
         # The time of the choice of a version that is served, or has been looked at.
         self._seen = settings.seen
         self._switching = asyncio.Lock()
+        self._looking: asyncio.Task[Health] | None = None
+        self._looked = 0.0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
         self._probing: Probing | None = None
         self._probing = self._probing_of(self._manifest)
@@ -159,6 +163,7 @@ class Endpoint:
         started = time.perf_counter()
         manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
         unknown: list[str] = []
+        count = None
         if request.documents is not None:
             scores = await self._in_time(self._encoder.score.remote(request.query, request.documents), deadline)
             results = [Reranked(index=place, score=score) for place, score in enumerate(scores)]
@@ -170,10 +175,21 @@ class Endpoint:
             answers = await self._ask_every(shards, "rerank", (queries, [ids]), allow_partial=request.allow_partial)
             results = [Reranked(id=hit.id, score=hit.score) for answer in answers for hit in answer[0]]
             results.sort(key=lambda result: (-result.score, result.id))
-            known = {result.id for result in results}
-            unknown = [id_ for id_ in ids if id_ not in known]
+            count = ShardCount(total=len(self._shards), answered=len(answers))
+            if count.answered < count.total:
+                metrics.PARTIAL.inc()
+            else:
+                known = {result.id for result in results}
+                unknown = [id_ for id_ in ids if id_ not in known]
         took = {"total": round(1000 * (time.perf_counter() - started), 2)}
-        return RerankResponse(results=results[: request.k], unknown=unknown, version=manifest.version, took_ms=took)
+        return RerankResponse(
+            results=results[: request.k],
+            unknown=unknown,
+            version=manifest.version,
+            partial=count is not None and count.answered < count.total,
+            shards=count,
+            took_ms=took,
+        )
 
     async def embed(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
         """Answer `POST /v1/embeddings`."""
@@ -234,10 +250,18 @@ class Endpoint:
         )
 
     async def ready(self) -> Health:
-        """Answer `GET /readyz`."""
+        """Answer `GET /readyz`, with what was found a moment ago where it was."""
+        looking, now = self._looking, time.monotonic()
+        if looking is None or (looking.done() and now - self._looked > _READY_S):
+            self._looked = now
+            looking = self._looking = asyncio.get_running_loop().create_task(self._look())
+        return await asyncio.shield(looking)
+
+    async def _look(self) -> Health:
+        """Ask every shard and the encoder whether they are there."""
         asked = [shard.status.remote() for shard in self._shards]
         if self._encoder_or_none is not None:
-            asked.append(self._encoder.tokens.remote("ready", True))
+            asked.append(self._encoder.status.remote())
         waiting = [asyncio.ensure_future(_result(response)) for response in asked]
         await asyncio.wait(waiting, timeout=_STATUS_S)
         there = [task.done() and not task.cancelled() and task.exception() is None for task in waiting]
@@ -259,16 +283,31 @@ class Endpoint:
             await self._prepare(manifest.version)
             probing = await asyncio.to_thread(self._probing_of, manifest)
             pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
+            # A replica that came meanwhile may have read the record before, and not been asked with the others.
+            try:
+                await self._prepare(manifest.version, attempts=1)
+            except UnavailableError as error:
+                log.warning("%s; its replicas open it when they are asked", error)
             self._serve(manifest, probing, pin.at)
             return VersionResponse(version=manifest.version, before=before.version)
 
     async def follow(self) -> None:
         """Serve, from now on, what another gateway of this endpoint was told to; learn of new and revoked keys."""
+        # Each by itself: a switch may take minutes, a revoked key may not.
+        await asyncio.gather(self._follow_version(), self._follow_keys())
+
+    async def _follow_keys(self) -> None:
+        while self._keys:
+            await asyncio.sleep(_FOLLOW_S)
+            try:
+                await asyncio.to_thread(self._keys.refresh)
+            except Exception as error:  # as below
+                log.warning("the keys are not known: %r", error)
+
+    async def _follow_version(self) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_S)
             try:
-                if self._keys:
-                    await asyncio.to_thread(self._keys.refresh)
                 async with self._switching:
                     pin = await asyncio.to_thread(read_pin, self._store)
                     if pin is not None and pin.at != self._seen:
@@ -284,17 +323,19 @@ class Endpoint:
         self._manifest, self._probing, self._seen = manifest, probing, chosen_at
         metrics.VERSION.set(manifest.version)
 
-    async def _prepare(self, version: int) -> None:
-        """Have every replica of every shard open a version."""
-        for attempt in range(1, _SWITCH_ATTEMPTS + 1):
-            asked = [shard.broadcast("prepare", version).results_async() for shard in self._shards]
+    async def _prepare(self, version: int, attempts: int = _SWITCH_ATTEMPTS) -> None:
+        """Have every replica of every shard open a version, and keep the one that is served."""
+        for attempt in range(1, attempts + 1):
+            asked = [
+                shard.broadcast("prepare", version, self._manifest.version).results_async() for shard in self._shards
+            ]
             try:
                 async with asyncio.timeout(_SWITCH_S):
                     await asyncio.gather(*asked)
                 return
             except Exception as error:
                 # A replica that died meanwhile is replaced soon, and its successor asked.
-                if attempt == _SWITCH_ATTEMPTS:
+                if attempt == attempts:
                     detail = f"version {version} could not be opened by every shard ({error!r:.200})"
                     raise UnavailableError(detail) from error
                 await asyncio.sleep(attempt)

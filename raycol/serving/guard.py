@@ -32,6 +32,11 @@ _LINGER_BYTES = 64 << 20
 _SMALL_BYTES = 64 << 10
 _LARGE_BYTES = 256 << 20
 _MAX_DIGITS = 19
+# A large answer is handed over piece by piece, each when the client has taken those before: so what is not taken is
+# no more than one, and the request counts as at work until then. A client has so long, and more for a long answer.
+_PIECE_BYTES = 256 << 10
+_TAKEN_S = 30.0
+_TAKEN_BYTES_S = 128 << 10
 # Without a key; the page has nothing of the index in it. The OpenAPI document needs one: it says what can be asked.
 _PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
@@ -157,7 +162,14 @@ class _Request:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
-        await self._send(message)
+        body = message.get("body", b"")
+        if len(body) <= _PIECE_BYTES:
+            await self._send(message)
+            return
+        async with asyncio.timeout(_TAKEN_S + len(body) / _TAKEN_BYTES_S):
+            for start in range(0, len(body), _PIECE_BYTES):
+                await self._send({**message, "body": body[start : start + _PIECE_BYTES], "more_body": True})
+            await self._send({**message, "body": b""})
 
     async def refuse(self, refused: _RefusedError, receive: Any) -> None:
         """Answer with a problem."""

@@ -27,14 +27,25 @@ MAX_BODY_BYTES = 8 << 20
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS)]
 DocumentText = Annotated[str, Field(max_length=MAX_DOCUMENT_CHARACTERS)]
+DocumentTexts = Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_DOCUMENTS, fail_fast=True)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 FilterText = Annotated[str, Field(min_length=1, max_length=MAX_FILTER_CHARACTERS)]
 TimeoutMs = Annotated[int, Field(ge=1, le=600_000)]
-Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=65_536)]
+# Of a list the first item that is wrong is enough: a body has room for a million of them, each an error to be kept.
+Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=65_536, fail_fast=True)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_known(cls, body: Any) -> Any:
+        # As with lists; fewer that are not known are each named.
+        if isinstance(body, dict) and len(body) > len(cls.model_fields):
+            unknown = next(name for name in body if name not in cls.model_fields)
+            raise ValueError(f"no field {unknown!r:.60}")
+        return body
 
 
 class PackedEmbeddings(_Body):
@@ -60,7 +71,7 @@ class PackedQuery(PackedEmbeddings):
     tokens: Annotated[int, Field(ge=1, le=MAX_QUERY_TOKENS)]
 
 
-Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TOKENS)] | PackedQuery
+Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TOKENS, fail_fast=True)] | PackedQuery
 
 
 class SearchRequest(_Body):
@@ -69,10 +80,10 @@ class SearchRequest(_Body):
     query: Text | None = None
     """One query."""
 
-    queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
     """Several queries."""
 
-    embeddings: Annotated[list[Embeddings], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    embeddings: Annotated[list[Embeddings], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
     """Several queries that are encoded already: for each a list of token embeddings, or these packed."""
 
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
@@ -81,7 +92,7 @@ class SearchRequest(_Body):
     filter: FilterText | None = None
     """A SQL condition over metadata columns."""
 
-    ids: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = None
+    ids: Annotated[list[Id], Field(max_length=MAX_IDS, fail_fast=True)] | None = None
     """Only these documents."""
 
     effort: Effort = "default"
@@ -147,8 +158,8 @@ class RerankRequest(_Body):
     """Body of `POST /v1/rerank`: a query, and texts or documents of the index to put in order."""
 
     query: Text
-    documents: Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_DOCUMENTS)] | None = None
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS)] | None = None
+    documents: DocumentTexts | None = None
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)] | None = None
     k: Annotated[int, Field(ge=1, le=MAX_IDS)] | None = None
     timeout_ms: TimeoutMs | None = None
     allow_partial: bool = False
@@ -169,18 +180,24 @@ class Reranked(BaseModel):
 
 
 class RerankResponse(BaseModel):
-    """Answer of `POST /v1/rerank`, best first; ids that are not in the index are in `unknown`."""
+    """Answer of `POST /v1/rerank`, best first; ids that are not in the index are in `unknown`.
+
+    `partial` says whether documents of some shards are missing: then nobody can say which ids are unknown, and none
+    are named. `shards` is None where texts were given, not ids.
+    """
 
     results: list[Reranked]
     unknown: list[str]
     version: int
+    partial: bool = False
+    shards: ShardCount | None = None
     took_ms: dict[str, float]
 
 
 class EmbeddingsRequest(_Body):
     """Body of `POST /v1/embeddings`: one text or several, queries or documents."""
 
-    input: Text | Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Text | Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     is_query: bool = True
     packed: bool = False
     """Answer with base64 of float32 in place of numbers."""

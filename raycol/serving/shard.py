@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from raycol.errors import InputError
+from raycol.index.patience import until
 from raycol.index.shard import IndexShard
 from raycol.index.storage import open_store
 from raycol.serving.pin import current_version
@@ -63,7 +64,10 @@ class Shard:
         self._waited = 0.0
         self._process = psutil.Process()
         self._memory, self._looked = 0, 0.0
-        self._open(current_version(open_store(index), version, seen))
+        store = open_store(index)
+        # Opening may take minutes, in which another version may be chosen: this one is not asked to prepare it.
+        while (chosen := current_version(store, version, seen)) not in self._versions:
+            self._open(chosen)
 
     async def ask(
         self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str
@@ -79,7 +83,7 @@ class Shard:
 
         Raises:
             InputError: what was asked cannot be done.
-            TimeoutError: it was not begun in time.
+            TimeoutError: it was not done in time.
         """
         if method not in _METHODS:
             raise InputError(f"no method {method!r}")
@@ -106,8 +110,10 @@ class Shard:
             self._at_hand -= 1
         return Told(answer, worked, waited, self._at_hand, self._resident())
 
-    async def prepare(self, version: int) -> None:
-        """Open a version before requests name it."""
+    async def prepare(self, version: int, served: int) -> None:
+        """Open a version before requests name it, and keep the one that they name until then."""
+        if served in self._versions:
+            self._used[served] = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(self._opener, self._open, version)
 
     async def status(self) -> Told:
@@ -137,12 +143,14 @@ class Shard:
         # About the last ten.
         self._waited += (waited - self._waited) / 10
         ask: Callable[..., Any] = getattr(self._versions[version], method)
-        answer = ask(*arguments)
+        with until(arrived + budget_s):
+            answer = ask(*arguments)
         return answer, time.monotonic() - started, waited
 
     def _open(self, version: int) -> None:
         with self._opening:
             if version in self._versions:
+                self._used[version] = time.monotonic()
                 return
             opened = IndexShard(self._index, version, self._shard, self._shards)
             opened.warm()

@@ -246,6 +246,50 @@ def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Rules
     asyncio.run(run())
 
 
+def test_an_answer_is_at_work_until_it_is_taken(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a client leaves untaken is no more than a piece of it."""
+    content = bytes(range(256)) * 8192
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+    async def run() -> None:
+        taken, untaken, take = bytearray(), 0, asyncio.Event()
+
+        async def send(message: Any) -> None:
+            nonlocal untaken
+            untaken = max(untaken, len(message.get("body", b"")))
+            await take.wait()
+            taken.extend(message.get("body", b""))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": [], "root_path": ""}
+        working = asyncio.ensure_future(Guard(large)(scope, coming([b""]), send))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rules.in_flight == 1
+        take.set()
+        await working
+        assert bytes(taken) == content
+        assert untaken <= len(content) / 4
+
+        take.clear()
+        monkeypatch.setattr(guard, "_TAKEN_S", 0.0)
+        monkeypatch.setattr(guard, "_TAKEN_BYTES_S", 100 * len(content))
+        begun = asyncio.Event()
+
+        async def stop_taking(message: Any) -> None:
+            if "body" in message:
+                begun.set()
+                await take.wait()
+
+        with pytest.raises(TimeoutError):
+            await Guard(large)(scope, coming([b""]), stop_taking)
+        assert begun.is_set()
+
+    asyncio.run(run())
+
+
 def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 

@@ -3,13 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raycol.index.manifest import PartitionInfo
 from raycol.index.search import merge_hits
 from raycol.index.shard import assign_partitions
 from raycol.serving.scatter import FoundHit
-from raycol.serving.schema import SearchRequest
+from raycol.serving.schema import EmbeddingsRequest, ExplainRequest, RerankRequest, SearchRequest, VersionRequest
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
@@ -51,3 +51,27 @@ def test_shards_merge_by_score_and_then_by_id() -> None:
 def test_requests_outside_the_limits_are_refused(body: dict) -> None:
     with pytest.raises(ValidationError):
         SearchRequest.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (SearchRequest, {"embeddings": [[[""] * 1000] * 1000] * 64}),
+        (SearchRequest, {"embeddings": [[[0.0] * 8, *[[""]] * 1000]] * 64}),
+        (SearchRequest, {"embeddings": [[1]] * 64}),
+        (SearchRequest, {"embeddings": [{"tokens": 1, "data": "", **{str(n): 0 for n in range(1000)}}] * 64}),
+        (SearchRequest, {"queries": [0] * 64}),
+        (SearchRequest, {"query": "rain", "ids": [0] * 10_000}),
+        (SearchRequest, {str(n): 0 for n in range(1000)}),
+        (RerankRequest, {"query": "rain", "documents": [0] * 256}),
+        (RerankRequest, {"query": "rain", "ids": [""] * 10_000}),
+        (EmbeddingsRequest, {"input": [0] * 64}),
+        (ExplainRequest, {"query": "rain", **{str(n): 0 for n in range(1000)}}),
+        (VersionRequest, {str(n): 0 for n in range(1000)}),
+    ],
+)
+def test_a_body_that_is_wrong_all_over_is_refused_for_little_of_it(kind: type[BaseModel], body: dict) -> None:
+    """An error for each of a million items would take gigabytes, and a minute."""
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate(body)
+    assert refused.value.error_count() < 12

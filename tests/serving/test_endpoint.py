@@ -1,0 +1,206 @@
+"""The gateway's endpoint, the shards and the encoder, without Ray between them."""
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycol.errors import InputError
+from raycol.index import Document, Index
+from raycol.index.shard import Selection
+from raycol.index.storage import Store
+from raycol.serving import endpoint as endpoint_module
+from raycol.serving import shard as shard_module
+from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
+from raycol.serving.keys import new_key, revoke_key
+from raycol.serving.schema import RerankRequest
+from raycol.serving.shard import Shard
+from tests.conftest import make_clustered, make_passages
+from tests.serving.handles import Handle
+from tests.serving.indexes import index_of_texts
+
+
+def endpoint_of(
+    uri: str, shards: Iterable[Handle], encoder: Handle | None = None, keys: Path | None = None
+) -> Endpoint:
+    settings = Settings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
+    return Endpoint(settings, encoder, list(shards))
+
+
+def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.serving.encoder import QueryEncoder
+
+    index = index_of_texts(tmp_path / "index", tiny_colbert, make_passages(40))
+    encoder = Handle(QueryEncoder(str(tiny_colbert), None))
+    ids = [f"{passage['_id']}" for passage in make_passages(40)[::4]] + ["nowhere"]
+
+    async def run() -> None:
+        shards = [Handle(Shard(index.uri, 1, 0, number, 2)) for number in range(2)]
+        whole = await endpoint_of(index.uri, shards, encoder).rerank(RerankRequest(query="rain", ids=ids))
+        assert (whole.partial, whole.unknown, len(whole.results)) == (False, ["nowhere"], 10)
+        assert whole.shards is not None
+        assert (whole.shards.total, whole.shards.answered) == (2, 2)
+        lost = endpoint_of(index.uri, [shards[0], Handle(None)], encoder)
+        with pytest.raises(UnavailableError, match="1 of 2 shards"):
+            await lost.rerank(RerankRequest(query="rain", ids=ids))
+        partly = await lost.rerank(RerankRequest(query="rain", ids=ids, allow_partial=True))
+        assert partly.shards is not None
+        assert (partly.partial, partly.unknown, partly.shards.answered) == (True, [], 1)
+        assert 0 < len(partly.results) < 10
+        assert [hit for hit in whole.results if hit in partly.results] == partly.results
+
+    asyncio.run(run())
+
+
+def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        shard = Handle(Shard(store.uri, 1, 0, 0, 1))
+        endpoint = endpoint_of(store.uri, [shard])
+        found = await asyncio.gather(*(endpoint.ready() for _ in range(500)))
+        assert {health.status for health in found} == {"ok"}
+        assert shard.calls == ["status"]
+        monkeypatch.setattr(endpoint_module, "_READY_S", 0.0)
+        assert (await endpoint.ready()).status == "ok"
+        assert shard.calls == ["status", "status"]
+        lost = endpoint_of(store.uri, [shard, Handle(None)])
+        assert (await lost.ready()).status == "not ready"
+
+    asyncio.run(run())
+
+
+def test_a_revoked_key_ends_even_while_a_version_is_opened(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "_FOLLOW_S", 0.02)
+    file = tmp_path / "keys.json"
+    key = new_key(file, "one", "read")
+    new_key(file, "two", "read")
+
+    async def run() -> None:
+        opening, opened = asyncio.Event(), asyncio.Event()
+
+        class Slow:
+            """Opens nothing until it is let."""
+
+            async def prepare(self, version: int, served: int) -> None:
+                opening.set()
+                await opened.wait()
+
+        endpoint = endpoint_of(store.uri, [Handle(Slow())], keys=file)
+        following = asyncio.create_task(endpoint.follow())
+        switching = asyncio.create_task(endpoint.switch(2))
+        await opening.wait()
+        scope_of = endpoint.rules.scope_of
+        assert scope_of is not None
+        assert scope_of(key) == "read"
+        revoke_key(file, "one")
+        async with asyncio.timeout(20):
+            while scope_of(key):
+                await asyncio.sleep(0.01)
+        assert not switching.done()
+        opened.set()
+        assert (await switching).version == 2
+        following.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_version_chosen_while_a_replica_starts_is_opened_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = iter([1, 2, 2])
+    monkeypatch.setattr(shard_module, "current_version", lambda *_: next(chosen))
+    assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).answer == [1, 2]
+
+
+def test_the_version_that_is_served_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nobody has asked for a while, and others were prepared since."""
+    monkeypatch.setattr(shard_module, "_KEPT_S", 0.0)
+
+    async def run() -> None:
+        shard = Shard(store.uri, 1, 0, 0, 1)
+        await shard.prepare(2, served=1)
+        await shard.prepare(3, served=1)
+        assert (await shard.status()).answer == [1, 3]
+        await shard.prepare(1, served=3)  # back again
+        await shard.prepare(2, served=1)
+        assert (await shard.status()).answer == [1, 2]
+
+    asyncio.run(run())
+
+
+def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    """By all of its documents it would take a quarter of a minute, and who asks next would wait for it."""
+    texts = ["ab" * 2048] * 300
+    documents = [
+        Document(f"d{n}", array, {"text": text})
+        for n, (array, text) in enumerate(zip(make_clustered(300, 16, seed=0), texts, strict=True))
+    ]
+    index = Index.create(tmp_path / "index", documents)
+    slow = Selection(filter=f"text LIKE '%{'ab' * 1000}_{'ab' * 1000}%zz'")
+
+    async def run() -> None:
+        shard = Shard(index.uri, 1, 0, 0, 1)
+        with pytest.raises(TimeoutError):
+            await shard.ask(1, "count", (slow,), 0.3, "slow")
+        assert (await shard.ask(1, "count", (Selection(filter="text LIKE 'ab%'"),), 5.0, "next")).answer == 300
+
+    asyncio.run(run())
+
+
+def test_queries_beyond_the_time_are_not_begun(store: Store) -> None:
+    query_QD = np.ones((4, 16), dtype=np.float32)
+
+    async def run() -> None:
+        shard = Shard(store.uri, 1, 0, 0, 1)
+        many = ([query_QD] * 100_000, [np.arange(20)] * 100_000, 0)
+        with pytest.raises(TimeoutError):
+            await shard.ask(1, "score", many, 0.05, "many")
+        assert len((await shard.ask(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).answer) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_tokens_and_embeddings_asked_for_at_once_are_those_asked_for_alone(tiny_colbert: Path) -> None:
+    """Both set how the same tokenizer cuts and pads."""
+    from raycol.serving.encoder import QueryEncoder
+
+    texts = [" ".join(["violin piano melody chord"] * 6) + f" {n}" for n in range(12)]
+    encoder = QueryEncoder(str(tiny_colbert), None)
+
+    async def run() -> None:
+        alone, _ = await encoder.embed(texts, False)
+        places = await encoder.tokens(texts[0], True)
+        for _ in range(15):
+            asked = [encoder.tokens(texts[0], True) for _ in range(8)]
+            (embeddings, _), *found = await asyncio.gather(encoder.embed(texts, False), *asked)
+            assert [len(array) for array in embeddings] == [len(array) for array in alone]
+            assert found == [places] * 8
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> None:
+    from raycol.serving.encoder import QueryEncoder
+
+    encoder = QueryEncoder(str(tiny_colbert), None)
+
+    async def run() -> None:
+        long = "rain " * 13_000
+        (first,), _ = await encoder.embed([long], True)
+        (again,), known = await encoder.embed([long + "fog"], True)
+        assert known == 1
+        assert np.array_equal(first, again)
+        assert max(map(sys.getsizeof, encoder._known)) < 4096
+
+    asyncio.run(run())
+
+
+def test_an_index_without_the_model_says_so(store: Store) -> None:
+    with pytest.raises(InputError, match="no model is known"):
+        asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
