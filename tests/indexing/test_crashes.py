@@ -69,7 +69,7 @@ def write_hostile(path: Path) -> list[tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def texts(cluster: Nodes, tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hostile corpus of texts, and an index of what is usable in it, by one worker on one node."""
+    """A hostile corpus of texts, and an index of what is usable in it, by one worker."""
     path = tmp_path_factory.mktemp("texts") / "corpus.jsonl"
     bad = write_hostile(path)
     with start_texts(cluster, path, tiny_colbert, path.parent / "index", workers=1) as build:
@@ -95,8 +95,8 @@ def start_texts(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Nodes, corpora: tuple[Path, Path], texts: Path) -> Path:
-    """An index by one worker on one node, as that of the texts. Two more nodes come afterwards."""
+def undisturbed(cluster: Nodes, corpora: tuple[Path, Path]) -> Path:
+    """An index by one worker on one node. Two more nodes come afterwards."""
     out = corpora[0].parent / "undisturbed"
     with start(cluster, corpora[0], out, workers=1) as build:
         build.finish()
@@ -133,6 +133,7 @@ def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
     assert contents(out) == contents(texts.parent / "index")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undisturbed")
 def test_a_hostile_corpus_is_refused_by_its_first_bad_line(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path

@@ -1,7 +1,7 @@
 """An index without a model is served to those who bring embeddings."""
 
 import base64
-from pathlib import Path
+from collections.abc import Iterator
 
 import httpx2
 import numpy as np
@@ -19,28 +19,36 @@ from tests.conftest import make_clustered
 
 pytestmark = pytest.mark.slow
 
+ARRAYS = make_clustered(2500, 16, seed=4)
+
 
 def packed(query: np.ndarray) -> dict:
     return {"tokens": len(query), "data": base64.b64encode(query.tobytes()).decode()}
 
 
-def test_several_shards_find_what_the_index_finds(ray_local: None, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Of so many centroids that the gateway finds them for five shards."""
+    documents = [Document(f"d{n}", array) for n, array in enumerate(ARRAYS)]
+    folder = tmp_path_factory.mktemp("embeddings") / "index"
+    return Index.create(folder, documents, partition_tokens=sum(map(len, ARRAYS)) // 7, n_centroids=1 << 14)
+
+
+@pytest.fixture(scope="module")
+def url(index: Index, ray_local: None) -> Iterator[str]:
+    with serving(ServeConfig(index=index.uri, shards=5, port=0)) as running:
+        yield running.url
+
+
+def test_several_shards_find_what_the_index_finds(index: Index, url: str) -> None:
     """By lists, whose centroids the gateway finds where there are so many."""
-    arrays = make_clustered(2500, 16, seed=4)
-    documents = [Document(f"d{n}", array) for n, array in enumerate(arrays)]
-    index = Index.create(
-        tmp_path / "index", documents, partition_tokens=sum(map(len, arrays)) // 7, n_centroids=1 << 14
-    )
     assert centroids_once(5, index.stats().n_centroids)
-    queries = [array + np.float32(0.05) for array in arrays[::100]]
+    queries = [array + np.float32(0.05) for array in ARRAYS[::100]]
     size, settings = whole_size(index.manifest), EFFORTS["fast"]
     plans = [plan_search(len(query), size, index.stats().n_centroids, k=5, settings=settings) for query in queries]
     assert all(plan.n_probe and not plan.exact for plan in plans)
     expected = [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=5, effort="fast")]
-    with (
-        serving(ServeConfig(index=index.uri, shards=5, port=0)) as running,
-        raycol.Client(running.url) as client,
-    ):
+    with raycol.Client(url) as client:
         together = client.search(embeddings=queries, k=5, effort="fast")
         alone = [client.search(embeddings=[query], k=5, effort="fast") for query in queries[:5]]
     found = [[(hit.id, hit.score) for hit in hits] for hits in together.results]
@@ -49,15 +57,10 @@ def test_several_shards_find_what_the_index_finds(ray_local: None, tmp_path: Pat
     assert min(answer.took_ms["centroids"] for answer in (together, *alone)) > 0.1
 
 
-def test_embeddings_are_answered_and_texts_refused(ray_local: None, tmp_path: Path) -> None:
-    arrays = make_clustered(60, 16, seed=3)
-    index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
-    queries = arrays[::10]
+def test_embeddings_are_answered_and_texts_refused(index: Index, url: str) -> None:
+    queries = ARRAYS[:600:100]
     expected = [[hit.id for hit in hits] for hits in index.search(queries, k=5)]
-    with (
-        serving(ServeConfig(index=index.uri, port=0)) as running,
-        httpx2.Client(base_url=running.url, timeout=30, trust_env=False) as client,
-    ):
+    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
         assert client.get("/readyz").status_code == 200
         for embeddings in ([packed(query) for query in queries], [query.tolist() for query in queries]):
             answer = client.post("/v1/search", json={"embeddings": embeddings, "k": 5})
