@@ -55,7 +55,7 @@ T = TypeVar("T")
 # How often the record of the version to serve, and the keys, are looked at.
 _FOLLOW_S = 2.0
 _STATUS_S = 2.0
-# What was found is told to whoever asks so much later: anybody may ask, and as often as they like.
+# For so long what was found is told again to whoever asks: anybody may, and as often as they like.
 _READY_S = 1.0
 _SWITCH_S = 600.0
 _SWITCH_ATTEMPTS = 5
@@ -163,7 +163,7 @@ class Endpoint:
         started = time.perf_counter()
         manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
         unknown: list[str] = []
-        count = None
+        count, partial = None, False
         if request.documents is not None:
             scores = await self._in_time(self._encoder.score.remote(request.query, request.documents), deadline)
             results = [Reranked(index=place, score=score) for place, score in enumerate(scores)]
@@ -176,7 +176,8 @@ class Endpoint:
             results = [Reranked(id=hit.id, score=hit.score) for answer in answers for hit in answer[0]]
             results.sort(key=lambda result: (-result.score, result.id))
             count = ShardCount(total=len(self._shards), answered=len(answers))
-            if count.answered < count.total:
+            partial = count.answered < count.total
+            if partial:
                 metrics.PARTIAL.inc()
             else:
                 known = {result.id for result in results}
@@ -186,7 +187,7 @@ class Endpoint:
             results=results[: request.k],
             unknown=unknown,
             version=manifest.version,
-            partial=count is not None and count.answered < count.total,
+            partial=partial,
             shards=count,
             took_ms=took,
         )

@@ -17,11 +17,14 @@ def test_shards_get_more_replicas_together(index: Index, ray_local: None) -> Non
         deployments = serve.status().applications["raycol"].deployments
         return [deployments[f"shard-{n:04d}"].replica_states.get("RUNNING", 0) for n in range(2)]
 
-    args = {"index": index.uri, "shards": 2, "max_replicas": 2, "timeout_s": 10}
+    def patient(number: int) -> dict:
+        # A slow machine takes long over these until there are more replicas; how fast it is, is not asked here.
+        return {**heavy(number), "timeout_ms": 60_000}
+
+    args = {"index": index.uri, "shards": 2, "max_replicas": 2, "timeout_s": 60}
     policy = {"policy_function": "raycol.serving.scaling:together"}
     with deployed_by_config(args, autoscaling_policy=policy) as url:
         assert counts() == [1, 1]
-        with clients(url, heavy, 8) as load:
+        with clients(url, patient, 8) as load:
             load.wait(lambda answers: counts() == [2, 2], timeout=90)
-        # On a slow machine some take longer than they may until there are more replicas.
-        assert {200} <= set(load.statuses) <= {200, 429, 503}
+        assert set(load.statuses) <= {200, 429}

@@ -35,7 +35,7 @@ def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: P
 
     index = index_of_texts(tmp_path / "index", tiny_colbert, make_passages(40))
     encoder = Handle(QueryEncoder(str(tiny_colbert), None))
-    ids = [f"{passage['_id']}" for passage in make_passages(40)[::4]] + ["nowhere"]
+    ids = [*(passage["_id"] for passage in make_passages(40)[::4]), "nowhere"]
 
     async def run() -> None:
         shards = [Handle(Shard(index.uri, 1, 0, number, 2)) for number in range(2)]
