@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raycol.data import Fields, Passage
 from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError
+from raycol.executor import ON_RAY, Executor
 from raycol.index.changes import check_writable, commit_change
 from raycol.index.manifest import BUILDS, Manifest, ModelInfo, check_current, read_manifest
 from raycol.index.snapshot import Snapshot
@@ -27,14 +28,13 @@ from raycol.indexing.plan import Plan, plan_build
 from raycol.indexing.present import Present, positions_of
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
-from raycol.indexing.workers import session
 from raycol.progress import Report, no_report
 
 # Appends to one index at once of which one may be the last to get through.
 _ATTEMPTS = 8
 
 
-def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildReport:
+def append_corpus(config: AppendConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
     """Add a corpus to an index; or continue where the same command was interrupted.
 
     Where another writer changes the index meanwhile, the corpus is added to what that one has made, from the start.
@@ -46,13 +46,13 @@ def append_corpus(config: AppendConfig, report: Report = no_report) -> BuildRepo
     """
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _append(config, report)
+            return _append(config, report, executor)
         except ConflictError:
             report(0, None, "another writer was first: adding to its version")
-    return _append(config, report)
+    return _append(config, report, executor)
 
 
-def _append(config: AppendConfig, report: Report) -> BuildReport:
+def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildReport:
     """One attempt. Raises as `append_corpus`, and `ConflictError` as soon as another writer is known to be first."""
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
@@ -71,12 +71,14 @@ def _append(config: AppendConfig, report: Report) -> BuildReport:
         report(done, total, note)
 
     try:
-        with session(config):
+        with executor.session(config):
             with clock("encode"):
-                built = build_partitions(config, plan, work.task, target, work.journal, before, while_first)
+                built = build_partitions(config, plan, work.task, target, work.journal, before, while_first, executor)
             infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
             with clock("merge"):
-                added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, while_first)
+                added = merge_partitions(
+                    target, columns, base, infos, manifest.partition_tokens, while_first, executor
+                )
     except (RaycolError, OSError):
         # Who was first sweeps away what others have begun, and then it is not found.
         check_current(store, current.version)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from raycol.errors import ConflictError
+from raycol.executor import ON_RAY, Executor
 from raycol.index.codebook import check_codec
 from raycol.index.create import check_new, partition_tokens_for
 from raycol.index.manifest import (
@@ -31,11 +32,10 @@ from raycol.indexing.partitions import Target, build_partitions, built_before, m
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
-from raycol.indexing.workers import session
 from raycol.progress import Report, no_report
 
 
-def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
+def build_index(config: IndexConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
     """Build an index of a corpus; or continue one that was interrupted, from the parts it finished.
 
     Raises:
@@ -61,24 +61,24 @@ def build_index(config: IndexConfig, report: Report = no_report) -> BuildReport:
     journal = Journal(store, 0, fingerprint(config, plan, task, source.model, **codec))
     if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
         check_new(store)  # else this build died between its commit and its end
-    with session(config):
+    with executor.session(config):
         # Without their codebook, partitions are of no use: another one might differ in its last bits.
         codebook = journal.codebook()
         before = built_before(journal, plan) if codebook else {}
         sampled = Sampled()
         if codebook is None:
             codebook, sampled = train_on_sample(
-                config, plan, task, store, source.model, source.dim, source.mean_tokens, clock, report
+                config, plan, task, store, source.model, source.dim, source.mean_tokens, clock, report, executor
             )
             journal.forget_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)
         with clock("encode"):
-            built = build_partitions(config, plan, task, target, journal, before, report)
+            built = build_partitions(config, plan, task, target, journal, before, report, executor)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         with clock("merge"):
-            partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report)
+            partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report, executor)
     manifest = Manifest(
         version=1,
         dim=source.dim,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
+from raycol.executor import IN_PROCESS, Executor
 from raycol.index.codebook import default_centroids, sample_size, sample_tokens, train_codebook
 from raycol.index.codebook_files import save_codebook
 from raycol.index.manifest import CodebookInfo, ModelInfo
@@ -17,7 +18,7 @@ from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import Task
 from raycol.indexing.plan import Plan, sample_documents
-from raycol.indexing.workers import SampleEncoder, here, on_workers
+from raycol.indexing.workers import SampleEncoder
 from raycol.progress import Report
 
 # A sample of so few tokens is encoded where the build was started: that takes less than starting workers for it.
@@ -43,6 +44,7 @@ def train_on_sample(
     mean_tokens: float,
     clock: Clock,
     report: Report,
+    executor: Executor,
 ) -> tuple[CodebookInfo, Sampled]:
     """Encode the sample, train, save. The sample's embeddings are what crosses the object store, in float16."""
     size = config.sample_documents or enough_documents(plan.documents, mean_tokens, dim, config.n_centroids)
@@ -57,7 +59,7 @@ def train_on_sample(
     done, cpu_s, peak_bytes = 0, 0.0, 0
     report(0, size, "sampling")
     few = size * mean_tokens <= _FEW_TOKENS and not config.on_gpu
-    run = here if few else on_workers
+    run = IN_PROCESS.run if few else executor.run
     name = model.model_dump_json() if model else None
     with clock("sample"):
         for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycol.data.corpus import refuse
+from raycol.executor import IN_PROCESS, Executor
 from raycol.index.codebook_files import open_codebook
 from raycol.index.columns import Columns
 from raycol.index.compact import merge, mergers
@@ -19,9 +20,8 @@ from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import Metrics
 from raycol.indexing.part import Built, Task
 from raycol.indexing.plan import Plan
-from raycol.indexing.workers import PartitionBuilder, n_workers, on_workers
+from raycol.indexing.workers import PartitionBuilder
 from raycol.progress import Report
-from raycol.ray_session import ray_errors
 
 _FEWEST = 8
 # So few tokens in all are merged where the build was started: that takes less than starting workers for it.
@@ -52,12 +52,13 @@ def build_partitions(
     journal: Journal,
     before: Mapping[int, Built],
     report: Report,
+    executor: Executor,
 ) -> list[Built]:
     """Build what was not done before; return all, in the order of the plan."""
     done = dict(before)
     for problem in [problem for built in done.values() for problem in built.problems]:
         refuse(problem, config.on_error)  # they may have been skipped when the part was built
-    progress = _Progress(config, plan, done, report)
+    progress = _Progress(config, plan, done, report, executor)
     waiting = [number for number in range(len(plan.parts)) if number not in done]
     rows = [{"number": number, "part": plan.parts[number].to_json()} for number in waiting]
     arguments: dict[str, Any] = {
@@ -69,7 +70,7 @@ def build_partitions(
         "bits": target.bits,
         "journal": journal.name,
     }
-    for row in on_workers(PartitionBuilder, config, rows, arguments) if rows else ():
+    for row in executor.run(PartitionBuilder, config, rows, arguments) if rows else ():
         built = Built.model_validate_json(row["built"])
         done[row["number"]] = built
         progress.add(built)
@@ -79,16 +80,18 @@ def build_partitions(
 class _Progress:
     """Tells how the work goes: to the terminal, and as Ray's metrics."""
 
-    def __init__(self, config: EncodingConfig, plan: Plan, done: Mapping[int, Built], report: Report) -> None:
+    def __init__(
+        self, config: EncodingConfig, plan: Plan, done: Mapping[int, Built], report: Report, executor: Executor
+    ) -> None:
         self._report = report
         self._plan = plan
-        self._workers = n_workers(config)
+        self._workers = executor.n_workers(config)
         self._documents = sum(built.documents for built in done.values())
         self._skipped = len(plan.problems) + sum(len(built.problems) for built in done.values())
         self._parts = len(done)
         self._tokens = 0
         self._began = math.inf
-        self._metrics = Metrics(plan.documents)
+        self._metrics = None if executor.in_process else Metrics(plan.documents)
         self._tell()
 
     def add(self, built: Built) -> None:
@@ -103,7 +106,8 @@ class _Progress:
 
     def _tell(self) -> None:
         rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
-        self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
+        if self._metrics:
+            self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
         parts = len(self._plan.parts)
         working = min(self._workers, parts - self._parts)
         at_work = f", {working} at work" if working else ""
@@ -118,7 +122,13 @@ def merged_tokens(total: int, partition_tokens: int) -> int:
 
 
 def merge_partitions(
-    target: Target, columns: Columns, base: int, infos: Sequence[PartitionInfo], tokens: int, report: Report
+    target: Target,
+    columns: Columns,
+    base: int,
+    infos: Sequence[PartitionInfo],
+    tokens: int,
+    report: Report,
+    executor: Executor,
 ) -> tuple[PartitionInfo, ...]:
     """Merge small partitions to about so many tokens each, in order, on the cluster where they are many."""
     groups = list(mergers(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
@@ -128,29 +138,13 @@ def merge_partitions(
         return tuple(merged)
     report(0, len(work), "merging")
     common = (target.uri, target.codebook.model_dump_json(), target.dim, target.bits, dict(columns), base)
-    tasks = {number: [info.model_dump_json() for info in groups[number]] for number in work}
-    here = sum(info.tokens for number in work for info in groups[number]) <= _FEW_TOKENS
-    for number, info in _merge_here(common, tasks) if here else _merge_on_cluster(common, tasks):
+    tasks = {number: ([info.model_dump_json() for info in groups[number]], *common) for number in work}
+    few = sum(info.tokens for number in work for info in groups[number]) <= _FEW_TOKENS
+    for number, info in (IN_PROCESS if few else executor).call(_merge, tasks, "merging partitions"):
         merged[number] = PartitionInfo.model_validate_json(info)
         work.remove(number)
         report(len(tasks) - len(work), len(tasks), "merging")
     return tuple(merged)
-
-
-def _merge_here(common: tuple[Any, ...], tasks: dict[int, list[str]]) -> Iterator[tuple[int, str]]:
-    for number, partitions in tasks.items():
-        yield number, _merge(partitions, *common)
-
-
-def _merge_on_cluster(common: tuple[Any, ...], tasks: dict[int, list[str]]) -> Iterator[tuple[int, str]]:
-    import ray
-
-    run = ray.remote(_merge)
-    waiting = {run.remote(partitions, *common): number for number, partitions in tasks.items()}
-    with ray_errors("merging partitions"):
-        while waiting:
-            (ready, *_), _ = ray.wait(list(waiting))
-            yield waiting.pop(ready), ray.get(ready)
 
 
 def _merge(partitions: list[str], uri: str, codebook: str, dim: int, bits: int, columns: Columns, base: int) -> str:

@@ -1,114 +1,25 @@
-"""Actors that hold a model, running them over rows on Ray Data, and those of a build: rows are parts of a corpus."""
+"""Workers that hold a model, and those of a build: each row they are given is a part of a corpus."""
 
 from __future__ import annotations
 
-import logging
 import platform
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from raycol import errors
 from raycol.errors import InputError, RaycolError
 from raycol.index.codebook_files import open_codebook
 from raycol.index.manifest import CodebookInfo, ModelInfo
 from raycol.index.storage import open_store
 from raycol.indexing.clock import Clock
-from raycol.indexing.config import WorkersConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
 from raycol.indexing.plan import Part
 from raycol.memory import peak_memory
-from raycol.ray_session import ray_errors, ray_session
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder
-
-
-def session(config: WorkersConfig) -> AbstractContextManager[None]:
-    """A Ray session with room for the workers."""
-    return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
-
-
-def on_workers(
-    actor: Callable[..., Any],
-    config: WorkersConfig,
-    rows: list[dict[str, Any]],
-    arguments: dict[str, Any],
-    doing: str = "the build",
-) -> Iterator[dict[str, Any]]:
-    """Run an actor class over rows on Ray Data, a row at a time; yield its rows as they come.
-
-    Args:
-        actor: a kind of `Worker`.
-        config: how many of them, and on what.
-        rows: what each call of an actor gets, at least one.
-        arguments: what actors are made with, beside `on_gpu` and `dtype`.
-        doing: what an error says has failed.
-
-    Raises:
-        RaycolError: what a worker raised of raycol's own errors, or that it failed otherwise.
-    """
-    import ray.data
-
-    # Importing Ray Data sets its loggers up: what a person needs to see, the build's own report shows.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        actor,
-        fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
-        batch_size=1,
-        memory=config.resources.get("memory"),
-        compute=ray.data.ActorPoolStrategy(size=min(n_workers(config), len(rows)), max_tasks_in_flight_per_actor=2),
-        num_cpus=config.resources["CPU"],
-        num_gpus=config.resources.get("GPU"),
-        **({"resources": others} if others else {}),
-    )
-    with ray_errors(doing):
-        for row in dataset.iter_rows():
-            yield _checked(row)
-
-
-def here(
-    actor: Callable[..., Any], config: WorkersConfig, rows: list[dict[str, Any]], arguments: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """What `on_workers` does, in this process and to the same result: for work that is less than starting workers."""
-    with _threads_kept():
-        worker = actor(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
-        for row in rows:
-            made = worker({name: [value] for name, value in row.items()})
-            yield _checked({name: values[0] for name, values in made.items()})
-
-
-def _checked(row: dict[str, Any]) -> dict[str, Any]:
-    if row["error"]:
-        kind, _, message = row["error"].partition(" ")
-        raise getattr(errors, kind)(message)
-    return row
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """An encoder opened inside computes in one thread, as workers' do; afterwards torch has as many as before."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 0
-    try:
-        yield
-    finally:
-        if torch:
-            torch.set_num_threads(before)
-
-
-def n_workers(config: WorkersConfig) -> int:
-    """How many workers there will be: as many as were asked for, or as the cluster has room for."""
-    import ray
-
-    have = ray.cluster_resources()
-    room = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
-    return config.num_workers or max(room, 1)
 
 
 class Worker:

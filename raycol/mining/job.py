@@ -28,8 +28,8 @@ import xxhash
 from pydantic import BaseModel
 
 from raycol.errors import InputError, RaycolError, writing
+from raycol.executor import Executor
 from raycol.indexing.config import WorkersConfig
-from raycol.indexing.workers import n_workers, on_workers, session
 from raycol.locations import is_uri
 from raycol.mining.place import Place, beside, part_name, place_for, unfinished
 from raycol.progress import Report
@@ -144,10 +144,12 @@ class Job:
         arguments: Mapping[str, Any],
         doing: str,
         report: Report,
+        executor: Executor,
     ) -> tuple[list[Counter[str]], int]:
         """Make what was not made before; return the counts of all parts, and how many there were before."""
-        with session(config):
-            return self._run(plan, actor, config, {"folder": self.place.location, **arguments}, doing, report)
+        with executor.session(config):
+            placed = {"folder": self.place.location, **arguments}
+            return self._run(plan, actor, config, placed, doing, report, executor)
 
     def _run(
         self,
@@ -157,10 +159,11 @@ class Job:
         arguments: dict[str, Any],
         doing: str,
         report: Report,
+        executor: Executor,
     ) -> tuple[list[Counter[str]], int]:
         made = {number: counts for number in range(len(plan.sizes)) if (counts := self.counts(number)) is not None}
         before = len(made)
-        workers = n_workers(config)
+        workers = executor.n_workers(config)
 
         def tell() -> None:
             working = min(workers, len(plan.sizes) - len(made))
@@ -170,7 +173,7 @@ class Job:
 
         tell()
         rows = [{"number": number} for number in range(len(plan.sizes)) if number not in made]
-        for row in on_workers(actor, config, rows, arguments, doing) if rows else ():
+        for row in executor.run(actor, config, rows, arguments, doing) if rows else ():
             number = int(row["number"])
             counts = self.counts(number)
             if counts is None:

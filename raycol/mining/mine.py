@@ -16,6 +16,7 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import read_examples
 from raycol.data.sources import OpenSource
 from raycol.errors import InputError
+from raycol.executor import ON_RAY, Executor
 from raycol.index import Index
 from raycol.index.storage import absolute
 from raycol.indexing.report import library_versions
@@ -39,7 +40,7 @@ _DECIDES = {
 }  # fmt: skip
 
 
-def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningReport:
+def mine_negatives(config: MineConfig, report: Report = no_report, executor: Executor = ON_RAY) -> MiningReport:
     """Find hard negatives; or go on where the same command was interrupted.
 
     Raises:
@@ -74,7 +75,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report) -> MiningRepo
         "cross_encoder": cross_encoder,
         "corpus": _TEXTS if texts else None,
     }
-    parts, before = job.run(plan, MiningWorker, config, arguments, "mining", report)
+    parts, before = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
     done = _report(config, sum(parts, Counter()), len(parts), before, problems, time.monotonic() - started)
     if not done.rows:
         job.give_up()

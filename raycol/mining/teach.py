@@ -14,6 +14,7 @@ from raycol.checkpoints import find_checkpoint
 from raycol.data import Problem
 from raycol.data.examples import read_examples
 from raycol.errors import InputError
+from raycol.executor import ON_RAY, Executor
 from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import TeachConfig
@@ -28,7 +29,7 @@ from raycol.progress import Report, no_report
 _DECIDES = {"n_ways", "short", "max_length", "batch_size", "queries_per_part", "dtype"}
 
 
-def score_examples(config: TeachConfig, report: Report = no_report) -> TeachingReport:
+def score_examples(config: TeachConfig, report: Report = no_report, executor: Executor = ON_RAY) -> TeachingReport:
     """Score examples; or go on where the same command was interrupted.
 
     Raises:
@@ -56,7 +57,7 @@ def score_examples(config: TeachConfig, report: Report = no_report) -> TeachingR
         decides = {"teacher": fingerprint, **config.model_dump(include=_DECIDES), "on_gpu": config.on_gpu}
         job = Job.begin(config.out, plan, decides)
     arguments = {"config": config.model_dump_json(), "fingerprint": fingerprint}
-    parts, before = job.run(plan, TeachingWorker, config, arguments, "teaching", report)
+    parts, before = job.run(plan, TeachingWorker, config, arguments, "teaching", report, executor)
     counts: Counter[str] = sum(parts, Counter())
     done = TeachingReport(
         out=config.out,

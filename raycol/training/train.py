@@ -19,7 +19,8 @@ from typing import Any
 
 from raycol import errors
 from raycol.checkpoints import find_checkpoint
-from raycol.errors import RaycolError
+from raycol.errors import InputError, RaycolError
+from raycol.executor import ON_RAY, Executor
 from raycol.index.storage import Store, absolute, open_store
 from raycol.locations import inside, is_uri
 from raycol.progress import Report, no_report
@@ -55,7 +56,12 @@ class TrainReport:
         return len(self.losses)
 
 
-def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord | None = None) -> TrainReport:
+def train(
+    config: TrainConfig,
+    report: Report = no_report,
+    on_record: OnRecord | None = None,
+    executor: Executor = ON_RAY,
+) -> TrainReport:
     """Train an encoder on Ray Train and save it to `config.out`, whole or not at all.
 
     A training that was interrupted goes on from its last checkpoint.
@@ -64,13 +70,16 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
         config: the settings.
         report: told of the steps.
         on_record: told of all that is known of each step and evaluation: a mapping from names to numbers.
+        executor: `ON_RAY`, or `IN_PROCESS` for one worker without Ray Train.
 
     Raises:
-        InputError: no such model or data, too few examples, `out` exists, or an unfinished training of other settings
-            is in its storage.
+        InputError: no such model or data, too few examples, `out` exists, an unfinished training of other settings
+            is in its storage, or several workers are to train in this process.
         RaycolError: workers failed again and again, or the loss is no number any more.
     """
     started = time.monotonic()
+    if executor.in_process and config.num_workers > 1:
+        raise InputError(f"num_workers is {config.num_workers}; a training in this process has one worker")
     check_out(config.out)
     found = find_checkpoint(config.model)
     # Workers run in folders of their own, and on other machines, so everything is named by its full path.
@@ -85,8 +94,8 @@ def train(config: TrainConfig, report: Report = no_report, on_record: OnRecord |
     try:
         run = begun or begin(store, config)
         if DONE not in store.names(""):
-            with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
-                _train_on_ray(config, run, report, _noting(store, on_record))
+            fit = _train_in_process if executor.in_process else _train_on_ray
+            fit(config, run, report, _noting(store, on_record))
         report(run.work.steps, run.work.steps, "saving the model")
         kept, history = finish(store, config, run)
     except BaseException:
@@ -128,7 +137,33 @@ def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
     return note
 
 
+def _train_in_process(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
+    from raycol.training.board import remark
+
+    def tell(record: dict[str, float]) -> None:
+        report(record["step"], record["steps"], remark(record))
+        on_record(record)
+
+    store = open_store(str(config.storage))
+    _fit(config, run, store, tell)
+    store.write(DONE, b"{}")
+
+
+def _fit(config: TrainConfig, run: Run, store: Store, tell: OnRecord) -> None:
+    """Train as one worker, on what `begin` has prepared."""
+    from raycol.training.worker import fit
+
+    collection = run.collection.open(store) if run.collection else None
+    with tempfile.TemporaryDirectory() as workspace:
+        fit(config, run.work, run.data.open(store), collection, Path(workspace), store, tell)
+
+
 def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
+    with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
+        _fit_on_ray(config, run, report, on_record)
+
+
+def _fit_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -163,7 +198,6 @@ def _train_worker(loop: dict[str, Any]) -> str:
     import ray.train
 
     from raycol.training.trainer import StoppedError
-    from raycol.training.worker import fit
 
     config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
     board, store = loop["board"], open_store(str(config.storage))
@@ -172,10 +206,7 @@ def _train_worker(loop: dict[str, Any]) -> str:
     if failure:
         return failure
     try:
-        with tempfile.TemporaryDirectory() as workspace:
-            collection = run.collection.open(store) if run.collection else None
-            tell = _teller(board) if leads else lambda record: None
-            fit(config, run.work, run.data.open(store), collection, Path(workspace), store, tell)
+        _fit(config, run, store, _teller(board) if leads else lambda record: None)
     except RaycolError as error:
         together = isinstance(error, StoppedError)
         failure = f"{'RaycolError' if together else type(error).__name__} {error}"

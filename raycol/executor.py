@@ -1,0 +1,169 @@
+"""Where workers run: as actors on Ray Data, or one after another in this process.
+
+Building, appending, mining, scoring and training take an executor. Both kinds run the same worker classes over the
+same rows, so the bytes they write are the same; `IN_PROCESS` imports no Ray, which suits small inputs and tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from raycol import errors
+from raycol.ray_session import ray_errors, ray_session
+
+if TYPE_CHECKING:
+    from raycol.indexing.config import WorkersConfig
+
+
+class Executor(Protocol):
+    """Runs workers."""
+
+    in_process: bool
+    """Whether all work is done in this process, without Ray."""
+
+    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+        """Return a block in which workers can run. Raises `InputError` if there is too little for them."""
+
+    def n_workers(self, config: WorkersConfig) -> int:
+        """Return the number of workers that run at once."""
+
+    def run(
+        self,
+        worker: Callable[..., Any],
+        config: WorkersConfig,
+        rows: list[dict[str, Any]],
+        arguments: dict[str, Any],
+        doing: str = "the build",
+    ) -> Iterator[dict[str, Any]]:
+        """Run a worker class over rows, one row a call; yield the rows it returns, in any order.
+
+        Args:
+            worker: a subclass of `raycol.indexing.workers.Worker`.
+            config: number, resources and dtype of the workers.
+            rows: the input of each call.
+            arguments: arguments of the worker class, beside `on_gpu` and `dtype`.
+            doing: names the work in error messages.
+
+        Raises:
+            RaycolError: a worker raised it, or failed otherwise.
+        """
+
+    def call(
+        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function with each tuple of arguments; yield the keys and results, in any order."""
+
+
+class _OnRay:
+    in_process = False
+
+    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+        return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
+
+    def n_workers(self, config: WorkersConfig) -> int:
+        import ray
+
+        have = ray.cluster_resources()
+        room = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
+        return config.num_workers or max(room, 1)
+
+    def run(
+        self,
+        worker: Callable[..., Any],
+        config: WorkersConfig,
+        rows: list[dict[str, Any]],
+        arguments: dict[str, Any],
+        doing: str = "the build",
+    ) -> Iterator[dict[str, Any]]:
+        import ray.data
+
+        # Importing Ray Data configures its loggers; progress is reported by raycol itself.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            worker,
+            fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
+            batch_size=1,
+            memory=config.resources.get("memory"),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(self.n_workers(config), len(rows)), max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=config.resources["CPU"],
+            num_gpus=config.resources.get("GPU"),
+            **({"resources": others} if others else {}),
+        )
+        with ray_errors(doing):
+            for row in dataset.iter_rows():
+                yield _checked(row)
+
+    def call(
+        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
+    ) -> Iterator[tuple[int, Any]]:
+        import ray
+
+        run = ray.remote(function)
+        waiting = {run.remote(*each): key for key, each in arguments.items()}
+        with ray_errors(doing):
+            while waiting:
+                (ready, *_), _ = ray.wait(list(waiting))
+                yield waiting.pop(ready), ray.get(ready)
+
+
+class _InProcess:
+    in_process = True
+
+    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def n_workers(self, config: WorkersConfig) -> int:
+        return 1
+
+    def run(
+        self,
+        worker: Callable[..., Any],
+        config: WorkersConfig,
+        rows: list[dict[str, Any]],
+        arguments: dict[str, Any],
+        doing: str = "the build",
+    ) -> Iterator[dict[str, Any]]:
+        with _threads_kept():
+            made = worker(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
+            for row in rows:
+                result = made({name: [value] for name, value in row.items()})
+                yield _checked({name: values[0] for name, values in result.items()})
+
+    def call(
+        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
+    ) -> Iterator[tuple[int, Any]]:
+        for key, each in arguments.items():
+            yield key, function(*each)
+
+
+ON_RAY: Executor = _OnRay()
+"""Actors on Ray Data: an embedded session of this machine, or the cluster that this process belongs to."""
+
+IN_PROCESS: Executor = _InProcess()
+"""One worker in this process."""
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    if row["error"]:
+        kind, _, message = row["error"].partition(" ")
+        raise getattr(errors, kind)(message)
+    return row
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads after a worker has set its own."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
