@@ -12,13 +12,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.storage.server import Server
 
-# Read by Ray and by the hub's client when they are first imported.
+# Read by OpenMP, Ray and the hub's client when they are first loaded. Test processes run side by side, and their
+# matrices are small: with several threads each, most of their time would be spent waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples of a property in `make test`, and in `make test-long` (--hypothesis-profile long).
+settings.register_profile(
+    "quick",
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=300)
+settings.load_profile("quick")
 
 PROJECT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("RAYCOL_DATA", PROJECT.parent / "shared" / "data"))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -127,7 +127,6 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 tuples = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(tuples)
 @example([("[1]", ['["a"]', "'"]), ("nan", ["\x00", "None", "\u2028x"])])
 def test_tuples_survive_their_files(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
@@ -150,7 +149,6 @@ def test_tuples_survive_their_files(tmp_path_factory: pytest.TempPathFactory, ro
 scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(texts, scores), min_size=1, max_size=6), st.booleans())
 def test_lists_written_as_texts_are_the_lists(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, float]], in_python: bool
@@ -165,7 +163,6 @@ def test_lists_written_as_texts_are_the_lists(
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "a"]), inner)))
 @example("[" * 100_000)
 @example("['a', " * 1000)
@@ -189,7 +186,6 @@ def test_any_cell_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, 
         assert item.document_ids is None or len(item.document_ids) == len(item.documents)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(max_size=12) | st.sampled_from(
     ["query", "positive", "negative", "negative_1", "documents", "document_1", "scores", "label", "query_id",
      "document_ids", "positive_id", "negative_id", "ANCHOR", "text", "id"]), max_size=6, unique=True))  # fmt: skip
@@ -550,7 +546,6 @@ def test_which_part_of_a_folder_is_to_be_read(tmp_path: Path) -> None:
     assert "no 'train' beside the queries and documents, only 'dev', 'other'" in refusal(tmp_path)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), texts, min_size=1, max_size=30))
 def test_every_id_finds_its_text(tmp_path_factory: pytest.TempPathFactory, documents: dict[str, str]) -> None:
     folder = tmp_path_factory.mktemp("lookup")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.data import CorpusFile, Fields, corpus_files, read_corpus
@@ -183,7 +183,6 @@ def test_a_file_of_a_globs_name_is_that_file(tmp_path: Path) -> None:
     assert names(tmp_path / "a[1].jsonl", tmp_path) == ["a[1].jsonl"]
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=st.text(st.one_of(st.sampled_from("*?[]{}!/.:@%#= hfs3"), st.characters()), max_size=20))
 def test_any_text_is_a_corpus_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = fill(tmp_path_factory.mktemp("any"), "a.jsonl")

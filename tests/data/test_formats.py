@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.data import Fields, Passage, Problem, corpus_files, read_corpus
@@ -153,7 +153,6 @@ TEXTS = st.lists(
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.csv.zst", "c.tsv", "c.parquet"])
-@settings(max_examples=50, deadline=None)
 @given(texts=TEXTS)
 def test_any_text_is_read_as_it_is_and_from_any_position(
     tmp_path_factory: pytest.TempPathFactory, name: str, texts: list[str]
@@ -248,7 +247,6 @@ def test_an_empty_file_has_no_records(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.parquet", "c.npz"])
-@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_whatever_is_damaged_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

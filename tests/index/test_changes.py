@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.errors import ConflictError, InputError, RaycolError
@@ -44,7 +44,6 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(operations=OPERATIONS, bits=st.sampled_from([1, 2, 4, 8]))
 def test_any_sequence_of_changes_is_as_good_as_a_fresh_index(
     tmp_path_factory: pytest.TempPathFactory, operations: list, bits: int

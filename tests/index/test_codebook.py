@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
@@ -59,7 +59,6 @@ def test_training_does_not_depend_on_threads(n_centroids: int) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(*codes, strict=True))
 
 
-@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 100))
 def test_of_few_centroids_the_nearest_is_found(n_centroids: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.errors import InputError
@@ -69,7 +69,6 @@ CONDITIONS = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(rows=ROWS, condition=CONDITIONS)
 def test_a_filter_means_what_sql_means(rows: list[dict], condition: str) -> None:
     table = metadata_table(rows, COLUMNS).append_column("row", [list(range(len(rows)))])

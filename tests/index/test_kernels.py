@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
@@ -43,7 +43,6 @@ from tests.index.test_search import make_queries
 DIMS = st.integers(1, 17).map(lambda eights: 8 * eights)
 QUERY_TOKENS = st.integers(1, 70)
 SEEDS = st.integers(0, 2**32 - 1)
-many = settings(max_examples=60, deadline=None)
 
 
 def rounded_up(n_centroids: int) -> int:
@@ -67,7 +66,6 @@ def centroid_scores(rows_RD: np.ndarray, *query: Any) -> tuple[np.ndarray, np.nd
     return scores_RL, tops_GL
 
 
-@many
 @given(dim=DIMS, n_groups=st.integers(1, 4), extreme=st.booleans(), seed=SEEDS)
 def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: bool, seed: int) -> None:
     """Extreme: only the smallest and largest bytes, whose products come closest to leaving their integers."""
@@ -93,7 +91,6 @@ def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: 
     assert np.array_equal(tops_GL, tops_of(products_RL >> shift))
 
 
-@many
 @given(
     dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 150), size=st.sampled_from([1e-9, 1, 9000]), seed=SEEDS
 )
@@ -120,7 +117,6 @@ def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
         assert not scores_RL[:, n_lanes:].any()
 
 
-@many
 @given(n_groups=st.integers(1, 3), spread=st.sampled_from([1, 30, 1000, 32767]), seed=SEEDS)
 def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, spread: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -135,7 +131,6 @@ def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, sp
     assert (bytes_RL[below_RL == 255] == 0).all()
 
 
-@many
 @given(
     n_centroids=st.integers(1, 300), spread=st.sampled_from([0, 2, 20, 32000]), slope=st.integers(-2, 2),
     padding=st.sampled_from([-32768, 0, 32767]), seed=SEEDS, data=st.data(),
@@ -154,7 +149,6 @@ def test_nearest_lists_are_a_stable_sort(
     assert np.array_equal(found_LP, expected_KL[:n_probe, :n_lanes].T)
 
 
-@many
 @given(n_centroids=st.integers(1, 200), count_from_last=st.booleans(), seed=SEEDS, data=st.data())
 def test_probes_count_from_the_last_of_them(
     n_centroids: int, count_from_last: bool, seed: int, data: st.DataObject
@@ -173,7 +167,6 @@ def test_probes_count_from_the_last_of_them(
     assert above_next(scores_RL, best_L, units_L, probes_LP, count_from_last).tolist() == expected
 
 
-@many
 @given(
     n_documents=st.integers(1, 60), n_centroids=st.integers(1, 40), n_tokens=QUERY_TOKENS,
     largest=st.sampled_from([1, 3, 255]), seed=SEEDS, data=st.data(),
@@ -210,7 +203,6 @@ def test_estimates_are_the_best_visited_centroid_of_each_query_token(
     assert best_estimates(state_N, allowed_N, n, 255 * n_tokens).tolist() == sorted(order[:n])
 
 
-@many
 @given(dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 300), share=st.floats(0, 1), seed=SEEDS)
 def test_some_centroids_get_the_bytes_that_all_of_them_would(
     dim: int, n_tokens: int, n_centroids: int, share: float, seed: int
@@ -233,7 +225,6 @@ def test_some_centroids_get_the_bytes_that_all_of_them_would(
     assert (some_BRL[:, others_R] == 7).all()
 
 
-@many
 @given(
     n_documents=st.integers(1, 500), largest=st.sampled_from([0, 1, 30, 8000]), spread=st.sampled_from([1, 8]),
     allowed=st.sampled_from([0.0, 0.1, 0.9, 1.0]), ascending=st.booleans(), n=st.integers(1, 600), seed=SEEDS,
@@ -283,7 +274,6 @@ def byte_tables() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 2**16 + GROUP, LANES)).astype(np.uint8)
 
 
-@many
 @given(code=st.sampled_from([np.uint16, np.uint32]), n_tokens=QUERY_TOKENS, n_documents=st.integers(1, 20), seed=SEEDS)
 def test_scores_by_centroids_are_maxsim_over_bytes(
     byte_tables: np.ndarray, code: type, n_tokens: int, n_documents: int, seed: int
@@ -303,7 +293,6 @@ def test_scores_by_centroids_are_maxsim_over_bytes(
     assert score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T).tolist() == expected
 
 
-@many
 @given(
     bits=st.sampled_from(BITS), code=st.sampled_from([np.uint16, np.uint32]), dim=DIMS, n_tokens=QUERY_TOKENS,
     n_documents=st.integers(1, 8), n_centroids=st.integers(1, 30), seed=SEEDS,

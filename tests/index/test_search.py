@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError
@@ -243,7 +243,6 @@ def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: li
     assert [merge_hits(part, 10) for part in parts] == whole.search(queries, n_rescore=200)
 
 
-@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_small_index_answers_exactly(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 1000))
@@ -516,7 +515,6 @@ def test_an_explanation_keeps_scores_below_zero(tmp_path: Path) -> None:
     assert (against.score, with_.score) == (pytest.approx(-0.5, abs=0.01), pytest.approx(1, abs=0.01))
 
 
-@settings(max_examples=30, deadline=None)
 @given(dim=st.sampled_from([16, 32, 64]), n_tokens=st.integers(2, 70), n_query=st.integers(1, 9))
 def test_of_equal_tokens_the_first_is_named(
     tmp_path_factory: pytest.TempPathFactory, dim: int, n_tokens: int, n_query: int

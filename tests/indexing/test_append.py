@@ -9,11 +9,10 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from tests.conftest import make_clustered, save_encoded
 from tests.indexing.cluster import contents
-
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+from tests.indexing.here import append_corpus, build_index
 
 BATCHES, PER_BATCH = 10, 12
 

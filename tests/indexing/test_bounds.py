@@ -1,5 +1,7 @@
 """What a build holds in memory does not depend on how large the corpus is."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycol.index import Index
-from raycol.indexing import IndexConfig, build_index
+from raycol.indexing import IndexConfig
 from tests.conftest import unit
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+pytestmark = pytest.mark.slow
+
+# One worker in a process of its own, whose peak is that of planning and merging, too.
+BUILD = """
+import sys
+from raycol.executor import IN_PROCESS
+from raycol.indexing import IndexConfig, build_index
+report = build_index(IndexConfig.model_validate_json(sys.argv[1]), executor=IN_PROCESS)
+print(report.partitions, report.peak_worker_bytes)
+"""
 
 TOKENS, DIM = 120, 64
 
@@ -29,12 +40,15 @@ def save(path: Path, tokens: np.ndarray) -> None:
 def peak_of_a_worker(path: Path, documents: int) -> int:
     rng = np.random.default_rng(documents)
     save(path, unit(rng.standard_normal((documents, TOKENS, DIM), dtype=np.float32)))
-    settings = {"docs_per_partition": 128, "num_workers": 2, "n_centroids": 32, "sample_documents": 64}
+    settings = {"docs_per_partition": 128, "n_centroids": 32, "sample_documents": 64}
     out = path.parent / f"i-{documents}"
-    report = build_index(IndexConfig(corpus=str(path), out=str(out), **settings))
+    config = IndexConfig(corpus=str(path), out=str(out), **settings)
+    command = [sys.executable, "-c", BUILD, config.model_dump_json()]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    partitions, peak = map(int, done.stdout.split())
     index = Index.open(out)
-    assert (len(index), report.partitions, index.verify()) == (documents, 8, [])
-    return report.peak_worker_bytes
+    assert (len(index), partitions, index.verify()) == (documents, 8, [])
+    return peak
 
 
 @pytest.mark.parametrize("format_", [pytest.param("npz", marks=pytest.mark.long), "parquet"])

@@ -1,20 +1,27 @@
+"""Indexes of corpora, built in this process, and that Ray's workers write the same bytes."""
+
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from raycol import indexing
 from raycol.errors import InputError
+from raycol.executor import ON_RAY
 from raycol.index import Index
-from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
 from tests.indexing.cluster import contents
+from tests.indexing.here import append_corpus, build_index
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+
+def configured(corpus: Path, model: Path, out: Path, **settings) -> IndexConfig:
+    return IndexConfig(corpus=corpus, model=str(model), out=out, **{"docs_per_partition": 16, **settings})
 
 
 def build(corpus: Path, model: Path, out: Path, **settings) -> BuildReport:
-    values = {"docs_per_partition": 16, "num_workers": 1, **settings}
-    return build_index(IndexConfig(corpus=corpus, model=str(model), out=out, **values))
+    return build_index(configured(corpus, model, out, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +30,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
-    """An index of the corpus, built by two workers."""
-    report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8, num_workers=2)
+def built(corpus: Path, tiny_colbert: Path) -> Path:
+    """An index of the corpus."""
+    report = build(corpus, tiny_colbert, corpus.parent / "index", bits=8)
     assert (report.documents, report.parts, report.reused_parts, report.partitions) == (60, 4, 0, 4)
     assert list(report.stage_seconds) == ["plan", "sample", "train", "encode", "merge", "commit"]
     assert sum(report.stage_seconds.values()) < report.seconds
@@ -36,9 +43,25 @@ def built(corpus: Path, tiny_colbert: Path, ray_local: None) -> Path:
     return corpus.parent / "index"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
 def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
-    build(corpus, tiny_colbert, tmp_path / "i", bits=8)
-    assert contents(tmp_path / "i") == contents(built)
+    """Two on Ray build and append what one in this process does; what a worker refuses comes back as itself."""
+    out, grown = tmp_path / "i", tmp_path / "grown"
+    report = indexing.build_index(configured(corpus, tiny_colbert, out, bits=8, num_workers=2), executor=ON_RAY)
+    assert (report.documents, report.parts, report.partitions) == (60, 4, 4)
+    assert report.peak_worker_bytes > 1 << 20
+    assert contents(out) == contents(built)
+    shutil.copytree(built, grown)
+    more = write_jsonl(tmp_path / "more.jsonl", make_passages(90)[60:])
+    for index, append, workers in ((out, indexing.append_corpus, 2), (grown, append_corpus, 1)):
+        append(AppendConfig(index=str(index), corpus=str(more), docs_per_partition=8, num_workers=workers))
+    assert len(Index.open(out)) == 90
+    assert contents(out) == contents(grown)
+    bad = tmp_path / "bad.npz"
+    save_encoded(bad, [np.full((2, 16), np.nan, np.float32), *make_clustered(3, 16, seed=0)])
+    with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* --on-error skip"):
+        indexing.build_index(IndexConfig(corpus=str(bad), out=str(tmp_path / "bad"), num_workers=1))
 
 
 def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
@@ -94,7 +117,7 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     again = [record | {"text": "violin piano"} for record in make_passages(3)]
     partly_file = write_jsonl(tmp_path / "partly.jsonl", [*again[:2], {"_id": "last", "text": "fog"}])
     mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [{"_id": "first", "text": "rain"}, *again])
-    settings = {"index": str(out), "docs_per_partition": 2, "num_workers": 1}
+    settings = {"index": str(out), "docs_per_partition": 2}
     with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is in the index .* already; --upsert replaces it"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
     report = append_corpus(AppendConfig(corpus=partly_file, on_error="skip", **settings))
@@ -108,8 +131,12 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     assert index.verify() == []
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
 def test_one_document_is_a_corpus(tmp_path: Path) -> None:
+    """For workers with memory of their own, too."""
     save_encoded(tmp_path / "corpus.npz", make_clustered(1, 16, seed=0))
     settings = {"num_workers": 1, "resources": {"CPU": 1, "memory": 1e8}}
-    report = build_index(IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings))
+    config = IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings)
+    report = indexing.build_index(config)
     assert (report.documents, len(Index.open(tmp_path / "i"))) == (1, 1)

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.data import Fields, Passage, corpus_files, hub, read_corpus
@@ -20,7 +20,6 @@ def passages_of(plan: Plan) -> list[Passage]:
     return [passage for part in plan.parts for _, passage in read_part(part, plan.fields)]
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(["good", "blank", "bad", "repeated", "file"]), min_size=1, max_size=40),
     per_part=st.integers(1, 10),

@@ -17,11 +17,12 @@ from raycol.index import Document, Index
 from raycol.index.codebook import Codebook, train_codebook
 from raycol.index.manifest import PartitionInfo
 from raycol.index.storage import open_store
-from raycol.indexing import AppendConfig, BuildReport, IndexConfig, append_corpus, build_index
+from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from raycol.indexing.encode import encode_texts
 from raycol.indexing.part import Task, build_partition
 from raycol.indexing.plan import Plan, plan_build
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
+from tests.indexing.here import append_corpus, build_index
 from tests.indexing.test_split import assert_covers
 
 RECORDS = [{**record, "year": 2000 + number} for number, record in enumerate(make_passages(45))]
@@ -71,7 +72,6 @@ def small_codebook(dim: int = 16) -> Codebook:
     return train_codebook(tokens, bits=4, n_centroids=16, seed=0)
 
 
-@pytest.mark.slow
 def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models import load_encoder
 
@@ -112,8 +112,6 @@ def table_of(ids: list[str], embeddings: list) -> pa.Table:
     return pa.table({"id": ids, "embeddings": pa.array(embeddings, pa.list_(pa.list_(pa.float32())))})
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
 def test_an_encoded_corpus_answers_as_an_index_made_of_its_arrays(tmp_path: Path) -> None:
     documents = make_clustered(45, 16, seed=1)
     paths = save_both(tmp_path, documents)
@@ -140,8 +138,6 @@ BAD_EMBEDDINGS = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
 def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
     tokens = [document.tolist() for document in make_clustered(12, 16, seed=2)]
     good = [f"g{number}" for number in range(12)]
@@ -169,8 +165,6 @@ def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
     assert index.verify() == []
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
 def test_parts_that_an_earlier_command_made_with_gaps_are_not_taken_for_whole(tmp_path: Path) -> None:
     """Skipping was asked for, then no longer."""
     path, out = tmp_path / "c.parquet", tmp_path / "i"
@@ -190,8 +184,6 @@ def test_parts_that_an_earlier_command_made_with_gaps_are_not_taken_for_whole(tm
     assert build_index(config).reused_parts == 20
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
 def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     nothing = [[[float("nan")] * 16]] * 99
@@ -201,8 +193,6 @@ def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
         build_index(config)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_local")
 def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models import load_encoder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -54,7 +54,6 @@ def assert_covers(pieces: list[str], text: str) -> None:
     assert len(text) in stops
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     words=st.lists(st.tuples(st.sampled_from(TEXT), st.sampled_from(GAPS)), min_size=1, max_size=40),
     title=st.lists(st.sampled_from(TEXT), max_size=8).map(" ".join),
@@ -91,7 +90,6 @@ def test_no_passage_is_cut_by_the_encoder_and_nothing_is_lost(
     assert_covers(["".join(passage.text.split()) for passage in passages], "".join(whole.split()))
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     words=st.lists(st.tuples(st.sampled_from(TEXT), st.sampled_from(GAPS)), min_size=1, max_size=40),
     size=st.integers(1, 12),

@@ -78,7 +78,7 @@ def test_it_is_what_ray_packs(tmp_path: Path) -> None:
     assert package.bytes == (tmp_path / "it.zip").stat().st_size
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=12))
 @example("a")
 @example(" ")

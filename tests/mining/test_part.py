@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
@@ -87,10 +87,8 @@ RULES = st.builds(
     sampling=st.sampled_from(["top", "random"]),
     seed=st.integers(0, 5),
 )
-ALWAYS = settings(max_examples=60, deadline=None)
 
 
-@ALWAYS
 @given(QUERIES, RULES, st.integers(1, 20), st.booleans(), st.none() | st.floats(0, 3))
 def test_every_row_is_as_the_rules_ask(
     index: Index,
@@ -155,7 +153,6 @@ def score_of(index: Index, query: str, positive: Positive) -> float:
     return same[0] if same else float((embed(query) @ embed(positive.text).T).max(1).sum())
 
 
-@ALWAYS
 @given(QUERIES, RULES, st.randoms(use_true_random=False), st.integers(1, 8))
 def test_a_query_has_the_same_negatives_whatever_is_beside_it(
     index: Index, queries: list[TrainingQuery], rules: Rules, random: Any, size: int
@@ -173,7 +170,6 @@ def test_a_query_has_the_same_negatives_whatever_is_beside_it(
     assert total == +counts
 
 
-@ALWAYS
 @given(QUERIES, RULES)
 def test_the_first_of_those_that_pass_are_taken(index: Index, queries: list[TrainingQuery], rules: Rules) -> None:
     """A cross-encoder is asked bit by bit; that gives what asking it of everything would give."""

@@ -17,7 +17,7 @@ import uvicorn
 
 from raycol.index.manifest import Manifest, read_manifest
 from raycol.index.storage import open_store
-from raycol.serving.config import ServeConfig
+from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.run import Endpoint
 from tests.serving.handles import Handle
 
@@ -72,13 +72,14 @@ class Served:
         from ray.serve.schema import ReplicaRank
 
         from raycol.serving.app import build_app
+        from raycol.serving.gateway import api
         from raycol.serving.headers import Headers
 
         self.loop = Loop()
-        settings, encoder, shards = build_app(config)._bound_deployment.init_args
+        bound = build_app(config.model_copy(update={"host": config.host or LOOPBACK}))._bound_deployment
+        settings, encoder, shards = bound.init_args
         self.shards = [Handle(_made(shard)) for shard in shards]
         self.encoder = None if encoder is None else Handle(_made(encoder))
-        gateway = build_app(config)._bound_deployment.func_or_class
 
         async def start() -> Any:
             # As in a replica: routes ask Serve for the object whose methods they are.
@@ -86,12 +87,13 @@ class Served:
             rank = ReplicaRank(rank=0, node_rank=0, local_rank=0)
             common = {"replica_id": name, "_deployment_config": None, "rank": rank, "world_size": 1}
             _set_internal_replica_context(servable_object=None, **common)
-            made = gateway(settings, self.encoder, self.shards)
+            plain = bound.func_or_class.__mro__[1]  # below what `serve.ingress` puts around it
+            made = plain(settings, self.encoder, self.shards)
             _set_internal_replica_context(servable_object=made, **common)
             return made
 
         self.gateway = self.loop.run(start())
-        self.app = Headers(self.gateway)
+        self.app = Headers(api)
 
     @property
     def manifest(self) -> Manifest:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.serving.batcher import Batcher
@@ -72,7 +72,6 @@ def test_a_failure_is_of_those_it_was_done_with_and_who_gave_up_is_left_out() ->
     asyncio.run(run())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 12))
 def test_none_is_larger_than_most_but_for_one_alone(sizes: list[int], most: int) -> None:
     batches: list[list[int]] = []

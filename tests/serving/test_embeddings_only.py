@@ -14,8 +14,8 @@ from raycol.index.search import plan_search
 from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import centroids_once
-from raycol.serving.run import serving
 from tests.conftest import make_clustered
+from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 @pytest.fixture(scope="module")
-def url(index: Index, ray_local: None) -> Iterator[str]:
-    with serving(ServeConfig(index=index.uri, shards=5, port=0)) as running:
+def url(index: Index) -> Iterator[str]:
+    with served_here(ServeConfig(index=index.uri, shards=5, port=0)) as here, on_a_socket(here) as running:
         yield running.url
 
 

@@ -1,6 +1,6 @@
-import json
+"""What an endpoint answers, by its clients and over HTTP; its parts are in this process."""
+
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from raycol.search import SearchConfig, search
 from raycol.serving.client import Client, search_endpoint
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
+from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +26,8 @@ def index(first_version: Index) -> Index:
 
 
 @pytest.fixture(scope="module")
-def endpoint(index: Index, ray_local: None) -> Iterator[Endpoint]:
-    with serving(ServeConfig(index=index.uri, shards=3, port=0)) as running:
+def endpoint(index: Index) -> Iterator[Endpoint]:
+    with served_here(ServeConfig(index=index.uri, shards=3, port=0)) as here, on_a_socket(here) as running:
         yield running
 
 
@@ -175,23 +176,6 @@ def test_what_is_not_there(endpoint: Endpoint) -> None:
             client.document("../nobody")
         with pytest.raises(InputError, match="'nobody' is not in version 1"):
             client.explain("rain", "nobody")
-
-
-def test_each_request_has_its_line_in_the_log(endpoint: Endpoint) -> None:
-    import ray
-
-    name = "one-to-look-for"
-    assert httpx2.get(f"{endpoint.url}/v1/index", headers={"x-request-id": name}).status_code == 200
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
-    deadline = time.monotonic() + 20
-    while not (found := [line for log in logs.glob("*gateway*") for line in log.read_text().splitlines()
-                         if name in line]):  # fmt: skip
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    (line,) = found
-    told = json.loads(line[line.index("{") :])
-    assert (told["request"], told["method"], told["path"], told["status"]) == (name, "GET", "/v1/index", 200)
-    assert told["ms"] > 0
 
 
 def test_the_page_the_probes_and_the_metrics(endpoint: Endpoint) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -19,7 +19,6 @@ def plan(queries: list[int], positives: list[int] | None, size: int, seed: int =
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)
 
 
-@settings(deadline=None)
 @given(examples, st.integers(1, 4), st.integers(0, 9))
 def test_a_batch_has_no_query_and_no_positive_twice_and_none_is_lost(pairs: list, size: int, seed: int) -> None:
     queries, positives = zip(*pairs, strict=True)
@@ -46,7 +45,6 @@ def _crowded(queries: tuple, positives: tuple, size: int) -> bool:
     return most > len(queries) / size
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(8, 60), st.integers(0, 9))
 def test_workers_slices_make_up_the_batches(n_workers: int, width: int, n: int, seed: int) -> None:
     size = n_workers * width
