@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 PYLATE := .venv-pylate
+SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-training clean help
+.PHONY: demo test test-fast test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -13,11 +14,14 @@ help:            ## list the targets
 demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this machine
 	$(BIN)/raycol demo $(ARGS)
 
-test: $(VENV)/.dev    ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(ARGS)
+test-fast: $(VENV)/.dev  ## run the tests that need no Ray, no socket and no training: a minute, for every commit
+	$(SIDE_BY_SIDE) -m 'not slow and not sockets and not long' $(ARGS)
 
-test-long: $(VENV)/.dev  ## what make test leaves out because it takes minutes: losing nodes and drivers, memory, the demo
-	$(BIN)/python -m pytest -m long $(ARGS)
+test: $(VENV)/.dev    ## run the tests
+	$(SIDE_BY_SIDE) -m 'not long' $(ARGS)
+
+test-long: $(VENV)/.dev  ## run what make test leaves out (losing nodes and drivers, memory, the demo), and more examples
+	$(BIN)/python -m pytest -m 'long or sampled' --hypothesis-profile long $(ARGS)
 
 lint: $(VENV)/.dev    ## style and formatting
 	$(BIN)/ruff check .

@@ -10,13 +10,34 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
 
 from raycol import errors
+from raycol.config import Config, Positive, Resources, WaitForNodes
 from raycol.ray_session import ray_errors, ray_session
 
-if TYPE_CHECKING:
-    from raycol.indexing.config import WorkersConfig
+
+class WorkersConfig(Config):
+    """Workers on Ray Data that hold a model: how many, of what, and what they compute in."""
+
+    num_workers: Positive | None = None
+    """Workers; by default as many as the cluster has room for."""
+
+    resources: Resources = Field({"CPU": 1.0}, validate_default=True)
+    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
+
+    wait_for_nodes: WaitForNodes = 0.0
+    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers compute on GPUs."""
+        return self.resources.get("GPU", 0) > 0
 
 
 class Executor(Protocol):

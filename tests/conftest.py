@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,8 +46,42 @@ TOPICS = {
 }
 
 
+_SLOW = {"slow", "long"}
+# Fixtures that serve on a socket; tests that use them are not among the fast ones.
+_SERVERS = {"s3", "s3_server", "ray_local", "running", "served", "base_url", "server"}
+_may_connect = True
+
+
+def _is_fast(item: pytest.Item) -> bool:
+    return not any(item.get_closest_marker(name) for name in (*_SLOW, "sockets"))
+
+
+def _refuse_sockets(event: str, arguments: tuple) -> None:
+    if event in ("socket.bind", "socket.connect") and not _may_connect and isinstance(arguments[1], tuple):
+        raise RuntimeError(f"{event} {arguments[1]} in a fast test: mark it slow, or with sockets")
+
+
+sys.addaudithook(_refuse_sockets)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep fast tests from the network, and so from Ray."""
+    global _may_connect
+    _may_connect = not _is_fast(item)
+    try:
+        return (yield)
+    finally:
+        _may_connect = True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first."""
+    for item in items:
+        if _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("sockets")
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker("sampled")
     side_by_side = "PYTEST_XDIST_WORKER" in os.environ
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != side_by_side)
 

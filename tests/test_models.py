@@ -75,6 +75,7 @@ def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
     assert len({fingerprint(), *others}) == 1 + len(others)
 
 
+@pytest.mark.slow
 def test_a_new_encoder_does_not_depend_on_threads(tiny_backbone: Path) -> None:
     """An index is built by one-threaded actors and searched by processes with more: one encoder for both."""
     import torch

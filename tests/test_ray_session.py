@@ -48,5 +48,6 @@ def test_an_error_of_the_controller_of_training_tells_its_cause() -> None:
         raise ControllerError(InputError("a bad record"))
 
 
+@pytest.mark.sockets
 def test_ports_that_are_free_are_different_ones() -> None:
     assert len(set(_free_ports(20))) == 20

@@ -97,6 +97,7 @@ def check(encoder: MultiVectorEncoder, folder: Path) -> None:
         np.testing.assert_allclose(before, after, atol=2e-6)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     query_prefix=st.sampled_from([None, "", "[A]", "[Q]  "]),

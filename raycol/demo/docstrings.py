@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import sys
 import sysconfig
@@ -177,9 +178,10 @@ def _docstring(module: str, name: str, text: str | None) -> Iterator[Docstring]:
 
 def _shuffled(folder: Path, seed: int) -> list[Path]:
     """Source files under a folder in an order that the seed and their paths decide."""
-    files = [
-        path for path in folder.rglob("*.py") if not (_NOT_TEXT | _VENDORED) & set(path.relative_to(folder).parts[:-1])
-    ]
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _NOT_TEXT | _VENDORED]
+        files += [Path(parent, name) for name in names if name.endswith(".py")]
     return sorted(files, key=lambda path: (_hash(path.relative_to(folder).as_posix(), seed), path))
 
 

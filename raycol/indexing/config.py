@@ -6,36 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive, Resources, WaitForNodes
+from raycol.config import Config, Location, Positive
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
+from raycol.executor import WorkersConfig
 from raycol.index.columns import declared_columns
 from raycol.index.manifest import SplitInfo
 
 # Tokens a batch, where none are asked for: what keeps one CPU's caches warm, and what fills a GPU.
 _BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
-
-
-class WorkersConfig(Config):
-    """Workers on Ray Data that hold a model: how many, of what, and what they compute in."""
-
-    num_workers: Positive | None = None
-    """Workers; by default as many as the cluster has room for."""
-
-    resources: Resources = Field({"CPU": 1.0}, validate_default=True)
-    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
-
-    wait_for_nodes: WaitForNodes = 0.0
-    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether workers compute on GPUs."""
-        return self.resources.get("GPU", 0) > 0
 
 
 class CorpusConfig(Config):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from raycol.config import Config, Location, Positive
 from raycol.data.corpus import OnError
 from raycol.data.sources import Source
-from raycol.indexing.config import WorkersConfig
+from raycol.executor import WorkersConfig
 
 Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]

@@ -28,8 +28,7 @@ import xxhash
 from pydantic import BaseModel
 
 from raycol.errors import InputError, RaycolError, writing
-from raycol.executor import Executor
-from raycol.indexing.config import WorkersConfig
+from raycol.executor import Executor, WorkersConfig
 from raycol.locations import is_uri
 from raycol.mining.place import Place, beside, part_name, place_for, unfinished
 from raycol.progress import Report

@@ -175,6 +175,7 @@ def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
     assert not served.submitted
 
 
+@pytest.mark.sockets
 def test_a_wrong_token_ends_with_2_and_is_not_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_with_neither_there_is_nothing_to_train_on(folder: Path) -> None:
         gather(DemoConfig(corpus=folder))
 
 
+@pytest.mark.slow
 def test_docstrings_are_the_default() -> None:
     data = gather(DemoConfig(documents=150, queries=5))
     assert len(data.dataset.passages) == 150

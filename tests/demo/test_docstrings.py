@@ -16,6 +16,7 @@ def test_the_first_sentence_is_split_off(text: str, first: str, rest: str) -> No
     assert split_first_sentence(text) == (first, rest)
 
 
+@pytest.mark.slow
 def test_this_machine_has_text_and_it_is_the_same_text_twice() -> None:
     found = collect(300, seed=1)
     assert found == collect(300, seed=1) != collect(300, seed=2)
@@ -25,6 +26,7 @@ def test_this_machine_has_text_and_it_is_the_same_text_twice() -> None:
     assert all(docstring.first for docstring in found)
 
 
+@pytest.mark.slow
 def test_everyday_modules_come_first() -> None:
     names = {docstring.name for docstring in collect(2000)}
     assert {"shutil.copytree", "textwrap.wrap", "statistics.median"} <= names

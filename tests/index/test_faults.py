@@ -76,6 +76,7 @@ def test_a_writer_killed_at_any_write_rename_or_fsync_leaves_one_version(worker:
     assert worker("kill", change) > 0
 
 
+@pytest.mark.slow
 def test_there_are_hundreds_of_points_to_be_killed_at(worker: Worker) -> None:
     assert sum(worker("count", change) for change in CHANGES) >= 200
 
@@ -101,6 +102,7 @@ def test_documents_that_cannot_wait_on_disk_change_nothing_and_nothing_is_left(w
     assert worker("limit files", change) > 0
 
 
+@pytest.mark.slow
 def test_of_six_processes_that_append_at_once_none_loses_a_document(worker: Worker) -> None:
     assert sum(worker("append together") for _ in range(3)) > 0, "none of them was ever in the other's way"
 
@@ -182,6 +184,7 @@ def test_a_version_that_was_vacuumed_is_refused_and_those_left_are_named(tmp_pat
     assert state(Index.open(tmp_path / "i", 3)) == state(writer)
 
 
+@pytest.mark.slow
 def test_one_search_never_sees_two_versions(tmp_path: Path) -> None:
     """One thread searches while another appends and deletes through the same object."""
     index = create_small(tmp_path / "i")

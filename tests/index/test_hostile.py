@@ -456,6 +456,7 @@ def check_costs_little(root: Path) -> str:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", HUGE)
 def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> None:
@@ -464,6 +465,7 @@ def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> Non
     check_costs_little(root)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", ["sparse", "brackets", "sealed brackets"])
 def test_a_manifest_longer_than_may_be_costs_little(root: Path, kind: str) -> None:

@@ -127,6 +127,7 @@ def test_a_newer_format_says_so(tmp_path: Path) -> None:
             Index.open(tmp_path / "i")
 
 
+@pytest.mark.slow
 def test_searching_imports_neither_ray_nor_torch(tmp_path: Path) -> None:
     Index.create(tmp_path / "i", documents(3))
     code = (

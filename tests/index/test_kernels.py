@@ -364,6 +364,7 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     return integers, [[(hit.id, hit.score) for hit in hits] for hits in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is x86-64's")
 @pytest.mark.parametrize("without", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "-avx512vnni"}])
 def test_a_processor_without_vnni_finds_the_same(tmp_path: Path, without: dict[str, str]) -> None:

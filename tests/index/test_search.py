@@ -532,6 +532,7 @@ def test_only_a_document_of_the_index_is_explained(copied: Index) -> None:
             copied.explain(LIBRARY[0], unknown)
 
 
+@pytest.mark.slow
 def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) -> None:
     queries = make_queries(LIBRARY, 50)
     tuned = copied.tune(queries, 0.9)
@@ -590,6 +591,7 @@ def test_what_was_tuned_stays_through_changes_until_it_is_tuned_again(copied: In
     assert Index.open(copied.uri).manifest.tuned == easier.settings
 
 
+@pytest.mark.slow
 def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path: Path) -> None:
     queries = make_queries(LIBRARY, 20)
     again = Index.open(shutil.copytree(library.uri, tmp_path / "again"))

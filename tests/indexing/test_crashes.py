@@ -14,7 +14,7 @@ from raycol.indexing.part import Built
 from tests.conftest import make_clustered, make_passages, save_encoded
 from tests.indexing.cluster import Build, Nodes, contents, nodes, records, report_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # Enough tokens for the sample to be encoded on the workers.
 PARTS, PER_PART, WORKERS = 40, 25, 3
@@ -107,7 +107,6 @@ def undisturbed(cluster: Nodes, corpora: tuple[Path, Path]) -> Path:
     return out
 
 
-@pytest.mark.long
 def test_more_workers_on_more_nodes_write_the_same_bytes(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +115,6 @@ def test_more_workers_on_more_nodes_write_the_same_bytes(
     assert contents(tmp_path / "i") == contents(undisturbed)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("undisturbed")
 def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
@@ -133,7 +131,6 @@ def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
     assert contents(out) == contents(texts.parent / "index")
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("undisturbed")
 def test_a_hostile_corpus_is_refused_by_its_first_bad_line(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
@@ -159,7 +156,6 @@ def wait_for_phase(build: Build, phase: str, rng: random.Random, cluster: Nodes,
     build.wait_for(lambda: next(moment, None) is None)
 
 
-@pytest.mark.long
 def test_a_build_that_is_killed_in_every_phase_goes_on(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -226,7 +222,6 @@ def assert_kept(before: dict[str, int], out: Path, again: int) -> None:
     assert sum(now[name] != before[name] for name in before) <= again
 
 
-@pytest.mark.long
 def test_an_append_that_is_killed_goes_on(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -261,7 +256,6 @@ def test_an_append_that_is_killed_goes_on(
     assert (len(index), index.verify()) == (2 * PARTS * PER_PART, [])
 
 
-@pytest.mark.long
 def test_of_two_builds_in_one_place_one_gets_through(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:

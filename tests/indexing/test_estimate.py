@@ -79,6 +79,7 @@ def check(estimate: Estimate, built: list[Built], within: float) -> None:
     assert estimate.driver_bytes > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [save_lines, save_compressed, save_table])
 def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path, save: object) -> None:
     from raycol.models import load_encoder
@@ -127,6 +128,7 @@ def save_growing(path: Path, n: int = 4000) -> int:
     return len(tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c.npz", "c.parquet", "c.jsonl", "saved"])
 def test_a_sorted_corpus_is_sampled_all_over(tmp_path: Path, name: str) -> None:
     n_tokens = save_growing(tmp_path / name)

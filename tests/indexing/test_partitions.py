@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from raycol.data import Fields, corpus_files
+from raycol.executor import IN_PROCESS
 from raycol.index.manifest import CodebookInfo
 from raycol.index.storage import open_store
 from raycol.indexing import IndexConfig
@@ -23,16 +22,19 @@ def built(tokens: int, seconds: float) -> Built:
     return Built(info=info, documents=15, truncated=0, problems=[], cpu_s={}, wall_s=seconds, peak_bytes=0)
 
 
-def test_tokens_a_second_are_those_of_this_run_since_its_work_began(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(actor: object, config: object, rows: list[dict[str, Any]], arguments: object) -> Iterator[dict[str, Any]]:
-        time.sleep(0.5)  # until workers are started
+class Two(type(IN_PROCESS)):
+    """Two workers that take a while to start, and none to build."""
+
+    def n_workers(self, config: object) -> int:
+        return 2
+
+    def run(self, worker: object, config: object, rows: list[dict[str, Any]], *rest: object) -> Iterator[dict]:
+        time.sleep(0.5)
         for row in rows:
             yield {"number": row["number"], "built": built(1000, 0.01).model_dump_json()}
 
-    monkeypatch.setattr("raycol.indexing.partitions.on_workers", work)
-    monkeypatch.setattr("raycol.indexing.partitions.n_workers", lambda config: 2)
+
+def test_tokens_a_second_are_those_of_this_run_since_its_work_began(corpus: Path, tmp_path: Path) -> None:
     plan = plan_build(corpus_files(str(corpus)), Fields(), 15)
     target = Target("i", 16, 4, None, CodebookInfo(name="c", n_centroids=1, error=0, files={}))
     said: list[tuple[float, float | None, str]] = []
@@ -44,6 +46,7 @@ def test_tokens_a_second_are_those_of_this_run_since_its_work_began(
         Journal(open_store(str(tmp_path)), 0, "f"),
         {2: built(10**9, 1.0)},
         lambda done, total, note: said.append((done, total, note)),
+        Two(),
     )
     assert [part.tokens for part in done] == [1000, 1000, 10**9, 1000]
     assert [done for done, _, _ in said] == [15, 30, 45, 60]

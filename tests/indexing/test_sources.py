@@ -72,6 +72,7 @@ def small_codebook(dim: int = 16) -> Codebook:
     return train_codebook(tokens, bits=4, n_centroids=16, seed=0)
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models import load_encoder
 

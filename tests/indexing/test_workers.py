@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError, RaycolError
+from raycol.executor import IN_PROCESS
 from raycol.index.manifest import ModelInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.part import Task
 from raycol.indexing.plan import plan_build
-from raycol.indexing.workers import SampleEncoder, here, open_encoder
+from raycol.indexing.workers import SampleEncoder, open_encoder
 from raycol.models import encoder_fingerprint, load_encoder
 
 
@@ -32,7 +33,7 @@ def sample(corpus: Path, model: Path, fingerprint: str, **task: Any) -> list[dic
     )
     info = ModelInfo(name=str(model), fingerprint=fingerprint).model_dump_json()
     config = IndexConfig(corpus=str(corpus), out="i")
-    return list(here(SampleEncoder, config, rows, {"task": made.to_json(), "model": info, "dim": 16}))
+    return list(IN_PROCESS.run(SampleEncoder, config, rows, {"task": made.to_json(), "model": info, "dim": 16}))
 
 
 def test_a_worker_takes_no_other_model_than_the_build_was_started_with(

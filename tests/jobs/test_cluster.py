@@ -47,6 +47,7 @@ def test_ray_s_variables_do_not_lead_elsewhere(served: Dashboard, monkeypatch: p
     assert Cluster(served.address, {}).jobs() == []
 
 
+@pytest.mark.sockets
 def test_tokens_are_asked_for_and_compared() -> None:
     with dashboard(token="good") as served:
         assert not Cluster(served.address, TOKEN).open_to_all

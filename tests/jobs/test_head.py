@@ -17,6 +17,7 @@ SLEEPER = "import time\nprint('sleeping', flush=True)\ntime.sleep(600)\n"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(PROJECT / "jobs", checkout / "jobs", ignore=shutil.ignore_patterns("__pycache__"))

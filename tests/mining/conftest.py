@@ -1,10 +1,7 @@
-"""A tiny cross-encoder, a small index with its BEIR folder, and running a job in this process, without Ray."""
+"""A tiny cross-encoder, and a small index with its BEIR folder."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from raycol.data.corpus import Passage
 from raycol.index import Document, Index
 from raycol.index.manifest import ModelInfo
 from tests.conftest import TOPICS, make_passages
+from tests.mining.here import MADE
 
 DOCUMENTS, QUERIES = 80, 30
 
@@ -82,29 +80,11 @@ def index(beir: Path, tiny_colbert: Path) -> Path:
     return beir.parent / "index"
 
 
-@contextmanager
-def in_this_process() -> Iterator[list[int]]:
-    """Jobs run here, not on Ray. What is yielded receives the numbers of the parts that are made."""
-    from raycol.indexing.workers import here
-
-    made: list[int] = []
-
-    def run(actor: Any, config: Any, rows: Any, arguments: Any, doing: str) -> Iterator[dict[str, Any]]:
-        for row in here(actor, config, rows, arguments):
-            made.append(row["number"])
-            yield row
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raycol.mining.job.on_workers", run)
-        patch.setattr("raycol.mining.job.n_workers", lambda config: 1)
-        patch.setattr("raycol.mining.job.session", lambda config: nullcontext())
-        yield made
-
-
 @pytest.fixture
-def without_ray() -> Iterator[list[int]]:
-    with in_this_process() as made:
-        yield made
+def made() -> list[int]:
+    """Receives the numbers of the parts that are made."""
+    MADE.clear()
+    return MADE
 
 
 def contents(folder: Path) -> dict[str, bytes]:

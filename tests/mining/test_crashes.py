@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from raycol.mining import MineConfig, TeachConfig, mine_negatives, score_examples
-from tests.mining.conftest import contents, in_this_process
+from tests.mining import here
+from tests.mining.conftest import contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
 _PATIENCE_S = 240
 
@@ -68,12 +69,28 @@ def die_twice(process: subprocess.Popen, out: Path, actor: str) -> int:
     return len(parts(out))
 
 
+def test_workers_on_ray_write_the_same_bytes(
+    beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
+) -> None:
+    mining = MineConfig(index=index, data=beir, out="-", num_workers=1, queries_per_part=16)
+    teaching = TeachConfig(
+        data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", num_workers=1, queries_per_part=16
+    )
+    for on_ray, in_process, config, out in (
+        (mine_negatives, here.mine_negatives, mining, tmp_path / "mined"),
+        (score_examples, here.score_examples, teaching, tmp_path / "taught"),
+    ):
+        in_process(config.model_copy(update={"out": str(out)}))
+        on_ray(config.model_copy(update={"out": f"{out}-ray"}))
+        assert contents(Path(f"{out}-ray")) == contents(out)
+
+
+@pytest.mark.long
 def test_mining_outlives_a_worker_and_its_driver(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
     settings = {"cross_encoder": str(tiny_cross_encoder), "short": "keep", "sampling": "random", "queries_per_part": 1}
-    with in_this_process():
-        whole = mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "whole", **settings))
+    whole = here.mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "whole", **settings))
     out = tmp_path / "o"
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     process = start("mine", index, beir, "--out", out, "--num-workers", 2, *words)
@@ -84,13 +101,13 @@ def test_mining_outlives_a_worker_and_its_driver(
     assert report.negatives == whole.negatives
 
 
+@pytest.mark.long
 def test_teaching_outlives_a_worker_and_its_driver(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
-    with in_this_process():
-        mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined"))
-        config = TeachConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
-        score_examples(config.model_copy(update={"out": tmp_path / "whole"}))
+    here.mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined"))
+    config = TeachConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
+    here.score_examples(config.model_copy(update={"out": tmp_path / "whole"}))
     out = tmp_path / "o"
     words = ["--teacher", tiny_cross_encoder, "--queries-per-part", 2]
     process = start("teach", tmp_path / "mined", "--out", out, "--num-workers", 2, *words)

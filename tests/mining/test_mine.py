@@ -12,15 +12,17 @@ import pytest
 from raycol.data.examples import Source, read_examples
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.mining import MineConfig, MiningReport, mine_negatives
+from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
 from raycol.models import load_encoder
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
+from tests.mining.here import HERE, Noting, mine_negatives
 
 
-def mine(index: Path, data: Path, out: Path, **settings: Any) -> MiningReport:
-    return mine_negatives(MineConfig(index=index, data=data, out=out, **{"queries_per_part": 7, **settings}))
+def mine(index: Path, data: Path, out: Path, executor: Noting = HERE, **settings: Any) -> MiningReport:
+    config = MineConfig(index=index, data=data, out=out, **{"queries_per_part": 7, **settings})
+    return mine_negatives(config, executor=executor)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -44,7 +46,6 @@ def pairs(beir: Path) -> Path:
     )
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     report = mine(index, beir, tmp_path / "o", negatives=5, to_rank=30)
     rows = rows_of(tmp_path / "o")
@@ -73,7 +74,6 @@ def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert:
     assert examples[0].scores is None
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path, tmp_path: Path) -> None:
     report = mine(index, pairs, tmp_path / "o", negatives=3, to_rank=80, relative_margin=0.0)
     rows = rows_of(tmp_path / "o")
@@ -88,7 +88,6 @@ def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path,
     assert len(list(read_examples(Source(path=str(tmp_path / "o"))))) == len(rows) == report.rows
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: Path) -> None:
     settings = {"negatives": 4, "sampling": "random", "margin": 0.01, "short": "keep"}
     whole = mine(index, beir, tmp_path / "whole", queries_per_part=100, **settings)
@@ -99,7 +98,6 @@ def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: P
         assert one["mined_scores"] == pytest.approx(other["mined_scores"], abs=1e-4)
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_queries_that_are_short_are_left_out_loudly(
     beir: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,14 +118,13 @@ def test_queries_that_are_short_are_left_out_loudly(
     assert f": {sum(skipped.short.values())} LEFT OUT (--short). What took most of their hits: margin " in said
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_where_no_query_has_negatives_nothing_is_left(beir: Path, index: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none of 30 queries has 7 negatives \(.*: min_score 30\); raise --to-rank"):
         mine(index, beir, tmp_path / "o", min_score=1000)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("without_ray")
+@pytest.mark.slow
 def test_texts_come_from_the_corpus_where_the_index_has_none(
     beir: Path, index: Path, pairs: Path, tiny_colbert: Path, tmp_path: Path
 ) -> None:
@@ -146,7 +143,7 @@ def test_texts_come_from_the_corpus_where_the_index_has_none(
         mine(bare, pairs, tmp_path / "o", corpus=lacking)
 
 
-@pytest.mark.usefixtures("without_ray")
+@pytest.mark.slow
 def test_the_cross_encoder_leaves_false_negatives_out(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
@@ -171,15 +168,15 @@ def test_the_cross_encoder_leaves_false_negatives_out(
 
 @pytest.mark.parametrize("died", range(6))
 def test_the_same_command_goes_on_wherever_it_died(
-    beir: Path, index: Path, tmp_path: Path, without_ray: list[int], died: int
+    beir: Path, index: Path, tmp_path: Path, made: list[int], died: int
 ) -> None:
     mine(index, beir, tmp_path / "whole")
-    del without_ray[:]
+    del made[:]
     stop_after(died, beir, index, tmp_path / "o")
     assert not (tmp_path / "o").exists()
-    del without_ray[:]
+    del made[:]
     report = mine(index, beir, tmp_path / "o")
-    assert without_ray == list(range(died, 5))
+    assert made == list(range(died, 5))
     assert report.reused_parts == died
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
     assert beside(tmp_path / "o") == []
@@ -189,45 +186,45 @@ def test_the_same_command_goes_on_wherever_it_died(
 
 def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) -> Path:
     """Die after some parts; at the last moment where all are finished. Return the unfinished folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        from raycol.mining import job, place
 
-        run, rename = job.on_workers, place.os.rename
-
-        def some(actor: Any, config: Any, rows: Any, *rest: Any) -> Any:
-            yield from run(actor, config, rows[:parts], *rest)
+    class Stopping(Noting):
+        def run(self, worker: Any, config: Any, rows: Any, *rest: Any) -> Any:
+            yield from super().run(worker, config, rows[:parts], *rest)
             if parts < 5:
                 raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        from raycol.mining import place
+
+        rename = place.os.rename
 
         def last(source: Path, target: Path) -> None:
             if Path(target) == out:
                 raise KeyboardInterrupt
             rename(source, target)
 
-        patch.setattr(job, "on_workers", some)
         patch.setattr(place.os, "rename", last)
         with pytest.raises(KeyboardInterrupt):
-            mine(index, data, out, **settings)
+            mine(index, data, out, Stopping(), **settings)
     (unfinished,) = out.parent.glob(f".{out.name}-unfinished-*")
     assert len(list(unfinished.glob("part-*"))) == parts
     return unfinished
 
 
-def test_a_part_that_is_damaged_is_made_again(beir: Path, index: Path, tmp_path: Path, without_ray: list[int]) -> None:
+def test_a_part_that_is_damaged_is_made_again(beir: Path, index: Path, tmp_path: Path, made: list[int]) -> None:
     mine(index, beir, tmp_path / "whole")
     unfinished = stop_after(4, beir, index, tmp_path / "o")
     for number, content in ((1, b""), (2, (unfinished / "part-00002.parquet").read_bytes()[:-9])):
         (unfinished / f"part-{number:05d}.parquet").write_bytes(content)
     (unfinished / ".left").write_bytes(b"by a worker that died")
     (tmp_path / ".o-planning-left").mkdir()
-    del without_ray[:]
+    del made[:]
     assert mine(index, beir, tmp_path / "o").reused_parts == 2
-    assert without_ray == [1, 2, 4]
+    assert made == [1, 2, 4]
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
     assert beside(tmp_path / "o") == []
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_another_command_over_an_unfinished_one_is_told_so(beir: Path, index: Path, tmp_path: Path) -> None:
     unfinished = stop_after(2, beir, index, tmp_path / "o")
     with pytest.raises(InputError, match=rf"differs in negatives \(7 there, 6 here\); .* remove {unfinished} to give"):
@@ -247,7 +244,6 @@ def test_another_command_over_an_unfinished_one_is_told_so(beir: Path, index: Pa
     assert mine(copy, beir, tmp_path / "o", version=1, num_workers=3, on_error="skip").reused_parts == 2
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_what_another_command_left_without_a_part_goes(beir: Path, index: Path, tmp_path: Path) -> None:
     stop_after(0, beir, index, tmp_path / "o", negatives=6)
     mine(index, beir, tmp_path / "o")
@@ -255,7 +251,7 @@ def test_what_another_command_left_without_a_part_goes(beir: Path, index: Path, 
 
 
 def test_bad_input_is_refused_before_any_work(
-    beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, without_ray: list[int]
+    beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, made: list[int]
 ) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
@@ -284,10 +280,9 @@ def test_bad_input_is_refused_before_any_work(
         with pytest.raises(InputError, match=message):
             mine_negatives(MineConfig(**values))
     assert sorted(tmp_path.iterdir()) == before
-    assert without_ray == []
+    assert made == []
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_records_that_cannot_be_used_are_skipped_and_listed(beir: Path, index: Path, tmp_path: Path) -> None:
     data = tmp_path / "beir"
     shutil.copytree(beir, data)

@@ -9,12 +9,11 @@ import pytest
 from raycol.data import Source, read_examples
 from raycol.errors import InputError, RaycolError
 from raycol.index.storage import open_store
-from raycol.mining import MineConfig, TeachConfig, mine_negatives, score_examples
+from raycol.mining import MineConfig, TeachConfig
 from tests.mining.conftest import make_index, passages_of
+from tests.mining.here import mine_negatives, score_examples
 from tests.mining.test_mine import rows_of
 from tests.storage.server import Server, denied, listed, put, refused
-
-pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
@@ -59,10 +58,10 @@ def test_everything_in_a_store_comes_to_what_it_comes_to_in_folders(
 
 
 def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
-    s3: str, s3_server: Server, data: str, index: Path, without_ray: list[int]
+    s3: str, s3_server: Server, data: str, index: Path, made: list[int]
 ) -> None:
     mine(index, data, f"{s3}/whole")
-    del without_ray[:]
+    del made[:]
 
     def third_part(request: Any, start: Any) -> Any:
         if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("part-00002.parquet"):
@@ -78,7 +77,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         mine(index, data, f"{s3}/o", negatives=6)
     (unfinished,) = {name.partition("/")[0] for name in listed(s3) if "unfinished" in name}
     put(f"{s3}/{unfinished}/part-00001.parquet", b"PAR1 and no more")
-    del without_ray[:]
+    del made[:]
 
     def result(request: Any, start: Any) -> Any:
         if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("/o/part-00000.parquet"):
@@ -87,7 +86,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
 
     with s3_server.failing(result), pytest.raises(RaycolError, match=r"/o/part-00000\.parquet: cannot be written"):
         mine(index, data, f"{s3}/o")  # at the very last moment
-    assert without_ray == [1, 2, 3, 4]
+    assert made == [1, 2, 3, 4]
     assert set(listed(f"{s3}/o")) == {"mining-report.json"}
     with pytest.raises(InputError, match="no corpus here"):
         list(read_examples(Source(path=f"{s3}/o")))

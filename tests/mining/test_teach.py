@@ -9,10 +9,11 @@ import pytest
 
 from raycol.data.examples import Source, read_examples
 from raycol.errors import InputError, RaycolError
-from raycol.mining import MineConfig, TeachConfig, TeachingReport, mine_negatives, score_examples
+from raycol.mining import MineConfig, TeachConfig, TeachingReport
 from raycol.mining.cross_encoder import count_cut, cross_encoder_fingerprint, load_cross_encoder, score_pairs
 from tests.conftest import TOPICS, write_jsonl
 from tests.mining.conftest import contents, save_cross_encoder
+from tests.mining.here import mine_negatives, score_examples
 from tests.mining.test_mine import beside, rows_of
 
 
@@ -39,7 +40,6 @@ def teach(data: Path, teacher: Path, out: Path, **settings: Any) -> TeachingRepo
     return score_examples(TeachConfig(data=data, teacher=str(teacher), out=out, **values))
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_scores_are_the_logits_of_every_pair(examples: Path, tiny_cross_encoder: Path, tmp_path: Path) -> None:
     report = teach(examples, tiny_cross_encoder, tmp_path / "o")
     given = list(read_examples(Source(path=str(examples))))
@@ -74,7 +74,6 @@ def test_scores_are_the_logits_of_every_pair(examples: Path, tiny_cross_encoder:
     assert [list(each.scores or ()) for each in taught] == [row["scores"] for row in rows]
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_examples_that_are_short_are_kept_where_asked(
     examples: Path, tiny_cross_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,10 +96,10 @@ def test_examples_that_are_short_are_kept_where_asked(
 
 
 def test_what_was_finished_is_not_scored_again(
-    examples: Path, tiny_cross_encoder: Path, tmp_path: Path, without_ray: list[int], monkeypatch: pytest.MonkeyPatch
+    examples: Path, tiny_cross_encoder: Path, tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = teach(examples, tiny_cross_encoder, tmp_path / "whole")
-    del without_ray[:]
+    del made[:]
     from raycol.mining import workers
 
     scored = []
@@ -118,7 +117,7 @@ def test_what_was_finished_is_not_scored_again(
     ):
         teach(examples, tiny_cross_encoder, tmp_path / "o")
     monkeypatch.setattr(workers, "teach_part", real)
-    assert without_ray == [0, 1]
+    assert made == [0, 1]
     with pytest.raises(InputError, match=r"differs in n_ways \(4 there, 3 here\)"):
         teach(examples, tiny_cross_encoder, tmp_path / "o", n_ways=3)
     other = save_cross_encoder(tiny_cross_encoder, tmp_path / "other", seed=1)
@@ -130,7 +129,6 @@ def test_what_was_finished_is_not_scored_again(
     assert report.model_copy(update={"out": whole.out, "reused_parts": 0, "seconds": whole.seconds}) == whole
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_what_was_mined_is_taught(beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path) -> None:
     mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined", negatives=3, queries_per_part=8))
     teach(tmp_path / "mined", tiny_cross_encoder, tmp_path / "taught")

@@ -499,6 +499,7 @@ def test_a_prefix_stays_in_the_path(ask: Asker, server: Server) -> None:
         assert server.asked[-1]["path"] == "/search/v1/search"
 
 
+@pytest.mark.sockets
 def test_nobody_there(ask: Asker) -> None:
     with pytest.raises(RaycolError, match=r"http://127.0.0.1:9: no answer .*; is the endpoint running"):
         ask({"url": "http://127.0.0.1:9"}, "index")

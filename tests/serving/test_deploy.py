@@ -27,6 +27,7 @@ def test_a_choice_is_recorded_and_rolled_back(store: Store) -> None:
     assert (pin.version, pin.newest) == (3, True)
 
 
+@pytest.mark.sockets
 def test_what_cannot_be_served_is_refused_and_nothing_is_recorded(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no version 9; it has 1 to 3"):
         choose(store, 9)

@@ -290,6 +290,7 @@ def test_an_answer_is_at_work_until_it_is_taken(rules: Rules, monkeypatch: pytes
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
@@ -311,6 +312,7 @@ def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeyp
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_large_bodies_have_a_limit_together_and_small_ones_none(
     inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +409,7 @@ def test_any_other_is_replaced(inner: Inner, rules: Rules, given: Any) -> None:
     assert all(name and name.isalnum() and len(name) == 16 for name in names)
 
 
+@pytest.mark.slow
 def test_every_answer_has_it(inner: Inner, keyed: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 0.01)
     name = [("X-Request-Id", "mine")]

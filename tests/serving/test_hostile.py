@@ -464,6 +464,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("valid", [True, False])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_what_is_answered_is_documented(served: Served, method: str, path: str, valid: bool) -> None:

@@ -1,4 +1,4 @@
-"""The whole path in an object store, on Ray: corpus, index, append, search through the cache, a training."""
+"""The whole path in an object store: corpus, index, append, search through the cache, a training."""
 
 import json
 import os
@@ -23,21 +23,27 @@ from tests.training.material import write_examples
 # environment only.
 WORK = """
 import json, sys
+from contextlib import nullcontext
+from raycol.executor import IN_PROCESS, ON_RAY
 from raycol.indexing import append_corpus, build_index
 from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.ray_session import ray_session
 from raycol.training import TrainConfig, train
 
-prefix, options, model, out = sys.argv[1:]
+prefix, options, model, out, where = sys.argv[1:]
+executor = ON_RAY if where == "on Ray" else IN_PROCESS
 index = f"{prefix}/index?{options}"
 how = {"num_workers": 1, "docs_per_partition": 20, "model": model}
-with ray_session(CPU=4):
-    built = build_index(IndexConfig(corpus=f"{prefix}/corpus?{options}", out=index, store_text=True, **how))
-    added = append_corpus(AppendConfig(corpus=f"{prefix}/more.jsonl?{options}", index=index, **how))
+with nullcontext() if executor.in_process else ray_session(CPU=4):
+    built = build_index(
+        IndexConfig(corpus=f"{prefix}/corpus?{options}", out=index, store_text=True, **how), executor=executor
+    )
+    added = append_corpus(AppendConfig(corpus=f"{prefix}/more.jsonl?{options}", index=index, **how), executor=executor)
     trained = train(TrainConfig(
         model=model, data=f"{prefix}/pairs.jsonl?{options}", out=out, storage=f"{prefix}/runs?{options}",
-        num_workers=2, batch_size=8, mini_batch_size=4, max_steps=3, save_every=1, held_out=4,
-    ))
+        num_workers=1 if executor.in_process else 2, batch_size=8, mini_batch_size=4, max_steps=3, save_every=1,
+        held_out=4,
+    ), executor=executor)
 print(json.dumps([built.documents, built.parts, added.version, added.documents, trained.steps]))
 """
 
@@ -47,8 +53,9 @@ def lines(records: list[dict]) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["in process", pytest.param("on Ray", marks=pytest.mark.long)])
 def test_from_a_corpus_in_a_store_to_answers_from_it(
-    s3: str, s3_server: Server, tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, s3_server: Server, tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     passages = make_passages(70)
     put(f"{s3}/corpus/a.jsonl", lines(passages[:30]))
@@ -59,7 +66,7 @@ def test_from_a_corpus_in_a_store_to_answers_from_it(
     options = f"endpoint_override={s3_server.address}&scheme=http&region=us-east-1"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
-        [sys.executable, "-c", WORK, s3, options, f"{s3}/start?{options}", f"{s3}/model?{options}"],
+        [sys.executable, "-c", WORK, s3, options, f"{s3}/start?{options}", f"{s3}/model?{options}", where],
         env=environment | CREDENTIALS, cwd=PROJECT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

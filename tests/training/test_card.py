@@ -64,6 +64,7 @@ def rows(card: str, section: str) -> list[list[str]]:
     return found[2:]
 
 
+@pytest.mark.slow
 def test_the_hub_reads_the_card(tiny_colbert: Path, tmp_path: Path) -> None:
     config = settings("org/some-backbone", tmp_path / "my-model", held_out=50, data=["hf:org/data", "pairs.jsonl"])
     data = ModelCard(make(config, tiny_colbert)).data
@@ -200,6 +201,7 @@ def test_every_step_and_evaluation_has_a_line(tiny_colbert: Path, tmp_path: Path
     assert lines[0]["tokens_per_second"] == 1e4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "held_out"), [(1, 0), (1, 5), (300, 5)])
 def test_the_curves_are_a_picture(tiny_colbert: Path, tmp_path: Path, steps: int, held_out: int) -> None:
     config = settings(tiny_colbert, tmp_path / "my-model", held_out=held_out)

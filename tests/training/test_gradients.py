@@ -1,6 +1,7 @@
 """The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
 
 import multiprocessing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -45,27 +46,33 @@ def all_gradients(data: dict[str, Path], model: Path, folder: Path, n: int, rank
 
 
 @pytest.fixture(scope="module")
-def found(data: dict[str, Path], tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gradients of all cases, by 1, 2 and 4 workers."""
+def found(
+    data: dict[str, Path], tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], np.ndarray]:
+    """The gradient of a case by some number of workers; all cases of a number are found together."""
     folder = tmp_path_factory.mktemp("found")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["raycol.training.worker", "tests.training.material"])
-    for n in (1, 2, 4):
-        work = [partial(all_gradients, data, tiny_colbert, folder, n, rank) for rank in range(n)]
-        place = str(folder / f"group-{n}")
-        workers = [context.Process(target=work_in_group, args=(rank, n, place, work[rank])) for rank in range(n)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(300)
-            assert worker.exitcode == 0
-    return folder
+
+    def find(case: str, n: int) -> np.ndarray:
+        if not (folder / f"{case}-{n}.npy").exists():
+            work = [partial(all_gradients, data, tiny_colbert, folder, n, rank) for rank in range(n)]
+            place = str(folder / f"group-{n}")
+            workers = [context.Process(target=work_in_group, args=(rank, n, place, work[rank])) for rank in range(n)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join(300)
+                assert worker.exitcode == 0
+        return np.load(folder / f"{case}-{n}.npy")
+
+    return find
 
 
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_those_of_one_worker(found: Path, case: str, n: int) -> None:
-    one, many = np.load(found / f"{case}-1.npy"), np.load(found / f"{case}-{n}.npy")
+def test_gradients_equal_those_of_one_worker(found: Callable[[str, int], np.ndarray], case: str, n: int) -> None:
+    one, many = found(case, 1), found(case, n)
     n_steps = 3 if "max_steps" in CASES[case][0] else 1
     assert np.linalg.norm(one[:-n_steps]) > 1e-4
     assert np.linalg.norm(many[:-n_steps] - one[:-n_steps]) <= 1e-5 * np.linalg.norm(one[:-n_steps])
@@ -73,7 +80,6 @@ def test_gradients_equal_those_of_one_worker(found: Path, case: str, n: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["pairs", "tuples"])
-def test_the_cached_gradient_is_the_plain_one(found: Path, kind: str) -> None:
-    cached = np.load(found / f"cached {kind}-1.npy")
-    plain = np.load(found / f"contrastive {kind}-1.npy")
+def test_the_cached_gradient_is_the_plain_one(found: Callable[[str, int], np.ndarray], kind: str) -> None:
+    cached, plain = found(f"cached {kind}", 1), found(f"contrastive {kind}", 1)
     assert np.linalg.norm(cached - plain) <= 1e-5 * np.linalg.norm(plain)

@@ -123,6 +123,7 @@ def test_unusable_input_is_said_before_anything_starts(
     assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
 
 
+@pytest.mark.slow
 def test_negative_scores_are_scores(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", [{**SCORED, "scores": [-1.0, -7.5]}] * 8)
     config = settings(tiny_colbert, data, tmp_path / "x", objective="distillation", max_steps=1)
