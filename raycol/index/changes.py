@@ -1,4 +1,4 @@
-"""Appending, upserting and deleting: each prepares everything, then commits one manifest, or changes nothing."""
+"""Appending, upserting and deleting: each prepares everything, then commits one manifest, or no version changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycol.index.columns import check_columns
 from raycol.index.deletes import write_deletes
 from raycol.index.document import Document
 from raycol.index.effort import SearchSettings
-from raycol.index.manifest import Manifest, PartitionInfo, check_current, commit_manifest
+from raycol.index.manifest import Manifest, PartitionInfo, check_current, commit_manifest, writing_from
 from raycol.index.partition import Partition
 from raycol.index.partition_writer import write_partition
 from raycol.index.pooling import token_pooling
@@ -47,7 +47,7 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
         check_columns(document.id, document.metadata, manifest.columns)
 
     with (
-        store.all_or_nothing(),
+        writing_from(store, manifest.version),
         store.workspace(manifest.version) as workspace,
         Spool(workspace, manifest.dim) as spool,
     ):
@@ -73,7 +73,7 @@ def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnkno
     gone = locate(snapshot.partitions, ids, on_unknown)
     if not sum(map(len, gone)):
         return snapshot, Change(snapshot.manifest.version, 0, 0)
-    with snapshot.store.all_or_nothing():
+    with writing_from(snapshot.store, snapshot.manifest.version):
         return commit_change(snapshot, gone, [])
 
 

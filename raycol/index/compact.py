@@ -13,7 +13,7 @@ from raycol.index.changes import check_writable, next_version
 from raycol.index.codebook import Codebook, TokenCodes
 from raycol.index.columns import Columns, schema_of
 from raycol.index.counts import check_count
-from raycol.index.manifest import PartitionInfo, commit_manifest
+from raycol.index.manifest import PartitionInfo, commit_manifest, writing_from
 from raycol.index.partition import Partition
 from raycol.index.partition_writer import concatenate_tokens, save_partition
 from raycol.index.snapshot import Snapshot
@@ -74,7 +74,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
         return snapshot
     names = {partition.info.name for partition in worn}
     kept = [info for info in manifest.partitions if info.name not in names]
-    with snapshot.store.all_or_nothing():
+    with writing_from(snapshot.store, manifest.version):
         base, n_centroids = manifest.version, snapshot.codebook.n_centroids
         merged = [_save(snapshot.store, piece, n_centroids, base) for piece in _pieces(worn, target_tokens)]
         changed = next_version(manifest, [*kept, *merged])

@@ -9,7 +9,7 @@ from raycol.index.codebook import check_codec, default_centroids, sample_tokens,
 from raycol.index.codebook_files import save_codebook
 from raycol.index.columns import ColumnInference, ColumnType, check_columns, declared_columns
 from raycol.index.document import Document
-from raycol.index.manifest import Manifest, ModelInfo, commit_manifest, versions
+from raycol.index.manifest import Manifest, ModelInfo, commit_manifest, versions, writing_from
 from raycol.index.partition_writer import write_partition
 from raycol.index.pooling import token_pooling
 from raycol.index.spool import Spool
@@ -57,7 +57,7 @@ def create(
             check_columns(document.id, document.metadata, declared)
 
     try:
-        with store.all_or_nothing(), store.workspace(0) as workspace, Spool(workspace) as spool:
+        with writing_from(store, 0), store.workspace(0) as workspace, Spool(workspace) as spool:
             spool.fill(documents, look, pool)
             if not spool.dim:
                 raise InputError("no documents; expected at least one")

@@ -7,18 +7,19 @@ only what it names, so nothing half-written is ever part of an index.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from raycol.errors import ConflictError, IndexCorruptError, InputError, writing
+from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.columns import ColumnType, check_column_name
 from raycol.index.effort import SearchSettings
-from raycol.index.storage import Files, Name, Store
+from raycol.index.storage import MANIFESTS, Files, Name, Store
 
 FORMAT_VERSION = 2
-MANIFESTS = "manifests"
 CODEBOOKS = "codebooks"
 PARTITIONS = "partitions"
 DELETES = "deletes"
@@ -258,6 +259,30 @@ def check_current(store: Store, version: int) -> None:
         )
 
 
+@contextmanager
+def writing_from(store: Store, version: int) -> Iterator[None]:
+    """Around the work of a writer that started from a version, 0 for a new index.
+
+    What it has written by then stays if it fails, for a vacuum to remove: folders are named after their contents, so
+    another writer of the same documents may have committed the same folders.
+
+    Raises:
+        ConflictError: it failed because another writer was first, and a vacuum has removed its files.
+    """
+    try:
+        yield
+    except (ConflictError, InputError):
+        raise
+    except (RaycolError, OSError) as error:
+        try:
+            check_current(store, version)
+        except ConflictError as conflict:
+            raise conflict from error
+        except RaycolError:  # the store does not answer: what failed first says why
+            pass
+        raise
+
+
 def commit_manifest(store: Store, manifest: Manifest) -> None:
     """Make a manifest the current one.
 
@@ -274,7 +299,8 @@ def commit_manifest(store: Store, manifest: Manifest) -> None:
         )
     with writing(store):
         try:
-            store.create(manifest_name(manifest.version), content)
+            name, before = manifest_name(manifest.version), manifest.version - 1
+            store.create(name, content, lambda: check_current(store, before))
         except FileExistsError:
             raise ConflictError(
                 f"{store}: version {manifest.version} was written by another process meanwhile; nothing was changed. "

@@ -8,6 +8,7 @@ started from the current version are still writing is left alone. No clocks, no 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raycol.errors import writing
@@ -44,16 +45,24 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
     kept = [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
     needed = {folder for manifest in kept for folder in manifest.folders}
     current = kept[-1].version
+
+    def left_over(names: Iterable[str]) -> list[str]:
+        found = [(name, _BASE.match(name.rpartition("/")[2])) for name in names if name not in needed]
+        return [name for name, base in found if base and (int(base[1]) < current or abandoned)]
+
+    removed = []
     with writing(store):
-        # Manifests first: no version that can be opened ever lacks a file.
+        # What earlier writers have on its way goes before manifests do: a number that is free again must not be given
+        # to a writer that checked it while it was free before (see `LocalStore.create`).
+        for name in left_over(store.names("")):
+            store.remove(name)
+            removed.append(name)
+        # Folders go after manifests: no version that can be opened ever lacks a file.
         for version in have[:-keep]:
-            store.remove(manifest_name(version))
-        removed = []
-        for name in _folders(store):
-            base = _BASE.match(name.rpartition("/")[2])
-            if name not in needed and base and (int(base[1]) < current or abandoned):
-                store.remove(name)
-                removed.append(name)
+            store.retire(manifest_name(version))
+        for name in left_over(_folders(store)):
+            store.remove(name)
+            removed.append(name)
     return Vacuumed(tuple(have[:-keep]), tuple(removed))
 
 
@@ -63,10 +72,9 @@ def sweep(store: Store) -> Vacuumed:
 
 
 def _folders(store: Store) -> list[str]:
-    """What may be left over: all that writers make, by the names that they give it.
+    """The folders that may be left over, by the names that writers give them.
 
     Builds' journals come last: while one is there, the command that died goes on with the tidying.
     """
-    unfinished = [name for name in store.names("") if _BASE.match(name)]
     parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
-    return unfinished + [f"{parent}/{name}" for parent in parents for name in store.names(parent)]
+    return [f"{parent}/{name}" for parent in parents for name in store.names(parent)]

@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.data import Fields, Passage
-from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError
+from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.executor import ON_RAY, Executor
 from raycol.index.changes import check_writable, commit_change
-from raycol.index.manifest import BUILDS, Manifest, ModelInfo, check_current, read_manifest
+from raycol.index.manifest import (
+    BUILDS,
+    Manifest,
+    ModelInfo,
+    PartitionInfo,
+    check_current,
+    read_manifest,
+    writing_from,
+)
 from raycol.index.snapshot import Snapshot
 from raycol.index.storage import Store, absolute, open_store
 from raycol.index.vacuum import sweep
@@ -70,19 +78,12 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
         check_current(store, current.version)
         report(done, total, note)
 
-    try:
-        with executor.session(config):
-            with clock("encode"):
-                built = build_partitions(config, plan, work.task, target, work.journal, before, while_first, executor)
-            infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
-            with clock("merge"):
-                added = merge_partitions(
-                    target, columns, base, infos, manifest.partition_tokens, while_first, executor
-                )
-    except (RaycolError, OSError):
-        # Who was first sweeps away what others have begun, and then it is not found.
-        check_current(store, current.version)
-        raise
+    with writing_from(store, current.version), executor.session(config):
+        with clock("encode"):
+            built = build_partitions(config, plan, work.task, target, work.journal, before, while_first, executor)
+        infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
+        with clock("merge"):
+            added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, while_first, executor)
     left_out = [id_ for part in built for id_ in part.left_out]
     kept = positions_of(snapshot, left_out)  # what does not come stays as it was
     gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
@@ -91,8 +92,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
         with clock("commit"):
             commit_change(snapshot, gone, added)
     except ConflictError:
-        # Names are made of contents: the next version has these partitions only if this append committed it.
-        if not added or read_manifest(store, manifest.version + 1).partitions[-len(added) :] != added:
+        if not _is_committed(store, manifest.version + 1, added):
             work.journal.forget_parts()
             raise
     done = make_report(
@@ -111,6 +111,14 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
     sweep(store)
     work.journal.remove()
     return done
+
+
+def _is_committed(store: Store, version: int, added: tuple[PartitionInfo, ...]) -> bool:
+    """Whether a version has these partitions: named after their contents, an append's own if it is the next one."""
+    try:
+        return bool(added) and read_manifest(store, version).partitions[-len(added) :] == added
+    except InputError:  # it has been vacuumed
+        return False
 
 
 @dataclass(frozen=True)

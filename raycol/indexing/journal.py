@@ -14,7 +14,7 @@ from typing import TypeVar
 import xxhash
 from pydantic import BaseModel, ValidationError
 
-from raycol.errors import IndexCorruptError, writing
+from raycol.errors import writing
 from raycol.index.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.index.storage import Files, Store
 from raycol.indexing.config import EncodingConfig
@@ -88,9 +88,14 @@ class Journal:
         self._write(self._part(number), built)
 
     def remove(self) -> None:
-        """Forget the build, and any other that was begun and given up here."""
+        """Forget the build, and others that began no later: they can only fail. Later ones are at work."""
         with writing(self._store):
-            self._store.remove(BUILDS)
+            for name in self._store.names(BUILDS):
+                base, _, _ = name.partition("-")
+                if not base.isdigit() or int(base) <= self._base:
+                    self._store.remove(f"{BUILDS}/{name}")
+            if not self._store.names(BUILDS):
+                self._store.remove(BUILDS)
 
     def _write(self, name: str, record: BaseModel) -> None:
         with writing(self._store):
@@ -110,9 +115,5 @@ class Journal:
             return None
 
     def _stands(self, folder: str, files: Files) -> bool:
-        """Whether every file is there at its full length: the journal may outlive what it names."""
-        try:
-            self._store.check_lengths(folder, files)
-        except IndexCorruptError:
-            return False
-        return True
+        """Whether every file is there, byte for byte: the journal may outlive what it names, or the disk spoil it."""
+        return all(self._store.describe(f"{folder}/{name}") == info for name, info in files.items())

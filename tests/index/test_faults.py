@@ -5,6 +5,7 @@ What has to die, to starve or to race does so in children of one helper process,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from raycol.errors import ConflictError, InputError
+from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Hit, Index
 from tests.conftest import PROJECT
 from tests.index.fault_worker import create_small, create_worn, intercepted, make_documents, state
@@ -93,12 +94,12 @@ def test_a_folder_that_a_dead_writer_made_is_flushed_by_the_next_one(worker: Wor
 
 
 @pytest.mark.parametrize("change", ["create", "append", "append more", "upsert", "delete", "compact"])
-def test_a_full_disk_changes_nothing_and_nothing_is_left(worker: Worker, change: str) -> None:
+def test_a_full_disk_changes_no_version(worker: Worker, change: str) -> None:
     assert worker("fill disk", change) > 0
 
 
 @pytest.mark.parametrize("change", ["create", "append"])
-def test_documents_that_cannot_wait_on_disk_change_nothing_and_nothing_is_left(worker: Worker, change: str) -> None:
+def test_documents_that_cannot_wait_on_disk_change_no_version(worker: Worker, change: str) -> None:
     assert worker("limit files", change) > 0
 
 
@@ -132,6 +133,77 @@ def test_the_second_of_two_writers_is_refused_and_can_repeat(tmp_path: Path) -> 
     second.append(make_documents([200]))
     assert state(second).documents.keys() == {*state(first).documents, "d200"}
     assert state(second).documents.items() > state(first).documents.items()
+
+
+WRITERS = {
+    "append": lambda index: index.append(make_documents([100, 101])),
+    "upsert": lambda index: index.upsert(make_documents([3, 100], seed=1)),
+    "delete": lambda index: index.delete(["d0", "d8"]),
+    "compact": lambda index: index.compact(1000),
+    "tune": lambda index: index.tune([document.embeddings for document in make_documents([0, 5])], 0.5, k=2),
+}
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), MemoryError()], ids=repr
+)
+@pytest.mark.parametrize("writer", ["create", *WRITERS])
+def test_a_writer_that_fails_removes_nothing_that_another_has_committed(
+    tmp_path: Path, writer: str, failure: BaseException
+) -> None:
+    """Both make the same change to the same version, so what they publish has the same names."""
+    root = tmp_path / "i"
+    if writer != "create":
+        create_worn(root)
+    work = WRITERS.get(writer, lambda _: create_small(root))
+    index = Index.open(root) if writer != "create" else None
+    overtaken = False
+
+    def overtake(_: str, link: Callable[..., None], *args: Any) -> None:
+        nonlocal overtaken
+        if overtaken:
+            link(*args)
+            return
+        overtaken = True
+        work(Index.open(root) if index else None)
+        raise failure
+
+    with intercepted(overtake, ["link"]), pytest.raises((RaycolError, KeyboardInterrupt, MemoryError)):
+        work(index)
+    other = Index.open(root)
+    assert other.version == (3 if index else 1)
+    assert other.verify() == []
+    other.append(make_documents([300]))
+    other.vacuum(keep=1)
+    assert other.verify() == []
+
+
+@pytest.mark.parametrize("moment", ["write", "link"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(tmp_path: Path, writer: str, moment: str) -> None:
+    """A writer comes to its commit after others have committed that number, and more, and vacuumed them away."""
+    root = tmp_path / "i"
+    index = create_worn(root)
+    passed = False
+
+    def overtake(name: str, call: Callable[..., Any], *args: Any) -> Any:
+        nonlocal passed
+        if not passed and (name == "link" or (len(args[1]) > 100 and b"raycol-index" in bytes(args[1][:40]))):
+            passed = True
+            for number in range(500, 504):
+                Index.open(root).append(make_documents([number]))
+            Index.open(root).vacuum(keep=1)
+        return call(*args)
+
+    with intercepted(overtake, [moment]), pytest.raises(ConflictError, match="by another process meanwhile"):
+        WRITERS[writer](index)
+    assert passed
+    now = Index.open(root)
+    assert (now.version, now.stats().versions) == (6, (6,))
+    now.vacuum(keep=1, abandoned=True)
+    assert now.verify() == []
+    WRITERS[writer](now)
+    assert now.version == 7
 
 
 @pytest.mark.parametrize("number", [100, 200], ids=["the same document", "another document"])

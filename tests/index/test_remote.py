@@ -12,8 +12,7 @@ import pytest
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Index
-from raycol.index.changes import next_version
-from raycol.index.manifest import commit_manifest
+from raycol.index.manifest import manifest_name
 from raycol.index.storage import open_store
 from raycol.index.verify import verify_index
 from tests.conftest import make_clustered
@@ -107,9 +106,38 @@ def test_of_two_writers_one_gets_a_conflict(uri: str) -> None:
     with pytest.raises(ConflictError, match="version 2 was written by another process"):
         second.append(documents(1, "second"))
     # Even one that looked before the other had committed: the condition is the server's.
-    with pytest.raises(ConflictError, match="nothing was changed"):
-        commit_manifest(second._snapshot.store, next_version(second.manifest, second.manifest.partitions))
+    with pytest.raises(FileExistsError):
+        open_store(uri).create(manifest_name(2), b"second", lambda: None)
     assert "first0" in Index.open(uri)
+
+
+def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
+    """A writer comes to its commit after others have committed that number, and more, and vacuumed them away."""
+    index = Index.create(uri, documents())
+
+    def others() -> None:
+        other = Index.open(uri)
+        for number in range(4):
+            other.append(documents(1, f"other{number}-"))
+        other.vacuum(keep=1)
+
+    with pytest.raises(FileExistsError):
+        open_store(uri).create(manifest_name(2), b"mine", others)
+    assert Index.open(uri).stats().versions == (5,)
+    with pytest.raises(ConflictError, match="version 5 was written by another process"):
+        index.append(documents(1, "mine"))
+    assert Index.open(uri).verify() == []
+
+
+def test_of_retired_versions_the_newest_marks_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycol.index.storage.remote._MARKS", 2)
+    index = Index.create(uri, documents())
+    for number in range(8):
+        index.append(documents(1, f"more{number}-"))
+    index.vacuum(keep=1)
+    marks = sorted(info.base_name for info in open_store(uri)._list("manifests") if not info.size)
+    assert marks == ["00000007.json", "00000008.json"]
+    assert Index.open(uri).stats().versions == (9,)
 
 
 WRITER = """

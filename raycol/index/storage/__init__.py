@@ -10,9 +10,10 @@ from raycol.index.storage.files import (
     save_array,
     save_bytes,
 )
-from raycol.index.storage.store import Store, absolute, open_store
+from raycol.index.storage.store import MANIFESTS, Store, absolute, open_store
 
 __all__ = [
+    "MANIFESTS",
     "FileInfo",
     "Files",
     "Name",

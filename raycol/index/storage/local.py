@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +14,10 @@ import pyarrow as pa
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.storage.files import FileInfo, Files, check_contents, digest, fsync_folder, open_checked, save_bytes
-from raycol.index.storage.store import UNFINISHED, Store
+from raycol.index.storage.store import MANIFESTS, UNFINISHED, Store
+
+# How often a file is written again that a vacuum removed on its way.
+_ATTEMPTS = 20
 
 
 class LocalStore(Store):
@@ -23,7 +26,6 @@ class LocalStore(Store):
     is_local = True
 
     def __init__(self, root: Path) -> None:
-        super().__init__()
         self._made: list[Path] = []
         self._flushed: set[Path] = set()
         self.root = root
@@ -102,14 +104,12 @@ class LocalStore(Store):
             fsync_folder(folder)
             try:
                 os.rename(folder, final)
-                self._published.append(name)
             except OSError:
                 if not final.is_dir():
                     raise
-                if not self._is_whole(name, files):  # what a writer or a vacuum left when it died
+                if not self._is_whole(name, files):  # damaged since it was written
                     self.remove(name)
                     os.rename(folder, final)
-                    self._published.append(name)
             self._fsync_up(final.parent)
 
     def _is_whole(self, name: str, files: Files) -> bool:
@@ -119,30 +119,54 @@ class LocalStore(Store):
             return False
         return True
 
-    def create(self, name: str, content: bytes) -> None:
-        """Write beside, flush, and link to the name, which fails where the name is taken."""
+    def create(self, name: str, content: bytes, check: Callable[[], None]) -> None:
+        """Write beside, flush, check, and link to the name, which fails if the name is taken.
+
+        Nor is a name taken twice, though vacuums free names. For the name to be free again after `check`, another
+        writer must have taken it since, and a vacuum retired it. That vacuum has removed this writer's unfinished file
+        before, since it began with an older version; and what is gone cannot be linked.
+        """
         unfinished = self._write_unfinished(content, _base_of(name))
         final = self.root / name
         try:
             self._make_folder(final.parent)
-            with self._committing():
+            check()
+            try:
                 os.link(unfinished, final)
+            except FileNotFoundError:
+                if unfinished.exists():
+                    raise
+                raise FileExistsError(name) from None
         finally:
             with suppress(OSError):
                 unfinished.unlink()
         self._fsync_up(final.parent)
 
+    def retire(self, name: str) -> None:
+        """Remove a file; see `create`."""
+        self.remove(name)
+
     def write(self, name: str, content: bytes) -> None:
         """Write beside, flush, and rename."""
-        unfinished = self._write_unfinished(content, _base_of(name))
         final = self.root / name
-        try:
-            self._make_folder(final.parent)
-            os.replace(unfinished, final)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
-        self._fsync_up(final.parent)
+        with writing(final):
+            for attempt in range(_ATTEMPTS):
+                unfinished = self._write_unfinished(content, self._newest())
+                try:
+                    self._make_folder(final.parent)
+                    os.replace(unfinished, final)
+                    break
+                except FileNotFoundError:  # a vacuum took it for what a dead writer left
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                except OSError:
+                    unfinished.unlink(missing_ok=True)
+                    raise
+            self._fsync_up(final.parent)
+
+    def _newest(self) -> int:
+        """The newest version of the index, whose writers' files vacuums leave alone; 0 if there is none."""
+        return max((int(name[:8]) for name in self.names(MANIFESTS) if name[:8].isdigit()), default=0)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder; a folder under another name, so that its own never stands for part of it."""

@@ -8,7 +8,7 @@ one gets through. For reading, folders are copied to a local cache and mapped th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.index.storage.cache import Cache
 from raycol.index.storage.files import FileInfo, Files, check_contents, describe_file, digest
 from raycol.index.storage.objects import Objects
-from raycol.index.storage.store import Store
+from raycol.index.storage.store import MANIFESTS, Store
 from raycol.locations import failed, lacks_bucket, open_uri, shown
 
 _CHUNK = 4 << 20
 _TRIES = 5
+_MARKS = 5_000
 
 
 class RemoteStore(Store):
@@ -35,7 +36,6 @@ class RemoteStore(Store):
     is_local = False
 
     def __init__(self, uri: str) -> None:
-        super().__init__()
         self.uri = uri
         self._shown = shown(uri).rstrip("/")
         self._opened = open_uri(uri)
@@ -47,13 +47,13 @@ class RemoteStore(Store):
         return self._shown
 
     def names(self, folder: str) -> list[str]:
-        """Names directly under a folder."""
-        return sorted(info.base_name for info in self._list(folder))
+        """Names directly under a folder, but for those of retired objects."""
+        return sorted(info.base_name for info in self._list(folder) if not self._is_retired(info))
 
     def walk(self) -> Iterator[str]:
         """The names of all objects."""
         for info in sorted(self._list("", recursive=True), key=lambda info: info.path):
-            if info.type == pafs.FileType.File:
+            if info.type == pafs.FileType.File and not self._is_retired(info):
                 yield info.path[len(self._prefix) + 1 :]
 
     def read(self, name: str, limit: int) -> bytes:
@@ -119,19 +119,17 @@ class RemoteStore(Store):
 
     def publish(self, folder: Path, name: str, files: Files) -> None:
         """Upload every file of a folder under its final name, over what a writer left that died."""
-        if not self.names(name):
-            self._published.append(name)
         for path in sorted(folder.iterdir()):
             self._objects.put(f"{name}/{path.name}", path)
 
-    def create(self, name: str, content: bytes) -> None:
-        """Put an object on the condition that there is none of that name.
+    def create(self, name: str, content: bytes, check: Callable[[], None]) -> None:
+        """Put an object on the condition that there is none of that name, nor the mark of a retired one.
 
         A request that failed may have been carried out, and one that is tried again may be refused for that reason:
         what then stands there tells.
         """
         self.check_commits()
-        self._published.clear()  # nothing is removed after a request that may have been carried out
+        check()
         for _ in range(_TRIES):
             try:
                 if self._objects.create(name, content):
@@ -147,6 +145,23 @@ class RemoteStore(Store):
                 break
             # Refused for the sake of another writer, which then failed: there is still none.
         raise FileExistsError(name)
+
+    def retire(self, name: str) -> None:
+        """Put an empty object in its place, so that the condition of `create` goes on to fail.
+
+        Of these marks the newest thousands are kept: a writer that has checked, and then does nothing while so many
+        versions are committed and retired, would take a name again.
+        """
+        self._objects.put(name, b"")
+        self._cache.forget(name)
+        folder = name.rpartition("/")[0]
+        marks = sorted(info.base_name for info in self._list(folder) if self._is_retired(info))
+        if len(marks) > 2 * _MARKS:
+            self._objects.delete([f"{folder}/{mark}" for mark in marks[:-_MARKS]])
+
+    def _is_retired(self, info: pafs.FileInfo) -> bool:
+        manifests = f"{self._prefix}/{MANIFESTS}/"
+        return bool(info.type == pafs.FileType.File and info.size == 0 and info.path.startswith(manifests))
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object in place of what stood there."""

@@ -7,17 +7,18 @@ read, remove. Names are relative, with `/` between parts; a store never resolves
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
 
-from raycol.errors import ConflictError, InputError, RaycolError
+from raycol.errors import InputError
 from raycol.index.storage.files import FileInfo, Files, check_contents
 from raycol.locations import is_uri, open_uri
 
 UNFINISHED = "unfinished"
+MANIFESTS = "manifests"
 
 
 class Store(ABC):
@@ -25,9 +26,6 @@ class Store(ABC):
 
     uri: str
     is_local: bool
-
-    def __init__(self) -> None:
-        self._published: list[str] = []
 
     def __str__(self) -> str:
         return self.uri
@@ -77,36 +75,6 @@ class Store(ABC):
     def workspace(self, base: int) -> AbstractContextManager[Path]:
         """A fresh local folder for files on their way in, for a writer that started from version `base`."""
 
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Where the work inside fails, remove the folders that it published.
-
-        Not after a conflict: the writer that was first may have had the same documents, and use the same folders.
-        """
-        start = len(self._published)
-        try:
-            yield
-        except ConflictError:
-            raise
-        except BaseException:
-            for name in self._published[start:]:
-                with suppress(RaycolError, OSError):
-                    self.remove(name)
-            raise
-        finally:
-            del self._published[start:]
-
-    @contextmanager
-    def _committing(self) -> Iterator[None]:
-        """Around the step that commits: what was published stays, whatever fails later, unless this step does."""
-        published = list(self._published)
-        self._published.clear()
-        try:
-            yield
-        except OSError:
-            self._published[:] = published
-            raise
-
     @abstractmethod
     def publish(self, folder: Path, name: str, files: Files) -> None:
         """Give a folder in the workspace its name, whole.
@@ -115,12 +83,26 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def create(self, name: str, content: bytes) -> None:
-        """Write a new file, whole or not at all. Raises `FileExistsError` where there is one of that name."""
+    def create(self, name: str, content: bytes, check: Callable[[], None]) -> None:
+        """Write a new file, whole or not at all.
+
+        Args:
+            name: begins with the number of a version.
+            content: the file's content.
+            check: called once the file is on its way, before it has its name; may raise. What it saw holds until then:
+                the file is given up if a vacuum has since retired a file of its name or of a later version.
+
+        Raises:
+            FileExistsError: the name is taken, or was.
+        """
+
+    @abstractmethod
+    def retire(self, name: str) -> None:
+        """Remove a file that `create` has written; its name is never given again to a writer that is at work."""
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all, in place of what stood there."""
+        """Write a file, whole or not at all, in place of what stood there. Raises `RaycolError` if it cannot."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
