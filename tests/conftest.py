@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 # matrices are small: with several threads each, most of their time would be spent waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Workers start when they are needed; otherwise a session starts one a logical CPU, and most tests need two. On a busy
+# machine starting one may take a minute.
+os.environ |= {
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_gcs_server_request_timeout_seconds": "120",
+}
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -222,6 +222,7 @@ def part_of_cranfield(beside: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_colbert_on_a_part_of_cranfield(part_of_cranfield: Path, beside: tuple[Path, Path]) -> None:
     from raycol.evaluation import EvaluateConfig, evaluate
 

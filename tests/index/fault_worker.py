@@ -452,8 +452,8 @@ def count(folder: Path, name: str) -> dict[str, Any]:
     return _answer(len(points(in_child(_count, OPERATIONS[name].run, folder / "start"))), [])
 
 
-def kill(folder: Path, name: str) -> dict[str, Any]:
-    """Die at every point of an operation; look at what is left; repeat the operation; tidy up."""
+def kill(folder: Path, name: str, step: int) -> dict[str, Any]:
+    """Die at every point of an operation, or at one in `step`; see what is left; repeat the operation; tidy up."""
     start = folder / "start"
     outcomes = Outcomes.of(OPERATIONS[name], start)
 
@@ -467,7 +467,7 @@ def kill(folder: Path, name: str) -> dict[str, Any]:
         number, call, when = point
         return f"{name}, killed at call {number} of {len(outcomes.calls)}, {call}, {when}"
 
-    return _in_lanes(folder, points(outcomes.calls), attempt, describe)
+    return _in_lanes(folder, points(outcomes.calls)[::step], attempt, describe)
 
 
 def lose_power(folder: Path, name: str) -> dict[str, Any]:

@@ -46,22 +46,34 @@ def built(corpus: Path, tiny_colbert: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
-    """Two on Ray build and append what one in this process does; what a worker refuses comes back as itself."""
-    out, grown = tmp_path / "i", tmp_path / "grown"
+    """Two on Ray build what one in this process does."""
+    out = tmp_path / "i"
     report = indexing.build_index(configured(corpus, tiny_colbert, out, bits=8, num_workers=2), executor=ON_RAY)
     assert (report.documents, report.parts, report.partitions) == (60, 4, 4)
     assert report.peak_worker_bytes > 1 << 20
     assert contents(out) == contents(built)
-    shutil.copytree(built, grown)
-    more = write_jsonl(tmp_path / "more.jsonl", make_passages(90)[60:])
-    for index, append, workers in ((out, indexing.append_corpus, 2), (grown, append_corpus, 1)):
-        append(AppendConfig(index=str(index), corpus=str(more), docs_per_partition=8, num_workers=workers))
-    assert len(Index.open(out)) == 90
-    assert contents(out) == contents(grown)
-    bad = tmp_path / "bad.npz"
-    save_encoded(bad, [np.full((2, 16), np.nan, np.float32), *make_clustered(3, 16, seed=0)])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_workers_on_ray_append_the_same_bytes_and_their_errors_come_back(tmp_path: Path) -> None:
+    """Encoded documents, for which workers need no model and start soon."""
+    documents = make_clustered(60, 16, seed=0)
+    first, more, bad = (tmp_path / name for name in ("first.npz", "more.npz", "bad.npz"))
+    save_encoded(first, documents[:40])
+    save_encoded(more, documents[40:], [f"more{n}" for n in range(20)])
+    save_encoded(bad, [np.full((2, 16), np.nan, np.float32), *documents[:3]], ["nan", "x", "y", "z"])
+    for where, build_, append in (
+        ("ray", indexing.build_index, indexing.append_corpus),
+        ("here", build_index, append_corpus),
+    ):
+        out = str(tmp_path / where)
+        build_(IndexConfig(corpus=str(first), out=out, docs_per_partition=10, num_workers=2))
+        append(AppendConfig(index=out, corpus=str(more), docs_per_partition=5, num_workers=2))
+    assert len(Index.open(tmp_path / "ray")) == 60
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
     with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* --on-error skip"):
-        indexing.build_index(IndexConfig(corpus=str(bad), out=str(tmp_path / "bad"), num_workers=1))
+        indexing.append_corpus(AppendConfig(index=out, corpus=str(bad), num_workers=1))
 
 
 def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
