@@ -3,12 +3,15 @@
     checkpoints/00000050-<hash>/   weights, optimiser, ... (see state.py)
     checkpoints/00000050.json      the files with their checksums, and the evaluation of that step
 
-A record is written last, so what it names is whole. Only the leading worker writes.
+A record is written last, once all that it names is flushed to the disk. Bytes may change there all the same, so they
+are compared with their checksums when a training goes on from them: it falls back to the newest checkpoint that is
+whole. Only the leading worker writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +19,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.index.storage import Files, Store
-from raycol.index.storage.files import content_name, describe_file
+from raycol.index.storage.files import content_name, describe_file, fsync_tree
+from raycol.index.storage.store import UNFINISHED
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "checkpoints"
 _MAX_RECORD_BYTES = 1 << 20
@@ -31,8 +37,17 @@ class Folder(BaseModel):
     files: Files
 
     def open(self, store: Store) -> Path:
-        """A local folder with these files."""
-        return store.folder(self.folder, self.files)
+        """A local folder with these files, every byte of which is as it was written.
+
+        Raises:
+            RaycolError: a file is missing or damaged.
+        """
+        try:
+            return store.checked(self.folder, self.files)
+        except IndexCorruptError as error:
+            raise RaycolError(
+                f"{store}: what this training keeps there is damaged ({error}); remove it, and train again"
+            ) from error
 
 
 class Saved(Folder):
@@ -45,30 +60,57 @@ class Saved(Folder):
 def publish(store: Store, workspace: Path, parent: str, base: int = 0) -> Folder:
     """Put the files of a workspace into a folder of the store that is named after them."""
     files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
+    fsync_tree(workspace)
     name = f"{parent}/{content_name(base, files)}"
     store.publish(workspace, name, files)
     return Folder(folder=name, files=files)
 
 
 def list_checkpoints(store: Store) -> list[Saved]:
-    """All whole checkpoints, oldest first."""
+    """All checkpoints whose records can be read and whose files are as long as they say, oldest first."""
     found = []
     for name in store.names(_FOLDER):
         if not name.endswith(".json"):
             continue
+        place = store.place(f"{_FOLDER}/{name}")
         try:
             saved = Saved.model_validate_json(store.read(f"{_FOLDER}/{name}", _MAX_RECORD_BYTES))
             store.check_lengths(saved.folder, saved.files)
-        except (OSError, ValidationError, IndexCorruptError):
+        except FileNotFoundError:  # pruned meanwhile
+            continue
+        except (OSError, ValidationError, IndexCorruptError) as error:
+            log.warning("%s: a damaged checkpoint, left out (%s)", place, str(error).splitlines()[0])
             continue
         found.append(saved)
     return sorted(found, key=lambda saved: saved.step)
 
 
-def best_of(found: list[Saved], metric: str) -> Saved | None:
-    """The checkpoint of the highest metric, the earliest of equal ones; None where none was measured."""
+def first_whole(store: Store, wanted: Iterable[Saved]) -> Saved | None:
+    """The first checkpoint every byte of which is as it was written; warns of those before it."""
+    for saved in wanted:
+        try:
+            store.checked(saved.folder, saved.files)
+        except IndexCorruptError as error:
+            log.warning("%s: the checkpoint of step %d is damaged, falling back (%s)", store, saved.step, error)
+            continue
+        return saved
+    return None
+
+
+def newest_whole(store: Store) -> Saved | None:
+    """The newest checkpoint that is whole; warns of newer ones that are not."""
+    return first_whole(store, reversed(list_checkpoints(store)))
+
+
+def by_metric(found: Iterable[Saved], metric: str) -> list[Saved]:
+    """The checkpoints that were measured, the highest metric first, and of equal ones the earliest."""
     measured = [saved for saved in found if metric in saved.metrics]
-    return max(measured, key=lambda saved: (saved.metrics[metric], -saved.step), default=None)
+    return sorted(measured, key=lambda saved: (-saved.metrics[metric], saved.step))
+
+
+def best_of(found: Iterable[Saved], metric: str) -> Saved | None:
+    """The checkpoint of the highest metric, the earliest of equal ones; None where none was measured."""
+    return next(iter(by_metric(found, metric)), None)
 
 
 def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: Callable[[Path], None]) -> Saved:
@@ -82,7 +124,7 @@ def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: C
 
 
 def prune(store: Store, keep: int, metric: str) -> None:
-    """Remove all checkpoints but the newest and the best one, records first."""
+    """Remove all checkpoints but the newest and the best one, records first, and what a killed writer left."""
     found = list_checkpoints(store)
     kept = {saved.step for saved in found[-keep:]}
     if best := best_of(found, metric):
@@ -92,6 +134,15 @@ def prune(store: Store, keep: int, metric: str) -> None:
             if saved.step not in kept:
                 store.remove(f"{_FOLDER}/{saved.step:08d}.json")
                 store.remove(saved.folder)
+        named = {saved.folder for saved in found}
+        for name in store.names(_FOLDER):
+            step = name.partition("-")[0]
+            known = name.endswith(".json") or f"{_FOLDER}/{name}" in named
+            if found and not known and step.isdigit() and int(step) <= found[-1].step:
+                store.remove(f"{_FOLDER}/{name}")
+        for name in store.names(""):
+            if UNFINISHED in name:
+                store.remove(name)
 
 
 class Background:

@@ -7,7 +7,7 @@ All of it is removed once the model is in its place.
     collection/...  the collection to evaluate on, if any
     checkpoints/    see checkpoints.py
     metrics.jsonl   what is known of each step, as it comes
-    done.json       there once all steps are done
+    done.json       there once all steps are done: which was the last
     ray/            Ray Train's own notes
 """
 
@@ -30,10 +30,19 @@ from raycol.data.corpus import identity
 from raycol.data.files import folder_state, what_is
 from raycol.errors import InputError, RaycolError, writing
 from raycol.index.storage import Store
+from raycol.index.storage.files import fsync_folder, fsync_tree
 from raycol.index.storage.store import UNFINISHED
 from raycol.locations import is_uri, shown
 from raycol.stored_models import check_writable, holds_model, publish_model
-from raycol.training.checkpoints import Folder, Saved, best_of, list_checkpoints, publish
+from raycol.training.checkpoints import (
+    Folder,
+    Saved,
+    by_metric,
+    first_whole,
+    list_checkpoints,
+    newest_whole,
+    publish,
+)
 from raycol.training.config import TrainConfig
 from raycol.training.evaluation import METRIC
 from raycol.training.prepare import Work, prepare
@@ -138,18 +147,17 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     from raycol.training.state import WEIGHTS, load_weights, mix_weights, snapshot
     from raycol.training.worker import merge_adapters, new_encoder
 
-    found = list_checkpoints(store)
-    if not found:
-        raise RaycolError(f"{store}: training ended without a checkpoint; run the same command again")
-    kept = best_of(found, METRIC) or found[-1]
-    history = json.loads((found[-1].open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
+    if not (last := _last(store)):
+        raise RaycolError(f"{store}: training ended without a whole checkpoint; run the same command again to go on")
+    kept = first_whole(store, by_metric(list_checkpoints(store), METRIC)) or last
+    history = json.loads((last.open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
     start = snapshot(encoder) if config.keep_initial else {}
     load_weights(kept.open(store) / WEIGHTS, encoder)
     merge_adapters(encoder)
     if start:
         mix_weights(encoder, start, config.keep_initial)
-    with _placing(config.out) as folder:
+    with placing(config.out) as folder:
         save_encoder(encoder, folder)
         write_extras(folder, config, run.work, kept, history)
     return kept, history
@@ -164,7 +172,7 @@ def check_out(out: str) -> None:
 
 
 @contextmanager
-def _placing(out: str) -> Iterator[Path]:
+def placing(out: str) -> Iterator[Path]:
     """A folder for a model's files, which are at their place after the block, or none of them."""
     if is_uri(out):
         with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
@@ -177,9 +185,36 @@ def _placing(out: str) -> Iterator[Path]:
         with writing(out):
             final.parent.mkdir(parents=True, exist_ok=True)
             yield unfinished
+            # The checkpoints are removed once the model is in its place, so it must be on the disk by then.
+            fsync_tree(unfinished)
             os.rename(unfinished, final)
+            fsync_folder(final.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_done(store: Store) -> bool:
+    """Whether all steps are done, and the last checkpoint is whole: otherwise training goes on from one before it."""
+    if DONE in store.names("") and not _last(store):
+        with writing(store):
+            store.remove(DONE)
+        return False
+    return DONE in store.names("")
+
+
+def mark_done(store: Store) -> None:
+    """Note that all steps are done, and which was the last: training may stop early."""
+    store.write(DONE, json.dumps({"step": list_checkpoints(store)[-1].step}).encode())
+
+
+def _last(store: Store) -> Saved | None:
+    """The checkpoint of the last step, if it is whole."""
+    try:
+        step = json.loads(store.read(DONE, _MAX_BYTES))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = newest_whole(store)
+    return whole if whole and whole.step == step else None
 
 
 def clear(store: Store) -> None:

@@ -27,7 +27,7 @@ from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
 from raycol.training.record import OnRecord
-from raycol.training.run import DONE, METRICS, Run, begin, check_out, clear, finish, open_run
+from raycol.training.run import METRICS, Run, begin, check_out, clear, finish, is_done, mark_done, open_run
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train(
     begun = open_run(store, config)
     try:
         run = begun or begin(store, config)
-        if DONE not in store.names(""):
+        if not is_done(store):
             fit = _train_in_process if executor.in_process else _train_on_ray
             fit(config, run, report, _noting(store, on_record))
         report(run.work.steps, run.work.steps, "saving the model")
@@ -146,7 +146,7 @@ def _train_in_process(config: TrainConfig, run: Run, report: Report, on_record: 
 
     store = open_store(str(config.storage))
     _fit(config, run, store, tell)
-    store.write(DONE, b"{}")
+    mark_done(store)
 
 
 def _fit(config: TrainConfig, run: Run, store: Store, tell: OnRecord) -> None:
@@ -219,7 +219,7 @@ def _train_worker(loop: dict[str, Any]) -> str:
         ray.get(board.fail.remote(f"{type(error).__name__} {type(error).__name__}: {error}", final=False))
         raise
     if leads:
-        store.write(DONE, b"{}")
+        mark_done(store)
     return ""
 
 

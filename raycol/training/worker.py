@@ -14,7 +14,7 @@ from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTraining
 from raycol.errors import InputError
 from raycol.index.storage import Store
 from raycol.models import load_encoder, quiet_transformers
-from raycol.training.checkpoints import list_checkpoints
+from raycol.training.checkpoints import newest_whole
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.evaluation import open_collection
@@ -86,9 +86,9 @@ def fit(
         on_record,
         (snapshot(encoder), config.keep_initial) if collection and config.keep_initial else None,
     )  # fmt: skip
-    saved = list_checkpoints(store) if store else []
+    saved = newest_whole(store) if store else None
     with quiet_transformers():
-        trainer.train(resume_from_checkpoint=str(saved[-1].open(store)) if store and saved else None)
+        trainer.train(resume_from_checkpoint=str(saved.open(store)) if store and saved else None)
     return encoder, trainer.state.log_history
 
 

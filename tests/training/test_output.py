@@ -10,7 +10,7 @@ from raycol.index.storage import open_store
 from raycol.models import load_encoder
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
-from raycol.training.run import begin, clear, finish, open_run
+from raycol.training.run import begin, clear, finish, mark_done, open_run
 from raycol.training.worker import fit
 from tests.training.material import losses, settings, weights, write_examples
 
@@ -44,6 +44,7 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
         worker.make_loss = make
     # The newest one, and the best.
     assert len(list_checkpoints(store)) <= 2
+    mark_done(store)
     kept, history = finish(store, config, run)
     clear(store)
     assert {path.name for path in tmp_path.rglob("*-training")} == set()
@@ -72,6 +73,7 @@ def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Pat
         fit(
             config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, lambda _: None
         )
+        mark_done(store)
         kept, _ = finish(store, config, run)
         found[share], measured[share] = weights(load_encoder(config.out, device="cpu")), kept.metrics["nDCG@10"]
         opened = open_collection(run.collection.open(store))

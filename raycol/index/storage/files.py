@@ -186,8 +186,20 @@ def digest(file: Any) -> str:
     return found.hexdigest()
 
 
+def fsync_tree(path: Path) -> None:
+    """Flush all files and folders of a tree to the disk: for what other libraries have written."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            _fsync(Path(folder, name))
+        fsync_folder(Path(folder))
+
+
 def fsync_folder(path: Path) -> None:
     """Flush a folder's list of names to the disk."""
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
