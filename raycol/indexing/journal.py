@@ -12,11 +12,12 @@ import json
 from typing import TypeVar
 
 import xxhash
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from raycol.errors import writing
 from raycol.index.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.index.storage import Files, Store
+from raycol.index.storage.files import seal, unseal
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.part import Built, Task
 from raycol.indexing.plan import Plan
@@ -99,7 +100,7 @@ class Journal:
 
     def _write(self, name: str, record: BaseModel) -> None:
         with writing(self._store):
-            self._store.write(self._path(name), record.model_dump_json().encode())
+            self._store.write(self._path(name), seal(record.model_dump_json().encode()))
 
     def _part(self, number: int) -> str:
         """Begins, as a manifest's name does, with the version that will be: vacuum goes by what a name begins with."""
@@ -110,8 +111,8 @@ class Journal:
 
     def _read(self, kind: type[R], name: str) -> R | None:
         try:
-            return kind.model_validate_json(self._store.read(self._path(name), _MAX_RECORD_BYTES))
-        except (OSError, ValidationError):
+            return kind.model_validate_json(unseal(self._store.read(self._path(name), _MAX_RECORD_BYTES)))
+        except (OSError, ValueError):
             return None
 
     def _stands(self, folder: str, files: Files) -> bool:

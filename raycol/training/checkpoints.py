@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.index.storage import Files, Store
-from raycol.index.storage.files import content_name, describe_file, fsync_tree
+from raycol.index.storage.files import content_name, describe_file, fsync_tree, seal, unseal
 from raycol.index.storage.store import UNFINISHED
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ def list_checkpoints(store: Store) -> list[Saved]:
             continue
         place = store.place(f"{_FOLDER}/{name}")
         try:
-            saved = Saved.model_validate_json(store.read(f"{_FOLDER}/{name}", _MAX_RECORD_BYTES))
+            saved = Saved.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_RECORD_BYTES)))
             store.check_lengths(saved.folder, saved.files)
         except FileNotFoundError:  # pruned meanwhile
             continue
-        except (OSError, ValidationError, IndexCorruptError) as error:
+        except (OSError, ValueError, IndexCorruptError) as error:
             log.warning("%s: a damaged checkpoint, left out (%s)", place, str(error).splitlines()[0])
             continue
         found.append(saved)
@@ -119,7 +119,7 @@ def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: C
         write(workspace)
         folder = publish(store, workspace, _FOLDER, step)
         saved = Saved(step=step, folder=folder.folder, files=folder.files, metrics=metrics)
-        store.write(f"{_FOLDER}/{step:08d}.json", saved.model_dump_json().encode())
+        store.write(f"{_FOLDER}/{step:08d}.json", seal(saved.model_dump_json().encode()))
     return saved
 
 

@@ -10,6 +10,7 @@ import pytest
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
+from raycol.progress import no_report
 from tests.conftest import make_clustered, save_encoded
 from tests.indexing.cluster import contents
 from tests.indexing.here import append_corpus, build_index
@@ -144,3 +145,41 @@ def test_what_both_append_is_refused_to_the_second(tmp_path: Path) -> None:
         append_corpus(addition, overtake)
     report = append_corpus(addition.model_copy(update={"upsert": True}))
     assert (report.documents, report.replaced, len(Index.open(out))) == (15, 1, 30)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["partitions/*/codes.npy", "partitions/*/id_bytes.npy", "codebooks/*/*", "builds/*/0*"]
+)
+@pytest.mark.parametrize("verb", ["build", "append"])
+def test_a_finished_part_that_has_been_damaged_is_built_anew(tmp_path: Path, verb: str, damaged: str) -> None:
+    """By a bit that has flipped: nothing is shorter than it was."""
+    if (verb, damaged) == ("append", "codebooks/*/*"):
+        return  # the index's own, which verify names
+    documents = make_clustered(60, 16, seed=6)
+    out, whole = tmp_path / "i", tmp_path / "whole"
+    first, second = (save(tmp_path / f"{n}.npz", documents[n : n + 30], n) for n in (0, 30))
+
+    def run(root: Path, report=no_report) -> BuildReport:
+        if verb == "build":
+            return build_index(IndexConfig(corpus=str(first), out=str(root), docs_per_partition=10), report)
+        return append_corpus(AppendConfig(index=str(root), corpus=str(second), docs_per_partition=10), report)
+
+    def stop(done: float, total: float | None = None, note: str = "") -> None:
+        if "2 of 3 parts" in note:
+            raise KeyboardInterrupt
+
+    if verb == "append":
+        build_index(IndexConfig(corpus=str(first), out=str(out)))
+        shutil.copytree(out, whole)
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, stop)
+    start = "00000001-" if verb == "append" and "builds" not in damaged else ""
+    path = next(path for path in sorted(out.glob(damaged)) if start in str(path))
+    content = bytearray(path.read_bytes())
+    content[-1 if "builds" in damaged else len(content) // 2] ^= 1
+    path.write_bytes(content)
+    report = run(out)
+    assert report.reused_parts == (0 if "codebooks" in damaged else 1)
+    assert Index.open(out).verify() == []
+    assert contents(out) == contents(whole)

@@ -10,6 +10,7 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
+from raycol.index.storage.files import unseal
 from raycol.indexing.part import Built
 from tests.conftest import make_clustered, make_passages, save_encoded
 from tests.indexing.cluster import Build, Nodes, contents, nodes, records, report_of
@@ -179,7 +180,7 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
     committed, before = (out / "manifests").exists(), records(out)
     if not committed:
         # What the journal names may be gone: then it is made again.
-        gone = Built.model_validate_json(next(out.glob("builds/*/*-00000001.json")).read_bytes())
+        gone = Built.model_validate_json(unseal(next(out.glob("builds/*/*-00000001.json")).read_bytes()))
         assert gone.info
         shutil.rmtree(out / "partitions" / gone.info.name)
     if list(out.glob("builds/*")):

@@ -1,8 +1,15 @@
 """The record of the version to serve."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import numpy as np
 import pytest
 
-from raycol.errors import IndexCorruptError
+from raycol.errors import IndexCorruptError, RaycolError
+from raycol.index import Document, Index
 from raycol.index.storage import Store
 from raycol.serving.pin import current_version, read_pin, starting_version, write_pin
 
@@ -42,3 +49,58 @@ def test_a_choice_that_is_gone_or_cannot_be_read_is_none(store: Store) -> None:
         assert current_version(store, 2, 0) == 2
         with pytest.raises(IndexCorruptError, match=r"served\.json"):
             read_pin(store)
+
+
+def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> None:
+    """A vacuum must not take the record's unfinished file for what a dead writer left."""
+    done = Event()
+
+    def others() -> int:
+        commits = 0
+        while not done.is_set():
+            index = Index.open(store.uri)
+            index.upsert([Document(f"d{commits % 5 + 3}", np.ones((2, 16), np.float32))])
+            index.vacuum(keep=1)
+            commits += 1
+        return commits
+
+    with ThreadPoolExecutor(2) as threads:
+        working = threads.submit(others)
+        try:
+            for version in range(1, 200):
+                write_pin(store, version, newest=False)
+                pin = read_pin(store)
+                assert pin
+                assert pin.version == version
+        finally:
+            done.set()
+        assert working.result() > 3
+    Index.open(store.uri).vacuum(keep=1)
+    assert Index.open(store.uri).verify() == []
+
+
+def test_a_record_that_a_vacuum_takes_on_its_way_is_written_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, taken = os.replace, 0
+
+    def take(source: Path, target: Path) -> None:
+        nonlocal taken
+        if taken < 3:
+            taken += 1
+            Index.open(store.uri).vacuum(keep=9, abandoned=True)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", take)
+    write_pin(store, 2, newest=False)
+    pin = read_pin(store)
+    assert pin
+    assert (pin.version, taken) == (2, 3)
+
+
+def test_a_record_that_cannot_be_written_is_an_error_of_raycols(store: Store) -> None:
+    (Path(store.uri) / "served.json").mkdir()
+    with pytest.raises(RaycolError, match=r"served\.json: cannot be written \(Is a directory\)"):
+        write_pin(store, 2, newest=False)
+    left = {path.name for path in Path(store.uri).iterdir()}
+    assert left == {"codebooks", "deletes", "manifests", "partitions", "served.json"}

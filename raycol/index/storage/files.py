@@ -186,6 +186,19 @@ def digest(file: Any) -> str:
     return found.hexdigest()
 
 
+def seal(record: bytes) -> bytes:
+    """A record behind a line with its checksum."""
+    return b"%s\n%s" % (xxhash.xxh3_128_hexdigest(record).encode(), record)
+
+
+def unseal(content: bytes) -> bytes:
+    """The record that `seal` was given. Raises `ValueError` if the content is not what it returned."""
+    checksum, _, record = content.partition(b"\n")
+    if checksum != xxhash.xxh3_128_hexdigest(record).encode():
+        raise ValueError("its checksum is wrong")
+    return record
+
+
 def fsync_tree(path: Path) -> None:
     """Flush all files and folders of a tree to the disk: for what other libraries have written."""
     for folder, _, names in os.walk(path, topdown=False):
