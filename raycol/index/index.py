@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.errors import IndexCorruptError, InputError
+from raycol.errors import InputError
 from raycol.index.changes import Change, add_documents, check_writable, delete_documents, remember_settings
 from raycol.index.codebook import Codebook
 from raycol.index.compact import compact
@@ -20,7 +20,7 @@ from raycol.index.counts import check_count
 from raycol.index.create import PARTITION_TOKENS, create
 from raycol.index.document import MAX_QUERY_TOKENS, Document, check_embeddings
 from raycol.index.effort import Effort, SearchSettings, resolve
-from raycol.index.manifest import Manifest, ModelInfo, read_manifest, versions
+from raycol.index.manifest import Manifest, ModelInfo, versions
 from raycol.index.partition import Partition
 from raycol.index.scope import Scope
 from raycol.index.search import Answer, Hit, Scorer, cpu_scorer, search, search_exact
@@ -165,15 +165,7 @@ class Index:
             InputError: there is no index, or no such version.
             IndexCorruptError: its files are not as its manifest promises.
         """
-        store = open_store(uri)
-        while True:
-            manifest = read_manifest(store, version)
-            try:
-                return cls(Snapshot.open(store, manifest, partitions, trusted=trust))
-            except IndexCorruptError:
-                if manifest.version in versions(store):
-                    raise
-                # It was vacuumed while it was being opened: there is a newer one, or `read_manifest` says which are.
+        return cls(Snapshot.open_version(open_store(uri), version, partitions, trusted=trust))
 
     @property
     def uri(self) -> str:

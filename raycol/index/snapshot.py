@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from raycol.errors import InputError
+from raycol.errors import IndexCorruptError, InputError
 from raycol.index.codebook import Codebook
 from raycol.index.codebook_files import open_codebook
-from raycol.index.manifest import Manifest, PartitionInfo
+from raycol.index.manifest import Manifest, PartitionInfo, read_manifest, versions
 from raycol.index.partition import Partition
 from raycol.index.storage import Store
 
@@ -44,10 +44,39 @@ class Snapshot:
         )
         return cls(store, manifest, codebook, partitions, trusted)
 
+    @classmethod
+    def open_version(
+        cls,
+        store: Store,
+        version: int | None = None,
+        partition_names: Iterable[str] | None = None,
+        *,
+        trusted: bool = False,
+    ) -> Snapshot:
+        """Open a version, by default the newest, even while others commit and vacuum.
+
+        Raises:
+            InputError: there is no index, no such version, or no such partition.
+            IndexCorruptError: files are not as promised.
+        """
+        while True:
+            manifest = read_manifest(store, version)
+            try:
+                return cls.open(store, manifest, partition_names, trusted=trusted)
+            except IndexCorruptError:
+                if manifest.version in versions(store):
+                    raise
+                # It was vacuumed while it was being opened: there is a newer one, or `read_manifest` says which are.
+
     def next(self, manifest: Manifest) -> Snapshot:
-        """The version that was just committed; partitions open here stay open."""
+        """The version that was just committed, or a newer one if that has been vacuumed; what is open stays open."""
         known = {partition.info.name: partition for partition in self.partitions}
-        partitions = tuple(self._reopen(known.get(info.name), info) for info in manifest.partitions)
+        try:
+            partitions = tuple(self._reopen(known.get(info.name), info) for info in manifest.partitions)
+        except IndexCorruptError:
+            if manifest.version in versions(self.store):
+                raise
+            return Snapshot.open_version(self.store, trusted=self.trusted)
         return replace(self, manifest=manifest, partitions=partitions)
 
     def _reopen(self, partition: Partition | None, info: PartitionInfo) -> Partition:

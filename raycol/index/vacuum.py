@@ -11,9 +11,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from raycol.errors import writing
+from raycol.errors import InputError, writing
 from raycol.index.counts import check_count
-from raycol.index.manifest import BUILDS, CODEBOOKS, DELETES, PARTITIONS, manifest_name, read_manifest, versions
+from raycol.index.manifest import (
+    BUILDS,
+    CODEBOOKS,
+    DELETES,
+    PARTITIONS,
+    Manifest,
+    manifest_name,
+    read_manifest,
+    versions,
+)
 from raycol.index.storage import Store
 
 _BASE = re.compile(r"(\d{8})-")
@@ -41,8 +50,7 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
         IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
     """
     keep = check_count("keep", keep)
-    have = versions(store)
-    kept = [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
+    have, kept = _read(store, keep)
     needed = {folder for manifest in kept for folder in manifest.folders}
     current = kept[-1].version
 
@@ -64,6 +72,17 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
             store.remove(name)
             removed.append(name)
     return Vacuumed(tuple(have[:-keep]), tuple(removed))
+
+
+def _read(store: Store, keep: int) -> tuple[list[int], list[Manifest]]:
+    """The versions there are, and the manifests of the newest `keep`, while other vacuums may be at work."""
+    while True:
+        have = versions(store)
+        try:
+            return have, [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
+        except InputError:
+            if versions(store) == have:
+                raise
 
 
 def sweep(store: Store) -> Vacuumed:

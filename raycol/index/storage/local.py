@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
@@ -173,9 +174,10 @@ class LocalStore(Store):
         path = self.root / name
         if path.is_dir() and not path.is_symlink():
             going = self.root / self._unfinished(_base_of(name))
-            os.rename(path, going)
+            with suppress(FileNotFoundError):  # another process removes it too
+                os.rename(path, going)
             fsync_folder(path.parent)
-            shutil.rmtree(going)
+            shutil.rmtree(going, onerror=_raise_unless_gone)
         else:
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
@@ -256,6 +258,12 @@ class LocalStore(Store):
             fsync_folder(folder.parent)
             self._flushed.add(folder)
             folder = folder.parent
+
+
+def _raise_unless_gone(_: Any, __: str, found: Any) -> None:
+    """An error of `shutil.rmtree` that is not another process's removal of the same."""
+    if not isinstance(found[1], FileNotFoundError):
+        raise found[1]
 
 
 def _base_of(name: str) -> int:
