@@ -315,8 +315,8 @@ def main() -> None:
     unfinished = [name for name in open_store(uri).names("") if "unfinished" in name]
     found += [f"left over: {name}" for name in unfinished]
     acknowledged = sum(map(len, told.acknowledged.values()))
-    print(json.dumps({"problems": found[:20], "acknowledged": acknowledged, "versions": index.version,
-                      "seen": len(told.seen), "processes": started}))  # fmt: skip
+    report = {"problems": found[:20], "acknowledged": acknowledged, "seen": len(told.seen)}
+    sys.stdout.write(json.dumps(report | {"versions": index.version, "processes": started}) + "\n")
 
 
 if __name__ == "__main__":
