@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,16 +25,21 @@ def parts(out: Path) -> list[str]:
     return sorted(path.name for path in out.parent.glob(f".{out.name}-unfinished-*/part-*"))
 
 
-def kill_worker(actor: str) -> None:
-    """Kill one of the actors of the session that this process has started."""
+def workers(actor: str) -> list[psutil.Process]:
+    """Processes of the actors of a kind, of the session that this process has started."""
+    found = []
     for process in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.Error):
             if f"MapWorker(MapBatches({actor}" in " ".join(process.cmdline()):
-                process.kill()
-                return
-        except psutil.Error:
-            continue
-    raise AssertionError("no worker")
+                found.append(process)
+    return found
+
+
+def kill_worker(actor: str) -> None:
+    """Kill one of them."""
+    found = workers(actor)
+    assert found, "no worker"
+    found[0].kill()
 
 
 def start(verb: str, *words: object) -> subprocess.Popen:
@@ -64,7 +70,10 @@ def die_twice(process: subprocess.Popen, out: Path, actor: str) -> int:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    time.sleep(1)  # its workers outlive it for a moment
+    deadline = time.monotonic() + _PATIENCE_S
+    while workers(actor):  # they outlive it for a moment
+        assert time.monotonic() < deadline, "its workers go on"
+        time.sleep(0.05)
     assert not out.exists()
     return len(parts(out))
 
