@@ -18,6 +18,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ from pydantic import BaseModel
 from raycol.errors import InputError, RaycolError, writing
 from raycol.executor import Executor, WorkersConfig
 from raycol.locations import is_uri
+from raycol.locks import held, is_held
 from raycol.mining.place import Place, beside, part_name, place_for, unfinished
 from raycol.progress import Report
 
 _COUNTS = b"raycol"
 _RECORD = "job.json"
 _FORMAT = 1
+_LOCK = ".lock"
 
 
 class Plan:
@@ -72,6 +75,7 @@ class Planning:
 
     def __init__(self, out: str) -> None:
         self._out = out
+        self._held = ExitStack()
         name = f"planning-{uuid.uuid4().hex}"
         if is_uri(out):
             self._folder = Path(tempfile.gettempdir()) / f"raycol-{name}"
@@ -79,14 +83,24 @@ class Planning:
             self._folder = Path(out).parent / f".{Path(out).name}-{name}"
 
     def __enter__(self) -> Plan:
-        for left in [] if is_uri(self._out) else beside(self._out, "planning"):  # by a command that died
-            shutil.rmtree(left, ignore_errors=True)
+        for left in [] if is_uri(self._out) else beside(self._out, "planning"):
+            if left.suffix != _LOCK and not is_held(Path(f"{left}{_LOCK}")):  # by a command that died
+                _remove_plan(left)
         with writing(self._out):
-            self._folder.mkdir(parents=True)
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(held(Path(f"{self._folder}{_LOCK}"), "planning"))
+            self._folder.mkdir()
         return Plan(self._folder)
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove_plan(self._folder)
+        self._held.close()
+
+
+def _remove_plan(folder: Path) -> None:
+    """Remove a folder of a plan, and then its lock."""
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(f"{folder}{_LOCK}").unlink(missing_ok=True)
 
 
 class Job:
@@ -146,7 +160,7 @@ class Job:
         executor: Executor,
     ) -> tuple[list[Counter[str]], int]:
         """Make what was not made before; return the counts of all parts, and how many there were before."""
-        with executor.session(config):
+        with self.place.at_work(), executor.session(config):
             placed = {"folder": self.place.location, **arguments}
             return self._run(plan, actor, config, placed, doing, report, executor)
 
@@ -198,6 +212,8 @@ def _work_name(number: int) -> str:
 
 def _give_up(other: Place, out: str, settings: Mapping[str, object]) -> None:
     """Remove what another command left, unless it had finished parts."""
+    if other.is_at_work():
+        raise InputError(f"{out}: another command is at work on it in {other}; wait until it ends, or stop it")
     if not other.parts():
         other.remove()
         return

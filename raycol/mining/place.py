@@ -11,7 +11,7 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from raycol.errors import InputError, writing
 from raycol.index.storage.files import ChecksumWriter, fsync_folder, save_bytes
 from raycol.locations import is_uri
+from raycol.locks import held, is_held
 
 _PART = "part-"
+_LOCK = ".lock"
 
 
 class Place(ABC):
@@ -31,6 +33,14 @@ class Place(ABC):
 
     def __str__(self) -> str:
         return self.location
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Around a job's work. Raises `InputError` if another command is at work there, as far as that is known."""
+        return nullcontext()
+
+    def is_at_work(self) -> bool:
+        """Whether a command is known to be at work there."""
+        return False
 
     @abstractmethod
     def begin(self, record: str, content: bytes, work: Path) -> None:
@@ -71,9 +81,20 @@ class LocalPlace(Place):
     def __init__(self, location: str) -> None:
         self.location = location
         self._folder = Path(location)
+        self._lock = self._folder / _LOCK
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """By a lock, which ends with its process."""
+        return held(self._lock, "at work")
+
+    def is_at_work(self) -> bool:
+        """By the lock."""
+        return is_held(self._lock)
 
     def begin(self, record: str, content: bytes, work: Path) -> None:
         """The input is moved here."""
+        if self.is_at_work():
+            raise InputError(f"{self._folder}: another command is at work there; wait until it ends, or stop it")
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
             self._replace(record, content)

@@ -33,6 +33,7 @@ from raycol.index.storage import Store
 from raycol.index.storage.files import fsync_folder, fsync_tree
 from raycol.index.storage.store import UNFINISHED
 from raycol.locations import is_uri, shown
+from raycol.locks import held
 from raycol.stored_models import check_writable, holds_model, publish_model
 from raycol.training.checkpoints import (
     Folder,
@@ -48,7 +49,8 @@ from raycol.training.evaluation import METRIC
 from raycol.training.prepare import Work, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
-_OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
+_LOCK = ".lock"
+_OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray", _LOCK)
 _MAX_BYTES = 16 << 20
 
 
@@ -62,6 +64,30 @@ class Run(BaseModel):
     work: Work
     data: Folder
     collection: Folder | None
+
+
+@contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Keep other commands from training in a local storage while the block runs.
+
+    Raises:
+        InputError: one is at work there.
+    """
+    store.check_room()
+    if not store.is_local:
+        yield
+        return
+    folder = Path(store.uri)
+    with writing(store):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / _LOCK, "training"):
+        try:
+            yield
+        finally:
+            if folder.is_dir() and os.listdir(folder) == [_LOCK]:
+                with suppress(OSError):
+                    (folder / _LOCK).unlink()
+                    folder.rmdir()
 
 
 def open_run(store: Store, config: TrainConfig) -> Run | None:

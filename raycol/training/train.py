@@ -27,7 +27,7 @@ from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
 from raycol.training.record import OnRecord
-from raycol.training.run import METRICS, Run, begin, check_out, clear, finish, is_done, mark_done, open_run
+from raycol.training.run import METRICS, Run, alone, begin, check_out, clear, finish, is_done, mark_done, open_run
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,20 @@ def train(
     }
     config = config.model_copy(update=full)
     store = open_store(config.place)
-    begun = open_run(store, config)
-    try:
-        run = begun or begin(store, config)
-        if not is_done(store):
-            fit = _train_in_process if executor.in_process else _train_on_ray
-            fit(config, run, report, _noting(store, on_record))
-        report(run.work.steps, run.work.steps, "saving the model")
-        kept, history = finish(store, config, run)
-    except BaseException:
-        if not begun and not store.names("checkpoints"):
-            clear(store)
-        raise
-    clear(store)
+    with alone(store):
+        begun = open_run(store, config)
+        try:
+            run = begun or begin(store, config)
+            if not is_done(store):
+                fit = _train_in_process if executor.in_process else _train_on_ray
+                fit(config, run, report, _noting(store, on_record))
+            report(run.work.steps, run.work.steps, "saving the model")
+            kept, history = finish(store, config, run)
+        except BaseException:
+            if not begun and not store.names("checkpoints"):
+                clear(store)
+            raise
+        clear(store)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     examples = sum(source.examples for source in run.work.sources)
     return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started)

@@ -14,6 +14,7 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
+from raycol.mining.job import Planning
 from raycol.models import load_encoder
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
@@ -294,3 +295,27 @@ def test_records_that_cannot_be_used_are_skipped_and_listed(beir: Path, index: P
     assert len(report.skipped) == 1
     assert json.loads((tmp_path / "o/mining-report.json").read_text())["skipped"][0]["what"].count("nowhere") == 1
     assert report.pairs == 60
+
+
+def test_a_command_removes_nothing_of_one_that_is_at_work(
+    beir: Path, index: Path, tmp_path: Path, made: list[int]
+) -> None:
+    """Whether it plans or has begun; whether the other is the same or another one."""
+    refusals: list[str] = []
+
+    class Disturbed(Noting):
+        def run(self, *arguments: Any, **named: Any) -> Any:
+            for row in super().run(*arguments, **named):
+                for settings in ({}, {"negatives": 2}):
+                    with pytest.raises(InputError, match="another command is at work") as refused:
+                        mine(index, beir, tmp_path / "o", **settings)
+                    refusals.append(str(refused.value))
+                yield row
+
+    mine(index, beir, tmp_path / "whole")
+    with Planning(str(tmp_path / "o")) as plan:
+        report = mine(index, beir, tmp_path / "o", Disturbed())
+        assert plan.folder.is_dir()
+    assert len(refusals) == 2 * report.parts
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"o", "whole"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.errors import RaycolError
+from raycol.errors import InputError, RaycolError
 from raycol.executor import IN_PROCESS
 from raycol.index.storage import open_store
 from raycol.models import load_encoder
@@ -180,3 +180,16 @@ def test_what_a_killed_writer_left_is_pruned(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     assert newest_whole(store) == list_checkpoints(store)[-1]
+
+
+@pytest.mark.slow
+def test_two_commands_do_not_train_in_one_storage(halted: TrainConfig, tmp_path: Path) -> None:
+    config = copied(halted, tmp_path)
+
+    def disturb(record: dict[str, float]) -> None:
+        with pytest.raises(InputError, match=r"\.m-training: another command is training there"):
+            train(config, executor=IN_PROCESS)
+
+    train(config, on_record=disturb, executor=IN_PROCESS)
+    assert_same_model(halted, config.out)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
