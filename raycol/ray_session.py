@@ -1,7 +1,7 @@
 """Where Ray work runs: the cluster that this process belongs to, or an embedded one of this machine's own.
 
-Embedded is the default and needs nothing running. It has no dashboard, listens with a token that only
-this process and its children know, and ends with the `with` block.
+Embedded is the default and needs nothing running. It has no dashboard, listens on the loopback interface with a token
+that only this process and its children know, and ends with the `with` block.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 
 from raycol.errors import RaycolError
 from raycol.room import make_room
+from raycol.serving.listening import keep_haproxy_private
 
 _OBJECT_STORE_BYTES = 512 << 20
 
@@ -31,6 +32,9 @@ _ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Messages between replicas have gRPC's limit of 4 MiB otherwise, which requests and answers of documented sizes
+    # exceed. What a shard tells of documents has a limit of its own (`raycol.serving.kept`).
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # A request's line is in the log at once, not with a thousand others.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # Around everything that Serve does with a request: a header that is not UTF-8 would be an error 500 of its own.
@@ -85,6 +89,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True):
             os.environ.setdefault(name, str(port))
+        keep_haproxy_private()
 
     import ray
 
@@ -94,14 +99,15 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         return
     try:
         if ours:
-            ray.init(
-                address="local",
-                num_cpus=max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _node_on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1),
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         else:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -111,6 +117,23 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _node_on_loopback() -> Iterator[None]:
+    """Have a node that starts take the loopback address, and its servers listen there alone.
+
+    `ray.init` replaces a loopback address that it is given by the machine's own, but not where clusters are turned off
+    (`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`), which is read when Ray is imported, perhaps long before.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _free_ports(n: int) -> list[int]:

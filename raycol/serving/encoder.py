@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raycol.index.manifest import ModelInfo
 from raycol.serving.batcher import Batcher
+from raycol.serving.listening import keep_replica_on_loopback
 
 # Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
@@ -44,6 +45,7 @@ class QueryEncoder:
 
         from raycol.models import load_encoder_of
 
+        keep_replica_on_loopback()
         if threads:
             torch.set_num_threads(threads)
         known = ModelInfo.model_validate(info) if info else None

@@ -145,7 +145,7 @@ class Endpoint:
         if partial:
             metrics.PARTIAL.inc()
             if not found.answered or not request.allow_partial:
-                raise UnavailableError(f"{found.answered} of {len(self._shards)} shards answered in time")
+                raise _incomplete(shards, found.answered)
         metrics.QUERIES.inc(len(queries))
         stages = {"encode": encoded - started, **found.seconds, "total": time.perf_counter() - started}
         for stage, seconds in stages.items():
@@ -233,7 +233,7 @@ class Endpoint:
         if id_ not in found:
             return None
         hit = SearchHit.of(id_, 0.0, found[id_])
-        return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, version=version)
+        return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, omitted=hit.omitted, version=version)
 
     async def describe(self) -> IndexDescription:
         """Answer `GET /v1/index`."""
@@ -426,7 +426,7 @@ class Endpoint:
         """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
         answers = await shards.ask_all(method, dict.fromkeys(shards.alive, arguments))
         if len(answers) < len(self._shards) and not (allow_partial and answers):
-            raise UnavailableError(f"{len(answers)} of {len(self._shards)} shards answered in time")
+            raise _incomplete(shards, len(answers))
         return [answers[number] for number in sorted(answers)]
 
     async def _documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
@@ -434,6 +434,13 @@ class Endpoint:
         for answer in await self._ask_every(shards, "documents", (ids,)):
             found |= answer
         return found
+
+
+def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
+    late = sum(isinstance(failure, TimeoutError) for failure in shards.failures.values())
+    failed = len(shards.failures) - late
+    reasons = [f"{n} {what}" for n, what in ((late, "late"), (failed, "failed")) if n]
+    return UnavailableError(f"{answered} of {len(shards)} shards answered ({', '.join(reasons)})")
 
 
 async def _result(response: Awaitable[T]) -> T:

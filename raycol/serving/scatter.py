@@ -74,6 +74,10 @@ class Shards:
         self._deadline = deadline
         self._on_failure = on_failure
         self.alive = list(range(len(asks)))
+        self.failures: dict[int, BaseException] = {}
+
+    def __len__(self) -> int:
+        return len(self._asks)
 
     def step_s(self) -> float:
         """Seconds that the next step may take, so that another can follow it."""
@@ -104,6 +108,7 @@ class Shards:
                 answers[number] = task.result()
             else:
                 self.alive.remove(number)
+                self.failures[number] = failure
                 self._on_failure(number, failure)
         return answers
 
