@@ -24,7 +24,7 @@ from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
 from raycol.serving.deploy import check_same_model, manifest_to_serve
-from raycol.serving.guard import REQUEST_ID, Rules
+from raycol.serving.guard import REQUEST_ID, Hosts, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
 from raycol.serving.probing import Probing, centroids_once
@@ -81,6 +81,8 @@ class Settings:
     max_requests: int
     keys: str | None
     cors: tuple[str, ...]
+    host: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class Endpoint:
@@ -105,7 +107,9 @@ class Endpoint:
         self._probing = self._probing_of(self._manifest)
         metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
-        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors)
+        # A key is what a page of another name does not have.
+        hosts = None if self._keys and not settings.allowed_hosts else Hosts(settings.host, settings.allowed_hosts)
+        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts)
 
     def _scope_of(self, key: str | None) -> str | None:
         # The keys of this moment: they may have been read again.
