@@ -201,6 +201,37 @@ def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> Non
     asyncio.run(run())
 
 
+@pytest.mark.slow
+def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
+    tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a search wait for them, or they for a search."""
+    from raycol.serving import encoder as module
+
+    read: list[int] = []
+    places = module.token_places
+    monkeypatch.setattr(
+        module, "token_places", lambda model, text, query: read.append(len(text)) or places(model, text, query)
+    )
+    encoder = module.QueryEncoder(str(tiny_colbert), None)
+    weights = encoder._encoder.state_dict()
+    assert all(weights[name] is not None and tensor.data_ptr() == weights[name].data_ptr()
+               for name, tensor in encoder._explainer.state_dict().items())  # fmt: skip
+    long = "rain wind " * 400_000
+
+    async def run() -> None:
+        for is_query in (True, False):
+            short = await encoder.tokens(long[:200], is_query)
+            with encoder._tokenizing:
+                found = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
+            (array,), _ = await encoder.embed([long], is_query)
+            assert len(found) == len(array)
+            assert found == short
+
+    asyncio.run(run())
+    assert max(read) < 10_000
+
+
 def test_an_index_without_the_model_says_so(store: Store) -> None:
     with pytest.raises(InputError, match="no model is known"):
         asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
