@@ -6,10 +6,11 @@ import asyncio
 import base64
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from raycol.index.manifest import Manifest, read_manifest, versions
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
+from raycol.serving.breaker import Breaker
 from raycol.serving.deploy import check_same_model, manifest_to_serve
 from raycol.serving.guard import REQUEST_ID, Hosts, Rules
 from raycol.serving.keys import WatchedKeys
@@ -95,6 +97,7 @@ class Endpoint:
         self.settings = settings
         self._encoder_or_none = encoder
         self._shards = list(shards)
+        self._breakers = [Breaker(str(number), partial(_alive, shard)) for number, shard in enumerate(self._shards)]
         self._store = open_store(settings.index)
         self._manifest = read_manifest(self._store, current_version(self._store, settings.version, settings.seen))
         # The time of the choice of a version that is served, or has been looked at.
@@ -389,11 +392,13 @@ class Endpoint:
         asks = [self._ask(number, version, spared) for number in range(len(self._shards))]
 
         def on_failure(number: int, failure: BaseException) -> None:
-            reason = "late" if isinstance(failure, TimeoutError) else "failed"
+            reason = _reason(failure)
             metrics.SHARD_FAILURES.labels(str(number), reason).inc()
+            if reason == "down":
+                return  # the log says so once
             log.warning("request %s: shard %d %s: %r", REQUEST_ID.get(), number, reason, failure)
 
-        return scatter.Shards(asks, spared, on_failure)
+        return scatter.Shards(asks, spared, on_failure, self._breakers)
 
     @cached_property
     def _ask_handles(self) -> list[Any]:
@@ -428,7 +433,7 @@ class Endpoint:
         self, shards: scatter.Shards, method: str, arguments: tuple[Any, ...], *, allow_partial: bool = False
     ) -> list[Any]:
         """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
-        answers = await shards.ask_all(method, dict.fromkeys(shards.alive, arguments))
+        answers = await shards.ask_each(method, *arguments)
         if len(answers) < len(self._shards) and not (allow_partial and answers):
             raise _incomplete(shards, len(answers))
         return [answers[number] for number in sorted(answers)]
@@ -441,10 +446,20 @@ class Endpoint:
 
 
 def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
-    late = sum(isinstance(failure, TimeoutError) for failure in shards.failures.values())
-    failed = len(shards.failures) - late
-    reasons = [f"{n} {what}" for n, what in ((late, "late"), (failed, "failed")) if n]
-    return UnavailableError(f"{answered} of {len(shards)} shards answered ({', '.join(reasons)})")
+    reasons = Counter(map(_reason, shards.failures.values()))
+    listed = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+    return UnavailableError(f"{answered} of {len(shards)} shards answered ({listed})")
+
+
+def _reason(failure: BaseException) -> str:
+    """Why a shard has not answered."""
+    if isinstance(failure, scatter.ShardDownError):
+        return "down"
+    return "late" if isinstance(failure, TimeoutError) else "failed"
+
+
+async def _alive(shard: Any) -> None:
+    await shard.status.remote()
 
 
 async def _result(response: Awaitable[T]) -> T:
