@@ -74,7 +74,7 @@ class Breaker:
     async def _look(self) -> None:
         try:
             # Two, which Serve gives to different replicas where there are any.
-            asked = [asyncio.ensure_future(_done(self._is_alive())) for _ in range(2)]
+            asked = [asyncio.ensure_future(self._is_alive()) for _ in range(2)]
             done, waiting = await asyncio.wait(asked, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
             for task in waiting:
                 task.cancel()
@@ -98,7 +98,3 @@ class Breaker:
         if is_down != self.is_down:
             log.warning("shard %s %s", self._name, "is down, and left out" if is_down else "answers again")
         self.is_down = is_down
-
-
-async def _done(answer: Awaitable[Any]) -> Any:
-    return await answer
