@@ -1,7 +1,7 @@
 """Where Ray work runs: the cluster that this process belongs to, or an embedded one of this machine's own.
 
-Embedded is the default and needs nothing running. It has no dashboard, listens with a token that only
-this process and its children know, and ends with the `with` block.
+Embedded is the default and needs nothing running. It has no dashboard, listens on the loopback interface with a token
+that only this process and its children know, and ends with the `with` block.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ import math
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
 
-from raycol.errors import RaycolError
+from raycol.errors import InputError, RaycolError
 from raycol.room import make_room
+from raycol.serving.listening import keep_haproxy_private
 
 _OBJECT_STORE_BYTES = 512 << 20
+# Ray waits half a minute for a node of its own, which a busy machine may not have started by then.
+_STARTS = 2
+# Something that is there accepts connections at once.
+_REACHED_S = 10.0
+_CLIENT_PORT = 10001
+# Of the 107 bytes that a socket's path may have, what is left of those that Ray puts below (the time, a process's id).
+_MOST_FOLDER_BYTES = 103 - len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
 
 # Read by Ray at import or at start, so they are set before either. A value that is set already wins.
 _ENVIRONMENT = {
@@ -31,6 +41,9 @@ _ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Messages between replicas have gRPC's limit of 4 MiB otherwise, which requests and answers of documented sizes
+    # exceed. What a shard tells of documents has a limit of its own (`raycol.serving.kept`).
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # A request's line is in the log at once, not with a thousand others.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # Around everything that Serve does with a request: a header that is not UTF-8 would be an error 500 of its own.
@@ -74,7 +87,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         each: what each worker needs.
 
     Raises:
-        InputError: there is less of a resource than the work needs.
+        InputError: there is less of a resource than the work needs, or Ray's sockets cannot be where TMPDIR says.
         RaycolError: the cluster named by RAY_ADDRESS cannot be reached, or has no room in that time.
     """
     set_environment()
@@ -85,6 +98,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True):
             os.environ.setdefault(name, str(port))
+        keep_haproxy_private()
 
     import ray
 
@@ -92,25 +106,95 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         make_room(workers, each, wait_for_nodes)
         yield
         return
-    try:
-        if ours:
-            ray.init(
-                address="local",
-                num_cpus=max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RaycolError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
+    if ours:
+        _start(max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1))
+    else:
+        _connect(os.environ["RAY_ADDRESS"])
     try:
         make_room(workers, each, wait_for_nodes)
         yield
     finally:
         ray.shutdown()
+
+
+def _start(num_cpus: int) -> None:
+    """Start a session of one node."""
+    import ray
+
+    check_socket_folder()
+    for attempt in range(1, _STARTS + 1):
+        try:
+            with _node_on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            return
+        except Exception as error:  # a node that is late is a plain one
+            ray.shutdown()
+            late = "timed out" in str(error)
+            if attempt < _STARTS and late:
+                continue
+            advice = "; this machine is busy, or short of memory: try again" if late else ""
+            raise RaycolError(f"Ray cannot be started here: {_first_line(error)}{advice}") from error
+
+
+def _connect(address: str) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, where anything listens there: Ray tries for many minutes."""
+    import ray
+
+    try:
+        host, port = _host_and_port(address)
+        if host:
+            socket.create_connection((host, port), timeout=_REACHED_S).close()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
+        raise RaycolError(
+            f"RAY_ADDRESS is {address!r}, and no cluster of Ray is reached there ({reason}); correct it, or unset it "
+            "to run on this machine"
+        ) from error
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Where to connect to; no host where Ray looks for a cluster itself (auto, local)."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    # Of Ray's client the port may be left out.
+    port = parts.port or (_CLIENT_PORT if parts.scheme == "ray" else None)
+    return (parts.hostname, port) if parts.hostname and port else ("", 0)
+
+
+def check_socket_folder() -> None:
+    """Raise `InputError` where the sockets of a session of Ray would have longer paths than a socket can."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "TMPDIR")
+    folder = os.environ.get(name) or tempfile.gettempdir()
+    size = len(os.fsencode(folder))
+    if size > _MOST_FOLDER_BYTES:
+        raise InputError(
+            f"{name} is {folder!r}, {size} bytes: the paths of Ray's sockets there are too long; set RAY_TMPDIR to a "
+            f"folder of at most {_MOST_FOLDER_BYTES} bytes, such as /tmp"
+        )
+
+
+@contextmanager
+def _node_on_loopback() -> Iterator[None]:
+    """Have a node that starts take the loopback address, and its servers listen there alone.
+
+    `ray.init` replaces a loopback address that it is given by the machine's own, but not where clusters are turned off
+    (`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`), which is read when Ray is imported, perhaps long before.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _free_ports(n: int) -> list[int]:

@@ -1,7 +1,7 @@
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.ray_session import _free_ports, ray_errors, ray_session
+from raycol.ray_session import _free_ports, check_socket_folder, ray_errors, ray_session
 
 
 @pytest.mark.slow
@@ -46,6 +46,52 @@ def test_an_error_of_the_controller_of_training_tells_its_cause() -> None:
         raise ControllerError(TimeoutError("no worker came"))
     with pytest.raises(InputError, match=r"^a bad record$"), ray_errors("training"):
         raise ControllerError(InputError("a bad record"))
+
+
+@pytest.mark.sockets
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}", "no-such-host.invalid:{}"])
+def test_a_cluster_that_is_not_there_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Ray itself would try for a quarter of an hour."""
+    import ray
+
+    def init(**settings: object) -> None:
+        raise AssertionError("Ray was asked to connect")
+
+    (port,) = _free_ports(1)
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port))
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RaycolError, match=r"^RAY_ADDRESS is '.*unset it") as failed, ray_session():
+        pass
+    assert "asked" not in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_too_long_for_sockets_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, "/tmp/" + "x" * 40)
+    with pytest.raises(InputError, match=rf"^{name} is '/tmp/x.*set RAY_TMPDIR"):
+        check_socket_folder()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    check_socket_folder()
+
+
+@pytest.mark.sockets
+def test_a_node_that_starts_slowly_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    started: list[dict] = []
+
+    def init(**settings: object) -> None:
+        started.append(settings)
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RaycolError, match=r"cannot be started here: .*timed out.*try again"), ray_session():
+        pass
+    assert len(started) == 2
 
 
 @pytest.mark.sockets

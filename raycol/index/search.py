@@ -183,6 +183,8 @@ def find_candidates(
 ) -> Candidates:
     """The candidates among the documents of a scope, at most `limit` by estimate where there are.
 
+    Where there are none, they are those that may ever be scored exactly, by their scores.
+
     Where the query's `probes` are known, only those centroids are scored that candidates have.
     """
     if plan.exact or not scope.n_allowed:
@@ -211,6 +213,9 @@ def find_candidates(
                 for partition, documents in parts
             ]
         )
+    if not plan.n_probe and len(numbers_M) > _MOST_RESCORED * plan.n_rescore:
+        kept_M = np.sort(_ranked(scores_M)[: _MOST_RESCORED * plan.n_rescore])
+        numbers_M, estimates_M, scores_M = numbers_M[kept_M], estimates_M[kept_M], scores_M[kept_M]
     return Candidates(numbers_M, estimates_M, scores_M)
 
 

@@ -70,6 +70,8 @@ def build_app(config: ServeConfig) -> Any:
         max_requests=config.max_requests,
         keys=None if config.keys is None else absolute(config.keys),
         cors=config.cors,
+        host=config.host,
+        allowed_hosts=config.allowed_hosts,
     )
     return (
         serve.deployment(Gateway)

@@ -54,6 +54,9 @@ class ServeConfig(Config):
     cors: tuple[str, ...] = ()
     """Origins whose pages may call the endpoint from a browser; none by default."""
 
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which the endpoint may be called without keys, beside localhost and the address it listens on."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:

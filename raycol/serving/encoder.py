@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from raycol.index.manifest import ModelInfo
 from raycol.serving.batcher import Batcher
+from raycol.serving.listening import keep_replica_on_loopback
 
 # Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
@@ -44,12 +46,16 @@ class QueryEncoder:
 
         from raycol.models import load_encoder_of
 
+        keep_replica_on_loopback()
         if threads:
             torch.set_num_threads(threads)
         known = ModelInfo.model_validate(info) if info else None
         self._encoder = load_encoder_of(known, name_or_path, device=None)
-        # A tokenizer holds how it cuts and pads: whoever uses it with other settings meanwhile would get those.
+        # A tokenizer holds how it cuts and pads: whoever uses it with other settings meanwhile would get those. Texts
+        # are explained with another one, so that no search waits for that.
         self._tokenizing = threading.Lock()
+        self._explaining = threading.Lock()
+        self._explainer = _sharing_weights(self._encoder)
         self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._limits = {True: self._length("query"), False: self._length("document")}
         self._together = Batcher(self._encode, lambda text: len(text.text) // _CHARACTERS_PER_TOKEN + 2, _BATCH_TOKENS)
@@ -57,7 +63,7 @@ class QueryEncoder:
 
     async def embed(self, texts: list[str], is_query: bool) -> tuple[list[NDArray[np.float32]], int]:
         """Embeddings of each text, float32 [n_tokens, dim], and how many of them were known already."""
-        texts = [text[: _MOST_CHARACTERS_PER_TOKEN * self._limits[is_query]] for text in texts]
+        texts = [self._cut(text, is_query) for text in texts]
         found = {text: self._known[text] for text in set(texts) if is_query and text in self._known}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing:
@@ -87,8 +93,12 @@ class QueryEncoder:
         """That it is there."""
 
     def _tokens(self, text: str, is_query: bool) -> Tokens:
-        with self._tokenizing:
-            return token_places(self._encoder, text, is_query)
+        with self._explaining:
+            return token_places(self._explainer, self._cut(text, is_query), is_query)
+
+    def _cut(self, text: str, is_query: bool) -> str:
+        """As much of a text as is tokenized."""
+        return text[: _MOST_CHARACTERS_PER_TOKEN * self._limits[is_query]]
 
     def _encode(self, texts: Sequence[_Text]) -> list[NDArray[np.float32]]:
         found: dict[_Text, Any] = {}
@@ -104,6 +114,12 @@ class QueryEncoder:
         transformer = self._encoder[0]
         own = transformer.query_length if task == "query" else transformer.document_length
         return int(own or self._encoder.max_seq_length or 512)
+
+
+def _sharing_weights(encoder: Any) -> Any:
+    """A copy of an encoder with its weights, and a tokenizer of its own."""
+    shared = [*encoder.parameters(), *encoder.buffers()]
+    return copy.deepcopy(encoder, {id(tensor): tensor for tensor in shared})
 
 
 def token_places(encoder: Any, text: str, is_query: bool) -> Tokens:

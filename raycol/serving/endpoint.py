@@ -6,10 +6,11 @@ import asyncio
 import base64
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,8 +24,9 @@ from raycol.index.manifest import Manifest, read_manifest, versions
 from raycol.index.shard import Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import metrics, scatter
+from raycol.serving.breaker import Breaker
 from raycol.serving.deploy import check_same_model, manifest_to_serve
-from raycol.serving.guard import REQUEST_ID, Rules
+from raycol.serving.guard import REQUEST_ID, Hosts, Rules
 from raycol.serving.keys import WatchedKeys
 from raycol.serving.pin import current_version, read_pin, write_pin
 from raycol.serving.probing import Probing, centroids_once
@@ -81,6 +83,8 @@ class Settings:
     max_requests: int
     keys: str | None
     cors: tuple[str, ...]
+    host: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class Endpoint:
@@ -93,6 +97,7 @@ class Endpoint:
         self.settings = settings
         self._encoder_or_none = encoder
         self._shards = list(shards)
+        self._breakers = [Breaker(str(number), partial(_alive, shard)) for number, shard in enumerate(self._shards)]
         self._store = open_store(settings.index)
         self._manifest = read_manifest(self._store, current_version(self._store, settings.version, settings.seen))
         # The time of the choice of a version that is served, or has been looked at.
@@ -105,7 +110,9 @@ class Endpoint:
         self._probing = self._probing_of(self._manifest)
         metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
-        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors)
+        # A key is what a page of another name does not have.
+        hosts = None if self._keys and not settings.allowed_hosts else Hosts(settings.host, settings.allowed_hosts)
+        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts)
 
     def _scope_of(self, key: str | None) -> str | None:
         # The keys of this moment: they may have been read again.
@@ -145,7 +152,7 @@ class Endpoint:
         if partial:
             metrics.PARTIAL.inc()
             if not found.answered or not request.allow_partial:
-                raise UnavailableError(f"{found.answered} of {len(self._shards)} shards answered in time")
+                raise _incomplete(shards, found.answered)
         metrics.QUERIES.inc(len(queries))
         stages = {"encode": encoded - started, **found.seconds, "total": time.perf_counter() - started}
         for stage, seconds in stages.items():
@@ -233,7 +240,7 @@ class Endpoint:
         if id_ not in found:
             return None
         hit = SearchHit.of(id_, 0.0, found[id_])
-        return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, version=version)
+        return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, omitted=hit.omitted, version=version)
 
     async def describe(self) -> IndexDescription:
         """Answer `GET /v1/index`."""
@@ -385,11 +392,13 @@ class Endpoint:
         asks = [self._ask(number, version, spared) for number in range(len(self._shards))]
 
         def on_failure(number: int, failure: BaseException) -> None:
-            reason = "late" if isinstance(failure, TimeoutError) else "failed"
+            reason = _reason(failure)
             metrics.SHARD_FAILURES.labels(str(number), reason).inc()
+            if reason == "down":
+                return  # the log says so once
             log.warning("request %s: shard %d %s: %r", REQUEST_ID.get(), number, reason, failure)
 
-        return scatter.Shards(asks, spared, on_failure)
+        return scatter.Shards(asks, spared, on_failure, self._breakers)
 
     @cached_property
     def _ask_handles(self) -> list[Any]:
@@ -424,9 +433,9 @@ class Endpoint:
         self, shards: scatter.Shards, method: str, arguments: tuple[Any, ...], *, allow_partial: bool = False
     ) -> list[Any]:
         """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
-        answers = await shards.ask_all(method, dict.fromkeys(shards.alive, arguments))
+        answers = await shards.ask_each(method, *arguments)
         if len(answers) < len(self._shards) and not (allow_partial and answers):
-            raise UnavailableError(f"{len(answers)} of {len(self._shards)} shards answered in time")
+            raise _incomplete(shards, len(answers))
         return [answers[number] for number in sorted(answers)]
 
     async def _documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
@@ -434,6 +443,23 @@ class Endpoint:
         for answer in await self._ask_every(shards, "documents", (ids,)):
             found |= answer
         return found
+
+
+def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
+    reasons = Counter(map(_reason, shards.failures.values()))
+    listed = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+    return UnavailableError(f"{answered} of {len(shards)} shards answered ({listed})")
+
+
+def _reason(failure: BaseException) -> str:
+    """Why a shard has not answered."""
+    if isinstance(failure, scatter.ShardDownError):
+        return "down"
+    return "late" if isinstance(failure, TimeoutError) else "failed"
+
+
+async def _alive(shard: Any) -> None:
+    await shard.status.remote()
 
 
 async def _result(response: Awaitable[T]) -> T:

@@ -22,6 +22,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
 from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
 from raycol.serving.guard import REQUEST_ID, Guard
+from raycol.serving.listening import keep_replica_on_loopback
 from raycol.serving.page import HEADERS, page_files
 from raycol.serving.schema import (
     MAX_ID_CHARACTERS,
@@ -148,6 +149,7 @@ class Gateway:
     """The HTTP ingress."""
 
     def __init__(self, settings: Settings, encoder: Any, shards: list[Any]) -> None:
+        keep_replica_on_loopback()
         self.endpoint = Endpoint(settings, encoder, shards)
         Guard.rules = self.endpoint.rules
         self.name = serve.get_replica_context().replica_id.unique_id

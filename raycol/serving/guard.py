@@ -6,8 +6,10 @@ ASGI middleware without Ray or FastAPI, so that nothing of a request is parsed b
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -41,10 +43,56 @@ _TAKEN_BYTES_S = 128 << 10
 _PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
+# Asked by whatever watches over an endpoint, by any name.
+_PROBES = {"/healthz", "/readyz"}
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:]+))(?::\d*)?")
+_ANY = "0.0.0.0"  # noqa: S104
 
 log = logging.getLogger("ray.serve")
 
 Scope = Callable[[str | None], str | None]
+
+
+class Hosts:
+    """The names by which an endpoint may be called.
+
+    A page whose own name is made to resolve to this endpoint's address (DNS rebinding) is of the same origin for its
+    browser, and could do whatever needs no key; but its name stands in the requests.
+
+    Args:
+        bound: the address that the endpoint listens on. Of one that stands for all, any address is a name.
+        allowed: more names.
+    """
+
+    def __init__(self, bound: str | None, allowed: tuple[str, ...] = ()) -> None:
+        known = (*_LOOPBACK_NAMES, *allowed, *([bound] if bound else []))
+        self._names = {_name(host) for host in known}
+        address = _address(bound or _ANY)
+        self._any_address = address is not None and address.is_unspecified
+
+    def allows(self, host: str) -> bool:
+        """Whether a `Host` header names this endpoint."""
+        name = _name(host)
+        address = _address(name)
+        if address is not None and (self._any_address or address.is_loopback):
+            return True
+        return name in self._names
+
+
+def _name(host: str) -> str:
+    """A host without its port, in lower case."""
+    host = host.strip().lower()
+    if found := _HOST.fullmatch(host):
+        host = found[1] or found[2]
+    return host.removesuffix(".")
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 class Rules:
@@ -54,12 +102,20 @@ class Rules:
         max_requests: at once.
         scope_of: the scope, read or admin, of a presented key; None where no keys are needed.
         cors: origins whose pages may call.
+        hosts: what requests may name as their host; None where they may name any.
     """
 
-    def __init__(self, max_requests: int, scope_of: Scope | None = None, cors: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        max_requests: int,
+        scope_of: Scope | None = None,
+        cors: tuple[str, ...] = (),
+        hosts: Hosts | None = None,
+    ) -> None:
         self.max_requests = max_requests
         self.scope_of = scope_of
         self.cors = frozenset(cors)
+        self.hosts = hosts
         self.in_flight = 0
         self.incoming_bytes = 0
 
@@ -107,12 +163,14 @@ class Guard:
         try:
             if rules is None:
                 raise _RefusedError(503, "Not ready", "the gateway is starting")
+            _check_host(request, headers, rules)
             request.shared = bool(rules.cors)
             request.origin = _origin(headers, rules)
             if scope["method"] == "OPTIONS" and request.origin:
                 await request.preflight()
                 return
             _check_key(request, headers, rules)
+            _check_page(request, headers, rules)
             limited = request.path not in _UNLIMITED
             if limited:
                 rules.check_room()
@@ -226,6 +284,25 @@ class _Request:
 def _origin(headers: dict[bytes, bytes], rules: Rules) -> str | None:
     origin = headers.get(b"origin", b"").decode("latin-1")
     return origin if origin in rules.cors else None
+
+
+def _check_host(request: _Request, headers: dict[bytes, bytes], rules: Rules) -> None:
+    host = headers.get(b"host", b"").decode("latin-1")
+    if not host or rules.hosts is None or request.path in _PROBES or rules.hosts.allows(host):
+        return
+    detail = (
+        f"host {host[:200]!r} is no name of this endpoint; ask it by its address, or add the name to allowed_hosts"
+    )
+    raise _RefusedError(403, "Forbidden", detail)
+
+
+def _check_page(request: _Request, headers: dict[bytes, bytes], rules: Rules) -> None:
+    """Without keys, keep pages of other origins from what administrators do: a browser sends some of it unasked."""
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if rules.scope_of is not None or not request.path.startswith(_ADMIN) or not origin or request.origin:
+        return
+    if origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
+        raise _RefusedError(403, "Forbidden", "pages of other origins may not do this; cors names those that may")
 
 
 def _check_key(request: _Request, headers: dict[bytes, bytes], rules: Rules) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from raycol.index.effort import SearchSettings
 from raycol.index.probes import Probes
 from raycol.index.search import Candidates, Plan, Rescored, Size, best, plan_search, rank, rescoring
 from raycol.index.shard import Found, Part, Selection
+from raycol.serving.breaker import Breaker
 
 Ask = Callable[..., Awaitable[Any]]
 Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[Plan]], Awaitable[list[Probes | None]]]
@@ -52,6 +54,10 @@ class FoundHit(NamedTuple):
     metadata: dict[str, Any]
 
 
+class ShardDownError(Exception):
+    """A shard did not answer before, and is not asked."""
+
+
 class Gathered(NamedTuple):
     """The hits of each query, by how many shards they were found, and seconds by stage."""
 
@@ -67,17 +73,42 @@ class Shards:
         asks: one a shard.
         deadline: when to give up, by `time.monotonic`.
         on_failure: told the number of a shard and why it failed.
+        breakers: one a shard; those that are down are not asked, and told what they would have been asked.
     """
 
-    def __init__(self, asks: Sequence[Ask], deadline: float, on_failure: Callable[[int, BaseException], None]) -> None:
+    def __init__(
+        self,
+        asks: Sequence[Ask],
+        deadline: float,
+        on_failure: Callable[[int, BaseException], None],
+        breakers: Sequence[Breaker] = (),
+    ) -> None:
         self._asks = asks
         self._deadline = deadline
         self._on_failure = on_failure
-        self.alive = list(range(len(asks)))
+        self._breakers = breakers
+        self._down = [number for number, breaker in enumerate(breakers) if breaker.is_down]
+        self.alive = [number for number in range(len(asks)) if number not in self._down]
+        self.failures: dict[int, BaseException] = {}
+        for number in self._down:
+            self._give_up(number, ShardDownError())
+
+    def __len__(self) -> int:
+        return len(self._asks)
 
     def step_s(self) -> float:
         """Seconds that the next step may take, so that another can follow it."""
         return _STEP_SHARE * max(0.0, self._deadline - time.monotonic())
+
+    async def ask_each(self, method: str, *arguments: Any) -> dict[int, Any]:
+        """The answers of all shards to the same question; raises as `ask_all`."""
+        # A shard whose files are damaged may well count.
+        if method != "count":
+            for number in self._down:
+                ask = partial(self._asks[number], method, *arguments)
+                self._breakers[number].try_again(ask, max(0.0, self._deadline - time.monotonic()))
+            self._down = []
+        return await self.ask_all(method, dict.fromkeys(self.alive, arguments))
 
     async def ask_all(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
         """The answers of those shards that are given arguments, by their numbers.
@@ -86,6 +117,7 @@ class Shards:
             InputError: a shard refused what it was asked.
         """
         numbers = [number for number in self.alive if number in arguments]
+        started = time.monotonic()
         tasks = [asyncio.ensure_future(self._asks[number](method, *arguments[number])) for number in numbers]
         if not tasks:
             return {}
@@ -102,10 +134,18 @@ class Shards:
                 raise failure
             if failure is None:
                 answers[number] = task.result()
+                if self._breakers:
+                    self._breakers[number].answered()
             else:
                 self.alive.remove(number)
-                self._on_failure(number, failure)
+                if self._breakers and isinstance(failure, TimeoutError):
+                    self._breakers[number].was_late(time.monotonic() - started)
+                self._give_up(number, failure)
         return answers
+
+    def _give_up(self, number: int, failure: BaseException) -> None:
+        self.failures[number] = failure
+        self._on_failure(number, failure)
 
 
 async def search(
@@ -137,7 +177,7 @@ async def search(
     """
     started = time.perf_counter()
     if selection != Selection():
-        counts = await shards.ask_all("count", dict.fromkeys(shards.alive, (selection,)))
+        counts = await shards.ask_each("count", selection)
         allowed = sum(counts.values())
         size = size._replace(n_allowed=allowed, restricted=allowed < size.n_allowed)
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
@@ -187,8 +227,7 @@ async def _candidates(
     alone = len(queries) == 1 or n_shards == 1
     # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
     ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
-    asked = (queries, plans, selection, tell, limits, ahead, probes)
-    found = await shards.ask_all("candidates", dict.fromkeys(shards.alive, asked))
+    found = await shards.ask_each("candidates", queries, plans, selection, tell, limits, ahead, probes)
     searches = [
         _Search(k, plan, {shard: parts[number] for shard, parts in found.items()}) for number, plan in enumerate(plans)
     ]

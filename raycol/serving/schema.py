@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from raycol.index.document import MAX_QUERY_TOKENS
 from raycol.index.effort import Effort
+from raycol.serving.kept import Omitted
 
 MAX_K = 1000
 MAX_QUERIES = 64
@@ -126,12 +127,16 @@ class SearchHit(BaseModel):
     score: float
     text: str | None
     metadata: dict[str, Any]
+    omitted: list[str] = []
+    """Columns whose values are too large for an answer, the text's perhaps."""
 
     @classmethod
     def of(cls, id_: str, score: float, kept: dict[str, Any]) -> Self:
         """From a document's metadata columns, of which its text is one."""
-        metadata = {name: value for name, value in kept.items() if name != "text"}
-        return cls(id=id_, score=score, text=kept.get("text"), metadata=metadata)
+        omitted = [name for name, value in kept.items() if isinstance(value, Omitted)]
+        metadata = {name: value for name, value in kept.items() if name not in omitted}
+        text = metadata.pop("text", None)
+        return cls(id=id_, score=score, text=text, metadata=metadata, omitted=omitted)
 
 
 class ShardCount(BaseModel):
@@ -261,6 +266,7 @@ class DocumentResponse(BaseModel):
     id: str
     text: str | None
     metadata: dict[str, Any]
+    omitted: list[str] = []
     version: int
 
 

@@ -17,6 +17,8 @@ from raycol.errors import InputError
 from raycol.index.patience import until
 from raycol.index.shard import IndexShard
 from raycol.index.storage import open_store
+from raycol.serving.kept import within_message
+from raycol.serving.listening import keep_replica_on_loopback
 from raycol.serving.pin import current_version
 from raycol.serving.scaling import WAITED
 
@@ -54,6 +56,7 @@ class Shard:
     """
 
     def __init__(self, index: str, version: int, seen: int, shard: int, shards: int, threads: int = 1) -> None:
+        keep_replica_on_loopback()
         self._index, self._shard, self._shards = index, shard, shards
         self._versions: dict[int, IndexShard] = {}
         self._used: dict[int, float] = {}
@@ -144,7 +147,7 @@ class Shard:
         self._waited += (waited - self._waited) / 10
         ask: Callable[..., Any] = getattr(self._versions[version], method)
         with until(arrived + budget_s):
-            answer = ask(*arguments)
+            answer = within_message(method, ask(*arguments))
         return answer, time.monotonic() - started, waited
 
     def _open(self, version: int) -> None:

@@ -1,5 +1,6 @@
 """The manifests are what KubeRay and Kubernetes take, and a misspelt field is not."""
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import raycol
 from raycol.errors import InputError
 from raycol.ray_session import _ENVIRONMENT
 from raycol.serving.deploy_config import check_deploy_config
+from raycol.serving.listening import PATHS
 from tests.cluster import kuberay
 from tests.cluster.documents import (
     CLUSTER,
@@ -118,6 +120,13 @@ def test_the_launchers_environment_is_that_of_raycol_serve() -> None:
         ["env", "-i", "sh", "-c", "set -a; . cluster/serve.env; env -0"], cwd=PROJECT, capture_output=True, check=True
     )
     found = dict(line.split("=", 1) for line in shown.stdout.decode().split("\0") if line.startswith("RAY_"))
+    folder = Path(found["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"])
+    try:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    finally:
+        folder.rmdir()
+    paths = {name: found.pop(name) for name in PATHS}
+    assert paths == {name: str(folder / file) for name, file in PATHS.items()}
     assert found == {name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
 
 

@@ -101,7 +101,7 @@ class Served:
 
     def client(self, **settings: Any) -> httpx2.Client:
         """A client of the application, without a socket."""
-        return httpx2.Client(base_url="http://endpoint", transport=Transport(self.app, self.loop), **settings)
+        return httpx2.Client(base_url="http://localhost", transport=Transport(self.app, self.loop), **settings)
 
     def close(self) -> None:
         from ray.serve import context

@@ -3,23 +3,27 @@
 import asyncio
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from raycol.errors import InputError
 from raycol.index import Document, Index
+from raycol.index.manifest import read_manifest
 from raycol.index.shard import Selection
 from raycol.index.storage import Store
+from raycol.serving import breaker
 from raycol.serving import endpoint as endpoint_module
 from raycol.serving import shard as shard_module
 from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
 from raycol.serving.keys import new_key, revoke_key
-from raycol.serving.schema import RerankRequest
+from raycol.serving.schema import RerankRequest, SearchRequest
 from raycol.serving.shard import Shard
 from tests.conftest import make_clustered, make_passages
-from tests.serving.handles import Handle
+from tests.serving.handles import Handle, Method
 from tests.serving.indexes import index_of_texts
 
 
@@ -51,6 +55,94 @@ def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: P
         assert (partly.partial, partly.unknown, partly.shards.answered) == (True, [], 1)
         assert 0 < len(partly.results) < 10
         assert [hit for hit in whole.results if hit in partly.results] == partly.results
+
+    asyncio.run(run())
+
+
+class Dying(Handle):
+    """Answers nothing while it is `dead`, and says what it was asked meanwhile."""
+
+    dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        answers = super().__getattr__(name)
+
+        async def call(*arguments: Any) -> Any:
+            if self.dead:
+                self.calls.append(name)
+                await asyncio.Event().wait()
+            return await answers.remote(*arguments)
+
+        return Method(call)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    monkeypatch.setattr(breaker, "ALIVE_S", 0.1)
+    manifest = read_manifest(store, 1)
+    query = [[1.0, *[0.0] * (manifest.dim - 1)]]
+
+    async def run() -> None:
+        last = Dying(Shard(store.uri, 1, 0, shards - 1, shards))
+        handles = [*(Handle(Shard(store.uri, 1, 0, n, shards)) for n in range(shards - 1)), last]
+        endpoint = endpoint_of(store.uri, handles)
+        monkeypatch.setattr(endpoint, "settings", replace(endpoint.settings, timeout_s=600.0))
+
+        async def answered(timeout_ms: int | None = None) -> int:
+            body = {"embeddings": [query], "k": 100, "timeout_ms": timeout_ms}
+            try:
+                found = await endpoint.search(SearchRequest.model_validate(body))
+            except UnavailableError:
+                return 0
+            assert found.partial == (found.shards.answered < shards)
+            return found.shards.answered
+
+        assert await answered() == shards
+        last.dead = True
+        assert await answered(300) == shards - 1
+        await asyncio.sleep(0.5)
+        # Each of these would take as long as the endpoint allows.
+        async with asyncio.timeout(60):
+            assert [await answered() for _ in range(5)] == [shards - 1] * 5
+        assert last.calls.count("ask") < 6
+        # The one that is tried waits still.
+        last.dead = False
+        for task in endpoint._breakers[-1]._working:
+            task.cancel()
+        async with asyncio.timeout(60):
+            while await answered() < shards:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_a_shard_that_is_slow_and_alive_is_not_left_out(store: Store) -> None:
+    """Whoever gives a millisecond cannot have a shard left out for others."""
+
+    async def run() -> None:
+        alive = asyncio.Event()
+
+        async def is_alive() -> None:
+            alive.set()
+
+        now = 0.0
+        watched = breaker.Breaker("0", is_alive, lambda: now)
+        for _ in range(100):
+            watched.was_late(0.001)
+            await asyncio.sleep(0)
+        await asyncio.wait_for(alive.wait(), 60)
+        while watched._working:
+            await asyncio.sleep(0)
+        assert not watched.is_down
+        watched.was_late(10.0)
+        assert not watched.is_down
+        watched.answered()
+        watched.was_late(10.0)
+        assert not watched.is_down
+        watched.was_late(10.0)
+        assert watched.is_down
 
     asyncio.run(run())
 
@@ -199,6 +291,37 @@ def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> Non
         assert max(map(sys.getsizeof, encoder._known)) < 4096
 
     asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
+    tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a search wait for them, or they for a search."""
+    from raycol.serving import encoder as module
+
+    read: list[int] = []
+    places = module.token_places
+    monkeypatch.setattr(
+        module, "token_places", lambda model, text, query: read.append(len(text)) or places(model, text, query)
+    )
+    encoder = module.QueryEncoder(str(tiny_colbert), None)
+    weights = encoder._encoder.state_dict()
+    assert all(weights[name] is not None and tensor.data_ptr() == weights[name].data_ptr()
+               for name, tensor in encoder._explainer.state_dict().items())  # fmt: skip
+    long = "rain wind " * 400_000
+
+    async def run() -> None:
+        for is_query in (True, False):
+            short = await encoder.tokens(long[:200], is_query)
+            with encoder._tokenizing:
+                found = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
+            (array,), _ = await encoder.embed([long], is_query)
+            assert len(found) == len(array)
+            assert found == short
+
+    asyncio.run(run())
+    assert max(read) < 10_000
 
 
 def test_an_index_without_the_model_says_so(store: Store) -> None:

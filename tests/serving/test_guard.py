@@ -13,7 +13,7 @@ from starlette.requests import Request
 from raycol.errors import IndexCorruptError, InputError
 from raycol.serving import gateway, guard, metrics
 from raycol.serving.endpoint import UnavailableError
-from raycol.serving.guard import REQUEST_ID, Guard, Rules
+from raycol.serving.guard import REQUEST_ID, Guard, Hosts, Rules
 from raycol.serving.headers import Headers
 from raycol.serving.schema import MAX_BODY_BYTES, Problem
 
@@ -462,6 +462,59 @@ def test_a_line_of_the_log_is_one_line(inner: Inner, rules: Rules, lines: pytest
     assert len(line) < 500
     assert line.isprintable()
     assert json.loads(line)["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "allowed"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "LocalHost.:8000", True),
+        ("127.0.0.1", "[::1]:8000", True),
+        ("127.0.0.1", "127.0.0.2:8000", True),
+        ("127.0.0.1", "search.example", True),
+        ("127.0.0.1", "attacker.example:8000", False),
+        ("127.0.0.1", "127.0.0.1.attacker.example", False),
+        ("127.0.0.1", "localhost.attacker.example", False),
+        ("127.0.0.1", "192.0.2.7", False),
+        ("127.0.0.1", "127.0.0.1@attacker.example", False),
+        ("127.0.0.1", "[::1].attacker.example", False),
+        ("127.0.0.1", "é", False),
+        ("192.0.2.7", "192.0.2.7:8000", True),
+        ("192.0.2.7", "attacker.example", False),
+        ("0.0.0.0", "192.0.2.7:8000", True),
+        ("0.0.0.0", "[2001:db8::1]", True),
+        ("0.0.0.0", "attacker.example", False),
+        ("::", "192.0.2.7", True),
+        (None, "192.0.2.7", True),
+        (None, "attacker.example", False),
+    ],
+)
+def test_without_keys_an_endpoint_is_called_by_its_own_names(
+    inner: Inner, rules: Rules, bound: str | None, host: str, allowed: bool
+) -> None:
+    """A page whose name is made to resolve to this machine sends that name."""
+    rules.hosts = Hosts(bound, ("search.example",))
+    for path in ("/v1/index", "/v1/search", "/v1/admin/version", "/metrics", "/"):
+        answer = asyncio.run(ask(Guard(inner), path=path, headers=[("Host", host)]))
+        assert answer.status == (200 if allowed else 403), path
+        assert allowed or "allowed_hosts" in answer.problem.detail
+    assert asyncio.run(ask(Guard(inner), path="/healthz", headers=[("Host", host)])).status == 200
+    assert len(inner.bodies) == (6 if allowed else 1)
+
+
+def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(inner: Inner, rules: Rules) -> None:
+    """A browser sends a body of plain text without asking first."""
+
+    def status(origin: str) -> int:
+        headers = [("Host", "localhost:8000"), ("Origin", origin), ("Content-Type", "text/plain")]
+        return asyncio.run(ask(Guard(inner), "POST", "/v1/admin/version", headers)).status
+
+    assert status("https://page.example") == 403
+    assert status("null") == 403
+    assert status("http://localhost:8000") == 200
+    rules.cors = frozenset({"https://page.example"})
+    assert status("https://page.example") == 200
 
 
 """`Headers` stands before Serve, which reads headers before the gateway has the request."""

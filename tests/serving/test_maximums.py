@@ -1,0 +1,137 @@
+"""Requests and answers at the documented maxima, between a gateway and its shards as Ray Serve carries them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from raycol.index import Document, Index
+from raycol.index.document import MAX_ID_BYTES, MAX_QUERY_TOKENS
+from raycol.index.manifest import ModelInfo
+from raycol.models import encoder_fingerprint, load_encoder
+from raycol.serving.config import ServeConfig
+from raycol.serving.kept import MAX_VALUE_BYTES
+from raycol.serving.run import serving
+from raycol.serving.schema import (
+    MAX_BODY_BYTES,
+    MAX_DOCUMENT_CHARACTERS,
+    MAX_DOCUMENTS,
+    MAX_HITS,
+    MAX_IDS,
+    MAX_INPUTS,
+    MAX_K,
+    MAX_QUERIES,
+    MAX_QUERY_CHARACTERS,
+)
+from tests.conftest import unit
+
+pytestmark = pytest.mark.slow
+
+DIM = 256
+DOCUMENTS = 20_000
+TEXT = "rain " * 600
+# About as long as ids may be.
+ID = "d{:05d}-" + "x" * (MAX_ID_BYTES - 10)
+LARGE = MAX_VALUE_BYTES + 1
+
+
+@pytest.fixture(scope="module")
+def client(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[httpx2.Client]:
+    """An endpoint of one shard: all that its messages may hold goes through one."""
+    folder = tmp_path_factory.mktemp("maximums")
+    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=DIM, query_length=32, document_length=120)
+    encoder.save_pretrained(str(folder / "model"))
+    encoder = load_encoder(folder / "model", device="cpu")
+    tokens = unit(np.random.default_rng(0).standard_normal((DOCUMENTS, 1, DIM)))
+    texts = [TEXT] * 2000 + [""] * (DOCUMENTS - 2000)
+    texts[7] = "rain " * (LARGE // 5 + 1)
+    index = Index.create(
+        folder / "index",
+        [
+            Document(ID.format(n), array, {"n": n, "text": text})
+            for n, (text, array) in enumerate(zip(texts, tokens, strict=True))
+        ],
+        n_centroids=64,
+        model=ModelInfo(name=str(folder / "model"), fingerprint=encoder_fingerprint(encoder)),
+    )
+    with (
+        serving(ServeConfig(index=index.uri, port=0, timeout_s=120)) as running,
+        httpx2.Client(base_url=running.url, timeout=150, trust_env=False) as client,
+    ):
+        yield client
+
+
+def post(client: httpx2.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text[:300]
+    return answer.json()
+
+
+def packed(tokens: int) -> dict[str, Any]:
+    content = unit(np.random.default_rng(1).standard_normal((tokens, DIM))).astype("<f4").tobytes()
+    return {"tokens": tokens, "data": base64.b64encode(content).decode()}
+
+
+def test_as_many_hits_as_may_be_asked_for_with_long_texts(client: httpx2.Client) -> None:
+    queries = MAX_HITS // MAX_K
+    body = {"queries": ["rain"] * queries, "k": MAX_K, "filter": "n < 2000"}
+    answer = post(client, "/v1/search", body)
+    assert [len(hits) for hits in answer["results"]] == [MAX_K] * queries
+    assert sum(len(hit["text"]) for hits in answer["results"] for hit in hits if hit["text"]) > 4 << 20
+
+
+def test_as_many_queries_as_may_be_asked_over_all_documents(client: httpx2.Client) -> None:
+    """Few centroids and documents of one token: lists are not worth visiting, and all documents are candidates."""
+    body = {"queries": ["rain"] * MAX_QUERIES, "k": MAX_HITS // MAX_QUERIES, "effort": "thorough"}
+    answer = post(client, "/v1/search", body)
+    assert [len(hits) for hits in answer["results"]] == [MAX_HITS // MAX_QUERIES] * MAX_QUERIES
+
+
+def test_queries_of_as_many_characters_as_may_be(client: httpx2.Client) -> None:
+    body = {"queries": ["a" * MAX_QUERY_CHARACTERS] * MAX_QUERIES, "k": 1}
+    assert len(post(client, "/v1/search", body)["results"]) == MAX_QUERIES
+
+
+def test_packed_queries_that_fill_a_body(client: httpx2.Client) -> None:
+    query = packed(MAX_QUERY_TOKENS)
+    number = (MAX_BODY_BYTES - 1000) // (len(query["data"]) + 100)
+    assert number * 4 * DIM * MAX_QUERY_TOKENS > 4 << 20
+    answer = post(client, "/v1/search", {"embeddings": [query] * number, "k": 1})
+    assert len(answer["results"]) == number
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/rerank"])
+def test_as_many_ids_as_may_be_named(client: httpx2.Client, path: str) -> None:
+    ids = [ID.format(n) for n in range(3000, 3000 + MAX_IDS)]
+    answer = post(client, path, {"query": "rain", "ids": ids, "k": MAX_K})
+    hits = answer["results"] if path == "/v1/rerank" else answer["results"][0]
+    assert len(hits) == MAX_K
+
+
+def test_as_many_texts_to_encode_as_may_be(client: httpx2.Client) -> None:
+    texts = [f"{n} " + "rain storm " * (MAX_DOCUMENT_CHARACTERS // 11 - 1) for n in range(MAX_INPUTS)]
+    answer = post(client, "/v1/embeddings", {"input": texts, "is_query": False, "packed": True})
+    assert sum(4 * DIM * array["tokens"] for array in answer["embeddings"]) > 4 << 20
+
+
+def test_as_many_documents_to_rerank_as_may_be(client: httpx2.Client) -> None:
+    length = min(MAX_DOCUMENT_CHARACTERS, (MAX_BODY_BYTES - 10_000) // MAX_DOCUMENTS)
+    documents = ["rain " * (length // 5)] * MAX_DOCUMENTS
+    assert len(post(client, "/v1/rerank", {"query": "rain", "documents": documents})["results"]) == MAX_DOCUMENTS
+
+
+def test_a_text_too_large_for_an_answer_is_left_out_and_named(client: httpx2.Client) -> None:
+    id_ = ID.format(7)
+    (hits,) = post(client, "/v1/search", {"query": "rain", "filter": "n < 10"})["results"]
+    assert len(hits) == 10
+    assert {hit["id"]: hit["omitted"] for hit in hits if hit["omitted"]} == {id_: ["text"]}
+    assert next(hit for hit in hits if hit["id"] == id_)["metadata"] == {"n": 7}
+    document = client.get(f"/v1/documents/{id_}").json()
+    assert (document["text"], document["omitted"]) == (None, ["text"])
+    assert post(client, "/v1/explain", {"query": "rain", "id": id_})["text"] is None
