@@ -55,7 +55,7 @@ def read_id(value: Any, name: str) -> str:
         value = f"{value:d}"
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r:.100}; expected an id, a string or a whole number")
-    size = len(encode_text(name, value))
+    size = len(encode_text(name.removeprefix("the "), value))
     if size > MAX_ID_BYTES:
         raise ValueError(f"{name} takes {size} bytes; expected at most {MAX_ID_BYTES}")
     return value

@@ -917,6 +917,33 @@ def test_of_arrays_only_the_rows_are_read(tmp_path: Path, monkeypatch: pytest.Mo
         assert read_of(path, "arrays", start, start + 600, monkeypatch) < 0.1
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<M8[ns/0]', 'fortran_order': False, 'shape': (3,), }",  # ends the process in NumPy
+        "{'descr': '<U2147483647', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': '(9,9)f4', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "-" * 2000 + "3,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 2000 + ")" * 2000 + ", }",
+        "{'descr': '<f4', 'fortran_order': " + "not " * 900 + "True, 'shape': (3,), }",
+        "{" + " " * 100_000 + "}",
+    ],
+)
+@pytest.mark.parametrize("array", ["embeddings", "ids"])
+def test_a_header_of_anything_but_numbers_and_text_is_refused_unread(tmp_path: Path, header: str, array: str) -> None:
+    def member(text: str) -> bytes:
+        return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text.encode() + bytes(64)
+
+    arrays = {"embeddings": member("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1, 4), }")}
+    arrays["ids"] = member("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }")
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (arrays | {array: member(header)}).items():
+            archive.writestr(f"{name}.npy", content)
+    assert "not a usable .npz file (" in refusal(path, Fields(encoded=True))
+
+
 @pytest.mark.parametrize("shape", [(1 << 50, 1, 4), (3, -1, 4), (-3, 2, 4), (3, 1 << 61, 4), (3, 3, 4)])
 def test_a_header_that_promises_what_is_not_there_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     header = io.BytesIO()
