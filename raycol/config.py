@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Self, get_args
 
 import yaml
@@ -26,6 +26,8 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def _whole(value: Any) -> str:
+    if not isinstance(value, str | PurePath | int) or isinstance(value, bool):
+        raise ValueError(f"expected a path or a URI, found a {type(value).__name__}")
     location = str(value)
     if _URI.match(location) and not is_uri(location) and not location.startswith("hf:"):  # a dataset's name or folder
         raise ValueError(f"{location:.200} is neither a path nor a URI, which has :// and is given as text")
@@ -111,7 +113,7 @@ class Config(BaseModel):
         if not place:
             return f"{source}: {reason}"
         # URIs may hold what no message repeats.
-        found = "" if _URI.search(str(error["input"])) else f" is {error['input']!r}"
+        found = "" if _URI.search(str(error["input"])) else f" is {error['input']!r:.200}"
         return f"{source}: {place}{found}: {reason[:1].lower()}{reason[1:]}"
 
 
@@ -128,18 +130,76 @@ def models_within(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models_within(inner)
 
 
+# Characters of a YAML file, and how deep its values may be: settings take far fewer.
+_LARGEST_YAML = 1 << 18
+_MOST_NESTING = 32
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what JSON has too: aliases and merges multiply what a file holds, tags make other types of it.
+
+    Dates stay text. A key that comes twice is refused, not replaced.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one value, and what it holds."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        refused = None
+        if isinstance(event, yaml.AliasEvent):
+            refused = f"the alias *{event.anchor:.40}, which is not read; write out what it stands for"
+        elif getattr(event, "tag", None):
+            refused = f"the tag {event.tag:.40}, which is not read; leave it out"
+        elif self.depth == _MOST_NESTING:
+            refused = f"values nested deeper than {_MOST_NESTING}"
+        if refused:
+            raise yaml.MarkedYAMLError(problem=refused, problem_mark=event.start_mark)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are texts or numbers, each once."""
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
+            if key.value == "<<" and key.style is None:
+                what = "a merge (<<), which is not read; write out what it stands for"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r:.60} twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# By the first character of a value; those of dates, merges (<<) and default values (=) are left out.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping. Raises `InputError` for anything else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_YAML + 1)
+        if len(text) > _LARGEST_YAML:
+            raise InputError(f"{path}: more than {_LARGEST_YAML:,} characters; expected a YAML configuration")
+        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML configuration") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a number of too many digits is a ValueError
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of settings, found a {type(values).__name__}")
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise InputError(f"{path}: {odd[0]!r:.60} is no name of a setting; expected text")
     return values

@@ -31,6 +31,16 @@ _LINE_EVERY = 15.0
 _LOOK_BACK = 600.0
 
 
+_remarks: set[str] = set()
+
+
+def remark(text: str) -> None:
+    """Print a line beside the work, once in this process: what a reader guessed, for instance."""
+    if text not in _remarks:
+        _remarks.add(text)
+        console.print(text, soft_wrap=True, markup=False)
+
+
 def no_report(done: float, total: float | None = None, note: str = "") -> None:
     """Report to nobody."""
 

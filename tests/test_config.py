@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,53 @@ def test_every_field_of_every_verb_is_documented() -> None:
     ):  # fmt: skip
         undocumented = [name for name, field in config.model_fields.items() if not field.description]
         assert not undocumented, config
+
+
+LAUGHS = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "the alias *a, which is not read; write out what it stands for"),
+        ("name: &x y\nother:\n  <<: *x\n", "the alias *x, which is not read"),
+        ("name: y\nsize:\n  <<: {a: 1}\n", "a merge (<<), which is not read; write out"),
+        ("name: x\nname: y\n", "the key 'name' twice"),
+        ("name: x\nsize: {a: 1, b: 2, a: 3}\n", "the key 'a' twice"),
+        ("name: !!timestamp x\n", "the tag tag:yaml.org,2002:timestamp, which is not read; leave it out"),
+        ("name: !!python/object:os.system x\n", "which is not read; leave it out"),
+        ("name: " + "[" * 100_000, "values nested deeper than 32"),
+        ("name: " + "{a: " * 40 + "1" + "}" * 40, "values nested deeper than 32"),
+        ("? [a, b]\n: 1\n", "a key that is no text"),
+        ("1: x\n", "1 is no name of a setting; expected text"),
+        ("size: " + "9" * 5000, "not YAML (Exceeds the limit"),
+        ("# " + "x" * 300_000, "more than 262,144 characters"),
+    ],
+)
+def test_yaml_that_is_more_than_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(InputError) as error:
+        Example.load(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "2024-13-45", "2001-12-14t21:59:43.10-99:99", "=", "'<<'"])
+def test_what_looks_like_a_date_stays_text(tmp_path: Path, text: str) -> None:
+    assert Example.load(write(tmp_path / "c.yaml", f"name: {text}\n")).name == text.strip("'")
+
+
+@pytest.mark.parametrize("value", ["[a, b]", "{a: b}", "true", "null", "1.5", "[[a]]"])
+@pytest.mark.parametrize("key", ["model", "out", "data", "storage"])
+def test_what_is_no_path_is_refused_where_a_path_belongs(tmp_path: Path, key: str, value: str) -> None:
+    settings = {"model": "m", "data": "d", "out": "o"} | {key: value}
+    file = write(tmp_path / "c.yaml", "".join(f"{name}: {text}\n" for name, text in settings.items()))
+    if (key, value) in (("data", "[a, b]"), ("storage", "null")):
+        TrainConfig.load(file)
+        return
+    with pytest.raises(InputError, match=key):
+        TrainConfig.load(file)
 
 
 @pytest.mark.parametrize(

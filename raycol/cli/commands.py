@@ -15,7 +15,7 @@ from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
 from raycol.cli.submit import submit_app
-from raycol.data.jsonl import read_lines
+from raycol.data.ids import read_id_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
@@ -141,7 +141,9 @@ def append(config: AppendConfig) -> None:
 def delete(
     index: IndexArgument,
     ids: Annotated[list[str] | None, typer.Argument(help="Documents to delete.", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with an id on each line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file with an id on each line, as it is in the corpus; may be compressed.")
+    ] = None,
     refuse_unknown: Annotated[
         bool, typer.Option("--refuse-unknown", help="Fail where a document is not in the index.")
     ] = False,
@@ -149,11 +151,13 @@ def delete(
     """Delete documents, in one new version. Compaction removes their bytes."""
     from raycol.index import Index
 
-    wanted = [*(ids or []), *([line.decode().strip() for _, line in read_lines(file)] if file else [])]
+    wanted = [*(ids or []), *(read_id_lines(file) if file else [])]
     if not wanted:
         raise InputError("nothing to delete: name documents, or a file of ids with --file")
     change = Index.open(index).delete(wanted, on_unknown="refuse" if refuse_unknown else "ignore")
-    typer.echo(f"{index}: version {change.version}, {change.removed} documents deleted")
+    given = len(set(wanted))
+    found = f", of {given} ids; the others are not in the index" if change.removed < given else ""
+    typer.echo(f"{index}: version {change.version}, {change.removed} documents deleted{found}")
 
 
 @index_app.command("compact")

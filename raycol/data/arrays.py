@@ -7,7 +7,9 @@ documents' `ids` (text or integers), and any other array of one number or text a
 from __future__ import annotations
 
 import datetime
+import io
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -19,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raycol.data.files import open_file
+from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, open_file
 from raycol.data.position import START, Position
 from raycol.errors import InputError
 
@@ -32,6 +34,14 @@ _ROWS = 512
 _BLOCK = 1 << 16
 # Where a member's header says how long its name is, and what follows that (APPNOTE.TXT 4.3.7).
 _NAME_LENGTH = 26
+
+# Names of plain types only: others are code to NumPy, and some crash it ("<M8[ns/0]").
+_TYPE = rb"[<>|=]?(?:[?biufc]\d{0,2}|[SU]\d{1,9}|O\d?|[mM]8(?:\[\d{0,3}(?:[YMWDhms]|[munpfa]s)\])?)"
+_HEADER = re.compile(
+    rb"\s*\{(?:\s*(?:'descr'\s*:\s*'" + _TYPE + rb"'|'fortran_order'\s*:\s*(?:True|False)"
+    rb"|'shape'\s*:\s*\([\d\s,]{0,100}\))\s*,?){3}\s*\}\s*"
+)
+_LONGEST_HEADER = 4096
 
 # What zipfile and NumPy raise: of damaged bytes, encrypted or unknown members, sizes that cannot be.
 _DAMAGE = (
@@ -64,8 +74,11 @@ def read_arrays(
         if not start.offset:
             arrays.check_lengths()
         tokens = arrays.tokens(start.offset) if EMBEDDINGS in wanted else None
-        for first in range(start.offset, arrays.n_documents, _ROWS):
-            n_rows = min(_ROWS, arrays.n_documents - first)
+        step = max(
+            1, min(_ROWS, MAX_RECORD_BYTES // max(1, sum(column.dtype.itemsize for column in columns.values())))
+        )
+        for first in range(start.offset, arrays.n_documents, step):
+            n_rows = min(step, arrays.n_documents - first)
             rows = {name: column.read(n_rows) for name, column in columns.items()}
             for row in range(n_rows):
                 record = {name: _value(values[row]) for name, values in rows.items()}
@@ -178,9 +191,7 @@ class _Rows:
         self.compressed = self._info.compress_type != zipfile.ZIP_STORED
         self._opened = archive.open(self._info)
         self._file: IO[bytes] | _Stored = self._opened
-        version = np.lib.format.read_magic(self._opened)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        self.shape, fortran, self.dtype = read_header(self._opened)
+        self.shape, fortran, self.dtype = _read_header(self._opened, name)
         if min(self.shape, default=0) < 0:
             raise ValueError(f"{name} of shape {self.shape}")
         if fortran or self.dtype.hasobject:
@@ -210,8 +221,11 @@ class _Rows:
             left -= got
 
     def read(self, n_rows: int) -> NDArray[Any]:
-        """The next rows."""
-        content = self._file.read(self._take(n_rows))
+        """The next rows. Raises `ValueError` where they are too large for memory."""
+        n_bytes = self._take(n_rows)
+        if n_bytes > MAX_RECORD_BYTES:
+            raise ValueError(TOO_LARGE)
+        content = self._file.read(n_bytes)
         return np.frombuffer(content, self.dtype).reshape(n_rows, *self.shape[1:])
 
     def _take(self, n_rows: int) -> int:
@@ -221,6 +235,22 @@ class _Rows:
             raise EOFError("it ends early")
         self._left -= n_bytes
         return n_bytes
+
+
+def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and type. What it says is checked first: NumPy evaluates it as Python."""
+    version = np.lib.format.read_magic(file)
+    n_length = 2 if version == (1, 0) else 4
+    length = file.read(n_length)
+    n_bytes = int.from_bytes(length, "little")
+    if n_bytes > _LONGEST_HEADER:
+        raise ValueError(f"the header of {name} takes {n_bytes} bytes; expected at most {_LONGEST_HEADER}")
+    header = file.read(n_bytes)
+    if not _HEADER.fullmatch(header):
+        found = header.decode("utf-8", "replace").strip()
+        raise ValueError(f"{name} is {found:.80}; expected an array of numbers or text in C order")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(io.BytesIO(length + header))
 
 
 class _Stored:

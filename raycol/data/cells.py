@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from raycol.data.corpus import encode_text
+from raycol.data.corpus import encode_text, is_missing
+from raycol.data.corpus import read_id as _read_id
 
 # A longer list in quotes of Python's is refused: nobody has one.
 _LARGEST_LITERAL = 1 << 22
@@ -31,8 +32,11 @@ def read_text(value: Any, name: str) -> str:
 
 
 def read_texts(value: Any, name: str, *, listed: bool) -> list[str]:
-    """A text, a list of texts, or none at all. `listed`: a text is a list written as one."""
-    if value is None:
+    """A text, a list of texts, or none at all. `listed`: a text is a list written as one.
+
+    An object of a title and a text, as DPR and Tevatron have them, is both, joined by a space.
+    """
+    if is_missing(value):
         return []
     if isinstance(value, str):
         if not listed:
@@ -42,22 +46,24 @@ def read_texts(value: Any, name: str, *, listed: bool) -> list[str]:
         value = value.tolist()
     if not isinstance(value, list | tuple):
         raise ValueError(f"{name!r} is {_show(value)}; expected a text or a list of texts")
-    return [read_text(item, f"{name}[{number}]") for number, item in enumerate(value)]
+    return [read_text(_text_of(item), f"{name}[{number}]") for number, item in enumerate(value)]
+
+
+def _text_of(item: Any) -> Any:
+    if not isinstance(item, dict) or not isinstance(item.get("text"), str):
+        return item
+    title = item.get("title")
+    return f"{title} {item['text']}".strip() if isinstance(title, str) else item["text"]
 
 
 def read_id(value: Any, name: str) -> str:
     """An id; whole numbers are ids too."""
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = f"{value:d}"
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name!r} is {_show(value)}; expected an id, a string or a whole number")
-    encode_text(repr(name), value)
-    return value
+    return _read_id(value, repr(name))
 
 
 def read_ids(value: Any, name: str, *, listed: bool) -> list[str]:
     """An id, a list of ids, or none at all. `listed`: a text is a list written as one."""
-    if value is None:
+    if is_missing(value):
         return []
     if isinstance(value, str) and listed:
         value = parse_list(value, name)

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 # The first name of a role wins; of the others only one may be there.
-_QUERY = ("query", "anchor", "question", "sentence1", "sentence_1")
-_POSITIVE = ("positive", "pos", "positives")
+_QUERY = ("query", "anchor", "question", "sentence1", "sentence_1", "query_text")
+# Those of passages and contexts hold objects of a title and a text (Tevatron, DPR).
+_POSITIVE = ("positive", "pos", "positives", "positive_passages", "positive_ctxs")
 # What else it is called, beside a query: where there is only a query's id, a text may be the query itself.
 _ANSWER = ("answer", "response", "sentence2", "sentence_2", "passage", "document", "context", "text", "content")
 _DOCUMENTS = ("documents", "docs", "passages")
 _SCORES = ("scores", "score", "labels", "label")
 _QUERY_ID = ("query_id", "query-id", "qid", "question_id", "anchor_id")
 _DOCUMENT_IDS = ("document_ids", "doc_ids", "docids", "passage_ids", "pids", "corpus_ids")
-_POSITIVE_IDS = ("positive_id", "positive_ids", "pos_id", "pos_ids")
+_POSITIVE_IDS = ("positive_id", "positive_ids", "pos_id", "pos_ids", "positive_document_ids", "positive_passage_ids",
+                 "positive_docids", "positive_pids")  # fmt: skip
 _NUMBERED = re.compile(r"(?:documents?|docs?|passages?)[_-]?(\d{1,9})")
-_NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?[_-]?(\d{0,9})")
-_NEGATIVE_ID = re.compile(r"(?:hard_)?neg(?:ative)?s?(?:_ids?(?:_(\d{1,9}))?|_(\d{1,9})_ids?)")
-_PLURAL = ("documents", "docs", "passages", "negatives", "negs", "positives", "ids")
+_NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?(?:s?[_-]?(\d{0,9})|_passages|_ctxs)")
+_NEGATIVE_ID = re.compile(
+    r"(?:hard_)?neg(?:ative)?s?(?:_ids?(?:_(\d{1,9}))?|_(\d{1,9})_ids?|_(?:document_|passage_|doc|p)ids?)"
+)
+_PLURAL = ("documents", "docs", "passages", "negatives", "negs", "positives", "ids", "ctxs")
 # Never a text. The last three are what pandas makes of an index.
 _NO_TEXT = re.compile(r"(?:.*[_-])?ids?(?:_\d+)?|[qdp]ids?|docids?|__.*|unnamed: \d+|")
 
@@ -69,6 +73,14 @@ class Columns:
     def has_positive(self) -> bool:
         """Whether the first document is the positive whatever the scores are."""
         return bool(self.positive if self.has_texts else self.positive_ids)
+
+    def describe(self) -> str:
+        """Which column is taken for what, in one line."""
+        roles = {"query": self.query, "positive": self.positive, "scores": self.scores}
+        found = [f"{name!r} is the {role}" for role, name in roles.items() if name]
+        if self.others:
+            found.insert(-1 if self.scores else len(found), f"{list_names(self.others)} further documents")
+        return ", ".join(found)
 
     def names(self) -> list[str]:
         """All of them, each once."""
@@ -151,6 +163,15 @@ def named_columns(named: Mapping[str, str], names: tuple[str, ...]) -> Columns:
 def is_name(text: str) -> bool:
     """Whether a field of a file's first line may be a column's name, rather than a text."""
     return len(text) <= 64 and re.fullmatch(r"[\w.:-]+", text) is not None
+
+
+def is_known(name: str) -> bool:
+    """Whether a column of this name is taken for something by its name."""
+    name = name.lower()
+    usual = (_QUERY, _POSITIVE, _ANSWER, _DOCUMENTS, _SCORES, _QUERY_ID, _DOCUMENT_IDS, _POSITIVE_IDS)
+    return any(name in names for names in usual) or any(
+        pattern.fullmatch(name) for pattern in (_NUMBERED, _NEGATIVE, _NEGATIVE_ID)
+    )
 
 
 def first_name(usual: Iterable[str], names: Iterable[str]) -> str | None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from raycol.data.arrays import read_arrays
-from raycol.data.delimited import read_delimited
+from raycol.data.delimited import Guess, is_quoted, read_delimited, usual_names
 from raycol.data.fields import USUAL, Fields, convert
 from raycol.data.files import CorpusFile, corpus_files, state_of
 from raycol.data.hub import dataset_state, read_dataset
-from raycol.data.jsonl import parse_object, read_lines
+from raycol.data.jsonl import is_array, parse_object, read_lines
 from raycol.data.parquet import read_parquet
 from raycol.data.position import START, Position, Problem
 from raycol.errors import InputError
@@ -42,23 +44,30 @@ class Passage:
         return f"{self.title} {self.text}".strip()
 
 
-def check_id(record: dict[str, Any], fields: Fields | None = None, *, typed: bool = False) -> str:
-    """The record's id. Raises `ValueError` saying what is wrong with it.
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and value != value)
 
-    Integers are ids where a column of a table holds nothing else (`typed`).
-    """
+
+def read_id(value: Any, name: str) -> str:
+    """An id; whole numbers are ids too. Raises `ValueError` saying, under the name, what was found."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = f"{value:d}"
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r:.100}; expected an id, a string or a whole number")
+    size = len(encode_text(name.removeprefix("the "), value))
+    if size > MAX_ID_BYTES:
+        raise ValueError(f"{name} takes {size} bytes; expected at most {MAX_ID_BYTES}")
+    return value
+
+
+def check_id(record: dict[str, Any], fields: Fields | None = None) -> str:
+    """The record's id. Raises `ValueError` saying what is wrong with it."""
     name = (fields or Fields()).find("id", record)
     value = record.get(name) if name else None
-    if value is None:
+    if is_missing(value):
         raise ValueError(f"no {fields.id!r}" if fields and fields.id else "no '_id' (or 'id')")
-    if typed and isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"the id is {value!r:.100}; expected a non-empty string")
-    size = len(encode_text("id", value))
-    if size > MAX_ID_BYTES:
-        raise ValueError(f"the id takes {size} bytes; expected at most {MAX_ID_BYTES}")
-    return value
+    return read_id(value, "the id")
 
 
 def encode_text(name: str, value: str) -> bytes:
@@ -71,9 +80,9 @@ def encode_text(name: str, value: str) -> bytes:
         raise ValueError(f"the {name} {'is not UTF-8' if undecoded else 'holds half of a surrogate pair'}") from None
 
 
-def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, typed: bool = False) -> Passage:
+def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0) -> Passage:
     """Make a passage of one record. Raises `ValueError` saying what is wrong with it."""
-    id_ = f"{fields.make_ids}{number}" if fields.make_ids is not None else check_id(record, fields, typed=typed)
+    id_ = f"{fields.make_ids}{number}" if fields.make_ids is not None else check_id(record, fields)
     if not fields.encoded and fields.find("text", record) is None:
         raise ValueError(f"document {id_!r} has no {_missing_text(fields)}")
     title = _text_of(record, fields, "title", id_)
@@ -81,13 +90,18 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0, *, ty
     metadata = {}
     for name, kind in fields.metadata.items():
         value = record.get(name)
+        if kind in ("", "string") and isinstance(value, list | dict | np.ndarray):
+            raise ValueError(
+                f"{name!r} of {id_!r} is a {type(value).__name__}; expected one value: join what it holds into a "
+                "text, which filters search with LIKE, or leave this metadata out"
+            )
         try:
-            value = convert(value, kind) if kind else value
+            value = convert(value, kind) if kind and not is_missing(value) else value
         except (ValueError, TypeError, OverflowError):
             raise ValueError(f"{name!r} of {id_!r} is {value!r:.100}; expected a {kind}") from None
         if isinstance(value, str):
             encode_text(f"{name!r} of {id_!r}", value)
-        metadata[name] = value
+        metadata[name] = None if is_missing(value) else value
     if not fields.encoded and not text.strip() and not title.strip():
         raise ValueError(f"document {id_!r} has no text")
     embeddings = record.get(fields.find("embeddings", record) or "") if fields.encoded else None
@@ -103,7 +117,7 @@ def _missing_text(fields: Fields) -> str:
 def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
     name = fields.find(role, record)
     value = record.get(name) if name else None
-    if value is None:
+    if is_missing(value):
         return ""
     if not isinstance(value, str):
         raise ValueError(f"the {role} of {id_!r} is a {type(value).__name__}; expected a string")
@@ -134,7 +148,7 @@ def scan_corpus(
                 record = parse_object(record)
             elif isinstance(record, str):
                 raise ValueError(record)
-            yield position, parse_passage(record, fields, number, typed=file.is_table)
+            yield position, parse_passage(record, fields, number)
         except ValueError as error:
             yield position, Problem(file.where(position.number), str(error))
         number += 1
@@ -143,17 +157,18 @@ def scan_corpus(
 def _records(
     file: CorpusFile, fields: Fields, start: Position, tokens: bool
 ) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    return read_records(file, fields.knows, lambda names: fields.choose(file, names, tokens=tokens), start)
+    guess = usual_names("csv" if file.format == "csv" else "tsv", fields.knows)
+    return read_records(file, guess, lambda names: fields.choose(file, names, tokens=tokens), start)
 
 
 def read_records(
-    file: CorpusFile, knows: Callable[[str], bool], choose: Callable[[list[str]], list[str]], start: Position = START
+    file: CorpusFile, guess: Guess, choose: Callable[[list[str]], list[str]], start: Position = START
 ) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
     """Yield each record of a file: a row of a table, a line of JSON, or what is wrong with a row of text.
 
     Args:
         file: what to read.
-        knows: whether a field of the first line of CSV or TSV is a column's name.
+        guess: names the columns of CSV or TSV without a header.
         choose: picks from the names of a table's columns.
         start: where to begin.
 
@@ -164,7 +179,7 @@ def read_records(
         case "jsonl":
             yield from read_lines(file.uri, start)
         case "csv" | "tsv":
-            yield from read_delimited(file.uri, file.format, knows, choose, start)
+            yield from read_delimited(file.uri, file.format, guess, choose, start)
         case "parquet":
             yield from read_parquet(file.uri, choose, start)
         case "npz":
@@ -213,6 +228,13 @@ def read_corpus(
                 problems.append(item)
     if not seen:
         raise nothing_usable(corpus, first)
+
+
+def is_sequential(file: CorpusFile) -> bool:
+    """Whether records of a file of lines are found only by reading all before them: a line may be a part of one."""
+    if file.format == "jsonl":
+        return is_array(file.uri)
+    return file.format in ("csv", "tsv") and is_quoted(file.uri, file.format)  # type: ignore[arg-type]
 
 
 def has_field(file: CorpusFile, name: str) -> bool:

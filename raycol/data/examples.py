@@ -11,6 +11,8 @@ They come as JSON Lines, CSV, TSV, Parquet or a Hugging Face dataset (`files` sa
     scored         query, documents (or document_1 .. document_N), scores  the documents, those scores
     distillation   query_id, document_ids, scores (PyLate)                 looked up by their ids
     by ids         query_id, positive_id, negative_ids, score              the same
+    DPR, Tevatron  query, positive_ctxs or positive_passages, negative_..  an example of each positive
+    labeled list   query, answer (a list), labels of 0 and 1               an example of each 1, with all 0
     BEIR           a folder with qrels/<split>.tsv                         of each judgement above zero, the document
 
 Other usual names count too (`columns` has them): anchor or question for the query; pos, answer, response or passage
@@ -18,6 +20,10 @@ for the positive; neg for negatives; docs for documents; score, labels or label 
 CSV needs it: in JSON, or as Python prints it (older datasets of PyLate's). Where no name is known, columns go by their
 position, as in sentence-transformers: query, positive, negatives; all of them must be texts, those named id or ..._id
 are left out. A list of positives is an example for each.
+
+Without names, in CSV and TSV without a header or in lines of JSON arrays (ColBERT's triples), values go by their
+position too, and are ids where they are whole numbers, or where the lookups have them. What goes by its position is
+printed in one line.
 
 Ids are looked up in `queries` and `documents` (or `corpus`) beside the examples, files or folders of that name or
 subsets of the dataset on the hub, or where `Source` says. `lookup` says in how much memory.
@@ -30,15 +36,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycol.data.beir import read_qrels
-from raycol.data.columns import Columns, find_columns, is_name, list_names, named_columns
+from raycol.data.columns import Columns, find_columns, named_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
-from raycol.data.jsonl import parse_object
+from raycol.data.jsonl import parse_json
+from raycol.data.lookup import Role
+from raycol.data.nameless import name_by_position, names_examples, reads_as_names, refuse_nameless_ids
 from raycol.data.position import Problem
 from raycol.data.rows import Row, read_rows
 from raycol.data.sources import OpenSource, Source
 from raycol.errors import InputError
 from raycol.locations import inside, shown
+from raycol.progress import remark
 
 __all__ = ["Example", "Source", "read_examples"]
 
@@ -108,17 +117,19 @@ def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Probl
 
 
 def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:
+    looked_up: set[Role] = set()
+    count = 0
     for file in opened.files:
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
-        header = _Header(file, opened.source.columns)
-        for position, record in read_records(file, lambda _: True, header.choose):
+        header = _Header(file, opened)
+        for position, record in read_records(file, header.guess, header.choose):
             where = file.where(position.number)
             try:
                 if isinstance(record, str):
                     raise ValueError(record)
                 if isinstance(record, bytes):
-                    record = parse_object(record)
+                    record = header.as_object(parse_json(record))
                     columns = header.columns_of(record)
                 else:
                     columns = header.columns
@@ -129,17 +140,35 @@ def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Prob
                 yield Problem(where, str(error))
                 continue
             for row in rows:
+                count += 1
+                looked_up |= {"query"} if row.query is None else set()
+                looked_up |= {"document"} if not row.documents else set()
                 yield _complete(row, where, opened, n_ways)
+    if count:
+        opened.check_used(looked_up)
 
 
 class _Header:
     """Which columns of a file are what: of a table as a whole, of a line of JSON by its own names."""
 
-    def __init__(self, file: CorpusFile, named: Mapping[str, str] | None) -> None:
+    def __init__(self, file: CorpusFile, opened: OpenSource) -> None:
         self.columns = Columns()
         self._file = file
-        self._named = named
+        self._opened = opened
+        self._named: Mapping[str, str] | None = opened.source.columns
         self._first: frozenset[str] = frozenset()
+        # What the values in lines of JSON arrays are, told by the first line.
+        self._roles: list[str] = []
+
+    def guess(self, rows: list[list[str]]) -> list[str] | None:
+        """Names for the columns of CSV or TSV if the first row is data; see `raycol.data.delimited`."""
+        first = rows[0]
+        if self._named or names_examples(first):
+            return None
+        if reads_as_names(first) and not (len(first) > 1 and self._opened.has("query", first[0])):
+            refuse_nameless_ids(first, rows[1:])
+            return None
+        return name_by_position(rows, self._opened.has)
 
     def choose(self, names: list[str]) -> list[str]:
         """The columns of a table to read."""
@@ -147,12 +176,39 @@ class _Header:
             self.columns = self._find(tuple(names))
         except ValueError as error:
             raise InputError(f"{self._file}: {error}") from None
-        if self.columns.by_position and not self._file.is_table and not all(map(is_name, self.columns.names())):
-            raise InputError(
-                f"{self._file}, line 1: names no columns ({list_names(names)}); put a header above it, such as "
-                "query, positive, negative"
-            )
+        self._tell()
         return self.columns.names()
+
+    def as_object(self, record: Any) -> dict[str, Any]:
+        """A record of JSON by names: an array has its values by position, as ColBERT's triples.
+
+        Raises:
+            ValueError: it is neither an object nor such an array.
+        """
+        if isinstance(record, dict):
+            return record
+        if not isinstance(record, list):
+            raise ValueError(f"not a JSON object but a {type(record).__name__}")
+        if len(record) < 2 or not isinstance(record[0], str | int):
+            raise ValueError(
+                f"a JSON array of {len(record)}; expected a query, a positive and negatives, texts or ids, or an id "
+                "and pairs of an id and a score"
+            )
+        query_id, *others = record
+        if all(isinstance(pair, list) and len(pair) == 2 for pair in others):
+            ids, scores = zip(*others, strict=True)
+            found = {"query_id": query_id, "document_ids": list(ids), "scores": list(scores)}
+        else:
+            if not self._roles:
+                self._roles = name_by_position([[str(value) for value in record]], self._opened.has)
+                remark(f"{self._file}: arrays without names; {', '.join(self._roles)} by their position")
+            if len(record) != len(self._roles) and self._roles[-1] == "score":
+                raise ValueError(f"a JSON array of {len(record)}; expected {len(self._roles)}, as in the first line")
+            # Other lines may have more negatives.
+            stem = "negative_id" if self._roles[1] == "positive_id" else "negative"
+            more = [f"{stem}_{number}" for number in range(len(self._roles) - 1, len(record) - 1)]
+            found = dict(zip([*self._roles[: len(record)], *more], record, strict=True))
+        return found
 
     def columns_of(self, record: dict[str, Any]) -> Columns:
         """The columns of a line of JSON. By position they go as in the first line: an object has no order.
@@ -166,7 +222,12 @@ class _Header:
         found = self._find(names, positions=not self._first)
         if not self._first:
             self.columns, self._first = found, frozenset(names)
+            self._tell()
         return found
+
+    def _tell(self) -> None:
+        if self.columns.by_position:
+            remark(f"{self._file}: no column is known by its name; by position, {self.columns.describe()}")
 
     def _find(self, names: tuple[str, ...], *, positions: bool = True) -> Columns:
         return named_columns(self._named, names) if self._named else find_columns(names, positions=positions)

@@ -10,9 +10,10 @@ from typing import Any
 from raycol.errors import InputError
 
 USUAL = {
-    "id": ("_id", "id", "docid", "doc_id", "document_id", "pid", "passage_id", "corpus_id", "corpus-id", "ids"),
+    # A passage's own id before its document's: MS MARCO v2 has both.
+    "id": ("_id", "id", "pid", "passage_id", "docid", "doc_id", "document_id", "corpus_id", "corpus-id", "ids"),
     "title": ("title", "doc_title"),
-    "text": ("text", "contents", "content", "body", "passage", "document"),
+    "text": ("text", "contents", "content", "body", "passage", "document", "segment"),
     "embeddings": ("embeddings", "embedding"),
 }
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal, cast
+from typing import IO, Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -30,9 +33,15 @@ _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".npz": "npz",
 }
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 _LINES = ("jsonl", "csv", "tsv")
-EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst), .parquet or .npz"
+EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst, .bz2, .xz), .parquet or .npz"
+
+# Bytes of one record in a file of lines, decompressed. A line without an end would take all memory.
+MAX_RECORD_BYTES = 1 << 26
+TOO_LARGE = f"a record of more than {MAX_RECORD_BYTES >> 20} MiB, which is the limit"
+# `zstd --long=31` writes windows of 2 GiB; a reader takes as much memory as the window that a file was written with.
+_LARGEST_ZSTD_WINDOW_LOG = 31
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -63,8 +72,10 @@ class CorpusFile:
 
     @property
     def unit(self) -> str:
-        """What a record of it is called."""
-        return "row" if self.is_table else "line"
+        """What a record of it is called; those of an array in JSON are not lines."""
+        if self.is_table:
+            return "row"
+        return "record" if ".json" in PurePosixPath(self.uri.lower()).suffixes[-2:] else "line"
 
     def where(self, number: int) -> str:
         """Where a record stands, by its row or line."""
@@ -244,16 +255,75 @@ def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
     with reading(uri):
         system, path, _ = _locate(uri)
         compression = compression_of(path)
+        raw = system.open_input_file(path)
         if compression:
-            raw = system.open_input_stream(path, compression=compression, buffer_size=1 << 20)
+            raw = decompressed(raw, compression, 1 << 20)
         else:
-            raw = system.open_input_file(path)
             raw.seek(offset)
         with io.BufferedReader(raw, 1 << 20) as file:
             left = offset if compression else 0
             while left and (skipped := len(file.read(min(left, 1 << 20)))):
                 left -= skipped
             yield cast(BinaryIO, file)
+
+
+def decompressed(raw: pa.NativeFile, compression: str, buffer_size: int) -> Any:
+    """The content of an open file, which is closed with it. Reading a damaged one raises `OSError`."""
+    if compression == "gzip":
+        return pa.CompressedInputStream(raw, compression)
+    return _Decompressed(io.BufferedReader(cast(Any, raw), buffer_size), compression)
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file, of one member or several; a file without a byte has none."""
+
+    def __init__(self, raw: IO[bytes], compression: str) -> None:
+        self._raw = raw
+        self._damage: tuple[type[Exception], ...] = (EOFError, lzma.LZMAError)
+        self._file: Any
+        if compression == "bz2":
+            self._file = bz2.BZ2File(raw)
+        elif compression == "xz":
+            self._file = lzma.LZMAFile(raw)  # noqa: SIM115
+        else:  # Arrow refuses windows above 128 MiB
+            if sys.version_info >= (3, 14):
+                from compression import zstd
+            else:
+                from backports import zstd
+            options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _LARGEST_ZSTD_WINDOW_LOG}
+            self._file = zstd.ZstdFile(raw, options=options)
+            self._damage += (zstd.ZstdError,)
+
+    def readable(self) -> bool:
+        """As `io.RawIOBase` has it."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase` has it. Raises `OSError` where the file is damaged."""
+        try:
+            return int(self._file.readinto(buffer))
+        except self._damage as error:
+            if not self._raw.tell():
+                return 0
+            raise OSError(str(error)) from None
+
+    def close(self) -> None:
+        """As `io.RawIOBase` has it."""
+        if not self.closed:
+            self._file.close()
+            self._raw.close()
+        super().close()
+
+
+def lines_of(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield each line and how many bytes it takes; of one above `MAX_RECORD_BYTES` only so many bytes and one more."""
+    while line := file.readline(MAX_RECORD_BYTES + 1):
+        n_bytes = len(line)
+        more = line
+        while n_bytes > MAX_RECORD_BYTES and more and not more.endswith(b"\n"):
+            more = file.readline(1 << 20)
+            n_bytes += len(more)
+        yield line, n_bytes
 
 
 def size_of(uri: str) -> int:

@@ -19,7 +19,8 @@ import xxhash
 from raycol.data.arrow_rows import MappedRows, RowWriter
 from raycol.data.cells import read_id
 from raycol.data.columns import first_name, list_names
-from raycol.data.corpus import OnError, encode_text, read_records, refuse
+from raycol.data.corpus import OnError, encode_text, is_missing, read_records, refuse
+from raycol.data.delimited import usual_names
 from raycol.data.files import CorpusFile
 from raycol.data.jsonl import parse_object
 from raycol.data.position import Problem
@@ -32,11 +33,11 @@ Role = Literal["query", "document"]
 
 _IDS = {
     "query": ("query_id", "query-id", "qid", "_id", "id"),
-    "document": ("document_id", "doc_id", "docid", "passage_id", "pid", "corpus_id", "corpus-id", "_id", "id"),
+    "document": ("pid", "passage_id", "document_id", "doc_id", "docid", "corpus_id", "corpus-id", "_id", "id"),
 }
 _TEXTS = {
     "query": ("query", "text", "question", "content", "contents"),
-    "document": ("document", "passage", "text", "content", "contents", "body"),
+    "document": ("document", "passage", "text", "content", "contents", "body", "segment"),
 }
 _TITLES = {"query": (), "document": ("title", "doc_title")}
 
@@ -136,7 +137,8 @@ class Lookup:
                 except ValueError as error:
                     raise InputError(f"{file}: {error}") from None
 
-            for position, record in read_records(file, lambda name: name.lower() in usual, choose):
+            guess = usual_names("csv" if file.format == "csv" else "tsv", lambda name: name.lower() in usual)
+            for position, record in read_records(file, guess, choose):
                 try:
                     if isinstance(record, str):
                         raise ValueError(record)
@@ -158,7 +160,7 @@ class Lookup:
         id_ = read_id(record[id_name], id_name)
         texts = []
         for name in (title_name, text_name):
-            value = record[name] if name else None
+            value = record[name] if name and not is_missing(record[name]) else None
             if not isinstance(value, str | None):
                 raise ValueError(f"{name!r} of {id_!r} is a {type(value).__name__}; expected a string")
             encode_text(f"{name!r} of {id_!r}", value or "")

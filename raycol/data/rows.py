@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raycol.data.cells import read_id, read_ids, read_scores, read_text, read_texts
 from raycol.data.columns import EXPECTED, Columns
 
@@ -41,6 +43,13 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
     if not n_documents:
         raise ValueError(f"no documents in {', '.join(map(repr, columns.names()))}; expected at least one")
     scores = None
+    if columns.by_position and texts and query and all(map(str.isdecimal, (query, *texts[0]))):
+        raise ValueError(
+            f"holds whole numbers ({query}, {texts[0][0]}), which no column's name says are ids; name the columns "
+            "query_id, positive_id, negative_id, or say so in 'columns'"
+        )
+    if columns.scores and (labeled := _of_labels(record, columns, texts)):
+        return [Row(query, query_id, documents) for documents in labeled]
     if columns.scores:
         if n_positives > 1:
             raise ValueError(f"{columns.scores!r} of {n_positives} positives; expected one positive to be scored")
@@ -56,6 +65,21 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
         )
         for number in range(n_positives)
     ]
+
+
+def _of_labels(record: dict[str, Any], columns: Columns, texts: _Groups | None) -> _Groups | None:
+    """Documents in a list with a label each, 0 or 1: each positive with all that are none. None for other records."""
+    labels = record.get(str(columns.scores))
+    if not texts or len(texts) < 2 or columns.others or not isinstance(labels, list | tuple | np.ndarray):
+        return None
+    documents = [positive for positive, *_ in texts]
+    if len(labels) != len(documents) or any(label not in (0, 1) for label in labels):
+        return None
+    negatives = [text for text, label in zip(documents, labels, strict=True) if not label]
+    positives = [text for text, label in zip(documents, labels, strict=True) if label]
+    if not positives:
+        raise ValueError(f"{columns.scores!r} has no 1; expected a positive")
+    return [(positive, *negatives) for positive in positives]
 
 
 # Of each positive of a record the documents, texts or ids: the positive and the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +109,26 @@ class OpenSource:
     def documents(self) -> Lookup:
         """Documents by id."""
         return Lookup(self._files_of("document", self.source.documents), "document", self.on_error, self.problems)
+
+    def has(self, role: Role, id_: str) -> bool:
+        """Whether there are queries, or documents, to look ids up in, and one of them has this id."""
+        named = self.source.queries if role == "query" else self.source.documents
+        try:
+            return (self.queries if role == "query" else self.documents).find(id_) is not None
+        except InputError:
+            if named:
+                raise
+            return False  # what lies beside the examples may be something else
+
+    def check_used(self, looked_up: Collection[Role]) -> None:
+        """Raise `InputError` where the source names queries or documents, and none was looked up."""
+        for setting, role in (("queries", "query"), ("documents", "document")):
+            if getattr(self.source, setting) and role not in looked_up:
+                raise InputError(
+                    f"{self.source.path}: its examples hold the text of each {role}, not an id, so the setting "
+                    f"{setting!r} has no effect; leave it out, or say which columns are ids: query_id, positive_id, "
+                    "negative_id, in a header or in 'columns'"
+                )
 
     def _files_of(self, role: Role, chosen: str | None) -> list[CorpusFile]:
         if chosen:

@@ -1,7 +1,8 @@
 """A sample from all over a corpus, and how many records there are, without reading it all.
 
 Tables, and lines that are not compressed, are read at several places. Of CSV, whose quotes hide where a record starts,
-and of what is compressed only the beginning is read: where such files are sorted, the sample is not like the rest.
+of quoted TSV, of JSON arrays, and of what is compressed only the beginning is read: where such files are sorted, the
+sample is not like the rest.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 
 from raycol.data import CorpusFile, Fields, Passage, Problem
 from raycol.data.arrays import look_at_arrays
-from raycol.data.corpus import OnError, nothing_usable, refuse, scan_corpus
-from raycol.data.files import compression_of, open_file, size_of
+from raycol.data.corpus import OnError, is_sequential, nothing_usable, refuse, scan_corpus
+from raycol.data.files import compression_of, decompressed, open_file, size_of
 from raycol.data.hub import open_dataset
 from raycol.data.jsonl import read_lines
 from raycol.data.parquet import cheap_rows, n_rows
@@ -101,7 +101,7 @@ def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterat
 
 def _sample_lines(file: CorpusFile, fields: Fields, size: int, n: int) -> tuple[Records, float]:
     """Records of a file of lines, and how many there are in a byte (of a compressed one, a compressed byte)."""
-    if file.format == "csv" or compression_of(file.uri):
+    if compression_of(file.uri) or is_sequential(file):
         read = list(islice(scan_corpus(file, fields), n + 1))
         found = [(file.where(position.number), item) for position, item in read[:n]]
         whole = len(read) <= n
@@ -148,6 +148,8 @@ def _compressed_share(uri: str) -> float:
     codec = compression_of(uri)
     if not codec:
         return 1.0
-    with open_file(uri) as raw, pa.CompressedInputStream(raw, codec) as stream:
-        read = len(stream.read(_COMPRESSED_LOOK))
+    with open_file(uri) as raw, decompressed(raw, codec, 1 << 16) as stream:
+        read = 0
+        while read < _COMPRESSED_LOOK and (n_bytes := len(stream.read(1 << 16))):
+            read += n_bytes
         return float(raw.tell() / max(1, read))

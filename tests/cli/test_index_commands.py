@@ -1,3 +1,6 @@
+import bz2
+import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +42,34 @@ def test_an_index_of_no_known_model_asks_for_one(index: Index, capsys: pytest.Ca
     assert "pass --model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ids.txt", "ids.txt.gz", "ids.txt.bz2", "ids.txt.xz"])
+def test_ids_in_a_file_are_what_the_corpus_calls_them(tmp_path: Path, name: str) -> None:
+    """With spaces around, behind a byte order mark, and with the ends of lines of Windows."""
+    ids = ["é", " a ", "b c", "d\t", "7", "kept", "\u00a0x\u2003"]
+    index = Index.create(tmp_path / "i", (Document(id_, np.ones((4, 16), np.float32)) for id_ in ids))
+    content = b"\xef\xbb\xbf" + "\r\n".join(id_ for id_ in ids if id_ != "kept").encode() + b"\r\n\r\n"
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(name.rpartition(".")[2], bytes)
+    (tmp_path / name).write_bytes(compress(content))
+    assert run("index", "delete", index.uri, "--file", tmp_path / name, "--refuse-unknown") == 0
+    assert [hit.id for hit in Index.open(index.uri).search(np.ones((1, 4, 16), np.float32), k=9)[0]] == ["kept"]
+
+
+def test_a_file_of_ids_that_is_not_utf_8_is_named(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_bytes(b"d1\ncaf\xe9\n")
+    assert run("index", "delete", index.uri, "--file", tmp_path / "ids.txt") == 2
+    assert f"error: {tmp_path}/ids.txt, line 2: the id is not UTF-8" in capsys.readouterr().err
+    assert len(Index.open(index.uri)) == 9
+
+
 def test_documents_are_deleted_dropped_and_forgotten(
     index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("d1\n\nd2\n")
     assert run("index", "delete", index.uri, "d0", "unknown", "--file", ids) == 0
-    assert "version 2, 3 documents deleted" in capsys.readouterr().out
+    assert "version 2, 3 documents deleted, of 4 ids; the others are not in the index" in capsys.readouterr().out
     assert run("index", "compact", index.uri) == 0
     assert "version 3, 1 -> 1 partitions, 3 deleted documents dropped" in capsys.readouterr().out
     assert run("index", "vacuum", index.uri, "--keep", "1") == 0

@@ -62,6 +62,11 @@ def save(path: Path, records: Records) -> Path:
     return path
 
 
+def write(path: Path, content: str) -> Path:
+    path.write_text(content)
+    return path
+
+
 def read(path: Path | str, **settings: Any) -> list[Example]:
     return list(read_examples(Source(path=str(path), **settings)))
 
@@ -305,7 +310,8 @@ def test_positions_are_those_of_the_first_line(tmp_path: Path) -> None:
         ({"anchor": "x", "question": "y", "positive": "z"}, "'anchor' and 'question' may both be the query"),
         ({"query": "x", "positive": "y", "score": 1, "label": 2}, "'score' and 'label' may both be the scores"),
         ('{"query": "x"', "not JSON"),
-        ("[1]", "not a JSON object but a list"),
+        ("[1]", "a JSON array of 1; expected a query, a positive and negatives"),
+        ("7", "not a JSON object but a int"),
     ],
 )  # fmt: skip
 def test_a_record_that_cannot_be_used_is_named(tmp_path: Path, record: dict[str, Any] | str, message: str) -> None:
@@ -335,16 +341,117 @@ def test_a_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path, 
     assert not problems
 
 
-def test_a_file_without_a_header_is_not_guessed_at(tmp_path: Path) -> None:
-    path = tmp_path / "triples.tsv"
-    path.write_text("what is it\tit is that\tit is not\n" * 2)
-    with pytest.raises(InputError, match=r"comes twice|names no columns"):
-        read(path)
-    path.write_text("what is it\tit is that\tit is not\n")
-    assert refusal(path) == (
-        f"{path}, line 1: names no columns ('what is it', 'it is that', 'it is not'); put a header above it, "
-        "such as query, positive, negative"
+# Without names
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_first_line_that_reads_as_data_is_data(
+    tmp_path: Path, separator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / ("triples.csv" if separator == "," else "triples.tsv")
+    path.write_text(separator.join(["what is it", "it is that", "it is not"]) + "\n" + separator.join("abc") + "\n")
+    assert parts(read(path)) == [("what is it", ("it is that", "it is not"), None), ("a", ("b", "c"), None)]
+    assert capsys.readouterr().err == (
+        f"{path}: no header, the first line is data; column 1 is 'query', column 2 is 'positive', column 3 is "
+        "'negative_1'\n"
     )
+    path.write_text(separator.join(["question", "What is asked?"]) + "\n" + separator.join(["a", "b"]) + "\n")
+    assert parts(read(path)) == [("question", ("What is asked?",), None), ("a", ("b",), None)]
+    path.write_text(separator.join(["what is it", "that", "0.75"]) + "\n")
+    assert parts(read(path)) == [("what is it", ("that",), (0.75,))]
+    assert "one column and no known name ('what is it')" in refusal(write(path, "what is it\n"))
+
+
+def test_what_goes_by_its_position_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.jsonl", "x.tsv", "x.parquet"):
+        path = save(tmp_path / name, [{"title": "a", "body": "b", "more": "c", "label": [1, 2]}] * 2)
+        read(path)
+        assert capsys.readouterr().err.replace("\n", " ").count(
+            f"{path}: no column is known by its name; by position, 'title' is the query, 'body' is the positive, "
+            "'more' further documents, 'label' is the scores"
+        ) == 1  # fmt: skip
+        read(save(path, [{"query": "a", "positive": "b"}]))
+        assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ids", [["10", "11", "1", "2", "3"], ["q1", "q2", "a", "b", "c"]])
+@pytest.mark.parametrize("beside", [True, False])
+def test_triples_of_ids_without_a_header_are_looked_up(tmp_path: Path, ids: list[str], beside: bool) -> None:
+    q1, q2, a, b, c = ids
+    queries = write(tmp_path / ("queries.tsv" if beside else "q.tsv"), f"{q1}\tfirst\n{q2}\tsecond\n")
+    documents = write(tmp_path / ("corpus.tsv" if beside else "c.tsv"), f"{a}\ttext a\n{b}\ttext b\n{c}\ttext c\n")
+    settings = {} if beside else {"queries": str(queries), "documents": str(documents)}
+    expected = [("first", ("text a", "text c"), None), ("second", ("text b", "text a"), None)]
+    triples = [(q1, a, c), (q2, b, a)]
+    for separator, name in (("\t", "triples.tsv"), (",", "triples.csv")):
+        path = write(tmp_path / name, "".join(separator.join(triple) + "\n" for triple in triples))
+        assert parts(read(path, **settings)) == expected
+    lines = [[int(id_) if id_.isdigit() else id_ for id_ in triple] for triple in triples]
+    path = write(tmp_path / "triples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert parts(read(path, **settings)) == expected
+    assert parts(read(write(tmp_path / "triples.json", json.dumps(lines)), **settings)) == expected
+    (found,) = read(write(path, json.dumps([q1, [a, 2.5], [b, 0.5]])), **settings)
+    assert (found.query, found.documents, found.scores) == ("first", ("text a", "text b"), (2.5, 0.5))
+    assert not found.positive_first
+
+
+def test_ids_without_a_header_are_never_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "triples.tsv", "10\t0\t3\n11\t1\t4\n")
+    assert "has ids where queries should be, and no 'queries' beside it" in refusal(path)
+    write(path, "a\tb\tc\n10\t0\t3\n")
+    assert "the columns 'a', 'b', 'c' hold whole numbers, but none is known by its name" in refusal(path)
+    numbers = [{"a": "10", "b": "0"}]
+    for name in ("x.jsonl", "x.parquet"):
+        with pytest.raises(InputError, match="holds whole numbers"):
+            read(save(tmp_path / name, numbers))
+
+
+@pytest.mark.parametrize("rows", ["1\t0\t1\n2\t1\t1\n", "1\t0\t7\t1\n", "q1 Q0 d7 2\n", "1\t4\t0\n2\t5\t2\n3\t5\t0\n"])
+def test_judgements_are_no_triples(tmp_path: Path, rows: str) -> None:
+    path = write(tmp_path / "qrels.tsv", rows.replace(" ", "\t"))
+    assert "reads as judgements (a query id, a document id and a grade)" in refusal(path)
+
+
+def test_a_lookup_that_is_not_used_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.jsonl", [{"query": "a", "positive": "b"}])
+    queries = save(tmp_path / "q.csv", QUERIES)
+    assert "so the setting 'queries' has no effect; leave it out" in refusal(path, queries=str(queries))
+    assert "so the setting 'documents' has no effect" in refusal(path, documents=str(queries))
+
+
+# Layouts of other projects
+
+
+def test_passages_with_titles_are_read(tmp_path: Path) -> None:
+    """DPR's and Tevatron's."""
+    dpr = {"question": "q", "answers": ["x"], "positive_ctxs": [{"title": "T", "text": "p"}, {"text": "s"}],
+           "negative_ctxs": [{"title": "N", "text": "m"}],
+           "hard_negative_ctxs": [{"title": "H", "text": "n"}]}  # fmt: skip
+    expected = [("q", ("T p", "H n", "N m"), None), ("q", ("s", "H n", "N m"), None)]
+    for content in (json.dumps([dpr], indent=4), json.dumps(dpr)):
+        assert parts(read(write(tmp_path / "dpr.json", content))) == expected
+    tevatron = {"query_id": "1", "query": "q", "positive_passages": [{"docid": "7", "title": "T", "text": "p"}],
+                "negative_passages": [{"docid": "8", "title": "", "text": "n"}]}  # fmt: skip
+    for name in ("x.jsonl", "x.parquet"):
+        assert parts(read(save(tmp_path / name, [tevatron]))) == [("q", ("T p", "n"), None)]
+
+
+def test_ids_under_tevatrons_names_are_looked_up(tmp_path: Path) -> None:
+    lay_out(tmp_path, "lines")
+    record = {"query_id": "q1", "positive_document_ids": ["a"], "negative_document_ids": ["b", "c"]}
+    assert parts(read(save(tmp_path / "t.jsonl", [record]))) == [("first", ("text a", "text b", "text c"), None)]
+
+
+def test_labeled_lists_are_an_example_of_each_positive(tmp_path: Path) -> None:
+    record = {"query": "q", "answer": ["a", "b", "c"], "labels": [1, 0, 1]}
+    for name in ("x.jsonl", "x.parquet"):
+        assert parts(read(save(tmp_path / name, [record]))) == [("q", ("a", "b"), None), ("q", ("c", "b"), None)]
+    assert "'labels' has no 1; expected a positive" in refused(tmp_path, record | {"labels": [0, 0, 0]})
+
+
+def test_a_missing_value_of_pandas_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"query": "q", "positive": "p", "negative": NaN}')
+    assert parts(read(path)) == [("q", ("p",), None)]
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
@@ -505,8 +612,11 @@ def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"document_id": "a"}], "line 1: none of 'document', 'passage', 'text', 'content', 'contents', 'body', only"),
-        ([{"text": "a"}], "line 1: none of 'document_id', 'doc_id', "),
+        (
+            [{"document_id": "a"}],
+            "line 1: none of 'document', 'passage', 'text', 'content', 'contents', 'body', 'segment', only",
+        ),
+        ([{"text": "a"}], "line 1: none of 'pid', 'passage_id', 'document_id', "),
         ([*DOCUMENTS, {"document_id": "d", "text": " "}], "line 4: document 'd' has no text"),
         ([*DOCUMENTS, {"document_id": "d", "text": None}], "line 4: document 'd' has no text"),
         ([*DOCUMENTS, {"document_id": "d", "text": 5}], "line 4: 'text' of 'd' is a int; expected a string"),
@@ -532,7 +642,7 @@ def test_a_lookup_that_cannot_be_used_is_named(tmp_path: Path, records: Records,
 def test_a_lookup_without_columns_is_named(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     path = save(tmp_path / "d.parquet", [{"name": "a", "text": "x"}])
-    assert f"{path}: none of 'document_id', " in refusal(tmp_path, documents=path)
+    assert f"{path}: none of 'pid', 'passage_id', " in refusal(tmp_path, documents=path)
 
 
 def test_which_part_of_a_folder_is_to_be_read(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ def test_a_relative_path_becomes_an_absolute_one(tmp_path: Path, monkeypatch: py
         assert corpus_files(corpus) == [CorpusFile(str(tmp_path / "below" / "a.jsonl"), "jsonl")]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.gz", "a.parquet.gz", "a.npz.zst", "a.jsonl.bz2", ".jsonl"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.gz", "a.parquet.gz", "a.npz.zst", "a.jsonl.zip", ".jsonl"])
 def test_other_names_are_refused_with_what_is_expected(tmp_path: Path, name: str) -> None:
     path = fill(tmp_path, name) / name
     assert refusal(path) == (
-        f"{path}: no format that is known; expected .jsonl, .csv or .tsv (also .gz, .zst), .parquet or .npz"
+        f"{path}: no format that is known; expected .jsonl, .csv or .tsv (also .gz, .zst, .bz2, .xz), .parquet or .npz"
     )
 
 

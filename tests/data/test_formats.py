@@ -1,10 +1,14 @@
 """One corpus in every format: the same passages, from any position on, and damage that is named."""
 
+import bz2
 import csv
 import datetime
 import gzip
 import io
 import json
+import lzma
+import math
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,6 +81,11 @@ WRITERS: dict[str, Callable[[Records], bytes]] = {
     "c.json": lines_of,
     "c.jsonl.gz": lambda records: gzip.compress(lines_of(records)),
     "c.jsonl.zst": lambda records: zstd(lines_of(records)),
+    "array.json": lambda records: json.dumps(records, indent=2).encode(),
+    "array.jsonl": lambda records: json.dumps(records).encode(),
+    "c.jsonl.bz2": lambda records: bz2.compress(lines_of(records)),
+    "c.tsv.xz": lambda records: lzma.compress(tsv_of(records)),
+    "quoted.tsv": lambda records: csv_of(records).replace(b'","', b'"\t"'),
     "c.csv": csv_of,
     "C.CSV.GZ": lambda records: gzip.compress(csv_of(records, "\n")),
     "c.csv.zst": lambda records: zstd(csv_of(records)),
@@ -195,7 +204,8 @@ def test_reading_from_behind_the_end_gives_nothing(tmp_path: Path) -> None:
 
 def test_compressed_files_may_have_several_members(tmp_path: Path) -> None:
     lines = [lines_of([record]) for record in RECORDS]
-    for name, compress in (("c.jsonl.gz", gzip.compress), ("c.jsonl.zst", zstd)):
+    codecs = {"gz": gzip.compress, "zst": zstd, "bz2": bz2.compress, "xz": lzma.compress}
+    for name, compress in ((f"c.jsonl.{suffix}", codec) for suffix, codec in codecs.items()):
         assert list(read_corpus(write(tmp_path / name, b"".join(map(compress, lines))))) == PASSAGES
 
 
@@ -219,7 +229,9 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path, name: str) -> None:
 
 DAMAGED = {
     "c.jsonl.gz": "cannot be read (Truncated",
-    "c.csv.zst": "cannot be read (Truncated",
+    "c.csv.zst": "cannot be read (",
+    "c.jsonl.bz2": "cannot be read (",
+    "c.tsv.xz": "cannot be read (",
     "c.parquet": "cannot be read (",
     "c.npz": "not a usable .npz file (",
 }
@@ -246,7 +258,8 @@ def test_an_empty_file_has_no_records(tmp_path: Path, name: str) -> None:
     assert list(read_corpus(tmp_path)) == PASSAGES
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.parquet", "c.npz"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.tsv", "c.tsv.xz", "c.jsonl.bz2",
+                                  "array.json", "quoted.tsv", "c.parquet", "c.npz"])  # fmt: skip
 @given(data=st.data())
 def test_whatever_is_damaged_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
@@ -314,6 +327,122 @@ def test_what_a_quote_takes_in_is_told(tmp_path: Path) -> None:
     assert str(problems.pop()).endswith(
         "3 fields where the file has 2 columns; it takes in 2 lines, since a quote opens in it"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "quoted"),
+    [
+        # As DPR writes its passages, all in quotes.
+        ('id\ttext\ttitle\n1\t"So ""he"" said"\tA\n2\t"plain, text"\tB\n', ['So "he" said', "plain, text"], True),
+        ('1\t"one"\n2\t"two"\n3\t"three"\n4\tfour\n', ["one", "two", "three", "four"], True),
+        # As pandas does it, which takes quotes where there must be some.
+        ('id\ttext\na\tone\nb\ttwo\nc\t"a ""b"" c"\n', ["one", "two", 'a "b" c'], True),
+        ('id\ttext\r\na\tone\r\nb\ttwo\r\nc\t"three\nfour"\r\n', ["one", "two", "three\nfour"], True),
+        # Quotes of the texts' own.
+        ('id\ttext\na\tone\nb\t"two"\nc\tthree\n', ["one", '"two"', "three"], False),
+        ('a\t"one\nb\ttwo"\nc\tthree\n', ['"one', 'two"', "three"], False),
+        ('a\t"one" and "two"\nb\t"two"\nc\t"three"\n', ['"one" and "two"', '"two"', '"three"'], False),
+        ('a\tsix " wide\nb\t"two"\nc\t"three"\n', ['six " wide', '"two"', '"three"'], False),
+    ],
+)
+def test_tsv_has_quotes_where_its_rows_say_so(
+    tmp_path: Path, content: str, texts: list[str], quoted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "c.tsv", content)
+    assert [passage.text for passage in read_corpus(path)] == texts
+    assert ("its fields are in quotes" in capsys.readouterr().err) == quoted
+    assert_readable_from_anywhere(path)
+
+
+def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 6 GB compresses to some hundred bytes; see `MAX_RECORD_BYTES`."""
+    monkeypatch.setattr("raycol.data.files.MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr("raycol.data.jsonl.MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr("raycol.data.delimited.MAX_RECORD_BYTES", 1000)
+    long: Records = [{"id": "long", "title": "", "text": "x" * 5_000_000}]
+    for name in ("c.jsonl.zst", "c.csv.zst", "c.tsv", "quoted.tsv"):
+        path = write(tmp_path / name, WRITERS[name]([*RECORDS[:1], *long, *RECORDS[1:]]))
+        problems: list[Problem] = []
+        assert list(read_corpus(path, "skip", problems)) == PASSAGES, name
+        assert [problem.what for problem in problems] == ["a record of more than 64 MiB, which is the limit"]
+        assert_readable_from_anywhere(path)
+    assert "record 2: a record of more than 64 MiB" in refusal(
+        write(tmp_path / "a.json", WRITERS["array.json"]([*RECORDS[:1], *long]))
+    )
+
+
+@pytest.mark.parametrize("value", ["[" * 70 + "]" * 70, "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900])
+def test_deep_nesting_is_refused(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path / "c.jsonl", f'{{"id": "a", "text": {value}}}\n')
+    assert "not usable JSON (nested too deeply)" in refusal(path) or "not JSON" in refusal(path)
+
+
+def test_an_array_that_is_damaged_is_named(tmp_path: Path) -> None:
+    whole = WRITERS["array.json"](RECORDS)
+    assert "the array ends early" in refusal(write(tmp_path / "c.json", whole[:-3]))
+    assert "the array ends early, in the midst of an element" in refusal(write(tmp_path / "c.json", whole[:-30]))
+    assert "more behind the end of the array" in refusal(write(tmp_path / "c.json", whole + b"{}"))
+    problems: list[Problem] = []
+    write(tmp_path / "c.json", b'[{"id": "a", "text": "x"}, 7, "s", null, {"id": "b", "text": "y"}]')
+    assert [passage.id for passage in read_corpus(tmp_path / "c.json", "skip", problems)] == ["a", "b"]
+    assert [problem.where for problem in problems] == [f"{tmp_path}/c.json, record {n}" for n in (2, 3, 4)]
+
+
+def test_one_object_over_several_lines_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", json.dumps(RECORDS[0], indent=2))
+    assert "is it one value over several lines? expected a value a line, or an array" in refusal(path)
+
+
+@pytest.mark.parametrize("window_log", [28, 31])
+def test_windows_of_any_size_are_read(tmp_path: Path, window_log: int) -> None:
+    """As `zstd --long=31` writes them, and Arrow refuses above 27."""
+    zstandard = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    options = {zstandard.CompressionParameter.window_log: window_log}
+    writer = zstandard.ZstdCompressor(options=options)
+    path = write(tmp_path / "c.jsonl.zst", writer.compress(lines_of(RECORDS)) + writer.flush())
+    with pytest.raises(OSError, match="too much memory"):
+        pa.input_stream(str(path)).read()
+    assert list(read_corpus(path)) == PASSAGES
+
+
+def test_a_first_row_with_a_number_is_no_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.tsv", "12\tDocument\n13\tPassage\n")
+    assert [passage.text for passage in read_corpus(path)] == ["Document", "Passage"]
+
+
+def test_columns_without_a_header_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "c.tsv", "a\tone\tA\n")
+    list(read_corpus(path))
+    assert capsys.readouterr().err == (
+        f"{path}: no header, the first line is data; column 1 is 'id', column 2 is 'text', column 3 is 'title'\n"
+    )
+
+
+def test_a_passage_has_its_own_id_not_its_documents(tmp_path: Path) -> None:
+    """Both are there in MS MARCO v2."""
+    records = [{"pid": f"p{n}", "docid": "d", "passage": "text", "spans": "(0,9)"} for n in range(2)]
+    path = write(tmp_path / "c.jsonl", lines_of(records))
+    assert [passage.id for passage in read_corpus(path)] == ["p0", "p1"]
+    path = write(tmp_path / "c.jsonl", lines_of([{"docid": "d#1", "title": "T", "segment": "text"}]))
+    assert [(passage.id, passage.text) for passage in read_corpus(path)] == [("d#1", "text")]
+
+
+def test_missing_values_of_pandas_are_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", '{"id": "a", "title": NaN, "text": "one"}\n')
+    assert list(read_corpus(path)) == [Passage("a", "", "one")]
+    assert "no '_id'" in refusal(write(path, '{"id": NaN, "text": "one"}\n'))
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, [1, 2]])
+def test_metadata_of_several_values_is_refused_with_what_to_do(tmp_path: Path, value: Any) -> None:
+    records: Records = [{"id": "a", "text": "one", "tags": value}]
+    for name in ("c.jsonl", "c.parquet"):
+        for kind in ("", "string"):
+            message = refusal(write(tmp_path / name, WRITERS[name](records)), Fields(metadata={"tags": kind}))
+            assert "'tags' of 'a' is a" in message
+            assert "join what it holds into a text, which filters search with LIKE" in message
 
 
 def test_quotes_mean_nothing_in_tsv(tmp_path: Path) -> None:
@@ -436,15 +565,15 @@ def test_titles_and_texts_are_strings_or_nothing(tmp_path: Path, title: Any) -> 
     assert "row 1: the text of 'a' is a ndarray; expected a string" in refusal(path)
 
 
-def test_whole_numbers_are_ids_in_tables_only(tmp_path: Path) -> None:
+def test_whole_numbers_are_ids(tmp_path: Path) -> None:
     records: Records = [{"id": 7, "text": "one"}, {"id": -1, "text": "two"}]
     for path in (
         write(tmp_path / "c.parquet", parquet_of(records)),
         write(tmp_path / "c.npz", npz_of(records)),
+        write(tmp_path / "c.jsonl", lines_of(records)),
         save_dataset(tmp_path / "saved", records),
     ):
         assert [passage.id for passage in read_corpus(path)] == ["7", "-1"]
-    assert "the id is 7; expected a non-empty string" in refusal(write(tmp_path / "c.jsonl", lines_of(records)))
 
 
 @pytest.mark.parametrize("id_", [True, 1.0, b"a", "", None, "é" * 300])
@@ -499,6 +628,11 @@ UTC = datetime.UTC
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
+        ("", math.nan, None),
+        ("int64", math.nan, None),
+        ("double", math.nan, None),
+        ("double", "nan", None),
+        ("string", math.nan, None),
         ("string", 7, "7"),
         ("string", "", ""),
         ("int64", "-12", -12),
@@ -528,7 +662,6 @@ def test_metadata_is_converted(tmp_path: Path, kind: str, value: Any, expected: 
     [
         ("int64", "1.5"),
         ("int64", 1.5),
-        ("int64", float("nan")),
         ("int64", float("inf")),
         ("int64", 2**63),
         ("int64", "x"),
@@ -782,6 +915,33 @@ def test_of_arrays_only_the_rows_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     np.savez(path, ids=ids, embeddings=np.zeros((60_000, 16), np.float32), lengths=np.full(30_000, 2, np.int32))
     for start in (1, 29_000):
         assert read_of(path, "arrays", start, start + 600, monkeypatch) < 0.1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<M8[ns/0]', 'fortran_order': False, 'shape': (3,), }",  # ends the process in NumPy
+        "{'descr': '<U2147483647', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': '(9,9)f4', 'fortran_order': False, 'shape': (3,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "-" * 2000 + "3,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 2000 + ")" * 2000 + ", }",
+        "{'descr': '<f4', 'fortran_order': " + "not " * 900 + "True, 'shape': (3,), }",
+        "{" + " " * 100_000 + "}",
+    ],
+)
+@pytest.mark.parametrize("array", ["embeddings", "ids"])
+def test_a_header_of_anything_but_numbers_and_text_is_refused_unread(tmp_path: Path, header: str, array: str) -> None:
+    def member(text: str) -> bytes:
+        return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text.encode() + bytes(64)
+
+    arrays = {"embeddings": member("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1, 4), }")}
+    arrays["ids"] = member("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }")
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (arrays | {array: member(header)}).items():
+            archive.writestr(f"{name}.npy", content)
+    assert "not a usable .npz file (" in refusal(path, Fields(encoded=True))
 
 
 @pytest.mark.parametrize("shape", [(1 << 50, 1, 4), (3, -1, 4), (-3, 2, 4), (3, 1 << 61, 4), (3, 3, 4)])
