@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import string
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import xxhash
+from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -26,8 +28,18 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers import AddedToken
 from transformers.utils import logging
 
-from raycol.checkpoints import find_checkpoint, is_late_interaction, read_json
+from raycol.checkpoints import (
+    architectures,
+    find_checkpoint,
+    is_late_interaction,
+    is_stanford,
+    read_json,
+    refuse_adapters,
+    refuse_heads,
+    refuse_images,
+)
 from raycol.errors import InputError
+from raycol.progress import console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +75,7 @@ def load_encoder(
     query_expansion: bool | None = None,
     attend_to_expansion: bool | None = None,
     skiplist: Sequence[str] | None = None,
+    new_projection: bool = False,
     seed: int = 0,
 ) -> MultiVectorEncoder:
     """Open a late-interaction checkpoint, or make a new ColBERT from a bare backbone.
@@ -70,7 +83,7 @@ def load_encoder(
     Native sentence-transformers, PyLate and Stanford checkpoints keep the settings they were trained with
     unless an argument here says otherwise. A bare backbone (a plain transformer or a single-vector
     sentence-transformers model) gets the defaults named below and a projection that is a random
-    orthogonal map, so that dot products roughly survive until it is trained.
+    orthogonal map, so that dot products roughly survive until it is trained; a line on standard error says so.
 
     Args:
         name_or_path: a folder, the URI of one in an object store, a name on the Hugging Face hub, or
@@ -87,21 +100,30 @@ def load_encoder(
             a mask token).
         attend_to_expansion: let the other tokens attend to those mask tokens (off).
         skiplist: words whose document embeddings are left out (all ASCII punctuation).
+        new_projection: make a new ColBERT also of a checkpoint with a projection or a head that is not loaded.
         seed: seeds the new projection and the new markers' embeddings.
 
     Raises:
-        InputError: no model there, a checkpoint that cannot be opened, or a setting it cannot have.
+        InputError: no model there, a checkpoint that cannot be opened, a setting it cannot have, or a checkpoint with
+            a trained projection, adapter or head that would be dropped.
     """
     source = find_checkpoint(name_or_path)
+    refuse_images(source, name_or_path)
     trained = is_late_interaction(source)
+    if not trained and not new_projection:
+        refuse_adapters(source, name_or_path)
     try:
         with quiet_transformers():
             if trained:
-                encoder = MultiVectorEncoder(source, device=device, model_kwargs=_model_kwargs(source, dtype))
+                with _as_trained(source) as folder:
+                    encoder = MultiVectorEncoder(folder, device=device, model_kwargs=_model_kwargs(source, dtype))
                 _check_embedding_size(encoder, embedding_size, name_or_path)
             else:
                 modules = _new_modules(source, dtype, embedding_size or EMBEDDING_SIZE, seed)
                 encoder = MultiVectorEncoder(modules=modules, device=device)
+                if not new_projection:
+                    refuse_heads(source, encoder[0].auto_model.state_dict(), name_or_path)
+        _set_padding(encoder, name_or_path)
         if not trained:
             expands = encoder.tokenizer.mask_token is not None
             query_expansion = expands if query_expansion is None else query_expansion
@@ -123,7 +145,51 @@ def load_encoder(
         # Whatever a damaged checkpoint or an unknown device makes torch, safetensors and the rest raise.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason}") from error
+    if not trained:
+        size = encoder.get_embedding_dimension()
+        console.print(
+            f"model {name_or_path}: new random projection of {size} dimensions: train it, or pass a ColBERT",
+            markup=False,
+            soft_wrap=True,
+        )
     return encoder.eval()
+
+
+@contextmanager
+def _as_trained(source: str) -> Iterator[str]:
+    """The folder or name by which sentence-transformers opens a trained checkpoint.
+
+    It knows Stanford's by the name of the architecture alone. Where that is another one, it is shown a folder of links
+    in which it has this name.
+    """
+    if "HF_ColBERT" in architectures(source) or not is_stanford(source):
+        yield source
+        return
+    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source))
+    with tempfile.TemporaryDirectory(prefix="raycol-model-") as place:
+        for path in folder.resolve().iterdir():
+            if path.name != "config.json":
+                (Path(place) / path.name).symlink_to(path)
+        config = read_json(source, "config.json", dict) | {"architectures": ["HF_ColBERT"]}
+        (Path(place) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield place
+
+
+def _set_padding(encoder: MultiVectorEncoder, name: str | Path) -> None:
+    """Give a tokenizer without a padding token one. Padding is masked, so any token will do.
+
+    Raises:
+        InputError: the tokenizer has no special token at all.
+    """
+    tokenizer = encoder.tokenizer
+    if tokenizer.pad_token is None:
+        found = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if found is None:
+            raise InputError(
+                f"model {str(name)!r}: its tokenizer has no padding token, and no end token to take in its place; "
+                "set pad_token in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = found
 
 
 def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:

@@ -171,6 +171,8 @@ def evaluation(result: Evaluation) -> None:
     """The outcome of `raycol evaluate`."""
     skipped = f", {result.skipped} documents skipped" if result.skipped else ""
     typer.echo(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
     for name, value in result.metrics.items():
         typer.echo(f"{name:8} {value:.4f}")
 

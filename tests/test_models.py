@@ -134,30 +134,107 @@ def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
         load_encoder(folder, embedding_size=32)
 
 
-def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
-    """A checkpoint as Stanford's ColBERT writes it: one file of weights with the projection in it."""
-    import torch
+def add_weights(backbone: Path, folder: Path, added: dict, prefix: str = "") -> Path:
+    """A copy of a backbone whose file of weights has some more, and a prefix before the others' names."""
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(tiny_backbone / "model.safetensors")
+    shutil.copytree(backbone, folder)
+    weights = {f"{prefix}{name}": tensor for name, tensor in load_file(backbone / "model.safetensors").items()}
+    save_file({**weights, **added}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["HF_ColBERT", "ColBERT", "BertModel"])
+def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path, architecture: str) -> None:
+    """A checkpoint as Stanford's ColBERT writes it: one file of weights with the projection in it."""
+    import torch
+
     projection = torch.randn(16, 32)
-    folder = tmp_path / "stanford"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        if (tiny_backbone / name).exists():
-            (folder / name).write_bytes((tiny_backbone / name).read_bytes())
-    save_file(
-        {**{f"bert.{name}": tensor for name, tensor in weights.items()}, "linear.weight": projection},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    folder = add_weights(tiny_backbone, tmp_path / "stanford", {"linear.weight": projection}, "bert.")
     config = json.loads((tiny_backbone / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
     (folder / "artifact.metadata").write_text(json.dumps({"query_maxlen": 10, "doc_maxlen": 20}))
     assert is_late_interaction(str(folder))
     encoder = load_encoder(folder, device="cpu")
     assert encoder.encode_query("rain").shape == (10, 16)
+    assert encoder[0].document_length == 20
     assert np.allclose(encoder[1].linear.weight.detach().numpy(), projection.numpy())
+    backbone = load_encoder(tiny_backbone, device="cpu")[0].auto_model.state_dict()
+    word = "embeddings.word_embeddings.weight"
+    assert torch.equal(encoder[0].auto_model.state_dict()[word][:40], backbone[word][:40])
+    assert encoder_fingerprint(load_encoder(folder, device="cpu")) == encoder_fingerprint(encoder)
+    (folder / "artifact.metadata").unlink()
+    found = load_encoder(folder, device="cpu")
+    assert np.allclose(found[1].linear.weight.detach().numpy(), projection.numpy()), "known by its weights alone"
+
+
+def test_stanford_settings_without_a_projection_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_backbone, tmp_path / "m")
+    (tmp_path / "m" / "artifact.metadata").write_text("{}")
+    with pytest.raises(InputError, match=r"so it is a ColBERT, and no linear\.weight"):
+        load_encoder(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("custom_text_proj.weight", "has custom_text_proj, which"),
+        ("bert.colbert_linear.weight", r"has bert\.colbert_linear, which"),
+        ("classifier.weight", "has classifier, which"),
+        ("bert.encoder.layer.0.attention.self.query.lora_A.default.weight", "has an adapter, which"),
+    ],
+)
+def test_a_trained_head_is_not_dropped(tiny_backbone: Path, tmp_path: Path, name: str, message: str) -> None:
+    import torch
+
+    folder = add_weights(tiny_backbone, tmp_path / "m", {name: torch.ones(16, 32)}, "bert.")
+    with pytest.raises(InputError, match=message):
+        load_encoder(folder, device="cpu")
+    assert load_encoder(folder, device="cpu", new_projection=True).get_embedding_dimension() == 128
+
+
+def test_heads_of_pretraining_are_no_matter(
+    tiny_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    names = ("cls.predictions.bias", "cls.seq_relationship.weight", "bert.pooler.dense.weight", "bert.embeddings.more")
+    folder = add_weights(tiny_backbone, tmp_path / "m", {name: torch.ones(4) for name in names}, "bert.")
+    assert load_encoder(folder, device="cpu", embedding_size=24).get_embedding_dimension() == 24
+    assert "new random projection of 24 dimensions: train it, or pass a ColBERT" in capsys.readouterr().err
+
+
+def test_what_lies_beside_the_weights_is_not_dropped(tiny_backbone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_backbone, folder)
+    (folder / "colbert_linear.pt").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"has colbert_linear\.pt, which"):
+        load_encoder(folder, device="cpu")
+    (folder / "colbert_linear.pt").unlink()
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(InputError, match=r"has 2_Dense \(Dense\), which"):
+        load_encoder(folder, device="cpu")
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    assert load_encoder(folder, device="cpu")
+
+
+def test_adapters_and_models_of_images_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    with pytest.raises(InputError, match="an adapter of org/base, not a whole model; merge it"):
+        load_encoder(folder)
+    shutil.copytree(tiny_backbone, tmp_path / "m")
+    config = json.loads((tiny_backbone / "config.json").read_text())
+    for name in ("ColPali", "ColQwen2_5", "ColPaliForRetrieval"):
+        (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+        with pytest.raises(InputError, match=f"is a {name}, which encodes images"):
+            load_encoder(tmp_path / "m")
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

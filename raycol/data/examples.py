@@ -35,7 +35,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raycol.data.beir import read_qrels
+from raycol.data.beir import find_qrels, read_qrels
 from raycol.data.columns import Columns, find_columns, named_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
@@ -46,7 +46,7 @@ from raycol.data.position import Problem
 from raycol.data.rows import Row, read_rows
 from raycol.data.sources import OpenSource, Source
 from raycol.errors import InputError
-from raycol.locations import inside, shown
+from raycol.locations import shown
 from raycol.progress import remark
 
 __all__ = ["Example", "Source", "read_examples"]
@@ -108,7 +108,7 @@ def read_examples(
 
 
 def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:
-    qrels = inside(opened.source.path, f"qrels/{opened.source.split or 'train'}.tsv")
+    qrels = find_qrels(opened.source.path, opened.source.split or "train")
     for query_id, grades in read_qrels(qrels).items():
         for document_id, grade in grades.items():
             if grade > 0:

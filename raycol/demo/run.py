@@ -51,6 +51,8 @@ def run_demo(config: DemoConfig) -> None:
         _clear(config.out)
         save(data, config.out)
     console.print(f"{data.about}; {len(data.pairs)} training pairs, {len(data.dataset.queries)} held-out queries")
+    for note in data.dataset.notes:
+        console.print(note, markup=False)
     rows = _measure_before(data)
     with ExitStack() as running:
         with progress("Starting Ray"):

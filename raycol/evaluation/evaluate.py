@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from raycol.config import Config, Location
 from raycol.data import load_beir
+from raycol.data.beir import missing_documents
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run
-from raycol.evaluation.runs import run_exact, run_index
+from raycol.evaluation.runs import own_passages, run_exact, run_index
+from raycol.index.manifest import passage_id
 from raycol.progress import Report, no_report
+
+if TYPE_CHECKING:
+    from raycol.index import Index
 
 
 class EvaluateConfig(Config):
@@ -37,20 +44,22 @@ class EvaluateConfig(Config):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, and what they were measured on."""
+    """Metrics by name, what they were measured on, and in `notes` what is missing from it or was left out."""
 
     metrics: dict[str, float]
     method: str
     queries: int
     documents: int
     skipped: int
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     """Measure a model, exactly or through its index, on a BEIR folder.
 
     Raises:
-        InputError: no model, unusable data, or an index that the model does not match.
+        InputError: no model, unusable data, or an index that the model does not match or that has none of the judged
+            documents.
     """
     if not config.index and not config.model:
         raise InputError("nothing to evaluate: pass --model, or --index, or both")
@@ -59,7 +68,10 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     from raycol.index import Index
 
     dataset = load_beir(config.data, config.split, config.on_error)
+    notes = list(dataset.notes)
     index = Index.open(config.index) if config.index else None
+    if index:
+        notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
     from raycol.models import load_encoder, load_encoder_of
 
     if index:
@@ -68,10 +80,18 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     else:
         encoder = load_encoder(str(config.model), device=config.device)
         run, method = run_exact(encoder, dataset, report), "exact MaxSim"
+    if own := own_passages(dataset):
+        notes.append(f"{len(own)} documents are queries themselves, by id and text; none is a hit of its own query")
     return Evaluation(
         score_run(dataset.qrels, run),
         method,
         len(dataset.queries),
         len(dataset.passages),
         len(dataset.skipped),
+        tuple(notes),
     )
+
+
+def _has_document(index: Index, id_: str) -> bool:
+    """Whether an index has a document, whole or as passages."""
+    return id_ in index or (index.manifest.split is not None and passage_id(id_, 0) in index)

@@ -1,7 +1,8 @@
 """Runs: what a way of searching returns for every query of a test collection.
 
-A run leaves out a passage that is the query itself (same id), as BEIR's evaluation does: in collections
-such as ArguAna the queries stand in the corpus.
+A run leaves out a passage that is the query itself, as BEIR's evaluation does: in collections such as ArguAna the
+queries stand in the corpus. There that is told by the id alone; here the text must be the same too, since other
+collections number their queries and documents independently. A judged passage is never left out.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raycol.data.beir import Dataset
 from raycol.evaluation.metrics import DEPTH
+from raycol.index.manifest import document_of
 from raycol.progress import Report, no_report
 
 if TYPE_CHECKING:
@@ -50,10 +53,36 @@ def run_exact(
 
 
 def run_index(encoder: MultiVectorEncoder, index: Index, dataset: Dataset) -> dict[str, dict[str, float]]:
-    """What an index finds for every query, at its default settings."""
+    """What an index finds for every query, at its default settings.
+
+    Where documents were split, each is scored by its best passage.
+    """
     queries = [query.cpu().numpy() for query in _encode_queries(encoder, dataset)]
-    found = index.search(queries, k=DEPTH + 1)
-    return _as_run(dataset, [[(hit.id, hit.score) for hit in hits] for hits in found])
+    search = _search_split if index.manifest.split else _search
+    return _as_run(dataset, search(index, queries, DEPTH + 1))
+
+
+def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int) -> list[list[tuple[str, float]]]:
+    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=k)]
+
+
+def _search_split(index: Index, queries: Sequence[NDArray[np.float32]], k: int) -> list[list[tuple[str, float]]]:
+    """The best `k` documents of an index of passages: more passages are asked for until they are of so many."""
+    best: list[dict[str, float]] = [{} for _ in queries]
+    waiting, n_passages = list(range(len(queries))), k
+    while waiting:
+        found = _search(index, [queries[row] for row in waiting], n_passages)
+        for row, hits in zip(waiting, found, strict=True):
+            best[row] = {}
+            for id_, score in hits:
+                best[row].setdefault(document_of(id_), score)
+        waiting = [
+            row
+            for row, hits in zip(waiting, found, strict=True)
+            if len(best[row]) < k and len(hits) == n_passages < len(index)
+        ]
+        n_passages *= 2
+    return [list(documents.items())[:k] for documents in best]
 
 
 def run_bm25(dataset: Dataset) -> dict[str, dict[str, float]]:
@@ -77,8 +106,24 @@ def _encode_queries(encoder: MultiVectorEncoder, dataset: Dataset) -> list:  # t
     return encoder.encode_query(list(dataset.queries.values()), show_progress_bar=False)  # type: ignore[no-any-return]
 
 
-def _as_run(dataset: Dataset, found: Sequence[Hits]) -> dict[str, dict[str, float]]:
+def own_passages(dataset: Dataset) -> set[str]:
+    """Ids that a query shares with a passage which is the query itself, by its text, and which nobody judged."""
     return {
-        query_id: {id_: score for id_, score in hits if id_ != query_id}
+        passage.id
+        for passage in dataset.passages
+        if passage.id in dataset.queries
+        and passage.id not in dataset.qrels.get(passage.id, {})
+        and _folded(dataset.queries[passage.id]) in (_folded(passage.text), _folded(passage.content))
+    }
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _as_run(dataset: Dataset, found: Sequence[Hits]) -> dict[str, dict[str, float]]:
+    own = own_passages(dataset)
+    return {
+        query_id: {id_: score for id_, score in hits if id_ != query_id or id_ not in own}
         for query_id, hits in zip(dataset.queries, found, strict=True)
     }

@@ -128,6 +128,17 @@ class SplitInfo(_Record):
         return self
 
 
+def passage_id(document_id: str, number: int) -> str:
+    """The id of a passage of a document that is split."""
+    return f"{document_id}#{number}"
+
+
+def document_of(id_: str) -> str:
+    """The id of the document that a passage is a part of; the id itself if it is not of a passage."""
+    document_id, sign, number = id_.rpartition("#")
+    return document_id if sign and document_id and number.isdecimal() else id_
+
+
 class Manifest(_Record):
     """The state of an index at one version."""
 

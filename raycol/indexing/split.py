@@ -10,7 +10,7 @@ from typing import Any
 
 from raycol.data import Passage
 from raycol.errors import InputError
-from raycol.index.manifest import SplitInfo
+from raycol.index.manifest import SplitInfo, passage_id
 from raycol.indexing.metadata import PARENT
 
 # Longer runs without a space are no words of a language that has spaces.
@@ -53,7 +53,7 @@ class Splitter:
         title, pieces = self._pieces(document.title, document.text)
         for number, text in enumerate(pieces):
             metadata = {**document.metadata, PARENT: document.id}
-            yield replace(document, id=f"{document.id}#{number}", title=title, text=text, metadata=metadata)
+            yield replace(document, id=passage_id(document.id, number), title=title, text=text, metadata=metadata)
 
     def _pieces(self, title: str, text: str) -> tuple[str, list[str]]:
         room = self.room

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from raycol.index import Hit
+from raycol.index.manifest import document_of
 from raycol.mining.queries import TrainingQuery
 from raycol.mining.texts import Text
 
@@ -91,7 +92,7 @@ def possible_hits(
     at_most = limits(positive, rules)
 
     def reason(hit: Hit) -> str | None:
-        if hit.id in own.ids or (split and parent_of(hit.id) in own.ids):
+        if hit.id in own.ids or (split and document_of(hit.id) in own.ids):
             return "positive"
         if rules.min_score is not None and hit.score < rules.min_score:
             return "min_score"
@@ -100,11 +101,6 @@ def possible_hits(
     reasons = [reason(hit) for hit in hits]
     left_out.update(filter(None, reasons))
     return [hit for hit, why in zip(hits, reasons, strict=True) if why is None]
-
-
-def parent_of(passage_id: str) -> str:
-    """The id of the document that a passage is a part of."""
-    return passage_id.rpartition("#")[0]
 
 
 def text_reason(text: Text, own: Own, taken: Container[str]) -> str | None:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index import Hit, Index
+from raycol.index.manifest import document_of, passage_id
 from raycol.index.pooling import token_pooling
-from raycol.mining.candidates import folded, parent_of
+from raycol.mining.candidates import folded
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Texts
 
@@ -111,12 +112,12 @@ class PositiveScorer:
         waiting, first = ids, 0
         while any(waiting):
             numbers = range(first, first + _PASSAGES)
-            names = [[f"{id_}#{number}" for id_ in of_one for number in numbers] for of_one in waiting]
+            names = [[passage_id(id_, number) for id_ in of_one for number in numbers] for of_one in waiting]
             ranked = self.index.rerank(encoded, names, on_unknown="ignore", threads=1)
             for place, hits in enumerate(ranked):
                 there = set()
                 for hit in hits:
-                    parent = parent_of(hit.id)
+                    parent = document_of(hit.id)
                     there.add(parent)
                     scores[place][parent] = max(hit.score, scores[place].get(parent, hit.score))
                 waiting[place] = [id_ for id_ in waiting[place] if id_ in there]

@@ -165,6 +165,9 @@ class TrainConfig(Config):
     embedding_size: Positive | None = None
     """Dimensions a token of a new ColBERT (128); a trained model keeps its own."""
 
+    new_projection: bool = False
+    """Make a new ColBERT also of a checkpoint with a projection or a head that is not loaded: it is dropped."""
+
     query_length: Positive | None = None
     """Tokens of a query; a new ColBERT takes 32, a trained model keeps its own."""
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from raycol.data import load_beir
 from raycol.errors import InputError
+from raycol.progress import console
 from raycol.training.batches import Plan, Share
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
@@ -45,7 +46,10 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
             "lower --accumulate or bring more"
         )
     if config.eval_data:
-        save_collection(collection, load_beir(config.eval_data, config.eval_split, config.on_error))
+        dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
+        for note in dataset.notes:
+            console.print(f"eval_data: {note}", markup=False)
+        save_collection(collection, dataset)
     elif config.held_out:
         save_collection(collection, held_out_collection(examples, _held_out(config, examples)))
     return Work(sources=sources, steps=steps)

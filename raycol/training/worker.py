@@ -26,6 +26,7 @@ from raycol.training.trainer import Rhythm, Trainer
 
 _OF_THE_ENCODER = (
     "embedding_size",
+    "new_projection",
     "query_length",
     "document_length",
     "query_expansion",

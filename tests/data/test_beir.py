@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def test_a_dataset_survives_its_folder(folder: Path) -> None:
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tgood\n", "line 2: expected query-id"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "no judgements"),
         ("qrels/test.tsv", "h\nq9\td1\t1\n", "no query 'q9'"),
+        ("qrels/test.tsv", "q1\td1\tgood\nq1\td2\t1\n", "line 1: expected query-id"),
+        ("qrels/test.tsv", "q1\td1\t0.5\n", "line 1: expected query-id"),
+        ("qrels/test.tsv", "q1\td1\t1\t\n", "line 1: expected query-id"),
+        ("qrels/test.tsv", "q1\td1\t1\nq2\t0\td1\t1\n", "line 2: expected query-id"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1\td2\t1\nq1\td1\t0\n", "line 3: the document 'd1' has the grade 0"),
+        ("qrels/test.tsv", "q1\tMED-1\t1\nq2\tMED-2\t1\n", "none of the 2 judged documents, such as 'MED-1'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "query 'q1' has no text"),
         ("queries.jsonl", '{"text": "x"}\n', "line 1: no '_id'"),
         ("queries.jsonl", '{"_id": "q1", "text": "x"}\n' * 2, "line 2: the query id 'q1' stands on an earlier line"),
@@ -54,3 +61,52 @@ def test_judgements_need_no_header(folder: Path) -> None:
 def test_a_missing_split_says_which_there_are(folder: Path) -> None:
     with pytest.raises(InputError, match="splits here: test"):
         load_beir(folder, "dev")
+
+
+@pytest.mark.parametrize(
+    "judgements",
+    [
+        "q1 0 d1 1\nq2 0 d2 2\nq2 0 d1 0\n",
+        "q1\t0\td1\t1\nq2\t0\td2\t2\nq2\t0\td1\t0\n",
+        "query-id\tQ0\tcorpus-id\tscore\nq1\t0\td1\t1\nq2\t0\td2\t2\nq2\t0\td1\t0\n",
+        "docid\trelevance\tqid\nd1\t1\tq1\nd2\t2\tq2\nd1\t0\tq2\n",
+        "q1 d1 1\nq2 d2 2\nq2 d1 0\n",
+        "q1\td1\t1.0\nq2\td2\t2.0\r\nq2\td1\t0.0\n",
+        "q1\td1\t1 \n\nq2\td2\t2 \nq2\td1\t0 \n",
+        "\ufeffq1\td1\t1\nq2\td2\t2\nq2\td1\t0\n",
+        "\ufeffquery-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t2\nq2\td1\t0\n",
+    ],
+)
+def test_judgements_are_read_in_every_layout_in_use(folder: Path, judgements: str) -> None:
+    (folder / "qrels" / "test.tsv").write_text(judgements, encoding="utf-8")
+    dataset = load_beir(folder)
+    assert dataset == DATASET
+    assert dataset.notes == ()
+
+
+def test_every_file_may_be_compressed(folder: Path) -> None:
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv"):
+        path = folder / name
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert load_beir(folder) == DATASET
+    with pytest.raises(InputError, match="splits here: test"):
+        load_beir(folder, "dev")
+    (folder / "queries.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"holds queries\.jsonl and queries\.jsonl\.gz"):
+        load_beir(folder)
+
+
+def test_query_ids_may_be_whole_numbers_and_queries_without_judgements_anything(folder: Path) -> None:
+    (folder / "qrels" / "test.tsv").write_text("7\td1\t1\n")
+    (folder / "queries.jsonl").write_text('{"_id": 7, "text": "seven"}\n{"_id": "q9", "text": ""}\n')
+    assert load_beir(folder).queries == {"7": "seven"}
+
+
+def test_notes_say_what_is_missing_or_repeated(folder: Path) -> None:
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\td1\t1\nq1\td7\t1\nq2\td8\t1\n")
+    dataset = load_beir(folder)
+    assert dataset.qrels == {"q1": {"d1": 1, "d7": 1}, "q2": {"d8": 1}}
+    repeated, missing = dataset.notes
+    assert repeated.startswith("1 judgements of ")
+    assert missing.startswith("2 of 3 judged documents, such as 'd7', are not in the corpus of ")

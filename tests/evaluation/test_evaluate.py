@@ -8,7 +8,8 @@ from raycol.data.beir import save_beir
 from raycol.errors import InputError
 from raycol.evaluation import EvaluateConfig, evaluate, score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
-from tests.conftest import make_passages
+from tests.conftest import make_passages, write_jsonl
+from tests.indexing.here import build_index
 
 
 @pytest.fixture
@@ -67,6 +68,76 @@ def test_a_query_that_stands_in_the_corpus_does_not_find_itself() -> None:
     run = run_bm25(Dataset(passages, {"a": "rain and wind"}, {"a": {"b": 1}}))
     assert "a" not in run["a"]
     assert max(run["a"], key=run["a"].__getitem__) == "b"
+
+
+def test_a_judged_document_of_the_querys_id_counts() -> None:
+    """Queries and documents that are numbered independently share ids by accident."""
+    passages = [
+        Passage("0", "", "rain and wind"),
+        Passage("1", "", "bread and butter"),
+        Passage("2", "", "bread oven"),
+    ]
+    queries = {"0": "wind", "1": "bread oven", "2": "bread oven"}
+    dataset = Dataset(passages, queries, {"0": {"0": 1}, "1": {"2": 1}, "2": {"2": 1}})
+    run = run_bm25(dataset)
+    assert max(run["0"], key=run["0"].__getitem__) == "0"
+    assert "1" in run["1"], "another text than the query's: no copy of it"
+    assert score_run(dataset.qrels, run)["nDCG@10"] == 1
+
+
+def test_what_was_left_out_is_said(tiny_colbert: Path, tmp_path: Path) -> None:
+    passages = [Passage("a", "", "rain and wind"), Passage("b", "", "rain and fog"), Passage("c", "", "bread")]
+    save_beir(tmp_path, Dataset(passages, {"a": "rain  and Wind"}, {"a": {"b": 1, "gone": 1}}))
+    done = evaluate(EvaluateConfig(data=tmp_path, model=str(tiny_colbert), device="cpu"))
+    missing, own = done.notes
+    assert missing.startswith("1 of 2 judged documents, such as 'gone'")
+    assert own.startswith("1 documents are queries themselves")
+
+
+def test_a_document_is_scored_by_its_best_passage(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.index import Index
+    from raycol.indexing import IndexConfig
+    from raycol.models import load_encoder
+
+    passages = [Passage(record["_id"], record["title"], record["text"]) for record in make_passages(130)]
+    queries = {f"q{number}": passages[number].text for number in range(4)}
+    dataset = Dataset(passages, queries, {f"q{number}": {passages[number].id: 1} for number in range(4)})
+    save_beir(tmp_path / "data", dataset)
+    build_index(
+        IndexConfig(corpus=tmp_path / "data", model=str(tiny_colbert), out=tmp_path / "i", bits=8, split_tokens=3)
+    )
+    done = evaluate(EvaluateConfig(data=tmp_path / "data", index=tmp_path / "i", device="cpu"))
+    assert done.notes == ()
+    assert done.metrics["R@100"] > 0.5
+    index = Index.open(tmp_path / "i")
+    assert len(index) > 2 * len(passages)
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    run = run_index(encoder, index, dataset)
+    (hits,) = index.exact(encoder.encode_query([queries["q1"]], convert_to_numpy=True), k=len(index))
+    best: dict[str, float] = {}
+    for hit in hits:
+        best.setdefault(hit.id.rpartition("#")[0], hit.score)
+    assert len(run["q1"]) == 101, "the depth counts documents, not passages"
+    for id_ in list(run["q1"])[:10]:
+        assert run["q1"][id_] == pytest.approx(best[id_])
+
+
+def test_an_index_of_another_collection_is_refused(dataset: Dataset, tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.indexing import IndexConfig
+
+    others = [Passage(f"other-{passage.id}", "", passage.text) for passage in dataset.passages]
+
+    def build(name: str, passages: list[Passage]) -> None:
+        corpus = write_jsonl(tmp_path / f"{name}.jsonl", [{"_id": each.id, "text": each.text} for each in passages])
+        build_index(IndexConfig(corpus=corpus, model=str(tiny_colbert), out=tmp_path / f"{name}-index", bits=8))
+
+    save_beir(tmp_path / "data", dataset)
+    build("none", others)
+    with pytest.raises(InputError, match=r"none of the 8 judged documents, .* is in the index"):
+        evaluate(EvaluateConfig(data=tmp_path / "data", index=tmp_path / "none-index", device="cpu"))
+    build("some", [*dataset.passages[:3], *others])
+    done = evaluate(EvaluateConfig(data=tmp_path / "data", index=tmp_path / "some-index", device="cpu"))
+    assert any(note.startswith("5 of 8 judged documents") and "the index" in note for note in done.notes)
 
 
 def test_there_must_be_something_to_evaluate(tmp_path: Path) -> None:
