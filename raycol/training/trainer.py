@@ -11,6 +11,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from raycol.errors import RaycolError
 from raycol.evaluation.metrics import METRICS
 from raycol.index.storage import Store
 from raycol.memory import peak_memory
+from raycol.tokenizing import Task, tokenize
 from raycol.training.batches import Plan, WorkerBatches
 from raycol.training.checkpoints import Background, list_checkpoints
 from raycol.training.dataset import Row, TrainingSet
@@ -128,6 +130,10 @@ class Trainer(MultiVectorEncoderTrainer):
         finally:
             if self._checkpoints:
                 self._checkpoints.close()
+
+    def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
+        """Tokenize columns as encoding does; by itself sentence-transformers' collator leaves out the prompts."""
+        return self.data_collator_class(preprocess_fn=partial(_tokenize, model))
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """One worker's slices of all batches; a training that goes on skips those that it had."""
@@ -254,6 +260,11 @@ class Trainer(MultiVectorEncoderTrainer):
         if checkpoint:
             states = json.loads((Path(checkpoint) / RANDOM).read_bytes())
             set_random_state(states[self.args.process_index])
+
+
+def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
+    """See `tokenize`. `prompt` is what the Trainer's arguments have, which are given none."""
+    return tokenize(encoder, texts, task)
 
 
 class Rhythm(TrainerCallback):
