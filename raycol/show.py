@@ -36,6 +36,8 @@ def trained(report: TrainReport) -> None:
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
         f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{kept}"
     )
+    for remark in report.remarks:
+        typer.echo(remark)
 
 
 def built(report: BuildReport) -> None:

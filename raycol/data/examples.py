@@ -64,6 +64,7 @@ class Example:
         query_id: the query's id, if it has one.
         document_ids: the documents' ids, if all have one.
         positive_first: whether the first document is the positive; else the best scored one is.
+        documents_left_out: those beyond `n_ways`.
     """
 
     where: str
@@ -73,6 +74,7 @@ class Example:
     query_id: str | None = None
     document_ids: tuple[str, ...] | None = None
     positive_first: bool = True
+    documents_left_out: int = 0
 
 
 def read_examples(
@@ -84,7 +86,7 @@ def read_examples(
         source: where they are.
         on_error: "fail" raises at the first unusable record, "skip" leaves it out.
         problems: with "skip", receives what was left out.
-        n_ways: keep the first so many documents of each; fewer make an example unusable.
+        n_ways: keep at most so many documents of each: the first ones, with the positive among them.
 
     Raises:
         InputError: the source cannot be read or lacks a column; at the first unusable record where `on_error` is
@@ -236,21 +238,30 @@ class _Header:
 def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> Example | Problem:
     """The example with no more than `n_ways` documents, its ids looked up; or what is wrong with it."""
     n_documents = len(row.documents or row.document_ids or ())
-    if n_ways and n_documents < n_ways:
-        return Problem(where, f"{n_documents} documents; expected {n_ways} at least, as n_ways says")
+    places = _kept(row, n_documents, n_ways or n_documents)
     query = row.query
     if query is None:
         query = opened.queries.find(str(row.query_id))
         if query is None:
             return Problem(where, f"the query id {row.query_id!r} is not in {opened.queries.name}")
-    ids = row.document_ids[:n_ways] if row.document_ids else None
+    ids = tuple(row.document_ids[place] for place in places) if row.document_ids else None
     if row.documents:
-        documents = row.documents[:n_ways]
+        documents = tuple(row.documents[place] for place in places)
     else:
         found = {id_: opened.documents.find(id_) for id_ in ids or ()}
         for id_, text in found.items():
             if text is None:
                 return Problem(where, f"the document id {id_!r} is not in {opened.documents.name}")
         documents = tuple(str(found[id_]) for id_ in ids or ())
-    scores = row.scores[:n_ways] if row.scores else None
-    return Example(where, query, documents, scores, row.query_id, ids, row.positive_first)
+    scores = tuple(row.scores[place] for place in places) if row.scores else None
+    left_out = n_documents - len(places)
+    return Example(where, query, documents, scores, row.query_id, ids, row.positive_first, left_out)
+
+
+def _kept(row: Row, n_documents: int, n_ways: int) -> list[int]:
+    """Places of the documents that are kept, in their order."""
+    places = list(range(n_documents))
+    if row.positive_first or not row.scores:
+        return places[:n_ways]
+    best = row.scores.index(max(row.scores))
+    return sorted(sorted(places, key=lambda place: place != best)[:n_ways])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.tokenizing import prompt_of, tokenize
+
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
@@ -64,22 +66,15 @@ def _ahead(function: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
 
 def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Padded features, and which texts are longer than the encoder takes."""
-    prompt = document_prompt(encoder)
-    features = encoder.preprocess(texts, prompt=prompt, task="document")
+    prompt = prompt_of(encoder, "document")
+    features = tokenize(encoder, texts, "document")
     lengths = features["attention_mask"].sum(1).numpy()
     limit = document_length(encoder)
     truncated = lengths >= limit
     for row in np.flatnonzero(truncated):
-        whole = encoder.tokenizer(f"{prompt or ''}{texts[row]}", truncation=False, verbose=False)["input_ids"]
+        whole = encoder.tokenizer(f"{prompt}{texts[row]}", truncation=False, verbose=False)["input_ids"]
         truncated[row] = len(whole) > limit
     return features, truncated
-
-
-def document_prompt(encoder: MultiVectorEncoder) -> str | None:
-    """What `encode_document` puts before a text."""
-    names = [name for name in ("document", "passage", "corpus") if name in encoder.prompts]
-    name = names[0] if names else encoder.default_prompt_name
-    return encoder.prompts[name] if name else None
 
 
 def document_length(encoder: MultiVectorEncoder) -> int:

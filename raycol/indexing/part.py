@@ -29,11 +29,12 @@ from raycol.index.partition_writer import Coder, reorder_tokens, save_partition
 from raycol.index.pooling import token_pooling
 from raycol.index.storage import Store
 from raycol.indexing.clock import Clock
-from raycol.indexing.encode import document_length, document_prompt, encode_texts
+from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.metadata import stored
 from raycol.indexing.plan import Part, read_part
 from raycol.indexing.split import Splitter
 from raycol.memory import peak_memory
+from raycol.tokenizing import prompt_of
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -184,7 +185,7 @@ def _code_texts(
 def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
     if task.split is None:
         return lambda document: [document]
-    return Splitter(encoder.tokenizer, task.split, document_length(encoder), document_prompt(encoder) or "")
+    return Splitter(encoder.tokenizer, task.split, document_length(encoder), prompt_of(encoder, "document"))
 
 
 def _code_embeddings(part: Part, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:

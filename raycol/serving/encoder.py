@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raycol.index.manifest import ModelInfo
 from raycol.serving.batcher import Batcher
 from raycol.serving.listening import keep_replica_on_loopback
+from raycol.tokenizing import Task, prompt_of, tokenize
 
 # Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
@@ -126,9 +127,9 @@ def token_places(encoder: Any, text: str, is_query: bool) -> Tokens:
     """The tokens of a text that have embeddings, and their places; what is not of the text has the place 0 to 0."""
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    task = "query" if is_query else "document"
-    prompt = encoder.prompts.get(task) or ""
-    features = encoder.preprocess([text], prompt=prompt or None, task=task)
+    task: Task = "query" if is_query else "document"
+    prompt = prompt_of(encoder, task)
+    features = tokenize(encoder, [text], task)
     ids = features["input_ids"][0].tolist()
     for module in encoder:
         if isinstance(module, MultiVectorMask):

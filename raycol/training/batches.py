@@ -23,11 +23,19 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """Examples of one source: their indices, and how often batches are taken from there, beside the others."""
+    """Examples of one source.
+
+    Args:
+        name: of the source.
+        examples: their indices.
+        weight: how often batches are taken from there, beside the others.
+        n_ways: documents of each example in a batch; examples of fewer are filled up.
+    """
 
     name: str
     examples: Indices
     weight: float
+    n_ways: int
 
 
 @dataclass(frozen=True)

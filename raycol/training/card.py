@@ -233,7 +233,9 @@ def _data(work: Work) -> str:
         for info in work.sources
     ]
     header = ("source", "examples", "documents of each", "weight in the mixture", "left out")
-    return f"{_table(header, rows)}\n\nBatches are of one source each, drawn by weight."
+    remarks = [f"- {_text(_data_name(info.path))}: {_text(one)}" for info in work.sources for one in info.remarks()]
+    listed = "\n\n" + "\n".join(remarks) if remarks else ""
+    return f"{_table(header, rows)}\n\nBatches are of one source each, drawn by weight.{listed}"
 
 
 def _settings(config: TrainConfig, work: Work) -> str:

@@ -65,8 +65,8 @@ class TrainConfig(Config):
     """Take all workers' passages as negatives; otherwise each has its own batch only."""
 
     n_ways: Positive | None = None
-    """Documents of a query, its positive among them; further ones are left out. By default as many as the
-    first example has."""
+    """Documents of a query at most, its positive among them; further ones are left out. By default as many as the
+    longest example has. Shorter ones are filled up."""
 
     no_duplicates: bool = True
     """Keep examples of one query, or of one positive, out of the same batch."""
@@ -201,8 +201,12 @@ class TrainConfig(Config):
             raise ValueError(f"n_ways is 1; {self.objective} compares at least 2 documents of a query")
         if self.objective == "margin-mse" and self.scoring == "xtr":
             raise ValueError("xtr scoring compares candidates of a query or a batch, margin-mse pairs; choose maxsim")
-        if not self.distils and (self.teacher_temperature or self.normalize_scores):
+        if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
             raise ValueError("teacher_temperature and normalize_scores are for the objective distillation")
+        if self.objective == "margin-mse" and self.temperature != 1:
+            raise ValueError("temperature divides scores before a softmax; margin-mse has none, leave it out")
+        if self.scoring != "xtr" and self.xtr_tokens != type(self).model_fields["xtr_tokens"].default:
+            raise ValueError("xtr_tokens is for the scoring xtr")
         if self.keep_initial and self.lora_rank:
             raise ValueError("keep_initial averages whole weights, lora_rank trains adapters; leave out one of them")
         return self

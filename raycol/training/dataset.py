@@ -7,6 +7,7 @@ there. Neither is ever read into memory whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ from raycol.training.config import TrainConfig
 
 TEXTS, EXAMPLES = "texts.arrow", "examples.arrow"
 
+# What is left out of examples, as reports name it.
+BEYOND = "documents beyond --n-ways"
+UNRELATED = "pairs labelled 0"
+UNUSED = "examples' scores (the positive is named)"
+AS_GOOD = "documents scored as high as the positive"
+
 _EXAMPLE = pa.schema(
     [
         ("query", pa.int64()),
@@ -39,13 +46,33 @@ _TEXT = pa.schema([("text", pa.large_string())])
 
 
 class SourceInfo(BaseModel):
-    """What a source brought: examples, documents in each, how many were left out."""
+    """What a source brought.
+
+    Args:
+        path: where it is.
+        weight: how often batches are taken from it, beside the others.
+        examples: that are trained on.
+        n_ways: documents of an example, in its batch.
+        skipped: records that could not be used.
+        short: examples of fewer documents, which are filled up.
+        left_out: how many of what else was left out, by what it is.
+    """
 
     path: str
     weight: float
     examples: int
     n_ways: int
     skipped: int
+    short: int = 0
+    left_out: dict[str, int] = {}
+
+    def remarks(self) -> list[str]:
+        """Sentences on what was left out or filled up, for a report."""
+        counts = {"records that cannot be used": self.skipped, **self.left_out}
+        found = [f"{n:,} {what} left out" for what, n in counts.items() if n]
+        if self.short:
+            found.append(f"{self.short:,} examples of fewer than {self.n_ways} documents filled up (--n-ways)")
+        return found
 
 
 def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
@@ -61,44 +88,90 @@ def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
 
 
 def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows: RowWriter) -> SourceInfo:
-    count, n_ways = 0, config.n_ways or 0
+    lengths: Counter[int] = Counter()
+    left_out: Counter[str] = Counter()
     problems: list[Problem] = []
     if config.split and not source.split:
         source = source.model_copy(update={"split": config.split})
     for example in read_examples(source, config.on_error, problems, config.n_ways):
-        n_ways = n_ways or len(example.documents)
-        if problem := _problem(config, example, n_ways):
-            refuse(Problem(example.where, problem), config.on_error)
-            problems.append(Problem(example.where, problem))
+        try:
+            if config.distils:
+                documents, scores = _scored(config, example)
+            else:
+                documents, scores = _positive_and_negatives(config, example, left_out), None
+        except ValueError as error:
+            refuse(Problem(example.where, str(error)), config.on_error)
+            problems.append(Problem(example.where, str(error)))
             continue
-        count += 1
-        documents, scores = example.documents[:n_ways], example.scores[:n_ways] if example.scores else None
-        if scores and not config.distils:
-            documents, scores = documents if example.positive_first else _best_first(documents, scores), None
-        rows.add((texts.add(example.query), list(map(texts.add, documents)), scores, number, example.where))
+        left_out[BEYOND] += example.documents_left_out
+        if documents:
+            lengths[len(documents)] += 1
+            rows.add((texts.add(example.query), list(map(texts.add, documents)), scores, number, example.where))
+    count = lengths.total()
     if not count:
-        why = f"; every one was left out, the first was {problems[0]}" if problems else ""
+        found = [
+            *(f"the first was {problem}" for problem in problems[:1]),
+            *(f"{n} {what}" for what, n in left_out.items() if n),
+        ]
+        why = f"; every one was left out: {', '.join(found)}" if found else ""
         raise InputError(f"{source.path}: no training examples in it{why}")
-    weight = source.weight or float(count)
-    return SourceInfo(path=str(source.path), weight=weight, examples=count, n_ways=n_ways, skipped=len(problems))
+    n_ways = max(lengths)
+    return SourceInfo(
+        path=str(source.path),
+        weight=source.weight or float(count),
+        examples=count,
+        n_ways=n_ways,
+        skipped=len(problems),
+        short=count - lengths[n_ways],
+        left_out={what: n for what, n in left_out.items() if n},
+    )
 
 
-def _best_first(documents: tuple[str, ...], scores: tuple[float, ...]) -> tuple[str, ...]:
-    """The positive is the document that its teacher likes best; it may stand anywhere."""
-    best = scores.index(max(scores))
-    return (documents[best], *documents[:best], *documents[best + 1 :])
+def _scored(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The documents and their scores, for an objective that learns from scores. Raises `ValueError`."""
+    if example.scores is None:
+        raise ValueError(f"has no teacher scores, which {config.objective} learns from; make them with raycol teach")
+    if len(example.documents) < 2:
+        raise ValueError(f"has one document; {config.objective} compares at least 2")
+    return example.documents, example.scores
 
 
-def _problem(config: TrainConfig, example: Example, n_ways: int) -> str | None:
-    """What is wrong with an example for this training, if anything."""
-    found = len(example.documents)
-    if config.distils and example.scores is None:
-        return f"has no teacher scores, which {config.objective} learns from; make them with raycol teach"
-    if config.distils and found < 2:
-        return f"has one document; {config.objective} compares at least 2"
-    if found < n_ways:
-        return f"has {found} documents; expected {n_ways}, as the first example has; lower --n-ways"
-    return None
+def _positive_and_negatives(config: TrainConfig, example: Example, left_out: Counter[str]) -> tuple[str, ...]:
+    """The positive, then its negatives; nothing if the example has no positive.
+
+    Scores say which document is the positive, unless it is known. Documents that are scored as high as the positive
+    are no negatives.
+
+    Args:
+        config: the settings of a contrastive training.
+        example: an example.
+        left_out: counts what is left out.
+
+    Raises:
+        ValueError: the scores do not tell which one it is.
+    """
+    documents, scores = example.documents, example.scores
+    if scores is None:
+        return documents
+    if len(documents) + example.documents_left_out == 1:
+        if scores[0] not in (0, 1):
+            raise ValueError(
+                f"its only document is labelled {scores[0]:g}; of such labels {config.objective} training knows 1, a "
+                "positive, and 0, which is left out; name the columns to use with 'columns' to do without the label"
+            )
+        left_out[UNRELATED] += scores[0] == 0
+        return documents if scores[0] else ()
+    if example.positive_first:
+        left_out[UNUSED] += 1
+        return documents
+    best = max(scores)
+    negatives = tuple(text for text, score in zip(documents, scores, strict=True) if score < best)
+    if len(documents) > 1 and not negatives:
+        raise ValueError(
+            f"all {len(documents)} documents are scored {best:g}, so that none is known to be the positive"
+        )
+    left_out[AS_GOOD] += len(documents) - 1 - len(negatives)
+    return (documents[scores.index(best)], *negatives)
 
 
 class _Texts:

@@ -38,6 +38,7 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     examples = TrainingSet(data)
     plan = make_plan(config, sources, examples)
     plan.check()
+    _check_negatives(config, plan)
     batches = config.epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
     steps = config.max_steps or batches // config.accumulate
     if not steps:
@@ -55,6 +56,20 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     return Work(sources=sources, steps=steps)
 
 
+def _check_negatives(config: TrainConfig, plan: Plan) -> None:
+    """Raise `InputError` where a query has no document but its positive to compare: its loss is 0 and says nothing."""
+    if config.distils:
+        return
+    n_queries = config.batch_size if config.gather_across_workers else config.batch_size // config.num_workers
+    for share in plan.shares:
+        if n_queries * share.n_ways < 2:
+            whose = "a batch" if config.gather_across_workers else "a worker's part of a batch"
+            raise InputError(
+                f"{share.name}: {whose} is one query and its positive, without any negative, so that nothing is "
+                f"learned; raise --batch-size ({config.batch_size}), or bring negatives (raycol mine)"
+            )
+
+
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> Plan:
     """All batches of a training set; those of queries that are held out are in none."""
     source_N = examples.column("source")
@@ -62,7 +77,7 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
     if config.held_out:
         kept_N[_held_out(config, examples)] = False
     shares = tuple(
-        Share(info.path, np.flatnonzero(kept_N & (source_N == number)), info.weight)
+        Share(info.path, np.flatnonzero(kept_N & (source_N == number)), info.weight, info.n_ways)
         for number, info in enumerate(sources)
     )
     return Plan(

@@ -22,7 +22,7 @@ from raycol.checkpoints import find_checkpoint
 from raycol.errors import InputError, RaycolError
 from raycol.executor import ON_RAY, Executor
 from raycol.index.storage import Store, absolute, open_store
-from raycol.locations import inside, is_uri
+from raycol.locations import inside, is_uri, shown
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
 from raycol.training.config import TrainConfig
@@ -41,6 +41,7 @@ class TrainReport:
         metrics: the kept model's evaluation, if there was one.
         best_step: after which step it was kept.
         seconds: of this run; an earlier one's are not counted.
+        remarks: what was left out of the data or filled up, by source.
     """
 
     model: str
@@ -49,6 +50,7 @@ class TrainReport:
     metrics: dict[str, float]
     best_step: int
     seconds: float
+    remarks: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -106,7 +108,8 @@ def train(
         clear(store)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     examples = sum(source.examples for source in run.work.sources)
-    return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started)
+    remarks = tuple(f"{shown(one.path)}: {remark}" for one in run.work.sources for remark in one.remarks())
+    return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started, remarks)
 
 
 def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:

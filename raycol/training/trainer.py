@@ -11,6 +11,8 @@ import json
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from raycol.data import Dataset
-from raycol.errors import RaycolError
+from raycol.errors import InputError, RaycolError
 from raycol.evaluation.metrics import METRICS
 from raycol.index.storage import Store
 from raycol.memory import peak_memory
-from raycol.training.batches import Plan, WorkerBatches
+from raycol.tokenizing import Task, tokenize
+from raycol.training.batches import Plan, Share, WorkerBatches
 from raycol.training.checkpoints import Background, list_checkpoints
 from raycol.training.dataset import Row, TrainingSet
 from raycol.training.evaluation import METRIC, evaluate_on
@@ -56,17 +59,56 @@ class StoppedError(RaycolError):
     """Raised by all workers at the same step."""
 
 
-class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """The training set in columns: the query first, then its documents, and a teacher's scores as labels."""
+# Examples that are looked at for each document that a short one lacks.
+_TRIES = 16
 
-    def __init__(self, examples: TrainingSet) -> None:
+
+class Examples(torch.utils.data.Dataset[dict[str, Any]]):
+    """The training set in columns: the query first, then its documents, and a teacher's scores as labels.
+
+    All examples of a source have equally many documents. Where scores are learned, a short example repeats its own
+    documents with their scores. Elsewhere it takes positives of other queries, which are negatives as those of its
+    batch are: drawn by the example's number, so that they are the same for any number of workers.
+    """
+
+    def __init__(self, examples: TrainingSet, plan: Plan) -> None:
         self._examples = examples
+        self._plan = plan
+        self._sources = examples.column("source")
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return columns(self._examples[number])
+        row, share = self._examples[number], self._plan.shares[self._sources[number]]
+        missing = share.n_ways - len(row.documents)
+        if missing and row.scores is not None:
+            again = list(islice(cycle(range(len(row.documents))), share.n_ways))
+            row = Row(row.query, [row.documents[place] for place in again], [row.scores[place] for place in again])
+        elif missing:
+            row = Row(row.query, [*row.documents, *self._others(number, row, share, missing)], None)
+        return columns(row)
+
+    def _others(self, number: int, row: Row, share: Share, n: int) -> list[str]:
+        """Positives of `n` examples of other queries; the example's negatives again where there are too few.
+
+        Raises:
+            InputError: there are neither.
+        """
+        rng = np.random.default_rng([self._plan.seed, 3, number])
+        found: list[str] = []
+        for other in rng.choice(share.examples, _TRIES * n).tolist():
+            text = self._examples[other].documents[0]
+            if self._plan.queries_N[other] != self._plan.queries_N[number] and text not in (*row.documents, *found):
+                found.append(text)
+            if len(found) == n:
+                return found
+        rest = [*row.documents[1:], *found]
+        if not rest:
+            raise InputError(
+                f"{self._examples.where(number)}: no negative for it, as no other query has another positive"
+            )
+        return [*found, *islice(cycle(rest), n - len(found))]
 
 
 def columns(row: Row) -> dict[str, Any]:
@@ -129,11 +171,15 @@ class Trainer(MultiVectorEncoderTrainer):
             if self._checkpoints:
                 self._checkpoints.close()
 
+    def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
+        """Tokenize columns as encoding does; by itself sentence-transformers' collator leaves out the prompts."""
+        return self.data_collator_class(preprocess_fn=partial(_tokenize, model))
+
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """One worker's slices of all batches; a training that goes on skips those that it had."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
         return DataLoader(
-            Examples(self._examples),
+            Examples(self._examples, self._plan),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -254,6 +300,11 @@ class Trainer(MultiVectorEncoderTrainer):
         if checkpoint:
             states = json.loads((Path(checkpoint) / RANDOM).read_bytes())
             set_random_state(states[self.args.process_index])
+
+
+def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
+    """See `tokenize`. `prompt` is what the Trainer's arguments have, which are given none."""
+    return tokenize(encoder, texts, task)
 
 
 class Rhythm(TrainerCallback):

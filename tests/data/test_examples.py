@@ -565,7 +565,14 @@ def test_distillation_looks_ids_up(tmp_path: Path, layout: str) -> None:
     cut = list(read_examples(Source(path=str(path)), n_ways=2))
     assert parts(cut) == [("first", ("text a", "text b"), (1.5, -2.0)), ("second", ("text c", "text a"), (9.0, 8.0))]
     assert [item.document_ids for item in cut] == [("a", "b"), ("c", "a")]
-    assert "3 documents; expected 4 at least, as n_ways says" in refusal(path, n_ways=4)
+    assert [item.documents_left_out for item in cut] == [1, 1]
+    assert parts(list(read_examples(Source(path=str(path)), n_ways=4))) == parts(found)
+
+
+def test_the_best_scored_document_is_kept_where_documents_are_cut(tmp_path: Path) -> None:
+    lines = [{"query": "q", "documents": ["a", "b", "c"], "scores": [1, 2, 9]}]
+    (found,) = read_examples(Source(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
+    assert (found.documents, found.scores) == (("a", "c"), (1, 9))
 
 
 def test_lookups_lie_where_the_source_says(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from raycol.training.batches import Plan, Share, WorkerBatches
 
 
 def plan(queries: list[int], positives: list[int] | None, size: int, seed: int = 0, distinct: bool = True) -> Plan:
-    share = Share("data", np.arange(len(queries)), 1.0)
+    share = Share("data", np.arange(len(queries)), 1.0, 2)
     return Plan((share,), np.array(queries), None if positives is None else np.array(positives), size, seed, distinct)
 
 
@@ -65,7 +65,7 @@ def test_each_pass_has_every_example_once_in_another_order() -> None:
 
 
 def test_sources_are_mixed_by_weight_and_a_batch_is_of_one() -> None:
-    shares = (Share("a", np.arange(100), 3.0), Share("b", np.arange(100, 140), 1.0))
+    shares = (Share("a", np.arange(100), 3.0, 2), Share("b", np.arange(100, 140), 1.0, 2))
     made = Plan(shares, np.arange(140), np.arange(140), 10, 0, True)
     kinds = [{int(one) >= 100 for one in batch} for batch in made.batches(400)]
     assert all(len(kind) == 1 for kind in kinds)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from raycol.errors import InputError
 from raycol.training import TrainConfig
-from raycol.training.dataset import TrainingSet, write_training_set
+from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
+from raycol.training.prepare import make_plan
+from raycol.training.trainer import Examples
 from tests.conftest import write_jsonl
 
 SCORED = [
@@ -28,3 +31,87 @@ def test_the_best_scored_document_is_the_positive_where_scores_are_not_learnt(
     assert [row.documents[0] for row in rows] == first
     assert [set(row.documents) for row in rows] == [set(example["documents"]) for example in SCORED]
     assert [row.scores is not None for row in rows] == [scores, scores]
+
+
+def written(folder: Path, records: list[dict], **values: object) -> tuple[SourceInfo, list[tuple[str, list[str]]]]:
+    """What is noted of records, and their queries and documents."""
+    data = write_jsonl(folder / "data.jsonl", records)
+    config = TrainConfig.model_validate({"model": "m", "data": str(data), "out": folder / "model", **values})
+    (info,) = write_training_set(config, folder)
+    rows = TrainingSet(folder)
+    return info, [(rows[number].query, rows[number].documents) for number in range(len(rows))]
+
+
+PERU = {"query": "capital of peru", "documents": ["quito", "bogota", "caracas", "lima"], "scores": [0.1, 0.2, 0.3, 9]}
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "distillation"])
+@pytest.mark.parametrize("n_ways", [2, 3])
+def test_documents_are_cut_around_the_positive(tmp_path: Path, objective: str, n_ways: int) -> None:
+    info, ((_, documents),) = written(tmp_path, [PERU], objective=objective, n_ways=n_ways)
+    first = ["quito", "bogota"][: n_ways - 1]
+    assert documents == (["lima", *first] if objective == "contrastive" else [*first, "lima"])
+    assert info.left_out == {"documents beyond --n-ways": 4 - n_ways}
+    assert f"{4 - n_ways} documents beyond --n-ways left out" in info.remarks()
+
+
+def test_pairs_labelled_zero_are_no_positives(tmp_path: Path) -> None:
+    records = [{"query": "capital of peru", "answer": "lima", "label": 1},
+               {"query": "capital of peru", "answer": "bogota", "label": 0}]  # fmt: skip
+    info, rows = written(tmp_path, records)
+    assert rows == [("capital of peru", ["lima"])]
+    assert (info.examples, info.left_out) == (1, {"pairs labelled 0": 1})
+    with pytest.raises(InputError, match="no training examples in it; every one was left out: 1 pairs labelled 0"):
+        written(tmp_path, records[1:])
+    with pytest.raises(InputError, match=r"line 1: its only document is labelled 0\.3; .*'columns'"):
+        written(tmp_path, [{**records[0], "label": 0.3}])
+
+
+def test_documents_scored_as_high_as_the_positive_are_no_negatives(tmp_path: Path) -> None:
+    labelled = {"query": "q", "documents": ["a", "b", "c", "d"], "labels": [0, 1, 1, 0]}
+    info, rows = written(tmp_path, [labelled])
+    assert rows == [("q", ["b", "a", "d"])]
+    assert info.left_out == {"documents scored as high as the positive": 1}
+    with pytest.raises(InputError, match="all 4 documents are scored 0, so that none is known to be the positive"):
+        written(tmp_path, [{**labelled, "labels": [0, 0, 0, 0]}])
+
+
+def test_scores_that_a_named_positive_makes_useless_are_counted(tmp_path: Path) -> None:
+    info, rows = written(tmp_path, [{"query": "q", "positive": "a", "negative": "b", "label": 0.4}])
+    assert rows == [("q", ["a", "b"])]
+    assert info.remarks() == ["1 examples' scores (the positive is named) left out"]
+
+
+VARYING = [
+    {"query": "capital of peru", "pos": ["lima"], "neg": ["bogota"]},
+    {"query": "capital of chile", "pos": ["santiago", "santiago de chile"], "neg": ["quito", "lima", "bogota"]},
+    {"query": "capital of spain", "pos": ["madrid"], "neg": []},
+]
+
+
+@pytest.mark.parametrize("records", [VARYING, VARYING[::-1]], ids=["short first", "short last"])
+def test_examples_of_fewer_negatives_are_filled_up_with_positives_of_other_queries(
+    tmp_path: Path, records: list[dict]
+) -> None:
+    info, rows = written(tmp_path, records)
+    assert (info.examples, info.n_ways, info.short, info.left_out) == (4, 4, 2, {})
+    assert info.remarks() == ["2 examples of fewer than 4 documents filled up (--n-ways)"]
+    config = TrainConfig(model="m", data=str(tmp_path / "data.jsonl"), out=tmp_path / "model", batch_size=2)
+    examples = TrainingSet(tmp_path)
+    filled = Examples(examples, make_plan(config, (info,), examples))
+    positives = {query: [row[1][0] for row in rows if row[0] == query] for query, _ in rows}
+    for number, (query, documents) in enumerate(rows):
+        found = list(filled[number].values())
+        assert found[: 1 + len(documents)] == [query, *documents]
+        assert len(found) == 5
+        assert not {*found[1 + len(documents) :]} & {*positives[query]}
+        assert filled[number] == filled[number]
+
+
+def test_short_lists_of_scored_documents_repeat_them_with_their_scores(tmp_path: Path) -> None:
+    short = {"query": "capital of chile", "documents": ["santiago", "quito"], "scores": [9.0, 1.0]}
+    info, _ = written(tmp_path, [PERU, short], objective="distillation")
+    config = TrainConfig(model="m", data="d", out=tmp_path / "model", objective="distillation", batch_size=1)
+    examples = TrainingSet(tmp_path)
+    filled = Examples(examples, make_plan(config, (info,), examples))[1]
+    assert [*filled.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]

@@ -111,6 +111,12 @@ PAIR = {"query": "rain", "positive": "wind"}
         ([SCORED] * 9 + [{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "line 10"),
         ([PAIR] * 20, {"held_out": 1}, "held_out is 1 and there are 1 queries"),
         ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "2 batches of 8 examples make no step of 8"),
+        ([PAIR] * 20, {"batch_size": 1}, "without any negative, so that nothing is learned; raise --batch-size"),
+        (
+            [PAIR] * 20,
+            {"batch_size": 2, "num_workers": 2, "gather_across_workers": False},
+            "a worker's part of a batch is one query and its positive",
+        ),
         ([PAIR] * 20, {"eval_data": Path("gone")}, "gone: no such folder"),
     ],
 )
@@ -191,6 +197,9 @@ def test_settings_that_do_not_go_together_are_refused(tiny_colbert: Path, pairs:
         ({"objective": "distillation", "n_ways": 1}, "at least 2 documents"),
         ({"objective": "margin-mse", "scoring": "xtr"}, "choose maxsim"),
         ({"normalize_scores": True}, "for the objective distillation"),
+        ({"normalize_scores": True, "objective": "margin-mse"}, "for the objective distillation"),
+        ({"temperature": 0.5, "objective": "margin-mse"}, "temperature divides scores before a softmax"),
+        ({"xtr_tokens": 8}, "for the scoring xtr"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig.load(None, {**needed, **values})
