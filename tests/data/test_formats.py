@@ -410,6 +410,10 @@ def test_windows_of_any_size_are_read(tmp_path: Path, window_log: int) -> None:
 def test_a_first_row_with_a_number_is_no_header(tmp_path: Path) -> None:
     path = write(tmp_path / "c.tsv", "12\tDocument\n13\tPassage\n")
     assert [passage.text for passage in read_corpus(path)] == ["Document", "Passage"]
+    write(path, "id\ttext\t2024\na\tone\t5\n")  # but a name may be one
+    assert metadata_of(path, "2024") == ["5"]
+    write(path, "0\t1\t2\na\tone\t5\n")
+    assert [passage.text for passage in read_corpus(path, fields=Fields(id="0", text="1"))] == ["one"]
 
 
 def test_columns_without_a_header_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
