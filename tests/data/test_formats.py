@@ -373,6 +373,22 @@ def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
     )
 
 
+def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path: Path) -> None:
+    """A Parquet file of 2 kB may hold gigabytes of rows: dictionaries have each value once."""
+    text = "x" * (1 << 21)
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0] * 128, pa.int32()), pa.array([text, "é"]))
+    ids = [str(number) for number in range(512)]
+    path = write(tmp_path / "c.parquet", parquet_of(pa.table({"id": ids, "text": texts, "title": ids})))
+    found = list(read_corpus(path))
+    assert [passage.text for passage in found] == [text, "é", "", text] * 128
+    assert len({id(passage.text) for passage in found if len(passage.text) > 1}) == 1
+    assert_readable_from_anywhere(path)
+    plain = pa.table({"id": ids, "text": pa.array([text[: number * 99] + "é" for number in range(512)])})
+    assert [len(passage.text) for passage in read_corpus(write(path, parquet_of(plain)))] == [
+        number * 99 + 1 for number in range(512)
+    ]
+
+
 @pytest.mark.parametrize("value", ["[" * 70 + "]" * 70, "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900])
 def test_deep_nesting_is_refused(tmp_path: Path, value: str) -> None:
     path = write(tmp_path / "c.jsonl", f'{{"id": "a", "text": {value}}}\n')
