@@ -40,8 +40,12 @@ def is_number(field: str) -> bool:
 
 
 def is_header(fields: Sequence[str], knows: Callable[[str], bool]) -> bool:
-    """Whether a first row names columns: one name is known, and no field reads as data."""
-    return any(map(knows, fields)) and not any(is_number(field) or len(field) > _LONGEST_NAME for field in fields)
+    """Whether a first row names columns: two names are known, or one is and no other field reads as data."""
+    known = [field for field in fields if knows(field)]
+    others = [field for field in fields if not knows(field)]
+    return len(known) > 1 or (
+        len(known) == 1 and not any(is_number(field) or len(field) > _LONGEST_NAME for field in others)
+    )
 
 
 def usual_names(kind: Kind, knows: Callable[[str], bool]) -> Guess:

@@ -6,6 +6,7 @@ A column's values decide, those of the file's first rows: whole numbers are ids,
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from raycol.data.columns import find_columns, is_known, is_name, list_names
@@ -60,30 +61,51 @@ def name_by_position(rows: Sequence[Sequence[str]], has: Has) -> list[str]:
     if len(first) < 2:
         raise ValueError(f"one column and no known name ({list_names(first)}); {_REMEDY}")
     query, *others = _columns(rows, first)
-    _refuse_judgements(rows, query, others)
+    for number, column in enumerate([query, *others[:-1]], start=1):
+        if _are_scores(column):
+            raise ValueError(f"column {number} holds fractions, and no name tells what they are; {_REMEDY}")
+    if _are_judgements(query, others):
+        raise ValueError(
+            "reads as judgements or a ranking (a query id, a document id and a grade, rank or score); expected "
+            "training examples: judgements belong into a BEIR folder as qrels/train.tsv; if these are triples of ids, "
+            + _REMEDY
+        )
     query_is_id = _are_ids(query) or _are_found(query, "query", has)
-    scores = [others.pop()] if len(others) > 1 and not _are_ids(others[0]) and all(map(is_number, others[-1])) else []
+    # A last column of whole numbers is a document's id beside ids, a score beside texts.
+    scored = _are_scores(others[-1]) or (_are_ids(others[-1]) and not _are_ids(others[0]))
+    scores = [others.pop()] if len(others) > 1 and scored else []
     ids = all(map(_are_ids, others)) or all(_are_found(column, "document", has) for column in others)
     suffix = "_id" if ids else ""
     negatives = [f"negative{suffix}_{number}" for number in range(1, len(others))]
     return ["query_id" if query_is_id else "query", f"positive{suffix}", *negatives, *(["score"] if scores else [])]
 
 
-def _refuse_judgements(rows: Sequence[Sequence[str]], query: Sequence[str], others: Sequence[Sequence[str]]) -> None:
-    *_, grades = others
-    low = all(re.fullmatch(rf"-?[0-{_HIGHEST_GRADE}]", grade) for grade in grades)
-    trec = len(others) == 3 and set(others[0]) in ({"0"}, {"Q0"})
-    if trec or (len(others) == 2 and _are_ids(query) and low and len(set(grades)) < len(rows)):
-        raise ValueError(
-            "reads as judgements (a query id, a document id and a grade); expected training examples: name such a "
-            "file qrels/train.tsv in a BEIR folder and train on the folder, or, if it holds triples of ids, " + _REMEDY
-        )
+def _are_judgements(query: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Whether rows are one of TREC's four columns, or ids of a query and a document with a grade, rank or score."""
+    if len(others) == 3 and set(others[0]) in ({"0"}, {"Q0"}):
+        return True
+    if len(others) != 2 or not _are_ids(query) or not _are_ids(others[0]):
+        return False
+    last = others[1]
+    graded = all(re.fullmatch(rf"-?[0-{_HIGHEST_GRADE}]", grade) for grade in last) and len(set(last)) < len(last)
+    seen: Counter[str] = Counter()
+    ranks = []
+    for query_id in query:
+        seen[query_id] += 1
+        ranks.append(str(seen[query_id]))
+    ranked = max(seen.values()) > 1 and ranks == list(last)
+    return graded or ranked or _are_scores(last)
 
 
 def _columns(rows: Sequence[Sequence[str]], first: Sequence[str]) -> list[list[str]]:
     """The values of each column, of rows that are as long as the first."""
     whole = [row for row in rows if len(row) == len(first)] or [[""] * len(first)]
     return [list(column) for column in zip(*whole, strict=True)]
+
+
+def _are_scores(values: Sequence[str]) -> bool:
+    """Whether values are numbers, and not all of them whole."""
+    return all(map(is_number, values)) and not _are_ids(values)
 
 
 def _are_ids(values: Sequence[str]) -> bool:

@@ -16,6 +16,8 @@ from raycol.errors import InputError
 _ROWS = 512
 # Bytes of each column that are read ahead.
 _BUFFER = 1 << 20
+# Bytes of a column in a row group above which it may hold a value too large to repeat for each row.
+_LARGE = 1 << 20
 # So many bytes of a row group are little.
 _CHEAP = 64 << 20
 
@@ -36,6 +38,8 @@ def read_parquet(
         # A row group's columns are read as they are needed, not whole: there may be only one in a large file.
         file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER)
         names = choose(file.schema_arrow.names)
+        if shared := _may_repeat_large_values(file, names):
+            file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=shared)
         first = 0
         groups: list[int] = []
         for group in range(file.num_row_groups):
@@ -51,6 +55,23 @@ def read_parquet(
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}
             first += batch.num_rows
+
+
+def _may_repeat_large_values(file: pq.ParquetFile, names: list[str]) -> list[str]:
+    """Columns of texts that a file may hold once for many rows, and that fill memory where each row gets its own."""
+    found = set()
+    for group in range(file.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        for number in range(metadata.num_columns):
+            column = metadata.column(number)
+            if (
+                column.path_in_schema in names
+                and column.physical_type == "BYTE_ARRAY"
+                and column.total_uncompressed_size > _LARGE
+                and column.has_dictionary_page
+            ):
+                found.add(column.path_in_schema)
+    return sorted(found)
 
 
 def n_rows(uri: str) -> int:
@@ -91,6 +112,10 @@ def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
 
 def _values(column: pa.Array) -> Any:
     kind = column.type
+    if pa.types.is_dictionary(kind):
+        used = column.indices.unique().drop_null()
+        values = dict(zip(used.to_pylist(), _values(column.dictionary.take(used)), strict=True))
+        return [None if index is None else values[index] for index in column.indices.to_pylist()]
     if pa.types.is_timestamp(kind) and (kind.tz is None or kind.unit == "ns"):
         unit = "us" if kind.unit == "ns" else kind.unit  # Python has no nanoseconds
         column = column.cast(pa.timestamp(unit, tz=kind.tz or "UTC"), safe=False)

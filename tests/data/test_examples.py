@@ -406,10 +406,28 @@ def test_ids_without_a_header_are_never_texts(tmp_path: Path) -> None:
             read(save(tmp_path / name, numbers))
 
 
-@pytest.mark.parametrize("rows", ["1\t0\t1\n2\t1\t1\n", "1\t0\t7\t1\n", "q1 Q0 d7 2\n", "1\t4\t0\n2\t5\t2\n3\t5\t0\n"])
-def test_judgements_are_no_triples(tmp_path: Path, rows: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1 0 1\n2 1 1\n", "reads as judgements or a ranking"),
+        ("1 4 0\n2 5 2\n3 5 0\n", "reads as judgements or a ranking"),
+        ("1 0 7 1\n", "reads as judgements or a ranking"),
+        ("q1 Q0 d7 2\n", "reads as judgements or a ranking"),
+        ("1 7 1\n1 9 2\n1 4 3\n2 8 1\n", "reads as judgements or a ranking"),
+        ("1 7 12.5\n1 9 11.25\n", "reads as judgements or a ranking"),
+        ("12.5 8.25 1 7 9\n", "column 1 holds fractions, and no name tells what they are; put a header above it"),
+    ],
+)
+def test_judgements_are_no_triples(tmp_path: Path, rows: str, message: str) -> None:
     path = write(tmp_path / "qrels.tsv", rows.replace(" ", "\t"))
-    assert "reads as judgements (a query id, a document id and a grade)" in refusal(path)
+    assert message in refusal(path)
+
+
+def test_triples_of_ids_may_have_a_margin(tmp_path: Path) -> None:
+    write(tmp_path / "queries.tsv", "10\tfirst\n")
+    write(tmp_path / "documents.tsv", "1\ttext a\n2\ttext b\n")
+    path = write(tmp_path / "train.tsv", "10\t1\t2\t3.5\n")
+    assert parts(read(path)) == [("first", ("text a", "text b"), (0.0, -3.5))]
 
 
 def test_a_lookup_that_is_not_used_is_named(tmp_path: Path) -> None:

@@ -373,6 +373,22 @@ def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
     )
 
 
+def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path: Path) -> None:
+    """A Parquet file of 2 kB may hold gigabytes of rows: dictionaries have each value once."""
+    text = "x" * (1 << 21)
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0] * 128, pa.int32()), pa.array([text, "é"]))
+    ids = [str(number) for number in range(512)]
+    path = write(tmp_path / "c.parquet", parquet_of(pa.table({"id": ids, "text": texts, "title": ids})))
+    found = list(read_corpus(path))
+    assert [passage.text for passage in found] == [text, "é", "", text] * 128
+    assert len({id(passage.text) for passage in found if len(passage.text) > 1}) == 1
+    assert_readable_from_anywhere(path)
+    plain = pa.table({"id": ids, "text": pa.array([text[: number * 99] + "é" for number in range(512)])})
+    assert [len(passage.text) for passage in read_corpus(write(path, parquet_of(plain)))] == [
+        number * 99 + 1 for number in range(512)
+    ]
+
+
 @pytest.mark.parametrize("value", ["[" * 70 + "]" * 70, "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900])
 def test_deep_nesting_is_refused(tmp_path: Path, value: str) -> None:
     path = write(tmp_path / "c.jsonl", f'{{"id": "a", "text": {value}}}\n')
@@ -410,6 +426,10 @@ def test_windows_of_any_size_are_read(tmp_path: Path, window_log: int) -> None:
 def test_a_first_row_with_a_number_is_no_header(tmp_path: Path) -> None:
     path = write(tmp_path / "c.tsv", "12\tDocument\n13\tPassage\n")
     assert [passage.text for passage in read_corpus(path)] == ["Document", "Passage"]
+    write(path, "id\ttext\t2024\na\tone\t5\n")  # but a name may be one
+    assert metadata_of(path, "2024") == ["5"]
+    write(path, "0\t1\t2\na\tone\t5\n")
+    assert [passage.text for passage in read_corpus(path, fields=Fields(id="0", text="1"))] == ["one"]
 
 
 def test_columns_without_a_header_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """What `raycol index plan` says, beside what a build then makes of the corpus."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,24 @@ def test_a_sorted_corpus_is_sampled_all_over(tmp_path: Path, name: str) -> None:
     assert abs(estimate.documents / 4000 - 1) < (0.15 if name == "c.jsonl" else 1e-9)
     assert abs(estimate.tokens / n_tokens - 1) < 0.15
     assert estimate.sampled <= 1040
+
+
+@pytest.mark.parametrize("name", ["c.json", "quoted.tsv", "c.jsonl.bz2", "c.jsonl.xz", "c.jsonl.zst"])
+def test_what_is_found_only_from_its_beginning_is_sampled_there(tmp_path: Path, name: str) -> None:
+    """A line of an array or of quoted TSV need not be a record."""
+    records = [{"id": str(number), "text": f"a text\n{number} with a line break" * 40} for number in range(3000)]
+    lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+    path = tmp_path / name
+    if name == "c.json":
+        path.write_text(json.dumps(records, indent=1))
+    elif name == "quoted.tsv":
+        path.write_text("".join(f'{record["id"]}\t"{record["text"]}"\n' for record in records))
+    else:
+        compress = {"bz2": bz2.compress, "xz": lzma.compress, "zst": lambda content: pa.compress(content, "zstd")}
+        path.write_bytes(compress[name.rpartition(".")[2]](lines))
+    sample = sample_corpus(corpus_files(str(path)), Fields(), "fail")
+    assert [passage.text for _, passage in sample.passages] == [record["text"] for record in records[:1024]]
+    assert abs(sample.records / 3000 - 1) < (0.3 if "jsonl" in name else 0.05)
 
 
 def test_a_sorted_tsv_is_sampled_all_over(tmp_path: Path) -> None:
