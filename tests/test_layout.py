@@ -29,7 +29,19 @@ MAY_IMPORT = {
     "show": {"data", "evaluation", "index", "indexing", "mining", "serving", "training"},
     "demo": {"checkpoints", "data", "evaluation", "index", "indexing", "models", "serving", "show", "training"},
 }
-FOR_ALL = {"config", "errors", "executor", "lazily", "locations", "memory", "progress", "ray_session", "room"}
+FOR_ALL = {
+    "config",
+    "errors",
+    "executor",
+    "lazily",
+    "listening",
+    "locations",
+    "memory",
+    "printable",
+    "progress",
+    "ray_session",
+    "room",
+}
 
 
 def imported(path: Path) -> set[str]:
