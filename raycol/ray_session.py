@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 from raycol.errors import InputError, RaycolError
+from raycol.listening import keep_haproxy_private
 from raycol.room import make_room
-from raycol.serving.listening import keep_haproxy_private
 
 _OBJECT_STORE_BYTES = 512 << 20
 # Ray waits half a minute for a node of its own, which a busy machine may not have started by then.

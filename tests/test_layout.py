@@ -29,7 +29,21 @@ MAY_IMPORT = {
     "show": {"data", "evaluation", "index", "indexing", "mining", "serving", "training"},
     "demo": {"checkpoints", "data", "evaluation", "index", "indexing", "models", "serving", "show", "training"},
 }
-FOR_ALL = {"config", "errors", "executor", "lazily", "locations", "locks", "memory", "progress", "ray_session", "room"}
+FOR_ALL = {
+    "config",
+    "errors",
+    "executor",
+    "lazily",
+    "listening",
+    "locations",
+    "locks",
+    "memory",
+    "printable",
+    "progress",
+    "ray_session",
+    "room",
+    "tokenizing",
+}
 
 
 def imported(path: Path) -> set[str]:

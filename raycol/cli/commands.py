@@ -21,6 +21,7 @@ from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, TeachConfig
+from raycol.printable import printable
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -212,7 +213,7 @@ def verify(index: IndexArgument) -> None:
 
     problems = verify_index(open_store(index))
     for problem in problems:
-        typer.echo(problem, err=True)
+        typer.echo(printable(str(problem)), err=True)
     if problems:
         raise IndexCorruptError(f"{index}: {len(problems)} files are not as the manifests promise")
     typer.echo(f"{index}: every file is as the manifests promise")

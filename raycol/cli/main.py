@@ -12,6 +12,7 @@ import typer
 
 from raycol.cli.commands import app
 from raycol.errors import RaycolError
+from raycol.printable import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if isinstance(error, RaycolError):
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(printable(f"error: {' '.join(str(error).split())}"), err=True)
             sys.exit(error.exit_code)
         reason = (str(error).strip() or "no message").splitlines()[0]
-        typer.echo(f"internal error: {type(error).__name__}: {reason} (--debug shows where)", err=True)
+        typer.echo(printable(f"internal error: {type(error).__name__}: {reason} (--debug shows where)"), err=True)
         sys.exit(1)

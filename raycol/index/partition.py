@@ -42,7 +42,10 @@ DOCUMENTS = "documents.parquet"
 ROW_GROUP = 512
 
 # Rows that were read, for all partitions of the process.
-_ROWS = RecentTables(32 << 20)
+_ROWS_BYTES = 32 << 20
+_ROWS = RecentTables(_ROWS_BYTES)
+# So many rows of a row group are written and read at a time: of long texts a group may have hundreds of megabytes.
+PIECE_ROWS = 16
 
 # What says which documents there are: all that deleting or upserting has to read.
 _ID_FILES = ("id_bytes.npy", "id_offsets.npy", "id_hashes.npy", "id_positions.npy", "offsets.npy")
@@ -200,15 +203,15 @@ class Partition:
             return check_table(file.read(), self.info.documents)
 
     def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The metadata of some documents; only the row groups that they are in are read."""
+        """The metadata of some documents; only the row groups that they are in are read, large ones piece by piece."""
         if not self.columns:
             return [{} for _ in positions]
         groups, group_M = np.unique(positions // ROW_GROUP, return_inverse=True)
         found: list[dict[str, Any]] = [{}] * len(positions)
-        for number, table in enumerate(self._row_groups(groups.tolist())):
+        for number, group in enumerate(groups.tolist()):
             places = np.flatnonzero(group_M == number)
-            rows = table.take(positions[places] % ROW_GROUP).to_pylist()
-            for place, row in zip(places.tolist(), rows, strict=True):
+            within = positions[places] % ROW_GROUP
+            for place, row in zip(places.tolist(), self._rows_of(group, within), strict=True):
                 found[place] = row
         return found
 
@@ -217,15 +220,34 @@ class Partition:
         groups = (positions_M // ROW_GROUP).tolist()
         return np.array([not self.columns or (self._rows_key, group) in _ROWS for group in groups], dtype=bool)
 
-    def _row_groups(self, groups: list[int]) -> list[pa.Table]:
-        tables = {group: _ROWS.get((self._rows_key, group)) for group in groups}
-        if missing := [group for group, table in tables.items() if table is None]:
-            with self._reading() as file:
-                for group in missing:
-                    size = file.metadata.row_group(group).num_rows
-                    tables[group] = check_table(file.read_row_group(group), size)
-                    _ROWS.put((self._rows_key, group), tables[group])
-        return list(tables.values())
+    def _rows_of(self, group: int, rows_M: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Some rows of one row group. A group is held as a whole, and kept, where it is not large."""
+        table = _ROWS.get((self._rows_key, group))
+        if table is not None:
+            kept: list[dict[str, Any]] = table.take(rows_M).to_pylist()
+            return kept
+        found: dict[int, dict[str, Any]] = {}
+        pieces: list[pa.Table] = []
+        start, n_bytes = 0, 0
+        with self._reading() as file:
+            for batch in file.iter_batches(PIECE_ROWS, row_groups=[group]):
+                piece = check_table(pa.Table.from_batches([batch]), batch.num_rows)
+                wanted = np.unique(rows_M[(rows_M >= start) & (rows_M < start + piece.num_rows)])
+                found.update(zip(wanted.tolist(), piece.take(wanted - start).to_pylist(), strict=True))
+                start += piece.num_rows
+                n_bytes += piece.nbytes
+                if n_bytes <= _ROWS_BYTES:
+                    pieces.append(piece)
+                elif start > rows_M.max():
+                    break
+                else:
+                    pieces.clear()
+            else:
+                if start != file.metadata.row_group(group).num_rows:
+                    raise pa.ArrowInvalid(f"row group {group} has {start} rows; more are promised")
+        if n_bytes <= _ROWS_BYTES:
+            _ROWS.put((self._rows_key, group), pa.concat_tables(pieces).combine_chunks())
+        return [found[row] for row in rows_M.tolist()]
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
         """Some metadata columns of all documents. They are kept: filters come again."""

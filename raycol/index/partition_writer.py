@@ -16,7 +16,7 @@ from raycol.index.columns import Columns, check_columns, metadata_table
 from raycol.index.document import Document, check_document
 from raycol.index.ids import id_arrays
 from raycol.index.manifest import PARTITIONS, PartitionInfo
-from raycol.index.partition import DOCUMENTS, ROW_GROUP
+from raycol.index.partition import DOCUMENTS, PIECE_ROWS, ROW_GROUP
 from raycol.index.storage import Files, Store, content_name, save_array
 from raycol.index.storage.files import ChecksumWriter
 
@@ -140,7 +140,15 @@ def save_partition(
         files: Files = {name: save_array(folder / name, array) for name, array in arrays.items()}
         if metadata.num_columns:
             with ChecksumWriter(folder / DOCUMENTS) as file:
-                pq.write_table(metadata, file, row_group_size=ROW_GROUP, compression="zstd", store_schema=False)
+                pq.write_table(
+                    metadata,
+                    file,
+                    row_group_size=ROW_GROUP,
+                    # A page ends at the first so many rows that make it larger than a megabyte, not after a group.
+                    write_batch_size=PIECE_ROWS,
+                    compression="zstd",
+                    store_schema=False,
+                )
             files[DOCUMENTS] = file.info
         name = content_name(base, files)
         store.publish(folder, f"{PARTITIONS}/{name}", files)

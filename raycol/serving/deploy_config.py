@@ -24,6 +24,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from raycol.config import models_within, place_of, read_yaml_mapping
 from raycol.errors import InputError
+from raycol.printable import printable
 from raycol.serving.config import ServeConfig
 from raycol.serving.scaling import ENCODER, SHARD
 
@@ -153,5 +154,5 @@ if __name__ == "__main__":
             read_deploy_config(Path(file))
             typer.echo(f"{file}: every key and value is one that Serve and raycol take")
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(printable(f"error: {error}"), err=True)
         sys.exit(error.exit_code)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index.manifest import ModelInfo
+from raycol.listening import keep_replica_on_loopback
 from raycol.serving.batcher import Batcher
-from raycol.serving.listening import keep_replica_on_loopback
 from raycol.tokenizing import Task, prompt_of, tokenize
 
 # Tokens that are encoded together at most.

@@ -19,10 +19,10 @@ from starlette.exceptions import HTTPException
 
 from raycol import __version__
 from raycol.errors import InputError, RaycolError
+from raycol.listening import keep_replica_on_loopback
 from raycol.serving import metrics
 from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
 from raycol.serving.guard import REQUEST_ID, Guard
-from raycol.serving.listening import keep_replica_on_loopback
 from raycol.serving.page import HEADERS, page_files
 from raycol.serving.schema import (
     MAX_ID_CHARACTERS,

@@ -17,8 +17,8 @@ from raycol.errors import InputError
 from raycol.index.patience import until
 from raycol.index.shard import IndexShard
 from raycol.index.storage import open_store
+from raycol.listening import keep_replica_on_loopback
 from raycol.serving.kept import within_message
-from raycol.serving.listening import keep_replica_on_loopback
 from raycol.serving.pin import current_version
 from raycol.serving.scaling import WAITED
 

@@ -10,9 +10,9 @@ import yaml
 
 import raycol
 from raycol.errors import InputError
+from raycol.listening import PATHS
 from raycol.ray_session import _ENVIRONMENT
 from raycol.serving.deploy_config import check_deploy_config
-from raycol.serving.listening import PATHS
 from tests.cluster import kuberay
 from tests.cluster.documents import (
     CLUSTER,

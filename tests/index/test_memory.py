@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from raycol.index import Document, Index
 
 BUILD = """
 import sys, tempfile
@@ -40,3 +43,30 @@ def test_four_times_the_tokens_take_no_more_memory() -> None:
     small, large = peak_bytes(2_500_000), peak_bytes(10_000_000)
     assert large < 1.2 * small
     assert large < 2 << 30
+
+
+READ = """
+import sys
+import pyarrow as pa
+from raycol.index import Index
+
+index = Index.open(sys.argv[1], trust=True)
+(row,) = index.metadata(["d300"])
+assert (row["n"], len(row["text"])) == (300, 1 << 18)
+again = index.metadata(["d511", "d0", "d300"])
+assert [row["n"] for row in again] == [511, 0, 300]
+print(pa.default_memory_pool().max_memory())
+"""
+
+
+@pytest.mark.parametrize("texts", ["different", "equal"])
+def test_the_metadata_of_one_document_is_not_read_with_all_beside_it(tmp_path: Path, texts: str) -> None:
+    """512 documents of 256 KB are stored together; equal ones take nearly no space in the file."""
+    token = np.eye(1, 8, dtype=np.float32)
+    documents = [
+        Document(f"d{n}", token, {"n": n, "text": f"{n if texts == 'different' else 0:08d}".ljust(1 << 18, "x")})
+        for n in range(512)
+    ]
+    index = Index.create(tmp_path / "index", documents)
+    command = [sys.executable, "-c", READ, index.uri]
+    assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 48 << 20

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raycol import listening
 from raycol.errors import InputError
-from raycol.serving import listening
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
 
