@@ -168,6 +168,19 @@ def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path, archite
     assert np.allclose(found[1].linear.weight.detach().numpy(), projection.numpy()), "known by its weights alone"
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_stanford_weights_may_be_in_pytorchs_own_file(tiny_backbone: Path, tmp_path: Path, zipped: bool) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = add_weights(tiny_backbone, tmp_path / "m", {"linear.weight": torch.randn(16, 32)}, "bert.")
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    encoder = load_encoder(folder, device="cpu")
+    assert torch.equal(encoder[1].linear.weight, weights["linear.weight"])
+
+
 def test_stanford_settings_without_a_projection_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_backbone, tmp_path / "m")
     (tmp_path / "m" / "artifact.metadata").write_text("{}")
