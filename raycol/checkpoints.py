@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -227,7 +228,8 @@ def weight_names(source: str) -> list[str]:
         if path := find_file(source, "pytorch_model.bin"):
             import torch
 
-            return list(torch.load(path, map_location="meta", weights_only=True))
+            mapped = zipfile.is_zipfile(path)  # or of torch before 1.6
+            return list(torch.load(path, map_location="cpu" if mapped else "meta", mmap=mapped, weights_only=True))
     except InputError:
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ arXiv 2004.12832).
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import string
@@ -58,6 +59,14 @@ SKIPLIST = tuple(string.punctuation)
 # checkpoint lacks them, and get no gradient: DistributedDataParallel then fails to reduce the others.
 _TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer", "mpnet", "roberta",
                       "xlm-roberta"}  # fmt: skip
+
+# Words of the long document that a model is tried with; one of 8,192 would take seconds.
+_LONGEST_PROBE = 1024
+# Between unit vectors in single precision, where masked padding makes differences of some 1e-6.
+_PADDING_TOLERANCE = 0.01
+
+# Backbones of which this process has said that their projection is new.
+_announced: set[str] = set()
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -128,14 +137,14 @@ def load_encoder(
             expands = encoder.tokenizer.mask_token is not None
             query_expansion = expands if query_expansion is None else query_expansion
             query_length = query_length or QUERY_LENGTH
-            positions = getattr(encoder[0].auto_model.config, "max_position_embeddings", None)
-            document_length = document_length or min(DOCUMENT_LENGTH, positions or DOCUMENT_LENGTH)
+            document_length = document_length or int(min(DOCUMENT_LENGTH, _positions(encoder)))
             query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
             document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
             if skiplist is None:
                 unknown = words_not_in(encoder.tokenizer, SKIPLIST)
                 skiplist = [word for word in SKIPLIST if word not in unknown]
         _set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
+        _cap_lengths(encoder)
         _set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
         if skiplist is not None:
             _set_skiplist(encoder, skiplist)
@@ -145,7 +154,8 @@ def load_encoder(
         # Whatever a damaged checkpoint or an unknown device makes torch, safetensors and the rest raise.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason}") from error
-    if not trained:
+    if not trained and source not in _announced:
+        _announced.add(source)
         size = encoder.get_embedding_dimension()
         console.print(
             f"model {name_or_path}: new random projection of {size} dimensions: train it, or pass a ColBERT",
@@ -193,7 +203,7 @@ def _set_padding(encoder: MultiVectorEncoder, name: str | Path) -> None:
 
 
 def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:
-    """Open the encoder that an index was built with, and check that it is that one.
+    """Open the encoder that an index was built with, and check that it is that one and that it encodes.
 
     Args:
         info: what the index remembers of its model, if anything.
@@ -212,7 +222,45 @@ def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device:
             f"model {name!r} is not the one the index was built with ({info.name!r}): it would encode queries "
             "differently; pass the model of the index, or build the index anew"
         )
+    probe_encoder(encoder, name)
     return encoder
+
+
+def probe_encoder(encoder: MultiVectorEncoder, name: str | Path) -> None:
+    """Encode a query, a short document and one that is too long, as a command does before it starts any work.
+
+    Raises:
+        InputError: the model fails at that, or its embeddings are no numbers or change with the texts beside.
+    """
+    parameters = inspect.signature(encoder[0].auto_model.forward).parameters.values()
+    if not any(each.name == "attention_mask" or each.kind is each.VAR_KEYWORD for each in parameters):
+        raise InputError(
+            f"model {str(name)!r}: a {type(encoder[0].auto_model).__name__} takes no attention mask, so a text's "
+            "embeddings would depend on the texts beside it; expected another kind of backbone"
+        )
+    length = min(encoder[0].document_length or encoder.max_seq_length, encoder.max_seq_length, _LONGEST_PROBE)
+    texts = ["a short text", "word " * int(length)]
+    what = "a query"
+    try:
+        with quiet_transformers():
+            found = encoder.encode_query(["a short query"], convert_to_numpy=True, show_progress_bar=False)
+            what = "a document"
+            alone = encoder.encode_document(texts[:1], convert_to_numpy=True, show_progress_bar=False)
+            what = f"a document of {length:,} tokens beside a short one"
+            beside = encoder.encode_document(texts, convert_to_numpy=True, show_progress_bar=False)
+    except Exception as error:
+        # Whatever the model's own code raises.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"model {str(name)!r} can be opened, and fails to encode {what}: {reason}; expected a text encoder whose "
+            "tokenizer and lengths fit it"
+        ) from error
+    if not all(np.isfinite(tokens_TD).all() for tokens_TD in (*found, *alone, *beside)):
+        raise InputError(f"model {str(name)!r}: embeddings are not finite numbers; expected a sound checkpoint")
+    if alone[0].shape != beside[0].shape or not np.allclose(alone[0], beside[0], atol=_PADDING_TOLERANCE):
+        raise InputError(
+            f"model {str(name)!r}: the embeddings of a text change with the texts beside it: its padding is not masked"
+        )
 
 
 def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
@@ -341,6 +389,30 @@ def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
         table[before:] = torch.from_numpy(new).to(table.dtype)
 
 
+def _positions(encoder: MultiVectorEncoder) -> float:
+    """Tokens that the backbone takes; infinite where it does not say.
+
+    RoBERTa and its kin count positions from behind the padding token's, so they have fewer than their configuration.
+    """
+    backbone = encoder[0].auto_model
+    positions = getattr(backbone.config, "max_position_embeddings", None) or math.inf
+    for name, module in backbone.named_modules():
+        table = isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
+        if table and module.padding_idx is not None:
+            positions = min(positions, module.num_embeddings - module.padding_idx - 1)
+    return positions
+
+
+def _cap_lengths(encoder: MultiVectorEncoder) -> None:
+    """Lower what a checkpoint says of lengths to what the backbone takes: longer texts would fail in it."""
+    positions, transformer = _positions(encoder), encoder[0]
+    if encoder.max_seq_length and encoder.max_seq_length > positions:
+        encoder.max_seq_length = int(positions)
+    for name in ("query_length", "document_length"):
+        if (length := getattr(transformer, name)) is not None and length > positions:
+            setattr(transformer, name, int(positions))
+
+
 def _set_lengths(
     encoder: MultiVectorEncoder,
     query_length: int | None,
@@ -349,7 +421,7 @@ def _set_lengths(
     attend: bool | None,
 ) -> None:
     transformer = encoder[0]
-    positions = getattr(transformer.auto_model.config, "max_position_embeddings", None) or math.inf
+    positions = _positions(encoder)
     for name, wanted in (("query_length", query_length), ("document_length", document_length)):
         if wanted is not None and wanted > positions:
             raise InputError(f"{name} is {wanted}; the model has {positions} positions, expected at most as many")

@@ -8,7 +8,7 @@ import pytest
 
 from raycol.checkpoints import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
 from raycol.errors import InputError
-from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map
+from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map, probe_encoder
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -168,6 +168,19 @@ def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path, archite
     assert np.allclose(found[1].linear.weight.detach().numpy(), projection.numpy()), "known by its weights alone"
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_stanford_weights_may_be_in_pytorchs_own_file(tiny_backbone: Path, tmp_path: Path, zipped: bool) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = add_weights(tiny_backbone, tmp_path / "m", {"linear.weight": torch.randn(16, 32)}, "bert.")
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    encoder = load_encoder(folder, device="cpu")
+    assert torch.equal(encoder[1].linear.weight, weights["linear.weight"])
+
+
 def test_stanford_settings_without_a_projection_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_backbone, tmp_path / "m")
     (tmp_path / "m" / "artifact.metadata").write_text("{}")
@@ -313,3 +326,104 @@ def test_a_real_colbert_on_a_part_of_cranfield(part_of_cranfield: Path, beside: 
     )
     assert done.queries == 20
     assert done.metrics["nDCG@10"] >= 0.40
+
+
+def make_gpt2(folder: Path, **special: str) -> Path:
+    """A GPT-2 of two layers, whose tokenizer has the special tokens given."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["rain and wind"], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(tmp_path: Path) -> None:
+    encoder = load_encoder(make_gpt2(tmp_path / "gpt2", eos_token="<end>"), device="cpu")
+    probe_encoder(encoder, "gpt2")
+    alone, beside = encode(encoder, ["rain"])[0], encode(encoder, ["rain", "rain and wind " * 40])
+    assert np.allclose(alone, beside[0], atol=1e-5)
+    assert len(beside[1]) == 64
+    with pytest.raises(InputError, match="its tokenizer has no padding token"):
+        load_encoder(make_gpt2(tmp_path / "bare"), device="cpu")
+
+
+def test_a_document_is_cut_to_the_positions_that_there_are(tiny_backbone: Path, tmp_path: Path) -> None:
+    """RoBERTa has as many positions fewer than its configuration says as stand before the first token's."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=42,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    encoder = load_encoder(tmp_path / "m", device="cpu")
+    probe_encoder(encoder, "m")
+    assert len(encode(encoder, ["rain " * 100])[0]) == 41
+    with pytest.raises(InputError, match="document_length is 42; the model has 41 positions"):
+        load_encoder(tmp_path / "m", device="cpu", document_length=42)
+
+
+def test_a_model_that_cannot_encode_is_refused_before_any_work(
+    tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    from raycol.indexing import IndexConfig
+    from tests.conftest import make_passages, write_jsonl
+    from tests.indexing.here import build_index
+
+    encoder = load_encoder(tiny_colbert, device="cpu")
+    with torch.no_grad():
+        for weight in encoder[0].auto_model.encoder.parameters():
+            weight *= 10  # so that tokens attend to each other as they do in trained models
+    encoder.save_pretrained(str(tmp_path / "m"))
+    backbone = type(encoder[0].auto_model)
+    forward = backbone.forward
+    probe_encoder(encoder, "m")
+
+    def without_mask(self, input_ids=None, token_type_ids=None, attention_mask=None, **others):
+        return forward(self, input_ids=input_ids, token_type_ids=token_type_ids, **others)
+
+    def for_short_texts(self, input_ids=None, **others):
+        if input_ids.shape[1] > 30:
+            raise IndexError("index out of range in self")
+        return forward(self, input_ids=input_ids, **others)
+
+    def of_no_numbers(self, **others):
+        found = forward(self, **others)
+        found.last_hidden_state[:] = float("nan")
+        return found
+
+    def without_argument(self, input_ids, token_type_ids=None):
+        return forward(self, input_ids=input_ids)
+
+    for broken, message in (
+        (without_mask, "padding is not masked"),
+        (for_short_texts, r"fails to encode a document of 32 tokens .* index out of range"),
+        (of_no_numbers, "not finite numbers"),
+        (without_argument, "takes no attention mask"),
+    ):
+        monkeypatch.setattr(backbone, "forward", broken)
+        with pytest.raises(InputError, match=message):
+            probe_encoder(encoder, "m")
+        corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(3))
+        with pytest.raises(InputError, match=message):
+            build_index(IndexConfig(corpus=corpus, model=str(tmp_path / "m"), out=tmp_path / "i"))
+        assert not (tmp_path / "i").exists()
+    monkeypatch.undo()
+    probe_encoder(encoder, "m")

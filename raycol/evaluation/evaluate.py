@@ -72,13 +72,14 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     index = Index.open(config.index) if config.index else None
     if index:
         notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
-    from raycol.models import load_encoder, load_encoder_of
+    from raycol.models import load_encoder, load_encoder_of, probe_encoder
 
     if index:
         encoder = load_encoder_of(index.manifest.model, config.model, device=config.device)
         run, method = run_index(encoder, index, dataset), f"index {config.index}"
     else:
         encoder = load_encoder(str(config.model), device=config.device)
+        probe_encoder(encoder, str(config.model))
         run, method = run_exact(encoder, dataset, report), "exact MaxSim"
     if own := own_passages(dataset):
         notes.append(f"{len(own)} documents are queries themselves, by id and text; none is a hit of its own query")

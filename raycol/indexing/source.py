@@ -34,9 +34,15 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
     if model is None:
         return open_encoded(plan, "to encode texts, name a model with --model")
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models import encoder_fingerprint, load_encoder
+    from raycol.models import encoder_fingerprint, load_encoder, probe_encoder
 
     encoder = load_encoder(model, device="cpu")
+    probe_encoder(encoder, model)
+    if split and not encoder.tokenizer.is_fast:
+        raise InputError(
+            f"model {model!r}: its tokenizer does not tell where in a text its tokens are, as splitting needs; "
+            "leave --split-tokens out, or save it with a fast tokenizer"
+        )
     limit = document_length(encoder)
     if split and split.tokens > limit:
         raise InputError(f"split_tokens is {split.tokens}; {model!r} takes {limit} tokens, title and markers included")

@@ -59,6 +59,26 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
     return model.eval()
 
 
+def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
+    """Score a short and a long pair at once, as a command does before it starts any work.
+
+    Raises:
+        InputError: the model fails at that.
+    """
+    pairs = [("a short query", "a short text"), ("a short query", "word " * min(model.max_seq_length or 512, 1024))]
+    try:
+        score_pairs(model, pairs, batch_size=len(pairs))
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever the model's own code raises.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"model {name!r} can be opened, and fails to score a short pair beside a long one: {reason}; expected a "
+            "cross-encoder whose tokenizer has a padding token and fits it"
+        ) from error
+
+
 def open_cross_encoder(
     name_or_path: str, on_gpu: bool, dtype: str, fingerprint: str, max_length: int | None
 ) -> CrossEncoder:

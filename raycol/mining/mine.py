@@ -22,7 +22,7 @@ from raycol.index.storage import absolute
 from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
-from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder
+from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
 from raycol.mining.job import Job, Plan, Planning
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.place import refuse_finished
@@ -158,6 +158,7 @@ def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     cross_encoder = None
     if config.cross_encoder:
         model = load_cross_encoder(config.cross_encoder, device="cpu", max_length=config.max_length)
+        probe_cross_encoder(model, config.cross_encoder)
         cross_encoder = cross_encoder_fingerprint(model)
     return encoder_fingerprint(encoder), cross_encoder
 

@@ -18,7 +18,7 @@ from raycol.executor import ON_RAY, Executor
 from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import TeachConfig
-from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder
+from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
 from raycol.mining.job import Job, Planning
 from raycol.mining.place import refuse_finished
 from raycol.mining.report import TEACHING_REPORT, TeachingReport
@@ -51,6 +51,7 @@ def score_examples(config: TeachConfig, report: Report = no_report, executor: Ex
             )
         # torch is imported once the rest of the input is known to be good.
         teacher = load_cross_encoder(config.teacher, device="cpu", max_length=config.max_length)
+        probe_cross_encoder(teacher, config.teacher)
         fingerprint = cross_encoder_fingerprint(teacher)
         # Workers run in folders of their own, so everything is named in full.
         config = config.model_copy(update={"teacher": model_name(config.teacher)})

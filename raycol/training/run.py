@@ -124,6 +124,7 @@ def begin(store: Store, config: TrainConfig) -> Run:
     Raises:
         InputError: see `prepare`; or the model cannot be opened.
     """
+    from raycol.models import probe_encoder
     from raycol.training.worker import new_encoder
 
     with writing(store), store.workspace(0) as workspace:
@@ -131,7 +132,8 @@ def begin(store: Store, config: TrainConfig) -> Run:
         data.mkdir()
         collection.mkdir()
         work = prepare(config, data, collection)
-        new_encoder(config, "cpu")  # what is wrong with it is said now, not by every worker
+        # What is wrong with it is said now, not by every worker.
+        probe_encoder(new_encoder(config, "cpu"), config.model)
         run = Run(
             settings=config.outcome(),
             inputs=_inputs(config),

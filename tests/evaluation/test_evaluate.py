@@ -85,6 +85,17 @@ def test_a_judged_document_of_the_querys_id_counts() -> None:
     assert score_run(dataset.qrels, run)["nDCG@10"] == 1
 
 
+def test_the_evaluation_during_training_counts_it_too(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.models import load_encoder
+    from raycol.training.evaluation import evaluate_on, open_collection, save_collection
+
+    passages = [Passage(str(number), "", record["text"]) for number, record in enumerate(make_passages(20))]
+    queries = {str(number): f"{passages[number].text} fog" for number in range(5)}
+    save_collection(tmp_path, Dataset(passages, queries, {id_: {id_: 1} for id_ in queries}))
+    found = evaluate_on(load_encoder(tiny_colbert, device="cpu"), open_collection(tmp_path))
+    assert found["R@100"] == 1
+
+
 def test_what_was_left_out_is_said(tiny_colbert: Path, tmp_path: Path) -> None:
     passages = [Passage("a", "", "rain and wind"), Passage("b", "", "rain and fog"), Passage("c", "", "bread")]
     save_beir(tmp_path, Dataset(passages, {"a": "rain  and Wind"}, {"a": {"b": 1, "gone": 1}}))

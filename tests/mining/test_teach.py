@@ -10,7 +10,13 @@ import pytest
 from raycol.data.examples import Source, read_examples
 from raycol.errors import InputError, RaycolError
 from raycol.mining import MineConfig, TeachConfig, TeachingReport
-from raycol.mining.cross_encoder import count_cut, cross_encoder_fingerprint, load_cross_encoder, score_pairs
+from raycol.mining.cross_encoder import (
+    count_cut,
+    cross_encoder_fingerprint,
+    load_cross_encoder,
+    probe_cross_encoder,
+    score_pairs,
+)
 from tests.conftest import TOPICS, write_jsonl
 from tests.mining.conftest import contents, save_cross_encoder
 from tests.mining.here import mine_negatives, score_examples
@@ -171,3 +177,12 @@ def test_a_score_that_is_no_number_is_named(tiny_cross_encoder: Path) -> None:
         model[0].auto_model.classifier.weight[:] = torch.inf
     with pytest.raises(InputError, match="score of 'rain' and 'fog' is no number; try --dtype float32"):
         score_pairs(model, [("rain", "fog")], 4)
+
+
+def test_a_cross_encoder_that_cannot_score_is_refused_before_any_work(tiny_cross_encoder: Path) -> None:
+    """Without a padding token two pairs of different lengths make no batch."""
+    model = load_cross_encoder(str(tiny_cross_encoder), device="cpu")
+    model.tokenizer.pad_token = None
+    with pytest.raises(InputError, match="fails to score a short pair beside a long one"):
+        probe_cross_encoder(model, "m")
+    probe_cross_encoder(load_cross_encoder(str(tiny_cross_encoder), device="cpu"), "m")
