@@ -171,3 +171,10 @@ def test_a_score_that_is_no_number_is_named(tiny_cross_encoder: Path) -> None:
         model[0].auto_model.classifier.weight[:] = torch.inf
     with pytest.raises(InputError, match="score of 'rain' and 'fog' is no number; try --dtype float32"):
         score_pairs(model, [("rain", "fog")], 4)
+
+
+def test_the_positive_is_not_cut_off(tiny_cross_encoder: Path, tmp_path: Path) -> None:
+    scored = {"query": "rain", "documents": ["a", "b", "c"], "scores": [0.1, 0.2, 9.0]}
+    report = teach(write_jsonl(tmp_path / "d.jsonl", [scored]), tiny_cross_encoder, tmp_path / "o", n_ways=2)
+    assert [row["documents"] for row in rows_of(tmp_path / "o")] == [["a", "c"]]
+    assert report.documents_left_out == 1

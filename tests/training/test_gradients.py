@@ -1,5 +1,6 @@
 """The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
 
+import json
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import write_jsonl
 from tests.training.material import gradient, save_albert, settings, work_in_group, write_examples
 
 pytestmark = pytest.mark.slow
@@ -23,6 +25,7 @@ CASES = {
     "distillation": ({"objective": "distillation", "teacher_temperature": 2.0}, "scored"),
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
+    "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
     "unused pooler": ({"objective": "cached"}, "pairs"),
 }
 
@@ -31,7 +34,13 @@ CASES = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Thirty examples: three batches of eight and a ragged one, which nobody waits for."""
     folder = tmp_path_factory.mktemp("gradients")
+    varying = write_examples(folder / "varying.jsonl", 30, negatives=2)
+    records = [json.loads(line) for line in varying.read_text().splitlines()]
+    for number, record in enumerate(records):
+        del record["negatives"][number % 3 :]
+    write_jsonl(varying, records)
     return {
+        "varying": varying,
         "pairs": write_examples(folder / "pairs.jsonl", 30),
         "tuples": write_examples(folder / "tuples.jsonl", 30, negatives=2),
         "scored": write_examples(folder / "scored.jsonl", 30, negatives=3, scores=True),
