@@ -76,6 +76,21 @@ class Example:
     positive_first: bool = True
     documents_left_out: int = 0
 
+    def is_unrelated(self) -> bool:
+        """Whether the only document is labelled 0: no positive of the query.
+
+        Raises:
+            ValueError: it has another label than 0 and 1, which does not tell.
+        """
+        if not self.scores or len(self.documents) + self.documents_left_out > 1:
+            return False
+        if self.scores[0] not in (0, 1):
+            raise ValueError(
+                f"its only document is labelled {self.scores[0]:g}; of such labels 1, a positive, and 0, left "
+                "out, are known; name the columns to use with 'columns' to do without the label"
+            )
+        return self.scores[0] == 0
+
 
 def read_examples(
     source: Source, on_error: OnError = "fail", problems: list[Problem] | None = None, n_ways: int | None = None

@@ -26,7 +26,7 @@ from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_en
 from raycol.mining.job import Job, Plan, Planning
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.place import refuse_finished
-from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row
+from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
 from raycol.mining.report import MINING_REPORT, MiningReport, listed
 from raycol.mining.texts import TextWriter
 from raycol.mining.workers import MiningWorker
@@ -55,7 +55,8 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
     config = _in_full(config, index)
     problems: list[Problem] = []
     with Planning(config.out) as plan:
-        queries = group_queries(read_examples(config.source, config.on_error, problems))
+        examples = read_examples(config.source, config.on_error, problems)
+        queries = group_queries(with_positives(examples, config.on_error, problems))
         plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
         texts = _keep_texts(corpus, plan, config.on_error, problems) if corpus else None
         encoder, cross_encoder = _open_models(config, index)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from raycol.data.corpus import OnError, refuse
 from raycol.data.examples import Example
+from raycol.data.position import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,30 @@ def from_row(row: dict[str, Any]) -> TrainingQuery:
     return TrainingQuery(row["query"], positives, row["other_ids"], row["other_texts"])
 
 
+def with_positives(examples: Iterable[Example], on_error: OnError, problems: list[Problem]) -> Iterator[Example]:
+    """Examples but pairs labelled 0, which are noted among the problems.
+
+    Raises:
+        InputError: a label does not tell whether a pair is a positive, unless such are skipped.
+    """
+    for example in examples:
+        try:
+            if not example.is_unrelated():
+                yield example
+                continue
+            problem = Problem(example.where, "its only document is labelled 0, so that it is no positive")
+        except ValueError as error:
+            problem = Problem(example.where, str(error))
+            refuse(problem, on_error)
+        problems.append(problem)
+
+
 def group_queries(examples: Iterable[Example]) -> list[TrainingQuery]:
     """The queries of examples, in the order in which they come first; negatives that they have do not matter.
 
     Queries of one text become one, with the positives of all: whatever answers a question is no negative of it, also
-    where it is asked twice. Of documents with scores the best is the positive; the first may be one too.
+    where it is asked twice. Of documents with scores the best is the positive; the first, and those as good as the
+    best, may be positives too.
     """
     found: dict[str, TrainingQuery] = {}
     for example in examples:
@@ -73,7 +94,9 @@ def group_queries(examples: Iterable[Example]) -> list[TrainingQuery]:
         best = example.scores.index(max(example.scores)) if example.scores else 0
         ids = example.document_ids
         query.positives.append(Positive(example.query_id, ids[best] if ids else None, example.documents[best]))
-        if best:
-            query.other_ids.extend(ids[:1] if ids else [])
-            query.other_texts.append(example.documents[0])
+        for place, text in enumerate(example.documents):
+            is_as_good = example.scores is not None and example.scores[place] == example.scores[best]
+            if place != best and (place == 0 or is_as_good):
+                query.other_ids.extend([ids[place]] if ids else [])
+                query.other_texts.append(text)
     return list(found.values())

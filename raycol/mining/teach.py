@@ -84,10 +84,10 @@ def score_examples(config: TeachConfig, report: Report = no_report, executor: Ex
 
 def _read(config: TeachConfig, problems: list[Problem], found: Counter[str]) -> Iterator[dict[str, Any]]:
     """The examples that have enough documents, as rows of `EXAMPLE_SCHEMA`; `found` counts all."""
-    for example in read_examples(config.source, config.on_error, problems):
+    for example in read_examples(config.source, config.on_error, problems, config.n_ways):
         found["examples"] += 1
         n = len(example.documents)
-        found["documents left out"] += max(0, n - config.n_ways)
+        found["documents left out"] += example.documents_left_out
         if n < config.n_ways:
             found["short"] += 1
             if config.short == "skip" or n < 2:
@@ -97,6 +97,6 @@ def _read(config: TeachConfig, problems: list[Problem], found: Counter[str]) -> 
         yield {
             "query_id": example.query_id,
             "query": example.query,
-            "document_ids": list(ids[: config.n_ways]) if ids else None,
-            "documents": list(example.documents[: config.n_ways]),
+            "document_ids": list(ids) if ids else None,
+            "documents": list(example.documents),
         }

@@ -98,7 +98,7 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
             if config.distils:
                 documents, scores = _scored(config, example)
             else:
-                documents, scores = _positive_and_negatives(config, example, left_out), None
+                documents, scores = _positive_and_negatives(example, left_out), None
         except ValueError as error:
             refuse(Problem(example.where, str(error)), config.on_error)
             problems.append(Problem(example.where, str(error)))
@@ -136,14 +136,13 @@ def _scored(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tup
     return example.documents, example.scores
 
 
-def _positive_and_negatives(config: TrainConfig, example: Example, left_out: Counter[str]) -> tuple[str, ...]:
+def _positive_and_negatives(example: Example, left_out: Counter[str]) -> tuple[str, ...]:
     """The positive, then its negatives; nothing if the example has no positive.
 
     Scores say which document is the positive, unless it is known. Documents that are scored as high as the positive
     are no negatives.
 
     Args:
-        config: the settings of a contrastive training.
         example: an example.
         left_out: counts what is left out.
 
@@ -153,14 +152,11 @@ def _positive_and_negatives(config: TrainConfig, example: Example, left_out: Cou
     documents, scores = example.documents, example.scores
     if scores is None:
         return documents
+    if example.is_unrelated():
+        left_out[UNRELATED] += 1
+        return ()
     if len(documents) + example.documents_left_out == 1:
-        if scores[0] not in (0, 1):
-            raise ValueError(
-                f"its only document is labelled {scores[0]:g}; of such labels {config.objective} training knows 1, a "
-                "positive, and 0, which is left out; name the columns to use with 'columns' to do without the label"
-            )
-        left_out[UNRELATED] += scores[0] == 0
-        return documents if scores[0] else ()
+        return documents
     if example.positive_first:
         left_out[UNUSED] += 1
         return documents

@@ -64,11 +64,12 @@ def _scores(config: TrainConfig, maxsim: Score, mean: Score, xtr: Any) -> Score:
         return xtr(top_k=config.xtr_tokens)
     if config.scoring == "mean-maxsim":
         return mean
-    return _fused() or maxsim if config.on_gpu else maxsim
+    fused = _fused() if config.on_gpu else None
+    return fused[maxsim] if fused else maxsim
 
 
-def _fused() -> Score | None:
-    """MaxSim by late-interaction-kernels, where the extra `gpu` is installed.
+def _fused() -> dict[Score, Score] | None:
+    """What late-interaction-kernels (extra `gpu`) has in place of sentence-transformers' scores, by these.
 
     The similarities of all pairs of tokens are not stored. Its gradients are asked for in float32: by its own choice
     some of them would be rounded to half precision.
@@ -78,10 +79,16 @@ def _fused() -> Score | None:
     except ImportError:
         return None
 
-    def fused(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
+    # The kernel tells two layouts apart by the number of axes: [n_docs, tokens, dim] are scored for all queries,
+    # [n_queries, n_ways, tokens, dim] for their own query each. The losses have groups of documents in both cases.
+    def of_all(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
+        flat, flat_mask = documents.flatten(0, 1), documents_mask.flatten(0, 1)
+        return maxsim(queries, flat, queries_mask, flat_mask, backward="unified")  # type: ignore[no-any-return]
+
+    def of_own(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
         return maxsim(queries, documents, queries_mask, documents_mask, backward="unified")  # type: ignore[no-any-return]
 
-    return fused
+    return {colbert_scores: of_all, colbert_kd_scores: of_own}
 
 
 def stretched(scores: Score) -> Score:

@@ -14,6 +14,7 @@ from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTraining
 from raycol.errors import InputError
 from raycol.index.storage import Store
 from raycol.models import load_encoder, quiet_transformers
+from raycol.tokenizing import Task, tokenize
 from raycol.training.checkpoints import newest_whole
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
@@ -36,6 +37,7 @@ _OF_THE_ENCODER = (
     "skiplist",
     "seed",
 )
+_TASKS: tuple[Task, ...] = ("query", "document")
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -69,6 +71,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     encoder = new_encoder(config, None if config.on_gpu else "cpu")
+    freeze_unused(encoder)
     if config.gradient_checkpointing:
         encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
@@ -115,6 +118,23 @@ def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
         raise InputError("lora_rank needs the package peft; pip install 'raycol[lora]'") from None
     settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear")
     encoder[0].model = get_peft_model(encoder[0].model, settings)
+
+
+def freeze_unused(encoder: MultiVectorEncoder) -> None:
+    """Freeze the weights that no embedding depends on, such as a backbone's pooler.
+
+    DistributedDataParallel waits for a gradient of every weight that is not frozen.
+    """
+    for task in _TASKS:
+        features = tokenize(encoder, ["one text", "and a longer one, with some more words"], task)
+        features = {
+            name: value.to(encoder.device) if isinstance(value, torch.Tensor) else value
+            for name, value in features.items()
+        }
+        encoder(features, task=task)["token_embeddings"].sum().backward()
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+    encoder.zero_grad()
 
 
 def merge_adapters(encoder: MultiVectorEncoder) -> None:

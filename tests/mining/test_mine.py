@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.data.examples import Source, read_examples
+from raycol.data.examples import Example, Source, read_examples
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
 from raycol.mining.job import Planning
+from raycol.mining.queries import group_queries
 from raycol.models import load_encoder
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
@@ -319,3 +320,20 @@ def test_a_command_removes_nothing_of_one_that_is_at_work(
     assert len(refusals) == 2 * report.parts
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
     assert {path.name for path in tmp_path.iterdir()} == {"o", "whole"}
+
+
+def test_pairs_labelled_zero_are_no_positives(beir: Path, index: Path, tmp_path: Path) -> None:
+    pairs = [
+        {"query": one.query, "answer": one.documents[0], "label": 1} for one in read_examples(Source(path=str(beir)))
+    ]
+    data = write_jsonl(tmp_path / "pairs.jsonl", [*pairs[:6], {**pairs[6], "label": 0}])
+    report = mine(index, data, tmp_path / "o")
+    assert (report.pairs, len(report.skipped)) == (6, 1)
+    assert str(report.skipped[0]).endswith("line 7: its only document is labelled 0, so that it is no positive")
+
+
+def test_documents_scored_as_high_as_the_positive_are_no_negatives() -> None:
+    example = Example("here", "q", ("a", "b", "c", "d"), (0.0, 1.0, 1.0, 0.5), positive_first=False)
+    (query,) = group_queries([example])
+    assert [positive.text for positive in query.positives] == ["b"]
+    assert query.other_texts == ["a", "c"]

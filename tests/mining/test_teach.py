@@ -186,3 +186,10 @@ def test_a_cross_encoder_that_cannot_score_is_refused_before_any_work(tiny_cross
     with pytest.raises(InputError, match="fails to score a short pair beside a long one"):
         probe_cross_encoder(model, "m")
     probe_cross_encoder(load_cross_encoder(str(tiny_cross_encoder), device="cpu"), "m")
+
+
+def test_the_positive_is_not_cut_off(tiny_cross_encoder: Path, tmp_path: Path) -> None:
+    scored = {"query": "rain", "documents": ["a", "b", "c"], "scores": [0.1, 0.2, 9.0]}
+    report = teach(write_jsonl(tmp_path / "d.jsonl", [scored]), tiny_cross_encoder, tmp_path / "o", n_ways=2)
+    assert [row["documents"] for row in rows_of(tmp_path / "o")] == [["a", "c"]]
+    assert report.documents_left_out == 1

@@ -30,6 +30,20 @@ def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = F
     return write_jsonl(path, records)
 
 
+def save_albert(backbone: Path, folder: Path) -> Path:
+    """A tiny ALBERT with random weights, which has a pooler that no embedding depends on."""
+    import torch
+    from transformers import AlbertConfig, AlbertModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    torch.manual_seed(0)
+    config = AlbertConfig(vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+                          num_attention_heads=2, intermediate_size=64, max_position_embeddings=192)  # fmt: skip
+    AlbertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
                 "no_duplicates": False}  # fmt: skip
@@ -70,7 +84,7 @@ def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
 
     def note(self, model, grad_norm=None):
         if not found:
-            found.append(np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters()]))
+            found.append(np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters() if p.requires_grad]))
         return ask(self, model, grad_norm)
 
     Trainer._get_grad_norm = note

@@ -1,5 +1,6 @@
 """The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
 
+import json
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.material import gradient, settings, work_in_group, write_examples
+from tests.conftest import write_jsonl
+from tests.training.material import gradient, save_albert, settings, work_in_group, write_examples
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +25,8 @@ CASES = {
     "distillation": ({"objective": "distillation", "teacher_temperature": 2.0}, "scored"),
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
+    "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
+    "unused pooler": ({"objective": "cached"}, "pairs"),
 }
 
 
@@ -30,15 +34,22 @@ CASES = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Thirty examples: three batches of eight and a ragged one, which nobody waits for."""
     folder = tmp_path_factory.mktemp("gradients")
+    varying = write_examples(folder / "varying.jsonl", 30, negatives=2)
+    records = [json.loads(line) for line in varying.read_text().splitlines()]
+    for number, record in enumerate(records):
+        del record["negatives"][number % 3 :]
+    write_jsonl(varying, records)
     return {
+        "varying": varying,
         "pairs": write_examples(folder / "pairs.jsonl", 30),
         "tuples": write_examples(folder / "tuples.jsonl", 30, negatives=2),
         "scored": write_examples(folder / "scored.jsonl", 30, negatives=3, scores=True),
     }
 
 
-def all_gradients(data: dict[str, Path], model: Path, folder: Path, n: int, rank: int) -> None:
+def all_gradients(data: dict[str, Path], models: dict[str, Path], folder: Path, n: int, rank: int) -> None:
     for name, (values, kind) in CASES.items():
+        model = models.get(name, models["usual"])
         config = settings(model, data[kind], folder / "x", num_workers=n, **{"max_steps": 1, **values})
         found = gradient(config, folder / f"{name}-{n}-{rank}")
         if not rank:
@@ -47,16 +58,17 @@ def all_gradients(data: dict[str, Path], model: Path, folder: Path, n: int, rank
 
 @pytest.fixture(scope="module")
 def found(
-    data: dict[str, Path], tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory
+    data: dict[str, Path], tiny_colbert: Path, tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, int], np.ndarray]:
     """The gradient of a case by some number of workers; all cases of a number are found together."""
     folder = tmp_path_factory.mktemp("found")
+    models = {"usual": tiny_colbert, "unused pooler": save_albert(tiny_backbone, folder / "albert")}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["raycol.training.worker", "tests.training.material"])
 
     def find(case: str, n: int) -> np.ndarray:
         if not (folder / f"{case}-{n}.npy").exists():
-            work = [partial(all_gradients, data, tiny_colbert, folder, n, rank) for rank in range(n)]
+            work = [partial(all_gradients, data, models, folder, n, rank) for rank in range(n)]
             place = str(folder / f"group-{n}")
             workers = [context.Process(target=work_in_group, args=(rank, n, place, work[rank])) for rank in range(n)]
             for worker in workers:

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.executor import IN_PROCESS
 from raycol.index.storage import open_store
 from raycol.models import load_encoder
+from raycol.show import trained
+from raycol.training import train
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
 from raycol.training.run import begin, clear, finish, mark_done, open_run
 from raycol.training.worker import fit
+from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples
 
 
@@ -82,3 +86,19 @@ def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Pat
     assert np.abs(found[0.0] - start).max() > 0.05
     assert np.abs(found[0.25] - (0.25 * start + 0.75 * found[0.0])).max() < 1e-6
     assert measured[0.0] != pytest.approx(measured[0.999999])
+
+
+@pytest.mark.slow
+def test_what_was_left_out_is_counted_in_the_report_and_the_card(
+    tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [json.loads(line) for line in write_examples(tmp_path / "pairs.jsonl").read_text().splitlines()]
+    labelled = [{**pair, "label": int(number != 3)} for number, pair in enumerate(pairs)]
+    with_negatives = [{**pair, "query": f"{pair['query']} again", "negative": "no"} for pair in pairs[:4]]
+    data = write_jsonl(tmp_path / "labelled.jsonl", [*labelled, *with_negatives])
+    report = train(settings(tiny_colbert, data, tmp_path / "m", max_steps=1), executor=IN_PROCESS)
+    remarks = ["1 pairs labelled 0 left out", "31 examples of fewer than 2 documents filled up (--n-ways)"]
+    assert (report.examples, report.remarks) == (35, tuple(f"{data}: {remark}" for remark in remarks))
+    trained(report)
+    assert capsys.readouterr().out.splitlines()[1:] == list(report.remarks)
+    assert remarks[0] in (tmp_path / "m" / "README.md").read_text()

@@ -1,0 +1,95 @@
+"""The fused MaxSim in the losses, by a reference of what late-interaction-kernels promises: it needs a GPU."""
+
+import inspect
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from raycol.models import load_encoder
+from raycol.tokenizing import tokenize
+from raycol.training.objective import make_loss
+from tests.conftest import TOPICS
+from tests.training.material import settings
+
+CALLS: list[tuple[int, ...]] = []
+
+
+def maxsim(
+    Q: Tensor, D: Tensor, q_mask: Tensor | None = None, d_mask: Tensor | None = None, *,
+    normalize: bool = False, backward: str | None = None,
+) -> Tensor:  # fmt: skip
+    """[n_queries, n_docs] of 3-D documents, [n_queries, n_ways] of 4-D ones; refuses what the kernel refuses."""
+    assert backward == "unified"
+    assert not normalize
+    assert Q.dim() == 3
+    CALLS.append(tuple(D.shape))
+    if D.dim() == 4:
+        if len(D) != len(Q):
+            raise ValueError(f"KD layout needs D.shape[0] == Q.shape[0]; got {len(Q)} vs {len(D)}")
+        found = torch.einsum("qsd,qntd->qnst", Q, D)
+        mask = None if d_mask is None else d_mask[:, :, None, :]
+    else:
+        found = torch.einsum("qsd,ntd->qnst", Q, D)
+        mask = None if d_mask is None else d_mask[None, :, None, :]
+    assert d_mask is None or d_mask.shape == D.shape[:-1]
+    assert q_mask is None or q_mask.shape == Q.shape[:-1]
+    if mask is not None:
+        found = found.masked_fill(~mask, -torch.inf)
+    best = found.max(dim=-1).values
+    return (best if q_mask is None else best * q_mask[:, None, :]).sum(dim=-1)
+
+
+def step(model: Path, fused: bool, n_documents: int, tmp_path: Path, **values: Any) -> tuple[float, Tensor]:
+    """The loss of five queries of `n_documents` each, in mini-batches of two, and its gradient."""
+    resources = {"GPU": 1} if fused else {"CPU": 1}
+    config = settings(model, tmp_path / "d", tmp_path / "x", mini_batch_size=2, resources=resources, **values)
+    encoder = load_encoder(model, device="cpu").train()
+    words = [text.split() for text in TOPICS.values()]
+    texts = [[" ".join(words[(i + j) % 4][: 2 + (i * j) % 5]) + "." for i in range(5)] for j in range(n_documents + 1)]
+    features = [
+        {**tokenize(encoder, column, task), "task": task}
+        for column, task in zip(texts, ["query", *["document"] * n_documents], strict=True)
+    ]
+    labels = torch.linspace(-1, 1, 5 * n_documents).reshape(5, n_documents)
+    loss = make_loss(encoder, config)(features, labels)
+    loss.backward()
+    return loss.item(), torch.cat([each.grad.flatten() for each in encoder.parameters() if each.grad is not None])
+
+
+@pytest.mark.parametrize("n_documents", [1, 3])
+@pytest.mark.parametrize("objective", ["contrastive", "cached", "distillation"])
+@pytest.mark.parametrize("scoring", ["maxsim", "mean-maxsim", "xtr"])
+def test_fused_scores_give_the_same_losses_and_gradients(
+    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, n_documents: int, scoring: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "late_interaction_kernels", SimpleNamespace(maxsim=maxsim))
+    n_documents += objective == "distillation"
+    loss, gradient = step(tiny_colbert, False, n_documents, tmp_path, objective=objective, scoring=scoring)
+    CALLS.clear()
+    fused_loss, fused = step(tiny_colbert, True, n_documents, tmp_path, objective=objective, scoring=scoring)
+    assert bool(CALLS) == (scoring == "maxsim")
+    assert fused_loss == pytest.approx(loss, rel=1e-5)
+    assert torch.linalg.norm(fused - gradient) <= 1e-5 * torch.linalg.norm(gradient)
+
+
+def test_the_reference_is_what_the_kernels_promise() -> None:
+    kernels = pytest.importorskip("late_interaction_kernels")
+    from late_interaction_kernels.reference import maxsim_reference
+
+    if kernels._HAS_TRITON:
+        assert list(inspect.signature(kernels.maxsim).parameters) == list(inspect.signature(maxsim).parameters)
+    rng = torch.Generator().manual_seed(0)
+    queries, documents = torch.randn(3, 4, 8, generator=rng), torch.randn(5, 6, 8, generator=rng)
+    masks = [torch.rand(shape, generator=rng) < 0.7 for shape in ((3, 4), (5, 6))]
+    for mask in masks:
+        mask[:, 0] = True
+    expected = maxsim_reference(queries, documents, *masks)
+    assert torch.allclose(maxsim(queries, documents, *masks, backward="unified"), expected)
+    own = torch.tensor([[0, 1], [2, 3], [4, 0]])
+    found = maxsim(queries, documents[own], masks[0], masks[1][own], backward="unified")
+    assert torch.allclose(found, expected.gather(1, own))
