@@ -84,7 +84,9 @@ def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
 
     def note(self, model, grad_norm=None):
         if not found:
-            found.append(np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters() if p.requires_grad]))
+            found.append(
+                np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters() if p.grad is not None])
+            )
         return ask(self, model, grad_norm)
 
     Trainer._get_grad_norm = note

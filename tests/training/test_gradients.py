@@ -26,7 +26,7 @@ CASES = {
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
     "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
-    "unused pooler": ({"objective": "cached"}, "pairs"),
+    "unused pooler": ({"objective": "cached", "max_steps": 0}, "pairs"),
 }
 
 
