@@ -82,8 +82,9 @@ def test_training_mining_indexing_and_serving_see_the_same_ids(
     assert len(by_path["serving"]["query"]) == len(by_path["serving"]["document"]) == 3
     assert by_path["training"]["training query"] == by_path["serving"]["query"]
     assert by_path["training"]["training document"] == by_path["serving"]["document"]
-    assert by_path["indexing"] == {"document": by_path["serving"]["document"]}
-    assert by_path["mining"]["query"] == by_path["serving"]["query"]
+    # Beside texts of their own, by which a model is tried before work starts.
+    assert by_path["indexing"]["document"] >= by_path["serving"]["document"]
+    assert by_path["mining"]["query"] >= by_path["serving"]["query"]
     tokenizer = load_encoder(model, device="cpu").tokenizer
     for task, marker in (("query", "[Q]"), ("document", "[D]")):
         marked = [tokenizer.convert_ids_to_tokens(ids[1]) == marker for ids in by_path["training"][f"training {task}"]]
