@@ -374,6 +374,7 @@ def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path: Path) -> None:
     """A Parquet file of 2 kB may hold gigabytes of rows: dictionaries have each value once."""
     text = "x" * (1 << 21)

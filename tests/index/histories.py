@@ -296,7 +296,7 @@ def main() -> None:
         writers = [pid for pid, slot in workers.items() if slot < WRITERS]
         if writers and rng.random() < 0.5:
             os.kill(rng.choice(writers), rng.choice([signal.SIGKILL, signal.SIGINT, signal.SIGINT]))
-        while (done := os.waitpid(-1, os.WNOHANG))[0]:
+        while workers and (done := os.waitpid(-1, os.WNOHANG))[0]:
             slot = workers.pop(done[0])
             if time.time() < until - 1:
                 start(slot)

@@ -1,4 +1,4 @@
-"""An endpoint on Ray Serve, behind HAProxy: bytes that no HTTP client sends, clients that are slow, and its log.
+"""An endpoint on Ray Serve, behind HAProxy: bytes that no HTTP client sends, slow clients, its log, what it listens on.
 
 What an endpoint answers to well-formed requests is tested without Ray, in test_hostile.py and test_serving.py.
 """
@@ -6,10 +6,14 @@ What an endpoint answers to well-formed requests is tested without Ray, in test_
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
+import os
 import re
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 import pytest
 
 from raycol.serving.run import serving
@@ -343,3 +348,51 @@ def test_each_request_has_its_line_in_the_log(served: Served) -> None:
     told = json.loads(line[line.index("{") :])
     assert (told["request"], told["method"], told["path"], told["status"]) == (name, "GET", "/v1/index", 200)
     assert told["ms"] > 0
+
+
+# What it listens on, and whom its files are closed to
+
+
+def test_everything_listens_on_loopback(served: Served) -> None:
+    """Ray's servers, HAProxy's pages, the replicas: whatever this process started."""
+    found = [
+        (connection.laddr.ip, connection.laddr.port, process.name())
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    ports = {port for _, port, _ in found}
+    pages = {int(os.environ[f"RAY_SERVE_HAPROXY_{page}_PORT"]) for page in ("STATS", "METRICS")}
+    assert int(served.url.rsplit(":", 1)[1]) in ports
+    assert pages <= ports
+    assert [where for where in found if not _is_loopback(where[0])] == []
+
+
+def test_another_user_cannot_control_haproxy(served: Served) -> None:
+    folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+    (admin,) = folder.glob("*/admin.sock")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(admin))
+        connection.sendall(b"show info\n")
+        assert b"HAProxy" in connection.recv(1 << 16)
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    look = (
+        "import os, socket, sys\n"
+        "os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "for look in (lambda: socket.socket(socket.AF_UNIX).connect(sys.argv[1]), lambda: open(sys.argv[2]),\n"
+        "             lambda: open(sys.argv[2], 'w')):\n"
+        "    try:\n"
+        "        look()\n"
+        "    except PermissionError:\n"
+        "        print('closed')\n"
+    )
+    command = [sys.executable, "-S", "-c", look, str(admin), str(admin.with_name("haproxy.cfg"))]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.stdout.split() == ["closed"] * 3, told.stderr
+
+
+def _is_loopback(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
