@@ -1,4 +1,4 @@
-"""An endpoint on Ray Serve, behind HAProxy: bytes that no HTTP client sends, slow clients, its log, what it listens on.
+"""An endpoint on Ray Serve, behind HAProxy: bytes that no client sends, slow clients, its log, what it listens on.
 
 What an endpoint answers to well-formed requests is tested without Ray, in test_hostile.py and test_serving.py.
 """
