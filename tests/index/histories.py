@@ -30,6 +30,8 @@ from raycol.index.storage import open_store
 
 WRITERS, READERS = 3, 1
 IDS = 40
+# Changes acknowledged and versions seen at least, and how long they are waited for.
+_ENOUGH, _PATIENCE_S = 5, 300
 Contents = dict[str, int]
 """The ids of an index's documents and the seeds that these were made from."""
 
@@ -113,10 +115,10 @@ def full_disk(rng: random.Random) -> Iterator[None]:
         os.write = write
 
 
-def write_on(uri: str, log: Log, seed: int, until: float) -> None:
+def write_on(uri: str, log: Log, seed: int, stop: Path) -> None:
     """Change the index again and again, and note how it went. Interrupts are survived."""
     rng, number = random.Random(seed), 0
-    while time.time() < until:
+    while not stop.exists():
         number += 1
         with suppress(KeyboardInterrupt):
             _write_once(uri, log, rng, number)
@@ -164,9 +166,9 @@ def index_is_older(uri: str, index: Index | None) -> bool:
     return index is not None and index.version not in Index.open(uri).stats().versions
 
 
-def read_on(uri: str, log: Log, until: float) -> None:
+def read_on(uri: str, log: Log, stop: Path) -> None:
     """Read the newest version again and again; once in a while an older one."""
-    while time.time() < until:
+    while not stop.exists():
         index = None
         try:
             index = Index.open(uri)
@@ -238,6 +240,14 @@ def check(told: Told, start: Contents, final: int, final_contents: Contents) -> 
     return problems
 
 
+def _is_enough(logs: Path) -> bool:
+    try:
+        told = read_logs(logs)
+    except ValueError:  # a line is being written
+        return False
+    return min(len(told.acknowledged), len(told.seen)) >= _ENOUGH
+
+
 def _warm_up(folder: Path) -> None:
     """Import and load what writers need, kernels too."""
     pid = os.fork()
@@ -258,7 +268,7 @@ def main() -> None:
     uri, logs, seconds, seed = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     rng = random.Random(seed)
     logs.mkdir()
-    until = time.time() + seconds
+    stop = logs.parent / "stop"
     workers: dict[int, int] = {}
     started = 0
 
@@ -273,7 +283,7 @@ def main() -> None:
         try:
             log = Log(name)
             try:
-                write_on(uri, log, number, until) if slot < WRITERS else read_on(uri, log, until)
+                write_on(uri, log, number, stop) if slot < WRITERS else read_on(uri, log, stop)
             except KeyboardInterrupt:
                 pass
             except BaseException as error:
@@ -291,15 +301,17 @@ def main() -> None:
     assert os.waitpid(pid, 0)[1] == 0
     for slot in range(WRITERS + READERS):
         start(slot)
-    while time.time() < until:
+    until = time.time() + seconds
+    # However slow the machine: until there is a history.
+    while time.time() < until or (not _is_enough(logs) and time.time() < until + _PATIENCE_S):
         time.sleep(rng.random() * 0.2)
         writers = [pid for pid, slot in workers.items() if slot < WRITERS]
         if writers and rng.random() < 0.5:
             os.kill(rng.choice(writers), rng.choice([signal.SIGKILL, signal.SIGINT, signal.SIGINT]))
         while workers and (done := os.waitpid(-1, os.WNOHANG))[0]:
             slot = workers.pop(done[0])
-            if time.time() < until - 1:
-                start(slot)
+            start(slot)
+    stop.touch()
     deadline = time.time() + 60
     for pid in list(workers):
         while not os.waitpid(pid, os.WNOHANG)[0]:
