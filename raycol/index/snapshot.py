@@ -60,7 +60,13 @@ class Snapshot:
             IndexCorruptError: files are not as promised.
         """
         while True:
-            manifest = read_manifest(store, version)
+            have = versions(store)
+            try:
+                manifest = read_manifest(store, version)
+            except InputError:
+                if version is not None or versions(store) == have:
+                    raise
+                continue  # the newest was vacuumed before it was read
             try:
                 return cls.open(store, manifest, partition_names, trusted=trusted)
             except IndexCorruptError:

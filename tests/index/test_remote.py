@@ -124,6 +124,8 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
     with pytest.raises(FileExistsError):
         open_store(uri).create(manifest_name(2), b"mine", others)
     assert Index.open(uri).stats().versions == (5,)
+    with pytest.raises(FileNotFoundError):
+        open_store(uri).read(manifest_name(2), 100)
     with pytest.raises(ConflictError, match="version 5 was written by another process"):
         index.append(documents(1, "mine"))
     assert Index.open(uri).verify() == []

@@ -60,7 +60,9 @@ class RemoteStore(Store):
         """An object's contents."""
         with self._reading(name), self._fs.open_input_stream(self._path(name), compression=None) as stream:
             content: bytes = stream.read(limit + 1)
-            return content
+        if not content and name.startswith(f"{MANIFESTS}/"):  # retired since it was listed
+            raise FileNotFoundError(name)
+        return content
 
     @contextmanager
     def open(self, name: str) -> Iterator[pa.NativeFile]:
