@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,24 @@ def test_of_retired_versions_the_newest_marks_are_kept(uri: str, monkeypatch: py
     marks = sorted(info.base_name for info in open_store(uri)._list("manifests") if not info.size)
     assert marks == ["00000007.json", "00000008.json"]
     assert Index.open(uri).stats().versions == (9,)
+
+
+def test_a_manifest_that_is_retired_while_it_is_read_is_not_found(uri: str) -> None:
+    """It is read as it was, or not found, at whatever point of the reading another process retires it."""
+    reader, writer, whole = open_store(uri), open_store(uri), b"x" * 2000
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(1, 60):
+            name = manifest_name(number)
+            writer.write(name, whole)
+            retired = pool.submit(writer.retire, name)
+            found = {whole}
+            while not retired.done():
+                try:
+                    found.add(reader.read(name, 1 << 20))
+                except FileNotFoundError:
+                    break
+            retired.result()
+            assert found == {whole}
 
 
 WRITER = """

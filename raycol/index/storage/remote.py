@@ -57,10 +57,17 @@ class RemoteStore(Store):
                 yield info.path[len(self._prefix) + 1 :]
 
     def read(self, name: str, limit: int) -> bytes:
-        """An object's contents."""
-        with self._reading(name), self._fs.open_input_stream(self._path(name), compression=None) as stream:
-            content: bytes = stream.read(limit + 1)
-        if not content and name.startswith(f"{MANIFESTS}/"):  # retired since it was listed
+        """An object's contents. A manifest that has been retired since it was listed is not found."""
+        try:
+            with self._reading(name), self._fs.open_input_stream(self._path(name), compression=None) as stream:
+                content: bytes = stream.read(limit + 1)
+        except RaycolError:
+            # pyarrow asks for the length first. What is retired before its contents are asked for no longer has the
+            # bytes of that length, and the store refuses the range.
+            if self._is_retired_now(name):
+                raise FileNotFoundError(name) from None
+            raise
+        if not content and name.startswith(f"{MANIFESTS}/"):
             raise FileNotFoundError(name)
         return content
 
@@ -143,7 +150,7 @@ class RemoteStore(Store):
             found = self._content(name, len(content))
             if found == content:
                 return
-            if found is not None:
+            if found is not None or self._is_retired_now(name):
                 break
             # Refused for the sake of another writer, which then failed: there is still none.
         raise FileExistsError(name)
@@ -164,6 +171,15 @@ class RemoteStore(Store):
     def _is_retired(self, info: pafs.FileInfo) -> bool:
         manifests = f"{self._prefix}/{MANIFESTS}/"
         return bool(info.type == pafs.FileType.File and info.size == 0 and info.path.startswith(manifests))
+
+    def _is_retired_now(self, name: str) -> bool:
+        """Whether the store says so; an answer that does not come is no."""
+        if not name.startswith(f"{MANIFESTS}/"):
+            return False
+        try:
+            return self._is_retired(self._fs.get_file_info(self._path(name)))
+        except (OSError, pa.ArrowException):
+            return False
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object in place of what stood there."""
