@@ -6,9 +6,10 @@ import json
 import os
 import string
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.storage.server import Server
@@ -55,9 +56,19 @@ TOPICS = {
 }
 
 
+# Files of `make test` whose tests share the Ray session, and the endpoint on it: one test process runs all of them.
+ON_RAY = {
+    "tests/doctor/test_gather.py",
+    "tests/indexing/test_build.py",
+    "tests/mining/test_crashes.py",
+    "tests/serving/test_maximums.py",
+    "tests/serving/test_wire.py",
+    "tests/test_ray_session.py",
+    "tests/training/test_train.py",
+}
 _SLOW = {"slow", "long"}
 # Fixtures that serve on a socket; tests that use them are not among the fast ones.
-_SERVERS = {"s3", "s3_server", "ray_local", "running", "served", "base_url", "server"}
+_SERVERS = {"s3", "s3_server", "ray_local", "on_serve", "running", "served", "base_url", "server"}
 _may_connect = True
 
 
@@ -87,12 +98,55 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first."""
     for item in items:
-        if _SERVERS & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if _SERVERS & fixtures:
             item.add_marker("sockets")
+        if "ray_local" in fixtures and not item.get_closest_marker("long"):
+            file = item.nodeid.partition("::")[0]
+            assert file in ON_RAY, f"{file}: its tests use the Ray session; add it to ON_RAY"
         if item.get_closest_marker("hypothesis"):
             item.add_marker("sampled")
     side_by_side = "PYTEST_XDIST_WORKER" in os.environ
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != side_by_side)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, the files that share the Ray session go to one process, one after the other."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRaySession(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "on Ray" if file in ON_RAY else file
+
+    return OneRaySession(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _actors_end() -> Iterator[None]:
+    """What the tests of a file started on Ray has ended with them, but for the endpoint that files share."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    deadline = time.monotonic() + 60
+    while alive := _actors():
+        assert time.monotonic() < deadline, f"actors that the tests left: {alive}"
+        time.sleep(0.1)
+
+
+def _actors() -> list[str]:
+    import ray
+
+    rows = ray._private.state.actors().values()
+    return [
+        row["ActorClassName"]
+        for row in rows
+        if row["State"] != "DEAD" and not row["ActorClassName"].startswith(("Serve", "HAProxy", "Proxy"))
+    ]
 
 
 @pytest.fixture(scope="session")

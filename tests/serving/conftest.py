@@ -1,5 +1,6 @@
 """An index, the same with a second version, and what each version finds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ from raycol.models import load_encoder
 from tests.conftest import make_clustered, make_passages
 from tests.serving.indexes import index_of_texts
 from tests.serving.load import QUERIES
+from tests.serving.on_serve import OnServe, large_endpoint
+
+
+@pytest.fixture(scope="session")
+def on_serve(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[OnServe]:
+    """One endpoint on Ray Serve for all tests that only ask."""
+    with large_endpoint(tmp_path_factory.mktemp("on-serve"), tiny_backbone) as running:
+        yield running
 
 
 @pytest.fixture

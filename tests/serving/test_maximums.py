@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 
-from raycol.index import Document, Index
-from raycol.index.document import MAX_ID_BYTES, MAX_QUERY_TOKENS
-from raycol.index.manifest import ModelInfo
-from raycol.models import encoder_fingerprint, load_encoder
-from raycol.serving.config import ServeConfig
-from raycol.serving.kept import MAX_VALUE_BYTES
-from raycol.serving.run import serving
+from raycol.index.document import MAX_QUERY_TOKENS
 from raycol.serving.schema import (
     MAX_BODY_BYTES,
     MAX_DOCUMENT_CHARACTERS,
@@ -30,40 +23,15 @@ from raycol.serving.schema import (
     MAX_QUERY_CHARACTERS,
 )
 from tests.conftest import unit
+from tests.serving.on_serve import DIM, ID, OnServe
 
 pytestmark = pytest.mark.slow
 
-DIM = 256
-DOCUMENTS = 20_000
-TEXT = "rain " * 600
-# About as long as ids may be.
-ID = "d{:05d}-" + "x" * (MAX_ID_BYTES - 10)
-LARGE = MAX_VALUE_BYTES + 1
 
-
-@pytest.fixture(scope="module")
-def client(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[httpx2.Client]:
-    """An endpoint of one shard: all that its messages may hold goes through one."""
-    folder = tmp_path_factory.mktemp("maximums")
-    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=DIM, query_length=32, document_length=120)
-    encoder.save_pretrained(str(folder / "model"))
-    encoder = load_encoder(folder / "model", device="cpu")
-    tokens = unit(np.random.default_rng(0).standard_normal((DOCUMENTS, 1, DIM)))
-    texts = [TEXT] * 2000 + [""] * (DOCUMENTS - 2000)
-    texts[7] = "rain " * (LARGE // 5 + 1)
-    index = Index.create(
-        folder / "index",
-        [
-            Document(ID.format(n), array, {"n": n, "text": text})
-            for n, (text, array) in enumerate(zip(texts, tokens, strict=True))
-        ],
-        n_centroids=64,
-        model=ModelInfo(name=str(folder / "model"), fingerprint=encoder_fingerprint(encoder)),
-    )
-    with (
-        serving(ServeConfig(index=index.uri, port=0, timeout_s=120)) as running,
-        httpx2.Client(base_url=running.url, timeout=150, trust_env=False) as client,
-    ):
+@pytest.fixture
+def client(on_serve: OnServe) -> Iterator[httpx2.Client]:
+    headers = {"authorization": f"Bearer {on_serve.keys['read']}"}
+    with httpx2.Client(base_url=on_serve.url, headers=headers, timeout=150, trust_env=False) as client:
         yield client
 
 
@@ -131,7 +99,7 @@ def test_a_text_too_large_for_an_answer_is_left_out_and_named(client: httpx2.Cli
     (hits,) = post(client, "/v1/search", {"query": "rain", "filter": "n < 10"})["results"]
     assert len(hits) == 10
     assert {hit["id"]: hit["omitted"] for hit in hits if hit["omitted"]} == {id_: ["text"]}
-    assert next(hit for hit in hits if hit["id"] == id_)["metadata"] == {"n": 7}
+    assert next(hit for hit in hits if hit["id"] == id_)["metadata"] == {"n": 7, "title": ""}
     document = client.get(f"/v1/documents/{id_}").json()
     assert (document["text"], document["omitted"]) == (None, ["text"])
     assert post(client, "/v1/explain", {"query": "rain", "id": id_})["text"] is None

@@ -24,8 +24,8 @@ import httpx2
 import psutil
 import pytest
 
-from raycol.serving.run import serving
-from tests.serving.asker import Asker, guarded
+from tests.serving.asker import Asker
+from tests.serving.on_serve import OnServe
 
 pytestmark = pytest.mark.slow
 
@@ -84,11 +84,9 @@ def statuses(received: bytes) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("wire")
-    config, keys = guarded(folder, tiny_colbert)
-    with serving(config) as running, httpx2.Client(base_url=running.url, timeout=40, trust_env=False) as client:
-        yield Served(running.url, client, folder, keys)
+def served(on_serve: OnServe) -> Iterator[Served]:
+    with httpx2.Client(base_url=on_serve.url, timeout=40, trust_env=False) as client:
+        yield Served(on_serve.url, client, on_serve.folder, on_serve.keys)
 
 
 @pytest.fixture(autouse=True)
