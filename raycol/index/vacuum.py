@@ -46,10 +46,13 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
             is at work: its commit would name folders that are gone.
 
     Raises:
-        InputError: `keep` below 1, or no index there.
+        InputError: `keep` below 1, no index there, or one that cannot be written.
         IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
     """
-    return _vacuum(store, check_count("keep", keep), abandoned=abandoned)
+    keep = check_count("keep", keep)
+    read_manifest(store)
+    store.check_room()
+    return _vacuum(store, keep, abandoned=abandoned)
 
 
 def sweep(store: Store) -> Vacuumed:

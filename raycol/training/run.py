@@ -29,7 +29,7 @@ from raycol.data import corpus_files
 from raycol.data.corpus import identity
 from raycol.data.files import folder_state, what_is
 from raycol.errors import InputError, RaycolError, writing
-from raycol.index.storage import Store
+from raycol.index.storage import Store, open_store
 from raycol.index.storage.files import fsync_folder, fsync_tree
 from raycol.index.storage.store import UNFINISHED
 from raycol.locations import is_uri, shown
@@ -192,9 +192,11 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
 
 
 def check_out(out: str) -> None:
-    """Raise what stands in the way of a model there: another one, or an object store that is not to be written."""
+    """Raise what stands in the way of a model there: another one, or a place that cannot be written."""
     if is_uri(out):
         check_writable(out)
+    elif not Path(out).exists():
+        open_store(out).check_room()
     if holds_model(out) if is_uri(out) else Path(out).exists():
         raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
 

@@ -210,7 +210,7 @@ class LocalStore(Store):
         """Raise `InputError` where the folder, or the nearest one above it, is a file or cannot be written."""
         there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not there.is_dir():
-            raise InputError(f"{there} is a file; expected a folder for the index, or a new name")
+            raise InputError(f"{there} is a file; expected a folder, or a new name")
         try:
             with tempfile.TemporaryFile(dir=there):
                 pass
