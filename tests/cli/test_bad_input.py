@@ -104,6 +104,10 @@ CASES = [
     (["search", "folder", "a question"], "folder: not an index"),
     (["search", "folder", " "], "an empty query"),
     (["serve", "folder"], "folder: not an index"),
+    (["serve", "index", "--cors", "page.example"], "cors is 'page.example'; expected an origin"),
+    (["serve", "index", "--cors", "https://page.example/"], "cors is 'https://page.example/'; expected an origin"),
+    (["serve", "index", "--cors", "*"], "cors is '*'; expected an origin"),
+    (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts is 'http://a.example'; expected"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
     (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: give it on the command line"),
     (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
@@ -167,6 +171,7 @@ CASES = [
     (["key", "revoke", "gone.json", "ci"], "gone.json: no such file"),
     (["search", "http://", "a question"], "'http://' is no address; expected one such as"),
     (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
+    (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]
 
