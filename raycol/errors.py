@@ -37,3 +37,8 @@ def writing(place: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise RaycolError(f"{place}: cannot be written ({error.strerror or error})") from error
+
+
+def reason_of(error: BaseException, at_most: int = 300) -> str:
+    """What an error of another library says, on one line and cut; its type if it says nothing."""
+    return " ".join(str(error).split())[:at_most] or type(error).__name__

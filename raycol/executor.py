@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,15 +41,22 @@ class WorkersConfig(Config):
         return self.resources.get("GPU", 0) > 0
 
 
-class Executor(Protocol):
+Row = dict[str, Any]
+Calls = Mapping[int, tuple[Any, ...]]
+"""Arguments of a function by keys."""
+
+
+class Executor(ABC):
     """Runs workers."""
 
     in_process: bool
     """Whether all work is done in this process, without Ray."""
 
+    @abstractmethod
     def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
         """Return a block in which workers can run. Raises `InputError` if there is too little for them."""
 
+    @abstractmethod
     def n_workers(self, config: WorkersConfig) -> int:
         """Return the number of workers that run at once."""
 
@@ -56,10 +64,10 @@ class Executor(Protocol):
         self,
         worker: Callable[..., Any],
         config: WorkersConfig,
-        rows: list[dict[str, Any]],
-        arguments: dict[str, Any],
+        rows: list[Row],
+        arguments: Row,
         doing: str = "the build",
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Row]:
         """Run a worker class over rows, one row a call; yield the rows it returns, in any order.
 
         Args:
@@ -72,14 +80,26 @@ class Executor(Protocol):
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
         """
+        made_with = {"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments}
+        with closing(self._run(worker, made_with, config, rows, doing)) as results:
+            for row in results:
+                if row["error"]:
+                    kind, _, message = row["error"].partition(" ")
+                    raise getattr(errors, kind)(message)
+                yield row
 
-    def call(
-        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
-    ) -> Iterator[tuple[int, Any]]:
+    @abstractmethod
+    def _run(
+        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+    ) -> Generator[Row, None, None]:
+        """Make workers with some arguments and yield what they return, an error perhaps."""
+
+    @abstractmethod
+    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
         """Call a function with each tuple of arguments; yield the keys and results, in any order."""
 
 
-class _OnRay:
+class _OnRay(Executor):
     in_process = False
 
     def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
@@ -92,14 +112,9 @@ class _OnRay:
         room = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
         return config.num_workers or max(room, 1)
 
-    def run(
-        self,
-        worker: Callable[..., Any],
-        config: WorkersConfig,
-        rows: list[dict[str, Any]],
-        arguments: dict[str, Any],
-        doing: str = "the build",
-    ) -> Iterator[dict[str, Any]]:
+    def _run(
+        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+    ) -> Generator[Row, None, None]:
         import ray.data
 
         # Importing Ray Data configures its loggers; progress is reported by raycol itself.
@@ -107,7 +122,7 @@ class _OnRay:
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             worker,
-            fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
+            fn_constructor_kwargs=made_with,
             batch_size=1,
             memory=config.resources.get("memory"),
             compute=ray.data.ActorPoolStrategy(
@@ -118,23 +133,20 @@ class _OnRay:
             **({"resources": others} if others else {}),
         )
         with ray_errors(doing):
-            for row in dataset.iter_rows():
-                yield _checked(row)
+            yield from dataset.iter_rows()
 
-    def call(
-        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
-    ) -> Iterator[tuple[int, Any]]:
+    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
         import ray
 
         run = ray.remote(function)
-        waiting = {run.remote(*each): key for key, each in arguments.items()}
+        waiting = {run.remote(*arguments): key for key, arguments in calls.items()}
         with ray_errors(doing):
             while waiting:
                 (ready, *_), _ = ray.wait(list(waiting))
                 yield waiting.pop(ready), ray.get(ready)
 
 
-class _InProcess:
+class _InProcess(Executor):
     in_process = True
 
     def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
@@ -143,25 +155,18 @@ class _InProcess:
     def n_workers(self, config: WorkersConfig) -> int:
         return 1
 
-    def run(
-        self,
-        worker: Callable[..., Any],
-        config: WorkersConfig,
-        rows: list[dict[str, Any]],
-        arguments: dict[str, Any],
-        doing: str = "the build",
-    ) -> Iterator[dict[str, Any]]:
+    def _run(
+        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+    ) -> Generator[Row, None, None]:
         with _threads_kept():
-            made = worker(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
+            made = worker(**made_with)
             for row in rows:
                 result = made({name: [value] for name, value in row.items()})
-                yield _checked({name: values[0] for name, values in result.items()})
+                yield {name: values[0] for name, values in result.items()}
 
-    def call(
-        self, function: Callable[..., Any], arguments: Mapping[int, tuple[Any, ...]], doing: str
-    ) -> Iterator[tuple[int, Any]]:
-        for key, each in arguments.items():
-            yield key, function(*each)
+    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
+        for key, arguments in calls.items():
+            yield key, function(*arguments)
 
 
 ON_RAY: Executor = _OnRay()
@@ -169,13 +174,6 @@ ON_RAY: Executor = _OnRay()
 
 IN_PROCESS: Executor = _InProcess()
 """One worker in this process."""
-
-
-def _checked(row: dict[str, Any]) -> dict[str, Any]:
-    if row["error"]:
-        kind, _, message = row["error"].partition(" ")
-        raise getattr(errors, kind)(message)
-    return row
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from raycol.checkpoints import (
     refuse_heads,
     refuse_images,
 )
-from raycol.errors import InputError
+from raycol.errors import InputError, reason_of
 from raycol.progress import console
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ def load_encoder(
         raise
     except Exception as error:
         # Whatever a damaged checkpoint or an unknown device makes torch, safetensors and the rest raise.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason}") from error
+        raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason_of(error)}") from error
     if not trained and source not in _announced:
         _announced.add(source)
         size = encoder.get_embedding_dimension()
@@ -250,10 +249,9 @@ def probe_encoder(encoder: MultiVectorEncoder, name: str | Path) -> None:
             beside = encoder.encode_document(texts, convert_to_numpy=True, show_progress_bar=False)
     except Exception as error:
         # Whatever the model's own code raises.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
-            f"model {str(name)!r} can be opened, and fails to encode {what}: {reason}; expected a text encoder whose "
-            "tokenizer and lengths fit it"
+            f"model {str(name)!r} can be opened, and fails to encode {what}: {reason_of(error)}; expected a text "
+            "encoder whose tokenizer and lengths fit it"
         ) from error
     if not all(np.isfinite(tokens_TD).all() for tokens_TD in (*found, *alone, *beside)):
         raise InputError(f"model {str(name)!r}: embeddings are not finite numbers; expected a sound checkpoint")

@@ -87,8 +87,9 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
         each: what each worker needs.
 
     Raises:
-        InputError: there is less of a resource than the work needs, or Ray's sockets cannot be where TMPDIR says.
-        RaycolError: the cluster named by RAY_ADDRESS cannot be reached, or has no room in that time.
+        InputError: there is less of a resource than the work needs, Ray's sockets cannot be where TMPDIR says, or no
+            cluster is reached where RAY_ADDRESS says.
+        RaycolError: no session can be started here, or the cluster has no room in that time.
     """
     set_environment()
     ours = not os.environ.get("RAY_ADDRESS")
@@ -154,7 +155,7 @@ def _connect(address: str) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
-        raise RaycolError(
+        raise InputError(
             f"RAY_ADDRESS is {address!r}, and no cluster of Ray is reached there ({reason}); correct it, or unset it "
             "to run on this machine"
         ) from error

@@ -82,7 +82,7 @@ def test_what_looks_like_a_date_stays_text(tmp_path: Path, text: str) -> None:
     assert Example.load(write(tmp_path / "c.yaml", f"name: {text}\n")).name == text.strip("'")
 
 
-@pytest.mark.parametrize("value", ["[a, b]", "{a: b}", "true", "null", "1.5", "[[a]]"])
+@pytest.mark.parametrize("value", ["[a, b]", "{a: b}", "true", "null", "1.5", "[[a]]", '""'])
 @pytest.mark.parametrize("key", ["model", "out", "data", "storage"])
 def test_what_is_no_path_is_refused_where_a_path_belongs(tmp_path: Path, key: str, value: str) -> None:
     settings = {"model": "m", "data": "d", "out": "o"} | {key: value}

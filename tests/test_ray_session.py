@@ -61,7 +61,7 @@ def test_a_cluster_that_is_not_there_is_reported_at_once(monkeypatch: pytest.Mon
     monkeypatch.setenv("RAY_ADDRESS", address.format(port))
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(RaycolError, match=r"^RAY_ADDRESS is '.*unset it") as failed, ray_session():
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS is '.*unset it") as failed, ray_session():
         pass
     assert "asked" not in str(failed.value)
 

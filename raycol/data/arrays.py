@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, open_file
 from raycol.data.position import START, Position
-from raycol.errors import InputError
+from raycol.errors import InputError, reason_of
 
 EMBEDDINGS = "embeddings"
 LENGTHS = "lengths"
@@ -100,7 +100,7 @@ def _open(uri: str) -> Iterator[_Arrays | None]:
         try:
             yield _Arrays(raw, uri, stack) if raw.size() else None
         except _DAMAGE as error:
-            raise InputError(f"{uri}: not a usable .npz file ({' '.join(str(error).split())[:200]})") from None
+            raise InputError(f"{uri}: not a usable .npz file ({reason_of(error, 200)})") from None
 
 
 class _Arrays:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raycol.data.files import HUB, CorpusFile, folder_state, reading
 from raycol.data.parquet import records_of
 from raycol.data.position import START, Position
-from raycol.errors import InputError
+from raycol.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     import datasets
@@ -81,7 +81,7 @@ def _open_dataset(file: CorpusFile, version: str) -> datasets.Dataset:
             found = datasets.load_from_disk(file.uri)
     except Exception as error:
         # The hub's client, Arrow, the file system: whatever fails, there is no such dataset to be had.
-        raise InputError(f"{file}: cannot be opened ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{file}: cannot be opened ({reason_of(error, 200)})") from None
     if isinstance(found, datasets.Dataset):
         if file.split:
             raise InputError(f"{file}: has no splits; leave --split out")

@@ -18,6 +18,7 @@ from raycol.errors import InputError, writing
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
 from raycol.index import Index
+from raycol.index.storage import open_store
 from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
 from raycol.progress import console, progress
@@ -79,6 +80,7 @@ def run_demo(config: DemoConfig) -> None:
 def _check_out(out: Path) -> None:
     if out.exists() and not (out / _MARKER).is_file():
         raise InputError(f"{out}: exists and was not made by a demo; pass another folder with --out")
+    open_store(out).check_room()
 
 
 def _clear(out: Path) -> None:

@@ -46,11 +46,24 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
             is at work: its commit would name folders that are gone.
 
     Raises:
-        InputError: `keep` below 1, or no index there.
+        InputError: `keep` below 1, no index there, or one that cannot be written.
         IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
     """
     keep = check_count("keep", keep)
+    read_manifest(store)
+    store.check_room()
+    return _vacuum(store, keep, abandoned=abandoned)
+
+
+def sweep(store: Store) -> Vacuumed:
+    """Give up no version; remove what earlier writers left."""
+    return _vacuum(store, None, abandoned=False)
+
+
+def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> Vacuumed:
+    """Keep the newest `keep` versions, or all that there are by the time they are read."""
     have, kept = _read(store, keep)
+    retired = tuple(have[: len(have) - len(kept)])
     needed = {folder for manifest in kept for folder in manifest.folders}
     current = kept[-1].version
 
@@ -66,28 +79,25 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
             store.remove(name)
             removed.append(name)
         # Folders go after manifests: no version that can be opened ever lacks a file.
-        for version in have[:-keep]:
+        for version in retired:
             store.retire(manifest_name(version))
         for name in left_over(_folders(store)):
             store.remove(name)
             removed.append(name)
-    return Vacuumed(tuple(have[:-keep]), tuple(removed))
+    return Vacuumed(retired, tuple(removed))
 
 
-def _read(store: Store, keep: int) -> tuple[list[int], list[Manifest]]:
-    """The versions there are, and the manifests of the newest `keep`, while other vacuums may be at work."""
+def _read(store: Store, keep: int | None) -> tuple[list[int], list[Manifest]]:
+    """The versions there are, and the manifests of the newest `keep` or of all, while other vacuums may be at work."""
     while True:
         have = versions(store)
         try:
-            return have, [read_manifest(store, version) for version in have[-keep:]] or [read_manifest(store)]
+            return have, [read_manifest(store, version) for version in have[-(keep or len(have)) :]] or [
+                read_manifest(store)
+            ]
         except InputError:
             if versions(store) == have:
                 raise
-
-
-def sweep(store: Store) -> Vacuumed:
-    """Give up no version; remove what earlier writers left."""
-    return vacuum(store, keep=len(versions(store)))
 
 
 def _folders(store: Store) -> list[str]:

@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from raycol.checkpoints import find_checkpoint, read_json
-from raycol.errors import InputError
+from raycol.errors import InputError, reason_of
 from raycol.indexing.workers import cast_parameters, check_same_model, device_of
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
             model = CrossEncoder(source, device=device, max_length=max_length, model_kwargs={"dtype": torch.float32})
     except Exception as error:
         # Whatever a damaged checkpoint makes torch, safetensors and the rest raise.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"model {name_or_path!r} cannot be opened: {reason}") from error
+        raise InputError(f"model {name_or_path!r} cannot be opened: {reason_of(error)}") from error
     if model.num_labels != 1:
         raise InputError(f"model {name_or_path!r} gives {model.num_labels} scores to a pair; expected one")
     return model.eval()
@@ -72,10 +71,9 @@ def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
         raise
     except Exception as error:
         # Whatever the model's own code raises.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
-            f"model {name!r} can be opened, and fails to score a short pair beside a long one: {reason}; expected a "
-            "cross-encoder whose tokenizer has a padding token and fits it"
+            f"model {name!r} can be opened, and fails to score a short pair beside a long one: {reason_of(error)}; "
+            "expected a cross-encoder whose tokenizer has a padding token and fits it"
         ) from error
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycol.errors import InputError, writing
+from raycol.index.storage import open_store
 from raycol.index.storage.files import ChecksumWriter, fsync_folder, save_bytes
 from raycol.locations import is_uri
 from raycol.locks import held, is_held
@@ -188,7 +189,7 @@ def unfinished(out: str) -> list[Place]:
 
 
 def refuse_finished(out: str) -> None:
-    """Raise `InputError` where there is something already."""
+    """Raise `InputError` where there is something already, or nothing can be written."""
     if is_uri(out):
         from raycol.mining.remote_place import is_finished
 
@@ -197,6 +198,8 @@ def refuse_finished(out: str) -> None:
         there = os.path.lexists(out)
     if there:
         raise InputError(f"{out}: exists already; choose another folder, or remove it")
+    if not is_uri(out):
+        open_store(out).check_room()
 
 
 def beside(out: str, what: str) -> list[Path]:

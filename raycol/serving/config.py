@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,9 @@ from pydantic import Field, model_validator
 from raycol.config import Config, LocalPath, Location, Positive
 
 LOOPBACK = "127.0.0.1"
+# Compared with the whole of what browsers send: a path or a wildcard would never match.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*?#@]+")
+_HOST_NAME = re.compile(r"[^/\s*?#@]+")
 
 
 class ServeConfig(Config):
@@ -61,6 +65,14 @@ class ServeConfig(Config):
     def _check(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}; expected at least the {self.replicas} replicas")
+        for origin in self.cors:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"cors is {origin!r:.200}; expected an origin as browsers send it: https://HOST[:PORT]"
+                )
+        for name in self.allowed_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"allowed_hosts is {name!r:.200}; expected a host's name or its address")
         return self
 
     @property

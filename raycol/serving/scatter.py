@@ -36,6 +36,9 @@ _AHEAD_MORE = 4
 # Of the time that is left a shard has so much for an answer: the others may have to be asked once more without it.
 _STEP_SHARE = 0.8
 
+# What a shard whose files are damaged may well answer: that it does says nothing of whether it is down.
+_WITHOUT_FILES = ("count",)
+
 # More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
 _NUMBER_BITS = 40
 
@@ -102,8 +105,7 @@ class Shards:
 
     async def ask_each(self, method: str, *arguments: Any) -> dict[int, Any]:
         """The answers of all shards to the same question; raises as `ask_all`."""
-        # A shard whose files are damaged may well count.
-        if method != "count":
+        if method not in _WITHOUT_FILES:
             for number in self._down:
                 ask = partial(self._asks[number], method, *arguments)
                 self._breakers[number].try_again(ask, max(0.0, self._deadline - time.monotonic()))
@@ -134,7 +136,7 @@ class Shards:
                 raise failure
             if failure is None:
                 answers[number] = task.result()
-                if self._breakers:
+                if self._breakers and method not in _WITHOUT_FILES:
                     self._breakers[number].answered()
             else:
                 self.alive.remove(number)

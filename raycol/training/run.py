@@ -29,8 +29,8 @@ from raycol.data import corpus_files
 from raycol.data.corpus import identity
 from raycol.data.files import folder_state, what_is
 from raycol.errors import InputError, RaycolError, writing
-from raycol.index.storage import Store
-from raycol.index.storage.files import fsync_folder, fsync_tree
+from raycol.index.storage import MANIFESTS, Store, open_store
+from raycol.index.storage.files import fsync_folder, fsync_tree, is_content_name
 from raycol.index.storage.store import UNFINISHED
 from raycol.locations import is_uri, shown
 from raycol.locks import held
@@ -51,6 +51,7 @@ from raycol.training.prepare import Work, prepare
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
 _LOCK = ".lock"
 _OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray", _LOCK)
+_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
 
 
@@ -102,6 +103,7 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
     except (OSError, ValidationError):  # an object store's outage is neither
         if store.names("checkpoints"):
             raise InputError(f"{store}: holds checkpoints without a readable {RUN}; remove it") from None
+        _check_unused(store)
         return None
     settings = config.outcome()
     for name in settings.keys() | run.settings.keys():
@@ -116,6 +118,25 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
             "begun with, remove it, or choose another --out"
         )
     return run
+
+
+def _check_unused(store: Store) -> None:
+    """Raise `InputError` where no training is and something else has a name that a training's files have.
+
+    All of these names are removed once the training is done. A training that was killed before it had begun may have
+    left folders of its own, which are named after their contents.
+    """
+    there = store.names("")
+    found = [name for name in (RUN, DONE, METRICS, "ray", MANIFESTS, "partitions") if name in there]
+    for folder in _FOLDERS:
+        found += [f"{folder}/{name}" for name in store.names(folder) if not is_content_name(name)]
+        if folder in there and store.describe(folder):
+            found.append(folder)
+    if found:
+        raise InputError(
+            f"{store}: holds {found[0]}, which no training has written; expected a folder for checkpoints alone, "
+            "which are removed when it is done"
+        )
 
 
 def begin(store: Store, config: TrainConfig) -> Run:
@@ -192,9 +213,11 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
 
 
 def check_out(out: str) -> None:
-    """Raise what stands in the way of a model there: another one, or an object store that is not to be written."""
+    """Raise what stands in the way of a model there: another one, or a place that cannot be written."""
     if is_uri(out):
         check_writable(out)
+    elif not Path(out).exists():
+        open_store(out).check_room()
     if holds_model(out) if is_uri(out) else Path(out).exists():
         raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
 

@@ -24,6 +24,8 @@ from hypothesis import settings
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Hit, Index
+from raycol.index.storage import open_store
+from raycol.index.vacuum import sweep
 from tests.conftest import PROJECT
 from tests.index.fault_worker import create_small, create_worn, intercepted, make_documents, state
 
@@ -182,6 +184,70 @@ def test_a_writer_that_fails_removes_nothing_that_another_has_committed(
     other.append(make_documents([300]))
     other.vacuum(keep=1)
     assert other.verify() == []
+
+
+def test_a_writer_that_dies_over_a_damaged_folder_leaves_the_files_that_are_whole(tmp_path: Path) -> None:
+    """Another writer of the same documents has committed the folder, which is damaged since."""
+    root = tmp_path / "i"
+    index = create_small(root)
+    moment = "before"
+
+    def overtake(_: str, call: Callable[..., None], *args: Any) -> None:
+        nonlocal moment
+        if moment == "before":
+            moment = "meanwhile"
+            other = Index.open(root)
+            other.append(make_documents([100]))
+            damaged = root / "partitions" / other.partitions[-1].info.name / "codes.npy"
+            damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+            moment = "after"
+            call(*args)
+        else:
+            call(*args)
+            if moment == "after":
+                raise KeyboardInterrupt
+
+    with intercepted(overtake, ["rename"]), intercepted(overtake, ["replace"]), pytest.raises(KeyboardInterrupt):
+        index.append(make_documents([100]))
+    assert moment == "after"
+    assert Index.open(root).version == 2
+    assert len(Index.open(root).verify()) <= 1
+
+
+def test_an_append_that_tidies_up_gives_up_no_version(tmp_path: Path) -> None:
+    """Nor one that another writer commits meanwhile."""
+    root = tmp_path / "i"
+    create_small(root)
+    overtaken = False
+
+    def overtake(_: str, call: Callable[..., Any], *args: Any) -> Any:
+        nonlocal overtaken
+        found = call(*args)
+        if not overtaken:
+            overtaken = True
+            Index.open(root).append(make_documents([100]))
+        return found
+
+    with intercepted(overtake, ["listdir"]):
+        assert sweep(open_store(root)).versions == ()
+    assert overtaken
+    assert Index.open(root).stats().versions == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["builds/00000001-a", "builds/00000001-a/00000002-00000000.json"])
+def test_a_folder_that_another_writer_removes_is_removed(tmp_path: Path, name: str) -> None:
+    """Two appends that have committed tidy up at once."""
+    store = open_store(tmp_path / "i")
+    store.write("builds/00000001-a/00000002-00000000.json", b"{}")
+
+    def overtake(_: str, call: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        call(*args, **kwargs)
+        if "unfinished" not in str(args[0]):
+            shutil.rmtree(tmp_path / "i" / "builds")
+
+    with intercepted(overtake, ["rename", "unlink"]):
+        store.remove(name)
+    assert store.names("builds") == []
 
 
 @pytest.mark.parametrize("moment", ["open", "write", "link"])

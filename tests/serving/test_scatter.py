@@ -15,6 +15,7 @@ from raycol.index.effort import EFFORTS, SearchSettings, resolve
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.index.storage import open_store
 from raycol.serving import scatter
+from raycol.serving.breaker import Breaker
 from raycol.serving.probing import Probing
 
 DIM = 32
@@ -184,6 +185,27 @@ def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None
     found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
     assert found.answered == 2
     assert all(len(hits) == 10 for hits in found.results)
+
+
+def test_a_shard_that_only_counts_is_down(index, queries) -> None:
+    """A filtered search asks for a number first, which needs none of the files that may be damaged."""
+    shards = shards_of(index, 2)
+    asks = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
+
+    async def is_alive() -> None:
+        pass
+
+    async def run() -> list[bool]:
+        breakers = [Breaker(str(number), is_alive) for number in range(2)]
+        for breaker in breakers:
+            breaker.was_late(10.0)
+        asked = scatter.Shards(asks, time.monotonic() + 60, lambda *_: None, breakers)
+        assert sorted(await asked.ask_each("count", Selection())) == [0, 1]
+        for breaker in breakers:
+            breaker.was_late(10.0)
+        return [breaker.is_down for breaker in breakers]
+
+    assert asyncio.run(run()) == [True, True]
 
 
 def test_probes_that_come_too_late(index, queries) -> None:

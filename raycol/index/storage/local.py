@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,9 +111,24 @@ class LocalStore(Store):
                 if not final.is_dir():
                     raise
                 if not self._is_whole(name, files):  # damaged since it was written
-                    self.remove(name)
-                    os.rename(folder, final)
+                    self._repair(folder, name)
             self._fsync_up(final.parent)
+
+    def _repair(self, folder: Path, name: str) -> None:
+        """Put every file of a folder in place of the one of its name, so that none is missing for a moment.
+
+        A version may name the folder, and another writer have repaired it since.
+        """
+        final = self.root / name
+        if final.is_symlink():
+            final.unlink()
+            os.rename(folder, final)
+            return
+        for path in sorted(folder.iterdir()):
+            if (final / path.name).is_dir() and not (final / path.name).is_symlink():
+                self.remove(f"{name}/{path.name}")
+            os.replace(path, final / path.name)
+        fsync_folder(final)
 
     def _is_whole(self, name: str, files: Files) -> bool:
         try:
@@ -174,13 +191,13 @@ class LocalStore(Store):
         path = self.root / name
         if path.is_dir() and not path.is_symlink():
             going = self.root / self._unfinished(_base_of(name))
-            with suppress(FileNotFoundError):  # another process removes it too
+            with suppress(FileNotFoundError):  # another process removes it too, or the one above it
                 os.rename(path, going)
-            fsync_folder(path.parent)
+                fsync_folder(path.parent)
             shutil.rmtree(going, onerror=_raise_unless_gone)
         else:
             path.unlink(missing_ok=True)
-            if path.parent.is_dir():
+            with suppress(FileNotFoundError):
                 fsync_folder(path.parent)
 
     def remove_if_empty(self) -> None:
@@ -190,10 +207,19 @@ class LocalStore(Store):
                 path.rmdir()
 
     def check_room(self) -> None:
-        """Raise `InputError` where a file stands in the place of the folder, or of one above it."""
+        """Raise `InputError` where the folder, or the nearest one above it, is a file or cannot be written."""
         there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not there.is_dir():
-            raise InputError(f"{there} is a file; expected a folder for the index, or a new name")
+            raise InputError(f"{there} is a file; expected a folder, or a new name")
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # a full disk is no wrong input
+                return
+            raise InputError(
+                f"{there}: nothing can be written there ({error.strerror}); expected a folder that this user may write"
+            ) from None
 
     def why_not_an_index(self) -> str:
         """What stands here."""
