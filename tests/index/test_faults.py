@@ -20,18 +20,17 @@ from threading import Event
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Hit, Index
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, tries_all
 from tests.index.fault_worker import create_small, create_worn, intercepted, make_documents, state
 
 CHANGES = ["create", "append", "upsert", "delete", "compact", "vacuum", "vacuum abandoned"]
 Worker = Callable[..., int]
 # Of the points at which something may fail, one in so many is tried: all with the profile `long`. It is odd, since
 # before and after a call, and one failure and a lasting one, take turns.
-STEP = 1 if settings.default.max_examples > 25 else 5
+STEP = 1 if tries_all() else 5
 
 
 @pytest.fixture(scope="module")
