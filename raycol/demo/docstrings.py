@@ -73,8 +73,8 @@ def collect(limit: int, seed: int = 0) -> list[Docstring]:
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(_shuffled(library, seed), key=lambda file: _module_name(library, file) not in _EVERYDAY)
     standard = _distinct([*_of_extensions(), *_of_folder(library, files, limit)])
-    everyday = [docstring for docstring in standard if docstring.module in (*_EVERYDAY, *_EXTENSIONS)]
-    others = [docstring for docstring in standard if docstring not in everyday]
+    everyday = [docstring for docstring in standard if docstring.module in _EVERYDAY.union(_EXTENSIONS)]
+    others = [docstring for docstring in standard if docstring.module not in _EVERYDAY.union(_EXTENSIONS)]
     wanted = 2 * limit // 3
     chosen = _sample(everyday, wanted, seed)
     chosen += _sample(others, wanted - len(chosen), seed)

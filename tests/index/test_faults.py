@@ -94,16 +94,19 @@ def test_a_power_failure_at_any_point_leaves_one_version(worker: Worker, change:
     assert worker("lose power", change, STEP) > 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_a_dead_writer_made_is_flushed_by_the_next_one(worker: Worker) -> None:
     assert worker("lose power", "delete after a death", 1) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize("change", ["create", "append", "append more", "upsert", "delete", "compact"])
 def test_a_full_disk_changes_no_version(worker: Worker, change: str) -> None:
     assert worker("fill disk", change, STEP) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["create", "append"])
 def test_documents_that_cannot_wait_on_disk_change_no_version(worker: Worker, change: str) -> None:
     assert worker("limit files", change) > 0
@@ -114,6 +117,7 @@ def test_of_six_processes_that_append_at_once_none_loses_a_document(worker: Work
     assert sum(worker("append together") for _ in range(3)) > 0, "none of them was ever in the other's way"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [[0, 0], [0, 1]], ids=["the same documents", "other documents"])
 def test_of_two_processes_that_create_in_one_place_one_succeeds(worker: Worker, seeds: list[int]) -> None:
     assert worker("create together", seeds) > 0
