@@ -45,6 +45,13 @@ settings.register_profile("long", settings.get_profile("quick"), max_examples=30
 settings.load_profile("quick")
 
 PROJECT = Path(__file__).parent.parent
+
+
+def tries_all() -> bool:
+    """Whether tests with many cases try all of them, as with the profile `long`, or some of each kind."""
+    return settings.default.max_examples > 25
+
+
 DATA = Path(os.environ.get("RAYCOL_DATA", PROJECT.parent / "shared" / "data"))
 MODELS = Path(os.environ.get("RAYCOL_MODELS", PROJECT.parent / "shared" / "models"))
 

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from raycol.models import encoder_fingerprint, load_encoder
 from raycol.saving import save_encoder
+from tests.conftest import tries_all
 
 TEXTS = ["rain, wind and a storm!", "violin", "", "Captain: (sail) [D] anchor; " * 8, "ÄÖÜ 漢字 [UNK]"]
 
@@ -98,7 +99,10 @@ def check(encoder: MultiVectorEncoder, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings.default.max_examples if tries_all() else 10,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     query_prefix=st.sampled_from([None, "", "[A]", "[Q]  "]),
     document_prefix=st.sampled_from([None, "", "[sail] "]),

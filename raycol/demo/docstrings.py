@@ -73,8 +73,8 @@ def collect(limit: int, seed: int = 0) -> list[Docstring]:
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(_shuffled(library, seed), key=lambda file: _module_name(library, file) not in _EVERYDAY)
     standard = _distinct([*_of_extensions(), *_of_folder(library, files, limit)])
-    everyday = [docstring for docstring in standard if docstring.module in (*_EVERYDAY, *_EXTENSIONS)]
-    others = [docstring for docstring in standard if docstring not in everyday]
+    everyday = [docstring for docstring in standard if docstring.module in _EVERYDAY.union(_EXTENSIONS)]
+    others = [docstring for docstring in standard if docstring.module not in _EVERYDAY.union(_EXTENSIONS)]
     wanted = 2 * limit // 3
     chosen = _sample(everyday, wanted, seed)
     chosen += _sample(others, wanted - len(chosen), seed)
@@ -176,13 +176,16 @@ def _docstring(module: str, name: str, text: str | None) -> Iterator[Docstring]:
         yield Docstring(module, name, first, rest)
 
 
-def _shuffled(folder: Path, seed: int) -> list[Path]:
+def _shuffled(folder: Path, seed: int) -> Iterator[Path]:
     """Source files under a folder in an order that the seed and their paths decide."""
-    files = []
+    files: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in _NOT_TEXT | _VENDORED]
-        files += [Path(parent, name) for name in names if name.endswith(".py")]
-    return sorted(files, key=lambda path: (_hash(path.relative_to(folder).as_posix(), seed), path))
+        files += [os.path.join(parent, name) for name in names if name.endswith(".py")]
+    start = len(os.path.join(folder, ""))
+    # Packages have tens of thousands of files, of which few are read: paths are made of those alone.
+    files.sort(key=lambda file: (_hash(file[start:].replace(os.sep, "/"), seed), file))
+    return map(Path, files)
 
 
 def _distinct(docstrings: Iterable[Docstring]) -> list[Docstring]:

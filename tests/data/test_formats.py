@@ -147,9 +147,10 @@ def test_a_saved_dataset_holds_the_same_passages(tmp_path: Path) -> None:
     assert_readable_from_anywhere(folder)
 
 
-def assert_readable_from_anywhere(path: Path, fields: Fields | None = None) -> None:
+def assert_readable_from_anywhere(path: Path, fields: Fields | None = None, step: int = 1) -> None:
+    """From each record, or one in `step`, the rest is what follows it in the whole."""
     whole = scan(path, fields)
-    for number, (position, _) in enumerate(whole):
+    for number, (position, _) in list(enumerate(whole))[::step]:
         assert scan(path, fields, position, number) == whole[number:]
 
 
@@ -361,7 +362,7 @@ def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
     monkeypatch.setattr("raycol.data.files.MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr("raycol.data.jsonl.MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr("raycol.data.delimited.MAX_RECORD_BYTES", 1000)
-    long: Records = [{"id": "long", "title": "", "text": "x" * 5_000_000}]
+    long: Records = [{"id": "long", "title": "", "text": "x" * 2_500_000}]
     for name in ("c.jsonl.zst", "c.csv.zst", "c.tsv", "quoted.tsv"):
         path = write(tmp_path / name, WRITERS[name]([*RECORDS[:1], *long, *RECORDS[1:]]))
         problems: list[Problem] = []
@@ -384,7 +385,7 @@ def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path: Path) -> None:
     found = list(read_corpus(path))
     assert [passage.text for passage in found] == [text, "é", "", text] * 128
     assert len({id(passage.text) for passage in found if len(passage.text) > 1}) == 1
-    assert_readable_from_anywhere(path)
+    assert_readable_from_anywhere(path, step=99)
     plain = pa.table({"id": ids, "text": pa.array([text[: number * 99] + "é" for number in range(512)])})
     assert [len(passage.text) for passage in read_corpus(write(path, parquet_of(plain)))] == [
         number * 99 + 1 for number in range(512)

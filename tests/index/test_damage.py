@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ from raycol.errors import IndexCorruptError, InputError, RaycolError
 from raycol.index import Index
 from raycol.index.storage import open_store
 from raycol.index.verify import verify_index
+from tests.conftest import tries_all
 from tests.index.forging import current_files, newest_manifest, queries
+
+T = TypeVar("T")
 
 SEARCH = {"n_probe": 2, "n_rescore": 2, "k": 2}
 
@@ -64,6 +67,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def some(files: Sequence[T], damage: Callable[[bytes], bytes] | None) -> Sequence[T]:
+    """All files with the profile `long`, otherwise every third, from another one on for the next kind of damage."""
+    kinds = [*DAMAGE.values(), None]
+    return files if tries_all() else files[kinds.index(damage) % 3 :: 3]
+
+
 @contextmanager
 def instead(path: Path, content: bytes | None = None) -> Iterator[None]:
     """Other content in a file, or no file, for a while. The file is a new one: the old may be mapped."""
@@ -106,9 +115,10 @@ def test_an_undamaged_index_verifies(root: Path) -> None:
     assert Index.open(root).verify() == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_file_of_any_version_is_named(root: Path, damage: Callable[[bytes], bytes]) -> None:
-    for path in files_of(root):
+    for path in some(files_of(root), damage):
         with instead(path, damage(path.read_bytes())):
             check_named(root, path, verify(root))
     assert verify(root) == []
@@ -194,10 +204,11 @@ def test_an_extra_link_or_pipe_is_named(root: Path) -> None:
     assert {line.split(": ")[0] for line in verify(root)} == {str(root / "partitions" / "link"), str(root / "pipe")}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", [*DAMAGE.values(), None], ids=[*DAMAGE.keys(), "missing"])
 def test_a_damaged_file_is_never_searched(root: Path, damage: Callable[[bytes], bytes] | None) -> None:
     whole = {name: lookup(Index.open(root)) for name, lookup in LOOKUPS.items()}
-    for name in current_files(root):
+    for name in some(current_files(root), damage):
         with instead(root / name, damage((root / name).read_bytes()) if damage else None):
             try:
                 index = Index.open(root)
@@ -225,9 +236,10 @@ def test_a_file_damaged_after_opening_is_never_searched(root: Path) -> None:
                 assert all(str(root / name) in refusal(index, search) for search in SEARCHES.values())
 
 
+@pytest.mark.sampled
 def test_damage_under_trust_gives_hits_or_an_error(root: Path) -> None:
-    for name in current_files(root):
-        for damage in (*DAMAGE.values(), None):
+    for damage in (*DAMAGE.values(), None):
+        for name in some(current_files(root), damage):
             content = damage((root / name).read_bytes()) if damage else None
             with instead(root / name, content), suppress(RaycolError):
                 index = Index.open(root, trust=True)

@@ -373,7 +373,7 @@ def test_a_processor_without_vnni_finds_the_same(tmp_path: Path, without: dict[s
     documents = (Document(f"d{number}", array) for number, array in enumerate(embeddings))
     index = Index.create(tmp_path / "i", documents, n_centroids=256, partition_tokens=2500)
     integers, found = integers_and_hits(index)
-    environment = {**without, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PROJECT)}
+    environment = {**without, "PYTHONPATH": str(PROJECT)}  # numba's cache tells processors apart
     run = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,

@@ -1,9 +1,11 @@
 """An index in an object store: an S3-compatible server on loopback, which has no rename."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -161,30 +163,56 @@ def test_a_manifest_that_is_retired_while_it_is_read_is_not_found(uri: str) -> N
             assert found == {whole}
 
 
-WRITER = """
-import os, signal, sys
+# Forks a writer for each line of input: a URI, where to die, and the folder of its cache. Says how it ended.
+WRITERS = """
+import json, os, signal, sys
 import raycol.index.storage.remote as remote
 from raycol.index import Index
 from tests.index.test_remote import documents
 
-at, seen = int(sys.argv[2]), 0
-for name in ("publish", "create", "_download"):
-    original = getattr(remote.RemoteStore, name)
-    def counted(self, *arguments, original=original):
-        global seen
-        seen += 1
-        if seen == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, *arguments)
-    setattr(remote.RemoteStore, name, counted)
-Index.create(sys.argv[1], documents(), partition_tokens=200)
+def write(uri, at, cache):
+    os.environ["RAYCOL_CACHE"] = cache
+    seen = 0
+    for name in ("publish", "create", "_download"):
+        original = getattr(remote.RemoteStore, name)
+        def counted(self, *arguments, original=original):
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, *arguments)
+        setattr(remote.RemoteStore, name, counted)
+    Index.create(uri, documents(), partition_tokens=200)
+
+for line in sys.stdin:
+    writer = os.fork()
+    if not writer:
+        write(*json.loads(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]), flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def kill_writer(server: str) -> Iterator[Callable[[str, int], int]]:
+    """Has a process write an index and die; returns its exit code. One interpreter starts for all of them."""
+    command = [sys.executable, "-c", WRITERS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def kill(uri: str, at: int) -> int:
+            print(json.dumps([uri, at, os.environ["RAYCOL_CACHE"]]), file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield kill
+
+
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_killed_writer_leaves_nothing_that_opens_and_nothing_in_the_way(uri: str, at: int) -> None:
-    done = subprocess.run([sys.executable, "-c", WRITER, uri, str(at)], check=False, capture_output=True)
-    assert done.returncode == -9, done.stderr.decode()
+def test_a_killed_writer_leaves_nothing_that_opens_and_nothing_in_the_way(
+    uri: str, kill_writer: Callable[[str, int], int], at: int
+) -> None:
+    assert kill_writer(uri, at) == -signal.SIGKILL
     with pytest.raises(InputError, match=r"not an index|an unfinished build"):
         Index.open(uri)
     index = Index.create(uri, documents(), partition_tokens=200)

@@ -534,7 +534,7 @@ def test_only_a_document_of_the_index_is_explained(copied: Index) -> None:
 
 @pytest.mark.slow
 def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) -> None:
-    queries = make_queries(LIBRARY, 50)
+    queries = make_queries(LIBRARY, 25)
     tuned = copied.tune(queries, 0.9)
     explicit = copied.search(queries, **tuned.settings.model_dump())
     assert tuned.recall >= 0.9
@@ -593,7 +593,7 @@ def test_what_was_tuned_stays_through_changes_until_it_is_tuned_again(copied: In
 
 @pytest.mark.slow
 def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path: Path) -> None:
-    queries = make_queries(LIBRARY, 20)
+    queries = make_queries(LIBRARY, 8)
     again = Index.open(shutil.copytree(library.uri, tmp_path / "again"))
     for target in (0.7, 0.95, 1.0):
         assert copied.tune(queries, target) == again.tune(queries, target)

@@ -295,7 +295,7 @@ def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeyp
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
     async def trickle() -> Any:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
         return {"type": "http.request", "body": b"a", "more_body": True}
 
     async def run() -> None:

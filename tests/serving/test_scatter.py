@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from raycol.errors import InputError
-from raycol.index import Document, Index
+from raycol.index import Document, Hit, Index
 from raycol.index.effort import EFFORTS, SearchSettings, resolve
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.index.storage import open_store
@@ -44,9 +45,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def queries() -> list[np.ndarray]:
-    """As many as the profile has examples, and 35 more: 60 in `make test`."""
+    """As many as the profile has examples, and 5 more: 30 in `make test`."""
     rng = np.random.default_rng(6)
-    return [unit(rng, int(n)) for n in rng.integers(1, 40, 35 + settings.default.max_examples)]
+    return [unit(rng, int(n)) for n in rng.integers(1, 40, 5 + settings.default.max_examples)]
 
 
 def in_process(shard: IndexShard, slow: float = 0.0, hangs: str | None = None):
@@ -84,6 +85,18 @@ def shards_of(index: Index, n: int) -> list[IndexShard]:
 
 
 @pytest.fixture(scope="module")
+def opened(index) -> Callable[[int], list[IndexShard]]:
+    """Shards that have been asked before, as those of an endpoint have."""
+    return cache(partial(shards_of, index))
+
+
+@pytest.fixture(scope="module")
+def whole(index, queries) -> Callable[..., list[list[Hit]]]:
+    """What the index finds, searched once for all numbers of shards."""
+    return cache(lambda k, effort, **selection: index.search(queries, k=k, effort=effort, **selection))
+
+
+@pytest.fixture(scope="module")
 def probing(index: Index) -> Iterator[Probing]:
     with ThreadPoolExecutor(1) as pool:
         yield Probing(open_store(index.uri), index.manifest, pool)
@@ -111,10 +124,10 @@ def pairs(results):
     ],
 )
 def test_any_number_of_shards_finds_what_the_index_finds(
-    index, queries, probing, n_shards, selection, effort, k
+    index, queries, probing, opened, whole, n_shards, selection, effort, k
 ) -> None:
-    asks = [in_process(shard) for shard in shards_of(index, n_shards)]
-    expected = index.search(queries, k=k, effort=effort, **selection)
+    asks = [in_process(shard) for shard in opened(n_shards)]
+    expected = whole(k, effort, **selection)
     together = search(index, asks, queries, k, effort=effort, **selection)
     assert pairs(together.results) == pairs(expected)
     probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
@@ -132,9 +145,9 @@ def test_any_number_of_shards_finds_what_the_index_finds(
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, probing, n_probe, n_rescore) -> None:
+def test_whatever_the_settings(index, queries, probing, opened, n_probe, n_rescore) -> None:
     chosen = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
-    asks = [in_process(shard) for shard in shards_of(index, 4)]
+    asks = [in_process(shard) for shard in opened(4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
     for probe in (None, probing):
         assert pairs(search(index, asks, queries, 5, settings=chosen, probe=probe).results) == pairs(expected)
