@@ -1,15 +1,7 @@
-"""What processes of a group have in common: loaded once, by the server that forks them.
+"""What processes of a group have in common: loaded once, by the server that forks them."""
 
-The garbage collector leaves it alone: modules are never garbage.
-"""
+from raycol.lazily import loading
 
-# ruff: noqa: E402, F401
-import gc
-
-gc.disable()
-
-import raycol.training.worker
-import tests.training.material
-
-gc.freeze()
-gc.enable()
+with loading():
+    import raycol.training.worker  # noqa: F401
+    import tests.training.material  # noqa: F401
