@@ -92,6 +92,15 @@ sys.addaudithook(_refuse_sockets)
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Import test modules without the garbage collector, which every training runs before it begins."""
+    from raycol.lazily import loading
+
+    with loading():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Keep fast tests from the network, and so from Ray."""
     global _may_connect

@@ -22,6 +22,7 @@ from raycol.checkpoints import find_checkpoint
 from raycol.errors import InputError, RaycolError
 from raycol.executor import ON_RAY, Executor
 from raycol.index.storage import Store, absolute, open_store
+from raycol.lazily import loading
 from raycol.locations import inside, is_uri, shown
 from raycol.progress import Report, no_report
 from raycol.ray_session import ray_errors, ray_session
@@ -201,7 +202,8 @@ def _train_worker(loop: dict[str, Any]) -> str:
     import ray
     import ray.train
 
-    from raycol.training.trainer import StoppedError
+    with loading():
+        from raycol.training.trainer import StoppedError
 
     config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
     board, store = loop["board"], open_store(str(config.storage))

@@ -7,6 +7,7 @@ be there, or be made by a command of the same file.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shlex
@@ -17,8 +18,6 @@ from typing import Any
 
 import typer
 from pip._internal.commands import commands_dict, create_command
-from ray.scripts.scripts import cli as ray_cli
-from ray.serve.scripts import cli as serve_cli
 
 from raycol.cli.commands import app
 from raycol.errors import InputError
@@ -86,12 +85,22 @@ def _check_words(words: list[str]) -> None:
     if program == "pip":
         return _check_pip(arguments)
     if program in ("ray", "serve", "raycol"):
-        return _check_verb(
-            {"ray": ray_cli, "serve": serve_cli, "raycol": typer.main.get_command(app)}[program], arguments
-        )
+        return _check_verb(_command(program), arguments)
     if arguments[:1] and arguments[0] in _OTHERS.get(program, ()):
         return _check_files([word for flag, word in pairwise(arguments) if flag in ("-f", "--file")])
     raise CommandError(f"nothing is called {program} {' '.join(arguments[:1])}")
+
+
+@functools.cache
+def _command(program: str) -> Any:
+    """A program's click or typer command; Ray's take seconds to import."""
+    if program == "raycol":
+        return typer.main.get_command(app)
+    if program == "serve":
+        from ray.serve.scripts import cli
+    else:
+        from ray.scripts.scripts import cli
+    return cli
 
 
 def _check_verb(command: Any, rest: list[str]) -> None:
@@ -132,7 +141,7 @@ def _check_python(arguments: list[str]) -> None:
     _check_files(arguments[:1])
     text = (PROJECT / arguments[0]).read_text()
     if verb := re.search(r"main\(\[(.*), \*sys\.argv\[1:\]\]\)", text):
-        _check_verb(typer.main.get_command(app), [*re.findall(r'"([\w-]+)"', verb[1]), *arguments[1:]])
+        _check_verb(_command("raycol"), [*re.findall(r'"([\w-]+)"', verb[1]), *arguments[1:]])
     else:
         scope: dict[str, object] = {"__name__": "checked"}
         exec(compile(text, arguments[0], "exec"), scope)

@@ -18,7 +18,6 @@ from typing import Any
 import botocore.session
 import ray.autoscaler._private as autoscaler
 from botocore.validate import ParamValidator
-from moto.ec2.models.instance_types import INSTANCE_TYPES
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.cluster.documents import load
@@ -90,6 +89,8 @@ def _check_aws(name: str, node_type: dict[str, Any]) -> None:
     if report.has_errors():
         raise LauncherError(f"{name}: {report.generate_report()}")
     _check_enums(name, values, shape)
+    from moto.ec2.models.instance_types import INSTANCE_TYPES  # a second, for this alone
+
     found = INSTANCE_TYPES[values["InstanceType"]]
     gpus = sum(gpu["Count"] for gpu in found.get("GpuInfo", {}).get("Gpus", ()))
     _check_resources(name, node_type["resources"], found["VCpuInfo"]["DefaultVCpus"], gpus)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +116,32 @@ def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], thread
         run()
     finally:
         distributed.destroy_process_group()
+
+
+@functools.cache
+def _forked() -> multiprocessing.context.BaseContext:
+    """Where processes are forked from one that has loaded what a training needs."""
+    context = multiprocessing.get_context("forkserver")
+    # A server that runs already loads nothing more.
+    forkserver._forkserver._stop()
+    context.set_forkserver_preload(["tests.training.preloaded"])
+    return context
+
+
+def start_group(work: Sequence[Callable[[], None]], place: Path, threads: int = 1) -> list[BaseProcess]:
+    """Start processes of one group on this machine, which meet at a path: one for each of what they are to do."""
+    n = len(work)
+    context = _forked()
+    group = [
+        context.Process(target=work_in_group, args=(rank, n, str(place), work[rank], threads)) for rank in range(n)
+    ]
+    for process in group:
+        process.start()
+    return group
+
+
+def end_group(group: Iterable[BaseProcess]) -> None:
+    """Wait for the processes of a group, all of which must have done what they were to do."""
+    for process in group:
+        process.join(300)
+        assert process.exitcode == 0

@@ -1,6 +1,5 @@
 """Training on a cluster that loses a worker, a node and the driver ends with the weights of one that loses nothing."""
 
-import multiprocessing
 import random
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from raycol.index.storage import open_store
 from raycol.models import load_encoder
 from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
-from tests.training.material import fit_here, settings, weights, work_in_group, write_examples
+from tests.training.material import end_group, fit_here, settings, start_group, weights, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -29,16 +28,8 @@ def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tm
     data, out = write_examples(tmp_path / "pairs.jsonl", 64), tmp_path / "m"
     values = {"max_steps": STEPS, "save_every": SAVE_EVERY, "num_workers": 2}
     config = settings(tiny_colbert, data, out, **values)
-    context = multiprocessing.get_context("forkserver")
-    undisturbed = [
-        context.Process(
-            target=work_in_group,
-            args=(rank, 2, str(tmp_path / "g"), partial(fit_and_save, config, tmp_path, rank), 2),
-        )
-        for rank in range(2)
-    ]
-    for process in undisturbed:
-        process.start()
+    work = [partial(fit_and_save, config, tmp_path, rank) for rank in range(2)]
+    undisturbed = start_group(work, tmp_path / "g", threads=2)
     words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--resources", "CPU=2",
              "--learning-rate", config.learning_rate, "--batch-size", 8, "--mini-batch-size", 4, "--seed", 1,
              "--no-no-duplicates"]  # fmt: skip
@@ -48,9 +39,7 @@ def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tm
     with nodes(2) as cluster:
         store = open_store(tmp_path / ".m-training")
         run(cluster, words, store, rng)
-    for process in undisturbed:
-        process.join(300)
-        assert process.exitcode == 0
+    end_group(undisturbed)
     before, after = (weights(load_encoder(folder, device="cpu")) for folder in (tmp_path / "undisturbed", out))
     moved = np.abs(before - weights(load_encoder(tiny_colbert, device="cpu"))).max()
     assert moved > 1e-3

@@ -1,7 +1,6 @@
 """The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_jsonl
-from tests.training.material import gradient, save_albert, settings, work_in_group, write_examples
+from tests.training.material import end_group, gradient, save_albert, settings, start_group, write_examples
 
 pytestmark = pytest.mark.slow
 
@@ -63,19 +62,11 @@ def found(
     """The gradient of a case by some number of workers; all cases of a number are found together."""
     folder = tmp_path_factory.mktemp("found")
     models = {"usual": tiny_colbert, "unused pooler": save_albert(tiny_backbone, folder / "albert")}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raycol.training.worker", "tests.training.material"])
 
     def find(case: str, n: int) -> np.ndarray:
         if not (folder / f"{case}-{n}.npy").exists():
             work = [partial(all_gradients, data, models, folder, n, rank) for rank in range(n)]
-            place = str(folder / f"group-{n}")
-            workers = [context.Process(target=work_in_group, args=(rank, n, place, work[rank])) for rank in range(n)]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join(300)
-                assert worker.exitcode == 0
+            end_group(start_group(work, folder / f"group-{n}"))
         return np.load(folder / f"{case}-{n}.npy")
 
     return find

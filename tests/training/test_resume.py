@@ -1,7 +1,6 @@
 """Training that was interrupted goes on as if it had not been. Here without Ray; with it in test_crashes.py."""
 
 import json
-import multiprocessing
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from raycol.training import TrainConfig
 from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
 from raycol.training.trainer import StoppedError
 from tests.conftest import write_jsonl
-from tests.training.material import fit_here, losses, settings, weights, work_in_group, write_examples
+from tests.training.material import end_group, fit_here, losses, settings, start_group, weights, write_examples
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +108,7 @@ def test_all_workers_stop_where_the_loss_of_one_is_no_number(broken: Path, tmp_p
     data = with_violin(tmp_path, negatives=1, scores=True)
     values = {"objective": "distillation", "max_steps": 12, "batch_size": 4, "num_workers": 2}
     config = settings(broken, data, tmp_path / "m", **values)
-    context = multiprocessing.get_context("forkserver")
-    work = [partial(stopped, config, tmp_path, rank) for rank in range(2)]
-    place = str(tmp_path / "group")
-    workers = [context.Process(target=work_in_group, args=(rank, 2, place, work[rank])) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+    end_group(start_group([partial(stopped, config, tmp_path, rank) for rank in range(2)], tmp_path / "group"))
     one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert one == other
     assert f"{data}, line 25" in one
