@@ -119,6 +119,11 @@ def load_encoder(
     source = find_checkpoint(name_or_path)
     refuse_images(source, name_or_path)
     trained = is_late_interaction(source)
+    if trained and new_projection:
+        raise InputError(
+            f"model {str(name_or_path)!r} is a late-interaction model, whose projection is kept: new_projection has "
+            "no effect; leave new_projection out, or pass the backbone that it was made of"
+        )
     if not trained and not new_projection:
         refuse_adapters(source, name_or_path)
     try:
@@ -430,6 +435,11 @@ def _set_lengths(
     current = transformer.query_expansion
     length = query_length or (current or {}).get("length") or transformer.query_length or QUERY_LENGTH
     expands = current is not None if query_expansion is None else query_expansion
+    if attend and not expands:
+        raise InputError(
+            "attend_to_expansion has no effect: the model's queries are not expanded; leave attend_to_expansion out, "
+            "or set query_expansion too"
+        )
     transformer.query_expansion = None
     if expands:
         attends = (current or {}).get("attend", False) if attend is None else attend

@@ -63,6 +63,14 @@ class ServeConfig(Config):
             raise ValueError(f"max_replicas is {self.max_replicas}; expected at least the {self.replicas} replicas")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        return (
+            {"open": "with keys every request needs one; leave out open, or keys"}
+            if self.keys is not None and self.open
+            else {}
+        )
+
     @property
     def loopback(self) -> bool:
         """Whether it is known that only this machine can reach the endpoint."""

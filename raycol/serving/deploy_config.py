@@ -62,6 +62,11 @@ def _check_application(application: Mapping[str, Any], source: str, place: str) 
     args = application.get("args") or {}
     _check_keys(args, ServeConfig, source, f"{place}.args")
     config = _check_values(args, ServeConfig, source, f"{place}.args")
+    if "port" in config.model_fields_set:
+        raise InputError(
+            f"{source}: {place}.args.port has no effect: Serve listens where http_options.port says; say it there, "
+            f"and leave {place}.args.port out"
+        )
     known = ["gateway", ENCODER, *(f"{SHARD}{number:04d}" for number in range(config.shards))]
     for number, deployment in enumerate(application.get("deployments") or ()):
         if deployment["name"] not in known:

@@ -39,8 +39,10 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     plan = make_plan(config, sources, examples)
     plan.check()
     _check_negatives(config, plan)
-    batches = config.epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
-    steps = config.max_steps or batches // config.accumulate
+    epochs = config.epochs or 1
+    batches = epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
+    of_epochs = batches // config.accumulate
+    steps = min(config.max_steps, of_epochs) if config.max_steps and config.epochs else config.max_steps or of_epochs
     if not steps:
         raise InputError(
             f"{batches} batches of {config.batch_size} examples make no step of {config.accumulate}; "
