@@ -164,7 +164,6 @@ def load_encoder(
         size = encoder.get_embedding_dimension()
         console.print(
             f"model {name_or_path}: new random projection of {size} dimensions: train it, or pass a ColBERT",
-            markup=False,
             soft_wrap=True,
         )
     return encoder.eval()

@@ -51,7 +51,7 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     if config.eval_data:
         dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
         for note in dataset.notes:
-            console.print(f"eval_data: {note}", markup=False)
+            console.print(f"eval_data: {note}")
         save_collection(collection, dataset)
     elif config.held_out:
         save_collection(collection, held_out_collection(examples, _held_out(config, examples)))
