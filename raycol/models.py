@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -64,6 +65,9 @@ _TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer
 _LONGEST_PROBE = 1024
 # Between unit vectors in single precision, where masked padding makes differences of some 1e-6.
 _PADDING_TOLERANCE = 0.01
+
+# Tokens that `load_encoder` has added to an encoder's vocabulary, by encoder.
+_new_tokens: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 
 # Backbones of which this process has said that their projection is new.
 _announced: set[str] = set()
@@ -378,8 +382,16 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
             swallows = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
             markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if swallows else marker)
     if markers:
+        known = tokenizer.get_vocab().keys()
         tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
+        vocabulary = tokenizer.get_vocab()
+        _new_tokens[encoder] = tuple(sorted(vocabulary[token] for token in vocabulary.keys() - known))
         _grow_vocabulary(encoder[0].auto_model, len(tokenizer), seed)
+
+
+def new_tokens(encoder: MultiVectorEncoder) -> tuple[int, ...]:
+    """Ids of the markers that `load_encoder` has added to an encoder's vocabulary, with embeddings not yet trained."""
+    return _new_tokens.get(encoder, ())
 
 
 def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
