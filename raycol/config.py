@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from raycol.errors import InputError
@@ -78,6 +78,21 @@ class Config(BaseModel):
     """Base of every verb's configuration: immutable, no unknown keys, documented field by field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others, each with why and what to do; refused if they are given."""
+        return {}
+
+    def effective(self) -> dict[str, Any]:
+        """The settings that have an effect, as JSON has them: what makes the same configuration again."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=set(self.without_effect()))
+
+    @model_validator(mode="after")
+    def _refuse_without_effect(self) -> Self:
+        for name, reason in self.without_effect().items():
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect: {reason}")
+        return self
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -64,6 +65,9 @@ _TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer
 _LONGEST_PROBE = 1024
 # Between unit vectors in single precision, where masked padding makes differences of some 1e-6.
 _PADDING_TOLERANCE = 0.01
+
+# Tokens that `load_encoder` has added to an encoder's vocabulary, by encoder.
+_new_tokens: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 
 # Backbones of which this process has said that their projection is new.
 _announced: set[str] = set()
@@ -119,6 +123,11 @@ def load_encoder(
     source = find_checkpoint(name_or_path)
     refuse_images(source, name_or_path)
     trained = is_late_interaction(source)
+    if trained and new_projection:
+        raise InputError(
+            f"model {str(name_or_path)!r} is a late-interaction model, whose projection is kept: new_projection has "
+            "no effect; leave new_projection out, or pass the backbone that it was made of"
+        )
     if not trained and not new_projection:
         refuse_adapters(source, name_or_path)
     try:
@@ -158,7 +167,6 @@ def load_encoder(
         size = encoder.get_embedding_dimension()
         console.print(
             f"model {name_or_path}: new random projection of {size} dimensions: train it, or pass a ColBERT",
-            markup=False,
             soft_wrap=True,
         )
     return encoder.eval()
@@ -372,8 +380,16 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
             swallows = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
             markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if swallows else marker)
     if markers:
+        known = tokenizer.get_vocab().keys()
         tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
+        vocabulary = tokenizer.get_vocab()
+        _new_tokens[encoder] = tuple(sorted(vocabulary[token] for token in vocabulary.keys() - known))
         _grow_vocabulary(encoder[0].auto_model, len(tokenizer), seed)
+
+
+def new_tokens(encoder: MultiVectorEncoder) -> tuple[int, ...]:
+    """Ids of the markers that `load_encoder` has added to an encoder's vocabulary, with embeddings not yet trained."""
+    return _new_tokens.get(encoder, ())
 
 
 def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
@@ -428,6 +444,11 @@ def _set_lengths(
     current = transformer.query_expansion
     length = query_length or (current or {}).get("length") or transformer.query_length or QUERY_LENGTH
     expands = current is not None if query_expansion is None else query_expansion
+    if attend and not expands:
+        raise InputError(
+            "attend_to_expansion has no effect: the model's queries are not expanded; leave attend_to_expansion out, "
+            "or set query_expansion too"
+        )
     transformer.query_expansion = None
     if expands:
         attends = (current or {}).get("attend", False) if attend is None else attend

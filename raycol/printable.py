@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+import typer
+
 # Joiners, which letters of several scripts and emoji need.
 _JOINERS = "\u200c\u200d"
+
+# Colours and weights of letters, as Ray gives them to the lines of workers.
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, parts of which others may have written, to standard output or to standard error."""
+    typer.echo(printable(text), err=err, nl=nl)
+
+
+def printable_log(text: str) -> str:
+    """What a program has printed: without colours, and with an end of line where it would have begun the line anew."""
+    return printable(_STYLES.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def printable(text: str) -> str:

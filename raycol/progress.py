@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Event, Thread
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,8 +20,19 @@ from rich.progress import (
 )
 from rich.progress import TimeRemainingColumn as _Remaining
 
+from raycol.printable import printable
+
+
 # One console for everything but results: bars and remarks go to standard error, results to standard output.
-console = Console(stderr=True, highlight=False)
+class _Console(Console):
+    """Prints texts as they are, without markup, and shows what would control the terminal as escapes."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See `Console`."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+console: Console = _Console(stderr=True, highlight=False, markup=False)
 
 # Called with how much is done and, when it is known, of how much, and a word on how it goes.
 Report = Callable[[float, float | None, str], None]
@@ -38,7 +50,7 @@ def remark(text: str) -> None:
     """Print a line beside the work, once in this process: what a reader guessed, for instance."""
     if text not in _remarks:
         _remarks.add(text)
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
 
 
 def no_report(done: float, total: float | None = None, note: str = "") -> None:
@@ -93,7 +105,7 @@ def progress(title: str) -> Iterator[Report]:
         console.print(f"{title}, {now - started:,.0f} s: {stage.line(now)}")
 
     with _bar() as bar, nullcontext() if console.is_terminal else _lines(f"{title} ...", say):
-        task = bar.add_task(title, total=None, note="")
+        task = bar.add_task(printable(title), total=None, note="")
 
         def report(done: float, total: float | None = None, note: str = "") -> None:
             nonlocal stage
@@ -102,7 +114,7 @@ def progress(title: str) -> Iterator[Report]:
                 since = bar.tasks[0].start_time
                 bar.reset(task, total=total, completed=int(done))
                 bar.tasks[0].start_time = since
-            bar.update(task, completed=done, total=total, note=stage.note)
+            bar.update(task, completed=done, total=total, note=printable(stage.note))
 
         yield report
         final = bar.tasks[0].total or bar.tasks[0].completed or 1
@@ -114,12 +126,12 @@ def progress(title: str) -> Iterator[Report]:
 def _bar() -> Progress:
     return Progress(
         SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description:<34}"),
+        TextColumn("{task.description:<34}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         _Remaining(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=not console.is_terminal,
         speed_estimate_period=_LOOK_BACK,

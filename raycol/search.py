@@ -53,6 +53,11 @@ class SearchConfig(Config):
     device: str = "cpu"
     """Where exact scores are computed: cpu, or a device of torch's such as cuda. Not for an endpoint."""
 
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        both = self.n_probe is not None and self.n_rescore is not None
+        return {"effort": "it stands for n_probe and n_rescore, which are given; leave it out"} if both else {}
+
 
 def search(config: SearchConfig) -> list[list[SearchHit]]:
     """The hits for each query, best first.
@@ -73,7 +78,7 @@ def _ask_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
     from raycol.serving.client import Client
 
     for name in _NOT_FOR_ENDPOINTS:
-        if getattr(config, name) not in (None, False, "cpu"):
+        if name in config.model_fields_set and getattr(config, name) not in (None, False):
             raise InputError(
                 f"--{name.replace('_', '-')} goes with an index folder; {config.target} decides it itself"
             )

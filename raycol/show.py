@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from raycol.index.manifest import REPORT
 from raycol.memory import size
 from raycol.mining.report import MINING_REPORT, TEACHING_REPORT, MiningReport, TeachingReport, listed
-from raycol.printable import printable
+from raycol.printable import echo
 
 if TYPE_CHECKING:
     from raycol.data import Problem
@@ -29,21 +28,16 @@ _SNIPPET = 88
 _SKIPPED_SHOWN = 20
 
 
-def _print(line: str, *, err: bool = False) -> None:
-    # Ids, texts and names in it were written by others.
-    typer.echo(printable(line), err=err)
-
-
 def trained(report: TrainReport) -> None:
     """The outcome of `raycol train`."""
     measured = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
     kept = f" (kept: step {report.best_step}{measured})" if report.metrics else ""
-    _print(
+    echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
         f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{kept}"
     )
     for remark in report.remarks:
-        typer.echo(remark)
+        echo(remark)
 
 
 def built(report: BuildReport) -> None:
@@ -51,55 +45,55 @@ def built(report: BuildReport) -> None:
     split = f" in {report.passages} passages" if report.passages != report.documents else ""
     replaced = f", {report.replaced} documents replaced" if report.replaced else ""
     again = f" ({report.reused_parts} of {report.parts} parts from before)" if report.reused_parts else ""
-    _print(
+    echo(
         f"{report.index}: version {report.version}, {report.documents} documents{split}, {report.tokens} tokens in "
         f"{report.partitions} partitions{replaced}, {report.seconds:.0f} s{again}"
     )
     if report.truncated:
-        _print(f"{report.truncated} documents are longer than the model takes and were cut (--split-tokens splits)")
+        echo(f"{report.truncated} documents are longer than the model takes and were cut (--split-tokens splits)")
     _skipped(report.skipped, f"{REPORT} in the index")
 
 
 def _skipped(problems: Sequence[Problem], where: str) -> None:
     for problem in problems[:_SKIPPED_SHOWN]:
-        _print(f"skipped {problem}")
+        echo(f"skipped {problem}")
     if len(problems) > _SKIPPED_SHOWN:
-        _print(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {where}")
+        echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {where}")
 
 
 def mined(report: MiningReport) -> None:
     """The outcome of `raycol mine`."""
-    _print(
+    echo(
         f"{report.out}: {report.negatives} negatives for {report.rows} of {report.pairs} pairs of "
         f"{report.queries} queries, {_files(report)}"
     )
     if short := sum(report.short.values()):
-        _print(
+        echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
             f"{_fate(short, report.short_kept)}. What took most of their hits: {listed(report.short)}"
         )
     if report.left_out:
-        _print(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
+        echo(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
     if report.positives_encoded:
-        _print(f"{report.positives_encoded} positives are not in the index; their scores are of their texts")
+        echo(f"{report.positives_encoded} positives are not in the index; their scores are of their texts")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")
 
 
 def taught(report: TeachingReport) -> None:
     """The outcome of `raycol teach`."""
-    _print(
+    echo(
         f"{report.out}: {report.pairs} scores for {report.rows} of {report.examples} examples, {_files(report)}; "
         f"{report.positive_first} positives are scored highest"
     )
     if report.short:
-        _print(
+        echo(
             f"{report.short} of {report.examples} examples have fewer than {report.n_ways} documents: "
             f"{_fate(report.short, report.short_kept)}"
         )
     if report.documents_left_out:
-        _print(f"{report.documents_left_out} documents beyond {report.n_ways} an example were left out (--n-ways)")
+        echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were left out (--n-ways)")
     if report.cut:
-        _print(f"{report.cut} pairs are longer than the teacher reads and were cut (--max-length)")
+        echo(f"{report.cut} pairs are longer than the teacher reads and were cut (--max-length)")
     _skipped(report.skipped, f"{TEACHING_REPORT} in {report.out}")
 
 
@@ -120,12 +114,12 @@ def estimate(done: Estimate, num_workers: int | None) -> None:
     rate = f"{done.encoded_per_second:,.0f} tokens encoded and " if done.encoded_per_second else ""
     hours = done.worker_hours
     wall = f", {_hours(hours / num_workers)} on {num_workers} workers" if num_workers else ""
-    _print(f"documents    {done.documents:,} (estimated from {done.sampled:,})")
-    _print(f"tokens       {done.tokens:,}")
-    _print(f"index        {size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions")
-    _print(f"work         {done.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
-    _print(f"  a second   {rate}{done.quantised_per_second:,.0f} quantised by one worker here")
-    _print(f"memory       {size(done.worker_bytes)} a worker, {size(done.driver_bytes)} where it is started")
+    echo(f"documents    {done.documents:,} (estimated from {done.sampled:,})")
+    echo(f"tokens       {done.tokens:,}")
+    echo(f"index        {size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions")
+    echo(f"work         {done.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
+    echo(f"  a second   {rate}{done.quantised_per_second:,.0f} quantised by one worker here")
+    echo(f"memory       {size(done.worker_bytes)} a worker, {size(done.driver_bytes)} where it is started")
 
 
 def _hours(hours: float) -> str:
@@ -136,47 +130,47 @@ def stats(index: Index) -> None:
     """The outcome of `raycol index info`."""
     found, manifest = index.stats(), index.manifest
     versions = ", ".join(str(version) for version in found.versions if version != found.version)
-    _print(f"index        {index.uri}")
-    _print(f"version      {found.version}" + (f" (there are also {versions})" if versions else ""))
-    _print(f"documents    {found.documents} ({found.deleted_documents} more are deleted)")
-    _print(f"tokens       {found.tokens} ({found.deleted_tokens} more are deleted)")
-    _print(f"partitions   {found.partitions}")
-    _print(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
-    _print(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
+    echo(f"index        {index.uri}")
+    echo(f"version      {found.version}" + (f" (there are also {versions})" if versions else ""))
+    echo(f"documents    {found.documents} ({found.deleted_documents} more are deleted)")
+    echo(f"tokens       {found.tokens} ({found.deleted_tokens} more are deleted)")
+    echo(f"partitions   {found.partitions}")
+    echo(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
+    echo(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
     for name, n_bytes in found.files.items():
-        _print(f"  {name:<18} {n_bytes}")
-    _print(f"drift        {found.drift:.2f} (1: the codebook fits as it did when it was trained)")
+        echo(f"  {name:<18} {n_bytes}")
+    echo(f"drift        {found.drift:.2f} (1: the codebook fits as it did when it was trained)")
     columns = ", ".join(f"{name} ({kind})" for name, kind in manifest.columns.items())
-    _print(f"columns      {columns or 'none'}")
-    _print(f"model        {manifest.model.name if manifest.model else 'not known'}")
+    echo(f"columns      {columns or 'none'}")
+    echo(f"model        {manifest.model.name if manifest.model else 'not known'}")
 
 
 def serving(endpoint: Endpoint) -> None:
     """Where an endpoint listens, and how to ask it."""
     manifest = endpoint.manifest
-    _print(f"serving {manifest.documents} documents over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
-    _print(f"try: raycol search {endpoint.url} 'your question'")
+    echo(f"serving {manifest.documents} documents over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
+    echo(f"try: raycol search {endpoint.url} 'your question'")
 
 
 def hits(query: str, found: Sequence[SearchHit]) -> None:
     """A query and its hits, a line each."""
-    _print(query)
+    echo(query)
     for rank, hit in enumerate(found, start=1):
         text = " ".join((hit.text or "").split())
         snippet = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
-        _print(f"{rank:4}  {hit.score:7.3f}  {hit.id}" + (f"  {snippet}" if snippet else ""))
+        echo(f"{rank:4}  {hit.score:7.3f}  {hit.id}" + (f"  {snippet}" if snippet else ""))
     if not found:
-        _print("      no hits")
+        echo("      no hits")
 
 
 def evaluation(result: Evaluation) -> None:
     """The outcome of `raycol evaluate`."""
     skipped = f", {result.skipped} documents skipped" if result.skipped else ""
-    _print(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
+    echo(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
     for note in result.notes:
-        _print(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     for name, value in result.metrics.items():
-        _print(f"{name:8} {value:.4f}")
+        echo(f"{name:8} {value:.4f}")
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:

@@ -206,6 +206,17 @@ def test_a_trained_head_is_not_dropped(tiny_backbone: Path, tmp_path: Path, name
     assert load_encoder(folder, device="cpu", new_projection=True).get_embedding_dimension() == 128
 
 
+def test_settings_of_a_model_that_have_no_effect_are_refused(tiny_backbone: Path, tiny_colbert: Path) -> None:
+    with pytest.raises(
+        InputError, match="whose projection is kept: new_projection has no effect; leave new_projection"
+    ):
+        load_encoder(tiny_colbert, device="cpu", new_projection=True)
+    with pytest.raises(InputError, match="attend_to_expansion has no effect: the model's queries are not expanded"):
+        load_encoder(tiny_backbone, device="cpu", query_expansion=False, attend_to_expansion=True)
+    attends = load_encoder(tiny_colbert, device="cpu", attend_to_expansion=True)
+    assert attends[0].query_expansion["attend"]
+
+
 def test_heads_of_pretraining_are_no_matter(
     tiny_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

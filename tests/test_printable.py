@@ -1,15 +1,18 @@
 """What documents, files and servers say cannot control the terminal that it is printed on."""
 
+import ast
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol import show
+from raycol import progress, show
 from raycol.cli.main import main
-from raycol.printable import printable
+from raycol.printable import printable, printable_log
 from raycol.serving.schema import SearchHit
+from tests.conftest import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,44 @@ def test_hits_and_errors_are_printed_without_controls(tmp_path: Path, capsys: py
     told = capsys.readouterr()
     assert "\x1b" not in told.out + told.err
     assert r"\x1b]52" in told.err
+
+
+EVIL = "\x1b]0;owned\x07"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_and_remarks_are_printed_without_controls(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    said = io.StringIO()
+    console = type(progress.console)(file=said, force_terminal=terminal, width=200, highlight=False, markup=False)
+    monkeypatch.setattr(progress, "console", console)
+    with progress.progress(f"Reading {EVIL}") as report:
+        report(1, 2, f"at {EVIL} [red]as it is[/]")
+        console.print(f"skipped {EVIL} [bold]")
+    shown = said.getvalue()
+    assert EVIL not in shown
+    assert "\x07" not in shown
+    assert r"Reading \x1b]0;owned\x07" in shown
+    assert r"at \x1b]0;owned\x07 [red]as it is[/]" in shown
+    assert r"skipped \x1b]0;owned\x07 [bold]" in shown
+
+
+def test_of_a_log_the_colours_are_left_out_and_all_else_is_escaped() -> None:
+    told = f"\x1b[36m(worker pid=7)\x1b[0m 10%\r20%\r\ndone {EVIL}\n"
+    assert printable_log(told) == "(worker pid=7) 10%\n20%\ndone \\x1b]0;owned\\x07\n"
+
+
+def test_everything_goes_through_one_of_two_ways_to_print() -> None:
+    """`echo` and `progress.console` escape; other consoles print tables of cells that were made printable."""
+    found = set()
+    for path in (PROJECT / "raycol").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write", "Console", "click.echo"):
+                    found.add((path.relative_to(PROJECT / "raycol").as_posix(), called))
+    assert found == {
+        ("printable.py", "typer.echo"),
+        ("cli/jobs.py", "Console"),
+        ("cli/doctor.py", "Console"),
+        ("show.py", "Console"),
+    }

@@ -21,7 +21,7 @@ from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, TeachConfig
-from raycol.printable import printable
+from raycol.printable import echo
 from raycol.progress import console, no_report, progress
 from raycol.search import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -48,7 +48,7 @@ IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index."
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"raycol {raycol.__version__}")
+        echo(f"raycol {raycol.__version__}")
         raise typer.Exit
 
 
@@ -158,7 +158,7 @@ def delete(
     change = Index.open(index).delete(wanted, on_unknown="refuse" if refuse_unknown else "ignore")
     given = len(set(wanted))
     found = f", of {given} ids; the others are not in the index" if change.removed < given else ""
-    typer.echo(f"{index}: version {change.version}, {change.removed} documents deleted{found}")
+    echo(f"{index}: version {change.version}, {change.removed} documents deleted{found}")
 
 
 @index_app.command("compact")
@@ -171,7 +171,7 @@ def compact(config: CompactConfig) -> None:
     before = opened.stats()
     opened.compact(config.target_tokens)
     after = opened.stats()
-    typer.echo(
+    echo(
         f"{config.index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
         f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
     )
@@ -191,7 +191,7 @@ def vacuum(
     from raycol.index.vacuum import vacuum as run
 
     done = run(open_store(index), keep, abandoned=abandoned)
-    typer.echo(f"{index}: {len(done.versions)} versions given up, {len(done.removed)} folders and files removed")
+    echo(f"{index}: {len(done.versions)} versions given up, {len(done.removed)} folders and files removed")
 
 
 @index_app.command("info")
@@ -213,10 +213,10 @@ def verify(index: IndexArgument) -> None:
 
     problems = verify_index(open_store(index))
     for problem in problems:
-        typer.echo(printable(str(problem)), err=True)
+        echo(str(problem), err=True)
     if problems:
         raise IndexCorruptError(f"{index}: {len(problems)} files are not as the manifests promise")
-    typer.echo(f"{index}: every file is as the manifests promise")
+    echo(f"{index}: every file is as the manifests promise")
 
 
 @index_app.command("search")
@@ -248,7 +248,7 @@ def deploy(config: DeployConfig) -> None:
     from raycol.serving.deploy import deploy as run
 
     done = run(config)
-    typer.echo(f"{config.target}: version {done.version} in place of {done.before}")
+    echo(f"{config.target}: version {done.version} in place of {done.before}")
 
 
 def search(config: SearchConfig) -> None:

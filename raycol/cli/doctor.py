@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from raycol.cli.options import options_of
 from raycol.cli.submit import follow_to_the_end
@@ -23,11 +24,12 @@ from raycol.jobs.address import dashboard_address, is_dashboard
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import MODE, auth_headers
+from raycol.printable import printable
 from raycol.progress import progress
 
 # The table of a job is a log's, and a terminal's in the end.
 _PIPE_WIDTH = 110
-_STATES = {"ok": "[green]ok[/]", "wrong": "[red]WRONG[/]", "not checked": "[yellow]-[/]"}
+_STATES = {"ok": Text("ok", "green"), "wrong": Text("WRONG", "red"), "not checked": Text("-", "yellow")}
 
 
 @options_of(DoctorConfig)
@@ -77,13 +79,10 @@ def show(findings: Sequence[Finding]) -> None:
     for column in ("", "check", "found"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(_STATES[finding.state], _literally(finding.check), _literally(finding.found))
-    output = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+        table.add_row(_STATES[finding.state], printable(finding.check), printable(finding.found))
+    output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     output.print(table)
     for finding in findings:
         if finding.state == "wrong":
-            output.print(f"[red]{_literally(finding.check)}[/]: {_literally(finding.mend)}", soft_wrap=True)
-
-
-def _literally(text: str) -> str:
-    return text.replace("[", r"\[")
+            line = Text.assemble((printable(finding.check), "red"), ": ", printable(finding.mend))
+            output.print(line, soft_wrap=True)

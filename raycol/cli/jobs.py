@@ -17,6 +17,7 @@ from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import auth_headers
+from raycol.printable import echo, printable, printable_log
 
 # Ray gives a job three seconds to end before it kills it; the rest is the cluster's own.
 _STOP_S = 60.0
@@ -46,20 +47,21 @@ def list_jobs(
     """Print the jobs that were submitted, the oldest first."""
     jobs = [job for job in _cluster(address).jobs() if every or job.id.startswith(f"{PREFIX}-")]
     if not jobs:
-        typer.echo("no jobs")
+        echo("no jobs")
         return
     table = Table(box=None, pad_edge=False)
     for column in ("job", "status", "started", "took", "writes to"):
         # Ids are there to be copied: they are never folded or cut.
         table.add_column(column, no_wrap=column != "writes to", overflow="fold")
     for job in jobs:
-        table.add_row(
+        cells = (
             job.id,
             job.status,
             f"{job.started.astimezone():%Y-%m-%d %H:%M}" if job.started else "",
             str(timedelta(seconds=round(job.seconds))) if job.seconds is not None else "",
             job.metadata.get("writes", ""),
         )
+        table.add_row(*map(printable, cells))
     # A pipe has no width, and what reads it takes a line for a job.
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
@@ -75,7 +77,7 @@ def logs(
     cluster.job(job)
     if follow:
         follow_to_the_end(cluster, job)
-    typer.echo(cluster.logs(job), nl=False)
+    echo(printable_log(cluster.logs(job)), nl=False)
 
 
 @jobs_app.command("stop")
@@ -84,7 +86,7 @@ def stop(job: JobArgument, address: AddressOption = None) -> None:
     cluster = _cluster(address)
     before = cluster.job(job)
     if not before.active:
-        typer.echo(f"{job}: has ended before ({before.status})")
+        echo(f"{job}: has ended before ({before.status})")
         return
     cluster.stop(job)
     deadline = time.monotonic() + _STOP_S
@@ -92,4 +94,4 @@ def stop(job: JobArgument, address: AddressOption = None) -> None:
         if time.monotonic() > deadline:
             raise RaycolError(f"job {job} was asked to stop {_STOP_S:g} seconds ago and is still {now.status}")
         time.sleep(0.3)
-    typer.echo(f"{job}: {now.status}")
+    echo(f"{job}: {now.status}")

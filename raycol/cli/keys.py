@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from raycol.printable import echo
 from raycol.serving.keys import new_key, read_keys, revoke_key
 
 key_app = typer.Typer(
@@ -26,15 +27,15 @@ def add(
     ] = "read",
 ) -> None:
     """Make a key and print it. The file keeps its hash; a running endpoint takes it up."""
-    typer.echo(new_key(file, name, scope))
-    typer.echo(f"This is the only time that the key is shown; {file} keeps its hash.", err=True)
+    echo(new_key(file, name, scope))
+    echo(f"This is the only time that the key is shown; {file} keeps its hash.", err=True)
 
 
 @key_app.command("revoke")
 def revoke(file: FileArgument, name: NameArgument) -> None:
     """Remove a key. A running endpoint stops taking it."""
     revoke_key(file, name)
-    typer.echo(f"{file}: key {name} revoked")
+    echo(f"{file}: key {name} revoked")
 
 
 @key_app.command("list")
@@ -43,4 +44,4 @@ def list_keys(file: FileArgument) -> None:
     keys = read_keys(file).keys
     width = max(len(key.name) for key in keys)
     for key in keys:
-        typer.echo(f"{key.name:{width}}  {key.scope:5}  {key.created:%Y-%m-%dT%H:%M:%S%z}")
+        echo(f"{key.name:{width}}  {key.scope:5}  {key.created:%Y-%m-%dT%H:%M:%S%z}")

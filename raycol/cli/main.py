@@ -8,11 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import typer
-
 from raycol.cli.commands import app
 from raycol.errors import RaycolError
-from raycol.printable import printable
+from raycol.printable import echo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if isinstance(error, RaycolError):
-            typer.echo(printable(f"error: {' '.join(str(error).split())}"), err=True)
+            echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(error.exit_code)
         reason = (str(error).strip() or "no message").splitlines()[0]
-        typer.echo(printable(f"internal error: {type(error).__name__}: {reason} (--debug shows where)"), err=True)
+        echo(f"internal error: {type(error).__name__}: {reason} (--debug shows where)", err=True)
         sys.exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from raycol.jobs.job import Job
 from raycol.jobs.package import mib
 from raycol.jobs.submit import SubmitConfig, Submitted, submit
 from raycol.jobs.verbs import VERBS, Verb
+from raycol.printable import echo, printable_log
 from raycol.progress import console
 
 # What a shell says of a command that was interrupted.
@@ -80,7 +80,7 @@ def follow_submitted(submitted: Submitted, *, detach: bool) -> None:
             _say(f"the attempt before, {submitted.before.id}, has {_fate(submitted.before)}")
         _say(f"job {job_id}")
     if detach:
-        typer.echo(job_id)
+        echo(job_id)
         _say(_how_to_come_back(cluster, job_id))
         return
     follow_to_the_end(cluster, job_id)
@@ -117,9 +117,8 @@ def _how_to_come_back(cluster: Cluster, job_id: str) -> str:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    echo(printable_log(text), nl=False)
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)

@@ -83,6 +83,8 @@ class OpenSource:
             self.beir = True
             if source.subset:
                 raise InputError(f"{source.path}: a BEIR folder has no subsets; leave {source.subset!r} out")
+            if source.columns:
+                raise InputError(f"{source.path}: a BEIR folder has columns of its own; leave 'columns' out")
         elif parts.keys() & lookups:
             split = self._choose_split(parts.keys() - lookups)
             self.files = [file for location in parts[split] for file in corpus_files(location, source.subset)]

@@ -48,3 +48,11 @@ class DemoConfig(Config):
 
     seed: int = 0
     """Seeds the choice of docstrings, training and the codebook."""
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        if self.corpus is None:
+            return dict.fromkeys(
+                ("train_split", "test_split"), "docstrings have no splits; give corpus too, or leave it out"
+            )
+        return {"documents": "all of the corpus is taken; leave it out"}

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from raycol import show
 from raycol.checkpoints import PACKAGED_BACKBONE, packaged_backbone
 from raycol.demo.config import DemoConfig
@@ -21,6 +19,7 @@ from raycol.index import Index
 from raycol.index.storage import open_store
 from raycol.indexing import IndexConfig, build_index
 from raycol.models import load_encoder
+from raycol.printable import echo
 from raycol.progress import console, progress
 from raycol.ray_session import ray_session
 from raycol.serving.client import search_endpoint
@@ -53,7 +52,7 @@ def run_demo(config: DemoConfig) -> None:
         save(data, config.out)
     console.print(f"{data.about}; {len(data.pairs)} training pairs, {len(data.dataset.queries)} held-out queries")
     for note in data.dataset.notes:
-        console.print(note, markup=False)
+        console.print(note)
     rows = _measure_before(data)
     with ExitStack() as running:
         with progress("Starting Ray"):
@@ -66,10 +65,8 @@ def run_demo(config: DemoConfig) -> None:
             endpoint = running.enter_context(serving(serve))
         _ask(endpoint, data)
         show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
-        typer.echo(
-            f"all in {time.monotonic() - started:.0f} s; kept in {config.out}/: corpus, pairs.jsonl, model, index"
-        )
-        typer.echo(f"try: raycol search {config.out}/index 'your question'")
+        echo(f"all in {time.monotonic() - started:.0f} s; kept in {config.out}/: corpus, pairs.jsonl, model, index")
+        echo(f"try: raycol search {config.out}/index 'your question'")
         if config.keep_serving:
             show.serving(endpoint)
             wait_for_interrupt()
@@ -147,5 +144,5 @@ def _ask(endpoint: Endpoint, data: DemoData) -> None:
     answer = search_endpoint(endpoint.url, data.questions, k=3)
     for question, hits in zip(data.questions, answer.results, strict=True):
         show.hits(question, hits)
-        typer.echo("")
-    typer.echo(f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}")
+        echo("")
+    echo(f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}")

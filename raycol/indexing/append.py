@@ -150,6 +150,7 @@ def _committed(config: AppendConfig, store: Store, current: Manifest, report: Re
 def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Clock) -> _Work:
     """Plan, and check everything that can be checked before the work."""
     manifest = snapshot.manifest
+    _check_effects(config, manifest)
     fields = _fields(config, manifest)
     with clock("plan"):
         plan, gone = _plan(config, snapshot, fields, report)
@@ -213,6 +214,20 @@ def _fields(config: AppendConfig, manifest: Manifest) -> Fields:
         make_ids=config.make_ids,
         encoded=manifest.model is None,
     )
+
+
+def _check_effects(config: AppendConfig, manifest: Manifest) -> None:
+    """Raise `InputError` for a setting that was given and that nothing reads beside what the index is."""
+    if manifest.model:
+        unread, reason = ["embeddings_column"], "the index has a model, which encodes the texts"
+    elif "text" in manifest.columns:
+        unread, reason = ["batch_tokens", "dtype"], "the index's documents come encoded"
+    else:
+        unread = ["batch_tokens", "dtype", "title_column", "text_column"]
+        reason = "the index's documents come encoded, and it stores no texts"
+    for name in unread:
+        if name in config.model_fields_set and getattr(config, name) is not None:
+            raise InputError(f"{name} has no effect: {reason}; leave {name} out")
 
 
 def _find_model(manifest: Manifest, plan: Plan, name_or_path: str | None) -> ModelInfo | None:

@@ -43,6 +43,14 @@ class CorpusConfig(Config):
     split: str | None = None
     """Which split of a Hugging Face dataset."""
 
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        return (
+            {}
+            if self.make_ids is None
+            else {"id_column": "make_ids makes ids, so none are read; leave one of them out"}
+        )
+
     def files(self) -> list[CorpusFile]:
         """The corpus's files. Raises `InputError`."""
         return corpus_files(self.corpus, self.subset, self.split)
@@ -111,6 +119,20 @@ class PlanConfig(EncodingConfig):
         if self.split_tokens and not self.model:
             raise ValueError("split_tokens needs a model: embeddings cannot be split")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        found = super().without_effect()
+        if type(self) is PlanConfig:
+            found["wait_for_nodes"] = "a plan is measured on this machine; leave it out"
+        if not self.model:
+            found |= dict.fromkeys(
+                ("batch_tokens", "dtype"), "without a model nothing is encoded; name a model, or leave it out"
+            )
+            if not self.store_text:
+                unread = "texts are neither encoded, without a model, nor stored; leave it out"
+                found |= dict.fromkeys(("title_column", "text_column"), unread)
+        return found
 
     @property
     def splitting(self) -> SplitInfo | None:

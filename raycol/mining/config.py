@@ -110,11 +110,17 @@ class MineConfig(_JobConfig, WorkersConfig):
         low, high = (-math.inf if self.min_score is None else self.min_score, self.max_score)
         if high is not None and low > high:
             raise ValueError(f"min_score is {low:g} and max_score {high:g}: no score is between them")
-        if self.cross_encoder is None and (self.cross_encoder_margin or self.max_length):
-            raise ValueError(
-                "cross_encoder_margin and max_length are for a cross-encoder; name one with cross_encoder"
-            )
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        found = {}
+        if self.cross_encoder is None:
+            reason = "it is for a cross-encoder; name one with cross_encoder, or leave it out"
+            found = {"cross_encoder_margin": reason, "max_length": reason}
+        if self.sampling != "random":
+            found["seed"] = "it is for the sampling random; choose that, or leave it out"
+        return found
 
 
 class TeachConfig(_JobConfig, WorkersConfig):

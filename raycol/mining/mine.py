@@ -5,6 +5,7 @@ Each row of the Ray Dataset is a part of the queries; a worker reads it, searche
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 
@@ -71,7 +72,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         }
         job = Job.begin(config.out, plan, decides)
     arguments = {
-        "config": config.model_dump_json(),
+        "config": json.dumps(config.effective()),
         "fingerprint": encoder,
         "cross_encoder": cross_encoder,
         "corpus": _TEXTS if texts else None,

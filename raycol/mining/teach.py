@@ -5,6 +5,7 @@ Each row of the Ray Dataset is a part of the examples; a worker reads it, scores
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def score_examples(config: TeachConfig, report: Report = no_report, executor: Ex
         config = config.model_copy(update={"teacher": model_name(config.teacher)})
         decides = {"teacher": fingerprint, **config.model_dump(include=_DECIDES), "on_gpu": config.on_gpu}
         job = Job.begin(config.out, plan, decides)
-    arguments = {"config": config.model_dump_json(), "fingerprint": fingerprint}
+    arguments = {"config": json.dumps(config.effective()), "fingerprint": fingerprint}
     parts, before = job.run(plan, TeachingWorker, config, arguments, "teaching", report, executor)
     counts: Counter[str] = sum(parts, Counter())
     done = TeachingReport(

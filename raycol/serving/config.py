@@ -75,6 +75,14 @@ class ServeConfig(Config):
                 raise ValueError(f"allowed_hosts is {name!r:.200}; expected a host's name or its address")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        return (
+            {"open": "with keys every request needs one; leave out open, or keys"}
+            if self.keys is not None and self.open
+            else {}
+        )
+
     @property
     def loopback(self) -> bool:
         """Whether it is known that only this machine can reach the endpoint."""

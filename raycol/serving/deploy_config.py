@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
@@ -24,7 +23,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from raycol.config import models_within, place_of, read_yaml_mapping
 from raycol.errors import InputError
-from raycol.printable import printable
+from raycol.printable import echo
 from raycol.serving.config import ServeConfig
 from raycol.serving.scaling import ENCODER, SHARD
 
@@ -62,6 +61,11 @@ def _check_application(application: Mapping[str, Any], source: str, place: str) 
     args = application.get("args") or {}
     _check_keys(args, ServeConfig, source, f"{place}.args")
     config = _check_values(args, ServeConfig, source, f"{place}.args")
+    if "port" in config.model_fields_set:
+        raise InputError(
+            f"{source}: {place}.args.port has no effect: Serve listens where http_options.port says; say it there, "
+            f"and leave {place}.args.port out"
+        )
     known = ["gateway", ENCODER, *(f"{SHARD}{number:04d}" for number in range(config.shards))]
     for number, deployment in enumerate(application.get("deployments") or ()):
         if deployment["name"] not in known:
@@ -152,7 +156,7 @@ if __name__ == "__main__":
     try:
         for file in sys.argv[1:]:
             read_deploy_config(Path(file))
-            typer.echo(f"{file}: every key and value is one that Serve and raycol take")
+            echo(f"{file}: every key and value is one that Serve and raycol take")
     except InputError as error:
-        typer.echo(printable(f"error: {error}"), err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -79,7 +79,7 @@ def write_extras(folder: Path, config: TrainConfig, work: Work, kept: Saved, his
 
 def _settings_file(config: TrainConfig) -> str:
     """The settings as YAML. Where checkpoints went is left out if nobody chose it."""
-    settings = config.model_dump(mode="json", exclude_none=True)
+    settings = config.effective()
     if _is_packaged(config.model):
         settings["model"] = PACKAGED_BACKBONE
     if config.storage == config.model_copy(update={"storage": None}).place:
@@ -246,6 +246,8 @@ def _settings(config: TrainConfig, work: Work) -> str:
         for name in (*_ALWAYS, *(name for name in fields if name not in _ALWAYS))
         if name not in _NEVER and (name in _ALWAYS or getattr(config, name) != fields[name].default)
     }
+    if config.epochs is None:
+        del chosen["epochs"]  # the steps say it
     rows = [("steps", f"{work.steps:,}"), *((f"`{name}`", _value(value)) for name, value in chosen.items())]
     return f"{_table(('setting', 'value'), rows)}\n\nAll of them are in [training/config.yaml](training/config.yaml)."
 

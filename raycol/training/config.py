@@ -95,11 +95,11 @@ class TrainConfig(Config):
     accumulate: Positive = 1
     """Batches whose gradients are averaged for a step; they share no negatives."""
 
-    epochs: Positive = 1
-    """Passes over the examples."""
+    epochs: Positive | None = None
+    """Passes over the examples; by default one, or as many as `max_steps` takes."""
 
     max_steps: Annotated[int, Field(ge=0)] = 0
-    """Stop after this many steps; 0 goes by the epochs."""
+    """Stop after this many steps; 0 goes by the epochs. Where both are given, training stops at what comes first."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-5
     """Peak learning rate of AdamW."""
@@ -203,13 +203,30 @@ class TrainConfig(Config):
             raise ValueError("xtr scoring compares candidates of a query or a batch, margin-mse pairs; choose maxsim")
         if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
             raise ValueError("teacher_temperature and normalize_scores are for the objective distillation")
-        if self.objective == "margin-mse" and self.temperature != 1:
-            raise ValueError("temperature divides scores before a softmax; margin-mse has none, leave it out")
-        if self.scoring != "xtr" and self.xtr_tokens != type(self).model_fields["xtr_tokens"].default:
-            raise ValueError("xtr_tokens is for the scoring xtr")
+        if len(self.data) == 1 and self.data[0].weight is not None:
+            raise ValueError("data[0].weight has no effect: it is a share of several sources; leave weight out")
         if self.keep_initial and self.lora_rank:
             raise ValueError("keep_initial averages whole weights, lora_rank trains adapters; leave out one of them")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        found = {}
+        if self.objective == "margin-mse":
+            found["temperature"] = "temperature divides scores before a softmax, and margin-mse has none; leave it out"
+        if self.scoring != "xtr":
+            found["xtr_tokens"] = "it is for the scoring xtr; choose that, or leave it out"
+        if self.distils and self.gather_across_workers:
+            found["gather_across_workers"] = "with a teacher a query has its own documents only; leave it out"
+        if not self.lora_rank:
+            found["lora_alpha"] = "it scales adapters, which lora_rank adds; give lora_rank too, or leave it out"
+        if not self.eval_data:
+            found["eval_split"] = "it is a split of eval_data; give eval_data too, or leave it out"
+        if not self.evaluates:
+            found["eval_every"] = "there is nothing to evaluate on; give eval_data or held_out too, or leave it out"
+        if all(source.split for source in self.data):
+            found["split"] = "every source has a split of its own; leave it out"
+        return found
 
     @property
     def distils(self) -> bool:

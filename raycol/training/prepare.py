@@ -39,8 +39,10 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     plan = make_plan(config, sources, examples)
     plan.check()
     _check_negatives(config, plan)
-    batches = config.epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
-    steps = config.max_steps or batches // config.accumulate
+    epochs = config.epochs or 1
+    batches = epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
+    of_epochs = batches // config.accumulate
+    steps = min(config.max_steps, of_epochs) if config.max_steps and config.epochs else config.max_steps or of_epochs
     if not steps:
         raise InputError(
             f"{batches} batches of {config.batch_size} examples make no step of {config.accumulate}; "
@@ -49,7 +51,7 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
     if config.eval_data:
         dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
         for note in dataset.notes:
-            console.print(f"eval_data: {note}", markup=False)
+            console.print(f"eval_data: {note}")
         save_collection(collection, dataset)
     elif config.held_out:
         save_collection(collection, held_out_collection(examples, _held_out(config, examples)))

@@ -178,7 +178,7 @@ def _fit_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnReco
     board = make_board()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "run": run.model_dump_json(), "board": board},
+        train_loop_config={"config": config.effective(), "run": run.model_dump_json(), "board": board},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
         ),

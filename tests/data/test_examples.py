@@ -772,3 +772,8 @@ def test_a_source_may_be_a_bare_path() -> None:
     for wrong in ({"path": "a", "weight": 0}, {"path": "a", "weight": math.inf}, {"path": "a", "wieght": 1}, {}):
         with pytest.raises(ValidationError):
             Source.model_validate(wrong)
+
+
+def test_columns_of_a_beir_folder_are_not_named(tmp_path: Path) -> None:
+    save_beir(tmp_path, BEIR, "train")
+    assert "a BEIR folder has columns of its own; leave 'columns' out" in refusal(tmp_path, columns={"query": "title"})

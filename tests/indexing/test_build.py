@@ -76,6 +76,12 @@ def test_workers_on_ray_append_the_same_bytes_and_their_errors_come_back(tmp_pat
         indexing.append_corpus(AppendConfig(index=out, corpus=str(bad), num_workers=1))
 
 
+def test_an_append_takes_no_setting_of_indexes_of_another_kind(built: Path, corpus: Path) -> None:
+    config = AppendConfig(index=str(built), corpus=str(corpus), embeddings_column="vectors")
+    with pytest.raises(InputError, match="embeddings_column has no effect: the index has a model, which encodes"):
+        append_corpus(config)
+
+
 def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
     from raycol.data import read_corpus
     from raycol.models import load_encoder

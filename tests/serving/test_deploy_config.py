@@ -122,6 +122,12 @@ def test_serve_itself_takes_misspelt_keys() -> None:
             "applications[0].args: max_replicas is 8; expected at least the 9",
         ),
         (
+            ("applications", 0, "args"),
+            "port",
+            8000,
+            "applications[0].args.port has no effect: Serve listens where http_options.port says; say it there, and ",
+        ),
+        (
             ("applications", 0, "deployments", 0),
             "name",
             "shard-0002",

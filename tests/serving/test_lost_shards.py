@@ -4,9 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
 
 import pytest
 
+from raycol.index.shard import assign_partitions
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import Endpoint, serving
 from tests.serving.load import check_answers, clients, one_query, replicas
@@ -49,4 +52,36 @@ def test_a_shard_that_hangs_holds_no_request_beyond_its_deadline(endpoint, expec
         load.wait(lambda answers: [a.status == 200 and not a.body["partial"] for a in answers[-30:]] == [True] * 30)
     assert set(load.statuses) == {200}
     assert all(answer.seconds < 1.7 for answer in load.answers), max(answer.seconds for answer in load.answers)
+    check_answers(load, expected)
+
+
+def test_mapped_files_that_are_cut_short_cost_one_shard_and_no_time(endpoint, index, expected) -> None:
+    """Touching a page that a mapped file no longer has kills a process (SIGBUS), and so its successors."""
+    mine = assign_partitions(index.manifest.partitions, 2)[1]
+    files = [path for name in mine for path in (Path(index.uri) / "partitions" / name).iterdir()]
+    kept = {path: path.read_bytes() for path in files}
+    with clients(endpoint.url, lambda n: {**one_query(n), "timeout_ms": 4000}, 4, pause=0.02) as load:
+        load.wait(lambda answers: len(answers) > 30)
+        usual = median(answer.seconds for answer in load.answers)
+        pids = {process.pid for process in replicas("shard-0001")}
+        for path in files:
+            os.truncate(path, 0)
+        try:
+            load.wait(lambda _: {process.pid for process in replicas("shard-0001")}.isdisjoint(pids), 60)
+            load.wait(
+                lambda answers: [a.status == 200 and a.body["partial"] for a in answers[-30:]] == [True] * 30, 60
+            )
+            # The breaker is open, and stays open: whatever Serve starts in place of the replica dies too.
+            opened = time.monotonic()
+            load.wait(lambda _: len(load.since(opened)) > 200 and time.monotonic() > opened + 10, 60)
+            down = load.since(opened)
+        finally:
+            for path, content in kept.items():
+                path.write_bytes(content)
+        assert all(answer.status == 200 and answer.body["partial"] for answer in down)
+        late = [answer.seconds for answer in down if answer.seconds > max(0.5, 20 * usual)]
+        assert not late, (usual, late)
+        whole = [True] * 30
+        load.wait(lambda answers: [a.status == 200 and not a.body["partial"] for a in answers[-30:]] == whole, 120)
+    assert set(load.statuses) == {200}
     check_answers(load, expected)

@@ -78,6 +78,24 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_adapters_leave_the_embeddings_of_new_markers_to_be_trained(tiny_backbone: Path, tmp_path: Path) -> None:
+    """They begin as random vectors. All other rows of the table stay, and the model that comes out has them."""
+    lengths = {"embedding_size": 16, "query_length": 8, "document_length": 32}
+    data = write_examples(tmp_path / "pairs.jsonl")
+    values = {"lora_rank": 4, "learning_rate": 0.05, "save_every": 2, **lengths}
+    config = settings(tiny_backbone, data, tmp_path / "m", **values)
+    train(config, executor=IN_PROCESS)
+    before = load_encoder(tiny_backbone, device="cpu", seed=config.seed, **lengths)
+    after = load_encoder(config.out, device="cpu")
+    tables = [encoder[0].auto_model.get_input_embeddings().weight.detach().numpy() for encoder in (before, after)]
+    moved = np.flatnonzero(np.abs(tables[1] - tables[0]).max(axis=1) > 1e-3)
+    markers = before.tokenizer.convert_tokens_to_ids(["[Q]", "[D]"])
+    assert moved.tolist() == sorted(markers)
+    assert after.tokenizer.convert_tokens_to_ids(["[Q]", "[D]"]) == markers
+    assert np.array_equal(np.delete(tables[0], markers, axis=0), np.delete(tables[1], markers, axis=0))
+
+
+@pytest.mark.slow
 def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     found, measured = {}, {}

@@ -150,6 +150,33 @@ def test_examples_that_are_skipped_are_counted(tiny_colbert: Path, tmp_path: Pat
     assert (source.examples, source.skipped, source.n_ways) == (9, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        ({}, 4),
+        ({"epochs": 2}, 8),
+        ({"max_steps": 30}, 30),
+        ({"epochs": 2, "max_steps": 30}, 8),
+        ({"epochs": 2, "max_steps": 5}, 5),
+    ],
+)
+def test_of_epochs_and_steps_what_comes_first_is_the_end(
+    tiny_colbert: Path, pairs: Path, tmp_path: Path, values: dict, steps: int
+) -> None:
+    from raycol.training.prepare import prepare
+
+    for folder in ("d", "c"):
+        (tmp_path / folder).mkdir()
+    config = settings(tiny_colbert, pairs, tmp_path / "m", **{"max_steps": 0, **values})
+    assert prepare(config, tmp_path / "d", tmp_path / "c").steps == steps
+
+
+def test_workers_get_no_setting_without_effect(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
+    config = settings(tiny_colbert, pairs, tmp_path / "m")
+    assert {"lora_alpha", "eval_split", "xtr_tokens"}.isdisjoint(config.effective())
+    assert type(config).model_validate(config.effective()) == config
+
+
 def test_a_missing_model_is_found_before_anything_starts(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         train(settings(tmp_path / "gone", pairs, tmp_path / "m"))
