@@ -108,11 +108,13 @@ def check(encoder: MultiVectorEncoder, folder: Path) -> None:
     document_prefix=st.sampled_from([None, "", "[sail] "]),
     query_length=st.integers(4, 12),
     document_length=st.integers(4, 40),
-    query_expansion=st.booleans(),
-    attend_to_expansion=st.booleans(),
+    expansion=st.sampled_from([(False, None), (True, False), (True, True)]),
     skiplist=st.sampled_from([None, [], ["rain", "!", "[UNK]"]]),
 )
-def test_all_settings_come_back(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, **chosen) -> None:
+def test_all_settings_come_back(
+    tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, expansion: tuple[bool, bool | None], **chosen
+) -> None:
+    chosen |= dict(zip(("query_expansion", "attend_to_expansion"), expansion, strict=True))
     check(load_encoder(tiny_backbone, device="cpu", embedding_size=16, **chosen), tmp_path_factory.mktemp("m") / "m")
 
 

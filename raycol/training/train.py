@@ -8,10 +8,12 @@ All but the last lies in the storage of the run. The same command goes on with w
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -190,11 +192,24 @@ def _fit_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnReco
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
-    with ray_errors("training"), watch(board, report, on_record):
+    with ray_errors("training"), watch(board, report, on_record), _own_interrupts():
         failure: str = trainer.fit().return_value
     if failure:
         kind, _, message = failure.partition(" ")
         raise getattr(errors, kind)(message)
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Put the handler of SIGINT back: Ray Train leaves its own, which keeps the ended training's actors alive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _train_worker(loop: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What a build holds in memory does not depend on how large the corpus is."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def peak_of_a_worker(path: Path, documents: int) -> int:
     settings = {"docs_per_partition": 128, "n_centroids": 32, "sample_documents": 64}
     out = path.parent / f"i-{documents}"
     config = IndexConfig(corpus=str(path), out=str(out), **settings)
-    command = [sys.executable, "-c", BUILD, config.model_dump_json()]
+    command = [sys.executable, "-c", BUILD, json.dumps(config.effective())]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     partitions, peak = map(int, done.stdout.split())
     index = Index.open(out)

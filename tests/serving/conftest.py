@@ -15,7 +15,7 @@ from tests.serving.load import QUERIES
 from tests.serving.on_serve import OnServe, large_endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def on_serve(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[OnServe]:
     """One endpoint on Ray Serve for all tests that only ask."""
     with large_endpoint(tmp_path_factory.mktemp("on-serve"), tiny_backbone) as running:

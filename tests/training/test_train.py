@@ -1,6 +1,7 @@
 """`raycol train` as a whole, and what it refuses before the first step."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,9 @@ def test_two_workers_train_as_one_does(tiny_colbert: Path, pairs: Path, tmp_path
     steps: list[tuple] = []
     records: list[dict] = []
     config = settings(tiny_colbert, pairs, tmp_path / "m", num_workers=2, **values)
+    interrupts = signal.getsignal(signal.SIGINT)
     report = train(config, lambda *step: steps.append(step), records.append)
+    assert signal.getsignal(signal.SIGINT) is interrupts
     assert report.losses == pytest.approx(losses(history), rel=1e-4)
     assert (report.steps, report.examples) == (3, 32)
     told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
