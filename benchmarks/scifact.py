@@ -87,7 +87,7 @@ def _is_cached(cache: Path) -> bool:
 
 
 def _encode(dataset: Dataset, queries: list[str]) -> tuple[NDArray[np.float16], ...]:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     encoder = load_encoder(MODEL, device="cpu")
     say(f"encoding {len(dataset.passages)} passages, which takes a while")

@@ -33,8 +33,8 @@ from measure import Cost, gib, in_fresh_process, measured, peak_memory, print_ta
 from numpy.typing import NDArray
 
 from raycol.index import Document, Index
-from raycol.index.effort import EFFORTS, Effort
-from raycol.index.tune import recall_of
+from raycol.index.search.effort import EFFORTS, Effort
+from raycol.index.write.tune import recall_of
 
 # Results a query: of those that are timed, and of those that recall@100 is of. A query may find itself.
 TOP = 11

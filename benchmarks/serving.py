@@ -57,15 +57,15 @@ from processes import by_role, endpoint_cpu
 from scaling.corpus import Corpus
 from scaling.kept import folder_of
 
+from raycol.distributed.session import ray_session
 from raycol.index import Document, Index
-from raycol.index.effort import resolve
-from raycol.index.shard import IndexShard, Selection, whole_size
-from raycol.index.storage import open_store
-from raycol.ray_session import ray_session
+from raycol.index.search.effort import resolve
+from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import Probing, centroids_once
 from raycol.serving.run import serving
 from raycol.serving.scatter import Ask, Shards, search
+from raycol.storage import open_store
 
 K = 10
 BATCH = 16
@@ -365,8 +365,8 @@ def _scifact(options: argparse.Namespace) -> Served | None:
 def _build_scifact(cache: Path, uri: Path, n: int) -> None:
     from scifact import MODEL, load_scifact
 
-    from raycol.index.manifest import ModelInfo
-    from raycol.models import encoder_fingerprint, load_encoder
+    from raycol.index.format.manifest import ModelInfo
+    from raycol.models.encoder import encoder_fingerprint, load_encoder
 
     data = load_scifact(cache)
     model = ModelInfo(name=str(MODEL), fingerprint=encoder_fingerprint(load_encoder(MODEL, device="cpu")))

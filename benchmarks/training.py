@@ -64,10 +64,10 @@ def main() -> None:
 
 def _pairs(folder: Path, n: int) -> Path:
     """Pairs of SciFact's train split."""
-    from raycol.data import Source, read_examples
+    from raycol.data import ExampleSource, read_examples
 
     path = folder / f"pairs-{n}.jsonl"
-    examples = itertools.islice(read_examples(Source(path=str(DATA / "scifact"))), n)
+    examples = itertools.islice(read_examples(ExampleSource(path=str(DATA / "scifact"))), n)
     with path.open("w") as file:
         for example in examples:
             file.write(json.dumps({"query": example.query, "positive": example.documents[0]}) + "\n")
@@ -153,7 +153,7 @@ def _sentence_transformers(config: Any, folder: Path) -> list[float]:
 
 def workers(folder: Path, options: argparse.Namespace) -> None:
     """Two workers beside one, by the clock."""
-    from raycol.ray_session import ray_session
+    from raycol.distributed.session import ray_session
     from raycol.training import train
 
     data = _pairs(folder, 64)
@@ -174,7 +174,7 @@ def checkpoints(folder: Path, options: argparse.Namespace) -> None:
     """Seconds that saving takes, in the step and beside it."""
     import torch
 
-    from raycol.index.storage import open_store
+    from raycol.storage import open_store
     from raycol.training import checkpoints as module
     from raycol.training.trainer import Trainer
 
@@ -290,7 +290,7 @@ def transfer(folder: Path, options: argparse.Namespace) -> None:
     """Train by each recipe, measure before and after."""
     import torch
 
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
     from raycol.training import TrainConfig, train
 
     keep = (options.keep or folder).resolve()

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raycol.lazily import lazily
+from raycol.core.lazy import lazily
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from raycol.client.async_client import AsyncClient
+    from raycol.client.sync_client import Client
     from raycol.index import Document, Hit, Index
-    from raycol.models import load_encoder
-    from raycol.serving.async_client import AsyncClient
-    from raycol.serving.client import Client
+    from raycol.models.encoder import load_encoder
 
 __getattr__ = lazily(
     __name__,
     {
-        "AsyncClient": "raycol.serving.async_client",
-        "Client": "raycol.serving.client",
+        "AsyncClient": "raycol.client.async_client",
+        "Client": "raycol.client.sync_client",
         "Document": "raycol.index",
         "Hit": "raycol.index",
         "Index": "raycol.index",
-        "load_encoder": "raycol.models",
+        "load_encoder": "raycol.models.encoder",
     },
 )
 

@@ -95,7 +95,7 @@ sys.addaudithook(_refuse_sockets)
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[object]:
     """Import test modules without the garbage collector, which every training runs before it begins."""
-    from raycol.lazily import loading
+    from raycol.core.lazy import loading
 
     with loading():
         return (yield)
@@ -199,7 +199,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved late-interaction model over the tiny backbone: 16 dimensions, short queries."""
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     folder = tmp_path_factory.mktemp("tiny-colbert") / "model"
     encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16, query_length=8, document_length=32)
@@ -231,7 +231,7 @@ def corpus(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One Ray session for all tests that need one, ended with them."""
-    from raycol.ray_session import ray_session
+    from raycol.distributed.session import ray_session
 
     with ray_session(CPU=8):
         yield

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from raycol.config import Config
+from raycol.core.config import Config
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
@@ -35,13 +35,13 @@ def test_every_field_of_every_verb_is_documented() -> None:
     from raycol.evaluation.evaluate import EvaluateConfig
     from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
     from raycol.jobs.submit import SubmitConfig
-    from raycol.mining import MineConfig, TeachConfig
-    from raycol.search import SearchConfig
+    from raycol.mining import MineConfig, ScoreConfig
+    from raycol.retrieval import SearchConfig
     from raycol.serving.config import ServeConfig
 
     for config in (
         AppendConfig, CompactConfig, DemoConfig, DoctorConfig, EvaluateConfig, IndexConfig, MineConfig, SearchConfig,
-        ServeConfig, SubmitConfig, TeachConfig, TrainConfig,
+        ServeConfig, SubmitConfig, ScoreConfig, TrainConfig,
     ):  # fmt: skip
         undocumented = [name for name, field in config.model_fields.items() if not field.description]
         assert not undocumented, config

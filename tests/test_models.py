@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.checkpoints import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
 from raycol.errors import InputError
-from raycol.models import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map, probe_encoder
+from raycol.models.discovery import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
+from raycol.models.encoder import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map, probe_encoder
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -285,7 +285,7 @@ def test_damaged_weights_are_named(tiny_colbert: Path, tmp_path: Path) -> None:
 
 
 def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path) -> None:
-    from raycol.index.manifest import ModelInfo
+    from raycol.index.format.manifest import ModelInfo
 
     right = encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
     known = ModelInfo(name=str(tiny_colbert), fingerprint=right)
@@ -298,7 +298,7 @@ def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path)
 
 def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_checkpoint(PACKAGED_BACKBONE) == str(packaged_backbone())
-    monkeypatch.setattr("raycol.checkpoints.PACKAGED_BACKBONE_SHA256", "0" * 64)
+    monkeypatch.setattr("raycol.models.discovery.PACKAGED_BACKBONE_SHA256", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
         packaged_backbone()
 

@@ -8,8 +8,8 @@ from threading import active_count
 import pytest
 from rich.console import Console
 
-from raycol import progress as module
-from raycol.progress import progress
+from raycol.core import progress as module
+from raycol.core.progress import progress
 
 
 @pytest.fixture

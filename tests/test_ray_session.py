@@ -1,7 +1,7 @@
 import pytest
 
+from raycol.distributed.session import _free_ports, check_socket_folder, ray_errors, ray_session
 from raycol.errors import InputError, RaycolError
-from raycol.ray_session import _free_ports, check_socket_folder, ray_errors, ray_session
 
 
 @pytest.mark.slow

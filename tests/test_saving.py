@@ -13,8 +13,8 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
 from transformers import AutoModel, AutoTokenizer
 
-from raycol.models import encoder_fingerprint, load_encoder
-from raycol.saving import save_encoder
+from raycol.models.encoder import encoder_fingerprint, load_encoder
+from raycol.models.saving import save_encoder
 from tests.conftest import tries_all
 
 TEXTS = ["rain, wind and a storm!", "violin", "", "Captain: (sail) [D] anchor; " * 8, "ÄÖÜ 漢字 [UNK]"]

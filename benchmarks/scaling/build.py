@@ -21,14 +21,14 @@ from measure import in_fresh_process, measured, peak_memory, say
 from numpy.typing import NDArray
 
 from raycol.index import Document
-from raycol.index.codebook import Codebook, default_centroids, train_codebook
-from raycol.index.codebook_files import open_codebook, save_codebook
-from raycol.index.compact import merge
-from raycol.index.create import partition_tokens_for
-from raycol.index.manifest import CodebookInfo, Manifest, PartitionInfo, commit_manifest, versions
-from raycol.index.partition_writer import write_partition
-from raycol.index.storage import Store, open_store
+from raycol.index.codec.codebook import Codebook, default_centroids, train_codebook
+from raycol.index.codec.codebook_files import open_codebook, save_codebook
+from raycol.index.format.manifest import CodebookInfo, Manifest, PartitionInfo, commit_manifest, versions
+from raycol.index.format.partition_writer import write_partition
+from raycol.index.write.compact import merge
+from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.clock import Clock
+from raycol.storage import Store, open_store
 from scaling.corpus import Corpus
 from scaling.kept import Step, read, write
 from scaling.truth import Truth, merge_best

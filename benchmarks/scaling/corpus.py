@@ -15,7 +15,7 @@ from clustered import DIM, MEAN_TOKENS, Clustered, clustered_queries
 from numpy.typing import NDArray
 
 from raycol.index import Document
-from raycol.index.codebook import directions_of
+from raycol.index.codec.codebook import directions_of
 from raycol.indexing.codebook import enough_documents
 
 PART_TOKENS = 1 << 20

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from clustered import DIM, MEAN_TOKENS
 
-from raycol.index.codebook import default_centroids, sample_tokens
-from raycol.index.create import partition_tokens_for
-from raycol.index.manifest import MAX_MANIFEST_BYTES
+from raycol.index.codec.codebook import default_centroids, sample_tokens
+from raycol.index.format.manifest import MAX_MANIFEST_BYTES
+from raycol.index.write.create import partition_tokens_for
 from raycol.serving.probing import centroids_once
 from scaling.kept import Step
 from scaling.model import Model, Shape, fit

@@ -19,7 +19,7 @@ from itertools import combinations
 
 import numpy as np
 
-from raycol.index.effort import EFFORTS
+from raycol.index.search.effort import EFFORTS
 from raycol.serving.probing import centroids_once
 from scaling.kept import Step
 

@@ -16,14 +16,14 @@ from measure import in_fresh_process, measured, peak_memory
 from numpy.typing import NDArray
 
 from raycol.index import Index
-from raycol.index.effort import EFFORTS, resolve
 from raycol.index.kernels.candidates import best_estimates
-from raycol.index.probes import find_probes
-from raycol.index.query import Query
-from raycol.index.shard import IndexShard, Selection, whole_size
-from raycol.index.storage import open_store
+from raycol.index.search.effort import EFFORTS, resolve
+from raycol.index.search.probes import find_probes
+from raycol.index.search.query import Query
+from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.probing import Probing, centroids_once
+from raycol.storage import open_store
 from scaling.corpus import Corpus
 from scaling.kept import Step
 from scaling.truth import K, recall

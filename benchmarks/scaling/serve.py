@@ -10,7 +10,7 @@ from pathlib import Path
 from processes import endpoint_cpu, endpoint_memory
 
 from raycol import Client
-from raycol.ray_session import ray_session
+from raycol.distributed.session import ray_session
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import serving
 from scaling.corpus import Corpus

@@ -9,21 +9,21 @@ from typing import Annotated
 import typer
 
 import raycol
-from raycol import show
+from raycol import display
 from raycol.cli.doctor import doctor
 from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
 from raycol.cli.submit import submit_app
+from raycol.core.escaping import echo
+from raycol.core.progress import console, no_report, progress
 from raycol.data.ids import read_id_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
-from raycol.mining.config import MineConfig, TeachConfig
-from raycol.printable import echo
-from raycol.progress import console, no_report, progress
-from raycol.search import SearchConfig
+from raycol.mining.config import MineConfig, ScoreConfig
+from raycol.retrieval import SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
@@ -75,12 +75,12 @@ def demo(config: DemoConfig) -> None:
 @options_of(TrainConfig, recipe=True)
 def train(config: TrainConfig) -> None:
     """Train an encoder on Ray Train. The same command goes on where it was interrupted."""
+    from raycol.training.launch import train as run
     from raycol.training.table import live_table
-    from raycol.training.train import train as run
 
     with nullcontext(no_report) if console.is_terminal else progress("Training") as report, live_table() as on_record:
         done = run(config, report, on_record)
-    show.trained(done)
+    display.trained(done)
 
 
 @app.command()
@@ -91,18 +91,18 @@ def mine(config: MineConfig) -> None:
 
     with progress("Mining") as report:
         done = mine_negatives(config, report)
-    show.mined(done)
+    display.mined(done)
 
 
 @app.command()
-@options_of(TeachConfig, "data")
-def teach(config: TeachConfig) -> None:
+@options_of(ScoreConfig, "data")
+def score(config: ScoreConfig) -> None:
     """Score training examples with a cross-encoder, on Ray Data."""
-    from raycol.mining.teach import score_examples
+    from raycol.mining.score import score_examples
 
-    with progress("Teaching") as report:
+    with progress("Scoring") as report:
         done = score_examples(config, report)
-    show.taught(done)
+    display.taught(done)
 
 
 @index_app.command("build")
@@ -113,7 +113,7 @@ def build(config: IndexConfig) -> None:
 
     with progress("Indexing") as report:
         done = build_index(config, report)
-    show.built(done)
+    display.built(done)
 
 
 @index_app.command("plan")
@@ -124,7 +124,7 @@ def plan(config: PlanConfig) -> None:
 
     with progress("Sampling and measuring"):
         done = estimate_build(config)
-    show.estimate(done, config.num_workers)
+    display.estimate(done, config.num_workers)
 
 
 @index_app.command("append")
@@ -135,7 +135,7 @@ def append(config: AppendConfig) -> None:
 
     with progress("Appending") as report:
         done = append_corpus(config, report)
-    show.built(done)
+    display.built(done)
 
 
 @index_app.command("delete")
@@ -187,8 +187,8 @@ def vacuum(
     ] = False,
 ) -> None:
     """Give up old versions, and remove what no version needs."""
-    from raycol.index.storage import open_store
-    from raycol.index.vacuum import vacuum as run
+    from raycol.index.write.vacuum import vacuum as run
+    from raycol.storage import open_store
 
     done = run(open_store(index), keep, abandoned=abandoned)
     echo(f"{index}: {len(done.versions)} versions given up, {len(done.removed)} folders and files removed")
@@ -202,14 +202,14 @@ def info(
     """Print what an index holds and what it takes."""
     from raycol.index import Index
 
-    show.stats(Index.open(index, version))
+    display.stats(Index.open(index, version))
 
 
 @index_app.command("verify")
 def verify(index: IndexArgument) -> None:
     """Read every byte of an index and check it against its manifests."""
-    from raycol.index.storage import open_store
-    from raycol.index.verify import verify_index
+    from raycol.index.write.verify import verify_index
+    from raycol.storage import open_store
 
     problems = verify_index(open_store(index))
     for problem in problems:
@@ -235,7 +235,7 @@ def serve(config: ServeConfig) -> None:
     with ExitStack() as running:
         with progress("Starting the endpoint"):
             endpoint = running.enter_context(serving(config))
-        show.serving(endpoint)
+        display.serving(endpoint)
         wait_for_interrupt()
         with progress("Stopping"):
             running.close()
@@ -253,10 +253,10 @@ def deploy(config: DeployConfig) -> None:
 
 def search(config: SearchConfig) -> None:
     """Search an index or a running endpoint."""
-    from raycol.search import search as run
+    from raycol.retrieval import search as run
 
     for query, hits in zip(config.queries, run(config), strict=True):
-        show.hits(query, hits)
+        display.hits(query, hits)
 
 
 app.command("search")(options_of(SearchConfig, "target", "queries")(search))
@@ -273,4 +273,4 @@ def evaluate(config: EvaluateConfig) -> None:
 
     with progress("Evaluating") as report:
         done = run(config, report)
-    show.evaluation(done)
+    display.evaluation(done)

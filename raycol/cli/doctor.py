@@ -15,17 +15,17 @@ from rich.text import Text
 
 from raycol.cli.options import options_of
 from raycol.cli.submit import follow_to_the_end
+from raycol.core.escaping import printable
+from raycol.core.progress import progress
 from raycol.doctor.checks import Finding
 from raycol.doctor.config import DoctorConfig
 from raycol.doctor.reach import check_answers
 from raycol.errors import InputError
-from raycol.index.storage import absolute
 from raycol.jobs.address import dashboard_address, is_dashboard
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import MODE, auth_headers
-from raycol.printable import printable
-from raycol.progress import progress
+from raycol.storage import absolute
 
 # The table of a job is a log's, and a terminal's in the end.
 _PIPE_WIDTH = 110

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from raycol.cli.submit import follow_to_the_end
+from raycol.core.escaping import echo, printable, printable_log
 from raycol.errors import RaycolError
 from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import auth_headers
-from raycol.printable import echo, printable, printable_log
 
 # Ray gives a job three seconds to end before it kills it; the rest is the cluster's own.
 _STOP_S = 60.0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raycol.printable import echo
+from raycol.core.escaping import echo
 from raycol.serving.keys import new_key, read_keys, revoke_key
 
 key_app = typer.Typer(

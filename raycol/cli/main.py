@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from raycol.cli.commands import app
+from raycol.core.escaping import echo
 from raycol.errors import RaycolError
-from raycol.printable import echo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

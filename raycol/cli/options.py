@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from raycol.config import Config
+from raycol.core.config import Config
 from raycol.errors import InputError
 
 C = TypeVar("C", bound=Config)

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from raycol.cli.options import option_parameters
+from raycol.core.escaping import echo, printable_log
+from raycol.core.progress import console
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.follow import follow
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 from raycol.jobs.package import mib
 from raycol.jobs.submit import SubmitConfig, Submitted, submit
 from raycol.jobs.verbs import VERBS, Verb
-from raycol.printable import echo, printable_log
-from raycol.progress import console
 
 # What a shell says of a command that was interrupted.
 _INTERRUPTED = 130
@@ -98,7 +98,7 @@ def follow_to_the_end(cluster: Cluster, job_id: str) -> None:
     raise typer.Exit(job.exit_code)
 
 
-def _fate(job: Job) -> str:
+def _fate(job: SubmittedJob) -> str:
     if job.status == "SUCCEEDED":
         return "succeeded"
     if job.status == "STOPPED":

@@ -2,19 +2,19 @@
 
 from raycol.data.beir import Dataset, load_beir
 from raycol.data.corpus import Passage, read_corpus
-from raycol.data.examples import Example, Source, read_examples
+from raycol.data.examples import Example, ExampleSource, read_examples
 from raycol.data.fields import Fields
 from raycol.data.files import CorpusFile, corpus_files
-from raycol.data.position import Problem
+from raycol.data.position import BadRecord
 
 __all__ = [
+    "BadRecord",
     "CorpusFile",
     "Dataset",
     "Example",
+    "ExampleSource",
     "Fields",
     "Passage",
-    "Problem",
-    "Source",
     "corpus_files",
     "load_beir",
     "read_corpus",

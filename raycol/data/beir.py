@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from raycol.core.uris import inside
 from raycol.data.cells import read_id
 from raycol.data.corpus import OnError, Passage, read_corpus
 from raycol.data.fields import Fields
 from raycol.data.files import compression_of, folder_of, names_in, open_lines, what_is
-from raycol.data.jsonl import parse_object, read_lines, write_objects
-from raycol.data.position import Problem
+from raycol.data.position import BadRecord
+from raycol.data.readers.jsonl import parse_object, read_lines, write_objects
 from raycol.errors import InputError
-from raycol.locations import inside
 
 Qrels = dict[str, dict[str, int]]
 
@@ -42,7 +42,7 @@ class Dataset:
     passages: list[Passage]
     queries: dict[str, str]
     qrels: Qrels
-    skipped: tuple[Problem, ...] = ()
+    skipped: tuple[BadRecord, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -62,7 +62,7 @@ def load_beir(folder: str | Path, split: str = "test", on_error: OnError = "fail
     for query_id in qrels:
         if query_id not in texts:
             raise InputError(f"{folder}/queries.jsonl: no query {query_id!r}, which qrels/{split}.tsv judges")
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     passages = list(read_corpus(folder, on_error, problems))
     ids = {passage.id for passage in passages}
     notes += missing_documents(qrels, ids.__contains__, f"the corpus of {folder} (which has {passages[0].id!r:.60})")

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raycol.data.arrays import read_arrays
-from raycol.data.delimited import Guess, is_quoted, read_delimited, usual_names
 from raycol.data.fields import USUAL, Fields, convert
 from raycol.data.files import CorpusFile, corpus_files, state_of
-from raycol.data.hub import dataset_state, read_dataset
-from raycol.data.jsonl import is_array, parse_object, read_lines
-from raycol.data.parquet import read_parquet
-from raycol.data.position import START, Position, Problem
+from raycol.data.position import START, BadRecord, Position
+from raycol.data.readers.delimited import Guess, is_quoted, read_delimited, usual_names
+from raycol.data.readers.hub import dataset_state, read_dataset
+from raycol.data.readers.jsonl import is_array, parse_object, read_lines
+from raycol.data.readers.npz import read_arrays
+from raycol.data.readers.parquet import read_parquet
 from raycol.errors import InputError
 
 OnError = Literal["fail", "skip"]
@@ -127,7 +127,7 @@ def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str
 
 def scan_corpus(
     file: CorpusFile, fields: Fields, start: Position = START, number: int = 0, *, tokens: bool = False
-) -> Iterator[tuple[Position, Passage | Problem]]:
+) -> Iterator[tuple[Position, Passage | BadRecord]]:
     """Yield each record of a file, in order, as a passage or as the problem with it.
 
     Ids are not compared with each other here: see `read_corpus` and `raycol.indexing.plan`.
@@ -150,7 +150,7 @@ def scan_corpus(
                 raise ValueError(record)
             yield position, parse_passage(record, fields, number)
         except ValueError as error:
-            yield position, Problem(file.where(position.number), str(error))
+            yield position, BadRecord(file.where(position.number), str(error))
         number += 1
 
 
@@ -191,7 +191,7 @@ def read_records(
 def read_corpus(
     corpus: str | Path,
     on_error: OnError = "fail",
-    problems: list[Problem] | None = None,
+    problems: list[BadRecord] | None = None,
     fields: Fields | None = None,
 ) -> Iterator[Passage]:
     """Yield the passages of a corpus, ids checked to be distinct; all ids are kept in memory.
@@ -208,7 +208,7 @@ def read_corpus(
     """
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
-    first: Problem | None = None
+    first: BadRecord | None = None
     for file in corpus_files(str(corpus)):
         for position, item in scan_corpus(file, fields or Fields(), number=number):
             number += 1
@@ -219,7 +219,7 @@ def read_corpus(
                     continue
                 other, place = seen[item.id]
                 elsewhere = "" if other == file else f" of {other}"
-                item = Problem(
+                item = BadRecord(
                     file.where(position.number), f"the id {item.id!r} stands on {file.unit} {place}{elsewhere} already"
                 )
             refuse(item, on_error)
@@ -250,7 +250,7 @@ def has_field(file: CorpusFile, name: str) -> bool:
     return False
 
 
-def nothing_usable(corpus: object, first: Problem | None) -> InputError:
+def nothing_usable(corpus: object, first: BadRecord | None) -> InputError:
     """What to say of a corpus without a document; `first` is the first record that was left out, if any was."""
     why = f"; every record was left out, the first was {first}" if first else ""
     return InputError(f"{corpus}: an empty corpus; expected at least one document{why}")
@@ -267,7 +267,7 @@ def identity(file: CorpusFile) -> str:
     return state_of(file.uri)
 
 
-def refuse(problem: Problem, on_error: OnError) -> None:
+def refuse(problem: BadRecord, on_error: OnError) -> None:
     """Raise `InputError` for an unusable record, unless such are to be skipped."""
     if on_error == "fail":
         raise InputError(f"{problem}; correct it, or leave such records out with --on-error skip")

@@ -26,7 +26,7 @@ position too, and are ids where they are whole numbers, or where the lookups hav
 printed in one line.
 
 Ids are looked up in `queries` and `documents` (or `corpus`) beside the examples, files or folders of that name or
-subsets of the dataset on the hub, or where `Source` says. `lookup` says in how much memory.
+subsets of the dataset on the hub, or where `ExampleSource` says. `lookup` says in how much memory.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raycol.core.progress import remark
+from raycol.core.uris import shown
 from raycol.data.beir import find_qrels, read_qrels
 from raycol.data.columns import Columns, find_columns, named_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
-from raycol.data.jsonl import parse_json
 from raycol.data.lookup import Role
-from raycol.data.nameless import name_by_position, names_examples, reads_as_names, refuse_nameless_ids
-from raycol.data.position import Problem
-from raycol.data.rows import Row, read_rows
-from raycol.data.sources import OpenSource, Source
+from raycol.data.position import BadRecord
+from raycol.data.readers.headerless import name_by_position, names_examples, reads_as_names, refuse_nameless_ids
+from raycol.data.readers.jsonl import parse_json
+from raycol.data.rows import RawExample, read_rows
+from raycol.data.sources import ExampleSource, OpenSource
 from raycol.errors import InputError
-from raycol.locations import shown
-from raycol.progress import remark
 
-__all__ = ["Example", "Source", "read_examples"]
+__all__ = ["Example", "ExampleSource", "read_examples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,10 @@ class Example:
 
 
 def read_examples(
-    source: Source, on_error: OnError = "fail", problems: list[Problem] | None = None, n_ways: int | None = None
+    source: ExampleSource,
+    on_error: OnError = "fail",
+    problems: list[BadRecord] | None = None,
+    n_ways: int | None = None,
 ) -> Iterator[Example]:
     """Yield the examples of a source, in order.
 
@@ -124,16 +127,16 @@ def read_examples(
         raise InputError(f"{source.path}: no training examples in it; expected at least one{why}")
 
 
-def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:
+def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
     qrels = find_qrels(opened.source.path, opened.source.split or "train")
     for query_id, grades in read_qrels(qrels).items():
         for document_id, grade in grades.items():
             if grade > 0:
-                row = Row(query_id=query_id, document_ids=(document_id,))
+                row = RawExample(query_id=query_id, document_ids=(document_id,))
                 yield _complete(row, f"{shown(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
 
 
-def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Problem]:
+def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
     looked_up: set[Role] = set()
     count = 0
     for file in opened.files:
@@ -154,7 +157,7 @@ def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Prob
                         record = {name: value or None for name, value in record.items()}
                 rows = read_rows(record, columns)
             except ValueError as error:
-                yield Problem(where, str(error))
+                yield BadRecord(where, str(error))
                 continue
             for row in rows:
                 count += 1
@@ -178,7 +181,7 @@ class _Header:
         self._roles: list[str] = []
 
     def guess(self, rows: list[list[str]]) -> list[str] | None:
-        """Names for the columns of CSV or TSV if the first row is data; see `raycol.data.delimited`."""
+        """Names for the columns of CSV or TSV if the first row is data; see `raycol.data.readers.delimited`."""
         first = rows[0]
         if self._named or names_examples(first):
             return None
@@ -250,7 +253,7 @@ class _Header:
         return named_columns(self._named, names) if self._named else find_columns(names, positions=positions)
 
 
-def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> Example | Problem:
+def _complete(row: RawExample, where: str, opened: OpenSource, n_ways: int | None) -> Example | BadRecord:
     """The example with no more than `n_ways` documents, its ids looked up; or what is wrong with it."""
     n_documents = len(row.documents or row.document_ids or ())
     places = _kept(row, n_documents, n_ways or n_documents)
@@ -258,7 +261,7 @@ def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> E
     if query is None:
         query = opened.queries.find(str(row.query_id))
         if query is None:
-            return Problem(where, f"the query id {row.query_id!r} is not in {opened.queries.name}")
+            return BadRecord(where, f"the query id {row.query_id!r} is not in {opened.queries.name}")
     ids = tuple(row.document_ids[place] for place in places) if row.document_ids else None
     if row.documents:
         documents = tuple(row.documents[place] for place in places)
@@ -266,14 +269,14 @@ def _complete(row: Row, where: str, opened: OpenSource, n_ways: int | None) -> E
         found = {id_: opened.documents.find(id_) for id_ in ids or ()}
         for id_, text in found.items():
             if text is None:
-                return Problem(where, f"the document id {id_!r} is not in {opened.documents.name}")
+                return BadRecord(where, f"the document id {id_!r} is not in {opened.documents.name}")
         documents = tuple(str(found[id_]) for id_ in ids or ())
     scores = tuple(row.scores[place] for place in places) if row.scores else None
     left_out = n_documents - len(places)
     return Example(where, query, documents, scores, row.query_id, ids, row.positive_first, left_out)
 
 
-def _kept(row: Row, n_documents: int, n_ways: int) -> list[int]:
+def _kept(row: RawExample, n_documents: int, n_ways: int) -> list[int]:
     """Places of the documents that are kept, in their order."""
     places = list(range(n_documents))
     if row.positive_first or not row.scores:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
+from raycol.core.uris import failed, is_uri, lacks_bucket, open_uri, shown
 from raycol.errors import InputError
-from raycol.locations import failed, is_uri, lacks_bucket, open_uri, shown
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "npz", "dataset"]
 

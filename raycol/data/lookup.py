@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from raycol.data.arrow_rows import MappedRows, RowWriter
 from raycol.data.cells import read_id
 from raycol.data.columns import first_name, list_names
 from raycol.data.corpus import OnError, encode_text, is_missing, read_records, refuse
-from raycol.data.delimited import usual_names
 from raycol.data.files import CorpusFile
-from raycol.data.jsonl import parse_object
-from raycol.data.position import Problem
+from raycol.data.position import BadRecord
+from raycol.data.readers.arrow import MappedRows, RowWriter
+from raycol.data.readers.delimited import usual_names
+from raycol.data.readers.jsonl import parse_object
 from raycol.errors import InputError, writing
 
 # Id, text, number of the file, number of the record.
@@ -59,7 +59,7 @@ class Lookup:
         files: Sequence[CorpusFile],
         role: Role,
         on_error: OnError = "fail",
-        problems: list[Problem] | None = None,
+        problems: list[BadRecord] | None = None,
     ) -> None:
         self.role = role
         self.name = ", ".join(dict.fromkeys(f"{file}, {file.subset}" if file.subset else str(file) for file in files))
@@ -105,18 +105,18 @@ class Lookup:
             id_ = self._table.cell(row, "id")
             first = self._find_row(id_)
             if first is not None and first != row:
-                self._refuse(Problem(self._where(row), f"the id {id_!r} stands at {self._where(first)} already"))
+                self._refuse(BadRecord(self._where(row), f"the id {id_!r} stands at {self._where(first)} already"))
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: BadRecord) -> None:
         refuse(problem, self._on_error)
         if self._problems is not None:
             self._problems.append(problem)
 
     def _write(self, file: IO[bytes], hashes: array[int]) -> None:
-        first: Problem | None = None
+        first: BadRecord | None = None
         with RowWriter(file, _SCHEMA) as writer:
             for row in self._scan():
-                if isinstance(row, Problem):
+                if isinstance(row, BadRecord):
                     self._refuse(row)
                     first = first or row
                     continue
@@ -127,7 +127,7 @@ class Lookup:
             why = f"; every record was left out, the first was {first}" if first else ""
             raise InputError(f"{self.name}: empty; expected at least one {self.role} with an id and a text{why}")
 
-    def _scan(self) -> Iterator[_Row | Problem]:
+    def _scan(self) -> Iterator[_Row | BadRecord]:
         usual = {*_IDS[self.role], *_TEXTS[self.role], *_TITLES[self.role]}
         for number, file in enumerate(self._files):
 
@@ -145,7 +145,7 @@ class Lookup:
                     id_, text = self._parse(parse_object(record) if isinstance(record, bytes) else record)
                     yield id_, text, number, position.number
                 except ValueError as error:
-                    yield Problem(file.where(position.number), str(error))
+                    yield BadRecord(file.where(position.number), str(error))
 
     def _names(self, names: list[str]) -> tuple[str, str, str | None]:
         """Which columns are the id, the text and the title."""

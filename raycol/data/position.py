@@ -22,7 +22,7 @@ START = Position()
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BadRecord:
     """A record that cannot be used: where it stands and what is wrong with it."""
 
     where: str

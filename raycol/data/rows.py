@@ -12,7 +12,7 @@ from raycol.data.columns import EXPECTED, Columns
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RawExample:
     """An example as it was found: what is None is to be looked up by its id, or is not there."""
 
     query: str | None = None
@@ -23,7 +23,7 @@ class Row:
     positive_first: bool = True
 
 
-def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
+def read_rows(record: dict[str, Any], columns: Columns) -> list[RawExample]:
     """The examples of a record: several where it has several positives. Raises `ValueError`."""
     if columns.by_position:
         for name in columns.names():
@@ -49,13 +49,13 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[Row]:
             "query_id, positive_id, negative_id, or say so in 'columns'"
         )
     if columns.scores and (labeled := _of_labels(record, columns, texts)):
-        return [Row(query, query_id, documents) for documents in labeled]
+        return [RawExample(query, query_id, documents) for documents in labeled]
     if columns.scores:
         if n_positives > 1:
             raise ValueError(f"{columns.scores!r} of {n_positives} positives; expected one positive to be scored")
         scores = _scores(record.get(columns.scores), columns, n_documents)
     return [
-        Row(
+        RawExample(
             query,
             query_id,
             texts[number] if texts else None,

@@ -10,18 +10,18 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location
+from raycol.core.config import Config, Location
 from raycol.data.corpus import OnError
 from raycol.data.files import HUB, CorpusFile, corpus_files, folder_of, parts_of
-from raycol.data.hub import subsets_of
 from raycol.data.lookup import Lookup, Role
-from raycol.data.position import Problem
+from raycol.data.position import BadRecord
+from raycol.data.readers.hub import subsets_of
 from raycol.errors import InputError
 
 _BESIDE = {"query": ("queries",), "document": ("documents", "corpus")}
 
 
-class Source(Config):
+class ExampleSource(Config):
     """Where training examples are. A bare string or path is the `path`."""
 
     path: Location
@@ -55,9 +55,9 @@ class Source(Config):
 class OpenSource:
     """A source: where its examples lie, and its lookups, opened when they are first needed."""
 
-    source: Source
+    source: ExampleSource
     on_error: OnError
-    problems: list[Problem] | None
+    problems: list[BadRecord] | None
     beir: bool = False
     files: list[CorpusFile] = field(default_factory=list)
     # Folders, or a dataset of the hub, in which lookups are searched for.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config, LocalPath, Positive
+from raycol.core.config import Config, LocalPath, Positive
 
 
 class DemoConfig(Config):

@@ -8,23 +8,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raycol import show
-from raycol.checkpoints import PACKAGED_BACKBONE, packaged_backbone
+from raycol import display
+from raycol.client.sync_client import search_endpoint
+from raycol.core.escaping import echo
+from raycol.core.progress import console, progress
 from raycol.demo.config import DemoConfig
 from raycol.demo.data import DemoData, gather, save
+from raycol.distributed.session import ray_session
 from raycol.errors import InputError, writing
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
 from raycol.index import Index
-from raycol.index.storage import open_store
 from raycol.indexing import IndexConfig, build_index
-from raycol.models import load_encoder
-from raycol.printable import echo
-from raycol.progress import console, progress
-from raycol.ray_session import ray_session
-from raycol.serving.client import search_endpoint
+from raycol.models.discovery import PACKAGED_BACKBONE, packaged_backbone
+from raycol.models.encoder import load_encoder
 from raycol.serving.config import ServeConfig
-from raycol.serving.run import Endpoint, serving, wait_for_interrupt
+from raycol.serving.run import RunningEndpoint, serving, wait_for_interrupt
+from raycol.storage import open_store
 from raycol.training import TrainConfig, train
 
 _MARKER = ".raycol-demo"
@@ -64,11 +64,13 @@ def run_demo(config: DemoConfig) -> None:
             serve = ServeConfig(index=index.uri, shards=config.shards, port=config.port)
             endpoint = running.enter_context(serving(serve))
         _ask(endpoint, data)
-        show.comparison(rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages")
+        display.comparison(
+            rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages"
+        )
         echo(f"all in {time.monotonic() - started:.0f} s; kept in {config.out}/: corpus, pairs.jsonl, model, index")
         echo(f"try: raycol search {config.out}/index 'your question'")
         if config.keep_serving:
-            show.serving(endpoint)
+            display.serving(endpoint)
             wait_for_interrupt()
         with progress("Stopping"):
             running.close()
@@ -140,9 +142,9 @@ def _measure_after(config: DemoConfig, index: Index, data: DemoData) -> dict[str
         return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset))
 
 
-def _ask(endpoint: Endpoint, data: DemoData) -> None:
+def _ask(endpoint: RunningEndpoint, data: DemoData) -> None:
     answer = search_endpoint(endpoint.url, data.questions, k=3)
     for question, hits in zip(data.questions, answer.results, strict=True):
-        show.hits(question, hits)
+        display.hits(question, hits)
         echo("")
     echo(f"{answer.shards.answered} of {answer.shards.total} shards answered at {endpoint.url}")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from raycol.core.memory import size
 from raycol.doctor.facts import NodeFacts, Room
-from raycol.memory import size
 
 State = Literal["ok", "wrong", "not checked"]
 

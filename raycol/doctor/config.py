@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raycol.config import Config, Location
+from raycol.core.config import Config, Location
 
 
 class DoctorConfig(Config):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from raycol.core.memory import size
 from raycol.doctor.checks import Finding
 from raycol.doctor.facts import NodeFacts, PlanFacts
 from raycol.doctor.places import storage_of
-from raycol.memory import size
 
 # While small partitions are merged, they and what is made of them are there together.
 _COPIES = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raycol.distributed.session import ray_session
 from raycol.doctor.checks import (
     Finding,
     check_authentication,
@@ -21,10 +22,9 @@ from raycol.doctor.facts import NodeFacts, PlanFacts
 from raycol.doctor.gather import gather_facts
 from raycol.doctor.places import storage_of
 from raycol.doctor.room import check_plan_disk, check_plan_memory, check_workers
-from raycol.index.storage import absolute
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.estimate import estimate_build
-from raycol.ray_session import ray_session
+from raycol.storage import absolute
 
 
 def examine(config: DoctorConfig) -> list[Finding]:

@@ -15,7 +15,7 @@ import xxhash
 
 from raycol.doctor.facts import Room, SharedFacts
 from raycol.errors import RaycolError
-from raycol.index.storage import Store, open_store
+from raycol.storage import Store, open_store
 
 _LIMIT = 1 << 10
 

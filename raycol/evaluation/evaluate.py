@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raycol.config import Config, Location
+from raycol.core.config import Config, Location
+from raycol.core.progress import Report, no_report
 from raycol.data import load_beir
 from raycol.data.beir import missing_documents
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run
 from raycol.evaluation.runs import own_passages, run_exact, run_index
-from raycol.index.manifest import passage_id
-from raycol.progress import Report, no_report
+from raycol.index.format.manifest import passage_id
 
 if TYPE_CHECKING:
     from raycol.index import Index
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     index = Index.open(config.index) if config.index else None
     if index:
         notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
-    from raycol.models import load_encoder, load_encoder_of, probe_encoder
+    from raycol.models.encoder import load_encoder, load_encoder_of, probe_encoder
 
     if index:
         encoder = load_encoder_of(index.manifest.model, config.model, device=config.device)

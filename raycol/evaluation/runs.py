@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.progress import Report, no_report
 from raycol.data.beir import Dataset
 from raycol.evaluation.metrics import DEPTH
-from raycol.index.manifest import document_of
-from raycol.progress import Report, no_report
+from raycol.index.format.manifest import document_of
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

@@ -6,24 +6,24 @@ The format is described in docs/index-format.md.
 
 from typing import TYPE_CHECKING
 
-from raycol.lazily import lazily
+from raycol.core.lazy import lazily
 
 if TYPE_CHECKING:
-    from raycol.index.changes import Change
-    from raycol.index.document import Document
+    from raycol.index.format.document import Document
     from raycol.index.index import Index, IndexStats
-    from raycol.index.search import Hit
-    from raycol.index.vacuum import Vacuumed
+    from raycol.index.search.pipeline import Hit
+    from raycol.index.write.changes import Change
+    from raycol.index.write.vacuum import Vacuumed
 
 __getattr__ = lazily(
     __name__,
     {
-        "Change": "raycol.index.changes",
-        "Document": "raycol.index.document",
-        "Hit": "raycol.index.search",
+        "Change": "raycol.index.write.changes",
+        "Document": "raycol.index.format.document",
+        "Hit": "raycol.index.search.pipeline",
         "Index": "raycol.index.index",
         "IndexStats": "raycol.index.index",
-        "Vacuumed": "raycol.index.vacuum",
+        "Vacuumed": "raycol.index.write.vacuum",
     },
 )
 

@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.changes import Change, add_documents, check_writable, delete_documents, remember_settings
-from raycol.index.codebook import Codebook
-from raycol.index.compact import compact
-from raycol.index.counts import check_count
-from raycol.index.create import PARTITION_TOKENS, create
-from raycol.index.document import MAX_QUERY_TOKENS, Document, check_embeddings
-from raycol.index.effort import Effort, SearchSettings, resolve
-from raycol.index.manifest import Manifest, ModelInfo, versions
-from raycol.index.partition import Partition
-from raycol.index.scope import Scope
-from raycol.index.search import Answer, Hit, Scorer, cpu_scorer, search, search_exact
-from raycol.index.selection import OnUnknown, check_ids, check_on_unknown, locate, select
-from raycol.index.snapshot import Snapshot
-from raycol.index.storage import open_store
-from raycol.index.threads import check_threads, each
-from raycol.index.tune import Tuned, cheapest_settings
-from raycol.index.vacuum import Vacuumed, vacuum
-from raycol.index.verify import verify_index
+from raycol.index.codec.codebook import Codebook
+from raycol.index.format.document import MAX_QUERY_TOKENS, Document, check_embeddings
+from raycol.index.format.manifest import Manifest, ModelInfo, versions
+from raycol.index.format.partition import Partition
+from raycol.index.format.snapshot import Snapshot
+from raycol.index.search.counts import check_count
+from raycol.index.search.document_set import Scope
+from raycol.index.search.effort import Effort, SearchSettings, resolve
+from raycol.index.search.pipeline import Answer, Hit, Scorer, cpu_scorer, search, search_exact
+from raycol.index.search.selection import OnUnknown, check_ids, check_on_unknown, locate, select
+from raycol.index.search.threads import check_threads, each
+from raycol.index.write.changes import Change, add_documents, check_writable, delete_documents, remember_settings
+from raycol.index.write.compact import compact
+from raycol.index.write.create import PARTITION_TOKENS, create
+from raycol.index.write.tune import Tuned, cheapest_settings
+from raycol.index.write.vacuum import Vacuumed, vacuum
+from raycol.index.write.verify import verify_index
+from raycol.storage import open_store
 
 T = TypeVar("T")
 
@@ -483,7 +483,7 @@ class Index:
         if not isinstance(device, str):
             raise InputError(f"device is {device!r:.60}; expected cpu, or the name of a device of torch's")
         if device not in self._scorers:
-            from raycol.index.device import DeviceScorer
+            from raycol.index.search.device import DeviceScorer
 
             self._scorers[device] = DeviceScorer(self.codebook, device)
         return self._scorers[device]

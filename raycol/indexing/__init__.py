@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from raycol.lazily import lazily
+from raycol.core.lazy import lazily
 
 if TYPE_CHECKING:
     from raycol.indexing.append import append_corpus

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.progress import Report, no_report
 from raycol.data import Fields, Passage
+from raycol.distributed.executor import ON_RAY, Executor
 from raycol.errors import ConflictError, IndexCorruptError, InputError
-from raycol.executor import ON_RAY, Executor
-from raycol.index.changes import check_writable, commit_change
-from raycol.index.manifest import (
+from raycol.index.format.manifest import (
     BUILDS,
     Manifest,
     ModelInfo,
@@ -22,21 +22,21 @@ from raycol.index.manifest import (
     read_manifest,
     writing_from,
 )
-from raycol.index.snapshot import Snapshot
-from raycol.index.storage import Store, absolute, open_store
-from raycol.index.vacuum import sweep
+from raycol.index.format.snapshot import Snapshot
+from raycol.index.write.changes import check_writable, commit_change
+from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled
 from raycol.indexing.config import AppendConfig
+from raycol.indexing.existing_documents import Present, positions_of
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import Task
 from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
-from raycol.indexing.plan import Plan, plan_build
-from raycol.indexing.present import Present, positions_of
+from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
-from raycol.progress import Report, no_report
+from raycol.storage import Store, absolute, open_store
 
 # Appends to one index at once of which one may be the last to get through.
 _ATTEMPTS = 8
@@ -126,7 +126,7 @@ class _Work:
     """What is to be appended to which version, and the documents of each of its partitions that are replaced."""
 
     snapshot: Snapshot
-    plan: Plan
+    plan: BuildPlan
     gone: list[NDArray[np.int64]]
     model: ModelInfo | None
     task: Task
@@ -171,7 +171,7 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
 
 def _plan(
     config: AppendConfig, snapshot: Snapshot, fields: Fields, report: Report
-) -> tuple[Plan, list[NDArray[np.int64]]]:
+) -> tuple[BuildPlan, list[NDArray[np.int64]]]:
     """What is to come, and which documents of each partition go for it: with `upsert` those of the same ids.
 
     Without it, such documents cannot be used. They are looked up by thousands, so where they stand is found by
@@ -184,7 +184,7 @@ def _plan(
         metadata(passage)
         present(passage)
 
-    def plan_with(check: Callable[[Passage], None]) -> Plan:
+    def plan_with(check: Callable[[Passage], None]) -> BuildPlan:
         return plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
 
     plan, gone = plan_with(look), present.positions()
@@ -230,7 +230,7 @@ def _check_effects(config: AppendConfig, manifest: Manifest) -> None:
             raise InputError(f"{name} has no effect: {reason}; leave {name} out")
 
 
-def _find_model(manifest: Manifest, plan: Plan, name_or_path: str | None) -> ModelInfo | None:
+def _find_model(manifest: Manifest, plan: BuildPlan, name_or_path: str | None) -> ModelInfo | None:
     """Where the index's model is now; opened once, so that a wrong one is found before any work is done."""
     info = manifest.model
     if info is None:
@@ -241,7 +241,7 @@ def _find_model(manifest: Manifest, plan: Plan, name_or_path: str | None) -> Mod
             raise InputError(f"embeddings of {dim} dimensions; the index has {manifest.dim}")
         return None
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models import load_encoder_of
+    from raycol.models.encoder import load_encoder_of
 
     load_encoder_of(info, name_or_path, device="cpu")
     return info.model_copy(update={"name": model_name(name_or_path or info.name)})

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import time
 
+from raycol.core.progress import Report, no_report
+from raycol.distributed.executor import ON_RAY, Executor
 from raycol.errors import ConflictError
-from raycol.executor import ON_RAY, Executor
-from raycol.index.codebook import check_codec
-from raycol.index.create import check_new, partition_tokens_for
-from raycol.index.manifest import (
+from raycol.index.codec.codebook import check_codec
+from raycol.index.format.manifest import (
     BUILDS,
     Manifest,
     commit_manifest,
     read_manifest,
     versions,
 )
-from raycol.index.storage import absolute, open_store
-from raycol.index.vacuum import sweep
+from raycol.index.write.create import check_new, partition_tokens_for
+from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled, train_on_sample
 from raycol.indexing.config import IndexConfig
@@ -32,7 +32,7 @@ from raycol.indexing.partitions import Target, build_partitions, built_before, m
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
-from raycol.progress import Report, no_report
+from raycol.storage import absolute, open_store
 
 
 def build_index(config: IndexConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:

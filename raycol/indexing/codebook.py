@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.progress import Report
+from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.errors import InputError
-from raycol.executor import IN_PROCESS, Executor
-from raycol.index.codebook import default_centroids, sample_size, sample_tokens, train_codebook
-from raycol.index.codebook_files import save_codebook
-from raycol.index.manifest import CodebookInfo, ModelInfo
-from raycol.index.storage import Store
+from raycol.index.codec.codebook import default_centroids, sample_size, sample_tokens, train_codebook
+from raycol.index.codec.codebook_files import save_codebook
+from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import Task
-from raycol.indexing.plan import Plan, sample_documents
+from raycol.indexing.plan import BuildPlan, sample_documents
 from raycol.indexing.workers import SampleEncoder
-from raycol.progress import Report
+from raycol.storage import Store
 
 # A sample of so few tokens is encoded where the build was started: that takes less than starting workers for it.
 _FEW_TOKENS = 8192
@@ -36,7 +36,7 @@ class Sampled:
 
 def train_on_sample(
     config: IndexConfig,
-    plan: Plan,
+    plan: BuildPlan,
     task: Task,
     store: Store,
     model: ModelInfo | None,

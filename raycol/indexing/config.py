@@ -6,13 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive
+from raycol.core.config import Config, Location, Positive
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
+from raycol.distributed.executor import WorkersConfig
 from raycol.errors import InputError
-from raycol.executor import WorkersConfig
-from raycol.index.columns import declared_columns
-from raycol.index.manifest import SplitInfo
+from raycol.index.format.columns import declared_columns
+from raycol.index.format.manifest import SplitInfo
 
 # Tokens a batch, where none are asked for: what keeps one CPU's caches warm, and what fills a GPU.
 _BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}

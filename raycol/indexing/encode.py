@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.tokenizing import prompt_of, tokenize
+from raycol.models.tokenization import prompt_of, tokenize
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

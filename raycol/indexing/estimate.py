@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from raycol.data import Passage, Problem
+from raycol.core.memory import peak_memory
+from raycol.data import BadRecord, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codebook import Codebook, check_codec, default_centroids
-from raycol.index.create import partition_tokens_for
+from raycol.index.codec.codebook import Codebook, check_codec, default_centroids
+from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import enough_documents
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
@@ -23,7 +24,6 @@ from raycol.indexing.partitions import merged_tokens
 from raycol.indexing.plan import ID_BYTES
 from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder
-from raycol.memory import peak_memory
 
 # Tokens that rates are measured on, about.
 _TIMED_TOKENS = 16384
@@ -155,12 +155,12 @@ def _time_encoding(config: PlanConfig, model: str, passages: list[Passage]) -> _
 def _embeddings_of(sample: Sample, on_error: OnError) -> _Timed:
     """The embeddings that documents came with. Raises `InputError` as the build would."""
     embeddings: list[NDArray[np.float32]] = []
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     for where, passage in sample.passages:
         try:
             embeddings.append(check_tokens(passage, embeddings[0].shape[1] if embeddings else None))
         except InputError as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(BadRecord(where, str(error)))
     if not embeddings:
         raise InputError(f"{problems[0]}; to encode texts, name a model with --model")
     if problems:

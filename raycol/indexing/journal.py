@@ -15,12 +15,12 @@ import xxhash
 from pydantic import BaseModel
 
 from raycol.errors import writing
-from raycol.index.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
-from raycol.index.storage import Files, Store
-from raycol.index.storage.files import seal, unseal
+from raycol.index.format.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.part import Built, Task
-from raycol.indexing.plan import Plan
+from raycol.indexing.plan import BuildPlan
+from raycol.storage import Files, Store
+from raycol.storage.checked_files import seal, unseal
 
 # A part's record lists the documents that were left out.
 _MAX_RECORD_BYTES = 64 << 20
@@ -28,7 +28,7 @@ _MAX_RECORD_BYTES = 64 << 20
 R = TypeVar("R", bound=BaseModel)
 
 
-def fingerprint(config: EncodingConfig, plan: Plan, task: Task, model: ModelInfo | None, **codec: object) -> str:
+def fingerprint(config: EncodingConfig, plan: BuildPlan, task: Task, model: ModelInfo | None, **codec: object) -> str:
     """Name a build or an append by everything that decides its bytes.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from raycol.data import Fields, Passage
 from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
-from raycol.index.columns import ColumnInference, Columns, ColumnType, check_columns, check_metadata
+from raycol.index.format.columns import ColumnInference, Columns, ColumnType, check_columns, check_metadata
 
 TEXT_COLUMNS: dict[str, ColumnType] = {"title": "string", "text": "string"}
 # Where documents are split: the id of the document that a passage is a part of.

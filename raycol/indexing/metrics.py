@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Metrics:
+class BuildMetrics:
     """Gauges of one build: `raycol_index_documents`, `_documents_total`, `_tokens_per_second` and so on."""
 
     def __init__(self, documents_total: int) -> None:

@@ -18,23 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from raycol.data import Fields, Passage, Problem
+from raycol.core.memory import peak_memory
+from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codebook import Codebook, directions_of
-from raycol.index.columns import Columns, metadata_table
-from raycol.index.document import check_embeddings
-from raycol.index.manifest import PartitionInfo, SplitInfo
-from raycol.index.partition_writer import Coder, reorder_tokens, save_partition
-from raycol.index.pooling import token_pooling
-from raycol.index.storage import Store
+from raycol.index.codec.codebook import Codebook, directions_of
+from raycol.index.codec.pooling import token_pooling
+from raycol.index.format.columns import Columns, metadata_table
+from raycol.index.format.document import check_embeddings
+from raycol.index.format.manifest import PartitionInfo, SplitInfo
+from raycol.index.format.partition_writer import Coder, reorder_tokens, save_partition
 from raycol.indexing.clock import Clock
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.metadata import stored
-from raycol.indexing.plan import Part, read_part
+from raycol.indexing.plan import PartitionPlan, read_part
 from raycol.indexing.split import Splitter
-from raycol.memory import peak_memory
-from raycol.tokenizing import prompt_of
+from raycol.models.tokenization import prompt_of
+from raycol.storage import Store
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -77,7 +77,7 @@ class Built(BaseModel):
     info: PartitionInfo | None
     documents: int
     truncated: int
-    problems: list[Problem]
+    problems: list[BadRecord]
     left_out: list[str] = []
     cpu_s: dict[str, float]
     wall_s: float
@@ -90,7 +90,7 @@ class Built(BaseModel):
 
 
 def build_partition(
-    part: Part, task: Task, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
+    part: PartitionPlan, task: Task, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
 ) -> Built:
     """Make the partition of a part: encode its texts, or take its embeddings, and quantise them.
 
@@ -141,18 +141,18 @@ class _Coded:
     """What came of the passages of a part: those that were coded, by their place in it, in the order of coding."""
 
     passages: dict[int, Passage] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[BadRecord] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     truncated: int = 0
 
     def refuse(self, where: str, error: InputError, on_error: OnError) -> None:
         """Note a passage that cannot be used. Raises `InputError` unless such are skipped."""
-        refuse(problem := Problem(where, str(error)), on_error)
+        refuse(problem := BadRecord(where, str(error)), on_error)
         self.problems.append(problem)
 
 
 def _code_texts(
-    part: Part, task: Task, coder: Coder, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
+    part: PartitionPlan, task: Task, coder: Coder, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
 ) -> None:
     """Read, split, encode and quantise, batch by batch."""
     pool = token_pooling(task.pool_factor)
@@ -188,7 +188,7 @@ def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], It
     return Splitter(encoder.tokenizer, task.split, document_length(encoder), prompt_of(encoder, "document"))
 
 
-def _code_embeddings(part: Part, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:
+def _code_embeddings(part: PartitionPlan, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:
     """Quantise the embeddings that came with the documents, which are not kept."""
     pool = token_pooling(task.pool_factor)
     documents = read_part(part, task.fields, tokens=True)
@@ -220,7 +220,7 @@ def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
 
 
 def encode_sample(
-    part: Part, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None, dim: int
+    part: PartitionPlan, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None, dim: int
 ) -> NDArray[np.float16]:
     """The directions of the tokens of some documents of a part, float16 [T, dim], in the documents' order.
 

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raycol.core.progress import Report
 from raycol.data.corpus import refuse
-from raycol.executor import IN_PROCESS, Executor
-from raycol.index.codebook_files import open_codebook
-from raycol.index.columns import Columns
-from raycol.index.compact import merge, mergers
-from raycol.index.manifest import CodebookInfo, ModelInfo, PartitionInfo
-from raycol.index.storage import open_store
+from raycol.distributed.executor import IN_PROCESS, Executor
+from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.columns import Columns
+from raycol.index.format.manifest import CodebookInfo, ModelInfo, PartitionInfo
+from raycol.index.write.compact import merge, mergers
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.metrics import Metrics
+from raycol.indexing.metrics import BuildMetrics
 from raycol.indexing.part import Built, Task
-from raycol.indexing.plan import Plan
+from raycol.indexing.plan import BuildPlan
 from raycol.indexing.workers import PartitionBuilder
-from raycol.progress import Report
+from raycol.storage import open_store
 
 _FEWEST = 8
 # So few tokens in all are merged where the build was started: that takes less than starting workers for it.
@@ -39,14 +39,14 @@ class Target:
     codebook: CodebookInfo
 
 
-def built_before(journal: Journal, plan: Plan) -> dict[int, Built]:
+def built_before(journal: Journal, plan: BuildPlan) -> dict[int, Built]:
     """Parts that are done, by their number in the plan."""
     return {number: built for number in range(len(plan.parts)) if (built := journal.built(number))}
 
 
 def build_partitions(
     config: EncodingConfig,
-    plan: Plan,
+    plan: BuildPlan,
     task: Task,
     target: Target,
     journal: Journal,
@@ -81,7 +81,7 @@ class _Progress:
     """Tells how the work goes: to the terminal, and as Ray's metrics."""
 
     def __init__(
-        self, config: EncodingConfig, plan: Plan, done: Mapping[int, Built], report: Report, executor: Executor
+        self, config: EncodingConfig, plan: BuildPlan, done: Mapping[int, Built], report: Report, executor: Executor
     ) -> None:
         self._report = report
         self._plan = plan
@@ -91,7 +91,7 @@ class _Progress:
         self._parts = len(done)
         self._tokens = 0
         self._began = math.inf
-        self._metrics = None if executor.in_process else Metrics(plan.documents)
+        self._metrics = None if executor.in_process else BuildMetrics(plan.documents)
         self._tell()
 
     def add(self, built: Built) -> None:

@@ -17,11 +17,11 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from raycol.data import CorpusFile, Fields, Passage, Problem
+from raycol.core.progress import Report, no_report
+from raycol.data import BadRecord, CorpusFile, Fields, Passage
 from raycol.data.corpus import OnError, has_field, identity, nothing_usable, refuse, scan_corpus
 from raycol.data.position import Position
 from raycol.errors import InputError, RaycolError
-from raycol.progress import Report, no_report
 
 # Documents are counted by the length of their text, in steps of a quarter of an octave.
 _STEPS_AN_OCTAVE = 4
@@ -54,7 +54,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartitionPlan:
     """What makes one partition: slices of one file or more, and the XXH3 of their documents in hexadecimal."""
 
     slices: tuple[Slice, ...]
@@ -70,24 +70,24 @@ class Part:
         return _PART.dump_json(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Part:
+    def from_json(cls, text: str) -> PartitionPlan:
         """Undo `to_json`."""
         return _PART.validate_json(text)
 
 
-_PART = TypeAdapter(Part)
+_PART = TypeAdapter(PartitionPlan)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """A build's partitions in order, what is in them, and what was left out.
 
     `lengths` counts documents by the length of their text: entry n those of about 2^(n / 4) characters.
     """
 
-    parts: list[Part]
+    parts: list[PartitionPlan]
     fields: Fields
-    problems: list[Problem]
+    problems: list[BadRecord]
     digest: str
     lengths: NDArray[np.int64] = field(repr=False)
 
@@ -106,7 +106,7 @@ class _Cutter:
     """Cuts a corpus into parts, record by record."""
 
     def __init__(self, docs_per_partition: int) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[PartitionPlan] = []
         self._size = docs_per_partition
         self._slices: list[Slice] = []
         self._open: Slice | None = None
@@ -140,7 +140,7 @@ class _Cutter:
     def end_part(self) -> None:
         """The next record begins a part."""
         if self._slices:
-            self.parts.append(Part(tuple(self._slices), self._digest.hexdigest()))
+            self.parts.append(PartitionPlan(tuple(self._slices), self._digest.hexdigest()))
         self._slices, self._digest = [], xxhash.xxh3_64()
         self._in_part = self._characters = 0
 
@@ -152,7 +152,7 @@ def plan_build(
     on_error: OnError = "fail",
     check: Callable[[Passage], None] | None = None,
     report: Report = no_report,
-) -> Plan:
+) -> BuildPlan:
     """Check every record of a corpus and cut it into parts of consecutive documents.
 
     Args:
@@ -167,7 +167,7 @@ def plan_build(
         InputError: an unusable record or a repeated id (unless skipped), or an empty corpus.
     """
     cutter = _Cutter(docs_per_partition)
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     hashes = array("Q")
     lengths = np.zeros(64 * _STEPS_AN_OCTAVE, dtype=np.int64)
     number = 0
@@ -175,14 +175,14 @@ def plan_build(
     for file in files:
         for position, item in scan_corpus(file, fields, number=number):
             passage: Passage | None = None
-            problem = item if isinstance(item, Problem) else None
+            problem = item if isinstance(item, BadRecord) else None
             if isinstance(item, Passage):
                 try:
                     if check:
                         check(item)
                     passage = item
                 except InputError as error:
-                    problem = Problem(file.where(position.number), str(error))
+                    problem = BadRecord(file.where(position.number), str(error))
             if problem:
                 refuse(problem, on_error)
                 problems.append(problem)
@@ -208,7 +208,7 @@ def plan_build(
     whole = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
     if fields.encoded:  # embeddings were not read: what stands for them is which field of which files they are
         whole.update("\n".join([repr(fields), *map(identity, files)]).encode("utf-8", "surrogatepass"))
-    return Plan(parts, fields, problems, whole.hexdigest(), lengths)
+    return BuildPlan(parts, fields, problems, whole.hexdigest(), lengths)
 
 
 def _digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
@@ -219,7 +219,7 @@ def _digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
     digest.update("".join(strings).encode("utf-8", "surrogatepass"))
 
 
-def read_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[str, Passage]]:
+def read_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[str, Passage]]:
     """The passages of a part, each with where it stands; with their embeddings if `tokens`.
 
     Raises:
@@ -235,7 +235,9 @@ def read_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[t
         raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
-def _scan_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, Position, Passage]]:
+def _scan_part(
+    part: PartitionPlan, fields: Fields, *, tokens: bool = False
+) -> Iterator[tuple[int, Position, Passage]]:
     """The passages of a part as they are now, with the number of their slice and where in its file they stand."""
     for number, piece in enumerate(part.slices):
         left, skip = piece.documents, set(piece.skip)
@@ -249,8 +251,8 @@ def _scan_part(part: Part, fields: Fields, *, tokens: bool = False) -> Iterator[
 
 
 def _without_repeats(
-    parts: list[Part], fields: Fields, hashes: array[int], on_error: OnError
-) -> tuple[list[Part], list[Problem]]:
+    parts: list[PartitionPlan], fields: Fields, hashes: array[int], on_error: OnError
+) -> tuple[list[PartitionPlan], list[BadRecord]]:
     """The parts without documents whose id stood before; and these, as problems."""
     hashes_N = np.frombuffer(hashes, dtype=np.uint64)
     suspects = _shared(hashes_N)
@@ -262,7 +264,7 @@ def _without_repeats(
         number = int(np.searchsorted(ends, suspect, side="right"))
         by_part.setdefault(number, []).append(suspect - (int(ends[number]) - parts[number].documents))
     first: dict[str, str] = {}
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     kept = list(parts)
     for number, positions in by_part.items():
         wanted = set(positions)
@@ -274,7 +276,7 @@ def _without_repeats(
             if passage.id not in first:
                 first[passage.id] = where
                 continue
-            problem = Problem(where, f"the id {passage.id!r} stands on {_shorten(first[passage.id], where)} already")
+            problem = BadRecord(where, f"the id {passage.id!r} stands on {_shorten(first[passage.id], where)} already")
             refuse(problem, on_error)
             problems.append(problem)
             drop.setdefault(piece, []).append(position.number)
@@ -302,7 +304,7 @@ def _shorten(first: str, second: str) -> str:
     return place if second.startswith(f"{file}, ") else first
 
 
-def _dropping(part: Part, fields: Fields, drop: dict[int, list[int]]) -> Part:
+def _dropping(part: PartitionPlan, fields: Fields, drop: dict[int, list[int]]) -> PartitionPlan:
     """A part without some records of each slice."""
     slices = [
         replace(
@@ -310,14 +312,14 @@ def _dropping(part: Part, fields: Fields, drop: dict[int, list[int]]) -> Part:
         )
         for number, piece in enumerate(part.slices)
     ]
-    smaller = Part(tuple(piece for piece in slices if piece.documents), "")
+    smaller = PartitionPlan(tuple(piece for piece in slices if piece.documents), "")
     digest = xxhash.xxh3_64()
     for _, _, passage in _scan_part(smaller, fields):
         _digest(digest, passage)
     return replace(smaller, digest=digest.hexdigest())
 
 
-def sample_documents(plan: Plan, size: int, seed: int) -> list[list[int]]:
+def sample_documents(plan: BuildPlan, size: int, seed: int) -> list[list[int]]:
     """Seeded documents, as positions within each part, ascending."""
     n = plan.documents
     chosen = np.sort(np.random.default_rng(seed).choice(n, min(size, n), replace=False, shuffle=False))

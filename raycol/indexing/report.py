@@ -9,14 +9,14 @@ from importlib import metadata
 from pydantic import BaseModel, ConfigDict
 
 import raycol
-from raycol.data import Problem
+from raycol.core.memory import peak_memory
+from raycol.data import BadRecord
 from raycol.errors import writing
-from raycol.index.manifest import REPORT
-from raycol.index.storage import Store
+from raycol.index.format.manifest import REPORT
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import Sampled
 from raycol.indexing.part import Built
-from raycol.memory import peak_memory
+from raycol.storage import Store
 
 _LIBRARIES = (
     "ray",
@@ -69,7 +69,7 @@ class BuildReport(BaseModel):
     partitions: int
     parts: int
     reused_parts: int
-    skipped: list[Problem]
+    skipped: list[BadRecord]
     seconds: float
     stage_seconds: dict[str, float]
     stage_tokens_per_second: dict[str, float]
@@ -89,7 +89,7 @@ def make_report(
     partitions: int,
     before: Mapping[int, Built],
     replaced: int,
-    skipped: Sequence[Problem],
+    skipped: Sequence[BadRecord],
     seconds: float,
     clock: Clock,
     sampled: Sampled,

@@ -14,14 +14,14 @@ from itertools import islice
 
 import numpy as np
 
-from raycol.data import CorpusFile, Fields, Passage, Problem
-from raycol.data.arrays import look_at_arrays
+from raycol.data import BadRecord, CorpusFile, Fields, Passage
 from raycol.data.corpus import OnError, is_sequential, nothing_usable, refuse, scan_corpus
 from raycol.data.files import compression_of, decompressed, open_file, size_of
-from raycol.data.hub import open_dataset
-from raycol.data.jsonl import read_lines
-from raycol.data.parquet import cheap_rows, n_rows
 from raycol.data.position import START, Position
+from raycol.data.readers.hub import open_dataset
+from raycol.data.readers.jsonl import read_lines
+from raycol.data.readers.npz import look_at_arrays
+from raycol.data.readers.parquet import cheap_rows, n_rows
 
 _SAMPLED = 1024
 # Places in a large file, or files of many, that the sample is taken from.
@@ -31,7 +31,7 @@ _LOOK = 8
 # Content of a compressed file that is looked at.
 _COMPRESSED_LOOK = 16 << 20
 
-Records = list[tuple[str, Passage | Problem]]
+Records = list[tuple[str, Passage | BadRecord]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError
             lines, density = _sample_lines(file, fields, sizes[file], each)
             found += lines
             records_a_byte.append(density)
-    problems = [Problem(where, item.what) for where, item in found if isinstance(item, Problem)]
+    problems = [BadRecord(where, item.what) for where, item in found if isinstance(item, BadRecord)]
     if problems:
         refuse(problems[0], on_error)
     passages = [(where, item) for where, item in found if isinstance(item, Passage)]
@@ -86,7 +86,7 @@ def _n_rows(file: CorpusFile) -> int:
     return n_rows(file.uri) if file.format == "parquet" else look_at_arrays(file.uri)[0]
 
 
-def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterator[tuple[str, Passage | Problem]]:
+def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterator[tuple[str, Passage | BadRecord]]:
     """Rows from all over a table."""
     compressed = file.format == "npz" and look_at_arrays(file.uri)[1]
     each = math.ceil(n / _PLACES)

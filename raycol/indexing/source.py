@@ -7,17 +7,17 @@ from itertools import islice
 from pathlib import Path
 
 from raycol.errors import InputError
-from raycol.index.manifest import ModelInfo, SplitInfo
+from raycol.index.format.manifest import ModelInfo, SplitInfo
 from raycol.indexing.encode import document_length
 from raycol.indexing.part import check_tokens
-from raycol.indexing.plan import Plan, read_part
+from raycol.indexing.plan import BuildPlan, read_part
 
 # Documents that are looked at to tell how long they are in tokens.
 _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceInfo:
     """The encoder (none where documents come encoded), dimensions, and about how many tokens a document has."""
 
     model: ModelInfo | None
@@ -25,7 +25,7 @@ class Source:
     mean_tokens: float
 
 
-def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Source:
+def open_source(plan: BuildPlan, model: str | None, split: SplitInfo | None) -> SourceInfo:
     """Find out what embeddings there will be.
 
     Raises:
@@ -34,7 +34,7 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
     if model is None:
         return open_encoded(plan, "to encode texts, name a model with --model")
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models import encoder_fingerprint, load_encoder, probe_encoder
+    from raycol.models.encoder import encoder_fingerprint, load_encoder, probe_encoder
 
     encoder = load_encoder(model, device="cpu")
     probe_encoder(encoder, model)
@@ -51,10 +51,10 @@ def open_source(plan: Plan, model: str | None, split: SplitInfo | None) -> Sourc
     longest = float("inf") if split else limit
     mean = plan.mean_tokens(sum(map(len, texts)) / tokens, longest)
     info = ModelInfo(name=model_name(model), fingerprint=encoder_fingerprint(encoder))
-    return Source(info, encoder.get_embedding_dimension(), mean)
+    return SourceInfo(info, encoder.get_embedding_dimension(), mean)
 
 
-def open_encoded(plan: Plan, remedy: str) -> Source:
+def open_encoded(plan: BuildPlan, remedy: str) -> SourceInfo:
     """What the embeddings that documents come with are like. Raises `InputError` where none is usable."""
     problem = ""
     for part in plan.parts:
@@ -69,7 +69,7 @@ def open_encoded(plan: Plan, remedy: str) -> Source:
             dim = tokens_TD.shape[1]
             lengths.append(len(tokens_TD))
         if lengths:
-            return Source(None, dim, sum(lengths) / len(lengths))
+            return SourceInfo(None, dim, sum(lengths) / len(lengths))
     raise InputError(f"{problem}; {remedy}")
 
 

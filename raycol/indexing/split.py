@@ -10,7 +10,7 @@ from typing import Any
 
 from raycol.data import Passage
 from raycol.errors import InputError
-from raycol.index.manifest import SplitInfo, passage_id
+from raycol.index.format.manifest import SplitInfo, passage_id
 from raycol.indexing.metadata import PARENT
 
 # Longer runs without a space are no words of a language that has spaces.

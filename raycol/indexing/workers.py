@@ -7,15 +7,15 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from raycol.core.memory import peak_memory
 from raycol.errors import InputError, RaycolError
-from raycol.index.codebook_files import open_codebook
-from raycol.index.manifest import CodebookInfo, ModelInfo
-from raycol.index.storage import open_store
+from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.journal import Journal
 from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
-from raycol.indexing.plan import Part
-from raycol.memory import peak_memory
+from raycol.indexing.plan import PartitionPlan
+from raycol.storage import open_store
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class _PartWorker(Worker):
 
     def place_of(self, row: dict[str, Any]) -> str:
         """Where a part begins."""
-        first = Part.from_json(row["part"]).slices[0]
+        first = PartitionPlan.from_json(row["part"]).slices[0]
         return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
 
 
@@ -94,7 +94,7 @@ def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None =
     Raises:
         InputError: no model there, or another one.
     """
-    from raycol.models import encoder_fingerprint, load_encoder
+    from raycol.models.encoder import encoder_fingerprint, load_encoder
 
     encoder = load_encoder(model, device=device_of(on_gpu))
     if fingerprint:
@@ -155,7 +155,9 @@ class SampleEncoder(_PartWorker):
         """The tokens of the documents at the row's positions."""
         clock = Clock()
         with clock("sample"):
-            tokens_TD = encode_sample(Part.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim)
+            tokens_TD = encode_sample(
+                PartitionPlan.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim
+            )
         return {
             "number": int(row["number"]),
             "documents": len(row["positions"]),
@@ -195,7 +197,7 @@ class PartitionBuilder(_PartWorker):
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """What became of the row's part."""
-        part = Part.from_json(row["part"])
+        part = PartitionPlan.from_json(row["part"])
         built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
         self.journal.save_built(int(row["number"]), built)
         release_memory()

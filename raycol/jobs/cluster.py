@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx2
 
+from raycol.distributed.session import set_environment
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.address import FROM_ENVIRONMENT
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 from raycol.jobs.token import HOW
-from raycol.ray_session import set_environment
 
 # Seconds that a cluster has to answer the first request. Ray's own client would wait without end.
 _PATIENCE_S = 10.0
@@ -60,13 +60,13 @@ class Cluster:
         except RaycolError as error:
             raise InputError(str(error)) from None
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[SubmittedJob]:
         """All jobs that were submitted, oldest first."""
         with self._calling():
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: (job.started or datetime.now(UTC), job.id))
 
-    def job(self, submission_id: str) -> Job:
+    def job(self, submission_id: str) -> SubmittedJob:
         """One job. Raises `InputError` where there is none of that id."""
         with self._calling(submission_id):
             return _job(self._client.get_job_info(submission_id))
@@ -162,8 +162,8 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _job(details: Any) -> Job:
-    return Job(
+def _job(details: Any) -> SubmittedJob:
+    return SubmittedJob(
         id=str(details.submission_id),
         status=str(details.status),
         entrypoint=details.entrypoint,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycol.config import read_yaml_mapping
+from raycol.core.config import read_yaml_mapping
 from raycol.errors import InputError
 from raycol.jobs.package import Package
 from raycol.jobs.token import MODE, TOKEN, TOKEN_FILE

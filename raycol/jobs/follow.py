@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from raycol.errors import InputError, RaycolError
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 
 # Seconds without an answer after which following ends; the job goes on.
 _PATIENCE_S = 60.0
@@ -19,10 +19,10 @@ _PAUSE_S = 1.0
 T = TypeVar("T")
 
 
-class Source(Protocol):
+class LogSource(Protocol):
     """Where a job's state and log come from: a `Cluster`."""
 
-    def job(self, submission_id: str) -> Job:
+    def job(self, submission_id: str) -> SubmittedJob:
         """The job as it is now."""
 
     def logs(self, submission_id: str) -> str:
@@ -33,13 +33,13 @@ class Source(Protocol):
 
 
 def follow(
-    source: Source,
+    source: LogSource,
     submission_id: str,
     write: Callable[[str], None],
     *,
     pause_s: float = _PAUSE_S,
     patience_s: float = _PATIENCE_S,
-) -> Job:
+) -> SubmittedJob:
     """Write a job's log as it grows; return the job when it has ended.
 
     Raises:
@@ -65,7 +65,7 @@ class _Log:
         return end
 
 
-async def _follow(source: Source, submission_id: str, log: _Log, pause_s: float, patience_s: float) -> Job:
+async def _follow(source: LogSource, submission_id: str, log: _Log, pause_s: float, patience_s: float) -> SubmittedJob:
     tailing = asyncio.create_task(_tail(source, submission_id, log, pause_s))
     try:
         while (job := await _asked(source.job, submission_id, pause_s, patience_s)).active:
@@ -78,7 +78,7 @@ async def _follow(source: Source, submission_id: str, log: _Log, pause_s: float,
     return job
 
 
-async def _tail(source: Source, submission_id: str, log: _Log, pause_s: float) -> None:
+async def _tail(source: LogSource, submission_id: str, log: _Log, pause_s: float) -> None:
     """Write the log as it comes, from the beginning again after each lost connection, until cancelled."""
     while True:
         place = 0

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from raycol.config import Config
-from raycol.jobs.job import Job
+from raycol.core.config import Config
+from raycol.jobs.job import SubmittedJob
 
 PREFIX = "raycol"
 
@@ -42,12 +42,12 @@ class Choice:
     """What to do: attach to an attempt that is there, or make a new one of this submission id."""
 
     submission_id: str
-    there: Job | None
-    before: Job | None = None
+    there: SubmittedJob | None
+    before: SubmittedJob | None = None
     """The attempt before a new one."""
 
 
-def choose(jobs: Iterable[Job], name: str, *, again: bool = False) -> Choice:
+def choose(jobs: Iterable[SubmittedJob], name: str, *, again: bool = False) -> Choice:
     """Which attempt the caller means: the last one where it goes on or has succeeded, else the next.
 
     Args:

@@ -9,7 +9,7 @@ _ACTIVE = ("PENDING", "RUNNING")
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A job that was submitted.
 
     Args:

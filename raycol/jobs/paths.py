@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from raycol.config import Config
+from raycol.core.config import Config
 from raycol.data.files import HUB
 from raycol.errors import InputError
 from raycol.jobs.package import Package

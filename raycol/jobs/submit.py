@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import raycol
-from raycol.config import Config
+from raycol.core.config import Config
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster, DuplicateJobError
 from raycol.jobs.environment import runtime_env
 from raycol.jobs.identity import Choice, choose, job_name
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 from raycol.jobs.package import Package, pack, respects_gitignore, size_limit
 from raycol.jobs.paths import check_paths
 from raycol.jobs.token import auth_headers
@@ -70,8 +70,8 @@ class Submitted:
     cluster: Cluster
     submission_id: str
     package: Package
-    there: Job | None
-    before: Job | None
+    there: SubmittedJob | None
+    before: SubmittedJob | None
     changed: bool
 
 
@@ -181,7 +181,7 @@ def _writes(verb: Verb, config: Config) -> str:
     return next((place.rstrip("/") for _, place in places(config, verb.writes)), "")
 
 
-def _check_alone(jobs: list[Job], order: Order) -> None:
+def _check_alone(jobs: list[SubmittedJob], order: Order) -> None:
     """Most jobs that write to one place would spoil each other's work, or one of them would fail at its end."""
     place, verb = order.metadata["writes"], order.metadata["verb"]
     for job in jobs:

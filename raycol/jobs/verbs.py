@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycol.config import Config
-from raycol.data.sources import Source
+from raycol.core.config import Config
+from raycol.data.sources import ExampleSource
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
-from raycol.mining.config import MineConfig, TeachConfig
+from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.training.config import TrainConfig
 
 
@@ -58,9 +58,9 @@ VERBS = {
         reads=("index", "data", "corpus"),
         models=("model", "cross_encoder"),
     ),
-    "teach": Verb(
+    "score": Verb(
         "Score training examples with a cross-encoder.",
-        TeachConfig,
+        ScoreConfig,
         positional=("data",),
         writes=("out",),
         reads=("data",),
@@ -110,7 +110,7 @@ def _places(value: Any) -> Iterator[str]:
     if isinstance(value, tuple):
         for item in value:
             yield from _places(item)
-    elif isinstance(value, Source):
+    elif isinstance(value, ExampleSource):
         yield from (place for place in (value.path, value.queries, value.documents) if place)
     elif isinstance(value, str | Path):
         yield str(value)

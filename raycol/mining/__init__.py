@@ -2,24 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from raycol.lazily import lazily
+from raycol.core.lazy import lazily
 
 if TYPE_CHECKING:
-    from raycol.mining.config import MineConfig, TeachConfig
+    from raycol.mining.config import MineConfig, ScoreConfig
     from raycol.mining.mine import mine_negatives
-    from raycol.mining.report import MiningReport, TeachingReport
-    from raycol.mining.teach import score_examples
+    from raycol.mining.report import MiningReport, ScoringReport
+    from raycol.mining.score import score_examples
 
 __getattr__ = lazily(
     __name__,
     {
         "MineConfig": "raycol.mining.config",
         "MiningReport": "raycol.mining.report",
-        "TeachConfig": "raycol.mining.config",
-        "TeachingReport": "raycol.mining.report",
+        "ScoreConfig": "raycol.mining.config",
+        "ScoringReport": "raycol.mining.report",
         "mine_negatives": "raycol.mining.mine",
-        "score_examples": "raycol.mining.teach",
+        "score_examples": "raycol.mining.score",
     },
 )
 
-__all__ = ["MineConfig", "MiningReport", "TeachConfig", "TeachingReport", "mine_negatives", "score_examples"]
+__all__ = ["MineConfig", "MiningReport", "ScoreConfig", "ScoringReport", "mine_negatives", "score_examples"]

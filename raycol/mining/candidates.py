@@ -11,13 +11,13 @@ import numpy as np
 import xxhash
 
 from raycol.index import Hit
-from raycol.index.manifest import document_of
+from raycol.index.format.manifest import document_of
 from raycol.mining.queries import TrainingQuery
 from raycol.mining.texts import Text
 
 
 @dataclass(frozen=True)
-class Rules:
+class NegativeRules:
     """What is asked of negatives: settings of `MineConfig` by the same names."""
 
     negatives: int
@@ -59,7 +59,7 @@ def folded(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def limits(positive: float, rules: Rules) -> dict[str, float]:
+def limits(positive: float, rules: NegativeRules) -> dict[str, float]:
     """The scores that a negative may have at most, by the setting that says so.
 
     Args:
@@ -77,7 +77,13 @@ def limits(positive: float, rules: Rules) -> dict[str, float]:
 
 
 def possible_hits(
-    hits: Sequence[Hit], own: Own, positive: float, rules: Rules, left_out: Counter[str], *, split: bool = False
+    hits: Sequence[Hit],
+    own: Own,
+    positive: float,
+    rules: NegativeRules,
+    left_out: Counter[str],
+    *,
+    split: bool = False,
 ) -> list[Hit]:
     """The hits that may be negatives by their ids and scores, best first.
 
@@ -115,7 +121,7 @@ def text_reason(text: Text, own: Own, taken: Container[str]) -> str | None:
     return "repeated_text" if whole in taken else None
 
 
-def in_turn(hits: Sequence[Hit], rules: Rules, query: str) -> list[Hit]:
+def in_turn(hits: Sequence[Hit], rules: NegativeRules, query: str) -> list[Hit]:
     """The order in which hits are tried, until there are enough: by score, or by chance.
 
     Chance depends on the seed, the query and how many hits there are, on nothing else.

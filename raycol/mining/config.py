@@ -1,4 +1,4 @@
-"""Settings of `raycol mine` and `raycol teach`."""
+"""Settings of `raycol mine` and `raycol score`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, Location, Positive
+from raycol.core.config import Config, Location, Positive
 from raycol.data.corpus import OnError
-from raycol.data.sources import Source
-from raycol.executor import WorkersConfig
+from raycol.data.sources import ExampleSource
+from raycol.distributed.executor import WorkersConfig
 
 Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
@@ -44,9 +44,9 @@ class _JobConfig(Config):
     """What to do with a record that cannot be used: fail, or skip it and list it in the report."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ExampleSource:
         """Where the examples are."""
-        return Source(path=self.data, split=self.split, subset=self.subset)
+        return ExampleSource(path=self.data, split=self.split, subset=self.subset)
 
 
 class MineConfig(_JobConfig, WorkersConfig):
@@ -123,8 +123,8 @@ class MineConfig(_JobConfig, WorkersConfig):
         return found
 
 
-class TeachConfig(_JobConfig, WorkersConfig):
-    """Settings of `raycol teach`."""
+class ScoreConfig(_JobConfig, WorkersConfig):
+    """Settings of `raycol score`."""
 
     teacher: Location
     """Cross-encoder that scores: a folder, a URI or a name on the hub."""

@@ -10,9 +10,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from raycol.checkpoints import find_checkpoint, read_json
 from raycol.errors import InputError, reason_of
 from raycol.indexing.workers import cast_parameters, check_same_model, device_of
+from raycol.models.discovery import find_checkpoint, read_json
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -45,7 +45,7 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
     import torch
     from sentence_transformers import CrossEncoder
 
-    from raycol.models import quiet_transformers
+    from raycol.models.encoder import quiet_transformers
 
     try:
         with quiet_transformers():
@@ -89,7 +89,7 @@ def open_cross_encoder(
 
 def cross_encoder_fingerprint(model: CrossEncoder) -> str:
     """A hash of what decides a cross-encoder's scores: weights, tokenizer, prompts, length."""
-    from raycol.models import hash_weights, tokenizer_settings
+    from raycol.models.encoder import hash_weights, tokenizer_settings
 
     digest = xxhash.xxh3_128()
     hash_weights(model, digest)

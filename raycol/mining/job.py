@@ -28,12 +28,12 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
 
+from raycol.core.locks import held, is_held
+from raycol.core.progress import Report
+from raycol.core.uris import is_uri
+from raycol.distributed.executor import Executor, WorkersConfig
 from raycol.errors import InputError, RaycolError, writing
-from raycol.executor import Executor, WorkersConfig
-from raycol.locations import is_uri
-from raycol.locks import held, is_held
-from raycol.mining.place import Place, beside, part_name, place_for, unfinished
-from raycol.progress import Report
+from raycol.mining.workspace import Place, beside, part_name, place_for, unfinished
 
 _COUNTS = b"raycol"
 _RECORD = "job.json"
@@ -41,7 +41,7 @@ _FORMAT = 1
 _LOCK = ".lock"
 
 
-class Plan:
+class MiningPlan:
     """What a job is given, written to files that its workers read.
 
     Args:
@@ -82,7 +82,7 @@ class Planning:
         else:
             self._folder = Path(out).parent / f".{Path(out).name}-{name}"
 
-    def __enter__(self) -> Plan:
+    def __enter__(self) -> MiningPlan:
         for left in [] if is_uri(self._out) else beside(self._out, "planning"):
             if left.suffix != _LOCK and not is_held(Path(f"{left}{_LOCK}")):  # by a command that died
                 _remove_plan(left)
@@ -90,7 +90,7 @@ class Planning:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(held(Path(f"{self._folder}{_LOCK}"), "planning"))
             self._folder.mkdir()
-        return Plan(self._folder)
+        return MiningPlan(self._folder)
 
     def __exit__(self, *_: object) -> None:
         _remove_plan(self._folder)
@@ -103,14 +103,14 @@ def _remove_plan(folder: Path) -> None:
     Path(f"{folder}{_LOCK}").unlink(missing_ok=True)
 
 
-class Job:
+class MiningJob:
     """One unfinished job, by where its files are."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
 
     @classmethod
-    def begin(cls, out: str, plan: Plan, decides: Mapping[str, object]) -> Job:
+    def begin(cls, out: str, plan: MiningPlan, decides: Mapping[str, object]) -> MiningJob:
         """Begin a job, or go on with one that was interrupted.
 
         Args:
@@ -151,7 +151,7 @@ class Job:
 
     def run(
         self,
-        plan: Plan,
+        plan: MiningPlan,
         actor: Callable[..., Any],
         config: WorkersConfig,
         arguments: Mapping[str, Any],
@@ -166,7 +166,7 @@ class Job:
 
     def _run(
         self,
-        plan: Plan,
+        plan: MiningPlan,
         actor: Callable[..., Any],
         config: WorkersConfig,
         arguments: dict[str, Any],

@@ -11,27 +11,27 @@ from collections import Counter
 
 import xxhash
 
-from raycol.checkpoints import find_checkpoint
-from raycol.data import Problem, read_corpus
+from raycol.core.progress import Report, no_report
+from raycol.data import BadRecord, read_corpus
 from raycol.data.corpus import OnError
 from raycol.data.examples import read_examples
 from raycol.data.sources import OpenSource
+from raycol.distributed.executor import ON_RAY, Executor
 from raycol.errors import InputError
-from raycol.executor import ON_RAY, Executor
 from raycol.index import Index
-from raycol.index.storage import absolute
 from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import Job, Plan, Planning
+from raycol.mining.job import MiningJob, MiningPlan, Planning
 from raycol.mining.part import LEFT_OUT, SHORT
-from raycol.mining.place import refuse_finished
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
 from raycol.mining.report import MINING_REPORT, MiningReport, listed
 from raycol.mining.texts import TextWriter
 from raycol.mining.workers import MiningWorker
-from raycol.progress import Report, no_report
+from raycol.mining.workspace import refuse_finished
+from raycol.models.discovery import find_checkpoint
+from raycol.storage import absolute
 
 _TEXTS = "texts.sqlite"
 # Settings that decide what comes out, by themselves.
@@ -54,7 +54,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
     index = Index.open(config.index, config.version)
     corpus = _find_corpus(config, index)
     config = _in_full(config, index)
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     with Planning(config.out) as plan:
         examples = read_examples(config.source, config.on_error, problems)
         queries = group_queries(with_positives(examples, config.on_error, problems))
@@ -70,7 +70,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
             "on_gpu": config.on_gpu,
             **config.model_dump(include=_DECIDES),
         }
-        job = Job.begin(config.out, plan, decides)
+        job = MiningJob.begin(config.out, plan, decides)
     arguments = {
         "config": json.dumps(config.effective()),
         "fingerprint": encoder,
@@ -91,7 +91,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
 
 
 def _report(
-    config: MineConfig, counts: Counter[str], parts: int, before: int, problems: list[Problem], seconds: float
+    config: MineConfig, counts: Counter[str], parts: int, before: int, problems: list[BadRecord], seconds: float
 ) -> MiningReport:
     return MiningReport(
         out=config.out,
@@ -150,7 +150,7 @@ def _in_full(config: MineConfig, index: Index) -> MineConfig:
 def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     """The fingerprints of the encoder and of the cross-encoder, if there is one. Raises `InputError`."""
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models import encoder_fingerprint, load_encoder_of
+    from raycol.models.encoder import encoder_fingerprint, load_encoder_of
 
     encoder = load_encoder_of(index.manifest.model, config.model, device="cpu")
     if (dim := encoder.get_embedding_dimension()) != index.manifest.dim:
@@ -165,9 +165,9 @@ def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     return encoder_fingerprint(encoder), cross_encoder
 
 
-def _keep_texts(corpus: str, plan: Plan, on_error: OnError, problems: list[Problem]) -> str:
+def _keep_texts(corpus: str, plan: MiningPlan, on_error: OnError, problems: list[BadRecord]) -> str:
     """Write a corpus's texts beside the plan; return a digest of them."""
-    found: list[Problem] = []
+    found: list[BadRecord] = []
     writer = TextWriter(plan.folder / _TEXTS, corpus)
     for passage in read_corpus(corpus, on_error, found):
         writer.add(passage)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.index import Hit, Index
-from raycol.mining.candidates import Candidate, Own, Rules, folded, in_turn, possible_hits, text_reason
+from raycol.mining.candidates import Candidate, NegativeRules, Own, folded, in_turn, possible_hits, text_reason
 from raycol.mining.positives import PositiveScorer, Scored
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Text, Texts
@@ -90,7 +90,7 @@ class Miner:
     index: Index
     encoder: MultiVectorEncoder
     texts: Texts
-    rules: Rules
+    rules: NegativeRules
     from_rank: int
     to_rank: int
     keep_short: bool

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index import Hit, Index
-from raycol.index.manifest import document_of, passage_id
-from raycol.index.pooling import token_pooling
+from raycol.index.codec.pooling import token_pooling
+from raycol.index.format.manifest import document_of, passage_id
 from raycol.mining.candidates import folded
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Texts

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raycol.data.corpus import OnError, refuse
 from raycol.data.examples import Example
-from raycol.data.position import Problem
+from raycol.data.position import BadRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def from_row(row: dict[str, Any]) -> TrainingQuery:
     return TrainingQuery(row["query"], positives, row["other_ids"], row["other_texts"])
 
 
-def with_positives(examples: Iterable[Example], on_error: OnError, problems: list[Problem]) -> Iterator[Example]:
+def with_positives(examples: Iterable[Example], on_error: OnError, problems: list[BadRecord]) -> Iterator[Example]:
     """Examples but pairs labelled 0, which are noted among the problems.
 
     Raises:
@@ -74,9 +74,9 @@ def with_positives(examples: Iterable[Example], on_error: OnError, problems: lis
             if not example.is_unrelated():
                 yield example
                 continue
-            problem = Problem(example.where, "its only document is labelled 0, so that it is no positive")
+            problem = BadRecord(example.where, "its only document is labelled 0, so that it is no positive")
         except ValueError as error:
-            problem = Problem(example.where, str(error))
+            problem = BadRecord(example.where, str(error))
             refuse(problem, on_error)
         problems.append(problem)
 

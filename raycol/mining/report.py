@@ -1,4 +1,4 @@
-"""What mining and teaching did: on the screen, and as JSON beside the results."""
+"""What mining and scoring did: on the screen, and as JSON beside the results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from raycol.data import Problem
+from raycol.data import BadRecord
 
 MINING_REPORT = "mining-report.json"
-TEACHING_REPORT = "teaching-report.json"
+SCORING_REPORT = "scoring-report.json"
 
 
 class MiningReport(BaseModel):
@@ -53,13 +53,13 @@ class MiningReport(BaseModel):
     pairs_scored: int
     parts: int
     reused_parts: int
-    skipped: list[Problem]
+    skipped: list[BadRecord]
     seconds: float
     versions: dict[str, str]
 
 
-class TeachingReport(BaseModel):
-    """What `raycol teach` did.
+class ScoringReport(BaseModel):
+    """What `raycol score` did.
 
     Args:
         out: where the results are.
@@ -94,7 +94,7 @@ class TeachingReport(BaseModel):
     documents_left_out: int
     parts: int
     reused_parts: int
-    skipped: list[Problem]
+    skipped: list[BadRecord]
     seconds: float
     versions: dict[str, str]
 

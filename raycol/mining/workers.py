@@ -1,4 +1,4 @@
-"""The actors of `raycol mine` and `raycol teach`. Each row is a part of the job."""
+"""The actors of `raycol mine` and `raycol score`. Each row is a part of the job."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from raycol.index import Index
 from raycol.indexing.part import release_memory
 from raycol.indexing.workers import Worker, open_encoder
-from raycol.mining.candidates import Rules
-from raycol.mining.config import MineConfig, TeachConfig
+from raycol.mining.candidates import NegativeRules
+from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
-from raycol.mining.job import Job
+from raycol.mining.job import MiningJob
 from raycol.mining.part import Miner
-from raycol.mining.place import open_place
 from raycol.mining.queries import from_row
-from raycol.mining.teaching import teach_part
+from raycol.mining.scoring import score_part
 from raycol.mining.texts import CorpusTexts, IndexTexts
+from raycol.mining.workspace import open_place
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -34,7 +34,7 @@ class _JobWorker(Worker):
 
     def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
         super().__init__(on_gpu, dtype)
-        self.job = Job(open_place(folder))
+        self.job = MiningJob(open_place(folder))
         self._first = ""
 
     def place_of(self, row: dict[str, Any]) -> str:
@@ -118,9 +118,9 @@ class MiningWorker(_JobWorker):
         return self._miner([from_row(row) for row in rows])
 
 
-def rules_of(config: MineConfig) -> Rules:
+def rules_of(config: MineConfig) -> NegativeRules:
     """What is asked of negatives."""
-    return Rules(
+    return NegativeRules(
         negatives=config.negatives,
         margin=config.margin,
         relative_margin=config.relative_margin,
@@ -131,17 +131,17 @@ def rules_of(config: MineConfig) -> Rules:
     )
 
 
-class TeachingWorker(_JobWorker):
+class ScoringWorker(_JobWorker):
     """Scores examples.
 
     Args:
-        config: a `TeachConfig`.
+        config: a `ScoreConfig`.
         fingerprint: of the teacher.
     """
 
     def __init__(self, on_gpu: bool, dtype: str, folder: str, config: str, fingerprint: str) -> None:
         super().__init__(on_gpu, dtype, folder)
-        self.config = TeachConfig.model_validate_json(config)
+        self.config = ScoreConfig.model_validate_json(config)
         self._fingerprint = fingerprint
 
     def open(self) -> None:
@@ -153,4 +153,4 @@ class TeachingWorker(_JobWorker):
 
     def make(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """The part's examples with their scores."""
-        return teach_part(rows, self._teacher, self.config.batch_size)
+        return score_part(rows, self._teacher, self.config.batch_size)

@@ -11,16 +11,16 @@ from typing import Any
 from ray import serve
 
 from raycol.errors import InputError
-from raycol.index.manifest import read_manifest
-from raycol.index.storage import absolute, open_store
+from raycol.index.format.manifest import read_manifest
 from raycol.serving import scaling
 from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.encoder import QueryEncoder
 from raycol.serving.endpoint import Settings
 from raycol.serving.gateway import Gateway
 from raycol.serving.keys import read_keys
-from raycol.serving.pin import starting_version
+from raycol.serving.served_version import starting_version
 from raycol.serving.shard import Shard
+from raycol.storage import absolute, open_store
 
 # A dead replica is noticed in a second or two, and replaced.
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 5.0, "graceful_shutdown_timeout_s": 5.0}

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from raycol.config import Config, LocalPath, Location, Positive
+from raycol.core.config import Config, LocalPath, Location, Positive
 
 LOOPBACK = "127.0.0.1"
 # Compared with the whole of what browsers send: a path or a wildcard would never match.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from raycol.config import Config, Positive
+from raycol.client.schema import VersionResponse
+from raycol.client.sync_client import Client
+from raycol.core.config import Config, Positive
 from raycol.errors import InputError
-from raycol.index.manifest import Manifest, read_manifest, versions
-from raycol.index.storage import Store, open_store
-from raycol.serving.client import Client
-from raycol.serving.pin import starting_version, write_pin
-from raycol.serving.schema import VersionResponse
+from raycol.index.format.manifest import Manifest, read_manifest, versions
+from raycol.serving.served_version import starting_version, write_pin
+from raycol.storage import Store, open_store
 
 
 class DeployConfig(Config):

@@ -21,9 +21,9 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from raycol.config import models_within, place_of, read_yaml_mapping
+from raycol.core.config import models_within, place_of, read_yaml_mapping
+from raycol.core.escaping import echo
 from raycol.errors import InputError
-from raycol.printable import echo
 from raycol.serving.config import ServeConfig
 from raycol.serving.scaling import ENCODER, SHARD
 

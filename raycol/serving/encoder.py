@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.manifest import ModelInfo
-from raycol.listening import keep_replica_on_loopback
+from raycol.distributed.listening import keep_replica_on_loopback
+from raycol.index.format.manifest import ModelInfo
+from raycol.models.tokenization import Task, prompt_of, tokenize
 from raycol.serving.batcher import Batcher
-from raycol.tokenizing import Task, prompt_of, tokenize
 
 # Tokens that are encoded together at most.
 _BATCH_TOKENS = 4096
@@ -45,7 +45,7 @@ class QueryEncoder:
     def __init__(self, name_or_path: str | None, info: dict[str, str] | None, threads: int | None = None) -> None:
         import torch
 
-        from raycol.models import load_encoder_of
+        from raycol.models.encoder import load_encoder_of
 
         keep_replica_on_loopback()
         if threads:

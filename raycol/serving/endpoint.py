@@ -16,21 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.errors import InputError, RaycolError
-from raycol.index.document import check_embeddings
-from raycol.index.effort import resolve
-from raycol.index.filters import parse_filter
-from raycol.index.manifest import Manifest, read_manifest, versions
-from raycol.index.shard import Selection, whole_size
-from raycol.index.storage import open_store
-from raycol.serving import metrics, scatter
-from raycol.serving.breaker import Breaker
-from raycol.serving.deploy import check_same_model, manifest_to_serve
-from raycol.serving.guard import REQUEST_ID, Hosts, Rules
-from raycol.serving.keys import WatchedKeys
-from raycol.serving.pin import current_version, read_pin, write_pin
-from raycol.serving.probing import Probing, centroids_once
-from raycol.serving.schema import (
+from raycol.client.schema import (
     DocumentResponse,
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -50,7 +36,21 @@ from raycol.serving.schema import (
     TokenMatch,
     VersionResponse,
 )
-from raycol.serving.shard import Told
+from raycol.errors import InputError, RaycolError
+from raycol.index.format.document import check_embeddings
+from raycol.index.format.manifest import Manifest, read_manifest, versions
+from raycol.index.search.effort import resolve
+from raycol.index.search.filters import parse_filter
+from raycol.index.search.shard import Selection, whole_size
+from raycol.serving import metrics, scatter
+from raycol.serving.circuit_breaker import Breaker
+from raycol.serving.deploy import check_same_model, manifest_to_serve
+from raycol.serving.http.middleware import REQUEST_ID, GuardSettings, Hosts
+from raycol.serving.keys import WatchedKeys
+from raycol.serving.probing import Probing, centroids_once
+from raycol.serving.served_version import current_version, read_pin, write_pin
+from raycol.serving.shard import ShardReply
+from raycol.storage import open_store
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
 
 
-class Endpoint:
+class GatewayState:
     """One gateway's view: the version it serves, the shards' and the encoder's handles.
 
     `encoder` is None where no model is known: queries come as embeddings then, and texts are refused.
@@ -112,7 +112,7 @@ class Endpoint:
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
         # A key is what a page of another name does not have.
         hosts = None if self._keys and not settings.allowed_hosts else Hosts(settings.host, settings.allowed_hosts)
-        self.rules = Rules(settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts)
+        self.rules = GuardSettings(settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts)
 
     def _scope_of(self, key: str | None) -> str | None:
         # The keys of this moment: they may have been read again.
@@ -412,7 +412,7 @@ class Endpoint:
             budget = deadline - time.monotonic()
             response = self._ask_handles[number].remote(version, method, arguments, budget, REQUEST_ID.get())
             try:
-                told: Told = await response
+                told: ShardReply = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise

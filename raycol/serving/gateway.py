@@ -18,13 +18,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from raycol import __version__
-from raycol.errors import InputError, RaycolError
-from raycol.listening import keep_replica_on_loopback
-from raycol.serving import metrics
-from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
-from raycol.serving.guard import REQUEST_ID, Guard
-from raycol.serving.page import HEADERS, page_files
-from raycol.serving.schema import (
+from raycol.client.schema import (
     MAX_ID_CHARACTERS,
     DocumentResponse,
     EmbeddingsRequest,
@@ -41,6 +35,12 @@ from raycol.serving.schema import (
     VersionRequest,
     VersionResponse,
 )
+from raycol.distributed.listening import keep_replica_on_loopback
+from raycol.errors import InputError, RaycolError
+from raycol.serving import metrics
+from raycol.serving.endpoint import GatewayState, Settings, UnavailableError
+from raycol.serving.http.middleware import REQUEST_ID, Guard
+from raycol.serving.http.page import HEADERS, page_files
 
 log = logging.getLogger("ray.serve")
 
@@ -150,7 +150,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, encoder: Any, shards: list[Any]) -> None:
         keep_replica_on_loopback()
-        self.endpoint = Endpoint(settings, encoder, shards)
+        self.endpoint = GatewayState(settings, encoder, shards)
         Guard.rules = self.endpoint.rules
         self.name = serve.get_replica_context().replica_id.unique_id
         self.following: asyncio.Task[None] | None = None

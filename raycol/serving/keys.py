@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycol.errors import InputError, writing
-from raycol.index.storage.files import fsync_folder
+from raycol.storage.checked_files import fsync_folder
 
 Scope = Literal["read", "admin"]
 

@@ -12,12 +12,12 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.codebook_files import open_codebook
-from raycol.index.manifest import Manifest
-from raycol.index.probes import Probes, find_probes
-from raycol.index.query import Query
-from raycol.index.search import Plan
-from raycol.index.storage import Store
+from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.manifest import Manifest
+from raycol.index.search.pipeline import SearchPlan
+from raycol.index.search.probes import Probes, find_probes
+from raycol.index.search.query import Query
+from raycol.storage import Store
 
 # So many centroids fewer to score are worth what it takes to score them elsewhere (docs/serving.md).
 _MANY_CENTROIDS = 1 << 16
@@ -47,7 +47,9 @@ class Probing:
         # Compiles the kernels before the first request rather than in it.
         self._find(np.ones((1, manifest.dim), dtype=np.float32), 1)
 
-    async def __call__(self, queries: Sequence[NDArray[np.float32]], plans: Sequence[Plan]) -> list[Probes | None]:
+    async def __call__(
+        self, queries: Sequence[NDArray[np.float32]], plans: Sequence[SearchPlan]
+    ) -> list[Probes | None]:
         """The probes of each query, float32 [n_tokens, dim]; None where its plan visits no lists."""
         loop = asyncio.get_running_loop()
         # Each by itself: those not begun are not begun any more once this is cancelled, and others take turns.

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from raycol.client.sync_client import check_health
+from raycol.distributed.session import ray_errors, ray_session, set_environment
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.index.manifest import Manifest
-from raycol.index.storage import open_store
-from raycol.ray_session import ray_errors, ray_session, set_environment
-from raycol.serving.client import check_health
+from raycol.index.format.manifest import Manifest
 from raycol.serving.config import LOOPBACK, ServeConfig
-from raycol.serving.pin import starting_version
+from raycol.serving.served_version import starting_version
+from raycol.storage import open_store
 
 _APP = "raycol"
 # Serve takes about a second to end.
@@ -28,7 +28,7 @@ _END_S = 30.0
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RunningEndpoint:
     """A running endpoint."""
 
     url: str
@@ -37,7 +37,7 @@ class Endpoint:
 
 
 @contextmanager
-def serving(config: ServeConfig) -> Iterator[Endpoint]:
+def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
     """Serve an index while the block runs; every shard is loaded when it begins.
 
     Raises:
@@ -53,7 +53,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
     index = Index.open(config.index, starting_version(open_store(config.index), config.version)[0])
     if index.manifest.model or config.model:
         # torch is imported only where there is something to encode with.
-        from raycol.models import load_encoder_of
+        from raycol.models.encoder import load_encoder_of
 
         load_encoder_of(index.manifest.model, config.model, device="cpu")
     config = config.model_copy(update={"host": config.host or LOOPBACK})
@@ -80,7 +80,7 @@ def serving(config: ServeConfig) -> Iterator[Endpoint]:
             with ray_errors("starting the endpoint"):
                 serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
                 check_health(url)
-            yield Endpoint(url, index.manifest, config.shards)
+            yield RunningEndpoint(url, index.manifest, config.shards)
         finally:
             serve.delete(_APP)
             # In another's session, what was there before must go on. With one of our own Serve ends anyway, and only

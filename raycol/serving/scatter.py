@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.effort import SearchSettings
-from raycol.index.probes import Probes
-from raycol.index.search import Candidates, Plan, Rescored, Size, best, plan_search, rank, rescoring
-from raycol.index.shard import Found, Part, Selection
-from raycol.serving.breaker import Breaker
+from raycol.index.search.effort import SearchSettings
+from raycol.index.search.pipeline import Candidates, Rescored, SearchPlan, Size, best, plan_search, rank, rescoring
+from raycol.index.search.probes import Probes
+from raycol.index.search.shard import Found, Selection, ShardCandidates
+from raycol.serving.circuit_breaker import Breaker
 
 Ask = Callable[..., Awaitable[Any]]
-Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[Plan]], Awaitable[list[Probes | None]]]
+Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[SearchPlan]], Awaitable[list[Probes | None]]]
 
 # A shard's part of the candidates, and of the documents scored ahead, is taken to be so many times an even one.
 _CANDIDATES_SHARE = 1.5
@@ -217,7 +217,7 @@ async def search(
 async def _candidates(
     shards: Shards,
     queries: Sequence[NDArray[np.float32]],
-    plans: Sequence[Plan],
+    plans: Sequence[SearchPlan],
     probes: Sequence[Probes | None],
     selection: Selection,
     k: int,
@@ -317,7 +317,7 @@ class _Chosen(NamedTuple):
     shards_M: NDArray[np.int64]
 
 
-def _choose(parts: dict[int, Part], plan: Plan) -> _Chosen:
+def _choose(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _Chosen:
     """Those of the shards' candidates that a search over all partitions would have: the first by their estimates."""
     found = [part.candidates for part in parts.values()]
     numbers_M = np.concatenate([_NO_NUMBERS, *(each.numbers_M for each in found)])
@@ -336,20 +336,20 @@ def _choose(parts: dict[int, Part], plan: Plan) -> _Chosen:
 class _Search:
     """The search of one query: which documents it wants scored next, of which shards, until it has its hits."""
 
-    def __init__(self, k: int, plan: Plan, parts: dict[int, Part]) -> None:
+    def __init__(self, k: int, plan: SearchPlan, parts: dict[int, ShardCandidates]) -> None:
         self._k = k
         self.wanted: dict[int, NDArray[np.int64]] = {}
         self.best: list[tuple[int, float]] = []
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
         self._plan = plan
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[int, ShardCandidates] = {}
         self._scores: dict[int, float] = {}
         # At work, and what it asks for; None at the end.
         self._steps: Rescoring | None = None
         self._asked_M = _NO_NUMBERS
         self.widen(parts)
 
-    def widen(self, parts: dict[int, Part]) -> None:
+    def widen(self, parts: dict[int, ShardCandidates]) -> None:
         """Take what shards have found, in place of what they had before."""
         self._parts |= parts
         for part in parts.values():

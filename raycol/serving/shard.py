@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.errors import InputError
-from raycol.index.patience import until
-from raycol.index.shard import IndexShard
-from raycol.index.storage import open_store
-from raycol.listening import keep_replica_on_loopback
-from raycol.serving.kept import within_message
-from raycol.serving.pin import current_version
+from raycol.index.search.deadline import until
+from raycol.index.search.shard import IndexShard
+from raycol.serving.answer_limits import within_message
 from raycol.serving.scaling import WAITED
+from raycol.serving.served_version import current_version
+from raycol.storage import open_store
 
 # A version that no request has named for so long is closed, but for the newest ones asked to be prepared.
 _KEPT_S = 60.0
@@ -34,7 +34,7 @@ _METHODS = ("count", "candidates", "score", "describe", "documents", "rerank", "
 log = logging.getLogger("ray.serve")
 
 
-class Told(NamedTuple):
+class ShardReply(NamedTuple):
     """What a shard answers, and how it fares: seconds of work and of waiting for it, requests at hand, bytes."""
 
     answer: Any
@@ -50,7 +50,7 @@ class Shard:
     Args:
         index: folder or URI.
         version: the version to open first, where no other has been chosen since.
-        seen: the time of the choice of a version that was known then (`raycol.serving.pin`).
+        seen: the time of the choice of a version that was known then (`raycol.serving.served_version`).
         shard, shards: which of how many.
         threads: searches at once.
     """
@@ -74,7 +74,7 @@ class Shard:
 
     async def ask(
         self, version: int, method: str, arguments: tuple[Any, ...], budget_s: float, request_id: str
-    ) -> Told:
+    ) -> ShardReply:
         """Do one step of a search at one version, off the event loop.
 
         Args:
@@ -111,7 +111,7 @@ class Shard:
             raise
         finally:
             self._at_hand -= 1
-        return Told(answer, worked, waited, self._at_hand, self._resident())
+        return ShardReply(answer, worked, waited, self._at_hand, self._resident())
 
     async def prepare(self, version: int, served: int) -> None:
         """Open a version before requests name it, and keep the one that they name until then."""
@@ -119,9 +119,9 @@ class Shard:
             self._used[served] = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(self._opener, self._open, version)
 
-    async def status(self) -> Told:
+    async def status(self) -> ShardReply:
         """That it is there, and how it fares."""
-        return Told(sorted(self._versions), 0.0, 0.0, self._at_hand, self._resident())
+        return ShardReply(sorted(self._versions), 0.0, 0.0, self._at_hand, self._resident())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what `scaling` goes by beside the number of requests."""

@@ -1,6 +1,20 @@
-"""Training encoders on Ray Train."""
+"""Training encoders, in this process or on Ray Train."""
 
-from raycol.training.config import TrainConfig
-from raycol.training.train import TrainReport, train
+from typing import TYPE_CHECKING
+
+from raycol.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from raycol.training.config import TrainConfig
+    from raycol.training.launch import TrainReport, train
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "TrainConfig": "raycol.training.config",
+        "TrainReport": "raycol.training.launch",
+        "train": "raycol.training.launch",
+    },
+)
 
 __all__ = ["TrainConfig", "TrainReport", "train"]

@@ -39,7 +39,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """All batches of a training.
 
     Args:
@@ -88,7 +88,7 @@ class Plan:
 class _Stream:
     """An endless run through one source's examples."""
 
-    def __init__(self, plan: Plan, number: int, share: Share) -> None:
+    def __init__(self, plan: BatchPlan, number: int, share: Share) -> None:
         self._plan = plan
         self._share = share
         self._number = number
@@ -145,7 +145,7 @@ class _Stream:
 class WorkerBatches:
     """One worker's slices of a plan's batches: what torch's DataLoader takes as a batch sampler."""
 
-    def __init__(self, plan: Plan, n: int, rank: int, n_workers: int) -> None:
+    def __init__(self, plan: BatchPlan, n: int, rank: int, n_workers: int) -> None:
         self._plan = plan
         self._n = n
         width = plan.batch_size // n_workers

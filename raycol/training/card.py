@@ -19,11 +19,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 import raycol
-from raycol.checkpoints import PACKAGED_BACKBONE, read_json
+from raycol.core.uris import is_uri, last_name, shown
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
-from raycol.locations import is_uri, last_name, shown
-from raycol.models import load_encoder
+from raycol.models.discovery import PACKAGED_BACKBONE, read_json
+from raycol.models.encoder import load_encoder
 from raycol.training.curves import draw_curves
 from raycol.training.record import Record
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from raycol.training.checkpoints import Saved
     from raycol.training.config import TrainConfig
-    from raycol.training.prepare import Work
+    from raycol.training.prepare import TrainingTask
 
 # What is told of a step and of an evaluation; the Trainer notes more, which says nothing about the model.
 _NOTED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", *METRICS)
@@ -48,7 +48,9 @@ _PACKAGES = ("sentence-transformers", "transformers", "torch", "ray")
 _PACKAGED_FROM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def write_extras(folder: Path, config: TrainConfig, work: Work, kept: Saved, history: Sequence[Record]) -> None:
+def write_extras(
+    folder: Path, config: TrainConfig, work: TrainingTask, kept: Saved, history: Sequence[Record]
+) -> None:
     """Write the card and all else beside a saved model.
 
     Args:
@@ -96,7 +98,7 @@ def _card(
     encoder: MultiVectorEncoder,
     opens_in_pylate: bool,
     config: TrainConfig,
-    work: Work,
+    work: TrainingTask,
     kept: Saved,
     records: Sequence[Record],
 ) -> str:
@@ -111,7 +113,7 @@ def _card(
     return f"---\n{_front_matter(config, work, kept, opens_in_pylate)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(config: TrainConfig, work: Work, kept: Saved, opens_in_pylate: bool) -> str:
+def _front_matter(config: TrainConfig, work: TrainingTask, kept: Saved, opens_in_pylate: bool) -> str:
     """YAML that the hub reads. It links to models and data sets, so only those of the hub are named here."""
     results = [
         EvalResult(
@@ -205,7 +207,7 @@ print(rank.rerank(documents_ids=[["0", "1"]], queries_embeddings=queries, docume
     return "\n\n".join(parts)
 
 
-def _scores(config: TrainConfig, work: Work, kept: Saved, records: Sequence[Record]) -> str:
+def _scores(config: TrainConfig, work: TrainingTask, kept: Saved, records: Sequence[Record]) -> str:
     losses = [record for record in records if "loss" in record]
     taken = int(losses[-1]["step"]) if losses else kept.step
     course = f"{taken:,} steps" + (f", of {work.steps:,} that were planned." if taken < work.steps else ".")
@@ -221,7 +223,7 @@ def _scores(config: TrainConfig, work: Work, kept: Saved, records: Sequence[Reco
     )
 
 
-def _data(work: Work) -> str:
+def _data(work: TrainingTask) -> str:
     rows = [
         (
             _text(_data_name(info.path)),
@@ -238,7 +240,7 @@ def _data(work: Work) -> str:
     return f"{_table(header, rows)}\n\nBatches are of one source each, drawn by weight.{listed}"
 
 
-def _settings(config: TrainConfig, work: Work) -> str:
+def _settings(config: TrainConfig, work: TrainingTask) -> str:
     """The main settings, and all that differ from the defaults."""
     fields = type(config).model_fields
     chosen = {

@@ -18,9 +18,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from raycol.errors import IndexCorruptError, RaycolError, writing
-from raycol.index.storage import Files, Store
-from raycol.index.storage.files import content_name, describe_file, fsync_tree, seal, unseal
-from raycol.index.storage.store import UNFINISHED
+from raycol.storage import Files, Store
+from raycol.storage.checked_files import content_name, describe_file, fsync_tree, seal, unseal
+from raycol.storage.store import UNFINISHED
 
 log = logging.getLogger(__name__)
 

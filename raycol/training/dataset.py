@@ -18,10 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from raycol.data.arrow_rows import MappedRows, RowWriter
 from raycol.data.corpus import refuse
-from raycol.data.examples import Example, Source, read_examples
-from raycol.data.position import Problem
+from raycol.data.examples import Example, ExampleSource, read_examples
+from raycol.data.position import BadRecord
+from raycol.data.readers.arrow import MappedRows, RowWriter
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
@@ -87,10 +87,10 @@ def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
         return [_write(config, number, source, texts, rows) for number, source in enumerate(config.data)]
 
 
-def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows: RowWriter) -> SourceInfo:
+def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Texts, rows: RowWriter) -> SourceInfo:
     lengths: Counter[int] = Counter()
     left_out: Counter[str] = Counter()
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     if config.split and not source.split:
         source = source.model_copy(update={"split": config.split})
     for example in read_examples(source, config.on_error, problems, config.n_ways):
@@ -100,8 +100,8 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
             else:
                 documents, scores = _positive_and_negatives(example, left_out), None
         except ValueError as error:
-            refuse(Problem(example.where, str(error)), config.on_error)
-            problems.append(Problem(example.where, str(error)))
+            refuse(BadRecord(example.where, str(error)), config.on_error)
+            problems.append(BadRecord(example.where, str(error)))
             continue
         left_out[BEYOND] += example.documents_left_out
         if documents:
@@ -130,7 +130,7 @@ def _write(config: TrainConfig, number: int, source: Source, texts: _Texts, rows
 def _scored(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The documents and their scores, for an objective that learns from scores. Raises `ValueError`."""
     if example.scores is None:
-        raise ValueError(f"has no teacher scores, which {config.objective} learns from; make them with raycol teach")
+        raise ValueError(f"has no teacher scores, which {config.objective} learns from; make them with raycol score")
     if len(example.documents) < 2:
         raise ValueError(f"has one document; {config.objective} compares at least 2")
     return example.documents, example.scores
@@ -188,7 +188,7 @@ class _Texts:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One example: its texts, and a teacher's scores of the documents."""
 
     query: str
@@ -205,9 +205,9 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, number: int) -> Row:
+    def __getitem__(self, number: int) -> TrainingRow:
         query, documents, scores = self.places(number)
-        return Row(self.text(query), [self.text(one) for one in documents], scores)
+        return TrainingRow(self.text(query), [self.text(one) for one in documents], scores)
 
     def text(self, number: int) -> str:
         """A text by its row."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raycol.data import Dataset, Passage, read_corpus
 from raycol.data.beir import read_qrels, read_queries, save_qrels
-from raycol.data.jsonl import write_objects
+from raycol.data.readers.jsonl import write_objects
 from raycol.errors import InputError
 from raycol.evaluation.metrics import DEPTH, score_run
 from raycol.evaluation.runs import run_exact

@@ -20,7 +20,7 @@ _DESCRIPTIONS = {
 NAMES = {entry: f"raycol_training_{entry.lower().replace('@', '_at_')}" for entry in _DESCRIPTIONS}
 
 
-class Metrics:
+class TrainingMetrics:
     """Gauges of one training."""
 
     def __init__(self) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from raycol.core.progress import console
 from raycol.data import load_beir
 from raycol.errors import InputError
-from raycol.progress import console
-from raycol.training.batches import Plan, Share
+from raycol.training.batches import BatchPlan, Share
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
 from raycol.training.evaluation import held_out_collection, held_out_rows, save_collection
 
 
-class Work(BaseModel):
+class TrainingTask(BaseModel):
     """What there is to do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +28,7 @@ class Work(BaseModel):
     steps: int
 
 
-def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
+def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
     """Write the training set to one empty folder and the collection to evaluate on, if any, to another.
 
     Raises:
@@ -55,10 +55,10 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> Work:
         save_collection(collection, dataset)
     elif config.held_out:
         save_collection(collection, held_out_collection(examples, _held_out(config, examples)))
-    return Work(sources=sources, steps=steps)
+    return TrainingTask(sources=sources, steps=steps)
 
 
-def _check_negatives(config: TrainConfig, plan: Plan) -> None:
+def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
     """Raise `InputError` where a query has no document but its positive to compare: its loss is 0 and says nothing."""
     if config.distils:
         return
@@ -72,7 +72,7 @@ def _check_negatives(config: TrainConfig, plan: Plan) -> None:
             )
 
 
-def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> Plan:
+def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """All batches of a training set; those of queries that are held out are in none."""
     source_N = examples.column("source")
     kept_N = np.ones(len(examples), bool)
@@ -82,7 +82,7 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
         Share(info.path, np.flatnonzero(kept_N & (source_N == number)), info.weight, info.n_ways)
         for number, info in enumerate(sources)
     )
-    return Plan(
+    return BatchPlan(
         shares=shares,
         queries_N=examples.column("query"),
         # A teacher scores each document for its own query only.

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raycol.core.progress import console
 from raycol.evaluation.metrics import METRICS
-from raycol.progress import console
 from raycol.training.record import OnRecord, Record
 
 _METRIC = "nDCG@10"
@@ -41,7 +41,7 @@ def live_table() -> Iterator[OnRecord]:
     """Show the course of a training while the block runs; the block calls what it is given with each record.
 
     A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...). Where there
-    is no terminal, only evaluations are printed, a line each; `raycol.progress.progress` prints the rest there.
+    is no terminal, only evaluations are printed, a line each; `raycol.core.progress.progress` prints the rest there.
     """
     if not console.is_terminal:
         yield _print_evaluation

@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from raycol.core.memory import peak_memory
 from raycol.data import Dataset
 from raycol.errors import InputError, RaycolError
 from raycol.evaluation.metrics import METRICS
-from raycol.index.storage import Store
-from raycol.memory import peak_memory
-from raycol.tokenizing import Task, tokenize
-from raycol.training.batches import Plan, Share, WorkerBatches
+from raycol.models.tokenization import Task, tokenize
+from raycol.storage import Store
+from raycol.training.batches import BatchPlan, Share, WorkerBatches
 from raycol.training.checkpoints import Background, list_checkpoints
-from raycol.training.dataset import Row, TrainingSet
+from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.evaluation import METRIC, evaluate_on
 from raycol.training.group import of_all
 from raycol.training.record import OnRecord
@@ -71,7 +71,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Any]]):
     batch are: drawn by the example's number, so that they are the same for any number of workers.
     """
 
-    def __init__(self, examples: TrainingSet, plan: Plan) -> None:
+    def __init__(self, examples: TrainingSet, plan: BatchPlan) -> None:
         self._examples = examples
         self._plan = plan
         self._sources = examples.column("source")
@@ -84,12 +84,14 @@ class Examples(torch.utils.data.Dataset[dict[str, Any]]):
         missing = share.n_ways - len(row.documents)
         if missing and row.scores is not None:
             again = list(islice(cycle(range(len(row.documents))), share.n_ways))
-            row = Row(row.query, [row.documents[place] for place in again], [row.scores[place] for place in again])
+            row = TrainingRow(
+                row.query, [row.documents[place] for place in again], [row.scores[place] for place in again]
+            )
         elif missing:
-            row = Row(row.query, [*row.documents, *self._others(number, row, share, missing)], None)
+            row = TrainingRow(row.query, [*row.documents, *self._others(number, row, share, missing)], None)
         return columns(row)
 
-    def _others(self, number: int, row: Row, share: Share, n: int) -> list[str]:
+    def _others(self, number: int, row: TrainingRow, share: Share, n: int) -> list[str]:
         """Positives of `n` examples of other queries; the example's negatives again where there are too few.
 
         Raises:
@@ -111,7 +113,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Any]]):
         return [*found, *islice(cycle(rest), n - len(found))]
 
 
-def columns(row: Row) -> dict[str, Any]:
+def columns(row: TrainingRow) -> dict[str, Any]:
     """An example as columns."""
     found: dict[str, Any] = {"query": row.query}
     found |= {f"document_{place}": text for place, text in enumerate(row.documents, start=1)}
@@ -140,7 +142,7 @@ class Trainer(MultiVectorEncoderTrainer):
         arguments: MultiVectorEncoderTrainingArguments,
         loss: torch.nn.Module,
         examples: TrainingSet,
-        plan: Plan,
+        plan: BatchPlan,
         rhythm: Rhythm,
         store: Store | None,
         evaluation: Dataset | None,

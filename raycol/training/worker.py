@@ -12,15 +12,15 @@ import torch
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainingArguments
 
 from raycol.errors import InputError
-from raycol.index.storage import Store
-from raycol.models import load_encoder, new_tokens, quiet_transformers
-from raycol.tokenizing import Task, tokenize
+from raycol.models.encoder import load_encoder, new_tokens, quiet_transformers
+from raycol.models.tokenization import Task, tokenize
+from raycol.storage import Store
 from raycol.training.checkpoints import newest_whole
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.evaluation import open_collection
 from raycol.training.objective import make_loss
-from raycol.training.prepare import Work, make_plan
+from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.record import OnRecord
 from raycol.training.state import snapshot
 from raycol.training.trainer import Rhythm, Trainer
@@ -43,7 +43,7 @@ _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 
 def fit(
     config: TrainConfig,
-    work: Work,
+    work: TrainingTask,
     data: Path,
     collection: Path | None,
     workspace: Path,
@@ -155,7 +155,7 @@ def merge_adapters(encoder: MultiVectorEncoder) -> None:
         encoder[0].model = backbone.merge_and_unload()
 
 
-def _arguments(config: TrainConfig, work: Work, workspace: Path) -> MultiVectorEncoderTrainingArguments:
+def _arguments(config: TrainConfig, work: TrainingTask, workspace: Path) -> MultiVectorEncoderTrainingArguments:
     settings: dict[str, Any] = {
         "output_dir": str(workspace),
         "per_device_train_batch_size": config.batch_size // config.num_workers,

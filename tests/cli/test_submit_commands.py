@@ -11,7 +11,7 @@ from raycol.cli.doctor import show
 from raycol.cli.submit import follow_to_the_end
 from raycol.doctor.checks import Finding
 from raycol.jobs import cluster
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 from tests.cli.test_bad_input import run
 from tests.conftest import PROJECT
 from tests.jobs.conftest import checkout, served  # noqa: F401
@@ -59,10 +59,10 @@ class Ended:
 
     address = "http://head:8265"
 
-    def __init__(self, job: Job | BaseException) -> None:
+    def __init__(self, job: SubmittedJob | BaseException) -> None:
         self._job = job
 
-    def job(self, _: str) -> Job:
+    def job(self, _: str) -> SubmittedJob:
         if isinstance(self._job, BaseException):
             raise self._job
         return self._job
@@ -78,13 +78,13 @@ class Ended:
 @pytest.mark.parametrize(
     ("job", "code", "said"),
     [
-        (Job("x", "SUCCEEDED"), 0, "job x has succeeded"),
-        (Job("x", "FAILED", driver_code=7), 7, "job x has failed with exit code 7"),
-        (Job("x", "FAILED", message="no node\nmore"), 1, "job x has failed: no node\n"),
-        (Job("x", "STOPPED"), 1, "job x has been stopped"),
+        (SubmittedJob("x", "SUCCEEDED"), 0, "job x has succeeded"),
+        (SubmittedJob("x", "FAILED", driver_code=7), 7, "job x has failed with exit code 7"),
+        (SubmittedJob("x", "FAILED", message="no node\nmore"), 1, "job x has failed: no node\n"),
+        (SubmittedJob("x", "STOPPED"), 1, "job x has been stopped"),
     ],
 )
-def test_it_exits_as_the_job_does(job: Job, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_exits_as_the_job_does(job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
     with pytest.raises(typer.Exit) as stopped:
@@ -102,7 +102,7 @@ def test_an_interruption_detaches(capsys: pytest.CaptureFixture[str], monkeypatc
 
     monkeypatch.setattr("raycol.cli.submit.follow", interrupted)
     with pytest.raises(typer.Exit) as stopped:
-        follow_to_the_end(Ended(Job("x", "RUNNING")), "x")  # type: ignore[arg-type]
+        follow_to_the_end(Ended(SubmittedJob("x", "RUNNING")), "x")  # type: ignore[arg-type]
     assert stopped.value.exit_code == 130
     err = capsys.readouterr().err
     assert "detached; the job goes on" in err
@@ -153,7 +153,7 @@ class Evil(Ended):
 def test_the_log_of_a_job_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
-    job = Job("x", "FAILED", message="\x1b]0;owned\x07")
+    job = SubmittedJob("x", "FAILED", message="\x1b]0;owned\x07")
     with pytest.raises(typer.Exit):
         follow_to_the_end(Evil(job), "x")  # type: ignore[arg-type]
     out, err = capsys.readouterr()

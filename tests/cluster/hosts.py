@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from raycol.ray_session import _ENVIRONMENT
+from raycol.distributed.session import _ENVIRONMENT
 from tests.conftest import PROJECT
 
 PATIENCE_S = 180

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
 from tests.cluster.deployed import deployed
 from tests.cluster.hosts import A_HOST, Hosts, running_hosts, why_not
 from tests.cluster.place import Place

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycol.index import Index
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
 from tests.cluster.asking import CLIENTS, Asked, asking
 from tests.cluster.deployed import deployed, wait_until_whole
 from tests.cluster.hosts import Hosts, running_hosts, why_not

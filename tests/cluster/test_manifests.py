@@ -9,9 +9,9 @@ import ray
 import yaml
 
 import raycol
+from raycol.distributed.listening import PATHS
+from raycol.distributed.session import _ENVIRONMENT
 from raycol.errors import InputError
-from raycol.listening import PATHS
-from raycol.ray_session import _ENVIRONMENT
 from raycol.serving.deploy_config import check_deploy_config
 from tests.cluster import kuberay
 from tests.cluster.documents import (

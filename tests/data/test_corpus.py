@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol.data import Fields, Passage, Problem, read_corpus
+from raycol.data import BadRecord, Fields, Passage, read_corpus
 from raycol.data.corpus import parse_passage
 from raycol.errors import InputError
 
@@ -39,7 +39,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, line: bytes, message: st
     assert message in str(error.value)
     assert str(path) in str(error.value)
 
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     kept = list(read_corpus(path, "skip", problems))
     assert [passage.id for passage in kept] == ["a", "z"]
     assert [message in str(problem) for problem in problems] == [True]

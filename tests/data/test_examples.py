@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raycol.data import Dataset, Example, Passage, Problem, Source, read_examples
+from raycol.data import BadRecord, Dataset, Example, ExampleSource, Passage, read_examples
 from raycol.data.beir import save_beir
 from raycol.data.columns import find_columns
 from raycol.errors import InputError
@@ -68,7 +68,7 @@ def write(path: Path, content: str) -> Path:
 
 
 def read(path: Path | str, **settings: Any) -> list[Example]:
-    return list(read_examples(Source(path=str(path), **settings)))
+    return list(read_examples(ExampleSource(path=str(path), **settings)))
 
 
 def parts(examples: list[Example]) -> list[tuple[str, tuple[str, ...], tuple[float, ...] | None]]:
@@ -78,7 +78,7 @@ def parts(examples: list[Example]) -> list[tuple[str, tuple[str, ...], tuple[flo
 def refusal(path: Path | str, n_ways: int | None = None, **settings: Any) -> str:
     """What reading is refused with."""
     with pytest.raises(InputError) as error:
-        list(read_examples(Source(path=str(path), **settings), n_ways=n_ways))
+        list(read_examples(ExampleSource(path=str(path), **settings), n_ways=n_ways))
     return str(error.value)
 
 
@@ -178,11 +178,11 @@ def test_any_cell_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("cells")
     base = {"query": "q", "positive": "p", "negatives": ["n"], "scores": [1, 2], "query_id": "1", "document_ids": "ab"}
     records = [base | {name: cell} for name in base] + [{"query": "q", "documents": cell, "scores": cell}, {"a": cell}]
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     found = []
     for number, record in enumerate(records):
         path = write_jsonl(folder / f"{number}.jsonl", [{"query": "q", "positive": "p"}, record])
-        found += read_examples(Source(path=str(path)), "skip", problems)
+        found += read_examples(ExampleSource(path=str(path)), "skip", problems)
     assert len(found) + len(problems) >= 2 * len(records)
     for item in found:
         assert all(text.strip() and text.encode() for text in (item.query, *item.documents))
@@ -208,7 +208,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
     record = {"_id": "1", "title": "q", "text": "p", "other": "n"}
     named = {"query": "title", "positive": "text", "negative": "other"}
     for name in ("x.jsonl", "x.parquet", "x.csv"):
-        (found,) = read_examples(Source(path=str(save(tmp_path / name, [record])), columns=named))
+        (found,) = read_examples(ExampleSource(path=str(save(tmp_path / name, [record])), columns=named))
         assert (found.query, found.documents) == ("q", ("p", "n"))
     for wrong, message in (
         ({"query": "titel", "positive": "text"}, "has no column 'titel', which 'columns' names; it has"),
@@ -216,7 +216,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
         ({"query": "title", "positive": "text", "weight": "other"}, "'columns' names 'weight', which examples do not"),
     ):
         with pytest.raises(InputError, match=message):
-            list(read_examples(Source(path=str(tmp_path / "x.jsonl"), columns=wrong)))
+            list(read_examples(ExampleSource(path=str(tmp_path / "x.jsonl"), columns=wrong)))
 
 
 def test_several_positives_are_an_example_each(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_ids_go_with_their_texts(tmp_path: Path) -> None:
 def test_empty_cells_of_csv_and_nulls_are_no_documents(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("query,positive,negative_1,negative_2\na,b,,c\nd,e,,\nf,,g,h\n")
-    problems: list[Problem] = []
-    found = list(read_examples(Source(path=str(path)), "skip", problems))
+    problems: list[BadRecord] = []
+    found = list(read_examples(ExampleSource(path=str(path)), "skip", problems))
     assert [example.documents for example in found] == [("b", "c"), ("e",)]
     assert [str(problem) for problem in problems] == [
         f"{path}, line 4: 'positive' is None; expected a non-empty string"
@@ -318,8 +318,8 @@ def test_a_record_that_cannot_be_used_is_named(tmp_path: Path, record: dict[str,
     found = refused(tmp_path, {"query": "a", "positive": "b"}, record)
     assert message in found
     assert "--on-error skip" in found
-    problems: list[Problem] = []
-    (kept,) = read_examples(Source(path=str(tmp_path / "data.jsonl")), "skip", problems)
+    problems: list[BadRecord] = []
+    (kept,) = read_examples(ExampleSource(path=str(tmp_path / "data.jsonl")), "skip", problems)
     assert kept.query == "a"
     assert [problem.where for problem in problems] == [f"{tmp_path}/data.jsonl, line 2"]
 
@@ -334,9 +334,9 @@ def test_what_goes_by_its_position_is_a_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.parquet", "x"])
 def test_a_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, [{"positive": "a", "lang": "en"}])
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     with pytest.raises(InputError) as error:
-        list(read_examples(Source(path=str(path)), "skip", problems))
+        list(read_examples(ExampleSource(path=str(path)), "skip", problems))
     assert str(error.value).startswith(f"{path}: no 'query', only 'positive', 'lang'; expected 'query' and 'positive'")
     assert not problems
 
@@ -481,7 +481,7 @@ def test_nothing_is_refused(tmp_path: Path, name: str) -> None:
     assert refusal(path) == f"{path}: no training examples in it; expected at least one"
     (tmp_path / "x.jsonl").write_text('{"query": ""}\n')
     with pytest.raises(InputError, match=r"every record was left out, the first was .*line 1: no 'positive'"):
-        list(read_examples(Source(path=str(tmp_path / "x.jsonl")), "skip"))
+        list(read_examples(ExampleSource(path=str(tmp_path / "x.jsonl")), "skip"))
     pq.write_table(pa.table({"query": pa.array([], pa.string()), "positive": pa.array([], pa.string())}), path)
     path = path.rename(tmp_path / "x.parquet")
     assert "no training examples in it" in refusal(path)
@@ -504,9 +504,9 @@ def test_tables_of_any_types(tmp_path: Path) -> None:
     assert parts(read(path)) == [("q", ("a", "b"), (1.0, 2.0)), ("r", ("c", "d"), (3.0, 4.0))]
     broken = [[1, None], None]
     pq.write_table(pa.table(columns | {"scores": pa.array(broken, pa.list_(pa.float32()))}), path)
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     with pytest.raises(InputError, match="every record was left out"):
-        list(read_examples(Source(path=str(path)), "skip", problems))
+        list(read_examples(ExampleSource(path=str(path)), "skip", problems))
     assert [problem.what for problem in problems] == [
         "'scores[1]' is nan; expected a finite number",
         "'scores' is missing; expected a list of numbers, one a document",
@@ -580,16 +580,16 @@ def test_distillation_looks_ids_up(tmp_path: Path, layout: str) -> None:
         ("second", ("text c", "text a", "text b"), (9.0, 8.0, 7.0)),
     ]
     assert [(item.query_id, item.document_ids) for item in found] == [("q1", (*"abc",)), ("q2", (*"cab",))]
-    cut = list(read_examples(Source(path=str(path)), n_ways=2))
+    cut = list(read_examples(ExampleSource(path=str(path)), n_ways=2))
     assert parts(cut) == [("first", ("text a", "text b"), (1.5, -2.0)), ("second", ("text c", "text a"), (9.0, 8.0))]
     assert [item.document_ids for item in cut] == [("a", "b"), ("c", "a")]
     assert [item.documents_left_out for item in cut] == [1, 1]
-    assert parts(list(read_examples(Source(path=str(path)), n_ways=4))) == parts(found)
+    assert parts(list(read_examples(ExampleSource(path=str(path)), n_ways=4))) == parts(found)
 
 
 def test_the_best_scored_document_is_kept_where_documents_are_cut(tmp_path: Path) -> None:
     lines = [{"query": "q", "documents": ["a", "b", "c"], "scores": [1, 2, 9]}]
-    (found,) = read_examples(Source(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
+    (found,) = read_examples(ExampleSource(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
     assert (found.documents, found.scores) == (("a", "c"), (1, 9))
 
 
@@ -623,15 +623,15 @@ def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
     path = save(
         tmp_path / "train.jsonl.gz", [*KD, KD[0] | {"query_id": "q3"}, KD[0] | {"document_ids": ["a", "z", "y"]}]
     )
-    problems: list[Problem] = []
-    assert len(list(read_examples(Source(path=str(tmp_path)), "skip", problems))) == 2
+    problems: list[BadRecord] = []
+    assert len(list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))) == 2
     assert [str(problem) for problem in problems] == [
         f"{path}, line 3: the query id 'q3' is not in {tmp_path}/queries.csv",
         f"{path}, line 4: the document id 'z' is not in {tmp_path}/documents.jsonl.zst",
     ]
     assert "line 3: the query id 'q3' is not in" in refusal(tmp_path)
     # Only what is kept is looked up.
-    assert len(list(read_examples(Source(path=str(tmp_path)), "skip", n_ways=1))) == 3
+    assert len(list(read_examples(ExampleSource(path=str(tmp_path)), "skip", n_ways=1))) == 3
 
 
 @pytest.mark.parametrize(
@@ -658,8 +658,8 @@ def test_a_lookup_that_cannot_be_used_is_named(tmp_path: Path, records: Records,
     assert found.startswith(str(path))
     assert message in found
     if len(records) > 1:
-        problems: list[Problem] = []
-        source = Source(path=str(tmp_path), documents=str(path))
+        problems: list[BadRecord] = []
+        source = ExampleSource(path=str(tmp_path), documents=str(path))
         assert len(list(read_examples(source, "skip", problems))) == 2
         assert [problem.where for problem in problems] == [f"{path}, line 4"]
 
@@ -734,8 +734,8 @@ def test_pairs_with_a_skipped_document_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text(path.read_text().replace('"one"', '" "'))
     assert "corpus.jsonl, line 1: document 'd1' has no text" in refusal(tmp_path)
-    problems: list[Problem] = []
-    found = list(read_examples(Source(path=str(tmp_path)), "skip", problems))
+    problems: list[BadRecord] = []
+    found = list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))
     assert [example.query for example in found] == ["second"]
     assert [problem.what for problem in problems] == [
         "document 'd1' has no text", f"the document id 'd1' is not in {path}"
@@ -768,10 +768,14 @@ def test_subsets_of_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_source_may_be_a_bare_path() -> None:
-    assert Source.model_validate("a.jsonl") == Source(path="a.jsonl") == Source.model_validate(Path("a.jsonl"))
+    assert (
+        ExampleSource.model_validate("a.jsonl")
+        == ExampleSource(path="a.jsonl")
+        == ExampleSource.model_validate(Path("a.jsonl"))
+    )
     for wrong in ({"path": "a", "weight": 0}, {"path": "a", "weight": math.inf}, {"path": "a", "wieght": 1}, {}):
         with pytest.raises(ValidationError):
-            Source.model_validate(wrong)
+            ExampleSource.model_validate(wrong)
 
 
 def test_columns_of_a_beir_folder_are_not_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol.data import Fields, Passage, Problem, corpus_files, read_corpus
+from raycol.data import BadRecord, Fields, Passage, corpus_files, read_corpus
 from raycol.data.corpus import scan_corpus
 from raycol.data.position import Position
 from raycol.errors import InputError
@@ -276,7 +276,7 @@ def test_whatever_is_damaged_is_read_or_refused(
     except InputError as error:
         assert str(path) in str(error)  # noqa: PT017
     else:
-        assert all(isinstance(item, Passage | Problem) for _, item in items)
+        assert all(isinstance(item, Passage | BadRecord) for _, item in items)
 
 
 @pytest.mark.parametrize("where", [0.3, 0.6, 0.99])
@@ -301,7 +301,7 @@ def test_offsets_that_point_nowhere_are_not_followed(tmp_path: Path) -> None:
 
 def test_unusable_rows_are_named_by_line_and_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", 'id,text\na,"one\ntwo"\nb\nc,three,four\n"d"x,five\ne,six\n')
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     assert [passage.id for passage in read_corpus(path, "skip", problems)] == ["a", "e"]
     assert [str(problem) for problem in problems] == [
         f"{path}, line 4: 1 fields where the file has 2 columns",
@@ -319,7 +319,7 @@ def test_a_quote_that_is_never_closed_is_named_where_it_begins(tmp_path: Path) -
 
 
 def test_what_a_quote_takes_in_is_told(tmp_path: Path) -> None:
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     path = write(tmp_path / "c.csv", 'id,text\na,one\nb,"two\nc,three\nd,four\n')
     assert [passage.id for passage in read_corpus(path, "skip", problems)] == ["a"]
     assert str(problems.pop()).endswith("(unexpected end of data); it takes in 3 lines, since a quote opens in it")
@@ -360,12 +360,12 @@ def test_a_record_of_many_megabytes_is_refused_without_reading_it_into_memory(
 ) -> None:
     """A line of 6 GB compresses to some hundred bytes; see `MAX_RECORD_BYTES`."""
     monkeypatch.setattr("raycol.data.files.MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr("raycol.data.jsonl.MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr("raycol.data.delimited.MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr("raycol.data.readers.jsonl.MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr("raycol.data.readers.delimited.MAX_RECORD_BYTES", 1000)
     long: Records = [{"id": "long", "title": "", "text": "x" * 2_500_000}]
     for name in ("c.jsonl.zst", "c.csv.zst", "c.tsv", "quoted.tsv"):
         path = write(tmp_path / name, WRITERS[name]([*RECORDS[:1], *long, *RECORDS[1:]]))
-        problems: list[Problem] = []
+        problems: list[BadRecord] = []
         assert list(read_corpus(path, "skip", problems)) == PASSAGES, name
         assert [problem.what for problem in problems] == ["a record of more than 64 MiB, which is the limit"]
         assert_readable_from_anywhere(path)
@@ -403,7 +403,7 @@ def test_an_array_that_is_damaged_is_named(tmp_path: Path) -> None:
     assert "the array ends early" in refusal(write(tmp_path / "c.json", whole[:-3]))
     assert "the array ends early, in the midst of an element" in refusal(write(tmp_path / "c.json", whole[:-30]))
     assert "more behind the end of the array" in refusal(write(tmp_path / "c.json", whole + b"{}"))
-    problems: list[Problem] = []
+    problems: list[BadRecord] = []
     write(tmp_path / "c.json", b'[{"id": "a", "text": "x"}, 7, "s", null, {"id": "b", "text": "y"}]')
     assert [passage.id for passage in read_corpus(tmp_path / "c.json", "skip", problems)] == ["a", "b"]
     assert [problem.where for problem in problems] == [f"{tmp_path}/c.json, record {n}" for n in (2, 3, 4)]

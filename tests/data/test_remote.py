@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from raycol.data import Source, load_beir, read_corpus, read_examples
+from raycol.data import ExampleSource, load_beir, read_corpus, read_examples
 from raycol.data.beir import Dataset, save_beir
 from raycol.data.corpus import Passage
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
-from raycol.training.run import _inputs
+from raycol.training.run_storage import _inputs
 from tests.storage.server import Server, denied, put, refused
 
 BEIR = Dataset([Passage("d1", "", "one"), Passage("d2", "Two", "two")], {"q1": "first"}, {"q1": {"d2": 1}})
@@ -27,7 +27,7 @@ def folder(s3: str, tmp_path: Path) -> str:
 
 def test_a_beir_folder_is_read_as_a_local_one(folder: str) -> None:
     assert load_beir(folder) == BEIR
-    (example,) = read_examples(Source(path=folder, split="test"))
+    (example,) = read_examples(ExampleSource(path=folder, split="test"))
     assert (example.query, example.documents, example.document_ids) == ("first", ("Two two",), ("d2",))
     with pytest.raises(InputError, match=f"{folder}/qrels/dev.tsv: no such file; splits here: test"):
         load_beir(folder, "dev")

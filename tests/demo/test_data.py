@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raycol.data import Dataset, Passage, Source, load_beir, read_examples
+from raycol.data import Dataset, ExampleSource, Passage, load_beir, read_examples
 from raycol.data.beir import save_beir, save_qrels
 from raycol.demo.config import DemoConfig
 from raycol.demo.data import gather, save
@@ -30,7 +30,7 @@ def test_without_a_train_split_titles_and_texts_are_the_pairs(folder: Path, tmp_
     assert data.pairs == [(f"title {n}", f"text {n}") for n in range(6)]
     save(data, tmp_path / "out")
     assert load_beir(tmp_path / "out" / "corpus") == data.dataset
-    written = read_examples(Source(path=str(tmp_path / "out" / "pairs.jsonl")))
+    written = read_examples(ExampleSource(path=str(tmp_path / "out" / "pairs.jsonl")))
     assert [(example.query, *example.documents) for example in written] == data.pairs
 
 

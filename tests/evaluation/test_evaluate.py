@@ -31,7 +31,7 @@ def test_metrics_are_those_of_trec_eval() -> None:
 
 
 def test_exact_run_is_maxsim_in_full_precision(dataset: Dataset, tiny_colbert: Path) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     encoder = load_encoder(tiny_colbert, device="cpu")
     run = run_exact(encoder, dataset)
@@ -45,8 +45,8 @@ def test_an_index_is_measured_with_the_model_it_remembers(
     dataset: Dataset, tiny_colbert: Path, tmp_path: Path
 ) -> None:
     from raycol.index import Document, Index
-    from raycol.index.manifest import ModelInfo
-    from raycol.models import encoder_fingerprint, load_encoder
+    from raycol.index.format.manifest import ModelInfo
+    from raycol.models.encoder import encoder_fingerprint, load_encoder
 
     encoder = load_encoder(tiny_colbert, device="cpu")
     tokens = encoder.encode_document([passage.content for passage in dataset.passages], convert_to_numpy=True)
@@ -86,7 +86,7 @@ def test_a_judged_document_of_the_querys_id_counts() -> None:
 
 
 def test_the_evaluation_during_training_counts_it_too(tiny_colbert: Path, tmp_path: Path) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
     from raycol.training.evaluation import evaluate_on, open_collection, save_collection
 
     passages = [Passage(str(number), "", record["text"]) for number, record in enumerate(make_passages(20))]
@@ -108,7 +108,7 @@ def test_what_was_left_out_is_said(tiny_colbert: Path, tmp_path: Path) -> None:
 def test_a_document_is_scored_by_its_best_passage(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.index import Index
     from raycol.indexing import IndexConfig
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     passages = [Passage(record["_id"], record["title"], record["text"]) for record in make_passages(130)]
     queries = {f"q{number}": passages[number].text for number in range(4)}

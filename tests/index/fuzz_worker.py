@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from raycol.errors import RaycolError
 from raycol.index import Index
-from raycol.index.storage import open_store
-from raycol.index.verify import verify_index
+from raycol.index.write.verify import verify_index
+from raycol.storage import open_store
 from tests.index.forging import body_of, file_info, folders, seal, small_documents, to_json
 
 # A mutant that takes longer ends the process by SIGALRM, wherever it is.

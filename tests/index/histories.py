@@ -26,7 +26,7 @@ import numpy as np
 
 from raycol.errors import ConflictError, IndexCorruptError, RaycolError
 from raycol.index import Document, Index
-from raycol.index.storage import open_store
+from raycol.storage import open_store
 
 WRITERS, READERS = 3, 1
 IDS = 40

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Document, Index
-from raycol.index.changes import next_version
-from raycol.index.manifest import commit_manifest
-from raycol.index.partition_writer import write_partition
-from raycol.index.snapshot import Snapshot
+from raycol.index.format.manifest import commit_manifest
+from raycol.index.format.partition_writer import write_partition
+from raycol.index.format.snapshot import Snapshot
+from raycol.index.write.changes import next_version
 from tests.conftest import make_clustered
 from tests.index.test_search import make_queries
 

@@ -16,8 +16,8 @@ import pytest
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError
 from raycol.index import Index
-from raycol.index.storage import open_store
-from raycol.index.verify import verify_index
+from raycol.index.write.verify import verify_index
+from raycol.storage import open_store
 from tests.conftest import tries_all
 from tests.index.forging import current_files, newest_manifest, queries
 

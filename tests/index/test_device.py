@@ -7,15 +7,15 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.codebook import BITS
+from raycol.index.codec.codebook import BITS
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_device_scores_as_the_kernels_do(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
     pytest.importorskip("late_interaction_kernels")
-    from raycol.index.device import DeviceScorer
-    from raycol.index.query import Query
-    from raycol.index.search import cpu_scorer
+    from raycol.index.search.device import DeviceScorer
+    from raycol.index.search.pipeline import cpu_scorer
+    from raycol.index.search.query import Query
 
     documents = (Document(str(number), tokens) for number, tokens in enumerate(clustered))
     index = Index.create(tmp_path / "i", documents, bits=bits, partition_tokens=1000)

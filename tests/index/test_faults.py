@@ -23,8 +23,8 @@ import pytest
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Hit, Index
-from raycol.index.storage import open_store
-from raycol.index.vacuum import sweep
+from raycol.index.write.vacuum import sweep
+from raycol.storage import open_store
 from tests.conftest import PROJECT, tries_all
 from tests.index.fault_worker import create_small, create_worn, intercepted, make_documents, state
 

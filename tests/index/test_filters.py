@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.columns import metadata_table
-from raycol.index.filters import parse_filter
+from raycol.index.format.columns import metadata_table
+from raycol.index.search.filters import parse_filter
 
 COLUMNS = {"lang": "string", "year": "int64", "score": "double", "draft": "bool", "day": "date"}
 UTC = datetime.UTC

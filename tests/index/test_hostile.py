@@ -27,10 +27,10 @@ import pytest
 
 from raycol.errors import IndexCorruptError, InputError
 from raycol.index import Index
-from raycol.index.columns import schema_of
-from raycol.index.manifest import MAX_MANIFEST_BYTES
-from raycol.index.storage import open_store
-from raycol.index.verify import verify_index
+from raycol.index.format.columns import schema_of
+from raycol.index.format.manifest import MAX_MANIFEST_BYTES
+from raycol.index.write.verify import verify_index
+from raycol.storage import open_store
 from tests.index.forging import (
     COLUMNS,
     body_of,

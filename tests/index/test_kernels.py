@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
-from raycol.index.codebook import BITS, Codebook, TokenCodes
-from raycol.index.document import MAX_QUERY_TOKENS
+from raycol.index.codec.codebook import BITS, Codebook, TokenCodes
+from raycol.index.format.document import MAX_QUERY_TOKENS
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
     GROUP,
@@ -34,9 +34,9 @@ from raycol.index.kernels.centroids import (
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
-from raycol.index.probes import find_probes, score_all, score_some
-from raycol.index.query import Query
-from raycol.index.scratch import Scratch
+from raycol.index.search.probes import find_probes, score_all, score_some
+from raycol.index.search.query import Query
+from raycol.index.search.scratch import Scratch
 from tests.conftest import PROJECT, make_clustered, unit
 from tests.index.test_search import make_queries
 

@@ -13,7 +13,7 @@ BUILD = """
 import sys, tempfile
 import numpy as np
 from raycol.index import Document, Index
-from raycol.memory import peak_memory
+from raycol.core.memory import peak_memory
 
 n_tokens, dim = int(sys.argv[1]), 8
 rng = np.random.default_rng(0)

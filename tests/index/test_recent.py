@@ -2,9 +2,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raycol.index import Document, Index, partition
-from raycol.index.partition import ROW_GROUP
-from raycol.index.recent import RecentTables
+from raycol.index import Document, Index
+from raycol.index.format import partition
+from raycol.index.format.partition import ROW_GROUP
+from raycol.index.search.lru_cache import RecentTables
 from tests.conftest import make_clustered
 
 

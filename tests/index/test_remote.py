@@ -15,9 +15,9 @@ import pytest
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Index
-from raycol.index.manifest import manifest_name
-from raycol.index.storage import open_store
-from raycol.index.verify import verify_index
+from raycol.index.format.manifest import manifest_name
+from raycol.index.write.verify import verify_index
+from raycol.storage import open_store
 from tests.conftest import make_clustered
 
 
@@ -135,7 +135,7 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
 
 
 def test_of_retired_versions_the_newest_marks_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycol.index.storage.remote._MARKS", 2)
+    monkeypatch.setattr("raycol.storage.object_store._MARKS", 2)
     index = Index.create(uri, documents())
     for number in range(8):
         index.append(documents(1, f"more{number}-"))
@@ -166,7 +166,7 @@ def test_a_manifest_that_is_retired_while_it_is_read_is_not_found(uri: str) -> N
 # Forks a writer for each line of input: a URI, where to die, and the folder of its cache. Says how it ended.
 WRITERS = """
 import json, os, signal, sys
-import raycol.index.storage.remote as remote
+import raycol.storage.object_store as remote
 from raycol.index import Index
 from tests.index.test_remote import documents
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Hit, Index
-from raycol.index.codebook import BITS
-from raycol.index.effort import EFFORTS, SearchSettings
+from raycol.index.codec.codebook import BITS
+from raycol.index.search.effort import EFFORTS, SearchSettings
 from tests.conftest import make_clustered, unit
 
 
@@ -232,7 +232,7 @@ def test_of_many_equals_at_the_edge_the_first_ids_are_found(tmp_path: Path) -> N
 
 
 def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: list[np.ndarray]) -> None:
-    from raycol.index.search import merge_hits
+    from raycol.index.search.pipeline import merge_hits
 
     whole, _ = build(tmp_path / "i", clustered, partition_tokens=600)
     names = [info.name for info in whole.manifest.partitions]
@@ -621,8 +621,8 @@ def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> N
 
 
 def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
-    from raycol.index.search import Answer
-    from raycol.index.tune import cheapest_settings
+    from raycol.index.search.pipeline import Answer
+    from raycol.index.write.tune import cheapest_settings
 
     exact = [[Hit("a", 2.0), Hit("b", 1.0)]]
     sizes = {"n_centroids": 128, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}

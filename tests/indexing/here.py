@@ -3,7 +3,7 @@
 from functools import partial
 
 from raycol import indexing
-from raycol.executor import IN_PROCESS
+from raycol.distributed.executor import IN_PROCESS
 
 build_index = partial(indexing.build_index, executor=IN_PROCESS)
 append_corpus = partial(indexing.append_corpus, executor=IN_PROCESS)

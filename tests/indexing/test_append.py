@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.core.progress import no_report
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
-from raycol.progress import no_report
 from tests.conftest import make_clustered, save_encoded
 from tests.indexing.cluster import contents
 from tests.indexing.here import append_corpus, build_index

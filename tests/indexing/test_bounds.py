@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 # One worker in a process of its own, whose peak is that of planning and merging, too.
 BUILD = """
 import sys
-from raycol.executor import IN_PROCESS
+from raycol.distributed.executor import IN_PROCESS
 from raycol.indexing import IndexConfig, build_index
 report = build_index(IndexConfig.model_validate_json(sys.argv[1]), executor=IN_PROCESS)
 print(report.partitions, report.peak_worker_bytes)

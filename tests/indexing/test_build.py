@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from raycol import indexing
+from raycol.distributed.executor import ON_RAY
 from raycol.errors import InputError
-from raycol.executor import ON_RAY
 from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
@@ -84,7 +84,7 @@ def test_an_append_takes_no_setting_of_indexes_of_another_kind(built: Path, corp
 
 def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
     from raycol.data import read_corpus
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     index = Index.open(built)
     encoder = load_encoder(tiny_colbert, device="cpu")
@@ -111,7 +111,7 @@ def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colb
 
 
 def test_skipped_records_are_listed_and_the_rest_is_built_pooled(tiny_colbert: Path, tmp_path: Path) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(20))
     path.write_text("oops\n" + path.read_text() + '{"_id": "empty", "text": " "}\n')

@@ -10,8 +10,8 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.index.storage.files import unseal
 from raycol.indexing.part import Built
+from raycol.storage.checked_files import unseal
 from tests.conftest import make_clustered, make_passages, save_encoded
 from tests.indexing.cluster import Build, Nodes, contents, nodes, records, report_of
 

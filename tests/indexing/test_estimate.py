@@ -15,13 +15,13 @@ import pytest
 
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
-from raycol.index.codebook import train_codebook
-from raycol.index.storage import open_store
+from raycol.index.codec.codebook import train_codebook
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
 from raycol.indexing.part import Built, Task, build_partition
 from raycol.indexing.plan import plan_build
 from raycol.indexing.sampling import sample_corpus
+from raycol.storage import open_store
 from tests.conftest import TOPICS, make_clustered, save_encoded
 
 WORDS = " ".join(TOPICS.values()).split()
@@ -85,7 +85,7 @@ def check(estimate: Estimate, built: list[Built], within: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("save", [save_lines, save_compressed, save_table])
 def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path, save: object) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     save(tmp_path)
     config = PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert), docs_per_partition=1024)

@@ -7,25 +7,25 @@ from typing import Any
 import pytest
 
 from raycol.data import Fields, corpus_files
-from raycol.index.manifest import ModelInfo, SplitInfo
+from raycol.index.format.manifest import ModelInfo, SplitInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.journal import fingerprint
 from raycol.indexing.metadata import MetadataCheck
 from raycol.indexing.part import Task
-from raycol.indexing.plan import Plan, plan_build
+from raycol.indexing.plan import BuildPlan, plan_build
 from tests.conftest import write_jsonl
 
 FIELDS = Fields(metadata={"year": ""})
 MODEL = ModelInfo(name="here", fingerprint="f")
 
 
-def plan_of(path: Path, **changes: Any) -> tuple[Plan, Task]:
+def plan_of(path: Path, **changes: Any) -> tuple[BuildPlan, Task]:
     check = MetadataCheck(FIELDS)
     plan = plan_build(corpus_files(str(path)), FIELDS, 2, "skip", check)
     return plan, Task(FIELDS, check.finish(path), 100, 1.0, "skip", 0, **changes)
 
 
-def name_of(plan: Plan, task: Task, model: ModelInfo | None = MODEL, bits: int = 4, **settings: Any) -> str:
+def name_of(plan: BuildPlan, task: Task, model: ModelInfo | None = MODEL, bits: int = 4, **settings: Any) -> str:
     config = IndexConfig(corpus="c", model="m", out="i", docs_per_partition=2, **settings)
     return fingerprint(config, plan, task, model, bits=bits)
 

@@ -12,8 +12,8 @@ import pytest
 from raycol.data import Fields, Passage, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.manifest import SplitInfo
-from raycol.index.snapshot import Snapshot
+from raycol.index.format.manifest import SplitInfo
+from raycol.index.format.snapshot import Snapshot
 from raycol.indexing.encode import Encoded, document_length, encode_texts
 from raycol.indexing.part import Built, Task, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
@@ -23,7 +23,7 @@ from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
 
 @pytest.fixture(scope="module")
 def encoder(tiny_colbert: Path) -> Any:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     return load_encoder(tiny_colbert, device="cpu")
 

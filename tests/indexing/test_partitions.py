@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from raycol.data import Fields, corpus_files
-from raycol.executor import IN_PROCESS
-from raycol.index.manifest import CodebookInfo
-from raycol.index.storage import open_store
+from raycol.distributed.executor import IN_PROCESS
+from raycol.index.format.manifest import CodebookInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.part import Built, Task
 from raycol.indexing.partitions import Target, build_partitions
 from raycol.indexing.plan import plan_build
+from raycol.storage import open_store
 
 
 def built(tokens: int, seconds: float) -> Built:

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol.data import Fields, Passage, corpus_files, hub, read_corpus
+from raycol.data import Fields, Passage, corpus_files, read_corpus
+from raycol.data.readers import hub
 from raycol.errors import InputError, RaycolError
-from raycol.indexing.plan import Part, Plan, _shared, plan_build, read_part, sample_documents
+from raycol.indexing.plan import BuildPlan, PartitionPlan, _shared, plan_build, read_part, sample_documents
 from tests.conftest import make_passages, write_jsonl
 
 
-def plan_of(path: Path, per_part: int, on_error: str = "fail", fields: Fields | None = None) -> Plan:
+def plan_of(path: Path, per_part: int, on_error: str = "fail", fields: Fields | None = None) -> BuildPlan:
     return plan_build(corpus_files(str(path)), fields or Fields(), per_part, on_error)
 
 
-def passages_of(plan: Plan) -> list[Passage]:
+def passages_of(plan: BuildPlan) -> list[Passage]:
     return [passage for part in plan.parts for _, passage in read_part(part, plan.fields)]
 
 
@@ -41,7 +42,7 @@ def test_the_parts_together_are_the_corpus(
     assert passages_of(plan) == list(read_corpus(folder, "skip"))
     assert all(part.documents <= per_part for part in plan.parts)
     assert len(plan.problems) == kinds.count("bad") + kinds.count("repeated")
-    assert all(Part.from_json(part.to_json()) == part for part in plan.parts)
+    assert all(PartitionPlan.from_json(part.to_json()) == part for part in plan.parts)
     assert plan.lengths.sum() == plan.documents + kinds.count("repeated")
 
 

@@ -14,13 +14,13 @@ import pytest
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.codebook import Codebook, train_codebook
-from raycol.index.manifest import PartitionInfo
-from raycol.index.storage import open_store
+from raycol.index.codec.codebook import Codebook, train_codebook
+from raycol.index.format.manifest import PartitionInfo
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from raycol.indexing.encode import encode_texts
 from raycol.indexing.part import Task, build_partition
-from raycol.indexing.plan import Plan, plan_build
+from raycol.indexing.plan import BuildPlan, plan_build
+from raycol.storage import open_store
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
 from tests.indexing.here import append_corpus, build_index
 from tests.indexing.test_split import assert_covers
@@ -58,11 +58,13 @@ def save_several(folder: Path) -> None:
         save(folder / name, RECORDS[start:stop])
 
 
-def plan_of(path: Path, fields: Fields, on_error: str = "fail") -> Plan:
+def plan_of(path: Path, fields: Fields, on_error: str = "fail") -> BuildPlan:
     return plan_build(corpus_files(str(path)), fields, 8, on_error)
 
 
-def build_all(plan: Plan, out: Path, codebook: Codebook, task: Task, encoder: object = None) -> list[PartitionInfo]:
+def build_all(
+    plan: BuildPlan, out: Path, codebook: Codebook, task: Task, encoder: object = None
+) -> list[PartitionInfo]:
     store = open_store(str(out))
     return [build_partition(part, task, codebook, store, encoder).info for part in plan.parts]
 
@@ -74,7 +76,7 @@ def small_codebook(dim: int = 16) -> Codebook:
 
 @pytest.mark.slow
 def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Path) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     encoder, codebook = load_encoder(tiny_colbert, device="cpu"), small_codebook()
     columns = {"title": "string", "text": "string", "year": "int64"}
@@ -195,7 +197,7 @@ def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
 
 
 def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     texts = [" ".join(np.random.default_rng(number).choice(WORDS, 5 + 20 * number)) for number in range(4)]
     records = [
@@ -235,7 +237,7 @@ def texts() -> list[str]:
 
 
 def test_embeddings_depend_on_the_texts_and_the_batch_alone(tiny_colbert: Path, texts: list[str]) -> None:
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     once, again = (list(encode_texts(load_encoder(tiny_colbert, device="cpu"), texts, 333)) for _ in range(2))
     assert [batch.positions for batch in once] == [batch.positions for batch in again]
@@ -246,7 +248,7 @@ def test_embeddings_depend_on_the_texts_and_the_batch_alone(tiny_colbert: Path, 
 @pytest.mark.parametrize("pool_factor", [1.0, 2.0])
 def test_a_partition_stands_in_the_order_of_the_corpus(tiny_colbert: Path, tmp_path: Path, pool_factor: float) -> None:
     """Whatever the order in which documents were encoded."""
-    from raycol.models import load_encoder
+    from raycol.models.encoder import load_encoder
 
     save(tmp_path / "c.jsonl", RECORDS[:8])
     encoder = load_encoder(tiny_colbert, device="cpu")

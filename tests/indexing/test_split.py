@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raycol.data import Passage
 from raycol.errors import InputError
-from raycol.index.manifest import SplitInfo
+from raycol.index.format.manifest import SplitInfo
 from raycol.indexing.split import Splitter, cut
 from tests.conftest import TOPICS
 

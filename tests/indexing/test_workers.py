@@ -9,14 +9,14 @@ import torch
 from pydantic import ValidationError
 
 from raycol.data import Fields, corpus_files
+from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError, RaycolError
-from raycol.executor import IN_PROCESS
-from raycol.index.manifest import ModelInfo
+from raycol.index.format.manifest import ModelInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.part import Task
 from raycol.indexing.plan import plan_build
 from raycol.indexing.workers import SampleEncoder, open_encoder
-from raycol.models import encoder_fingerprint, load_encoder
+from raycol.models.encoder import encoder_fingerprint, load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.follow import follow
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 
 
 class Scripted:
@@ -18,12 +18,12 @@ class Scripted:
         self._answers: Iterator[str | Exception] = iter(answers)
         self.asked = 0
 
-    def job(self, submission_id: str) -> Job:
+    def job(self, submission_id: str) -> SubmittedJob:
         self.asked += 1
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer
-        return Job(submission_id, answer, driver_code=3 if answer == "FAILED" else None)
+        return SubmittedJob(submission_id, answer, driver_code=3 if answer == "FAILED" else None)
 
     def logs(self, _: str) -> str:
         return self._whole

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from raycol.indexing.config import IndexConfig
 from raycol.jobs.identity import attempt_id, attempt_of, choose, job_name
-from raycol.jobs.job import Job
+from raycol.jobs.job import SubmittedJob
 
 
 def build(**settings: object) -> IndexConfig:
@@ -45,8 +45,8 @@ STATUSES = st.sampled_from(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPE
 
 @given(st.lists(STATUSES, max_size=6), st.booleans(), st.randoms(use_true_random=False))
 def test_the_last_attempt_decides(statuses: list[str], again: bool, order: object) -> None:
-    jobs = [Job(attempt_id("raycol-x-1", n), status) for n, status in enumerate(statuses, start=1)]
-    shuffled = [*jobs, Job("somebody-else", "RUNNING"), Job("raycol-x-12", "RUNNING")]
+    jobs = [SubmittedJob(attempt_id("raycol-x-1", n), status) for n, status in enumerate(statuses, start=1)]
+    shuffled = [*jobs, SubmittedJob("somebody-else", "RUNNING"), SubmittedJob("raycol-x-12", "RUNNING")]
     order.shuffle(shuffled)  # type: ignore[attr-defined]
     choice = choose(shuffled, "raycol-x-1", again=again)
     last = jobs[-1] if jobs else None
@@ -60,4 +60,4 @@ def test_the_last_attempt_decides(statuses: list[str], again: bool, order: objec
 def test_exit_codes_are_those_of_a_shell() -> None:
     codes = {("SUCCEEDED", 0): 0, ("FAILED", 2): 2, ("FAILED", -9): 137, ("FAILED", None): 1, ("STOPPED", None): 1}
     for (status, driver_code), code in codes.items():
-        assert Job("x", status, driver_code=driver_code).exit_code == code
+        assert SubmittedJob("x", status, driver_code=driver_code).exit_code == code

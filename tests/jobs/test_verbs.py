@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from raycol.config import Config
+from raycol.core.config import Config
 from raycol.jobs.submit import SubmitConfig
 from raycol.jobs.verbs import VERBS, places
 from raycol.training.config import TrainConfig

@@ -9,7 +9,7 @@ import pytest
 from raycol.data.beir import Dataset, save_beir
 from raycol.data.corpus import Passage
 from raycol.index import Document, Index
-from raycol.index.manifest import ModelInfo
+from raycol.index.format.manifest import ModelInfo
 from tests.conftest import TOPICS, make_passages
 from tests.mining.here import MADE
 
@@ -51,7 +51,7 @@ def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_index(out: Path, passages: list[Passage], model: Path, with_text: bool = True) -> Index:
-    from raycol.models import encoder_fingerprint, load_encoder
+    from raycol.models.encoder import encoder_fingerprint, load_encoder
 
     encoder = load_encoder(model, device="cpu")
     embeddings = encoder.encode_document(

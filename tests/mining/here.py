@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from raycol import mining
-from raycol.executor import IN_PROCESS
+from raycol.distributed.executor import IN_PROCESS
 
 MADE: list[int] = []
 """The numbers of the parts that were made, in their order."""

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Hit
-from raycol.mining.candidates import Own, Rules, folded, in_turn, limits, possible_hits, text_reason
+from raycol.mining.candidates import NegativeRules, Own, folded, in_turn, limits, possible_hits, text_reason
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Text
 
 WORDS = st.sampled_from(["", "rain", "Rain", "rain  wind", "RAIN wind", "snow", "fog", "fog "])
 MARGINS = st.none() | st.floats(0, 3)
 RULES = st.builds(
-    Rules,
+    NegativeRules,
     negatives=st.integers(1, 5),
     margin=MARGINS,
     relative_margin=st.none() | st.floats(0, 1),
@@ -38,7 +38,7 @@ QUERIES = st.builds(
 
 @given(HITS, QUERIES, st.floats(-5, 5), RULES, st.booleans())
 def test_possible_hits_are_those_that_ids_and_scores_allow(
-    hits: list[Hit], query: TrainingQuery, positive: float, rules: Rules, split: bool
+    hits: list[Hit], query: TrainingQuery, positive: float, rules: NegativeRules, split: bool
 ) -> None:
     if split:
         hits = [Hit(f"{hit.id}#{number % 3}", hit.score) for number, hit in enumerate(hits)]
@@ -70,7 +70,7 @@ def test_a_text_is_none_of_the_query_its_positives_and_what_was_taken(
 
 
 def test_a_relative_margin_is_of_the_size_of_the_score_as_in_sentence_transformers() -> None:
-    rules = Rules(1, margin=0.5, relative_margin=0.25, max_score=7.0)
+    rules = NegativeRules(1, margin=0.5, relative_margin=0.25, max_score=7.0)
     assert limits(8.0, rules) == {"margin": 7.5, "relative_margin": 6.0, "max_score": 7.0}
     assert limits(-8.0, rules) == {"margin": -8.5, "relative_margin": -10.0, "max_score": 7.0}
 
@@ -78,20 +78,20 @@ def test_a_relative_margin_is_of_the_size_of_the_score_as_in_sentence_transforme
 @given(st.integers(0, 30), st.integers(0, 2**70), st.text())
 def test_chance_is_of_the_seed_and_the_query(n: int, seed: int, query: str) -> None:
     hits = [Hit(f"d{number}", -number) for number in range(n)]
-    turn = in_turn(hits, Rules(1, sampling="random", seed=seed), query)
+    turn = in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query)
     assert sorted(turn, key=lambda each: -each.score) == hits
-    assert turn == in_turn(hits, Rules(1, sampling="random", seed=seed), query)
-    assert in_turn(hits, Rules(1), query) == hits
+    assert turn == in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query)
+    assert in_turn(hits, NegativeRules(1), query) == hits
 
 
 def test_queries_and_seeds_differ_in_their_chances() -> None:
     hits = [Hit(f"d{number}", -number) for number in range(30)]
     turns = {
-        tuple(each.id for each in in_turn(hits, Rules(1, sampling="random", seed=seed), query))
+        tuple(each.id for each in in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query))
         for seed in range(3)
         for query in ("a", "b", "c")
     }
     assert len(turns) == 9
-    firsts = Counter(in_turn(hits, Rules(1, sampling="random"), str(n))[0].id for n in range(3000))
+    firsts = Counter(in_turn(hits, NegativeRules(1, sampling="random"), str(n))[0].id for n in range(3000))
     assert min(firsts.values()) > 50
     assert len(firsts) == 30

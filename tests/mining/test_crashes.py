@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raycol.mining import MineConfig, TeachConfig, mine_negatives, score_examples
+from raycol.mining import MineConfig, ScoreConfig, mine_negatives, score_examples
 from tests.mining import here
 from tests.mining.conftest import contents
 
@@ -102,16 +102,16 @@ def test_mining_outlives_a_worker_and_its_driver(
 
 
 @pytest.mark.long
-def test_teaching_outlives_a_worker_and_its_driver(
+def test_scoring_outlives_a_worker_and_its_driver(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
     here.mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined"))
-    config = TeachConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
+    config = ScoreConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
     here.score_examples(config.model_copy(update={"out": tmp_path / "whole"}))
     out = tmp_path / "o"
     words = ["--teacher", tiny_cross_encoder, "--queries-per-part", 2]
-    process = start("teach", tmp_path / "mined", "--out", out, "--num-workers", 2, *words)
-    before = die_twice(process, out, "TeachingWorker")
+    process = start("score", tmp_path / "mined", "--out", out, "--num-workers", 2, *words)
+    before = die_twice(process, out, "ScoringWorker")
     report = score_examples(config.model_copy(update={"out": out, "num_workers": 1}))
     assert report.reused_parts == before < report.parts == 30
     assert contents(out) == contents(tmp_path / "whole")

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.data.examples import Example, Source, read_examples
+from raycol.data.examples import Example, ExampleSource, read_examples
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
 from raycol.mining.job import Planning
 from raycol.mining.queries import group_queries
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
 from tests.mining.here import HERE, Noting, mine_negatives
@@ -38,7 +38,7 @@ def beside(out: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def pairs(beir: Path) -> Path:
     """The BEIR folder's pairs as examples without ids; every third positive is one that no index has."""
-    examples = read_examples(Source(path=str(beir)))
+    examples = read_examples(ExampleSource(path=str(beir)))
     return write_jsonl(
         beir.parent / "pairs.jsonl",
         [
@@ -68,7 +68,7 @@ def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert:
         ids = [row["positive_id"], *row["negative_ids"]]
         assert row["mined_scores"] == pytest.approx([exact[id_] for id_ in ids], abs=1e-4)
     # What reads examples takes them as they are, and the scores for no teacher's.
-    examples = list(read_examples(Source(path=str(tmp_path / "o"))))
+    examples = list(read_examples(ExampleSource(path=str(tmp_path / "o"))))
     assert [(each.query, each.documents) for each in examples] == [
         (row["query"], (row["positive"], *row["negatives"])) for row in rows
     ]
@@ -87,7 +87,7 @@ def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path,
         assert (row["negative_ids"] is None) == (row["positive_id"] is None)
         assert row["positive"] not in row["negatives"]
         assert all(score <= row["mined_scores"][0] for score in row["mined_scores"][1:])
-    assert len(list(read_examples(Source(path=str(tmp_path / "o"))))) == len(rows) == report.rows
+    assert len(list(read_examples(ExampleSource(path=str(tmp_path / "o"))))) == len(rows) == report.rows
 
 
 def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: P
 def test_queries_that_are_short_are_left_out_loudly(
     beir: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from raycol.show import mined
+    from raycol.display import mined
 
     settings = {"negatives": 10, "to_rank": 25, "margin": 0.05}
     skipped = mine(index, beir, tmp_path / "skip", **settings)
@@ -196,7 +196,7 @@ def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) 
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        from raycol.mining import place
+        from raycol.mining import workspace as place
 
         rename = place.os.rename
 
@@ -324,7 +324,8 @@ def test_a_command_removes_nothing_of_one_that_is_at_work(
 
 def test_pairs_labelled_zero_are_no_positives(beir: Path, index: Path, tmp_path: Path) -> None:
     pairs = [
-        {"query": one.query, "answer": one.documents[0], "label": 1} for one in read_examples(Source(path=str(beir)))
+        {"query": one.query, "answer": one.documents[0], "label": 1}
+        for one in read_examples(ExampleSource(path=str(beir)))
     ]
     data = write_jsonl(tmp_path / "pairs.jsonl", [*pairs[:6], {**pairs[6], "label": 0}])
     report = mine(index, data, tmp_path / "o")

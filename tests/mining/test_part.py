@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
-from raycol.index.manifest import SplitInfo, commit_manifest
-from raycol.index.storage import open_store
-from raycol.mining.candidates import Rules, folded
+from raycol.index.format.manifest import SplitInfo, commit_manifest
+from raycol.mining.candidates import NegativeRules, folded
 from raycol.mining.part import MINED_SCHEMA, Miner
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import IndexTexts, Text
+from raycol.storage import open_store
 from tests.conftest import make_clustered, unit
 
 DIM, DOCUMENTS = 16, 60
@@ -60,7 +60,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return Index.create(tmp_path_factory.mktemp("part") / "index", documents, n_centroids=16)
 
 
-def miner(index: Index, rules: Rules, from_rank: int = 1, to_rank: int = 40, **settings: Any) -> Miner:
+def miner(index: Index, rules: NegativeRules, from_rank: int = 1, to_rank: int = 40, **settings: Any) -> Miner:
     values = {"keep_short": False, "batch_size": 8, **settings}
     return Miner(index, MadeUp(), IndexTexts(index), rules, from_rank, to_rank, **values)
 
@@ -79,7 +79,7 @@ QUERIES = st.lists(
     unique_by=lambda query: query.text,
 )
 RULES = st.builds(
-    Rules,
+    NegativeRules,
     negatives=st.integers(1, 6),
     margin=st.none() | st.floats(0, 1),
     relative_margin=st.none() | st.floats(0, 0.5),
@@ -93,7 +93,7 @@ RULES = st.builds(
 def test_every_row_is_as_the_rules_ask(
     index: Index,
     queries: list[TrainingQuery],
-    rules: Rules,
+    rules: NegativeRules,
     from_rank: int,
     keep_short: bool,
     judge_margin: float | None,
@@ -155,7 +155,7 @@ def score_of(index: Index, query: str, positive: Positive) -> float:
 
 @given(QUERIES, RULES, st.randoms(use_true_random=False), st.integers(1, 8))
 def test_a_query_has_the_same_negatives_whatever_is_beside_it(
-    index: Index, queries: list[TrainingQuery], rules: Rules, random: Any, size: int
+    index: Index, queries: list[TrainingQuery], rules: NegativeRules, random: Any, size: int
 ) -> None:
     mine = miner(index, rules, cross_encoder=logits)
     whole, counts = mine(queries)
@@ -171,9 +171,11 @@ def test_a_query_has_the_same_negatives_whatever_is_beside_it(
 
 
 @given(QUERIES, RULES)
-def test_the_first_of_those_that_pass_are_taken(index: Index, queries: list[TrainingQuery], rules: Rules) -> None:
+def test_the_first_of_those_that_pass_are_taken(
+    index: Index, queries: list[TrainingQuery], rules: NegativeRules
+) -> None:
     """A cross-encoder is asked bit by bit; that gives what asking it of everything would give."""
-    everything = miner(index, Rules(**{**vars(rules), "negatives": 40}), keep_short=True)
+    everything = miner(index, NegativeRules(**{**vars(rules), "negatives": 40}), keep_short=True)
     mine = miner(index, rules, cross_encoder=logits, keep_short=True)
     all_rows = {(row["query"], row["positive"]): row for row in everything(queries)[0].to_pylist()}
     table, counts = mine(queries)
@@ -204,7 +206,7 @@ def test_of_documents_that_were_split_the_passages_of_a_positive_are_none(tmp_pa
     commit_manifest(open_store(tmp_path / "index"), split)
     index = Index.open(tmp_path / "index")
     query = TrainingQuery("which one", [Positive("q", "long", "all of it"), Positive("q", "d7", "text of d7#0")])
-    table, counts = miner(index, Rules(20), to_rank=120)([query])
+    table, counts = miner(index, NegativeRules(20), to_rank=120)([query])
     rows = table.to_pylist()
     assert counts["left out: positive"] == 71
     assert counts["positives encoded"] == 0
@@ -221,7 +223,9 @@ def test_a_document_without_a_text_is_none(tmp_path: Path) -> None:
     ]
     index = Index.create(tmp_path / "index", documents, columns={"text": "string"})
     assert IndexTexts(index)(["d1", "d2"]) == {"d1": Text("", ""), "d2": Text("", "text 2")}
-    table, counts = miner(index, Rules(15), keep_short=True)([TrainingQuery("a", [Positive(None, "d2", "text 2")])])
+    table, counts = miner(index, NegativeRules(15), keep_short=True)(
+        [TrainingQuery("a", [Positive(None, "d2", "text 2")])]
+    )
     assert counts["left out: no_text"] == 10
     assert sorted(table["negatives"].to_pylist()[0]) == sorted(
         f"text {number}" for number in range(0, 20, 2) if number != 2

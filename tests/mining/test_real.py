@@ -7,7 +7,7 @@ import pytest
 
 from raycol.data.beir import Dataset, read_qrels, read_queries, save_beir
 from raycol.data.corpus import Passage, read_corpus
-from raycol.mining import MineConfig, TeachConfig
+from raycol.mining import MineConfig, ScoreConfig
 from tests.mining.conftest import make_index
 from tests.mining.here import mine_negatives, score_examples
 from tests.mining.test_mine import rows_of
@@ -40,7 +40,7 @@ def test_false_negatives_are_left_out_and_positives_are_scored_above_most_negati
     settings = {"index": tmp_path / "index", "data": scifact, "negatives": 3, "to_rank": 20, "short": "keep"}
     filtered = mine_negatives(MineConfig(out=tmp_path / "filtered", cross_encoder=judge, **settings))
     plain = mine_negatives(MineConfig(out=tmp_path / "plain", **settings))
-    taught = score_examples(TeachConfig(data=tmp_path / "plain", teacher=judge, out=tmp_path / "o", n_ways=4))
+    taught = score_examples(ScoreConfig(data=tmp_path / "plain", teacher=judge, out=tmp_path / "o", n_ways=4))
     assert (plain.rows, plain.short) == (plain.pairs, {})
     assert plain.left_out["positive"] >= 0.8 * QUERIES
     assert filtered.left_out["cross_encoder"] > 0

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raycol.data import Source, read_examples
+from raycol.data import ExampleSource, read_examples
 from raycol.errors import InputError, RaycolError
-from raycol.index.storage import open_store
-from raycol.mining import MineConfig, TeachConfig
+from raycol.mining import MineConfig, ScoreConfig
+from raycol.storage import open_store
 from tests.mining.conftest import make_index, passages_of
 from tests.mining.here import mine_negatives, score_examples
 from tests.mining.test_mine import rows_of
@@ -49,10 +49,10 @@ def test_everything_in_a_store_comes_to_what_it_comes_to_in_folders(
     assert report.out == f"{s3}/mined"
     assert not [name for name in listed(s3) if "unfinished" in name]
 
-    score_examples(TeachConfig(teacher=str(tiny_cross_encoder), data=str(tmp_path / "mined"), out=tmp_path / "taught"))
-    score_examples(TeachConfig(teacher=str(tiny_cross_encoder), data=f"{s3}/mined", out=f"{s3}/taught"))
+    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=str(tmp_path / "mined"), out=tmp_path / "taught"))
+    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=f"{s3}/mined", out=f"{s3}/taught"))
     assert rows_in(f"{s3}/taught") == rows_of(tmp_path / "taught")
-    examples = list(read_examples(Source(path=f"{s3}/taught")))
+    examples = list(read_examples(ExampleSource(path=f"{s3}/taught")))
     assert len(examples) == 60
     assert examples[0].scores is not None
 
@@ -72,7 +72,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         mine(index, data, f"{s3}/o")
     assert listed(f"{s3}/o") == {}
     with pytest.raises(InputError, match="no such file or folder"):
-        list(read_examples(Source(path=f"{s3}/o")))
+        list(read_examples(ExampleSource(path=f"{s3}/o")))
     with pytest.raises(InputError, match=r"differs in negatives \(7 there, 6 here\); .* remove s3://corpora/"):
         mine(index, data, f"{s3}/o", negatives=6)
     (unfinished,) = {name.partition("/")[0] for name in listed(s3) if "unfinished" in name}
@@ -89,7 +89,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
     assert made == [1, 2, 3, 4]
     assert set(listed(f"{s3}/o")) == {"mining-report.json"}
     with pytest.raises(InputError, match="no corpus here"):
-        list(read_examples(Source(path=f"{s3}/o")))
+        list(read_examples(ExampleSource(path=f"{s3}/o")))
     assert mine(index, data, f"{s3}/o").reused_parts == 5
     assert rows_in(f"{s3}/o") == rows_in(f"{s3}/whole")
     with pytest.raises(InputError, match="o: exists already"):

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx2
 
+from raycol.client.schema import Problem, SearchResponse
 from raycol.serving.config import ServeConfig
 from raycol.serving.keys import new_key
-from raycol.serving.schema import Problem, SearchResponse
 from tests.conftest import make_passages
 from tests.serving.indexes import index_of_texts
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from raycol.serving.client import check_health
+from raycol.client.sync_client import check_health
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from raycol.index import Document, Index
-from raycol.index.storage import Store, open_store
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
+from raycol.storage import Store, open_store
 from tests.conftest import make_clustered, make_passages
 from tests.serving.indexes import index_of_texts
 from tests.serving.load import QUERIES

@@ -15,10 +15,10 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from raycol.index.manifest import Manifest, read_manifest
-from raycol.index.storage import open_store
+from raycol.index.format.manifest import Manifest, read_manifest
 from raycol.serving.config import LOOPBACK, ServeConfig
-from raycol.serving.run import Endpoint
+from raycol.serving.run import RunningEndpoint
+from raycol.storage import open_store
 from tests.serving.handles import Handle
 
 
@@ -73,7 +73,7 @@ class Served:
 
         from raycol.serving.app import build_app
         from raycol.serving.gateway import api
-        from raycol.serving.headers import Headers
+        from raycol.serving.http.headers import Headers
 
         self.loop = Loop()
         bound = build_app(config.model_copy(update={"host": config.host or LOOPBACK}))._bound_deployment
@@ -126,7 +126,7 @@ def served_here(config: ServeConfig) -> Iterator[Served]:
 
 
 @contextlib.contextmanager
-def on_a_socket(served: Served) -> Iterator[Endpoint]:
+def on_a_socket(served: Served) -> Iterator[RunningEndpoint]:
     """Have uvicorn serve it on a free port of the loopback interface."""
     server = uvicorn.Server(uvicorn.Config(served.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning"))
     stopped = asyncio.run_coroutine_threadsafe(server.serve(), served.loop._loop)
@@ -134,7 +134,7 @@ def on_a_socket(served: Served) -> Iterator[Endpoint]:
         assert not stopped.done()
     address = server.servers[0].sockets[0].getsockname()
     try:
-        yield Endpoint(f"http://127.0.0.1:{address[1]}", served.manifest, len(served.shards))
+        yield RunningEndpoint(f"http://127.0.0.1:{address[1]}", served.manifest, len(served.shards))
     finally:
         server.should_exit = True
         stopped.result(30)

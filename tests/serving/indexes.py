@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from raycol.index import Document, Index
-from raycol.index.manifest import ModelInfo
-from raycol.models import encoder_fingerprint, load_encoder
+from raycol.index.format.manifest import ModelInfo
+from raycol.models.encoder import encoder_fingerprint, load_encoder
 
 
 def index_of_texts(

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from raycol.index import Document, Index
-from raycol.index.document import MAX_ID_BYTES
-from raycol.index.manifest import ModelInfo
-from raycol.models import encoder_fingerprint, load_encoder
+from raycol.index.format.document import MAX_ID_BYTES
+from raycol.index.format.manifest import ModelInfo
+from raycol.models.encoder import encoder_fingerprint, load_encoder
+from raycol.serving.answer_limits import MAX_VALUE_BYTES
 from raycol.serving.config import ServeConfig
-from raycol.serving.kept import MAX_VALUE_BYTES
 from raycol.serving.keys import new_key
 from raycol.serving.run import serving
 from tests.conftest import make_passages, unit

@@ -20,12 +20,12 @@ import pytest
 import uvicorn
 
 import raycol
+from raycol.client.calls import pack
+from raycol.client.retry import MAX_RETRY_AFTER_S
+from raycol.client.schema import Health, PackedEmbeddings, SearchRequest, ShardCount, VersionResponse
+from raycol.client.sync_client import check_health, search_endpoint
 from raycol.errors import InputError, RaycolError
-from raycol.search import SearchConfig, search
-from raycol.serving.calls import pack
-from raycol.serving.client import check_health, search_endpoint
-from raycol.serving.schema import Health, PackedEmbeddings, SearchRequest, ShardCount, VersionResponse
-from raycol.serving.tries import MAX_RETRY_AFTER_S
+from raycol.retrieval import SearchConfig, search
 
 FOUND = {
     "results": [[{"id": "a", "score": 1.5, "text": None, "metadata": {"year": 1999}}]],

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.index.manifest import ModelInfo, commit_manifest, read_manifest
-from raycol.index.storage import Store
+from raycol.index.format.manifest import ModelInfo, commit_manifest, read_manifest
 from raycol.serving.deploy import DeployConfig, deploy
-from raycol.serving.pin import read_pin
+from raycol.serving.served_version import read_pin
+from raycol.storage import Store
 
 
 def choose(store: Store, version: int | None) -> tuple[int, int]:

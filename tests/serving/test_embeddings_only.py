@@ -9,9 +9,9 @@ import pytest
 
 import raycol
 from raycol.index import Document, Index
-from raycol.index.effort import EFFORTS
-from raycol.index.search import plan_search
-from raycol.index.shard import whole_size
+from raycol.index.search.effort import EFFORTS
+from raycol.index.search.pipeline import plan_search
+from raycol.index.search.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import centroids_once
 from tests.conftest import make_clustered

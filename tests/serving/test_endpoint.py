@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raycol.client.schema import RerankRequest, SearchRequest
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.manifest import read_manifest
-from raycol.index.shard import Selection
-from raycol.index.storage import Store
-from raycol.serving import breaker
+from raycol.index.format.manifest import read_manifest
+from raycol.index.search.shard import Selection
+from raycol.serving import circuit_breaker as breaker
 from raycol.serving import endpoint as endpoint_module
 from raycol.serving import shard as shard_module
-from raycol.serving.endpoint import Endpoint, Settings, UnavailableError
+from raycol.serving.endpoint import GatewayState, Settings, UnavailableError
 from raycol.serving.keys import new_key, revoke_key
-from raycol.serving.schema import RerankRequest, SearchRequest
 from raycol.serving.shard import Shard
+from raycol.storage import Store
 from tests.conftest import make_clustered, make_passages
 from tests.serving.handles import Handle, Method
 from tests.serving.indexes import index_of_texts
@@ -29,9 +29,9 @@ from tests.serving.indexes import index_of_texts
 
 def endpoint_of(
     uri: str, shards: Iterable[Handle], encoder: Handle | None = None, keys: Path | None = None
-) -> Endpoint:
+) -> GatewayState:
     settings = Settings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
-    return Endpoint(settings, encoder, list(shards))
+    return GatewayState(settings, encoder, list(shards))
 
 
 def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: Path, tmp_path: Path) -> None:

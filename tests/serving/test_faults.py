@@ -10,14 +10,14 @@ import pytest
 
 from raycol.index import Index
 from raycol.serving.config import ServeConfig
-from raycol.serving.run import Endpoint, serving
+from raycol.serving.run import RunningEndpoint, serving
 from tests.serving.load import check_answers, clients, one_query, replicas
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
-def two_replicas(index: Index, ray_local: None) -> Iterator[Endpoint]:
+def two_replicas(index: Index, ray_local: None) -> Iterator[RunningEndpoint]:
     with serving(ServeConfig(index=index.uri, shards=2, replicas=2, port=0, timeout_s=5.0)) as running:
         yield running
 

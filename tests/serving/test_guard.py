@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.errors import IndexCorruptError, InputError
-from raycol.serving import gateway, guard, metrics
+from raycol.serving import gateway, metrics
 from raycol.serving.endpoint import UnavailableError
-from raycol.serving.guard import REQUEST_ID, Guard, Hosts, Rules
-from raycol.serving.headers import Headers
-from raycol.serving.schema import MAX_BODY_BYTES, Problem
+from raycol.serving.http import middleware as guard
+from raycol.serving.http.headers import Headers
+from raycol.serving.http.middleware import REQUEST_ID, Guard, GuardSettings, Hosts
 
 KEYS = {"r3ad": "read", "adm1n": "admin"}
 OPERATIONS = [(method.upper(), path) for path, item in gateway.api.openapi()["paths"].items() for method in item]
@@ -81,9 +82,9 @@ def inner() -> Inner:
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rules]:
+def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
     """No keys, and four requests at once; whatever happens, nothing is held afterwards."""
-    found = Rules(4)
+    found = GuardSettings(4)
     monkeypatch.setattr(Guard, "rules", found)
     yield found
     assert (found.in_flight, found.incoming_bytes) == (0, 0)
@@ -147,14 +148,14 @@ def says_nothing_of_the_index(answer: Answer) -> bool:
 
 
 @pytest.fixture
-def keyed(rules: Rules) -> Rules:
+def keyed(rules: GuardSettings) -> GuardSettings:
     """Keys, of either scope."""
     rules.scope_of = lambda key: KEYS.get(key or "")
     return rules
 
 
 @pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
-def test_nothing_is_answered_without_a_key(inner: Inner, keyed: Rules, value: str | bytes | None) -> None:
+def test_nothing_is_answered_without_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
     others = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
     others += [("POST", "/healthz"), ("OPTIONS", "/v1/search"), ("TRACE", "/"), ("GET", "/healthz/")]
     headers = [] if value is None else [("Authorization", value)]
@@ -166,7 +167,7 @@ def test_nothing_is_answered_without_a_key(inner: Inner, keyed: Rules, value: st
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: Rules, method: str, path: str) -> None:
+def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: GuardSettings, method: str, path: str) -> None:
     admin = path.startswith("/v1/admin/")
     assert admin == (path == "/v1/admin/version")
     assert asyncio.run(ask(Guard(inner), method, path, bearer("adm1n"))).status == 200
@@ -176,7 +177,7 @@ def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: Rules, metho
     assert not admin or says_nothing_of_the_index(answer)
 
 
-def test_wherever_the_application_is_mounted(inner: Inner, keyed: Rules) -> None:
+def test_wherever_the_application_is_mounted(inner: Inner, keyed: GuardSettings) -> None:
     mounted = {"root_path": "/search"}
     answer = asyncio.run(ask(Guard(inner), "POST", "/search/v1/admin/version", bearer("r3ad"), never, **mounted))
     assert answer.status == 403
@@ -187,17 +188,17 @@ def test_wherever_the_application_is_mounted(inner: Inner, keyed: Rules) -> None
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz"])
-def test_the_page_and_its_health_need_none(inner: Inner, keyed: Rules, path: str) -> None:
+def test_the_page_and_its_health_need_none(inner: Inner, keyed: GuardSettings, path: str) -> None:
     assert asyncio.run(ask(Guard(inner), "GET", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "HEAD", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "POST", path, body=never)).status == 401
 
 
-def test_the_kind_of_key_is_read_in_any_case(inner: Inner, keyed: Rules) -> None:
+def test_the_kind_of_key_is_read_in_any_case(inner: Inner, keyed: GuardSettings) -> None:
     assert asyncio.run(ask(Guard(inner), headers=[("Authorization", "bEARER  r3ad ")])).status == 200
 
 
-def test_no_origin_is_let_in_by_default(inner: Inner, keyed: Rules) -> None:
+def test_no_origin_is_let_in_by_default(inner: Inner, keyed: GuardSettings) -> None:
     for headers in (PAGE, [("Origin", "null")], [("Origin", "")], [("Origin", b"\xff")]):
         answer = asyncio.run(ask(Guard(inner), headers=[*bearer("r3ad"), *headers]))
         assert answer.status == 200
@@ -207,7 +208,7 @@ def test_no_origin_is_let_in_by_default(inner: Inner, keyed: Rules) -> None:
     assert not [name for name, _ in answer.headers if name.startswith(b"access-control")]
 
 
-def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: Rules) -> None:
+def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) -> None:
     keyed.cors = frozenset({"https://page.example"})
     before = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
     assert (before.status, before.body) == (204, b"")
@@ -225,7 +226,7 @@ def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: Rules) -> None:
         assert answer.header("vary") == "origin"
 
 
-def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Rules) -> None:
+def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: GuardSettings) -> None:
     async def run() -> None:
         inner.hold = asyncio.Event()
         app = Guard(inner)
@@ -246,7 +247,7 @@ def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Rules
     asyncio.run(run())
 
 
-def test_an_answer_is_at_work_until_it_is_taken(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what a client leaves untaken is no more than a piece of it."""
     content = bytes(range(256)) * 8192
 
@@ -291,7 +292,9 @@ def test_an_answer_is_at_work_until_it_is_taken(rules: Rules, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_that_trickle_in_take_no_room(
+    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
     async def trickle() -> Any:
@@ -314,7 +317,7 @@ def test_bodies_that_trickle_in_take_no_room(inner: Inner, rules: Rules, monkeyp
 
 @pytest.mark.slow
 def test_large_bodies_have_a_limit_together_and_small_ones_none(
-    inner: Inner, rules: Rules, monkeypatch: pytest.MonkeyPatch
+    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_LARGE_BYTES", 3 << 20)
     monkeypatch.setattr(guard, "BODY_S", 1.5)
@@ -344,7 +347,7 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
         ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
     ],
 )
-def test_too_large_a_body_is_refused(inner: Inner, rules: Rules, headers: Any, body: Any) -> None:
+def test_too_large_a_body_is_refused(inner: Inner, rules: GuardSettings, headers: Any, body: Any) -> None:
     answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
     assert (answer.status, answer.header("connection")) == (413, "close")
     assert str(MAX_BODY_BYTES) in answer.problem.detail
@@ -355,7 +358,7 @@ def test_too_large_a_body_is_refused(inner: Inner, rules: Rules, headers: Any, b
     ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
 )
 def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
-    rules: Rules, bytes_s: float, taken: float
+    rules: GuardSettings, bytes_s: float, taken: float
 ) -> None:
     # To close the connection at once would reset it under the client, which would not read the answer.
     chunk = b"a" * 500_000
@@ -376,7 +379,7 @@ def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
     assert happened.count("received") * len(chunk) == pytest.approx(taken, rel=0.6)
 
 
-def test_the_largest_body_is_read(inner: Inner, rules: Rules) -> None:
+def test_the_largest_body_is_read(inner: Inner, rules: GuardSettings) -> None:
     chunks = [b"a" * (MAX_BODY_BYTES // 2)] * 2
     answer = asyncio.run(
         ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], coming(chunks))
@@ -384,7 +387,7 @@ def test_the_largest_body_is_read(inner: Inner, rules: Rules) -> None:
     assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
 
 
-def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: Rules) -> None:
+def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: GuardSettings) -> None:
     messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:
@@ -395,14 +398,14 @@ def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: Rules) -> 
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b_c", "a" * 64])
-def test_a_sane_name_is_kept(inner: Inner, rules: Rules, given: str) -> None:
+def test_a_sane_name_is_kept(inner: Inner, rules: GuardSettings, given: str) -> None:
     answer = asyncio.run(ask(Guard(inner), headers=[("X-Request-Id", given)]))
     assert answer.header("x-request-id") == given
     assert answer.body.split()[0] == given.encode()
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a" * 65, "é", b"\xff", "a\r\nx: y", '"<script>', "a\n"])
-def test_any_other_is_replaced(inner: Inner, rules: Rules, given: Any) -> None:
+def test_any_other_is_replaced(inner: Inner, rules: GuardSettings, given: Any) -> None:
     headers = [] if given is None else [("X-Request-Id", given)]
     names = {asyncio.run(ask(Guard(inner), headers=headers)).header("x-request-id") for _ in range(3)}
     assert len(names) == 3
@@ -410,7 +413,7 @@ def test_any_other_is_replaced(inner: Inner, rules: Rules, given: Any) -> None:
 
 
 @pytest.mark.slow
-def test_every_answer_has_it(inner: Inner, keyed: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 0.01)
     name = [("X-Request-Id", "mine")]
     asked = [
@@ -430,7 +433,9 @@ def test_every_answer_has_it(inner: Inner, keyed: Rules, monkeypatch: pytest.Mon
     assert (answer.status, answer.header("x-request-id")) == (503, "mine")
 
 
-def test_what_fails_says_nothing_but_its_name(inner: Inner, rules: Rules, lines: pytest.LogCaptureFixture) -> None:
+def test_what_fails_says_nothing_but_its_name(
+    inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture
+) -> None:
     answer = asyncio.run(ask(Guard(inner), path="/broken"))
     assert answer.status == 500
     assert b"secret" not in answer.body
@@ -441,7 +446,7 @@ def test_what_fails_says_nothing_but_its_name(inner: Inner, rules: Rules, lines:
         asyncio.run(ask(Guard(inner), path="/half"))
 
 
-def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Rules) -> None:
+def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: GuardSettings) -> None:
     def series() -> int:
         return sum(not line.startswith(b"#") for line in metrics.exposition("one").splitlines())
 
@@ -456,7 +461,7 @@ def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Rules
     assert series() == before
 
 
-def test_a_line_of_the_log_is_one_line(inner: Inner, rules: Rules, lines: pytest.LogCaptureFixture) -> None:
+def test_a_line_of_the_log_is_one_line(inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture) -> None:
     asyncio.run(ask(Guard(inner), path='/a\r\n"status": 200\x1b[31m' + "a" * 10_000))
     (line,) = [record.getMessage() for record in lines.records]
     assert len(line) < 500
@@ -491,7 +496,7 @@ def test_a_line_of_the_log_is_one_line(inner: Inner, rules: Rules, lines: pytest
     ],
 )
 def test_without_keys_an_endpoint_is_called_by_its_own_names(
-    inner: Inner, rules: Rules, bound: str | None, host: str, allowed: bool
+    inner: Inner, rules: GuardSettings, bound: str | None, host: str, allowed: bool
 ) -> None:
     """A page whose name is made to resolve to this machine sends that name."""
     rules.hosts = Hosts(bound, ("search.example",))
@@ -503,7 +508,9 @@ def test_without_keys_an_endpoint_is_called_by_its_own_names(
     assert len(inner.bodies) == (6 if allowed else 1)
 
 
-def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(inner: Inner, rules: Rules) -> None:
+def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
+    inner: Inner, rules: GuardSettings
+) -> None:
     """A browser sends a body of plain text without asking first."""
 
     def status(origin: str) -> int:

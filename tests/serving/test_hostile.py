@@ -16,8 +16,8 @@ import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycol.client.schema import MAX_K, SearchRequest, SearchResponse
 from raycol.serving import gateway
-from raycol.serving.schema import MAX_K, SearchRequest, SearchResponse
 from tests.serving.asker import Asker as Served
 from tests.serving.asker import guarded
 from tests.serving.in_process import on_a_socket, served_here

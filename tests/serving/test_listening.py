@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raycol import listening
+from raycol.distributed import listening
 from raycol.errors import InputError
 
 VARIABLES = [*listening.PATHS, "RAY_SERVE_HAPROXY_BINARY_PATH"]

@@ -10,8 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from raycol.index.document import MAX_QUERY_TOKENS
-from raycol.serving.schema import (
+from raycol.client.schema import (
     MAX_BODY_BYTES,
     MAX_DOCUMENT_CHARACTERS,
     MAX_DOCUMENTS,
@@ -22,6 +21,7 @@ from raycol.serving.schema import (
     MAX_QUERIES,
     MAX_QUERY_CHARACTERS,
 )
+from raycol.index.format.document import MAX_QUERY_TOKENS
 from tests.conftest import unit
 from tests.serving.on_serve import DIM, ID, OnServe
 

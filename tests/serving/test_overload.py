@@ -12,7 +12,7 @@ import pytest
 
 from raycol.index import Index
 from raycol.serving.config import ServeConfig
-from raycol.serving.run import Endpoint, serving
+from raycol.serving.run import RunningEndpoint, serving
 from tests.conftest import PROJECT
 from tests.serving.load import clients, heavy, one_query, replicas
 
@@ -24,7 +24,7 @@ TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def endpoint(index: Index, ray_local: None) -> Iterator[Endpoint]:
+def endpoint(index: Index, ray_local: None) -> Iterator[RunningEndpoint]:
     with serving(ServeConfig(index=index.uri, shards=2, port=0, timeout_s=TIMEOUT_S, max_requests=8)) as running:
         yield running
 
@@ -45,7 +45,7 @@ def flood(url: str, rate: float, seconds: float, folder: Path) -> dict[str, Any]
     return report
 
 
-def test_twenty_times_the_load_is_refused_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_twenty_times_the_load_is_refused_at_once(endpoint: RunningEndpoint, tmp_path: Path) -> None:
     with clients(endpoint.url, heavy, 2) as load:
         load.wait(lambda answers: len(answers) > 20)
     usual = sorted(answer.seconds for answer in load.answers)[len(load.answers) // 2]

@@ -16,8 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from raycol.serving.page import HEADERS, page_files
-from raycol.serving.schema import (
+from raycol.client.schema import (
     ExplainRequest,
     ExplainResponse,
     IndexDescription,
@@ -29,6 +28,7 @@ from raycol.serving.schema import (
     Token,
     TokenMatch,
 )
+from raycol.serving.http.page import HEADERS, page_files
 from tests.serving.browser import Tab, chromium
 
 # ---------------------------------------------------------------- files

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from raycol.index.manifest import PartitionInfo
-from raycol.index.search import merge_hits
-from raycol.index.shard import assign_partitions
+from raycol.client.schema import EmbeddingsRequest, ExplainRequest, RerankRequest, SearchRequest, VersionRequest
+from raycol.index.format.manifest import PartitionInfo
+from raycol.index.search.pipeline import merge_hits
+from raycol.index.search.shard import assign_partitions
 from raycol.serving.scatter import FoundHit
-from raycol.serving.schema import EmbeddingsRequest, ExplainRequest, RerankRequest, SearchRequest, VersionRequest
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))

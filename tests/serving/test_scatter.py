@@ -12,12 +12,12 @@ from hypothesis import settings
 
 from raycol.errors import InputError
 from raycol.index import Document, Hit, Index
-from raycol.index.effort import EFFORTS, SearchSettings, resolve
-from raycol.index.shard import IndexShard, Selection, whole_size
-from raycol.index.storage import open_store
+from raycol.index.search.effort import EFFORTS, SearchSettings, resolve
+from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
-from raycol.serving.breaker import Breaker
+from raycol.serving.circuit_breaker import Breaker
 from raycol.serving.probing import Probing
+from raycol.storage import open_store
 
 DIM = 32
 

@@ -8,13 +8,13 @@ import httpx2
 import numpy as np
 import pytest
 
+from raycol.client.sync_client import Client, search_endpoint
 from raycol.errors import InputError, RaycolError
 from raycol.index import Index
-from raycol.models import load_encoder
-from raycol.search import SearchConfig, search
-from raycol.serving.client import Client, search_endpoint
+from raycol.models.encoder import load_encoder
+from raycol.retrieval import SearchConfig, search
 from raycol.serving.config import ServeConfig
-from raycol.serving.run import Endpoint, serving
+from raycol.serving.run import RunningEndpoint, serving
 from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def index(first_version: Index) -> Index:
 
 
 @pytest.fixture(scope="module")
-def endpoint(index: Index) -> Iterator[Endpoint]:
+def endpoint(index: Index) -> Iterator[RunningEndpoint]:
     with served_here(ServeConfig(index=index.uri, shards=3, port=0)) as here, on_a_socket(here) as running:
         yield running
 
@@ -34,7 +34,7 @@ def endpoint(index: Index) -> Iterator[Endpoint]:
 QUERIES = ["violin and piano", "rain", "bread butter oven", "ship in the fog"]
 
 
-def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+def test_the_endpoint_finds_what_the_index_finds(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     answer = search_endpoint(endpoint.url, QUERIES, k=10)
     queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
@@ -47,18 +47,18 @@ def test_the_endpoint_finds_what_the_index_finds(endpoint: Endpoint, index: Inde
     assert set(answer.took_ms) == {"encode", "centroids", "candidates", "scores", "total"}
 
 
-def test_a_folder_and_its_endpoint_answer_alike(endpoint: Endpoint, index: Index) -> None:
+def test_a_folder_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index: Index) -> None:
     by_target = [
         search(SearchConfig(target=target, queries=["violin and piano"], k=5)) for target in (endpoint.url, index.uri)
     ]
     assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
 
 
-def test_more_hits_than_documents_are_all_documents(endpoint: Endpoint) -> None:
+def test_more_hits_than_documents_are_all_documents(endpoint: RunningEndpoint) -> None:
     assert len(search_endpoint(endpoint.url, ["rain"], k=1000).results[0]) == 80
 
 
-def test_what_is_served_is_described(endpoint: Endpoint, index: Index) -> None:
+def test_what_is_served_is_described(endpoint: RunningEndpoint, index: Index) -> None:
     described = httpx2.get(f"{endpoint.url}/v1/index").json()
     assert described["documents"] == 80
     assert described["shards"] == 3
@@ -76,7 +76,7 @@ def test_what_is_served_is_described(endpoint: Endpoint, index: Index) -> None:
         (b'{"query": "' + b"a" * 9_000_000 + b'"}', 413),
     ],
 )
-def test_hostile_bodies_are_answered_with_a_problem(endpoint: Endpoint, content: bytes, status: int) -> None:
+def test_hostile_bodies_are_answered_with_a_problem(endpoint: RunningEndpoint, content: bytes, status: int) -> None:
     answer = httpx2.post(
         f"{endpoint.url}/v1/search", content=content, headers={"content-type": "application/json"}, timeout=20
     )
@@ -86,14 +86,14 @@ def test_hostile_bodies_are_answered_with_a_problem(endpoint: Endpoint, content:
     assert search_endpoint(endpoint.url, ["rain"], k=1).results[0]
 
 
-def test_other_paths_and_methods_are_problems(endpoint: Endpoint) -> None:
+def test_other_paths_and_methods_are_problems(endpoint: RunningEndpoint) -> None:
     for method, path, status in (("GET", "/nothing", 404), ("GET", "/v1/search", 405), ("POST", "/v1/index", 405)):
         answer = httpx2.request(method, endpoint.url + path)
         assert answer.status_code == status
         assert answer.json()["status"] == status
 
 
-def test_the_client_says_what_was_refused(endpoint: Endpoint) -> None:
+def test_the_client_says_what_was_refused(endpoint: RunningEndpoint) -> None:
     with pytest.raises(InputError, match="422: k: "):
         search_endpoint(endpoint.url, ["rain"], k=0)
     with pytest.raises(RaycolError, match="is the endpoint running"):
@@ -102,7 +102,7 @@ def test_the_client_says_what_was_refused(endpoint: Endpoint) -> None:
         search(SearchConfig(target=endpoint.url, queries=["rain"], n_probe=3))
 
 
-def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_refused(endpoint: RunningEndpoint, index: Index, tmp_path: Path) -> None:
     taken = int(endpoint.url.rsplit(":", 1)[1])
     file = tmp_path / "file"
     file.touch()
@@ -116,7 +116,7 @@ def test_what_cannot_be_served_is_refused(endpoint: Endpoint, index: Index, tmp_
             pass
 
 
-def test_reranking_by_ids_is_the_index_own(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+def test_reranking_by_ids_is_the_index_own(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
     (query,) = load_encoder(tiny_colbert, device="cpu").encode_query(["rain"], convert_to_numpy=True)
     ids = [hit.id for hit in index.search([query], k=30)[0]][::-1]
     with Client(endpoint.url) as client:
@@ -127,7 +127,7 @@ def test_reranking_by_ids_is_the_index_own(endpoint: Endpoint, index: Index, tin
     assert answer.unknown == ["nobody"]
 
 
-def test_texts_are_reranked_by_maxsim(endpoint: Endpoint, tiny_colbert: Path) -> None:
+def test_texts_are_reranked_by_maxsim(endpoint: RunningEndpoint, tiny_colbert: Path) -> None:
     texts = ["rain and snow", "violin", "bread in the oven", ""]
     encoder = load_encoder(tiny_colbert, device="cpu")
     (query_QD,) = encoder.encode_query(["violin"], convert_to_numpy=True)
@@ -140,7 +140,7 @@ def test_texts_are_reranked_by_maxsim(endpoint: Endpoint, tiny_colbert: Path) ->
     assert [result.score for result in results] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
 
 
-def test_embeddings_are_the_encoder_own(endpoint: Endpoint, tiny_colbert: Path) -> None:
+def test_embeddings_are_the_encoder_own(endpoint: RunningEndpoint, tiny_colbert: Path) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     with Client(endpoint.url) as client:
         for is_query, encode in ((True, encoder.encode_query), (False, encoder.encode_document)):
@@ -150,7 +150,7 @@ def test_embeddings_are_the_encoder_own(endpoint: Endpoint, tiny_colbert: Path) 
                 np.testing.assert_allclose(array, wanted, atol=1e-5)
 
 
-def test_a_hit_is_explained_by_its_tokens(endpoint: Endpoint, index: Index, tiny_colbert: Path) -> None:
+def test_a_hit_is_explained_by_its_tokens(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
     (query,) = load_encoder(tiny_colbert, device="cpu").encode_query(["rain"], convert_to_numpy=True)
     with Client(endpoint.url) as client:
         hit = client.search("rain", k=1).results[0][0]
@@ -170,7 +170,7 @@ def test_a_hit_is_explained_by_its_tokens(endpoint: Endpoint, index: Index, tiny
     assert (document.text, document.metadata) == (hit.text, hit.metadata)
 
 
-def test_what_is_not_there(endpoint: Endpoint) -> None:
+def test_what_is_not_there(endpoint: RunningEndpoint) -> None:
     with Client(endpoint.url) as client:
         with pytest.raises(InputError, match="404"):
             client.document("../nobody")
@@ -178,7 +178,7 @@ def test_what_is_not_there(endpoint: Endpoint) -> None:
             client.explain("rain", "nobody")
 
 
-def test_the_page_the_probes_and_the_metrics(endpoint: Endpoint) -> None:
+def test_the_page_the_probes_and_the_metrics(endpoint: RunningEndpoint) -> None:
     page = httpx2.get(f"{endpoint.url}/")
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]

@@ -11,9 +11,9 @@ import pytest
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError
 from raycol.index import Index
-from raycol.index.storage import open_store
-from raycol.index.storage.cache import cache_folder
-from raycol.index.storage.files import describe_file
+from raycol.storage import open_store
+from raycol.storage.cache import cache_folder
+from raycol.storage.checked_files import describe_file
 from tests.storage.server import Request, Server, listed, put, refused
 from tests.storage.test_writing import QUERIES, documents
 

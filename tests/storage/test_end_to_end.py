@@ -11,10 +11,10 @@ import pytest
 
 from raycol.errors import IndexCorruptError
 from raycol.index import Index
-from raycol.index.storage import open_store
-from raycol.index.verify import verify_index
-from raycol.models import load_encoder
-from raycol.stored_models import publish_model
+from raycol.index.write.verify import verify_index
+from raycol.models.encoder import load_encoder
+from raycol.models.remote import publish_model
+from raycol.storage import open_store
 from tests.conftest import PROJECT, make_passages
 from tests.storage.server import CREDENTIALS, Server, listed, put
 from tests.training.material import write_examples
@@ -24,10 +24,10 @@ from tests.training.material import write_examples
 WORK = """
 import json, sys
 from contextlib import nullcontext
-from raycol.executor import IN_PROCESS, ON_RAY
+from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.indexing import append_corpus, build_index
 from raycol.indexing.config import AppendConfig, IndexConfig
-from raycol.ray_session import ray_session
+from raycol.distributed.session import ray_session
 from raycol.training import TrainConfig, train
 
 prefix, options, model, out, where = sys.argv[1:]

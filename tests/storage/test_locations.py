@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
+from raycol.core.uris import above, check_location, inside, open_uri, remedy, shown
 from raycol.errors import InputError
 from raycol.evaluation.evaluate import EvaluateConfig
-from raycol.index.storage import open_store
-from raycol.index.storage.objects import Objects
 from raycol.indexing.config import AppendConfig, IndexConfig
-from raycol.locations import above, check_location, inside, open_uri, remedy, shown
-from raycol.mining import MineConfig, TeachConfig
+from raycol.mining import MineConfig, ScoreConfig
 from raycol.serving.config import ServeConfig
+from raycol.storage import open_store
+from raycol.storage.object_writes import Objects
 from raycol.training import TrainConfig
 
 SECRET = "hunter2"
@@ -48,7 +48,7 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
     (TrainConfig, {"model": "m", "data": "d", "out": "o"}, "out"),
     (MineConfig, {"index": "i", "data": "d", "out": "o"}, "index"),
     (MineConfig, {"index": "i", "data": "d", "out": "o"}, "corpus"),
-    (TeachConfig, {"teacher": "t", "data": "d", "out": "o"}, "out"),
+    (ScoreConfig, {"teacher": "t", "data": "d", "out": "o"}, "out"),
     (EvaluateConfig, {"data": "d"}, "data"),
     (EvaluateConfig, {"data": "d"}, "index"),
     (ServeConfig, {"index": "i"}, "index"),
@@ -56,7 +56,7 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
     (TrainConfig, {"data": "d", "out": "o"}, "model"),
     (IndexConfig, {"corpus": "c", "out": "o"}, "model"),
     (MineConfig, {"index": "i", "data": "d", "out": "o"}, "cross_encoder"),
-    (TeachConfig, {"data": "d", "out": "o"}, "teacher"),
+    (ScoreConfig, {"data": "d", "out": "o"}, "teacher"),
     (EvaluateConfig, {"data": "d"}, "model"),
 ]
 

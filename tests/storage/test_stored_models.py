@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.models import encoder_fingerprint, load_encoder
-from raycol.stored_models import fetch_model, holds_model, publish_model
+from raycol.models.encoder import encoder_fingerprint, load_encoder
+from raycol.models.remote import fetch_model, holds_model, publish_model
 from raycol.training import TrainConfig, train
 from tests.storage.server import Server, put
 

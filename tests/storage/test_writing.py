@@ -9,9 +9,9 @@ import pytest
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Document, Index
-from raycol.index.manifest import versions
-from raycol.index.storage import open_store
-from raycol.index.storage.files import describe_file
+from raycol.index.format.manifest import versions
+from raycol.storage import open_store
+from raycol.storage.checked_files import describe_file
 from raycol.training.checkpoints import list_checkpoints, save_checkpoint
 from tests.conftest import make_clustered
 from tests.storage.server import Request, Server, denied, listed, put, refused
@@ -25,7 +25,7 @@ def documents(n: int = 20, name: str = "d") -> list[Document]:
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycol.index.storage.objects._RETRIES", 1)
+    monkeypatch.setattr("raycol.storage.object_writes._RETRIES", 1)
 
 
 def is_commit(request: Request) -> bool:

@@ -65,9 +65,9 @@ def fit_here(config: TrainConfig, workspace: Path, store=None, on_record: Callab
         collection.mkdir()
         work = prepare(config, data, collection)
         (workspace / "work.json").write_text(work.model_dump_json())
-    from raycol.training.prepare import Work
+    from raycol.training.prepare import TrainingTask
 
-    work = Work.model_validate_json((workspace / "work.json").read_bytes())
+    work = TrainingTask.model_validate_json((workspace / "work.json").read_bytes())
     return fit(config, work, data, collection if config.evaluates else None, workspace / "own", store, on_record)
 
 

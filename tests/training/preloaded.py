@@ -1,6 +1,6 @@
 """What processes of a group have in common: loaded once, by the server that forks them."""
 
-from raycol.lazily import loading
+from raycol.core.lazy import loading
 
 with loading():
     import raycol.training.worker  # noqa: F401

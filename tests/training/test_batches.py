@@ -8,12 +8,16 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from raycol.errors import InputError
-from raycol.training.batches import Plan, Share, WorkerBatches
+from raycol.training.batches import BatchPlan, Share, WorkerBatches
 
 
-def plan(queries: list[int], positives: list[int] | None, size: int, seed: int = 0, distinct: bool = True) -> Plan:
+def plan(
+    queries: list[int], positives: list[int] | None, size: int, seed: int = 0, distinct: bool = True
+) -> BatchPlan:
     share = Share("data", np.arange(len(queries)), 1.0, 2)
-    return Plan((share,), np.array(queries), None if positives is None else np.array(positives), size, seed, distinct)
+    return BatchPlan(
+        (share,), np.array(queries), None if positives is None else np.array(positives), size, seed, distinct
+    )
 
 
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)
@@ -66,7 +70,7 @@ def test_each_pass_has_every_example_once_in_another_order() -> None:
 
 def test_sources_are_mixed_by_weight_and_a_batch_is_of_one() -> None:
     shares = (Share("a", np.arange(100), 3.0, 2), Share("b", np.arange(100, 140), 1.0, 2))
-    made = Plan(shares, np.arange(140), np.arange(140), 10, 0, True)
+    made = BatchPlan(shares, np.arange(140), np.arange(140), 10, 0, True)
     kinds = [{int(one) >= 100 for one in batch} for batch in made.batches(400)]
     assert all(len(kind) == 1 for kind in kinds)
     assert 70 < sum(True in kind for kind in kinds) < 130

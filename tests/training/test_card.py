@@ -10,14 +10,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from raycol.models import load_encoder
-from raycol.saving import save_encoder
+from raycol.models.encoder import load_encoder
+from raycol.models.saving import save_encoder
 from raycol.training.card import write_extras
 from raycol.training.checkpoints import Saved
 from raycol.training.config import TrainConfig
 from raycol.training.curves import draw_curves
 from raycol.training.dataset import SourceInfo
-from raycol.training.prepare import Work
+from raycol.training.prepare import TrainingTask
 
 METRICS = {"nDCG@10": 0.61234567, "R@10": 0.7, "R@100": 0.9, "RR@10": 0.55}
 
@@ -51,7 +51,7 @@ def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None =
     evaluates = config.evaluates
     kept = Saved(step=4 if evaluates else steps, folder="f", files={}, metrics=METRICS if evaluates else {})
     entries = history(steps, 2 if evaluates else 0)
-    write_extras(Path(config.out), config, Work(sources=sources, steps=planned or steps), kept, entries)
+    write_extras(Path(config.out), config, TrainingTask(sources=sources, steps=planned or steps), kept, entries)
     return (Path(config.out) / "README.md").read_text()
 
 

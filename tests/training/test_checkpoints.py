@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError, RaycolError
-from raycol.executor import IN_PROCESS
-from raycol.index.storage import open_store
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
+from raycol.storage import open_store
 from raycol.training import TrainConfig, train
 from raycol.training.checkpoints import list_checkpoints, newest_whole, prune, save_checkpoint
-from raycol.training.run import placing
+from raycol.training.run_storage import placing
 from tests.index.disk_model import Disk, write_tree
 from tests.index.fault_worker import intercepted
 from tests.training.material import settings, weights, write_examples

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.index.storage import open_store
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
+from raycol.storage import open_store
 from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
 from tests.training.material import end_group, fit_here, settings, start_group, weights, write_examples

@@ -12,7 +12,7 @@ from tests.training.material import fit_here, settings, write_examples
 STEP = """
 import sys
 from pathlib import Path
-from raycol.memory import peak_memory
+from raycol.core.memory import peak_memory
 from tests.training.material import fit_here, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raycol.models import load_encoder
-from raycol.tokenizing import tokenize
+from raycol.models.encoder import load_encoder
+from raycol.models.tokenization import tokenize
 from raycol.training.objective import make_loss
 from tests.conftest import TOPICS
 from tests.training.material import settings

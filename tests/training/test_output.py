@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.display import trained
+from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError
-from raycol.executor import IN_PROCESS
-from raycol.index.storage import open_store
-from raycol.models import load_encoder
-from raycol.show import trained
+from raycol.models.encoder import load_encoder
+from raycol.storage import open_store
 from raycol.training import train
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
-from raycol.training.run import begin, clear, finish, mark_done, open_run
+from raycol.training.run_storage import begin, clear, finish, mark_done, open_run
 from raycol.training.worker import fit
 from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raycol.errors import RaycolError
-from raycol.index.storage import open_store
+from raycol.storage import open_store
 from raycol.training.checkpoints import list_checkpoints
 from tests.storage.server import Server, denied, listed
 from tests.training.material import fit_here, losses, settings, weights, write_examples

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raycol.errors import InputError, RaycolError
-from raycol.index.storage import open_store
+from raycol.storage import open_store
 from raycol.training import TrainConfig
 from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
 from raycol.training.trainer import StoppedError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from sentence_transformers.base.modules import Transformer
 
-from raycol.models import load_encoder
-from raycol.saving import save_encoder
+from raycol.models.encoder import load_encoder
+from raycol.models.saving import save_encoder
 from raycol.serving.encoder import QueryEncoder
 from raycol.training import TrainConfig
 from raycol.training.dataset import TrainingSet

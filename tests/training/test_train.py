@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raycol.errors import InputError
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
 from raycol.training import train
 from tests.conftest import write_jsonl
 from tests.training.material import fit_here, losses, settings, weights, write_examples
@@ -188,8 +188,8 @@ def test_a_missing_model_is_found_before_anything_starts(pairs: Path, tmp_path: 
 def test_an_unfinished_training_of_other_settings_is_not_gone_on_with(
     tiny_colbert: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    from raycol.index.storage import open_store
-    from raycol.training.run import begin, open_run
+    from raycol.storage import open_store
+    from raycol.training.run_storage import begin, open_run
 
     config = settings(tiny_colbert, pairs, tmp_path / "m")
     store = open_store(tmp_path / ".m-training")
@@ -203,8 +203,8 @@ def test_an_unfinished_training_of_other_settings_is_not_gone_on_with(
 
 
 def test_of_a_storage_only_what_training_kept_is_removed(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
-    from raycol.index.storage import open_store
-    from raycol.training.run import begin, clear
+    from raycol.storage import open_store
+    from raycol.training.run_storage import begin, clear
 
     (tmp_path / "shared" / "run").mkdir(parents=True)
     (tmp_path / "shared" / "theirs").write_text("theirs")

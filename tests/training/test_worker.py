@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from raycol.models import load_encoder
+from raycol.models.encoder import load_encoder
 from raycol.training.worker import freeze_unused
 from tests.training.material import save_albert
 

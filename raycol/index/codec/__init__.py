@@ -1,0 +1,1 @@
+"""How token embeddings become bytes: centroids, codes and residuals."""

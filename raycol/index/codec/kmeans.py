@@ -1,0 +1,145 @@
+"""Spherical k-means for many centroids: faiss in two levels, then one round over everything.
+
+Flat k-means with K centroids costs T * K * D an iteration. Here the sample is cut into about sqrt(K) cells, each
+cell gets centroids in proportion to its tokens, and k-means runs inside the cells; one Lloyd iteration with
+`NearestCentroid` then lets tokens cross the cells' borders.
+
+Shapes: T tokens, K centroids, G cells, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.codec.nearest import FEW_CENTROIDS, NearestCentroid
+
+_ITERATIONS = 6
+_POINTS_PER_CENTROID = 128
+_POINTS_PER_CELL = 256
+_BLOCK = 65536
+
+
+def train_centroids(
+    sample_TD: NDArray[Any], rows_T: NDArray[np.int64], n_centroids: int, seed: int
+) -> NDArray[np.float32]:
+    """Centroids of unit length, float32 [K, D], rounded to what float16 can hold.
+
+    Args:
+        sample_TD: float16 or float32 tokens; they are turned to float32 a block at a time.
+        rows_T: which rows of it to train on, ascending.
+        n_centroids: K, at most as many as there are rows.
+        seed: seeds k-means and the choice of points.
+    """
+    if n_centroids < FEW_CENTROIDS:
+        wanted = n_centroids * _POINTS_PER_CENTROID
+        centroids_KD = _kmeans(_take(sample_TD, _thin(rows_T, wanted, seed)), n_centroids, seed)
+        return _rounded(centroids_KD)
+    centroids_KD = _two_levels(sample_TD, rows_T, n_centroids, seed)
+    return _rounded(_lloyd(sample_TD, rows_T, _rounded(centroids_KD)))
+
+
+def cells_for(n_centroids: int) -> int:
+    """Cells of the upper level: a power of two near the square root of K."""
+    return 1 << round(math.log2(math.sqrt(n_centroids)))
+
+
+def _two_levels(
+    sample_TD: NDArray[Any], rows_T: NDArray[np.int64], n_centroids: int, seed: int
+) -> NDArray[np.float32]:
+    n_cells = cells_for(n_centroids)
+    cells_GD = _kmeans(_take(sample_TD, _thin(rows_T, n_cells * _POINTS_PER_CELL, seed)), n_cells, seed)
+    cell_T = np.empty(len(rows_T), dtype=np.int64)
+    for start in range(0, len(rows_T), _BLOCK):
+        similarity_TG = _take(sample_TD, rows_T[start : start + _BLOCK]) @ cells_GD.T
+        cell_T[start : start + _BLOCK] = similarity_TG.argmax(axis=1)
+    order_T = np.argsort(cell_T, kind="stable")
+    sizes_G = np.bincount(cell_T, minlength=n_cells)
+    ends_G = np.cumsum(sizes_G)
+    shares_G = _shares(n_centroids, sizes_G)
+    parts = [
+        _kmeans(_take(sample_TD, np.sort(rows_T[order_T[end - size : end]])), int(share), seed)
+        for end, size, share in zip(ends_G, sizes_G, shares_G, strict=True)
+        if share
+    ]
+    return np.concatenate(parts)
+
+
+def _shares(total: int, sizes_G: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`total` centroids cut in proportion to the cells' sizes, at most as many as points and at least 1 a cell."""
+    wanted_G = total * sizes_G / sizes_G.sum()
+    shares_G = np.clip(np.floor(wanted_G).astype(np.int64), np.minimum(1, sizes_G), sizes_G)
+    while shares_G.sum() < total:
+        shares_G[np.where(shares_G < sizes_G, wanted_G - shares_G, -np.inf).argmax()] += 1
+    while shares_G.sum() > total:
+        shares_G[shares_G.argmax()] -= 1
+    return np.asarray(shares_G)
+
+
+def _lloyd(
+    sample_TD: NDArray[Any], rows_T: NDArray[np.int64], centroids_KD: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """One iteration over everything; centroids that nobody chose move to tokens that fit worst."""
+    nearest = NearestCentroid(centroids_KD)
+    code_T = np.empty(len(rows_T), dtype=np.int64)
+    fit_T = np.empty(len(rows_T), dtype=np.float32)
+    for start in range(0, len(rows_T), _BLOCK):
+        tokens_TD = _take(sample_TD, rows_T[start : start + _BLOCK])
+        codes = nearest(tokens_TD)
+        code_T[start : start + _BLOCK] = codes
+        fit_T[start : start + _BLOCK] = np.einsum("td,td->t", tokens_TD, centroids_KD[codes])
+    order_T = np.argsort(code_T, kind="stable")
+    sizes_K = np.bincount(code_T, minlength=len(centroids_KD))
+    ends_K = np.cumsum(sizes_K)
+    moved_KD = centroids_KD.copy()
+    chosen_K = np.flatnonzero(sizes_K)
+    for group_K in np.array_split(chosen_K, math.ceil(len(rows_T) / _BLOCK)):
+        if len(group_K):
+            first = ends_K[group_K[0]] - sizes_K[group_K[0]]
+            tokens_TD = _take(sample_TD, rows_T[order_T[first : ends_K[group_K[-1]]]])
+            starts_K = ends_K[group_K] - sizes_K[group_K] - first
+            moved_KD[group_K] = np.add.reduceat(tokens_TD, starts_K, axis=0)
+    empty_K = np.flatnonzero(sizes_K == 0)
+    worst_T = np.argsort(fit_T, kind="stable")[: 4 * len(empty_K) : 4]
+    moved_KD[empty_K[: len(worst_T)]] = _take(sample_TD, rows_T[worst_T])
+    return moved_KD
+
+
+def _kmeans(tokens_TD: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]:
+    import faiss
+
+    kmeans = faiss.Kmeans(
+        tokens_TD.shape[1],
+        k,
+        niter=_ITERATIONS,
+        seed=seed,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=_POINTS_PER_CENTROID,
+    )
+    kmeans.train(tokens_TD)
+    centroids_KD: NDArray[np.float32] = np.asarray(kmeans.centroids, dtype=np.float32)
+    return centroids_KD
+
+
+def _take(sample_TD: NDArray[Any], rows_T: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows as float32 of unit length: centroids are directions."""
+    tokens_TD: NDArray[np.float32] = sample_TD[rows_T].astype(np.float32)
+    lengths_T = np.sqrt(np.einsum("td,td->t", tokens_TD, tokens_TD))
+    tokens_TD /= np.maximum(lengths_T, np.float32(1e-12))[:, None]
+    return tokens_TD
+
+
+def _thin(rows_T: NDArray[np.int64], wanted: int, seed: int) -> NDArray[np.int64]:
+    if len(rows_T) <= wanted:
+        return rows_T
+    return rows_T[np.sort(np.random.default_rng(seed).choice(len(rows_T), wanted, replace=False))]
+
+
+def _rounded(centroids_KD: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths_K = np.maximum(np.linalg.norm(centroids_KD, axis=1, keepdims=True), 1e-12)
+    rounded_KD: NDArray[np.float32] = (centroids_KD / lengths_K).astype(np.float16).astype(np.float32)
+    return rounded_KD

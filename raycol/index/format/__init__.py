@@ -1,0 +1,1 @@
+"""The index format: manifests, partitions and their files (docs/index-format.md)."""

@@ -1,0 +1,162 @@
+"""Writing partitions: from documents, or from tokens that are quantised already (compaction)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raycol.errors import InputError, writing
+from raycol.index.codec.codebook import Codebook, TokenCodes, mean_error
+from raycol.index.format.columns import Columns, check_columns, metadata_table
+from raycol.index.format.document import Document, check_document
+from raycol.index.format.ids import id_arrays
+from raycol.index.format.manifest import PARTITIONS, PartitionInfo
+from raycol.index.format.partition import DOCUMENTS, PIECE_ROWS, ROW_GROUP
+from raycol.storage import Files, Store, content_name, save_array
+from raycol.storage.checked_files import ChecksumWriter
+
+# Documents are quantised in groups of about this many tokens: large enough for the search among centroids.
+_QUANTISE_TOKENS = 65536
+
+
+def write_partition(
+    store: Store, documents: Iterable[Document], codebook: Codebook, columns: Columns, base: int = 0
+) -> PartitionInfo:
+    """Quantise documents into a new partition; it is no part of the index until a manifest names it.
+
+    Args:
+        store: the index.
+        documents: at least one; they are checked.
+        codebook: the index's codebook.
+        columns: the index's metadata columns.
+        base: the version that the writer started from, 0 for a new index.
+
+    Raises:
+        InputError: an unusable document, by its id, or no documents at all.
+    """
+    ids: list[str] = []
+    metadata: list[Mapping[str, Any]] = []
+    coder = Coder(codebook)
+    for unchecked in documents:
+        document = check_document(unchecked, codebook.dim)
+        check_columns(document.id, document.metadata, columns)
+        ids.append(document.id)
+        metadata.append(document.metadata)
+        coder.add(document.embeddings)
+    if not ids:
+        raise InputError("no documents; expected at least one")
+    tokens, error = coder.finish()
+    lengths_N = np.array(coder.lengths)
+    return save_partition(
+        store, ids, metadata_table(metadata, columns), lengths_N, tokens, error, codebook.n_centroids, base
+    )
+
+
+class Coder:
+    """Quantises documents one after the other, many tokens at a time; only their codes are kept.
+
+    `lengths` holds the number of tokens of each document so far, `dim` how many dimensions they must have.
+    """
+
+    def __init__(self, codebook: Codebook) -> None:
+        self.lengths: list[int] = []
+        self.dim = codebook.dim
+        self._codebook = codebook
+        self._coded: list[TokenCodes] = []
+        self._cosines: list[NDArray[np.float32]] = []
+        self._waiting: list[NDArray[np.float32]] = []
+        self._n_waiting = 0
+
+    def add(self, embeddings_TD: NDArray[np.float32]) -> None:
+        """Take the tokens of one more document."""
+        self.lengths.append(len(embeddings_TD))
+        self._waiting.append(embeddings_TD)
+        self._n_waiting += len(embeddings_TD)
+        if self._n_waiting >= _QUANTISE_TOKENS:
+            self._quantise()
+
+    def finish(self) -> tuple[TokenCodes, float]:
+        """The codes of all tokens, and how far off they are on average (see `PartitionInfo`)."""
+        if self._waiting:
+            self._quantise()
+        return concatenate_tokens(self._coded), mean_error(np.concatenate(self._cosines))
+
+    def _quantise(self) -> None:
+        tokens, cosines_T = self._codebook.quantise(np.concatenate(self._waiting))
+        self._coded.append(tokens)
+        self._cosines.append(cosines_T)
+        self._waiting.clear()
+        self._n_waiting = 0
+
+
+def concatenate_tokens(parts: Sequence[TokenCodes]) -> TokenCodes:
+    """Tokens of several pieces, one after the other."""
+    return TokenCodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def reorder_tokens(tokens: TokenCodes, lengths_N: NDArray[np.int64], order_N: NDArray[np.int64]) -> TokenCodes:
+    """The tokens of documents in another order: first those of document order_N[0], and so on."""
+    starts_N = np.cumsum(lengths_N) - lengths_N
+    moved_N = lengths_N[order_N]
+    ends_N = np.cumsum(moved_N)
+    token_T = np.arange(ends_N[-1]) + np.repeat(starts_N[order_N] - (ends_N - moved_N), moved_N)
+    return TokenCodes._make(array[token_T] for array in tokens)
+
+
+def save_partition(
+    store: Store,
+    ids: Sequence[str],
+    metadata: pa.Table,
+    lengths_N: NDArray[np.int64],
+    tokens: TokenCodes,
+    error: float,
+    n_centroids: int,
+    base: int,
+) -> PartitionInfo:
+    """Write the files of a partition and give its folder its name."""
+    n_tokens = len(tokens.codes_T)
+    if n_tokens >= 2**32:
+        raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Choose smaller partitions")
+    order_T = np.argsort(tokens.codes_T, kind="stable")
+    sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
+    arrays = {
+        "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+        "codes.npy": tokens.codes_T,
+        "residuals.npy": tokens.residuals_TB,
+        "gains.npy": tokens.gains_T,
+        "scales.npy": tokens.scales_T,
+        "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
+        "list_documents.npy": np.repeat(np.arange(len(ids), dtype=np.uint32), lengths_N)[order_T],
+        **id_arrays(ids),
+    }
+    with store.workspace(base) as workspace, writing(store):
+        folder = workspace / "partition"
+        folder.mkdir()
+        files: Files = {name: save_array(folder / name, array) for name, array in arrays.items()}
+        if metadata.num_columns:
+            with ChecksumWriter(folder / DOCUMENTS) as file:
+                pq.write_table(
+                    metadata,
+                    file,
+                    row_group_size=ROW_GROUP,
+                    # A page ends at the first so many rows that make it larger than a megabyte, not after a group.
+                    write_batch_size=PIECE_ROWS,
+                    compression="zstd",
+                    store_schema=False,
+                )
+            files[DOCUMENTS] = file.info
+        name = content_name(base, files)
+        store.publish(folder, f"{PARTITIONS}/{name}", files)
+    return PartitionInfo(
+        name=name,
+        documents=len(ids),
+        tokens=n_tokens,
+        id_bytes=len(arrays["id_bytes.npy"]),
+        error=error,
+        files=files,
+    )

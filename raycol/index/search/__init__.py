@@ -1,0 +1,1 @@
+"""One query from its probes to its hits."""

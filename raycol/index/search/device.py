@@ -1,0 +1,98 @@
+"""Exact scores on another device than the CPU, by late-interaction-kernels (extra `gpu`); the only torch in a search.
+
+Documents are decoded on the device from the bytes of the partition and scored a few thousand at a time. Scores equal
+the CPU's but for the order of additions, and for what the device's matrix units round.
+
+Shapes: T tokens, M documents, L tokens of the longest, D dimensions.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.errors import InputError
+from raycol.index.codec.codebook import Codebook
+from raycol.index.format.partition import Partition
+from raycol.index.kernels.maxsim import GAINS
+from raycol.index.search.query import Query
+
+# Values decoded at once, padding included: a gigabyte in float32.
+_MAX_VALUES = 1 << 28
+
+
+class DeviceScorer:
+    """MaxSim of a partition's documents on a torch device.
+
+    Raises:
+        InputError: late-interaction-kernels is not installed, or torch has no such device.
+    """
+
+    def __init__(self, codebook: Codebook, device: str) -> None:
+        for library in ("late_interaction_kernels", "torch"):
+            if find_spec(library) is None:
+                raise InputError(
+                    f"device {device!r} needs {library}, which is not installed: pip install 'raycol[gpu]'"
+                )
+        import torch
+        from late_interaction_kernels import maxsim_padded
+
+        self._torch, self._maxsim = torch, maxsim_padded
+        try:
+            self._device = torch.device(device)
+            self._centroids_KD = torch.from_numpy(codebook.centroids_KD).to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]})") from None
+        self._lows_D, self._steps_D, self._gains = (
+            torch.tensor(array, device=self._device) for array in (codebook.lows_D, codebook.steps_D, GAINS)
+        )
+        self._bits = codebook.bits
+
+    def __call__(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores of some documents of a partition, float32 [M]."""
+        scores_M = np.empty(len(documents_M), dtype=np.float32)
+        lengths_M = partition.offsets_N[documents_M + 1] - partition.offsets_N[documents_M]
+        order_M = np.argsort(lengths_M, kind="stable")
+        dim = self._centroids_KD.shape[1]
+        stop = len(order_M)
+        while stop:  # the longest first, so that a block holds documents of about one length
+            block = max(1, _MAX_VALUES // int(lengths_M[order_M[stop - 1]]) // dim)
+            chosen = order_M[max(0, stop - block) : stop]
+            scores_M[chosen] = self._score(query, partition, documents_M[chosen], lengths_M[chosen])
+            stop -= len(chosen)
+        return scores_M
+
+    def _score(
+        self, query: Query, partition: Partition, documents_M: NDArray[np.int64], lengths_M: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        torch = self._torch
+        starts_M = np.repeat(partition.offsets_N[documents_M] - np.cumsum(lengths_M) + lengths_M, lengths_M)
+        token_T = np.arange(lengths_M.sum()) + starts_M
+        tokens_TD = self._decode(partition, token_T)
+        padded_MLD = torch.nn.utils.rnn.pad_sequence(list(tokens_TD.split(lengths_M.tolist())), batch_first=True)
+        query_1QD = torch.from_numpy(query.tokens_QD).to(self._device)[None]
+        scores_1M = self._maxsim(
+            query_1QD,
+            padded_MLD[None],
+            torch.tensor([query.n_tokens], device=self._device),
+            torch.from_numpy(lengths_M).to(self._device)[None],
+        )
+        found: NDArray[np.float32] = scores_1M[0].float().cpu().numpy()
+        return found
+
+    def _decode(self, partition: Partition, token_T: NDArray[np.int64]) -> Any:
+        torch = self._torch
+
+        def take(array: NDArray[Any], dtype: Any = None) -> Any:
+            return torch.from_numpy(np.asarray(array[token_T], dtype)).to(self._device)
+
+        packed_TB = take(partition.residuals_TB)
+        mask = 2**self._bits - 1
+        planes = [(packed_TB >> (plane * self._bits)) & mask for plane in range(8 // self._bits)]
+        residuals_TD = self._lows_D + self._steps_D * torch.cat(planes, dim=1).float()
+        gains_T = self._gains[take(partition.gains_T, np.int64)]
+        directions_TD = self._centroids_KD[take(partition.codes_T, np.int64)] + gains_T[:, None] * residuals_TD
+        return directions_TD * take(partition.scales_T, np.float32)[:, None]

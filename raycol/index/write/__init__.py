@@ -1,0 +1,1 @@
+"""New versions of an index: create, change, compact, vacuum, verify."""

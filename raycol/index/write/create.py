@@ -1,0 +1,100 @@
+"""Creating an index: every document checked and spooled, the codebook trained, partitions written, one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from raycol.errors import InputError
+from raycol.index.codec.codebook import check_codec, default_centroids, sample_tokens, train_codebook
+from raycol.index.codec.codebook_files import save_codebook
+from raycol.index.codec.pooling import token_pooling
+from raycol.index.format.columns import ColumnInference, ColumnType, check_columns, declared_columns
+from raycol.index.format.document import Document
+from raycol.index.format.manifest import Manifest, ModelInfo, commit_manifest, versions, writing_from
+from raycol.index.format.partition_writer import write_partition
+from raycol.index.write.spool import Spool
+from raycol.storage import Store
+
+PARTITION_TOKENS = 1 << 20
+# Beyond so many partitions they become larger: each costs a query some microseconds, and the manifest a kilobyte.
+_MANY_PARTITIONS = 1024
+
+
+def partition_tokens_for(n_tokens: int) -> int:
+    """Tokens a partition for an index of so many in all."""
+    tokens = PARTITION_TOKENS
+    while n_tokens > _MANY_PARTITIONS * tokens and tokens < 1 << 26:
+        tokens *= 2
+    return tokens
+
+
+def create(
+    store: Store,
+    documents: Iterable[Document],
+    *,
+    bits: int,
+    seed: int,
+    n_centroids: int | None,
+    partition_tokens: int,
+    pool_factor: float,
+    columns: Mapping[str, str] | None,
+    model: ModelInfo | None,
+) -> Manifest:
+    """Build an index where there is none; see `Index.create`."""
+    check_new(store)
+    check_codec(8, bits)
+    if not 1 <= partition_tokens < 2**31:
+        raise InputError(f"partition_tokens is {partition_tokens}; expected 1 to {2**31 - 1}")
+    pool = token_pooling(pool_factor)
+    inference = ColumnInference()
+    declared = None if columns is None else declared_columns(columns)
+
+    def look(document: Document) -> None:
+        check_codec(document.embeddings.shape[1], bits)
+        if declared is None:
+            inference.add(document.id, document.metadata)
+        else:
+            check_columns(document.id, document.metadata, declared)
+
+    try:
+        with writing_from(store, 0), store.workspace(0) as workspace, Spool(workspace) as spool:
+            spool.fill(documents, look, pool)
+            if not spool.dim:
+                raise InputError("no documents; expected at least one")
+            chosen: Mapping[str, ColumnType] = inference.columns if declared is None else declared
+            enough = sample_tokens(n_centroids or default_centroids(spool.n_tokens), spool.dim)
+            sample_TD = spool.sample(seed, enough)
+            codebook = train_codebook(
+                sample_TD,
+                bits=bits,
+                n_centroids=n_centroids or default_centroids(spool.n_tokens, len(sample_TD)),
+                seed=seed,
+            )
+            del sample_TD
+            manifest = Manifest(
+                version=1,
+                dim=spool.dim,
+                bits=bits,  # type: ignore[arg-type]
+                seed=seed,
+                partition_tokens=partition_tokens,
+                pool_factor=pool_factor,
+                columns=dict(chosen),
+                model=model,
+                codebook=save_codebook(store, codebook),
+                partitions=tuple(
+                    write_partition(store, piece, codebook, chosen) for piece in spool.partitions(partition_tokens)
+                ),
+            )
+            commit_manifest(store, manifest)
+    except BaseException:
+        store.remove_if_empty()
+        raise
+    return manifest
+
+
+def check_new(store: Store) -> None:
+    """Raise `InputError` where a store cannot take a new index."""
+    if have := versions(store):
+        raise InputError(f"{store}: holds an index already (version {have[-1]}); choose another place or remove it")
+    store.check_room()
+    store.check_commits()

@@ -1,0 +1,1 @@
+"""ASGI: middleware, headers and the search page."""

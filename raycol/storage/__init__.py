@@ -1,0 +1,29 @@
+"""Stores: files with checksums, in a local folder or an object store."""
+
+from raycol.storage.checked_files import (
+    FileInfo,
+    Files,
+    Name,
+    content_name,
+    open_array,
+    open_checked,
+    save_array,
+    save_bytes,
+)
+from raycol.storage.opening import open_store
+from raycol.storage.store import MANIFESTS, Store, absolute
+
+__all__ = [
+    "MANIFESTS",
+    "FileInfo",
+    "Files",
+    "Name",
+    "Store",
+    "absolute",
+    "content_name",
+    "open_array",
+    "open_checked",
+    "open_store",
+    "save_array",
+    "save_bytes",
+]

@@ -1,0 +1,28 @@
+"""The store at a path or URI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raycol.core.uris import is_uri, open_uri
+from raycol.errors import InputError
+from raycol.storage.local import LocalStore
+from raycol.storage.store import Store
+
+
+def open_store(uri: str | Path) -> Store:
+    """The store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
+
+    Raises:
+        InputError: an empty name, or a URI that cannot be opened or holds credentials.
+    """
+    text = str(uri)
+    if not text:
+        raise InputError("an empty path; expected the folder or URI of an index")
+    if isinstance(uri, Path) or not is_uri(text):
+        return LocalStore(Path(uri))
+    if text.startswith("file://"):
+        return LocalStore(Path(open_uri(text).path))
+    from raycol.storage.object_store import RemoteStore
+
+    return RemoteStore(text)
