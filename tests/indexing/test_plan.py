@@ -99,7 +99,7 @@ def test_repeated_ids_are_found_among_many() -> None:
 @pytest.mark.parametrize("content", ["oops\noops\n", '{"_id": "a", "text": ""}\n'])
 def test_where_everything_is_left_out_the_first_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.jsonl").write_text(content)
-    said = rf"an empty corpus; .*every record was left out, the first was {tmp_path}/c.jsonl, line 1: "
+    said = rf"an empty corpus; .*every record was skipped, the first was {tmp_path}/c.jsonl, line 1: "
     with pytest.raises(InputError, match=said):
         plan_of(tmp_path, 5, "skip")
     with pytest.raises(InputError, match=said):
