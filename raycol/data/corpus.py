@@ -45,7 +45,7 @@ class Passage:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is missing: null, or NaN, as which pandas writes it."""
+    """Whether a value is missing: null, or the NaN that pandas writes for null."""
     return value is None or (isinstance(value, float) and value != value)
 
 

@@ -26,8 +26,7 @@ by position. Integers are ids, and so are values that exist as ids in the querie
 position are printed.
 
 Texts of ids are looked up in `queries` and `documents` (or `corpus`) next to the examples (files or folders of that
-name, or subsets of the hub dataset), or in the files that `ExampleSource` names. `raycol.data.text_store` bounds the
-memory.
+name, or subsets of the hub dataset), or in the files that `ExampleSource` names; see `raycol.data.text_store`.
 """
 
 from __future__ import annotations

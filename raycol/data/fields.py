@@ -47,9 +47,9 @@ class Fields:
 
     def find(self, role: str, names: Mapping[str, Any] | Sequence[str]) -> str | None:
         """The name of the field with this role (id, title, text or embeddings); None if it is not in `names`."""
-        given = getattr(self, role)
-        if given:
-            return given if given in names else None
+        explicit = getattr(self, role)
+        if explicit:
+            return explicit if explicit in names else None
         common = COMMON_NAMES[role]
         exact = next((name for name in common if name in names), None)
         if exact:
@@ -66,11 +66,11 @@ class Fields:
         """Columns of a table to read; embeddings only if `tokens`.
 
         Raises:
-            InputError: a given column is missing, or no column is the id or the text.
+            InputError: a configured column is missing, or no column is the id or the text.
         """
         for role in COMMON_NAMES:
-            if (given := getattr(self, role)) and given not in names:
-                raise InputError(f"{file}: no column {given!r} for the {role}; it has {', '.join(names)}")
+            if (explicit := getattr(self, role)) and explicit not in names:
+                raise InputError(f"{file}: no column {explicit!r} for the {role}; it has {', '.join(names)}")
         for name in self.metadata:
             if name not in names:
                 raise InputError(f"{file}: no column {name!r} for metadata; it has {', '.join(names)}")

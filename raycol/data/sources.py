@@ -48,7 +48,7 @@ class ExampleSource(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_a_path(cls, value: Any) -> Any:
+    def _from_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str | Path) else value
 
 
@@ -115,11 +115,11 @@ class OpenSource:
 
     def has_id(self, role: Role, id_: str) -> bool:
         """Whether an id is among the queries or documents; False if the source has none."""
-        given = self.source.queries if role == "query" else self.source.documents
+        explicit = self.source.queries if role == "query" else self.source.documents
         try:
             return (self.queries if role == "query" else self.documents).get(id_) is not None
         except InputError:
-            if given:
+            if explicit:
                 raise
             return False  # a file next to the examples may merely have such a name
 
@@ -133,17 +133,18 @@ class OpenSource:
                     "negative_id, in a header or in 'columns'"
                 )
 
-    def _text_files(self, role: Role, given: str | None) -> list[CorpusFile]:
-        if given:
-            return corpus_files(given)
-        for text_location in self.text_locations:
-            if text_location.startswith(HUB):
-                subsets = subsets_of(text_location)
+    def _text_files(self, role: Role, explicit: str | None) -> list[CorpusFile]:
+        """The files with the texts of a role: the `explicit` location, or those next to the examples."""
+        if explicit:
+            return corpus_files(explicit)
+        for parent in self.text_locations:
+            if parent.startswith(HUB):
+                subsets = subsets_of(parent)
                 candidates = [name for name in _TEXT_NAMES[role] if name in subsets or not subsets]
                 if candidates:
-                    return corpus_files(text_location, candidates[0])
+                    return corpus_files(parent, candidates[0])
                 continue
-            entries = folder_entries(text_location) or {}
+            entries = folder_entries(parent) or {}
             for name in _TEXT_NAMES[role]:
                 if locations := entries.get(name):
                     return [file for location in locations for file in corpus_files(location)]

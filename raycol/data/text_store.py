@@ -1,7 +1,7 @@
 """Texts of queries or documents by id, for collections larger than memory.
 
 Ids and texts are written once, as Arrow, to an anonymous temporary file (in TMPDIR), which is memory-mapped. The index
-in memory takes 16 bytes per text: the hash of the id and the row.
+held in memory takes 16 bytes per text: the hash of the id and the row.
 """
 
 from __future__ import annotations

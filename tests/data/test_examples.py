@@ -209,8 +209,8 @@ def test_columns_setting_maps_names(tmp_path: Path) -> None:
     record = {"_id": "1", "title": "q", "text": "p", "other": "n"}
     mapping = {"query": "title", "positive": "text", "negative": "other"}
     for name in ("x.jsonl", "x.parquet", "x.csv"):
-        (found,) = read_examples(ExampleSource(path=str(save(tmp_path / name, [record])), columns=mapping))
-        assert (found.query, found.documents) == ("q", ("p", "n"))
+        (item,) = read_examples(ExampleSource(path=str(save(tmp_path / name, [record])), columns=mapping))
+        assert (item.query, item.documents) == ("q", ("p", "n"))
     for wrong, message in (
         ({"query": "titel", "positive": "text"}, "has no column 'titel', which 'columns' names; it has"),
         ({"query": "title", "positiv": "text"}, "no 'positive', only 'query', 'positiv'"),
@@ -225,21 +225,21 @@ def test_columns_setting_maps_names(tmp_path: Path) -> None:
 
 def test_one_example_per_positive(tmp_path: Path) -> None:
     record = {"query": "q", "pos": ["p", "o"], "neg": ["n"], "pos_id": [1, 2], "neg_id": [3]}
-    found = read(save(tmp_path / "x.jsonl", [record]))
-    assert [example.documents for example in found] == [("p", "n"), ("o", "n")]
-    assert [example.document_ids for example in found] == [("1", "3"), ("2", "3")]
+    examples = read(save(tmp_path / "x.jsonl", [record]))
+    assert [example.documents for example in examples] == [("p", "n"), ("o", "n")]
+    assert [example.document_ids for example in examples] == [("1", "3"), ("2", "3")]
     message = last_line_refusal(tmp_path, record | {"scores": [1, 2, 3]})
     assert "'scores' of 2 positives" in message
 
 
 def test_ids_beside_texts(tmp_path: Path) -> None:
     record = {"query_id": 7, "query": "q", "positive": "p", "positive_id": "a", "negatives": ["x", "y"]}
-    (found,) = read(save(tmp_path / "x.jsonl", [record | {"negative_ids": [1, "b"]}]))
-    assert (found.query_id, found.document_ids) == ("7", ("a", "1", "b"))
-    (found,) = read(save(tmp_path / "x.jsonl", [record | {"query_id": None}]))
-    assert (found.query_id, found.document_ids) == (None, None)
-    (found,) = read(save(tmp_path / "x.parquet", [record | {"document_ids": [1, 2, 3]}]))
-    assert found.document_ids == ("1", "2", "3")
+    (item,) = read(save(tmp_path / "x.jsonl", [record | {"negative_ids": [1, "b"]}]))
+    assert (item.query_id, item.document_ids) == ("7", ("a", "1", "b"))
+    (item,) = read(save(tmp_path / "x.jsonl", [record | {"query_id": None}]))
+    assert (item.query_id, item.document_ids) == (None, None)
+    (item,) = read(save(tmp_path / "x.parquet", [record | {"document_ids": [1, 2, 3]}]))
+    assert item.document_ids == ("1", "2", "3")
     assert "2 ids for 3 documents" in last_line_refusal(tmp_path, record | {"document_ids": [1, 2]})
     assert "'query_id' is 1.5; expected an id" in last_line_refusal(tmp_path, record | {"query_id": 1.5})
 
@@ -248,8 +248,8 @@ def test_empty_csv_cells_are_missing_documents(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("query,positive,negative_1,negative_2\na,b,,c\nd,e,,\nf,,g,h\n")
     problems: list[BadRecord] = []
-    found = list(read_examples(ExampleSource(path=str(path)), "skip", problems))
-    assert [example.documents for example in found] == [("b", "c"), ("e",)]
+    examples = list(read_examples(ExampleSource(path=str(path)), "skip", problems))
+    assert [example.documents for example in examples] == [("b", "c"), ("e",)]
     assert [str(problem) for problem in problems] == [
         f"{path}, line 4: 'positive' is None; expected a non-empty string"
     ]
@@ -258,14 +258,14 @@ def test_empty_csv_cells_are_missing_documents(tmp_path: Path) -> None:
 def test_json_lines_may_have_different_columns(tmp_path: Path) -> None:
     records = [{"query": "a", "positive": "b"}, {"positive": "d", "anchor": "c", "negative": "e"},
                {"query": "f", "documents": ["g"], "scores": [1]}]  # fmt: skip
-    found = read(save(tmp_path / "x.jsonl", records))
-    assert parts(found) == [("a", ("b",), None), ("c", ("d", "e"), None), ("f", ("g",), (1.0,))]
+    examples = read(save(tmp_path / "x.jsonl", records))
+    assert parts(examples) == [("a", ("b",), None), ("c", ("d", "e"), None), ("f", ("g",), (1.0,))]
 
 
 def test_positional_roles_come_from_the_first_line(tmp_path: Path) -> None:
     records = [{"x": "a", "y": "b", "z": "c"}, {"z": "f", "y": "e", "x": "d"}, {"y": "h", "x": "g"}]
-    found = read(save(tmp_path / "x.jsonl", records))
-    assert parts(found) == [("a", ("b", "c"), None), ("d", ("e", "f"), None), ("g", ("h",), None)]
+    examples = read(save(tmp_path / "x.jsonl", records))
+    assert parts(examples) == [("a", ("b", "c"), None), ("d", ("e", "f"), None), ("g", ("h",), None)]
     assert "no 'query', only 'x', 'y', 'more'" in last_line_refusal(
         tmp_path, *records, {"x": "a", "y": "b", "more": "c"}
     )
@@ -398,9 +398,9 @@ def test_headerless_id_triples_are_resolved(tmp_path: Path, ids: list[str], besi
     path = write(tmp_path / "triples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     assert parts(read(path, **settings)) == expected
     assert parts(read(write(tmp_path / "triples.json", json.dumps(lines)), **settings)) == expected
-    (found,) = read(write(path, json.dumps([q1, [a, 2.5], [b, 0.5]])), **settings)
-    assert (found.query, found.documents, found.scores) == ("first", ("text a", "text b"), (2.5, 0.5))
-    assert not found.positive_first
+    (item,) = read(write(path, json.dumps([q1, [a, 2.5], [b, 0.5]])), **settings)
+    assert (item.query, item.documents, item.scores) == ("first", ("text a", "text b"), (2.5, 0.5))
+    assert not item.positive_first
 
 
 def test_headerless_ids_are_never_texts(tmp_path: Path) -> None:
@@ -523,9 +523,9 @@ def test_arrow_column_types(tmp_path: Path) -> None:
 def test_folder_is_read_in_name_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         save(tmp_path / f"{name}.jsonl", [{"query": name, "positive": "p"}])
-    assert [found.query for found in read(tmp_path)] == ["a", "b", "c"]
-    assert [found.query for found in read(tmp_path / "[ac].jsonl")] == ["a", "c"]
-    assert [found.query for found in read(f"file://{tmp_path}")] == ["a", "b", "c"]
+    assert [item.query for item in read(tmp_path)] == ["a", "b", "c"]
+    assert [item.query for item in read(tmp_path / "[ac].jsonl")] == ["a", "c"]
+    assert [item.query for item in read(f"file://{tmp_path}")] == ["a", "b", "c"]
     assert "only Hugging Face datasets have subsets and splits" in refusal(tmp_path, split="train")
     assert "no such file or folder" in refusal(tmp_path / "gone")
 
@@ -581,23 +581,23 @@ LAYOUTS = ["lines", "parquet shards", "folders", "saved datasets", "a folder bes
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_distillation_ids_are_resolved(tmp_path: Path, layout: str) -> None:
     path = lay_out(tmp_path / "kd", layout)
-    found = read(path)
-    assert parts(found) == [
+    examples = read(path)
+    assert parts(examples) == [
         ("first", ("text a", "text b", "text c"), (1.5, -2.0, 0.25)),
         ("second", ("text c", "text a", "text b"), (9.0, 8.0, 7.0)),
     ]
-    assert [(item.query_id, item.document_ids) for item in found] == [("q1", (*"abc",)), ("q2", (*"cab",))]
+    assert [(item.query_id, item.document_ids) for item in examples] == [("q1", (*"abc",)), ("q2", (*"cab",))]
     cut = list(read_examples(ExampleSource(path=str(path)), n_ways=2))
     assert parts(cut) == [("first", ("text a", "text b"), (1.5, -2.0)), ("second", ("text c", "text a"), (9.0, 8.0))]
     assert [item.document_ids for item in cut] == [("a", "b"), ("c", "a")]
     assert [item.documents_left_out for item in cut] == [1, 1]
-    assert parts(list(read_examples(ExampleSource(path=str(path)), n_ways=4))) == parts(found)
+    assert parts(list(read_examples(ExampleSource(path=str(path)), n_ways=4))) == parts(examples)
 
 
 def test_n_ways_keeps_the_highest_scored_document(tmp_path: Path) -> None:
     lines = [{"query": "q", "documents": ["a", "b", "c"], "scores": [1, 2, 9]}]
-    (found,) = read_examples(ExampleSource(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
-    assert (found.documents, found.scores) == (("a", "c"), (1, 9))
+    (item,) = read_examples(ExampleSource(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
+    assert (item.documents, item.scores) == (("a", "c"), (1, 9))
 
 
 def test_source_sets_queries_and_documents(tmp_path: Path) -> None:
@@ -617,8 +617,8 @@ def test_texts_and_ids_in_one_file(tmp_path: Path) -> None:
     records = [{"query": "own", "positive_id": "b", "negative_ids": ["a", "c"], "score": [1, 2]},
                {"query_id": "q2", "positive": "own"},
                {"query_id": "q1", "positive_id": "a", "negative_id": "b", "negative_id_2": "c"}]  # fmt: skip
-    found = read(save(tmp_path / "mixed.jsonl", records))
-    assert parts(found) == [
+    examples = read(save(tmp_path / "mixed.jsonl", records))
+    assert parts(examples) == [
         ("own", ("text b", "text a", "text c"), (0.0, -1.0, -2.0)),
         ("second", ("own",), None),
         ("first", ("text a", "text b", "text c"), None),
@@ -680,10 +680,10 @@ def test_documents_file_without_id_column_is_reported(tmp_path: Path) -> None:
 def test_split_of_a_folder(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     save(tmp_path / "dev.jsonl", KD[1:])
-    assert [found.query for found in read(tmp_path, split="dev")] == ["second"]
+    assert [item.query for item in read(tmp_path, split="dev")] == ["second"]
     assert "no 'test' next to the queries and documents, only 'dev', 'train'" in refusal(tmp_path, split="test")
     (tmp_path / "train.jsonl.gz").unlink()
-    assert [found.query for found in read(tmp_path)] == ["second"]
+    assert [item.query for item in read(tmp_path)] == ["second"]
     save(tmp_path / "other.jsonl", KD)
     assert "no 'train' next to the queries and documents, only 'dev', 'other'" in refusal(tmp_path)
 
@@ -693,8 +693,8 @@ def test_any_id_is_resolved(tmp_path_factory: pytest.TempPathFactory, documents:
     folder = tmp_path_factory.mktemp("lookup")
     save(folder / "documents.parquet", [{"document_id": id_, "text": text} for id_, text in documents.items()])
     record = {"query": "q", "document_ids": [*documents], "scores": [0] * len(documents)}
-    (found,) = read(save(folder / "train.parquet", [record]))
-    assert found.documents == tuple(documents.values())
+    (item,) = read(save(folder / "train.parquet", [record]))
+    assert item.documents == tuple(documents.values())
 
 
 def test_text_store_with_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -730,10 +730,10 @@ def test_judgements_above_zero_become_pairs(tmp_path: Path) -> None:
         Example(f"{qrels}, 'q1' and 'd1'", "first", ("one",), None, "q1", ("d1",)),
         Example(f"{qrels}, 'q2' and 'd2'", "second", ("Two two",), None, "q2", ("d2",)),
     ]
-    assert [found.documents for found in read(tmp_path, split="dev")] == [("Two two",)]
+    assert [item.documents for item in read(tmp_path, split="dev")] == [("Two two",)]
     assert "existing splits: dev, train" in refusal(tmp_path, split="test")
     assert "has no subsets" in refusal(tmp_path, subset="x")
-    assert [found.documents for found in read(f"file://{tmp_path}")] == [("one",), ("Two two",)]
+    assert [item.documents for item in read(f"file://{tmp_path}")] == [("one",), ("Two two",)]
 
 
 def test_pair_with_a_skipped_document_is_skipped(tmp_path: Path) -> None:
@@ -742,8 +742,8 @@ def test_pair_with_a_skipped_document_is_skipped(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"one"', '" "'))
     assert "corpus.jsonl, line 1: document 'd1' has no text" in refusal(tmp_path)
     problems: list[BadRecord] = []
-    found = list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))
-    assert [example.query for example in found] == ["second"]
+    examples = list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))
+    assert [example.query for example in examples] == ["second"]
     assert [problem.what for problem in problems] == [
         "document 'd1' has no text", f"the document id 'd1' is not in {path}"
     ]  # fmt: skip
@@ -765,10 +765,13 @@ def test_hub_subsets(tmp_path: Path) -> None:
         for name in ("queries", "documents", "train")
     )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    found = read(f"hf:{tmp_path}")
-    assert [example.documents for example in found] == [("text a", "text b", "text c"), ("text c", "text a", "text b")]
-    assert parts(read(f"hf:{tmp_path}", subset="train", split="train")) == parts(found)
-    assert found[0].where == f"hf:{tmp_path}, row 1"
+    examples = read(f"hf:{tmp_path}")
+    assert [example.documents for example in examples] == [
+        ("text a", "text b", "text c"),
+        ("text c", "text a", "text b"),
+    ]
+    assert parts(read(f"hf:{tmp_path}", subset="train", split="train")) == parts(examples)
+    assert examples[0].where == f"hf:{tmp_path}, row 1"
     assert "no split 'dev'; choose one of train" in refusal(f"hf:{tmp_path}", split="dev")
     assert "cannot be opened" in refusal("hf:nobody/nothing")
     assert "no 'positive', only 'query_id', 'text'" in refusal(f"hf:{tmp_path}", subset="queries")

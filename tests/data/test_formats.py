@@ -382,9 +382,9 @@ def test_text_shared_by_many_rows_is_in_memory_once(tmp_path: Path) -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0] * 128, pa.int32()), pa.array([text, "é"]))
     ids = [str(number) for number in range(512)]
     path = write(tmp_path / "c.parquet", parquet_of(pa.table({"id": ids, "text": texts, "title": ids})))
-    found = list(read_corpus(path))
-    assert [passage.text for passage in found] == [text, "é", "", text] * 128
-    assert len({id(passage.text) for passage in found if len(passage.text) > 1}) == 1
+    passages = list(read_corpus(path))
+    assert [passage.text for passage in passages] == [text, "é", "", text] * 128
+    assert len({id(passage.text) for passage in passages if len(passage.text) > 1}) == 1
     assert_readable_from_anywhere(path, step=99)
     plain = pa.table({"id": ids, "text": pa.array([text[: number * 99] + "é" for number in range(512)])})
     assert [len(passage.text) for passage in read_corpus(write(path, parquet_of(plain)))] == [
@@ -676,9 +676,9 @@ UTC = datetime.UTC
 )
 def test_metadata_is_converted(tmp_path: Path, kind: str, value: Any, expected: Any) -> None:
     path = write(tmp_path / "c.jsonl", lines_of([{"id": "a", "text": "one", "m": value}]))
-    (found,) = metadata_of(path, "m", kind)
-    assert found == expected
-    assert type(found) is type(expected)
+    (converted,) = metadata_of(path, "m", kind)
+    assert converted == expected
+    assert type(converted) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -785,9 +785,9 @@ def test_parquet_embeddings(
     rows = [[[np.float16(value) for value in row] for row in tokens] for tokens in TOKENS]
     table = pa.table({"id": IDS, "embeddings": pa.array(rows, kind)})
     path = write(tmp_path / "c.parquet", parquet_of(table, row_group_size=2))
-    found = tokens_of(path)
-    assert all((one == other).all() for one, other in zip(found, TOKENS, strict=True))
-    assert all(tokens.dtype == number.to_pandas_dtype() for tokens in found)
+    arrays = tokens_of(path)
+    assert all((one == other).all() for one, other in zip(arrays, TOKENS, strict=True))
+    assert all(tokens.dtype == number.to_pandas_dtype() for tokens in arrays)
     start = scan(path, Fields(encoded=True))[2][0]
     (rest,) = scan(path, Fields(encoded=True), start)
     assert (rest[1].embeddings == TOKENS[2]).all()
@@ -797,11 +797,11 @@ def test_ragged_embeddings_are_left_to_the_index(tmp_path: Path) -> None:
     ragged: list[Any] = [[[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0, 4.0]], [], [[]], None, [[1.0, 2.0], None]]
     records = [{"id": str(number), "embeddings": rows} for number, rows in enumerate(ragged)]
     path = write(tmp_path / "c.parquet", parquet_of(records))
-    found = [passage.embeddings for _, passage in scan(path, Fields(encoded=True))]
-    assert [list(map(list, rows)) if rows is not None and None not in rows else rows for rows in found[:4]] == ragged[
-        :4
-    ]
-    assert found[4:] == ragged[4:]
+    embeddings = [passage.embeddings for _, passage in scan(path, Fields(encoded=True))]
+    assert [
+        list(map(list, rows)) if rows is not None and None not in rows else rows for rows in embeddings[:4]
+    ] == ragged[:4]
+    assert embeddings[4:] == ragged[4:]
 
 
 def test_embeddings_in_saved_dataset_and_json(tmp_path: Path) -> None:
