@@ -42,9 +42,9 @@ from raycol.data.columns import Columns, find_columns, map_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.position import BadRecord
+from raycol.data.raw_examples import RawExample, parse_examples
 from raycol.data.readers.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.readers.jsonl import parse_json
-from raycol.data.rows import RawExample, parse_examples
 from raycol.data.sources import ExampleSource, OpenSource
 from raycol.data.text_store import Role
 from raycol.errors import InputError

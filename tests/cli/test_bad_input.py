@@ -70,7 +70,7 @@ CASES = [
     ),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=none"], "resources"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--resources", "GPU=-1"], "found GPU=-1"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--split", "train"], "only Hugging Face datasets have subsets"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--split", "train"], "only Hugging Face"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--id-column", "key"], "line 1: no 'key'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--text-column", "b"], "'harbour-0' has no 'b'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--title-column", "b"], "has a field 'b' for the"),
