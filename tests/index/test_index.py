@@ -59,12 +59,12 @@ def test_one_document_of_one_token_is_an_index(tmp_path: Path) -> None:
         (Document("bad", TOKENS[:0]), "document 'bad': embeddings of shape"),
         (Document("bad", TOKENS.astype(int)), "document 'bad': embeddings of type int64"),
         (Document("d1", TOKENS), "'d1' comes twice"),
-        (Document("bad", TOKENS, {"n": "text"}), "'bad': metadata 'n' is a string; it was a int64 before"),
+        (Document("bad", TOKENS, {"n": "text"}), "'bad': metadata 'n' is a string; expected int64, as in earlier"),
         (Document("bad", TOKENS, {"n": [1]}), "metadata 'n' is a list"),
-        (Document("bad", TOKENS, {"n": 2**70}), "expected an integer of 64 bits"),
+        (Document("bad", TOKENS, {"n": 2**70}), "expected a 64-bit integer"),
         (Document("bad", TOKENS, {"t": "\ud800"}), "'bad': metadata 't' is not valid Unicode"),
-        (Document("bad", TOKENS, {"id": "x"}), "'bad': metadata 'id' is no column name"),
-        (Document("bad", TOKENS, {5: "x"}), "'bad': metadata 5 is no column name"),  # type: ignore[dict-item]
+        (Document("bad", TOKENS, {"id": "x"}), "'bad': metadata 'id' is not a column name"),
+        (Document("bad", TOKENS, {5: "x"}), "'bad': metadata 5 is not a column name"),  # type: ignore[dict-item]
         (Document("bad", TOKENS[:, :0]), "document 'bad': embeddings of shape"),
     ],
 )
@@ -112,7 +112,7 @@ def test_what_is_not_an_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an unfinished build"):
         Index.open(tmp_path)
     Index.create(tmp_path / "i", documents(3))
-    with pytest.raises(InputError, match="no version 9; it holds 1"):
+    with pytest.raises(InputError, match="no version 9; expected one of 1"):
         Index.open(tmp_path / "i", version=9)
     with pytest.raises(InputError, match="document 'nobody' is not in the index"):
         Index.open(tmp_path / "i").reconstruct("nobody")
