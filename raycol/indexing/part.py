@@ -22,7 +22,7 @@ from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook, directions_of
+from raycol.index.codec.codebook import Codebook, unit_vectors
 from raycol.index.codec.pooling import token_pooling
 from raycol.index.format.columns import Columns, metadata_table
 from raycol.index.format.document import check_embeddings
@@ -242,7 +242,7 @@ def encode_sample(
         with suppress(InputError):
             tokens[place] = check_tokens(replace(passages[place], embeddings=embeddings), dim)
     pool = token_pooling(task.pool_factor)
-    directions = [directions_of(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
+    directions = [unit_vectors(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
 
 

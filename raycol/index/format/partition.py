@@ -164,7 +164,7 @@ class Partition:
         return live_N
 
     def check(self) -> None:
-        """Compare all checksums with the manifest and bounds-check offsets and ordinals; does nothing the second time.
+        """Compare all checksums with the manifest and bounds-check offsets and ordinals; later calls return at once.
 
         Raises:
             IndexCorruptError: a damaged file; the message names it.
@@ -287,7 +287,7 @@ class Partition:
         return open_array(folder, name, self.info.files, dtype, shape)
 
     def _check_files(self) -> None:
-        """Check the files' lengths; in a local store also the arrays' headers, which an object store would download."""
+        """Check file lengths, and array headers in a local store: an object store would have to download them."""
         self._store.check_lengths(self._name, self.info.files)
         if self.columns:
             self._only(DOCUMENTS)
