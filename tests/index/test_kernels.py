@@ -25,11 +25,11 @@ from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score
 from raycol.index.kernels.centroids import (
     GROUP,
     SPAN,
-    above_next,
-    nearest_lists,
     query_bytes,
     score_bytes,
     score_centroids,
+    score_probes,
+    top_centroids,
 )
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
@@ -135,7 +135,7 @@ def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, sp
     n_centroids=st.integers(1, 300), spread=st.sampled_from([0, 2, 20, 32000]), slope=st.integers(-2, 2),
     padding=st.sampled_from([-32768, 0, 32767]), seed=SEEDS, data=st.data(),
 )  # fmt: skip
-def test_nearest_lists_are_a_stable_sort(
+def test_top_centroids_match_a_stable_sort(
     n_centroids: int, spread: int, slope: int, padding: int, seed: int, data: st.DataObject
 ) -> None:
     """Small spreads make ties, slopes make whole groups better than those before; padding is never a centroid."""
@@ -144,14 +144,14 @@ def test_nearest_lists_are_a_stable_sort(
     scores_RL = np.full((rounded_up(n_centroids), LANES), padding, dtype=np.int16)
     scores_RL[:n_centroids] = rng.integers(-spread, spread + 1, (n_centroids, LANES))
     scores_RL[:n_centroids] += slope * (np.arange(n_centroids, dtype=np.int16) // GROUP)[:, None]
-    found_LP = nearest_lists(scores_RL, tops_of(scores_RL), n_lanes, n_centroids, n_probe)
+    found_LP = top_centroids(scores_RL, tops_of(scores_RL), n_lanes, n_centroids, n_probe)
     expected_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0, kind="stable")
     assert np.array_equal(found_LP, expected_KL[:n_probe, :n_lanes].T)
 
 
-@given(n_centroids=st.integers(1, 200), count_from_last=st.booleans(), seed=SEEDS, data=st.data())
+@given(n_centroids=st.integers(1, 200), subtract_last=st.booleans(), seed=SEEDS, data=st.data())
 def test_probes_count_from_the_last_of_them(
-    n_centroids: int, count_from_last: bool, seed: int, data: st.DataObject
+    n_centroids: int, subtract_last: bool, seed: int, data: st.DataObject
 ) -> None:
     n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
     rng = np.random.default_rng(seed)
@@ -162,9 +162,9 @@ def test_probes_count_from_the_last_of_them(
     best_first_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0)
     probes_LP = np.ascontiguousarray(best_first_KL[:n_probe, :n_lanes].T.astype(np.int32))
     expected = [[int(bytes_RL[probe, lane]) for probe in probes_P] for lane, probes_P in enumerate(probes_LP)]
-    if count_from_last:
+    if subtract_last:
         expected = [[byte - of_lane[-1] for byte in of_lane] for of_lane in expected]
-    assert above_next(scores_RL, best_L, units_L, probes_LP, count_from_last).tolist() == expected
+    assert score_probes(scores_RL, best_L, units_L, probes_LP, subtract_last).tolist() == expected
 
 
 @given(
@@ -343,7 +343,7 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     """What the integer kernels make of some queries, and what is found by lists, by centroids alone and exactly."""
     queries = make_queries(make_clustered(12, index.manifest.dim, seed=2), 12)
     queries = [*queries, np.concatenate(queries[:5])]
-    rows_RD, sizes_D = index.codebook.centroid_bytes
+    rows_RD, scales_D = index.codebook.centroid_bytes
     # Sums of so many dimensions leave what a float32 holds exactly.
     wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 127, np.int8)
     wide_RD[1::2, 5], wide_DL4[3, ::3, 1] = 2, -6
@@ -351,7 +351,7 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
-            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, sizes_D, prepared.longest)
+            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, scales_D, prepared.longest)
             scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
             score_bytes(scores_RL, tops_GL.max(axis=0).astype(np.float32), units_L, bytes_RL)
