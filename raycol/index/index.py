@@ -222,7 +222,7 @@ class Index:
             effort: fast, default or thorough: presets of `n_probe` and `n_rescore`, rescoring at least 4 k documents.
                 `default` uses the settings that `tune` stored, if any.
             n_probe: inverted lists to visit per query token; overrides `effort`.
-            n_rescore: documents to score exactly, at least k; overrides `effort`. Rescoring goes on in rounds, up to
+            n_rescore: documents to score exactly, at least k; overrides `effort`. Rescoring continues in rounds, up to
                 16 x n_rescore documents, while hits come from the end of the ranking.
             threads: None uses one thread for a single query, and all cores for several.
             device: where exact scores are computed: `cpu`, or a torch device such as `cuda` (needs raycol[gpu]).
