@@ -138,7 +138,7 @@ def test_a_missing_manifest_between_others_is_named(root: Path) -> None:
             assert any(line.startswith(f"{path}: ") for line in verify(root)), version
 
 
-def test_without_its_newest_manifest_an_index_is_the_version_before(root: Path) -> None:
+def test_without_the_newest_manifest_the_previous_version_opens(root: Path) -> None:
     before = Index.open(root, version=3).exact(queries())
     orphan = {path.parent for path in (root / "deletes").glob("00000003-*/positions.npy")}
     newest_manifest(root).unlink()
@@ -146,12 +146,12 @@ def test_without_its_newest_manifest_an_index_is_the_version_before(root: Path) 
     assert {Path(line.split(": ")[0]).parent for line in verify(root)} == orphan
 
 
-def test_without_its_oldest_manifest_an_index_is_whole(root: Path) -> None:
+def test_a_missing_oldest_manifest_is_no_damage(root: Path) -> None:
     (root / "manifests" / "00000001.json").unlink()
     assert verify(root) == []
 
 
-def test_every_manifest_damaged_is_every_manifest_named(root: Path) -> None:
+def test_verify_names_every_damaged_manifest(root: Path) -> None:
     paths = sorted((root / "manifests").iterdir())
     for path in paths:
         path.write_bytes(b"")
@@ -161,7 +161,7 @@ def test_every_manifest_damaged_is_every_manifest_named(root: Path) -> None:
         Index.open(root)
 
 
-def test_a_damaged_manifest_does_not_stop_the_versions_before(root: Path) -> None:
+def test_earlier_versions_open_despite_a_damaged_manifest(root: Path) -> None:
     before = Index.open(root, version=3).exact(queries())
     newest_manifest(root).write_bytes(b"{}")
     with pytest.raises(IndexCorruptError, match=r"00000004\.json: not a manifest"):
@@ -237,7 +237,7 @@ def test_a_file_damaged_after_opening_is_never_searched(root: Path) -> None:
 
 
 @pytest.mark.sampled
-def test_damage_under_trust_gives_hits_or_an_error(root: Path) -> None:
+def test_a_damaged_trusted_index_gives_hits_or_an_error(root: Path) -> None:
     for damage in (*DAMAGE.values(), None):
         for name in some(current_files(root), damage):
             content = damage((root / name).read_bytes()) if damage else None
@@ -286,7 +286,7 @@ def strange_in_place(path: Path, aside: Path, strange: Callable[[Path, Path], No
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("strange", STRANGE)
-def test_what_is_no_plain_file_is_not_read(root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]) -> None:
+def test_only_regular_files_are_read(root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]) -> None:
     for path in [root / name for name in current_files(root)] + [newest_manifest(root)]:
         with strange_in_place(path, tmp_path / "aside", strange):
             with at_once(), pytest.raises(IndexCorruptError, match=path.name):
@@ -299,7 +299,7 @@ def test_what_is_no_plain_file_is_not_read(root: Path, tmp_path: Path, strange: 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize("folder", ["partitions", "partitions/*", "codebooks", "codebooks/*", "deletes", "deletes/*"])
-def test_what_is_no_plain_folder_is_not_read(
+def test_only_regular_folders_are_read(
     root: Path, tmp_path: Path, folder: str, strange: Callable[[Path, Path], None]
 ) -> None:
     for path in sorted(root.glob(folder)):
@@ -315,7 +315,9 @@ def test_what_is_no_plain_folder_is_not_read(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("strange", STRANGE)
-def test_strange_manifests_are_no_index(root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]) -> None:
+def test_a_special_file_in_place_of_a_folder_is_an_error(
+    root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]
+) -> None:
     with strange_in_place(root / "manifests", tmp_path / "aside", strange), at_once():
         with pytest.raises((IndexCorruptError, InputError), match=str(root)):
             Index.open(root)
@@ -329,14 +331,14 @@ def test_strange_manifests_are_no_index(root: Path, tmp_path: Path, strange: Cal
                 verify(root)
 
 
-def test_an_index_may_be_reached_through_a_link(root: Path, tmp_path: Path) -> None:
+def test_an_index_may_be_opened_through_a_symlink(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert Index.open(tmp_path / "link").exact(queries()) == Index.open(root).exact(queries())
     assert verify(tmp_path / "link") == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors as Linux lists them")
-def test_an_open_index_holds_no_descriptors(root: Path, tmp_path: Path) -> None:
+def test_an_open_index_holds_no_file_descriptors(root: Path, tmp_path: Path) -> None:
     """A process has a thousand of them, an index may have more partitions."""
     before = len(os.listdir("/proc/self/fd"))
     index = Index.open(root)

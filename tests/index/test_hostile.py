@@ -78,7 +78,7 @@ def check_refused(root: Path, match: str | None = None, trusts: Sequence[bool] =
         verify_index(open_store(root))
 
 
-def test_a_forged_manifest_without_a_change_is_the_same(root: Path) -> None:
+def test_forging_without_a_change_keeps_the_manifest(root: Path) -> None:
     before = newest_manifest(root).read_bytes()
     forge(root, lambda body: None)
     assert newest_manifest(root).read_bytes() == before
@@ -133,7 +133,7 @@ def add_file(body: Body, name: Any) -> None:
 
 
 @pytest.mark.parametrize("rename", [rename_codebook, rename_partition, rename_deletes, rename_file, add_file])
-def test_names_that_are_no_plain_names_are_refused(root: Path, rename: Callable[[Body, Any], None]) -> None:
+def test_invalid_names_are_refused(root: Path, rename: Callable[[Body, Any], None]) -> None:
     whole = newest_manifest(root).read_bytes()
     for name in BAD_NAMES:
         newest_manifest(root).write_bytes(whole)
@@ -141,7 +141,7 @@ def test_names_that_are_no_plain_names_are_refused(root: Path, rename: Callable[
         check_refused(root, r"manifests/00000004\.json: not a manifest|None: |5: |manifest does not list")
 
 
-def test_names_of_folders_outside_lead_nowhere(root: Path) -> None:
+def test_a_partition_outside_the_index_is_not_opened(root: Path) -> None:
     """A whole partition beside the index is not reached."""
     name = body_of(newest_manifest(root).read_bytes())["partitions"][0]["name"]
     shutil.move(root / "partitions" / name, root.parent / name)
@@ -181,7 +181,7 @@ BAD_NUMBERS = [-1, 0, 7, 2**30, 2**40, 2**47, 2**48, 2**52, 2**60, 2**64, 10**40
 
 
 @pytest.mark.parametrize("change", NUMBERS.values(), ids=NUMBERS.keys())
-def test_numbers_out_of_place_are_refused(root: Path, change: Callable[[Any], Callable[[Body], None]]) -> None:
+def test_manifest_values_out_of_range_are_refused(root: Path, change: Callable[[Any], Callable[[Body], None]]) -> None:
     whole = newest_manifest(root).read_bytes()
     for number in BAD_NUMBERS:
         newest_manifest(root).write_bytes(whole)
@@ -269,7 +269,7 @@ def test_a_hostile_manifest_is_refused(root: Path, change: Callable[[Body], obje
     check_refused(root)
 
 
-def test_what_is_tuned_beyond_the_index_finds_all_there_is(root: Path) -> None:
+def test_tuned_settings_beyond_the_index_search_all_documents(root: Path) -> None:
     for n_rescore in (1, 2**31 - 1):
         forge(root, at("tuned")({"n_probe": 2**31 - 1, "n_rescore": n_rescore}))
         with at_once():
@@ -278,7 +278,7 @@ def test_what_is_tuned_beyond_the_index_finds_all_there_is(root: Path) -> None:
             assert [len(hits) for hits in index.search(queries(), k=2)] == [2, 2]
 
 
-def test_a_file_that_is_promised_and_not_there_is_refused(root: Path) -> None:
+def test_a_listed_file_that_is_missing_is_refused(root: Path) -> None:
     forge(root, at("partitions", 0, "files", "more.npy")({"bytes": 1, "xxh3": "0" * 32}))
     check_refused(root, r"more\.npy", trusts=[False])
 
@@ -297,7 +297,7 @@ def test_a_missing_key_is_refused(root: Path) -> None:
             check_refused(root)
 
 
-def test_what_one_version_promises_differently_is_named(root: Path) -> None:
+def test_versions_that_disagree_about_a_file_are_reported(root: Path) -> None:
     """Two versions share a partition, and only one of them can be right about it."""
     newest = newest_manifest(root)
     body = body_of(newest.read_bytes())
@@ -341,7 +341,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_a_body_that_is_no_manifest_is_refused(root: Path, body: bytes) -> None:
+def test_an_invalid_manifest_body_is_refused(root: Path, body: bytes) -> None:
     forge_body(root, body)
     check_refused(root, r"00000004\.json: not a manifest")
 
@@ -365,13 +365,13 @@ ENVELOPES = {
 
 
 @pytest.mark.parametrize("content", ENVELOPES.values(), ids=ENVELOPES.keys())
-def test_an_envelope_that_raycol_does_not_write_is_refused(root: Path, content: bytes) -> None:
+def test_an_invalid_envelope_is_refused(root: Path, content: bytes) -> None:
     newest_manifest(root).write_bytes(content)
     check_refused(root, r"00000004\.json: ")
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 99, 999_999_999])
-def test_another_format_version_is_named_whatever_follows(root: Path, version: int) -> None:
+def test_another_format_version_is_named_despite_invalid_content(root: Path, version: int) -> None:
     for content in (seal(b"{}", version), seal(b"{}", version)[:60], seal(b"{}", version) + b"\0" * 1000):
         newest_manifest(root).write_bytes(content)
         with at_once(), pytest.raises(InputError, match=f"format version {version}; this raycol reads version 2"):
@@ -459,7 +459,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="measures memory as L
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", HUGE)
-def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> None:
+def test_a_manifest_of_maximal_length_costs_little(root: Path, kind: str) -> None:
     forge_body(root, huge_body(body_of(newest_manifest(root).read_bytes()), *HUGE[kind]))
     assert newest_manifest(root).stat().st_size <= MAX_MANIFEST_BYTES
     check_costs_little(root)
@@ -468,7 +468,7 @@ def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> Non
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", ["sparse", "brackets", "sealed brackets"])
-def test_a_manifest_longer_than_may_be_costs_little(root: Path, kind: str) -> None:
+def test_a_manifest_over_the_length_limit_costs_little(root: Path, kind: str) -> None:
     if kind == "sealed brackets":
         forge_body(root, b"[" * (200 << 20))
     else:
@@ -513,7 +513,7 @@ REWRITES: dict[str, Callable[[np.ndarray], bytes]] = {
 
 
 @pytest.mark.parametrize("rewrite", REWRITES.values(), ids=REWRITES.keys())
-def test_an_array_of_another_kind_is_refused(root: Path, rewrite: Callable[[np.ndarray], bytes]) -> None:
+def test_a_rewritten_array_is_refused(root: Path, rewrite: Callable[[np.ndarray], bytes]) -> None:
     for name in array_files(root, once=True):
         whole = (root / name).read_bytes()
         changed = rewrite(np.load(root / name))
@@ -524,7 +524,7 @@ def test_an_array_of_another_kind_is_refused(root: Path, rewrite: Callable[[np.n
     use(root)
 
 
-def test_a_pickle_is_never_opened(root: Path) -> None:
+def test_a_pickle_is_never_loaded(root: Path) -> None:
     marker = root.parent / "marker"
     payload = b"cos\nmkdir\n(S'%s'\ntR." % bytes(marker)
     for name in array_files(root, once=True):
@@ -603,7 +603,7 @@ CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
 
 
 @pytest.mark.parametrize(("file", "change"), CONTENTS, ids=[f"{number}-{c[0]}" for number, c in enumerate(CONTENTS)])
-def test_numbers_that_lead_outside_are_refused(
+def test_array_values_out_of_range_are_refused(
     root: Path, file: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     for name in (name for name in array_files(root) if name.endswith(f"/{file}")):
@@ -626,7 +626,7 @@ def test_deletes_out_of_order_are_refused(root: Path, positions: list[int]) -> N
     check_refused(root, name)
 
 
-def test_one_character_over_two_ids_is_refused(root: Path) -> None:
+def test_a_character_split_between_two_ids_is_refused(root: Path) -> None:
     """All ids together are UTF-8, each by itself is not."""
     name = next(name for name in array_files(root) if name.endswith("/id_bytes.npy"))
     array = np.load(root / name)
@@ -718,13 +718,13 @@ def table_name(root: Path) -> str:
 
 
 @pytest.mark.parametrize("rewrite", TABLES.values(), ids=TABLES.keys())
-def test_another_table_is_refused(root: Path, rewrite: Callable[[pa.Table], bytes]) -> None:
+def test_a_rewritten_table_is_refused(root: Path, rewrite: Callable[[pa.Table], bytes]) -> None:
     name = table_name(root)
     replace_file(root, name, rewrite(pq.read_table(root / name)))
     check_refused(root, name)
 
 
-def test_a_table_of_the_right_schema_is_read_whoever_wrote_it(root: Path) -> None:
+def test_a_table_of_another_writer_with_the_right_schema_is_read(root: Path) -> None:
     name = table_name(root)
     table = pq.read_table(root / name)
     assert table.schema.equals(

@@ -22,7 +22,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_is_created_can_be_opened(tmp_path: Path) -> None:
+def test_open_returns_the_created_index(tmp_path: Path) -> None:
     made = Index.create(tmp_path / "i", documents(), partition_tokens=24)
     opened = Index.open(tmp_path / "i")
     queries = [document.embeddings for document in documents(5)]
@@ -42,7 +42,7 @@ def test_the_same_documents_and_seed_give_the_same_bytes(tmp_path: Path) -> None
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
 
 
-def test_one_document_of_one_token_is_an_index(tmp_path: Path) -> None:
+def test_an_index_of_one_document_with_one_token(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "i", [Document("only", TOKENS[:1])])
     assert [hit.id for hit in index.search([TOKENS[:1]], k=5)[0]] == ["only"]
 
@@ -68,7 +68,7 @@ def test_one_document_of_one_token_is_an_index(tmp_path: Path) -> None:
         (Document("bad", TOKENS[:, :0]), "document 'bad': embeddings of shape"),
     ],
 )
-def test_an_unusable_document_is_named_and_nothing_opens(tmp_path: Path, bad: Document, message: str) -> None:
+def test_an_invalid_document_is_named_and_leaves_no_index(tmp_path: Path, bad: Document, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Index.create(tmp_path / "i", [*documents(3), bad])
     assert not (tmp_path / "i").exists()
@@ -89,7 +89,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     assert Index.open(tmp_path / "i", partitions=[]).search([TOKENS]) == [[]]
 
 
-def test_no_documents_leave_nothing_behind(tmp_path: Path) -> None:
+def test_creating_without_documents_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no documents"):
         Index.create(tmp_path / "i", [])
     assert not (tmp_path / "i").exists()
@@ -103,7 +103,7 @@ def test_an_index_is_not_overwritten(tmp_path: Path) -> None:
     assert contents(tmp_path / "i") == before
 
 
-def test_what_is_not_an_index_is_named(tmp_path: Path) -> None:
+def test_opening_what_is_no_index_explains_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         Index.open(tmp_path / "gone")
     with pytest.raises(InputError, match="not an index"):
@@ -118,7 +118,7 @@ def test_what_is_not_an_index_is_named(tmp_path: Path) -> None:
         Index.open(tmp_path / "i").reconstruct("nobody")
 
 
-def test_a_newer_format_says_so(tmp_path: Path) -> None:
+def test_another_format_version_is_an_input_error(tmp_path: Path) -> None:
     Index.create(tmp_path / "i", documents(3))
     path = tmp_path / "i" / "manifests" / "00000001.json"
     for other, advice in ((99, "Use a newer raycol"), (1, "Build the index again")):
@@ -139,6 +139,6 @@ def test_searching_imports_neither_ray_nor_torch(tmp_path: Path) -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_a_place_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
+def test_an_unreadable_path_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         Index.open(tmp_path / ("x" * 300))
