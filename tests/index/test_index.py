@@ -14,8 +14,8 @@ TOKENS = np.eye(3, 16, dtype=np.float32)
 
 def documents(n: int = 30, seed: int = 0):
     rng = np.random.default_rng(seed)
-    for number in range(n):
-        yield Document(f"d{number}", rng.standard_normal((3, 16)).astype(np.float32), {"n": number, "t": f"t{number}"})
+    for i in range(n):
+        yield Document(f"d{i}", rng.standard_normal((3, 16)).astype(np.float32), {"n": i, "t": f"t{i}"})
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -23,10 +23,10 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_open_returns_the_created_index(tmp_path: Path) -> None:
-    made = Index.create(tmp_path / "i", documents(), partition_tokens=24)
+    created = Index.create(tmp_path / "i", documents(), partition_tokens=24)
     opened = Index.open(tmp_path / "i")
     queries = [document.embeddings for document in documents(5)]
-    assert opened.search(queries) == made.search(queries)
+    assert opened.search(queries) == created.search(queries)
     assert [hits[0].id for hits in opened.search(queries)] == ["d0", "d1", "d2", "d3", "d4"]
     assert opened.metadata(["d7", "d2"]) == [{"n": 7, "t": "t7"}, {"n": 2, "t": "t2"}]
     stats = opened.stats()
@@ -105,7 +105,7 @@ def test_an_index_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_opening_what_is_no_index_explains_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        Index.open(tmp_path / "gone")
+        Index.open(tmp_path / "missing")
     with pytest.raises(InputError, match="not an index"):
         Index.open(tmp_path)
     (tmp_path / "partitions").mkdir()
