@@ -476,10 +476,10 @@ class Index:
 
     def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
         checked = []
-        for number, query in enumerate(_iterable("queries", queries)):
-            query_QD = check_embeddings(query, self.manifest.dim, f"query {number}")
+        for i, query in enumerate(_iterable("queries", queries)):
+            query_QD = check_embeddings(query, self.manifest.dim, f"query {i}")
             if len(query_QD) > MAX_QUERY_TOKENS:
-                raise InputError(f"query {number} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
+                raise InputError(f"query {i} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
             checked.append(query_QD)
         return checked
 
