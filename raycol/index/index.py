@@ -242,10 +242,10 @@ class Index:
         )
         checked = self._check_queries(queries)
         score = self._scorer(device)
-        scope = _scope(snapshot, filter, ids, on_unknown)
+        document_set = _document_set(snapshot, filter, ids, on_unknown)
 
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search(query_QD, snapshot.codebook, scope, k=k, settings=settings, score=score).hits
+            return search(query_QD, snapshot.codebook, document_set, k=k, settings=settings, score=score).hits
 
         return each(search_one, checked, n_threads)
 
@@ -264,10 +264,10 @@ class Index:
         k, n_threads = check_count("k", k), check_threads(threads)
         checked = self._check_queries(queries)
         score = self._scorer(device)
-        scope = _scope(self._snapshot, filter, ids, on_unknown)
+        document_set = _document_set(self._snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search_exact(query_QD, scope, k=k, score=score).hits
+            return search_exact(query_QD, document_set, k=k, score=score).hits
 
         return each(exact_one, checked, n_threads)
 
@@ -303,8 +303,8 @@ class Index:
 
         def rerank_one(pair: tuple[NDArray[np.float32], list[str]]) -> list[Hit]:
             query_QD, query_ids = pair
-            scope = _scope(snapshot, None, query_ids, on_unknown)
-            return search_exact(query_QD, scope, k=max(1, scope.n_allowed), score=score).hits
+            document_set = _document_set(snapshot, None, query_ids, on_unknown)
+            return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), score=score).hits
 
         return each(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
 
@@ -341,11 +341,12 @@ class Index:
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
-        scope, codebook, score = _scope(self._snapshot, None, None, "ignore"), self.codebook, self._scorer("cpu")
+        document_set = _document_set(self._snapshot, None, None, "ignore")
+        codebook, score = self.codebook, self._scorer("cpu")
 
         def search_all(settings: SearchSettings) -> list[Answer]:
             def search_one(query_QD: NDArray[np.float32]) -> Answer:
-                return search(query_QD, codebook, scope, k=k, settings=settings, score=score)
+                return search(query_QD, codebook, document_set, k=k, settings=settings, score=score)
 
             return each(search_one, checked, check_threads(None))
 
@@ -494,7 +495,7 @@ class Index:
         return self._scorers[device]
 
 
-def _scope(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
+def _document_set(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
     masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
     return Scope.of(snapshot.partitions, masks)
 

@@ -3,12 +3,12 @@
 A partition is a pure function of its documents, their order and the codebook. Its folder is immutable; deletes are
 stored separately (`deletes`).
 
-Files (N documents, T tokens, K centroids, B residual bytes a token):
+Files (N documents, T tokens, K centroids, B residual bytes per token):
     offsets.npy        int64 [N + 1]   first token of each document
     codes.npy          uint16 [T]      centroid of each token (uint32 if K > 65,536)
     residuals.npy      uint8 [T, B]    packed residual levels
     gains.npy          uint8 [T]       step size of each token's residual
-    scales.npy         float16 [T]     length correction
+    scales.npy         float16 [T]     norm correction
     list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
     list_documents.npy uint32 [T]      documents of each centroid's tokens, ascending within a list
     id_*.npy           (see `ids`)
@@ -132,7 +132,7 @@ class Partition:
 
     @cached_property
     def scales_T(self) -> NDArray[np.float16]:  # noqa: N802
-        """Length correction of each token, float16 [T]."""
+        """Norm correction of each token, float16 [T]."""
         return self._array("scales.npy", np.float16, self.info.tokens)
 
     @cached_property
