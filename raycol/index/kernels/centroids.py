@@ -84,7 +84,7 @@ def score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL):
 
 @kernel()
 def score_bytes(scores_RL, best_L, units_L, bytes_RL):  # type: ignore[no-untyped-def]
-    """Write byte scores, in one unit for all query tokens: 255 for the token's best centroid, less below it, min. 0.
+    """Write byte scores, in one unit for all query tokens: 255 for a token's best centroid, linear below, at least 0.
 
     Args:
         scores_RL: int16, from `score_centroids`.
@@ -148,7 +148,7 @@ def top_centroids(scores_RL, tops_GL, n_lanes, n_centroids, n_probe):  # type: i
     sizes_L = np.zeros(n_lanes, dtype=np.int64)
     worst_L = np.full(n_lanes, -(1 << 15) - 1, dtype=np.int64)
     # The n_probe-th largest group maximum is a lower bound of the n_probe-th best score: groups below it are skipped.
-    # The last group is left out, because it may be padded.
+    # A padded last group is left out.
     if n_centroids // GROUP >= n_probe:
         for group in range(n_centroids // GROUP):
             for lane in range(n_lanes):
