@@ -26,7 +26,7 @@ DELETES = "deletes"
 # Journals of running builds, and the report of the last one (raycol.indexing).
 BUILDS = "builds"
 REPORT = "build-report.json"
-# The version that endpoints serve, if pinned (raycol.serving).
+# The version that endpoints serve, if one was chosen (raycol.serving).
 SERVED = "served.json"
 
 # About 8,000 partitions. Reading or rejecting any file of this size takes at most a second and 300 MB of memory.
