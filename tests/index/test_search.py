@@ -262,8 +262,8 @@ BAD_QUERIES = [
     (np.full((2, 64), np.nan, np.float32), "query 1: embeddings hold NaN"),
     (np.full((2, 64), np.inf, np.float32), "query 1: embeddings hold NaN or infinite"),
     (np.ones((2, 8), np.float32), "query 1: embeddings of 8 dimensions; the index has 64"),
-    (np.ones((0, 64), np.float32), r"query 1: embeddings of shape \(0, 64\); expected .tokens, dim."),
-    (np.ones(64, np.float32), "query 1: .* expected .tokens, dim."),
+    (np.ones((0, 64), np.float32), r"query 1: embeddings of shape \(0, 64\); expected .n_tokens, dim."),
+    (np.ones(64, np.float32), "query 1: .* expected .n_tokens, dim."),
     (np.ones((2, 64), np.int64), "query 1: .* expected floating point"),
 ]
 

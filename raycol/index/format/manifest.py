@@ -265,8 +265,8 @@ def check_current(store: Store, version: int) -> None:
     existing = versions(store)
     if existing and existing[-1] != version:
         raise ConflictError(
-            f"{store}: version {existing[-1]} was written by another process meanwhile; expected {version}. "
-            "Open the index again and repeat"
+            f"{store}: version {existing[-1]} was written by another process meanwhile; expected version {version}; "
+            "open the index again and repeat"
         )
 
 

@@ -198,7 +198,7 @@ class Partition:
 
     def metadata(self) -> pa.Table:
         """Return the metadata of all documents in order, including deleted ones."""
-        with self._reading() as file:
+        with self._open_documents() as file:
             return check_table(file.read(), self.info.documents)
 
     def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
