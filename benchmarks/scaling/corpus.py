@@ -15,7 +15,7 @@ from clustered import DIM, MEAN_TOKENS, Clustered, clustered_queries
 from numpy.typing import NDArray
 
 from raycol.index import Document
-from raycol.index.codec.codebook import directions_of
+from raycol.index.codec.codebook import unit_vectors
 from raycol.indexing.codebook import enough_documents
 
 PART_TOKENS = 1 << 20
@@ -57,7 +57,7 @@ class Corpus:
         wanted = enough_documents(self.n_documents, MEAN_TOKENS, DIM, None)
         of_each = min(self.documents_a_part, math.ceil(wanted / self.n_parts))
         documents = (document for number in range(self.n_parts) for document in islice(self.part(number), of_each))
-        return np.concatenate([directions_of(document.embeddings) for document in documents])
+        return np.concatenate([unit_vectors(document.embeddings) for document in documents])
 
     def queries(self, n: int) -> list[NDArray[np.float32]]:
         """`n` queries of 32 tokens, of documents all over the corpus."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raycol.core.progress import Report, no_report
 from raycol.data.beir import Dataset
 from raycol.evaluation.metrics import DEPTH
-from raycol.index.format.manifest import document_of
+from raycol.index.format.manifest import parent_document_id
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -75,7 +75,7 @@ def _search_split(index: Index, queries: Sequence[NDArray[np.float32]], k: int) 
         for row, hits in zip(waiting, found, strict=True):
             best[row] = {}
             for id_, score in hits:
-                best[row].setdefault(document_of(id_), score)
+                best[row].setdefault(parent_document_id(id_), score)
         waiting = [
             row
             for row, hits in zip(waiting, found, strict=True)

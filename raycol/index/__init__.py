@@ -1,7 +1,7 @@
-"""The index: a codebook, immutable partitions and numbered manifests in a folder; search over them.
+"""A multi-vector index on disk or in an object store, and MaxSim search over it.
 
-Works on embeddings of any late-interaction model. Imports neither Ray nor torch.
-The format is described in docs/index-format.md.
+Accepts embeddings of any late-interaction model; imports neither Ray nor torch. docs/index-format.md specifies the
+files.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`Index`: create, open, search, change and look after an index."""
+"""`Index`: the facade for creating, searching, changing and maintaining an index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The document token that a query token matched, by their positions, and the product of the two."""
+    """The best-matching document token of one query token: positions of both, and their dot product."""
 
     query_token: int
     document_token: int
@@ -46,18 +46,18 @@ class Match:
 
 @dataclass(frozen=True)
 class IndexStats:
-    """What an index holds and what it takes.
+    """Sizes, counts and codebook drift of an index.
 
     Args:
-        version: the version that is open.
-        versions: all versions there are.
-        documents, tokens: those that can be found.
-        deleted_documents, deleted_tokens: those that compaction would drop.
-        partitions, dim, bits, n_centroids: its shape.
-        bytes: of all files that this version needs, its manifest included.
-        files: bytes by kind of file.
-        drift: how much worse the codebook fits the index's tokens than it fitted those held out when it was
-            trained: the ratio of the mean errors, 1 where nothing has changed.
+        version: the open version.
+        versions: all existing versions, ascending.
+        documents, tokens: counts without deleted documents.
+        deleted_documents, deleted_tokens: counts that `compact` would remove.
+        partitions, dim, bits, n_centroids: number of partitions, and the codebook's shape.
+        bytes: size of all files of this version, manifest included.
+        files: bytes by file name, summed over partitions.
+        drift: mean quantisation error of the index's tokens over that of the tokens held out of codebook training;
+            1 means that the codebook fits as well as when it was trained.
     """
 
     version: int
@@ -76,15 +76,15 @@ class IndexStats:
 
     @property
     def bytes_per_token(self) -> float:
-        """All files of the index over its tokens."""
+        """Size of the index in bytes divided by its tokens; NaN if it has none."""
         return self.bytes / self.tokens if self.tokens else float("nan")
 
 
 class Index:
-    """An index at one version, and the operations that make the next.
+    """An index at one version; get one from `Index.create` or `Index.open`.
 
-    What is open is a snapshot: it does not change with what other processes commit. A change through this object moves
-    it to the version that the change made. Make one with `Index.create` or `Index.open`.
+    An open index is a snapshot: commits of other processes do not affect it. A change made through this object commits
+    a new version and moves the object to it.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -105,26 +105,28 @@ class Index:
         columns: Mapping[str, str] | None = None,
         model: ModelInfo | None = None,
     ) -> Index:
-        """Build an index: train the codebook on a seeded sample, then quantise everything.
+        """Build an index: train the codebook on a seeded sample, then quantise all documents.
 
-        `documents` is consumed once. They wait on disk, not in memory, until all of them are known to be good.
+        Reads `documents` once and spools them to disk, so that memory stays bounded and a bad document fails the
+        build before anything is quantised.
 
         Args:
-            uri: a local path or a URI of pyarrow.fs (`s3://bucket/prefix`) that holds no index yet.
+            uri: a local path or a pyarrow.fs URI (`s3://bucket/prefix`) without an index.
             documents: any iterable, generators included.
-            bits: bits a dimension of the residual, 1, 2, 4 or 8.
+            bits: bits per dimension of the residual: 1, 2, 4 or 8.
             seed: seeds the sample and k-means; the same documents and seed give the same bytes.
-            n_centroids: centroids of the codebook; None takes PLAID's 2^floor(log2(16 sqrt(tokens))).
-            partition_tokens: tokens a partition: documents are put together until they have so many.
-            pool_factor: keep about one token in so many, by hierarchical pooling; later documents are treated alike.
+            n_centroids: size of the codebook; None uses PLAID's 2^floor(log2(16 sqrt(tokens))).
+            partition_tokens: close a partition when it reaches this number of tokens.
+            pool_factor: pool tokens hierarchically, to about 1 / pool_factor of them; also applied to documents added
+                later.
             columns: types of the metadata columns by name (string, int64, double, bool, date, timestamp); None infers
-                them from the values. Documents added later may use these columns only.
-            model: the encoder the embeddings came from, if it is to be remembered.
+                them from the values. Documents added later may use only these columns.
+            model: the encoder of the embeddings, recorded in the manifest.
 
         Raises:
-            InputError: no documents, an unusable one (named), or an index there already. Nothing is left behind.
-            ConflictError: another process created one meanwhile.
-            RaycolError: it cannot be written (disk full, no permission). No index is left behind.
+            InputError: no documents, an invalid document (named), or `uri` already holds an index. No files remain.
+            ConflictError: another process created an index at `uri` meanwhile.
+            RaycolError: writing failed (disk full, no permission). No index remains.
         """
         store = open_store(uri)
         manifest = create(
@@ -151,45 +153,45 @@ class Index:
     ) -> Index:
         """Open one version of an index, by default the current one.
 
-        Lengths and headers are checked now. Every byte of a partition is read and checked against its checksum the
-        first time it is searched, which takes about as long as reading it.
+        Checks file lengths and array headers. The first search of a partition compares the checksums of all its
+        files, which takes about as long as reading them.
 
         Args:
-            uri: the index's folder or URI.
-            version: which version; None for the newest.
-            partitions: only the partitions of these names, as a shard does; None for all.
-            trust: do not compute checksums before the first search; for repeated short runs over local files that
-                `verify` has passed. Numbers that lead into arrays are checked all the same.
+            uri: local path or URI of the index.
+            version: the version to open; None opens the newest.
+            partitions: names of the partitions to open, for a shard; None opens all.
+            trust: skip checksums before the first search, for repeated short runs over local files that `verify` has
+                passed. Offsets and ordinals are bounds-checked nevertheless.
 
         Raises:
-            InputError: there is no index, or no such version.
-            IndexCorruptError: its files are not as its manifest promises.
+            InputError: no index, version or partition of that name.
+            IndexCorruptError: a file does not match the manifest.
         """
         return cls(Snapshot.open_version(open_store(uri), version, partitions, trusted=trust))
 
     @property
     def uri(self) -> str:
-        """Where the index is."""
+        """Local path or URI of the index."""
         return self._snapshot.store.uri
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the version that is open."""
+        """Manifest of the open version."""
         return self._snapshot.manifest
 
     @property
     def version(self) -> int:
-        """The version that is open."""
+        """Number of the open version."""
         return self._snapshot.manifest.version
 
     @property
     def codebook(self) -> Codebook:
-        """The index's codebook."""
+        """Codebook of the index; all versions share it."""
         return self._snapshot.codebook
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        """The partitions that are open."""
+        """Open partitions, in the manifest's order."""
         return self._snapshot.partitions
 
     def search(
@@ -206,32 +208,32 @@ class Index:
         threads: int | None = None,
         device: str = "cpu",
     ) -> list[list[Hit]]:
-        """The best `k` documents for each query, best first, equal scores by id.
+        """Return the top `k` documents of each query, best first, ties by id.
 
-        The same queries give the same hits and scores whatever the threads and the queries beside them. Of more than
-        `n_rescore` equal documents, those added first are scored.
+        Hits and scores of a query depend neither on the number of threads nor on the other queries. If more than
+        `n_rescore` candidates tie, those added first are rescored.
 
         Args:
-            queries: one float array [n_tokens, dim] a query (an array [queries, tokens, dim] is one too).
-            k: hits a query; fewer where fewer documents may be found.
+            queries: one float array [n_tokens, dim] per query, or one array [n_queries, n_tokens, dim].
+            k: hits per query; fewer are returned if fewer documents qualify.
             filter: a SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020" (docs/filters.md).
-            ids: only these documents; none of them gives no hits.
-            on_unknown: `refuse` raises where one of `ids` is not in the index.
-            effort: how hard to look, fast, default or thorough, at least 4 k documents scored exactly; the default is
-                what `tune` has stored, if it has.
-            n_probe: centroids whose lists each query token visits, in place of the effort's.
-            n_rescore: documents scored exactly, in place of the effort's; k at least. More are, up to 16 times as
-                many, while hits come from among the last of them.
-            threads: None takes one for one query and all cores for more.
-            device: where exact scores are computed, `cpu` or a device of torch's such as `cuda` (needs raycol[gpu]).
+            ids: search only these documents; an empty list returns no hits.
+            on_unknown: `refuse` raises if one of `ids` is not in the index, `ignore` skips it.
+            effort: fast, default or thorough: presets of `n_probe` and `n_rescore`, rescoring at least 4 k documents.
+                `default` uses the settings that `tune` stored, if any.
+            n_probe: inverted lists to visit per query token; overrides `effort`.
+            n_rescore: documents to score exactly, at least k; overrides `effort`. Rescoring continues in rounds, up to
+                16 x n_rescore documents, while hits come from the end of the ranking.
+            threads: None uses one thread for a single query, and all cores for several.
+            device: where exact scores are computed: `cpu`, or a torch device such as `cuda` (needs raycol[gpu]).
 
-        Which documents are scored exactly is estimated on the footing that tokens have one length, as every
-        late-interaction encoder makes them; `exact` scores tokens of any length.
+        Candidates are ranked on the assumption that all tokens have the same norm, as those of late-interaction
+        encoders do; `exact` handles tokens of any norm.
 
         Raises:
-            InputError: a query with no tokens or over 1,024, of another dimension, with NaN; k or a setting out of
-                range; an unusable filter.
-            IndexCorruptError: a partition that is damaged. There are never silently fewer hits.
+            InputError: a query with no tokens, more than 1,024 tokens, NaN or another dimension; `k` or a setting out
+                of range; an invalid filter.
+            IndexCorruptError: a damaged partition; search never returns partial results.
         """
         k, n_threads = check_count("k", k), check_threads(threads)
         snapshot = self._snapshot
@@ -240,10 +242,10 @@ class Index:
         )
         checked = self._check_queries(queries)
         score = self._scorer(device)
-        scope = _scope(snapshot, filter, ids, on_unknown)
+        document_set = _document_set(snapshot, filter, ids, on_unknown)
 
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search(query_QD, snapshot.codebook, scope, k=k, settings=settings, score=score).hits
+            return search(query_QD, snapshot.codebook, document_set, k=k, settings=settings, score=score).hits
 
         return each(search_one, checked, n_threads)
 
@@ -258,14 +260,14 @@ class Index:
         threads: int | None = None,
         device: str = "cpu",
     ) -> list[list[Hit]]:
-        """The best `k` documents for each query over every stored token: the reference for `search`."""
+        """Return the top `k` documents of each query by MaxSim over all stored tokens: the reference for `search`."""
         k, n_threads = check_count("k", k), check_threads(threads)
         checked = self._check_queries(queries)
         score = self._scorer(device)
-        scope = _scope(self._snapshot, filter, ids, on_unknown)
+        document_set = _document_set(self._snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search_exact(query_QD, scope, k=k, score=score).hits
+            return search_exact(query_QD, document_set, k=k, score=score).hits
 
         return each(exact_one, checked, n_threads)
 
@@ -278,70 +280,73 @@ class Index:
         threads: int | None = None,
         device: str = "cpu",
     ) -> list[list[Hit]]:
-        """The exact scores of given documents, such as a lexical engine's, best first.
+        """Score the given documents exactly, such as a lexical engine's candidates; best first.
 
         Args:
             queries: as for `search`.
-            ids: for each query the documents to score.
-            on_unknown: `refuse` raises where one of `ids` is not in the index, `ignore` leaves it out.
+            ids: for each query, the documents to score.
+            on_unknown: `refuse` raises if one of `ids` is not in the index, `ignore` skips it.
             threads, device: as for `search`.
 
         Raises:
-            InputError: an unusable query, an unknown id, or not one list of ids a query.
+            InputError: an invalid query, an unknown id, or a number of lists other than the number of queries.
         """
         snapshot, n_threads = self._snapshot, check_threads(threads)
         checked = self._check_queries(queries)
-        lists = [check_ids(list_) for list_ in _iterable("ids", ids)]
-        if len(lists) != len(checked):
-            raise InputError(f"{len(checked)} queries and {len(lists)} lists of ids; expected one list a query")
+        ids_by_query = [check_ids(query_ids) for query_ids in _iterable("ids", ids)]
+        if len(ids_by_query) != len(checked):
+            raise InputError(
+                f"{len(checked)} queries and {len(ids_by_query)} lists of ids; expected one list per query"
+            )
         check_on_unknown(on_unknown)
         score = self._scorer(device)
 
         def rerank_one(pair: tuple[NDArray[np.float32], list[str]]) -> list[Hit]:
-            query_QD, chosen = pair
-            scope = _scope(snapshot, None, chosen, on_unknown)
-            return search_exact(query_QD, scope, k=max(1, scope.n_allowed), score=score).hits
+            query_QD, query_ids = pair
+            document_set = _document_set(snapshot, None, query_ids, on_unknown)
+            return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), score=score).hits
 
-        return each(rerank_one, list(zip(checked, lists, strict=True)), n_threads)
+        return each(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
 
     def explain(self, query: Any, id: str) -> list[Match]:  # noqa: A002
-        """For each query token the document's token that matches it best, the first of equals.
+        """Return the best-matching document token of each query token, the first one on ties.
 
-        Their scores add up to the document's score.
+        The scores add up to the document's score.
         """
         (query_QD,) = self._check_queries([query])
-        # Not by BLAS, to which equal tokens are not always equal.
+        # einsum, not BLAS: BLAS may score equal tokens differently, which would break ties at random.
         scores_QT = np.einsum("qd,td->qt", query_QD, self.reconstruct(id))
         return [Match(q, int(scores_T.argmax()), float(scores_T.max())) for q, scores_T in enumerate(scores_QT)]
 
     def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> Tuned:
-        """Find the cheapest settings that find a share of the true best `k`, and store them, in one new version.
+        """Find the cheapest settings that reach a target recall@k, and store them in a new version.
 
-        From then on they are the default effort's. The truth is `exact`, so this takes about as long as `exact` on
-        the same queries; a few hundred that are like those to come are enough.
+        The stored settings become those of the default effort. Recall is measured against `exact`, which also takes
+        most of the time; a few hundred representative queries are enough.
 
         Args:
             queries: as for `search`.
             target_recall: above 0, at most 1.
-            k: hits a query.
+            k: hits per query.
 
         Raises:
-            InputError: unusable queries, a target out of range, or one that no settings reach; nothing is stored.
-            ConflictError: another writer committed first.
+            InputError: invalid queries, a target out of range, or one that no settings reach; nothing is stored.
+            ConflictError: another writer committed first; nothing is stored.
         """
         k = check_count("k", k)
         if not isinstance(target_recall, Real) or not 0 < target_recall <= 1:
-            raise InputError(f"target_recall is {target_recall!r:.60}; expected more than 0, at most 1")
+            raise InputError(f"target_recall is {target_recall!r:.60}; expected above 0 and at most 1")
         checked = self._check_queries(queries)
         check_writable(self._snapshot)
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
-        scope, codebook, score = _scope(self._snapshot, None, None, "ignore"), self.codebook, self._scorer("cpu")
+        document_set = _document_set(self._snapshot, None, None, "ignore")
+        codebook, score = self.codebook, self._scorer("cpu")
 
         def search_all(settings: SearchSettings) -> list[Answer]:
             def search_one(query_QD: NDArray[np.float32]) -> Answer:
-                return search(query_QD, codebook, scope, k=k, settings=settings, score=score)
+                return search(query_QD, codebook, document_set, k=k, settings=settings, score=score)
 
             return each(search_one, checked, check_threads(None))
 
@@ -361,60 +366,60 @@ class Index:
         return Tuned(settings, recall, self.version)
 
     def reconstruct(self, id: str) -> NDArray[np.float32]:  # noqa: A002
-        """A document's embeddings as stored, float32 [n_tokens, dim]."""
+        """Return a document's embeddings, decoded from the index: float32 [n_tokens, dim]."""
         snapshot = self._snapshot
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, [id], "refuse"), strict=True):
             if len(positions):
                 partition.check()
                 return snapshot.codebook.decode(partition.tokens(int(positions[0])))
-        raise AssertionError("locate refuses what it does not find")
+        raise AssertionError("unreachable: locate raises on an unknown id")
 
     def metadata(self, ids: Iterable[str]) -> list[dict[str, Any]]:
-        """The metadata of documents, in the order of `ids`."""
+        """Return the metadata of documents, in the order of `ids`."""
         snapshot, ids = self._snapshot, list(_iterable("ids", ids))
-        found: dict[str, dict[str, Any]] = {}
+        metadata_by_id: dict[str, dict[str, Any]] = {}
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, ids, "refuse"), strict=True):
             if len(positions):
                 rows = partition.rows(positions)
-                found |= dict(zip(partition.ids.take(positions), rows, strict=True))
-        return [found[id_] for id_ in ids]
+                metadata_by_id |= dict(zip(partition.ids.take(positions), rows, strict=True))
+        return [metadata_by_id[id_] for id_ in ids]
 
     def append(self, documents: Iterable[Document]) -> Change:
-        """Add documents, in one new version.
+        """Add documents in one new version.
 
-        They are quantised with the index's codebook (`stats().drift` says whether it still suits them).
+        Quantises them with the existing codebook; `stats().drift` shows whether it still fits.
 
         Raises:
-            InputError: an unusable document, one that comes twice, or one that the index has already; it is named,
+            InputError: an invalid document, or a duplicate within `documents` or with the index; the message names it,
                 and nothing is written.
             ConflictError: another writer committed first; nothing is changed. Open the index again and repeat.
-            RaycolError: it cannot be written; the version before stands, unless the disk failed after the commit
-                itself: open the index again to see.
+            RaycolError: writing failed. The index keeps its version, unless the disk failed after the commit itself:
+                open the index again to check.
         """
         self._snapshot, change = add_documents(self._snapshot, documents, replace=False)
         return change
 
     def upsert(self, documents: Iterable[Document]) -> Change:
-        """Add documents, or replace those of the same id, in one new version. Raises as `append` does."""
+        """Add documents, replacing existing ones of the same id, in one new version. Raises as `append` does."""
         self._snapshot, change = add_documents(self._snapshot, documents, replace=True)
         return change
 
     def delete(self, ids: Iterable[str], *, on_unknown: OnUnknown = "ignore") -> Change:
-        """Delete documents, in one new version. They are not found from then on; `compact` removes their bytes.
+        """Delete documents in one new version. Their bytes remain until `compact`.
 
         Args:
-            ids: which documents.
-            on_unknown: `refuse` raises where one is not in the index.
+            ids: ids of the documents.
+            on_unknown: `refuse` raises if one of `ids` is not in the index, `ignore` skips it.
         """
         self._snapshot, change = delete_documents(self._snapshot, ids, on_unknown)
         return change
 
     def compact(self, target_tokens: int | None = None) -> int:
-        """Merge small partitions and drop deleted documents, in one new version; returns the version.
+        """Merge small partitions and drop deleted documents, in one new version; return its number.
 
         Args:
-            target_tokens: tokens a partition; None takes what the index was created with. Partitions of less than
-                half of it, and those with deleted documents, are rewritten.
+            target_tokens: tokens per partition; None uses the index's `partition_tokens`. Partitions of less than half
+                this size, and those with deleted documents, are rewritten.
         """
         if target_tokens is None:
             target_tokens = self.manifest.partition_tokens
@@ -422,20 +427,21 @@ class Index:
         return self.version
 
     def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> Vacuumed:
-        """Give up all versions but the newest `keep`, and remove what none of these needs.
+        """Remove all versions but the newest `keep`, and the files that only they use.
 
         Args:
-            keep: versions to keep, 1 at least.
-            abandoned: remove also what unfinished writers left since the current version; only while none is at work.
+            keep: number of versions to keep, at least 1.
+            abandoned: also remove files that unfinished writers left since the current version; safe only while no
+                writer is running.
         """
         return vacuum(self._snapshot.store, keep, abandoned=abandoned)
 
     def verify(self) -> list[str]:
-        """Read every byte of every version; return one line for each file that is damaged, missing or too many."""
+        """Read every byte of every version; return one line per damaged, missing or unexpected file."""
         return verify_index(self._snapshot.store)
 
     def stats(self) -> IndexStats:
-        """Counts, sizes and drift."""
+        """Return counts, sizes and codebook drift of the open version."""
         snapshot = self._snapshot
         manifest = snapshot.manifest
         files: Counter[str] = Counter()
@@ -471,17 +477,17 @@ class Index:
 
     def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
         checked = []
-        for number, query in enumerate(_iterable("queries", queries)):
-            query_QD = check_embeddings(query, self.manifest.dim, f"query {number}")
+        for i, query in enumerate(_iterable("queries", queries)):
+            query_QD = check_embeddings(query, self.manifest.dim, f"query {i}")
             if len(query_QD) > MAX_QUERY_TOKENS:
-                raise InputError(f"query {number} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
+                raise InputError(f"query {i} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
             checked.append(query_QD)
         return checked
 
     def _scorer(self, device: str) -> Scorer:
-        """What computes exact scores; an index's codebook never changes."""
+        """Return the scorer of a device, made on first use: the codebook never changes."""
         if not isinstance(device, str):
-            raise InputError(f"device is {device!r:.60}; expected cpu, or the name of a device of torch's")
+            raise InputError(f"device is {device!r:.60}; expected cpu or a torch device such as cuda")
         if device not in self._scorers:
             from raycol.index.search.device import DeviceScorer
 
@@ -489,7 +495,7 @@ class Index:
         return self._scorers[device]
 
 
-def _scope(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
+def _document_set(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
     masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
     return Scope.of(snapshot.partitions, masks)
 

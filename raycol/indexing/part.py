@@ -22,12 +22,12 @@ from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook, directions_of
+from raycol.index.codec.codebook import Codebook, unit_vectors
 from raycol.index.codec.pooling import token_pooling
 from raycol.index.format.columns import Columns, metadata_table
 from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import PartitionInfo, SplitInfo
-from raycol.index.format.partition_writer import Coder, reorder_tokens, save_partition
+from raycol.index.format.partition_writer import Quantiser, reorder_tokens, save_partition
 from raycol.indexing.clock import Clock
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.metadata import stored
@@ -99,7 +99,7 @@ def build_partition(
         RaycolError: the corpus is no longer what was planned, or the index cannot be written.
     """
     started, clock = time.perf_counter(), Clock()
-    coder = Coder(codebook)
+    coder = Quantiser(codebook)
     coded = _Coded()
     if encoder is None:
         _code_embeddings(part, task, coder, coded, clock)
@@ -152,7 +152,7 @@ class _Coded:
 
 
 def _code_texts(
-    part: PartitionPlan, task: Task, coder: Coder, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
+    part: PartitionPlan, task: Task, coder: Quantiser, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
 ) -> None:
     """Read, split, encode and quantise, batch by batch."""
     pool = token_pooling(task.pool_factor)
@@ -188,7 +188,7 @@ def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], It
     return Splitter(encoder.tokenizer, task.split, document_length(encoder), prompt_of(encoder, "document"))
 
 
-def _code_embeddings(part: PartitionPlan, task: Task, coder: Coder, coded: _Coded, clock: Clock) -> None:
+def _code_embeddings(part: PartitionPlan, task: Task, coder: Quantiser, coded: _Coded, clock: Clock) -> None:
     """Quantise the embeddings that came with the documents, which are not kept."""
     pool = token_pooling(task.pool_factor)
     documents = read_part(part, task.fields, tokens=True)
@@ -242,7 +242,7 @@ def encode_sample(
         with suppress(InputError):
             tokens[place] = check_tokens(replace(passages[place], embeddings=embeddings), dim)
     pool = token_pooling(task.pool_factor)
-    directions = [directions_of(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
+    directions = [unit_vectors(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from raycol.index import Hit
-from raycol.index.format.manifest import document_of
+from raycol.index.format.manifest import parent_document_id
 from raycol.mining.queries import TrainingQuery
 from raycol.mining.texts import Text
 
@@ -98,7 +98,7 @@ def possible_hits(
     at_most = limits(positive, rules)
 
     def reason(hit: Hit) -> str | None:
-        if hit.id in own.ids or (split and document_of(hit.id) in own.ids):
+        if hit.id in own.ids or (split and parent_document_id(hit.id) in own.ids):
             return "positive"
         if rules.min_score is not None and hit.score < rules.min_score:
             return "min_score"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raycol.index import Hit, Index
 from raycol.index.codec.pooling import token_pooling
-from raycol.index.format.manifest import document_of, passage_id
+from raycol.index.format.manifest import parent_document_id, passage_id
 from raycol.mining.candidates import folded
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Texts
@@ -117,7 +117,7 @@ class PositiveScorer:
             for place, hits in enumerate(ranked):
                 there = set()
                 for hit in hits:
-                    parent = document_of(hit.id)
+                    parent = parent_document_id(hit.id)
                     there.add(parent)
                     scores[place][parent] = max(hit.score, scores[place].get(parent, hit.score))
                 waiting[place] = [id_ for id_ in waiting[place] if id_ in there]

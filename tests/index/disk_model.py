@@ -1,15 +1,14 @@
-"""What a power failure may leave of what a process wrote: a model of a disk between a process and its fsyncs.
+"""Model of a disk that loses power: derives the states a failure can leave from a process's writes and fsyncs.
 
-What the model takes for granted: a file is safe up to where fsync last found it, a folder's names are safe as fsync of
-that folder last found them, and nothing else is safe. So what a failure may leave, after each call, is
+The model assumes that fsync of a file makes its content durable, that fsync of a folder makes its entries durable, and
+that nothing else is durable. After each call, a failure can leave
 
-- of each file what was flushed of it, with none, half or all of what was written since;
-- of the names made and removed since their folders were flushed: all, none, those of one folder, or those of all
+- of each file, the flushed content with none, half or all of the bytes written since;
+- of the entries added and removed since their folders were flushed: all, none, those of one folder, or those of all
   folders but one. A rename between two folders is two changes, one in each.
 
-What it leaves out: other subsets of the names, calls that reach the disk out of order within one folder, blocks
-written out of order within one file, and damage to what had been flushed. Files are only ever written at their end.
-Writes that do not go through `os` are not seen (the files without names that documents wait in).
+Not modelled: other subsets of entries, calls reordered within a folder, blocks reordered within a file, and damage to
+flushed data. Files are append-only. Writes that bypass `os` are not traced (the unnamed spool files of a build).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Tree: TypeAlias = frozenset[tuple[str, bytes | None]]
-"""Paths with the contents of files, and None for folders."""
+"""Paths with the contents of files; None for a folder."""
 
 _SHARES = {"none": 0.0, "half": 0.5, "all": 1.0}
 
 
 @dataclass(eq=False)
 class File:
-    """A file, as processes see it and as it is on the disk for sure."""
+    """A file: the content that processes see, and the durable content."""
 
     content: bytes = b""
     flushed: bytes = b""
@@ -36,7 +35,7 @@ class File:
 
 @dataclass(eq=False)
 class Folder:
-    """A folder, as processes see it and as it is on the disk for sure."""
+    """A folder: the entries that processes see, and the durable entries."""
 
     names: dict[str, Node] = field(default_factory=dict)
     flushed: dict[str, Node] = field(default_factory=dict)
@@ -46,10 +45,10 @@ Node: TypeAlias = File | Folder
 
 
 class Disk:
-    """Follows the calls of this process under a folder; collects every state that a failure might have left.
+    """Traces the file system calls of this process under a folder, and collects the states a failure can leave.
 
-    `around` is to be called in place of the functions of `os` that `CALLS` names. What is there at the start is safe,
-    but for the names of `unflushed`.
+    Call `around` in place of the functions of `os` in `CALLS`. The initial content is durable, except for the entries
+    of `unflushed`. `failures` maps each state to the call after which it can occur.
     """
 
     CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir")
@@ -66,18 +65,18 @@ class Disk:
         self._collect("the start")
 
     def around(self, name: str, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Make a call, follow it, and collect what a failure after it may leave."""
+        """Make a call, trace it, and collect the states that a failure after it can leave."""
         result = real(*args, **kwargs)
         getattr(self, f"_{name}")(result, *args, **kwargs)
         self._calls += 1
         self._collect(f"call {self._calls}, {name}")
         return result
 
-    def sure(self) -> Tree:
-        """What is left if nothing is that is not sure."""
+    def durable(self) -> Tree:
+        """Return the durable state."""
         return frozenset(_tree(self._top, set(), 0.0))
 
-    # What each call does. Those that change what is outside of the folder do nothing here.
+    # The effect of each call on the model; calls outside of the folder have none.
 
     def _open(self, result: int, path: Any, flags: int, *_: Any, dir_fd: int | None = None) -> None:
         if flags & os.O_CREAT:
@@ -124,13 +123,13 @@ class Disk:
     _rmdir = _unlink
 
     def _entry(self, path: Any, dir_fd: int | None = None) -> tuple[Folder | None, str]:
-        """The folder that a path's last name stands in, None where it is not followed."""
+        """Return the parent folder, or None if it is outside of the traced folder, and the name of a path."""
         parent, name = os.path.split(os.path.abspath(path)) if dir_fd is None else (dir_fd, os.fspath(path))
         folder = self._nodes.get(_key(os.stat(parent)))
         return (folder if isinstance(folder, Folder) else None), name
 
     def _scan(self, path: Path) -> Node:
-        """What is there already."""
+        """Return the node of an existing file or folder."""
         node: Node
         if path.is_dir():
             names = {child.name: self._scan(child) for child in path.iterdir()}
@@ -141,25 +140,25 @@ class Disk:
         return node
 
     def _collect(self, when: str) -> None:
-        unsure = {folder: path for path, folder in _folders("", self._top) if folder.names != folder.flushed}
-        kept = {"no names": set(), "all names": set(unsure)}
-        for folder, path in unsure.items():
-            kept[f"the names in {path or '.'}"] = {folder}
-            kept[f"all names but those in {path or '.'}"] = set(unsure) - {folder}
-        for names, folders in kept.items():
-            for share, part in _SHARES.items():
-                tree = frozenset(_tree(self._top, folders, part))
-                self.failures.setdefault(tree, f"after {when}: {names} and {share} of the contents not flushed")
+        unflushed = {folder: path for path, folder in _folders("", self._top) if folder.names != folder.flushed}
+        persisted = {"no entries": set(), "all entries": set(unflushed)}
+        for folder, path in unflushed.items():
+            persisted[f"the entries of {path or '.'}"] = {folder}
+            persisted[f"all entries but those of {path or '.'}"] = set(unflushed) - {folder}
+        for entries, folders in persisted.items():
+            for label, share in _SHARES.items():
+                tree = frozenset(_tree(self._top, folders, share))
+                self.failures.setdefault(tree, f"after {when}: {entries} and {label} of the unflushed contents")
 
 
-def write_tree(tree: Tree, place: Path) -> None:
-    """Make the files and folders of a tree."""
-    place.mkdir()
+def write_tree(tree: Tree, root: Path) -> None:
+    """Create the files and folders of a tree under a new folder."""
+    root.mkdir()
     for path, content in sorted(tree, key=lambda entry: entry[0]):
         if content is None:
-            (place / path).mkdir()
+            (root / path).mkdir()
         else:
-            (place / path).write_bytes(content)
+            (root / path).write_bytes(content)
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:
@@ -173,13 +172,14 @@ def _folders(path: str, folder: Node) -> Iterator[tuple[str, Folder]]:
             yield from _folders(os.path.join(path, name), node)
 
 
-def _tree(folder: Node, kept: set[Folder], part: float, path: str = "") -> Iterator[tuple[str, bytes | None]]:
+def _tree(folder: Node, persisted: set[Folder], share: float, path: str = "") -> Iterator[tuple[str, bytes | None]]:
+    """Yield the tree with the unflushed entries of some folders, and a share of each file's unflushed bytes."""
     assert isinstance(folder, Folder)
-    for name, node in (folder.names if folder in kept else folder.flushed).items():
+    for name, node in (folder.names if folder in persisted else folder.flushed).items():
         inner = os.path.join(path, name)
         if isinstance(node, Folder):
             yield inner, None
-            yield from _tree(node, kept, part, inner)
+            yield from _tree(node, persisted, share, inner)
         else:
-            unsure = len(node.content) - len(node.flushed)
-            yield inner, node.content[: len(node.flushed) + int(unsure * part)]
+            unflushed = len(node.content) - len(node.flushed)
+            yield inner, node.content[: len(node.flushed) + int(unflushed * share)]

@@ -500,7 +500,7 @@ def _follow(operation: Operation, start: Path, top: Path) -> tuple[dict[Tree, st
         disk = Disk(top, [root / operation.unflushed] if operation.unflushed else [])
         with intercepted(disk.around, Disk.CALLS):
             operation.run(root)
-        return disk.failures, disk.sure()
+        return disk.failures, disk.durable()
 
 
 def fill_disk(folder: Path, name: str, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small index with a history, and manifests that are changed and sealed again: what a hostile author can do."""
+"""A small index with several versions, and helpers that forge its files with valid checksums, as an attacker could."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def small_documents(start: int, stop: int) -> Iterator[Document]:
 
 
 def small_index(root: Path) -> Path:
-    """Ten documents in three partitions, two of them with deletes; four versions."""
+    """Create an index of four versions: 12 documents in three partitions, two of them with deletes."""
     index = Index.create(root, small_documents(0, 7), bits=2, n_centroids=4, partition_tokens=9)
     index.append(small_documents(7, 12))
     index.delete(["d1"])
@@ -49,7 +49,7 @@ def newest_manifest(root: Path) -> Path:
 
 
 def seal(body: bytes, format_version: int = 2) -> bytes:
-    """A manifest with the right checksum."""
+    """Return the bytes of a manifest file with a valid checksum."""
     return ENVELOPE % (format_version, xxhash.xxh3_128_hexdigest(body).encode(), body)
 
 
@@ -59,12 +59,12 @@ def body_of(content: bytes) -> dict[str, Any]:
 
 
 def forge_body(root: Path, body: bytes) -> None:
-    """Put a body under seal as the newest manifest."""
+    """Overwrite the newest manifest with a body and its valid checksum."""
     newest_manifest(root).write_bytes(seal(body))
 
 
 def forge(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the newest manifest and seal it again."""
+    """Change the newest manifest, with a valid checksum."""
     body = body_of(newest_manifest(root).read_bytes())
     change(body)
     forge_body(root, to_json(body))
@@ -75,13 +75,13 @@ def to_json(body: Any) -> bytes:
 
 
 def folders(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The `files` of every folder that a manifest names."""
-    found = {f"codebooks/{body['codebook']['name']}": body["codebook"]["files"]}
+    """Return the `files` of every folder that a manifest names."""
+    files = {f"codebooks/{body['codebook']['name']}": body["codebook"]["files"]}
     for info in body["partitions"]:
-        found[f"partitions/{info['name']}"] = info["files"]
+        files[f"partitions/{info['name']}"] = info["files"]
         if info["deletes"]:
-            found[f"deletes/{info['deletes']['name']}"] = info["deletes"]["files"]
-    return found
+            files[f"deletes/{info['deletes']['name']}"] = info["deletes"]["files"]
+    return files
 
 
 def file_info(content: bytes) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def file_info(content: bytes) -> dict[str, Any]:
 
 
 def replace_file(root: Path, name: str, content: bytes) -> Path:
-    """Put other content in a file's place, with its length and checksum in the newest manifest."""
+    """Replace a file's content, and its length and checksum in the newest manifest."""
     path = root / name
     path.unlink(missing_ok=True)
     path.write_bytes(content)
@@ -105,6 +105,6 @@ def npy(array: np.ndarray, **settings: Any) -> bytes:
 
 
 def current_files(root: Path) -> list[str]:
-    """Every file that the newest version needs, its manifest excepted."""
+    """Return the names of all files of the newest version except its manifest."""
     body = body_of(newest_manifest(root).read_bytes())
     return [f"{folder}/{name}" for folder, files in folders(body).items() for name in files]

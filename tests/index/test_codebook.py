@@ -11,14 +11,14 @@ from tests.conftest import make_clustered, tries_all, unit
 
 
 @given(st.sampled_from(BITS), st.integers(1, 5), st.integers(1, 6), st.integers(0, 2**32))
-def test_packing_loses_nothing(bits: int, tokens: int, eighths: int, seed: int) -> None:
+def test_unpack_inverts_pack(bits: int, tokens: int, eighths: int, seed: int) -> None:
     levels = np.random.default_rng(seed).integers(0, 2**bits, (tokens, 8 * eighths), dtype=np.uint8)
     packed = pack(levels, bits)
     assert packed.shape == (tokens, eighths * bits)
     assert np.array_equal(unpack(packed, bits), levels)
 
 
-def test_more_bits_are_closer_and_lengths_are_kept() -> None:
+def test_more_bits_reduce_the_error_and_norms_are_preserved() -> None:
     tokens = np.concatenate(make_clustered(300, 64, seed=1))
     errors = []
     for bits in BITS:
@@ -31,7 +31,7 @@ def test_more_bits_are_closer_and_lengths_are_kept() -> None:
 
 
 @pytest.mark.parametrize("n_centroids", [8, 1024])
-def test_a_token_is_coded_alike_whatever_stands_beside_it(n_centroids: int) -> None:
+def test_the_codes_of_a_token_do_not_depend_on_the_batch(n_centroids: int) -> None:
     tokens = np.concatenate(make_clustered(300, 32, seed=2, n_centres=500))
     codebook = train_codebook(tokens, bits=4, n_centroids=n_centroids, seed=0)
     together, cosines = codebook.quantise(tokens)
@@ -60,26 +60,26 @@ def test_training_does_not_depend_on_threads(n_centroids: int) -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 100))
-def test_of_few_centroids_the_nearest_is_found(n_centroids: int, seed: int) -> None:
+def test_exhaustive_search_finds_the_nearest_centroid(n_centroids: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     tokens, centroids = unit(rng.standard_normal((50, 8))), unit(rng.standard_normal((n_centroids, 8)))
-    found = NearestCentroid(centroids)(tokens)
+    codes = NearestCentroid(centroids)(tokens)
     best = (tokens @ centroids.T).max(axis=1)
-    assert np.allclose((tokens * centroids[found]).sum(axis=1), best, atol=1e-6)
+    assert np.allclose((tokens * centroids[codes]).sum(axis=1), best, atol=1e-6)
 
 
-def test_of_many_centroids_the_nearest_is_nearly_always_found() -> None:
+def test_ivf_search_nearly_always_finds_the_nearest_centroid() -> None:
     tokens = np.concatenate(make_clustered(1000, 32, seed=6, n_centres=2000))
     codebook = train_codebook(tokens, bits=4, n_centroids=2048, seed=0)
     similarity = tokens @ codebook.centroids_KD.T
-    found = codebook.nearest(tokens)
-    assert np.mean(found == similarity.argmax(axis=1)) > 0.9
-    assert np.mean(similarity.max(axis=1) - similarity[np.arange(len(tokens)), found]) < 0.01
-    assert len(np.unique(found)) > 0.8 * 2048
+    codes = codebook.nearest(tokens)
+    assert np.mean(codes == similarity.argmax(axis=1)) > 0.9
+    assert np.mean(similarity.max(axis=1) - similarity[np.arange(len(tokens)), codes]) < 0.01
+    assert len(np.unique(codes)) > 0.8 * 2048
 
 
-def test_each_token_has_its_own_step() -> None:
-    """Tokens near their centroid and far from it are both kept well: the worst of both worlds without gains."""
+def test_each_token_has_its_own_step_size() -> None:
+    """Tokens near their centroid decode far better than tokens far from it; a common step size would equalise them."""
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((16, 64)))[rng.integers(0, 16, 4000)]
     noise = np.where(rng.random(4000) < 0.5, 0.02, 0.8)[:, None]
@@ -91,7 +91,7 @@ def test_each_token_has_its_own_step() -> None:
     assert codebook.error == pytest.approx(np.mean(1 - cosines), rel=0.1)
 
 
-def test_tokens_need_not_be_of_unit_length() -> None:
+def test_tokens_of_any_norm_are_quantised() -> None:
     tokens = np.concatenate(make_clustered(100, 32, seed=4)) * 7.5
     codebook = train_codebook(tokens, bits=8, n_centroids=8, seed=0)
     decoded = codebook.decode(codebook.quantise(tokens)[0])
@@ -99,8 +99,8 @@ def test_tokens_need_not_be_of_unit_length() -> None:
 
 
 @pytest.mark.sampled
-def test_any_sample_however_small_codes_its_own_tokens_well() -> None:
-    """Of each size up to 200 with the profile `long`, otherwise of one in seven."""
+def test_a_sample_of_any_size_encodes_its_own_tokens_well() -> None:
+    """Tries every size up to 200 with the profile `long`, otherwise every seventh."""
     tokens = np.concatenate(make_clustered(20, 32, seed=4))
     for n_tokens in range(1, 201, 1 if tries_all() else 7):
         codebook = train_codebook(tokens[:n_tokens], bits=4, n_centroids=default_centroids(n_tokens, n_tokens), seed=0)
@@ -108,7 +108,7 @@ def test_any_sample_however_small_codes_its_own_tokens_well() -> None:
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 5, 20, 40])
-def test_a_codebook_of_few_tokens_has_steps_for_others(n_tokens: int) -> None:
+def test_a_codebook_of_few_tokens_encodes_other_tokens(n_tokens: int) -> None:
     tokens = np.concatenate(make_clustered(20, 32, seed=4))
     same = np.repeat(tokens[:1], n_tokens, axis=0)
     for sample in (tokens[:n_tokens], same):
@@ -125,7 +125,7 @@ def mean_cosine(codebook: Codebook, tokens: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("dim", "bits"), [(32, 3), (32, 0), (30, 4)])
-def test_impossible_codecs_are_refused(dim: int, bits: int) -> None:
+def test_unsupported_dimensions_and_bits_are_refused(dim: int, bits: int) -> None:
     with pytest.raises(InputError, match="expected"):
         train_codebook(np.ones((4, dim), np.float32), bits=bits, n_centroids=1, seed=0)
 
@@ -137,6 +137,6 @@ def test_sizes_follow_plaid() -> None:
     assert default_centroids(5, 5) == 1
 
 
-def test_a_codebook_says_its_shape() -> None:
+def test_codebook_shape() -> None:
     codebook = Codebook(np.zeros((4, 16), np.float32), np.zeros(16, np.float32), np.ones(16, np.float32), 2)
     assert (codebook.n_centroids, codebook.dim) == (4, 16)

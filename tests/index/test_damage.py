@@ -1,4 +1,4 @@
-"""What `verify` and opening say of an index whose files were damaged after they were written."""
+"""`verify`, opening and searching detect every kind of damage to the files of an index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 SEARCH = {"n_probe": 2, "n_rescore": 2, "k": 2}
 
-# Whatever reads tokens reads every file of every partition first.
+# These check all files of all partitions before they read tokens.
 SEARCHES: dict[str, Callable[[Index], Any]] = {
     "search": lambda index: index.search(queries(), **SEARCH),
     "exact": lambda index: index.exact(queries(), k=20),
@@ -34,7 +34,7 @@ SEARCHES: dict[str, Callable[[Index], Any]] = {
     "no documents": lambda index: index.search(queries(), ids=[]),
     "unknown document": lambda index: index.search(queries(), ids=["nobody"]),
 }
-# What reads a few files answers right, or not at all.
+# These check only the files that they read: the answer is correct, or `IndexCorruptError`.
 LOOKUPS: dict[str, Callable[[Index], Any]] = {
     "reconstruct": lambda index: index.reconstruct("d3").tolist(),
     "metadata": lambda index: index.metadata(["d3", "d9"]),
@@ -46,50 +46,51 @@ USES = SEARCHES | LOOKUPS
 def flips(position: Callable[[int], int]) -> Callable[[bytes], bytes]:
     def flip(content: bytes) -> bytes:
         changed = bytearray(content)
-        at = position(len(content))
-        changed[at] ^= 1 << at % 8
+        offset = position(len(content))
+        changed[offset] ^= 1 << offset % 8
         return bytes(changed)
 
     return flip
 
 
-def somewhere(seed: int) -> Callable[[int], int]:
+def random_position(seed: int) -> Callable[[int], int]:
     return lambda length: int(np.random.default_rng([seed, length]).integers(length))
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "first byte": flips(lambda length: 0),
     "last byte": flips(lambda length: length - 1),
-    **{f"random byte {seed}": flips(somewhere(seed)) for seed in range(4)},
+    **{f"random byte {seed}": flips(random_position(seed)) for seed in range(4)},
     "shorter by one": lambda content: content[:-1],
     "empty": lambda content: b"",
     "longer by one": lambda content: content + b"\0",
 }
 
 
-def some(files: Sequence[T], damage: Callable[[bytes], bytes] | None) -> Sequence[T]:
-    """All files with the profile `long`, otherwise every third, from another one on for the next kind of damage."""
+def sampled(files: Sequence[T], damage: Callable[[bytes], bytes] | None) -> Sequence[T]:
+    """Return all files with the profile `long`, otherwise every third, from a start that depends on the damage."""
     kinds = [*DAMAGE.values(), None]
     return files if tries_all() else files[kinds.index(damage) % 3 :: 3]
 
 
 @contextmanager
-def instead(path: Path, content: bytes | None = None) -> Iterator[None]:
-    """Other content in a file, or no file, for a while. The file is a new one: the old may be mapped."""
-    whole = path.read_bytes()
+def replaced(path: Path, content: bytes | None = None) -> Iterator[None]:
+    """Replace or remove a file temporarily. Writes a new file, because the old one may be memory-mapped."""
+    original = path.read_bytes()
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     yield
     path.unlink(missing_ok=True)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def takes_seconds() -> Iterator[None]:
+    """Assert that the block takes less than 5 seconds; it takes less than 1 on an idle machine."""
     start = time.monotonic()
     yield
-    assert time.monotonic() - start < 5, "expected to take less than a second"
+    assert time.monotonic() - start < 5
 
 
 def verify(root: Path) -> list[str]:
@@ -101,7 +102,7 @@ def files_of(root: Path) -> list[Path]:
 
 
 def check_named(root: Path, path: Path, lines: list[str]) -> None:
-    """One line names the file. Others only say that what a damaged manifest alone named is in no manifest."""
+    """Assert that one line names the file; a damaged manifest may also leave folders that no manifest names."""
     assert sum(line.startswith(f"{path}: ") for line in lines) == 1, (path, lines)
     others = [line for line in lines if not line.startswith(f"{path}: ")]
     if path.parent.name != "manifests":
@@ -118,8 +119,8 @@ def test_an_undamaged_index_verifies(root: Path) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_file_of_any_version_is_named(root: Path, damage: Callable[[bytes], bytes]) -> None:
-    for path in some(files_of(root), damage):
-        with instead(path, damage(path.read_bytes())):
+    for path in sampled(files_of(root), damage):
+        with replaced(path, damage(path.read_bytes())):
             check_named(root, path, verify(root))
     assert verify(root) == []
 
@@ -127,18 +128,18 @@ def test_a_damaged_file_of_any_version_is_named(root: Path, damage: Callable[[by
 def test_a_missing_file_is_named(root: Path) -> None:
     for path in files_of(root):
         if path.parent.name != "manifests":
-            with instead(path):
+            with replaced(path):
                 assert verify(root) == [f"{path}: missing"]
 
 
 def test_a_missing_manifest_between_others_is_named(root: Path) -> None:
     for version in (2, 3):
         path = root / "manifests" / f"{version:08d}.json"
-        with instead(path):
+        with replaced(path):
             assert any(line.startswith(f"{path}: ") for line in verify(root)), version
 
 
-def test_without_its_newest_manifest_an_index_is_the_version_before(root: Path) -> None:
+def test_without_the_newest_manifest_the_previous_version_opens(root: Path) -> None:
     before = Index.open(root, version=3).exact(queries())
     orphan = {path.parent for path in (root / "deletes").glob("00000003-*/positions.npy")}
     newest_manifest(root).unlink()
@@ -146,12 +147,12 @@ def test_without_its_newest_manifest_an_index_is_the_version_before(root: Path) 
     assert {Path(line.split(": ")[0]).parent for line in verify(root)} == orphan
 
 
-def test_without_its_oldest_manifest_an_index_is_whole(root: Path) -> None:
+def test_a_missing_oldest_manifest_is_no_damage(root: Path) -> None:
     (root / "manifests" / "00000001.json").unlink()
     assert verify(root) == []
 
 
-def test_every_manifest_damaged_is_every_manifest_named(root: Path) -> None:
+def test_verify_names_every_damaged_manifest(root: Path) -> None:
     paths = sorted((root / "manifests").iterdir())
     for path in paths:
         path.write_bytes(b"")
@@ -161,7 +162,7 @@ def test_every_manifest_damaged_is_every_manifest_named(root: Path) -> None:
         Index.open(root)
 
 
-def test_a_damaged_manifest_does_not_stop_the_versions_before(root: Path) -> None:
+def test_earlier_versions_open_despite_a_damaged_manifest(root: Path) -> None:
     before = Index.open(root, version=3).exact(queries())
     newest_manifest(root).write_bytes(b"{}")
     with pytest.raises(IndexCorruptError, match=r"00000004\.json: not a manifest"):
@@ -207,9 +208,9 @@ def test_an_extra_link_or_pipe_is_named(root: Path) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("damage", [*DAMAGE.values(), None], ids=[*DAMAGE.keys(), "missing"])
 def test_a_damaged_file_is_never_searched(root: Path, damage: Callable[[bytes], bytes] | None) -> None:
-    whole = {name: lookup(Index.open(root)) for name, lookup in LOOKUPS.items()}
-    for name in some(current_files(root), damage):
-        with instead(root / name, damage((root / name).read_bytes()) if damage else None):
+    expected = {name: lookup(Index.open(root)) for name, lookup in LOOKUPS.items()}
+    for name in sampled(current_files(root), damage):
+        with replaced(root / name, damage((root / name).read_bytes()) if damage else None):
             try:
                 index = Index.open(root)
             except IndexCorruptError as error:
@@ -218,11 +219,12 @@ def test_a_damaged_file_is_never_searched(root: Path, damage: Callable[[bytes], 
                 messages = [refusal(index, search) for search in SEARCHES.values()]
                 for kind, lookup in LOOKUPS.items():
                     with suppress(IndexCorruptError):
-                        assert lookup(index) == whole[kind]
+                        assert lookup(index) == expected[kind]
             assert all(str(root / name) in message for message in messages)
 
 
 def refusal(index: Index, search: Callable[[Index], Any]) -> str:
+    """Return the message of the `IndexCorruptError` that a search raises."""
     with pytest.raises(IndexCorruptError) as caught:
         search(index)
     return str(caught.value)
@@ -232,16 +234,16 @@ def test_a_file_damaged_after_opening_is_never_searched(root: Path) -> None:
     for name in current_files(root):
         if name.startswith("partitions/"):
             index = Index.open(root)
-            with instead(root / name, DAMAGE["last byte"]((root / name).read_bytes())):
+            with replaced(root / name, DAMAGE["last byte"]((root / name).read_bytes())):
                 assert all(str(root / name) in refusal(index, search) for search in SEARCHES.values())
 
 
 @pytest.mark.sampled
-def test_damage_under_trust_gives_hits_or_an_error(root: Path) -> None:
+def test_a_damaged_trusted_index_gives_hits_or_an_error(root: Path) -> None:
     for damage in (*DAMAGE.values(), None):
-        for name in some(current_files(root), damage):
+        for name in sampled(current_files(root), damage):
             content = damage((root / name).read_bytes()) if damage else None
-            with instead(root / name, content), suppress(RaycolError):
+            with replaced(root / name, content), suppress(RaycolError):
                 index = Index.open(root, trust=True)
                 for use in USES.values():
                     with suppress(RaycolError):
@@ -272,77 +274,80 @@ def link_to_a_device(path: Path, elsewhere: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-STRANGE = [link, pipe, empty_folder, dangling_link, link_to_itself, link_to_a_device]
+SPECIAL_FILES = [link, pipe, empty_folder, dangling_link, link_to_itself, link_to_a_device]
 
 
 @contextmanager
-def strange_in_place(path: Path, aside: Path, strange: Callable[[Path, Path], None]) -> Iterator[None]:
+def special_file_at(path: Path, aside: Path, special: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Put a special file in place of a file or folder, which is moved to `aside` for the time."""
     path.rename(aside)
-    strange(path, aside)
+    special(path, aside)
     yield
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     aside.rename(path)
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("strange", STRANGE)
-def test_what_is_no_plain_file_is_not_read(root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]) -> None:
+@pytest.mark.parametrize("special", SPECIAL_FILES)
+def test_only_regular_files_are_read(root: Path, tmp_path: Path, special: Callable[[Path, Path], None]) -> None:
     for path in [root / name for name in current_files(root)] + [newest_manifest(root)]:
-        with strange_in_place(path, tmp_path / "aside", strange):
-            with at_once(), pytest.raises(IndexCorruptError, match=path.name):
+        with special_file_at(path, tmp_path / "aside", special):
+            with takes_seconds(), pytest.raises(IndexCorruptError, match=path.name):
                 Index.open(root).search(queries())
-            with at_once():
+            with takes_seconds():
                 assert any(line.startswith(f"{path}: ") for line in verify(root))
     assert verify(root) == []
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("special", SPECIAL_FILES)
 @pytest.mark.parametrize("folder", ["partitions", "partitions/*", "codebooks", "codebooks/*", "deletes", "deletes/*"])
-def test_what_is_no_plain_folder_is_not_read(
-    root: Path, tmp_path: Path, folder: str, strange: Callable[[Path, Path], None]
+def test_only_regular_folders_are_read(
+    root: Path, tmp_path: Path, folder: str, special: Callable[[Path, Path], None]
 ) -> None:
     for path in sorted(root.glob(folder)):
-        if path.name.startswith("00000002-"):  # deletes that version 4 does not need
+        if path.name.startswith("00000002-"):  # deletes that version 4 does not use
             continue
-        with strange_in_place(path, tmp_path / "aside", strange):
-            with at_once(), pytest.raises(IndexCorruptError, match=str(path)):
+        with special_file_at(path, tmp_path / "aside", special):
+            with takes_seconds(), pytest.raises(IndexCorruptError, match=str(path)):
                 Index.open(root).search(queries())
-            with at_once():
+            with takes_seconds():
                 assert any(line.startswith(str(path)) for line in verify(root))
     assert verify(root) == []
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("strange", STRANGE)
-def test_strange_manifests_are_no_index(root: Path, tmp_path: Path, strange: Callable[[Path, Path], None]) -> None:
-    with strange_in_place(root / "manifests", tmp_path / "aside", strange), at_once():
+@pytest.mark.parametrize("special", SPECIAL_FILES)
+def test_a_special_file_in_place_of_a_folder_is_an_error(
+    root: Path, tmp_path: Path, special: Callable[[Path, Path], None]
+) -> None:
+    with special_file_at(root / "manifests", tmp_path / "aside", special), takes_seconds():
         with pytest.raises((IndexCorruptError, InputError), match=str(root)):
             Index.open(root)
         with suppress(InputError):
             assert verify(root) != []
-    with strange_in_place(root, tmp_path / "aside", strange), at_once():
-        if strange is not link:
+    with special_file_at(root, tmp_path / "aside", special), takes_seconds():
+        if special is not link:
             with pytest.raises(InputError, match=str(root)):
                 Index.open(root)
             with pytest.raises(InputError, match=str(root)):
                 verify(root)
 
 
-def test_an_index_may_be_reached_through_a_link(root: Path, tmp_path: Path) -> None:
+def test_an_index_may_be_opened_through_a_symlink(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert Index.open(tmp_path / "link").exact(queries()) == Index.open(root).exact(queries())
     assert verify(tmp_path / "link") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors as Linux lists them")
-def test_an_open_index_holds_no_descriptors(root: Path, tmp_path: Path) -> None:
-    """A process has a thousand of them, an index may have more partitions."""
+@pytest.mark.skipif(sys.platform != "linux", reason="counts file descriptors in /proc")
+def test_an_open_index_holds_no_file_descriptors(root: Path, tmp_path: Path) -> None:
+    """A process may open about a thousand files, and an index may have more partitions."""
     before = len(os.listdir("/proc/self/fd"))
     index = Index.open(root)
     index.search(queries())
     assert len(os.listdir("/proc/self/fd")) == before
     for path in (newest_manifest(root), root / current_files(root)[-1]):
-        with strange_in_place(path, tmp_path / "aside", empty_folder), pytest.raises(IndexCorruptError):
+        with special_file_at(path, tmp_path / "aside", empty_folder), pytest.raises(IndexCorruptError):
             Index.open(root)
     assert len(os.listdir("/proc/self/fd")) == before

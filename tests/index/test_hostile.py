@@ -1,4 +1,4 @@
-"""Indexes made to do harm: every checksum is right, the contents are not what raycol writes."""
+"""Malicious indexes: all checksums are valid, but the contents are not what raycol writes."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ Body = dict[str, Any]
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def takes_seconds() -> Iterator[None]:
+    """Assert that the block takes less than 5 seconds; it takes less than 1 on an idle machine."""
     start = time.monotonic()
     yield
-    assert time.monotonic() - start < 5, "expected to take less than a second"
+    assert time.monotonic() - start < 5
 
 
 def use(root: Path, *, trust: bool = False) -> Any:
-    """Open, and read everything that can be read."""
+    """Open an index and read all kinds of its content."""
     index = Index.open(root, trust=trust)
     return (
         index.search(queries(), n_probe=2, n_rescore=2, k=2),
@@ -69,16 +70,16 @@ def use(root: Path, *, trust: bool = False) -> Any:
 
 
 def check_refused(root: Path, match: str | None = None, trusts: Sequence[bool] = (False, True)) -> None:
-    """Refused at once, with or without trust; and `verify` raises nothing."""
+    """Assert that using the index raises `IndexCorruptError` fast, with and without trust, and that `verify` works."""
     for trust in trusts:
-        with at_once(), pytest.raises(IndexCorruptError, match=match) as caught:
+        with takes_seconds(), pytest.raises(IndexCorruptError, match=match) as caught:
             use(root, trust=trust)
         assert len(str(caught.value)) < 1000
-    with at_once():
+    with takes_seconds():
         verify_index(open_store(root))
 
 
-def test_a_forged_manifest_without_a_change_is_the_same(root: Path) -> None:
+def test_forging_without_a_change_keeps_the_manifest(root: Path) -> None:
     before = newest_manifest(root).read_bytes()
     forge(root, lambda body: None)
     assert newest_manifest(root).read_bytes() == before
@@ -133,7 +134,7 @@ def add_file(body: Body, name: Any) -> None:
 
 
 @pytest.mark.parametrize("rename", [rename_codebook, rename_partition, rename_deletes, rename_file, add_file])
-def test_names_that_are_no_plain_names_are_refused(root: Path, rename: Callable[[Body, Any], None]) -> None:
+def test_invalid_names_are_refused(root: Path, rename: Callable[[Body, Any], None]) -> None:
     whole = newest_manifest(root).read_bytes()
     for name in BAD_NAMES:
         newest_manifest(root).write_bytes(whole)
@@ -141,8 +142,8 @@ def test_names_that_are_no_plain_names_are_refused(root: Path, rename: Callable[
         check_refused(root, r"manifests/00000004\.json: not a manifest|None: |5: |manifest does not list")
 
 
-def test_names_of_folders_outside_lead_nowhere(root: Path) -> None:
-    """A whole partition beside the index is not reached."""
+def test_a_partition_outside_the_index_is_not_opened(root: Path) -> None:
+    """The partition is intact, but lies next to the index folder."""
     name = body_of(newest_manifest(root).read_bytes())["partitions"][0]["name"]
     shutil.move(root / "partitions" / name, root.parent / name)
     forge(root, lambda body: rename_partition(body, f"../../{name}"))
@@ -150,7 +151,7 @@ def test_names_of_folders_outside_lead_nowhere(root: Path) -> None:
 
 
 def at(*path: str | int) -> Callable[[Any], Callable[[Body], None]]:
-    """A change of one place in a manifest."""
+    """Return a function from a value to the change that sets a key of a manifest to it."""
 
     def to(value: Any) -> Callable[[Body], None]:
         def change(body: Body) -> None:
@@ -164,7 +165,7 @@ def at(*path: str | int) -> Callable[[Any], Callable[[Body], None]]:
     return to
 
 
-NUMBERS = {
+SIZES = {
     "version": at("version"),
     "dim": at("dim"),
     "bits": at("bits"),
@@ -180,8 +181,8 @@ NUMBERS = {
 BAD_NUMBERS = [-1, 0, 7, 2**30, 2**40, 2**47, 2**48, 2**52, 2**60, 2**64, 10**400, 8.5, -0.5, True, None, "8", [], {}]
 
 
-@pytest.mark.parametrize("change", NUMBERS.values(), ids=NUMBERS.keys())
-def test_numbers_out_of_place_are_refused(root: Path, change: Callable[[Any], Callable[[Body], None]]) -> None:
+@pytest.mark.parametrize("change", SIZES.values(), ids=SIZES.keys())
+def test_manifest_values_out_of_range_are_refused(root: Path, change: Callable[[Any], Callable[[Body], None]]) -> None:
     whole = newest_manifest(root).read_bytes()
     for number in BAD_NUMBERS:
         newest_manifest(root).write_bytes(whole)
@@ -191,8 +192,8 @@ def test_numbers_out_of_place_are_refused(root: Path, change: Callable[[Any], Ca
 
 
 def is_harmless(change: Callable[[Any], Callable[[Body], None]], number: Any) -> bool:
-    """What a later build would use, and no reader does."""
-    return change is NUMBERS["partition_tokens"] and type(number) is int and 1 <= number < 2**31
+    """Whether only writers use the value."""
+    return change is SIZES["partition_tokens"] and type(number) is int and 1 <= number < 2**31
 
 
 CHANGES: dict[str, Callable[[Body], object]] = {
@@ -269,16 +270,16 @@ def test_a_hostile_manifest_is_refused(root: Path, change: Callable[[Body], obje
     check_refused(root)
 
 
-def test_what_is_tuned_beyond_the_index_finds_all_there_is(root: Path) -> None:
+def test_tuned_settings_beyond_the_index_search_all_documents(root: Path) -> None:
     for n_rescore in (1, 2**31 - 1):
         forge(root, at("tuned")({"n_probe": 2**31 - 1, "n_rescore": n_rescore}))
-        with at_once():
+        with takes_seconds():
             index = Index.open(root)
             assert index.search(queries(), k=20) == index.exact(queries(), k=20)
             assert [len(hits) for hits in index.search(queries(), k=2)] == [2, 2]
 
 
-def test_a_file_that_is_promised_and_not_there_is_refused(root: Path) -> None:
+def test_a_listed_file_that_is_missing_is_refused(root: Path) -> None:
     forge(root, at("partitions", 0, "files", "more.npy")({"bytes": 1, "xxh3": "0" * 32}))
     check_refused(root, r"more\.npy", trusts=[False])
 
@@ -297,8 +298,8 @@ def test_a_missing_key_is_refused(root: Path) -> None:
             check_refused(root)
 
 
-def test_what_one_version_promises_differently_is_named(root: Path) -> None:
-    """Two versions share a partition, and only one of them can be right about it."""
+def test_versions_that_disagree_about_a_file_are_reported(root: Path) -> None:
+    """Two versions share a partition, but list different checksums for one of its files."""
     newest = newest_manifest(root)
     body = body_of(newest.read_bytes())
     older = newest.with_name("00000003.json")
@@ -310,7 +311,7 @@ def test_what_one_version_promises_differently_is_named(root: Path) -> None:
 
 
 def paths_of(body: Body) -> Iterator[tuple[str | int, ...]]:
-    """Every key but those of single files, which have a test of their own."""
+    """Yield the path of every key, except those within the entries of most files."""
     yield from ((key,) for key in body)
     yield from (("codebook", key) for key in body["codebook"])
     yield from (("partitions", 0, key) for key in body["partitions"][0])
@@ -341,7 +342,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_a_body_that_is_no_manifest_is_refused(root: Path, body: bytes) -> None:
+def test_an_invalid_manifest_body_is_refused(root: Path, body: bytes) -> None:
     forge_body(root, body)
     check_refused(root, r"00000004\.json: not a manifest")
 
@@ -365,16 +366,19 @@ ENVELOPES = {
 
 
 @pytest.mark.parametrize("content", ENVELOPES.values(), ids=ENVELOPES.keys())
-def test_an_envelope_that_raycol_does_not_write_is_refused(root: Path, content: bytes) -> None:
+def test_an_invalid_envelope_is_refused(root: Path, content: bytes) -> None:
     newest_manifest(root).write_bytes(content)
     check_refused(root, r"00000004\.json: ")
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 99, 999_999_999])
-def test_another_format_version_is_named_whatever_follows(root: Path, version: int) -> None:
+def test_another_format_version_is_named_despite_invalid_content(root: Path, version: int) -> None:
     for content in (seal(b"{}", version), seal(b"{}", version)[:60], seal(b"{}", version) + b"\0" * 1000):
         newest_manifest(root).write_bytes(content)
-        with at_once(), pytest.raises(InputError, match=f"format version {version}; this raycol reads version 2"):
+        with (
+            takes_seconds(),
+            pytest.raises(InputError, match=f"format version {version}; this raycol reads version 2"),
+        ):
             Index.open(root)
         assert any("format version" in line for line in verify_index(open_store(root)))
 
@@ -382,12 +386,12 @@ def test_another_format_version_is_named_whatever_follows(root: Path, version: i
 def huge_body(
     whole: Body, change: Callable[[Any], Callable[[Body], None]], start: bytes, item: bytes, end: bytes
 ) -> bytes:
-    """A body as long as a manifest may be: in one place of it, one item after the other."""
+    """Return a body of the maximal length of a manifest, with one value replaced by a long list of items."""
     change("@")(whole)
     text = to_json(whole)
-    room = MAX_MANIFEST_BYTES - len(text) - len(start) - len(end) - 200
+    available = MAX_MANIFEST_BYTES - len(text) - len(start) - len(end) - 200
     plain = b"%" not in item
-    count = room // (len(item if plain else item % 0) + 1)
+    count = available // (len(item if plain else item % 0) + 1)
     items = b",".join([item] * count if plain else (item % number for number in range(count)))
     return text.replace(b'"@"', start + items + end)
 
@@ -417,25 +421,27 @@ HUGE = {
 }
 
 
-def open_and_measure(root: Path, answer: Connection) -> None:
-    """What opening gives, the seconds and the megabytes that it takes; in a process whose memory is its own."""
+def open_and_measure(root: Path, sender: Connection) -> None:
+    """Send the result of opening an index, the seconds and the megabytes it took. Runs in a separate process."""
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     before, start = peak_memory(), time.monotonic()
     try:
         Index.open(root)
-        said = "opened"
+        outcome = "opened"
     except IndexCorruptError as error:
-        said = str(error)
-    answer.send((said, time.monotonic() - start, peak_memory() - before))
+        outcome = str(error)
+    sender.send((outcome, time.monotonic() - start, peak_memory() - before))
 
 
 def peak_memory() -> int:
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) >> 10
+    """Return the peak memory of this process in MiB."""
+    match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) >> 10
 
 
 def check_costs_little(root: Path) -> str:
+    """Assert that opening the index, or failing to, takes little time and memory; return the outcome."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
@@ -446,20 +452,20 @@ def check_costs_little(root: Path) -> str:
     process.kill()
     newest_manifest(root).unlink()
     assert process.exitcode == 0
-    said, seconds, megabytes = receiver.recv()
-    assert len(said) < 1000
-    assert seconds < 5, "expected to take less than a second"
+    outcome, seconds, megabytes = receiver.recv()
+    assert len(outcome) < 1000
+    assert seconds < 5, "takes less than 1 on an idle machine"
     assert megabytes < 300
-    return str(said)
+    return str(outcome)
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 
 
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", HUGE)
-def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> None:
+def test_a_manifest_of_maximal_length_costs_little(root: Path, kind: str) -> None:
     forge_body(root, huge_body(body_of(newest_manifest(root).read_bytes()), *HUGE[kind]))
     assert newest_manifest(root).stat().st_size <= MAX_MANIFEST_BYTES
     check_costs_little(root)
@@ -468,18 +474,18 @@ def test_a_manifest_as_long_as_may_be_costs_little(root: Path, kind: str) -> Non
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("kind", ["sparse", "brackets", "sealed brackets"])
-def test_a_manifest_longer_than_may_be_costs_little(root: Path, kind: str) -> None:
+def test_a_manifest_over_the_length_limit_costs_little(root: Path, kind: str) -> None:
     if kind == "sealed brackets":
         forge_body(root, b"[" * (200 << 20))
     else:
         with newest_manifest(root).open("wb") as file:
             file.write(b"" if kind == "sparse" else b"[" * (200 << 20))
             file.truncate(1 << 30)
-    assert "no manifest is that long" in check_costs_little(root)
+    assert "not a manifest (longer than" in check_costs_little(root)
 
 
 def array_files(root: Path, *, once: bool = False) -> list[str]:
-    """The arrays that the newest version needs; `once`, those of a single partition."""
+    """Return the names of the newest version's arrays; with `once`, one file of each kind."""
     names = [name for name in current_files(root) if name.endswith(".npy")]
     return list({Path(name).name: name for name in names}.values()) if once else names
 
@@ -513,7 +519,7 @@ REWRITES: dict[str, Callable[[np.ndarray], bytes]] = {
 
 
 @pytest.mark.parametrize("rewrite", REWRITES.values(), ids=REWRITES.keys())
-def test_an_array_of_another_kind_is_refused(root: Path, rewrite: Callable[[np.ndarray], bytes]) -> None:
+def test_a_rewritten_array_is_refused(root: Path, rewrite: Callable[[np.ndarray], bytes]) -> None:
     for name in array_files(root, once=True):
         whole = (root / name).read_bytes()
         changed = rewrite(np.load(root / name))
@@ -524,7 +530,7 @@ def test_an_array_of_another_kind_is_refused(root: Path, rewrite: Callable[[np.n
     use(root)
 
 
-def test_a_pickle_is_never_opened(root: Path) -> None:
+def test_a_pickle_is_never_loaded(root: Path) -> None:
     marker = root.parent / "marker"
     payload = b"cos\nmkdir\n(S'%s'\ntR." % bytes(marker)
     for name in array_files(root, once=True):
@@ -542,16 +548,16 @@ def test_a_pickle_is_never_opened(root: Path) -> None:
     assert not marker.exists()
 
 
-def put(at: int, value: Any) -> Callable[[np.ndarray], np.ndarray]:
+def put(index: int, value: Any) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         flat = array.ravel().copy()
-        flat[at] = value
+        flat[index] = value
         return flat.reshape(array.shape)
 
     return change
 
 
-# What no writer writes, in arrays of the right type and shape: the file, and the change.
+# Invalid values in arrays of the right dtype and shape: the file and the change.
 CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
     *(
         (name, change)
@@ -603,7 +609,7 @@ CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
 
 
 @pytest.mark.parametrize(("file", "change"), CONTENTS, ids=[f"{number}-{c[0]}" for number, c in enumerate(CONTENTS)])
-def test_numbers_that_lead_outside_are_refused(
+def test_array_values_out_of_range_are_refused(
     root: Path, file: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     for name in (name for name in array_files(root) if name.endswith(f"/{file}")):
@@ -618,16 +624,16 @@ def test_numbers_that_lead_outside_are_refused(
 @pytest.mark.parametrize("positions", [[1, 0], [0, 0], [3, 2], [1, 1]])
 def test_deletes_out_of_order_are_refused(root: Path, positions: list[int]) -> None:
     body = body_of(newest_manifest(root).read_bytes())
-    place = next(number for number, info in enumerate(body["partitions"]) if info["deletes"])
-    body["partitions"][place]["deletes"] |= {"documents": 2, "tokens": 2}
+    deletes = next(info["deletes"] for info in body["partitions"] if info["deletes"])
+    deletes |= {"documents": 2, "tokens": 2}
     forge_body(root, to_json(body))
-    name = f"deletes/{body['partitions'][place]['deletes']['name']}/positions.npy"
+    name = f"deletes/{deletes['name']}/positions.npy"
     replace_file(root, name, npy(np.array(positions, dtype=np.uint32)))
     check_refused(root, name)
 
 
-def test_one_character_over_two_ids_is_refused(root: Path) -> None:
-    """All ids together are UTF-8, each by itself is not."""
+def test_a_character_split_between_two_ids_is_refused(root: Path) -> None:
+    """The concatenated ids are valid UTF-8, but the two ids are not."""
     name = next(name for name in array_files(root) if name.endswith("/id_bytes.npy"))
     array = np.load(root / name)
     stop = int(np.load(root / name.replace("bytes", "offsets"))[1])
@@ -647,7 +653,7 @@ def with_column(table: pa.Table, name: str, array: pa.Array, field: pa.Field | N
 
 
 def raw_text(values: list[bytes]) -> pa.Array:
-    """Strings, without a check that they are UTF-8."""
+    """Return a string array without checking that the values are UTF-8."""
     return pa.array(values, pa.binary()).view(pa.string())
 
 
@@ -718,13 +724,13 @@ def table_name(root: Path) -> str:
 
 
 @pytest.mark.parametrize("rewrite", TABLES.values(), ids=TABLES.keys())
-def test_another_table_is_refused(root: Path, rewrite: Callable[[pa.Table], bytes]) -> None:
+def test_a_rewritten_table_is_refused(root: Path, rewrite: Callable[[pa.Table], bytes]) -> None:
     name = table_name(root)
     replace_file(root, name, rewrite(pq.read_table(root / name)))
     check_refused(root, name)
 
 
-def test_a_table_of_the_right_schema_is_read_whoever_wrote_it(root: Path) -> None:
+def test_a_table_of_another_writer_with_the_right_schema_is_read(root: Path) -> None:
     name = table_name(root)
     table = pq.read_table(root / name)
     assert table.schema.equals(
@@ -744,7 +750,7 @@ def test_metadata_without_a_table_is_refused(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("total", [500, pytest.param(10_000, marks=pytest.mark.long)])
 def test_mutants_give_results_or_an_error(tmp_path: Path, total: int) -> None:
-    """In processes of their own, so that a crash is noticed. `fuzz_worker` says how to repeat one."""
+    """Runs in subprocesses, to detect crashes. The docstring of `fuzz_worker` explains how to reproduce one."""
     memory = Path("/dev/shm")
     seed, n_workers = 0, 1 if total < 1000 else 2
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:

@@ -1,7 +1,7 @@
-"""Each kernel of a search against a slow, obvious reference in NumPy, and against itself without AVX-512 VNNI.
+"""Compares each search kernel with a simple NumPy reference, and with itself without AVX-512 VNNI.
 
-Shapes: Q query tokens, L = LANES of them in each of B blocks, D dimensions, K centroids, R rows of K rounded up to a
-multiple of GROUP, G groups, P probes, T tokens, N documents, M chosen ones.
+Shapes: Q query tokens, B blocks of L = LANES query tokens, D dimensions, K centroids, R = K rounded up to a multiple
+of GROUP, G groups, P probes, T tokens, N documents, M selected documents.
 """
 
 import json
@@ -25,11 +25,11 @@ from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score
 from raycol.index.kernels.centroids import (
     GROUP,
     SPAN,
-    above_next,
-    nearest_lists,
     query_bytes,
     score_bytes,
     score_centroids,
+    score_probes,
+    top_centroids,
 )
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
@@ -68,7 +68,7 @@ def centroid_scores(rows_RD: np.ndarray, *query: Any) -> tuple[np.ndarray, np.nd
 
 @given(dim=DIMS, n_groups=st.integers(1, 4), extreme=st.booleans(), seed=SEEDS)
 def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: bool, seed: int) -> None:
-    """Extreme: only the smallest and largest bytes, whose products come closest to leaving their integers."""
+    """`extreme` uses only the smallest and largest bytes, whose products come closest to overflowing."""
     rng = np.random.default_rng(seed)
     rows_RD = (
         rng.choice([0, 255], (n_groups * GROUP, dim)) if extreme else rng.integers(0, 256, (n_groups * GROUP, dim))
@@ -94,10 +94,10 @@ def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: 
 @given(
     dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 150), size=st.sampled_from([1e-9, 1, 9000]), seed=SEEDS
 )
-def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
+def test_integer_scores_approximate_dot_products(
     dim: int, n_tokens: int, n_centroids: int, size: float, seed: int
 ) -> None:
-    """For tokens of any lengths side by side; what stands after the last token and the last centroid is nothing."""
+    """Tokens of one block may have different norms; padding lanes and padding rows score 0."""
     rng = np.random.default_rng(seed)
     codebook = make_codebook(rng, n_centroids, dim)
     query_QD = unit(rng.standard_normal((n_tokens, dim))) * rng.uniform(0.1, 3, (n_tokens, 1)).astype(np.float32)
@@ -106,19 +106,19 @@ def test_a_querys_bytes_mean_what_its_products_with_the_centroids_say(
     query = Query.prepare(query_QD)
     assert len(query.floats_BDL) == -(-n_tokens // LANES)
     for block_DL, first in zip(query.floats_BDL, range(0, n_tokens, LANES), strict=True):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, codebook.centroid_bytes.sizes_D, query.longest)
+        weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, codebook.centroid_bytes.scales_D, query.longest)
         scores_RL, tops_GL = centroid_scores(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
         assert np.array_equal(tops_GL, tops_of(scores_RL))
         products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
         n_lanes = products_KQ.shape[1]
-        found_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * SPAN * longest / 255
-        assert np.abs(found_KQ - products_KQ).max() < 0.03 * longest
+        approximate_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * SPAN * longest / 255
+        assert np.abs(approximate_KQ - products_KQ).max() < 0.03 * longest
         assert not scores_RL[n_centroids:].any()
         assert not scores_RL[:, n_lanes:].any()
 
 
 @given(n_groups=st.integers(1, 3), spread=st.sampled_from([1, 30, 1000, 32767]), seed=SEEDS)
-def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, spread: int, seed: int) -> None:
+def test_byte_scores_measure_the_distance_below_the_best_score(n_groups: int, spread: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores_RL = rng.integers(-spread - 1, spread + 1, (n_groups * GROUP, LANES)).astype(np.int16)
     units_L = (rng.uniform(0.2, 5, LANES) * 255 / spread).astype(np.float32)
@@ -135,23 +135,23 @@ def test_bytes_say_how_far_below_its_best_a_query_token_scores(n_groups: int, sp
     n_centroids=st.integers(1, 300), spread=st.sampled_from([0, 2, 20, 32000]), slope=st.integers(-2, 2),
     padding=st.sampled_from([-32768, 0, 32767]), seed=SEEDS, data=st.data(),
 )  # fmt: skip
-def test_nearest_lists_are_a_stable_sort(
+def test_top_centroids_match_a_stable_sort(
     n_centroids: int, spread: int, slope: int, padding: int, seed: int, data: st.DataObject
 ) -> None:
-    """Small spreads make ties, slopes make whole groups better than those before; padding is never a centroid."""
+    """Small spreads make ties, slopes make whole groups better than earlier ones; padding rows are never returned."""
     n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
     rng = np.random.default_rng(seed)
     scores_RL = np.full((rounded_up(n_centroids), LANES), padding, dtype=np.int16)
     scores_RL[:n_centroids] = rng.integers(-spread, spread + 1, (n_centroids, LANES))
     scores_RL[:n_centroids] += slope * (np.arange(n_centroids, dtype=np.int16) // GROUP)[:, None]
-    found_LP = nearest_lists(scores_RL, tops_of(scores_RL), n_lanes, n_centroids, n_probe)
+    probes_LP = top_centroids(scores_RL, tops_of(scores_RL), n_lanes, n_centroids, n_probe)
     expected_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0, kind="stable")
-    assert np.array_equal(found_LP, expected_KL[:n_probe, :n_lanes].T)
+    assert np.array_equal(probes_LP, expected_KL[:n_probe, :n_lanes].T)
 
 
-@given(n_centroids=st.integers(1, 200), count_from_last=st.booleans(), seed=SEEDS, data=st.data())
-def test_probes_count_from_the_last_of_them(
-    n_centroids: int, count_from_last: bool, seed: int, data: st.DataObject
+@given(n_centroids=st.integers(1, 200), subtract_last=st.booleans(), seed=SEEDS, data=st.data())
+def test_probe_scores_are_relative_to_the_last_probe(
+    n_centroids: int, subtract_last: bool, seed: int, data: st.DataObject
 ) -> None:
     n_probe, n_lanes = data.draw(st.integers(1, n_centroids)), data.draw(st.integers(1, LANES))
     rng = np.random.default_rng(seed)
@@ -162,19 +162,19 @@ def test_probes_count_from_the_last_of_them(
     best_first_KL = np.argsort(-scores_RL[:n_centroids].astype(int), axis=0)
     probes_LP = np.ascontiguousarray(best_first_KL[:n_probe, :n_lanes].T.astype(np.int32))
     expected = [[int(bytes_RL[probe, lane]) for probe in probes_P] for lane, probes_P in enumerate(probes_LP)]
-    if count_from_last:
-        expected = [[byte - of_lane[-1] for byte in of_lane] for of_lane in expected]
-    assert above_next(scores_RL, best_L, units_L, probes_LP, count_from_last).tolist() == expected
+    if subtract_last:
+        expected = [[byte - lane_bytes[-1] for byte in lane_bytes] for lane_bytes in expected]
+    assert score_probes(scores_RL, best_L, units_L, probes_LP, subtract_last).tolist() == expected
 
 
 @given(
     n_documents=st.integers(1, 60), n_centroids=st.integers(1, 40), n_tokens=QUERY_TOKENS,
     largest=st.sampled_from([1, 3, 255]), seed=SEEDS, data=st.data(),
 )  # fmt: skip
-def test_estimates_are_the_best_visited_centroid_of_each_query_token(
+def test_estimates_sum_the_best_visited_centroid_of_each_query_token(
     n_documents: int, n_centroids: int, n_tokens: int, largest: int, seed: int, data: st.DataObject
 ) -> None:
-    """Over several blocks and two partitions, as `search` calls it; a `largest` of 1 makes nearly everything a tie."""
+    """Over several blocks and two partitions, as in `search`; with a `largest` of 1 nearly all estimates tie."""
     rng = np.random.default_rng(seed)
     n_probe = data.draw(st.integers(1, n_centroids))
     probes_QP = np.array([rng.permutation(n_centroids)[:n_probe] for _ in range(n_tokens)], dtype=np.int32)
@@ -189,22 +189,22 @@ def test_estimates_are_the_best_visited_centroid_of_each_query_token(
             visit_lists(probes_QP[block], above_QP[block], first, *lists, state_N[start:stop])
 
     expected = {}
-    for number, codes in enumerate(documents):
-        expected[number] = 0
+    for ordinal, codes in enumerate(documents):
+        expected[ordinal] = 0
         for probes_P, above_P in zip(probes_QP, above_QP, strict=True):
-            expected[number] += max(
+            expected[ordinal] += max(
                 [above for probe, above in zip(probes_P, above_P, strict=True) if probe in codes] or [0]
             )
     assert (state_N & (2**ESTIMATE_BITS - 1)).tolist() == list(expected.values())
 
     allowed_N = rng.random(n_documents) < data.draw(st.sampled_from([0.1, 0.5, 1]))
     n = data.draw(st.integers(1, n_documents + 5))
-    order = sorted(np.flatnonzero(allowed_N).tolist(), key=lambda number: (-expected[number], number))
+    order = sorted(np.flatnonzero(allowed_N).tolist(), key=lambda ordinal: (-expected[ordinal], ordinal))
     assert best_estimates(state_N, allowed_N, n, 255 * n_tokens).tolist() == sorted(order[:n])
 
 
 @given(dim=DIMS, n_tokens=QUERY_TOKENS, n_centroids=st.integers(1, 300), share=st.floats(0, 1), seed=SEEDS)
-def test_some_centroids_get_the_bytes_that_all_of_them_would(
+def test_scoring_some_centroids_equals_scoring_all(
     dim: int, n_tokens: int, n_centroids: int, share: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -215,8 +215,8 @@ def test_some_centroids_get_the_bytes_that_all_of_them_would(
     all_BRL = np.empty((len(query.floats_BDL), n_rows, LANES), dtype=np.uint8)
     probes = score_all(query, codebook, min(3, n_centroids), all_BRL, scratch)
     again = find_probes(query, codebook, min(3, n_centroids))
-    assert all(np.array_equal(*each) for each in zip(probes.centroids, again.centroids, strict=True))
-    assert all(np.array_equal(*each) for each in zip(probes.above, again.above, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(probes.centroids, again.centroids, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(probes.above, again.above, strict=True))
     codes_C = np.flatnonzero(rng.random(n_centroids) < share)
     some_BRL = np.full_like(all_BRL, 7)
     score_some(query, codebook, codes_C, again.best_BL, some_BRL)
@@ -229,10 +229,10 @@ def test_some_centroids_get_the_bytes_that_all_of_them_would(
     n_documents=st.integers(1, 500), largest=st.sampled_from([0, 1, 30, 8000]), spread=st.sampled_from([1, 8]),
     allowed=st.sampled_from([0.0, 0.1, 0.9, 1.0]), ascending=st.booleans(), n=st.integers(1, 600), seed=SEEDS,
 )  # fmt: skip
-def test_the_best_estimates_are_the_first_of_a_stable_sort(
+def test_best_estimates_match_a_stable_sort(
     n_documents: int, largest: int, spread: int, allowed: float, ascending: bool, n: int, seed: int
 ) -> None:
-    """Ascending: each document is better than all before, so that none can be passed over."""
+    """With `ascending`, each document is better than all before it, so that no block can be skipped."""
     rng = np.random.default_rng(seed)
     estimates_N = (largest * rng.random(n_documents) ** spread).astype(np.uint32)
     if ascending:
@@ -246,16 +246,16 @@ def test_the_best_estimates_are_the_first_of_a_stable_sort(
 
 def inverted_lists(documents: list[np.ndarray], n_centroids: int) -> tuple[np.ndarray, np.ndarray]:
     lists = [
-        [number for number, codes in enumerate(documents) for code in codes if code == centroid]
+        [ordinal for ordinal, codes in enumerate(documents) for code in codes if code == centroid]
         for centroid in range(n_centroids)
     ]
     offsets_K = np.cumsum([0, *map(len, lists)]).astype(np.uint32)
     return offsets_K, np.array(list(chain.from_iterable(lists)), dtype=np.uint32)
 
 
-def test_the_longest_query_keeps_its_tokens_and_its_estimates_apart() -> None:
-    """One document is best for every token, which has to leave the bits above its sum alone; the other is met in one
-    lane only, the same of every block."""
+def test_the_longest_query_does_not_overflow_the_state() -> None:
+    """Document 0 reaches the largest possible estimate, which must not overflow into the bits of the query token;
+    document 1 is in the lists of one lane per block only."""
     lists = inverted_lists([np.array([0]), np.array([1])], 2)
     probes_LP, above_LP = np.full((LANES, 2), [0, 1], np.int32), np.full((LANES, 2), [255, 0], np.int32)
     above_LP[7, 1] = 200
@@ -270,15 +270,15 @@ def test_the_longest_query_keeps_its_tokens_and_its_estimates_apart() -> None:
 
 @pytest.fixture(scope="module")
 def byte_tables() -> np.ndarray:
-    """Three blocks of more rows than 16 bits can number."""
+    """Byte scores of three blocks, with more rows than a uint16 code can address."""
     return np.random.default_rng(0).integers(0, 256, (3, 2**16 + GROUP, LANES)).astype(np.uint8)
 
 
 @given(code=st.sampled_from([np.uint16, np.uint32]), n_tokens=QUERY_TOKENS, n_documents=st.integers(1, 20), seed=SEEDS)
-def test_scores_by_centroids_are_maxsim_over_bytes(
+def test_scores_by_centroids_are_maxsim_over_byte_scores(
     byte_tables: np.ndarray, code: type, n_tokens: int, n_documents: int, seed: int
 ) -> None:
-    """Codes reach the ends of their types: neither their sign bit nor the bits over 16 may get lost."""
+    """Codes reach the limits of their dtypes, to catch sign extension and truncation to 16 bits."""
     rng = np.random.default_rng(seed)
     bytes_BRL = byte_tables[: -(-n_tokens // LANES)].copy()
     bytes_BRL[-1, :, (n_tokens - 1) % LANES + 1 :] = 0
@@ -297,7 +297,7 @@ def test_scores_by_centroids_are_maxsim_over_bytes(
     bits=st.sampled_from(BITS), code=st.sampled_from([np.uint16, np.uint32]), dim=DIMS, n_tokens=QUERY_TOKENS,
     n_documents=st.integers(1, 8), n_centroids=st.integers(1, 30), seed=SEEDS,
 )  # fmt: skip
-def test_exact_scores_are_maxsim_over_the_decoded_tokens(
+def test_exact_scores_are_maxsim_over_decoded_tokens(
     bits: int, code: type, dim: int, n_tokens: int, n_documents: int, n_centroids: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -313,7 +313,7 @@ def test_exact_scores_are_maxsim_over_the_decoded_tokens(
     )
     documents_M = np.sort(rng.permutation(n_documents)[: rng.integers(0, n_documents + 1)])
     query = Query.prepare(query_QD)
-    found_M = score_documents(
+    scores_M = score_documents(
         documents_M, query.floats_BDL, n_tokens, codebook.centroids_KD, codebook.lows_D, codebook.steps_D, offsets_N,
         tokens.codes_T, tokens.residuals_TB, tokens.gains_T, tokens.scales_T.view(np.uint16), bits,
     )  # fmt: skip
@@ -321,11 +321,11 @@ def test_exact_scores_are_maxsim_over_the_decoded_tokens(
     expected = [
         scores_QT[:, offsets_N[document] : offsets_N[document + 1]].max(axis=1).sum() for document in documents_M
     ]
-    assert found_M.dtype == np.float32
-    assert np.allclose(found_M, expected, rtol=1e-5, atol=1e-4)
+    assert scores_M.dtype == np.float32
+    assert np.allclose(scores_M, expected, rtol=1e-5, atol=1e-4)
 
 
-ELSEWHERE = """
+SUBPROCESS = """
 import json, sys
 import numpy as np
 from numba.core.registry import cpu_target
@@ -340,56 +340,56 @@ print(json.dumps([has_vnni(cpu_target.target_context.codegen()), hits]))
 
 
 def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[str, float]]]]:
-    """What the integer kernels make of some queries, and what is found by lists, by centroids alone and exactly."""
+    """Outputs of the integer kernels for some queries; hits with few probes, with all centroids, and of `exact`."""
     queries = make_queries(make_clustered(12, index.manifest.dim, seed=2), 12)
     queries = [*queries, np.concatenate(queries[:5])]
-    rows_RD, sizes_D = index.codebook.centroid_bytes
-    # Sums of so many dimensions leave what a float32 holds exactly.
+    rows_RD, scales_D = index.codebook.centroid_bytes
+    # With 2048 dimensions, sums exceed the integers that a float32 holds exactly.
     wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 127, np.int8)
     wide_RD[1::2, 5], wide_DL4[3, ::3, 1] = 2, -6
     integers = list(centroid_scores(wide_RD, wide_DL4, np.zeros(LANES, np.int32), 12))
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
-            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, sizes_D, prepared.longest)
+            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, scales_D, prepared.longest)
             scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
             score_bytes(scores_RL, tops_GL.max(axis=0).astype(np.float32), units_L, bytes_RL)
             integers += [weights_DL4, scores_RL, tops_GL, bytes_RL]
-    found = [
+    results = [
         *index.search(queries, 4, n_probe=4, n_rescore=4),
         *index.search(queries, 4, n_probe=index.codebook.n_centroids, n_rescore=4),
         *index.exact(queries, 4),
     ]
-    return integers, [[(hit.id, hit.score) for hit in hits] for hits in found]
+    return integers, [[(hit.id, hit.score) for hit in hits] for hits in results]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is x86-64's")
 @pytest.mark.parametrize("without", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "-avx512vnni"}])
-def test_a_processor_without_vnni_finds_the_same(tmp_path: Path, without: dict[str, str]) -> None:
-    """The two forms of `dot_bytes` in two processes: no integer may differ, and so no hit."""
+def test_results_are_the_same_without_vnni(tmp_path: Path, without: dict[str, str]) -> None:
+    """Runs the two variants of `dot_bytes` in two processes: all integers and all hits are equal."""
     embeddings = make_clustered(400, 32, seed=1)
     documents = (Document(f"d{number}", array) for number, array in enumerate(embeddings))
     index = Index.create(tmp_path / "i", documents, n_centroids=256, partition_tokens=2500)
-    integers, found = integers_and_hits(index)
-    environment = {**without, "PYTHONPATH": str(PROJECT)}  # numba's cache tells processors apart
+    integers, results = integers_and_hits(index)
+    environment = {**without, "PYTHONPATH": str(PROJECT)}  # numba keeps separate caches per processor
     run = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
+        [sys.executable, "-c", SUBPROCESS, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     has_vnni, others = json.loads(run.stdout)
     assert not has_vnni
-    with np.load(tmp_path / "integers.npz") as there:
-        assert [there[name].tobytes() for name in there.files] == [array.tobytes() for array in integers]
-    for hits, other in zip(found, others, strict=True):
+    with np.load(tmp_path / "integers.npz") as saved:
+        assert [saved[name].tobytes() for name in saved.files] == [array.tobytes() for array in integers]
+    for hits, other in zip(results, others, strict=True):
         assert [id_ for id_, _ in hits] == [id_ for id_, _ in other]
         assert np.allclose([score for _, score in hits], [score for _, score in other], atol=1e-5)
 
 
-def test_kernels_are_compiled_where_nothing_can_be_kept() -> None:
-    """A function without a file has no place beside it; a read-only image is the same to numba."""
+def test_kernels_compile_without_a_cache() -> None:
+    """A function without a source file has no cache folder, as in a read-only container image."""
     names: dict[str, Any] = {}
-    exec("def double(number): return 2 * number", names)
+    exec("def double(x): return 2 * x", names)
     assert kernel()(names["double"])(21) == 42

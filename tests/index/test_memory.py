@@ -1,4 +1,4 @@
-"""Memory of a build is bounded by a partition and the sample, not by the corpus."""
+"""Memory of a build is bounded by the partition size and the sample, not by the corpus."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def peak_bytes(n_tokens: int) -> int:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see a process's peak")
-def test_four_times_the_tokens_take_no_more_memory() -> None:
+def test_build_memory_does_not_grow_with_the_corpus() -> None:
     small, large = peak_bytes(2_500_000), peak_bytes(10_000_000)
     assert large < 1.2 * small
     assert large < 2 << 30
@@ -61,8 +61,8 @@ print(pa.default_memory_pool().max_memory())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("texts", ["different", "equal"])
-def test_the_metadata_of_one_document_is_not_read_with_all_beside_it(tmp_path: Path, texts: str) -> None:
-    """512 documents of 128 KB are stored together; equal ones take nearly no space in the file."""
+def test_the_metadata_of_one_document_is_read_in_batches(tmp_path: Path, texts: str) -> None:
+    """A row group has 512 documents of 128 KB each; equal texts take almost no space in the file."""
     token = np.eye(1, 8, dtype=np.float32)
     documents = [
         Document(f"d{n}", token, {"n": n, "text": f"{n if texts == 'different' else 0:08d}".ljust(1 << 17, "x")})

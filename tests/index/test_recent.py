@@ -35,10 +35,10 @@ def test_rows_are_the_same_read_or_kept(tmp_path, monkeypatch: pytest.MonkeyPatc
     for recent in (RecentTables(1 << 20), RecentTables(0)):
         monkeypatch.setattr(partition, "_ROWS", recent)
         only = index.partitions[0]
-        assert only.rows_at_hand(np.array([3, 600])).tolist() == [False, False]
+        assert only.rows_are_cached(np.array([3, 600])).tolist() == [False, False]
         assert [index.metadata([id_])[0] for id_ in ids] == expected
         assert index.metadata(list(dict.fromkeys(ids))) == [expected[n] for n in (0, 1, 2, 3, 5)]
-        assert only.rows_at_hand(np.array([3, 600])).tolist() == 2 * [recent.get((only._rows_key, 0)) is not None]
+        assert only.rows_are_cached(np.array([3, 600])).tolist() == 2 * [recent.get((only._rows_key, 0)) is not None]
 
 
 def test_an_index_made_anew_at_the_same_place_has_its_own_rows(tmp_path) -> None:

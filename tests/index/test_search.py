@@ -262,8 +262,8 @@ BAD_QUERIES = [
     (np.full((2, 64), np.nan, np.float32), "query 1: embeddings hold NaN"),
     (np.full((2, 64), np.inf, np.float32), "query 1: embeddings hold NaN or infinite"),
     (np.ones((2, 8), np.float32), "query 1: embeddings of 8 dimensions; the index has 64"),
-    (np.ones((0, 64), np.float32), r"query 1: embeddings of shape \(0, 64\); expected .tokens, dim."),
-    (np.ones(64, np.float32), "query 1: .* expected .tokens, dim."),
+    (np.ones((0, 64), np.float32), r"query 1: embeddings of shape \(0, 64\); expected .n_tokens, dim."),
+    (np.ones(64, np.float32), "query 1: .* expected .n_tokens, dim."),
     (np.ones((2, 64), np.int64), "query 1: .* expected floating point"),
 ]
 
@@ -475,7 +475,7 @@ def test_rerank_names_what_it_cannot_score(library: Index, copied: Index) -> Non
     found = library.rerank(queries, [["nobody"], ["nobody", "d0002"]], on_unknown="ignore")
     assert [[hit.id for hit in hits] for hits in found] == [[], ["d0002"]]
     for ids in ([["d0001"]], [["d0001"]] * 3, []):
-        with pytest.raises(InputError, match=rf"2 queries and {len(ids)} lists of ids; expected one list a query"):
+        with pytest.raises(InputError, match=rf"2 queries and {len(ids)} lists of ids; expected one list per query"):
             library.rerank(queries, ids)
     for ids in (["d0001", "d0002"], [None, None]):
         with pytest.raises(InputError, match=r"ids is ('d0001', a str|None, a NoneType); expected a list of ids"):
@@ -605,7 +605,7 @@ def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path:
 def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> None:
     queries = make_queries(LIBRARY, 5)
     for target in (0, -0.5, 1.5, float("nan"), "0.9", None):
-        with pytest.raises(InputError, match=f"target_recall is {target!r}; expected more than 0, at most 1"):
+        with pytest.raises(InputError, match=f"target_recall is {target!r}; expected above 0 and at most 1"):
             copied.tune(queries, target)
     with pytest.raises(InputError, match="nothing to tune on; expected at least one query"):
         copied.tune([])

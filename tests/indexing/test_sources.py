@@ -136,8 +136,8 @@ BAD_EMBEDDINGS = [
     ([[1.0] * 8], "8 dimensions"),
     (None, "no embeddings"),
     ([], "shape"),
-    ([[1.0] * 16, [1.0] * 8], "no array"),
-    ([[1e30] * 16], "length"),
+    ([[1.0] * 16, [1.0] * 8], "not an array"),
+    ([[1e30] * 16], "norm"),
 ]
 
 

@@ -40,7 +40,7 @@ def test_a_power_failure_leaves_every_checkpoint_whole_or_none(tmp_path: Path) -
     with intercepted(disk.around, Disk.CALLS):
         save_checkpoint(open_store(root), 2, {}, lambda folder: write(folder / "weights", b"two" * 100))
     assert len(disk.failures) > 5
-    for number, tree in enumerate([*disk.failures, disk.sure()]):
+    for number, tree in enumerate([*disk.failures, disk.durable()]):
         place = tmp_path / f"trial{number}"
         write_tree(tree, place)
         store = open_store(place / "store")
@@ -62,7 +62,7 @@ def test_a_power_failure_leaves_a_model_whole_or_none(tmp_path: Path) -> None:
         os.mkdir(folder / "1_Dense")
         write(folder / "weights", b"one" * 100)
         write(folder / "1_Dense" / "weights", b"two" * 100)
-    for number, tree in enumerate([*disk.failures, disk.sure()]):
+    for number, tree in enumerate([*disk.failures, disk.durable()]):
         place = tmp_path / f"trial{number}"
         write_tree(tree, place)
         if (place / "model").exists():

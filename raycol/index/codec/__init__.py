@@ -1,1 +1,1 @@
-"""How token embeddings become bytes: centroids, codes and residuals."""
+"""The codec of token embeddings: k-means centroids, centroid codes and quantised residuals."""

@@ -1,4 +1,4 @@
-"""Token pooling: fewer tokens a document, those that say the same merged (Clavié et al. 2024, arXiv 2409.14683)."""
+"""Token pooling: merges similar tokens of a document (Clavié et al. 2024, arXiv 2409.14683)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from raycol.errors import InputError
 
 
 def token_pooling(pool_factor: float) -> Callable[[NDArray[np.float32]], NDArray[np.float32]] | None:
-    """A function that pools a document's tokens [n, dim] to about n / pool_factor; None for a factor of 1.
+    """Return a function that pools a document's tokens [T, D] to about T / pool_factor; None for a factor of 1.
 
-    It is sentence-transformers' hierarchical pooling, with its defaults: Ward clustering on cosine distance, the first
-    token left as it is, tokens normalised. This is the only part of the index that imports torch.
+    Pooling is sentence-transformers' hierarchical pooling with its defaults: Ward clustering on cosine distance, an
+    unpooled first token, normalised output. Apart from scoring on a device, only this part of the index imports torch.
+
+    Raises:
+        InputError: a factor below 1.
     """
     if not pool_factor >= 1:
-        raise InputError(f"pool_factor is {pool_factor}; expected 1 (every token is kept) or more")
+        raise InputError(f"pool_factor is {pool_factor}; expected 1 (no pooling) or more")
     if pool_factor == 1:
         return None
     from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling

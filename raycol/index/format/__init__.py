@@ -1,1 +1,1 @@
-"""The index format: manifests, partitions and their files (docs/index-format.md)."""
+"""The on-disk index format: manifests, partitions and deletes (docs/index-format.md)."""

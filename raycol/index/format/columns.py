@@ -1,4 +1,4 @@
-"""Metadata columns: the types that there are, which one a value needs, and documents as Arrow tables."""
+"""Metadata columns: supported types, type inference, validation, and conversion to Arrow tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raycol.errors import InputError
 ColumnType = Literal["string", "int64", "double", "bool", "date", "timestamp"]
 Columns = Mapping[str, ColumnType]
 
-# A timestamp is an instant: microseconds since 1970 in UTC.
+# A timestamp is an instant: microseconds since 1970, UTC.
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -26,7 +26,7 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
 
-# In this order: a bool is an int to Python, and a datetime a date.
+# The order matters: bool is a subclass of int, and datetime of date.
 _PYTHON_TYPES: tuple[tuple[type, ColumnType], ...] = (
     (bool, "bool"),
     (int, "int64"),
@@ -38,7 +38,7 @@ _PYTHON_TYPES: tuple[tuple[type, ColumnType], ...] = (
 
 
 def check_metadata(id_: str, metadata: Any) -> dict[str, Any]:
-    """Return a document's metadata with NumPy scalars as Python's, or raise `InputError` naming the document."""
+    """Return a document's metadata as plain Python values; raises `InputError` naming the document."""
     if not isinstance(metadata, Mapping):
         raise InputError(f"document {id_!r}: metadata is a {type(metadata).__name__}; expected a dict")
     return {
@@ -47,10 +47,10 @@ def check_metadata(id_: str, metadata: Any) -> dict[str, Any]:
 
 
 def check_column_name(name: Any, where: str = "") -> str:
-    """Return the name of a metadata column, or raise `InputError`."""
+    """Return a valid column name; raises `InputError`."""
     if not isinstance(name, str) or not name or name == "id" or len(name) > 200 or "\x00" in name:
         raise InputError(
-            f"{where}metadata {name!r} is no column name; expected a string of 1 to 200 characters, other than 'id'"
+            f"{where}metadata {name!r} is not a column name; expected a string of 1 to 200 characters other than 'id'"
         )
     try:
         name.encode()
@@ -70,14 +70,14 @@ def _check_value(id_: str, name: str, value: Any) -> Any:
         expected = "str, int, float, bool, date, datetime or None"
         raise InputError(f"{where} is a {type(value).__name__}; expected {expected}")
     if kind == "int64" and not -(2**63) <= value < 2**63:
-        raise InputError(f"{where} is {value}; expected an integer of 64 bits")
+        raise InputError(f"{where} is {value}; expected a 64-bit integer")
     if kind == "timestamp":
         if value.tzinfo is None:
-            raise InputError(f"{where} is a datetime without a time zone; give it one, for instance datetime.UTC")
+            raise InputError(f"{where} is a datetime without a time zone; add one, such as datetime.UTC")
         try:
             return value.astimezone(datetime.UTC)
         except OverflowError:
-            raise InputError(f"{where} is {value}; expected an instant in the years 1 to 9999 of UTC") from None
+            raise InputError(f"{where} is {value}; expected a time in the years 1 to 9999 UTC") from None
     if kind == "string":
         try:
             value.encode()
@@ -91,29 +91,31 @@ def _type_of(value: Any) -> ColumnType | None:
 
 
 class ColumnInference:
-    """Column types from the values met: the type of the first, and double where whole numbers meet others.
+    """Infers column types: the type of the first value; double for a mix of integers and floats.
 
-    Whole numbers beyond 2^53 are then rounded, as a double has it.
+    A double rounds integers beyond 2^53.
     """
 
     def __init__(self) -> None:
         self.columns: dict[str, ColumnType] = {}
 
     def add(self, id_: str, metadata: Mapping[str, Any]) -> None:
-        """Take account of one document. Raises `InputError` where a value does not go with those before."""
+        """Update the column types with one document; raises `InputError` if a value has another type than before."""
         for name, value in metadata.items():
             kind = _type_of(value)
             if kind is None:
                 continue
-            known = self.columns.setdefault(name, kind)
-            if {known, kind} == {"int64", "double"}:
+            inferred = self.columns.setdefault(name, kind)
+            if {inferred, kind} == {"int64", "double"}:
                 self.columns[name] = "double"
-            elif known != kind:
-                raise InputError(f"document {id_!r}: metadata {name!r} is a {kind}; it was a {known} before")
+            elif inferred != kind:
+                raise InputError(
+                    f"document {id_!r}: metadata {name!r} is a {kind}; expected {inferred}, as in earlier documents"
+                )
 
 
 def check_columns(id_: str, metadata: Mapping[str, Any], columns: Columns) -> None:
-    """Raise `InputError` where a document's metadata does not fit the index's columns."""
+    """Raise `InputError` if a document's metadata does not match the index's columns."""
     for name, value in metadata.items():
         if value is None:
             continue
@@ -126,7 +128,7 @@ def check_columns(id_: str, metadata: Mapping[str, Any], columns: Columns) -> No
 
 
 def declared_columns(columns: Mapping[str, str]) -> dict[str, ColumnType]:
-    """Check column types that a caller declares."""
+    """Return validated column declarations; raises `InputError`."""
     for name, kind in columns.items():
         check_column_name(name)
         if kind not in get_args(ColumnType):
@@ -135,12 +137,12 @@ def declared_columns(columns: Mapping[str, str]) -> dict[str, ColumnType]:
 
 
 def schema_of(columns: Columns) -> pa.Schema:
-    """The Arrow schema of a partition's documents.parquet."""
+    """Arrow schema of a partition's documents.parquet."""
     return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
 
 
 def metadata_table(metadata: Sequence[Mapping[str, Any]], columns: Columns) -> pa.Table:
-    """Checked metadata as a table, one row a document."""
+    """Return validated metadata as an Arrow table, one row per document."""
     arrays = [
         pa.array([_stored(row.get(name), kind) for row in metadata], ARROW_TYPES[kind])
         for name, kind in columns.items()
@@ -148,7 +150,7 @@ def metadata_table(metadata: Sequence[Mapping[str, Any]], columns: Columns) -> p
     return pa.table(arrays, schema=schema_of(columns))
 
 
-# What datetime.date and datetime.datetime hold.
+# Range of datetime.date and datetime.datetime.
 _PYTHON_RANGES = {
     ARROW_TYPES["date"]: (pa.int32(), -719162, 2932896),
     ARROW_TYPES["timestamp"]: (pa.int64(), -62135596800000000, 253402300799999999),
@@ -156,21 +158,21 @@ _PYTHON_RANGES = {
 
 
 def check_table(table: pa.Table, n_rows: int) -> pa.Table:
-    """Return a table that was read; raise `pa.ArrowException` where it holds what its types, or Python, do not."""
+    """Return a table read from a file; raises `pa.ArrowException` if a value is invalid or out of Python's range."""
     if table.num_rows != n_rows:
-        raise pa.ArrowInvalid(f"{table.num_rows} rows where {n_rows} are promised")
+        raise pa.ArrowInvalid(f"{table.num_rows} rows; expected {n_rows}")
     table.validate(full=True)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.type in _PYTHON_RANGES:
             plain, low, high = _PYTHON_RANGES[column.type]
-            found = pc.min_max(column.cast(plain)).as_py()
-            if found["min"] is not None and not low <= found["min"] <= found["max"] <= high:
-                raise pa.ArrowInvalid(f"{name} holds a {column.type} beyond the years 1 to 9999")
+            limits = pc.min_max(column.cast(plain)).as_py()
+            if limits["min"] is not None and not low <= limits["min"] <= limits["max"] <= high:
+                raise pa.ArrowInvalid(f"{name} holds a {column.type} outside the years 1 to 9999")
     return table
 
 
 def _stored(value: Any, kind: ColumnType) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
-    # Arrow takes no whole number that a double does not hold exactly.
+    # Arrow rejects integers that a double cannot represent exactly.
     return float(value) if kind == "double" and value is not None else value

@@ -1,4 +1,4 @@
-"""Deletes: which documents of a partition are no longer in the index, as a sorted list of positions."""
+"""Deletes of a partition: the sorted positions of its deleted documents."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _POSITIONS = "positions.npy"
 def write_deletes(
     store: Store, positions: NDArray[np.int64], offsets_N: NDArray[np.int64], partition: str, base: int
 ) -> DeletesInfo:
-    """Write which documents of a partition are gone.
+    """Write the deletes of a partition and return their manifest entry.
 
     Args:
         store: the index.
-        positions: positions of all documents gone from the partition, ascending.
+        positions: all deleted documents of the partition, earlier deletes included; ascending.
         offsets_N: the partition's token offsets, int64 [N + 1].
-        partition: the partition's name, so that two partitions never share a folder.
+        partition: the partition's name; part of the folder's name, so that two partitions never share a folder.
         base: the version that the writer started from.
     """
     with store.workspace(base) as folder, writing(store):
@@ -33,12 +33,12 @@ def write_deletes(
 
 
 def open_deletes(store: Store, info: PartitionInfo) -> NDArray[np.uint32]:
-    """Positions of the documents gone from a partition, uint32, ascending. Read and checked whole."""
-    gone = info.deletes
-    if gone is None:
+    """Return the positions of a partition's deleted documents, uint32, ascending; checks the whole file."""
+    deletes = info.deletes
+    if deletes is None:
         return np.empty(0, dtype=np.uint32)
-    folder = store.checked(f"{DELETES}/{gone.name}", gone.files)
-    positions = np.array(open_array(folder, _POSITIONS, gone.files, np.uint32, (gone.documents,)))
+    folder = store.checked(f"{DELETES}/{deletes.name}", deletes.files)
+    positions = np.array(open_array(folder, _POSITIONS, deletes.files, np.uint32, (deletes.documents,)))
     if positions[-1] >= info.documents or (positions[1:] <= positions[:-1]).any():
-        raise IndexCorruptError(f"{folder / _POSITIONS}: expected positions under {info.documents}, ascending")
+        raise IndexCorruptError(f"{folder / _POSITIONS}: expected ascending positions below {info.documents}")
     return positions

@@ -1,4 +1,4 @@
-"""A document as the index takes it: an id, one embedding a token, and metadata."""
+"""`Document`, the unit of indexing, and the validation of ids and embeddings."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
 from raycol.index.format.columns import check_metadata
 
-# More would not fit the counters of `kernels.candidates`, and no model makes them.
+# Limit of the estimate counters in `kernels.candidates`; no model produces longer queries.
 MAX_QUERY_TOKENS = 1024
 
-# A token's length is kept in float16.
-_MAX_LENGTH = 30000
+# Norms are stored as float16.
+_MAX_NORM = 30000
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document to index.
+    """A document to index.
 
     Args:
-        id: the caller's own name for it, unique in the index, at most 512 bytes of UTF-8.
-        embeddings: float array [n_tokens, dim], n_tokens at least 1, finite.
-        metadata: values by column name (str, int, float, bool, date, datetime or None), returned with hits
-            and open to filters.
+        id: unique in the index, at most 512 bytes of UTF-8.
+        embeddings: finite float array [n_tokens, dim] of at least one token.
+        metadata: values by column name (str, int, float, bool, date, datetime or None), for filters and for display
+            with hits.
     """
 
     id: str
@@ -37,10 +37,10 @@ class Document:
 
 
 def check_document(document: Any, dim: int | None) -> Document:
-    """Return the document with embeddings as float32 [n_tokens, dim] and plain metadata.
+    """Return the document with float32 embeddings [n_tokens, dim] and plain Python metadata.
 
     Raises:
-        InputError: naming the document and what is wrong with it.
+        InputError: the document is invalid; the message names it.
     """
     if not isinstance(document, Document):
         raise InputError(f"{document!r:.60} is a {type(document).__name__}; expected a Document")
@@ -50,7 +50,7 @@ def check_document(document: Any, dim: int | None) -> Document:
 
 
 def check_id(id_: Any) -> str:
-    """Return a document id, or raise `InputError`."""
+    """Return a valid document id; raises `InputError`."""
     if not isinstance(id_, str) or not id_:
         raise InputError(f"document id {id_!r:.60}: expected a non-empty string")
     try:
@@ -63,22 +63,22 @@ def check_id(id_: Any) -> str:
 
 
 def check_embeddings(embeddings: Any, dim: int | None, name: str) -> NDArray[np.float32]:
-    """Return `embeddings` as C-contiguous float32 [n_tokens, dim], or raise `InputError` naming `name`."""
+    """Return embeddings as C-contiguous float32 [n_tokens, dim]; raises `InputError` that begins with `name`."""
     try:
         array = np.asarray(embeddings)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{name}: embeddings are no array ({error})") from None
+        raise InputError(f"{name}: embeddings are not an array ({error})") from None
     if array.dtype.kind != "f":
         raise InputError(f"{name}: embeddings of type {array.dtype}; expected floating point")
     if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"{name}: embeddings of shape {array.shape}; expected [tokens, dim] with a token at least")
+        raise InputError(f"{name}: embeddings of shape {array.shape}; expected [n_tokens, dim], at least 1 token")
     if dim is not None and array.shape[1] != dim:
         raise InputError(f"{name}: embeddings of {array.shape[1]} dimensions; the index has {dim}")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # a float64 out of float32's range becomes infinite; rejected below
         array = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{name}: embeddings hold NaN or infinite values")
-    longest = math.sqrt(np.einsum("td,td->t", array, array, dtype=np.float64).max())
-    if longest > _MAX_LENGTH:
-        raise InputError(f"{name}: a token of length {longest:.3g}; expected at most {_MAX_LENGTH}")
+    max_norm = math.sqrt(np.einsum("td,td->t", array, array, dtype=np.float64).max())
+    if max_norm > _MAX_NORM:
+        raise InputError(f"{name}: a token embedding of norm {max_norm:.3g}; expected at most {_MAX_NORM}")
     return array

@@ -1,7 +1,6 @@
-"""Document ids of a partition: by position, and positions by id, both from memory-mapped arrays.
+"""Document ids of a partition: ids by position and positions by id, from memory-mapped arrays.
 
-Ids lie one after the other in UTF-8. To find one, its XXH3 hash is looked up among the sorted hashes of all, and
-the id that stands there is compared.
+Ids are concatenated UTF-8. A search for an id bisects the sorted XXH3 hashes of all ids, then compares the id itself.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 
 
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """XXH3 of ids, uint64 [N]."""
+    """64-bit XXH3 hashes of ids, uint64 [N]."""
     return np.fromiter((xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids), dtype=np.uint64)
 
 
 def id_arrays(ids: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays that hold the ids of a partition, by file name."""
+    """Return the arrays of a partition's ids, by file name."""
     encoded = [id_.encode() for id_ in ids]
     hashes_N = id_hashes(ids)
     order_N = np.argsort(hashes_N, kind="stable")
@@ -38,7 +37,7 @@ class Ids:
     """The ids of one partition.
 
     Files: id_bytes.npy uint8, id_offsets.npy int64 [N + 1], id_hashes.npy uint64 [N] ascending, and
-    id_positions.npy uint32 [N], the position of the document that each hash is of.
+    id_positions.npy uint32 [N], the document position of each hash.
     """
 
     bytes_: NDArray[np.uint8]
@@ -53,12 +52,12 @@ class Ids:
         return bytes(self.bytes_[self.offsets_N[position] : self.offsets_N[position + 1]]).decode()
 
     def take(self, positions_M: NDArray[np.int64]) -> list[str]:
-        """The ids at some positions."""
+        """Return the ids at the given positions."""
         starts, stops = self.offsets_N[positions_M].tolist(), self.offsets_N[positions_M + 1].tolist()
         return [self.bytes_[start:stop].tobytes().decode() for start, stop in zip(starts, stops, strict=True)]
 
-    def are_text(self) -> bool:
-        """Whether every id is valid UTF-8: all of them together are, and none starts in the middle of a character."""
+    def are_utf8(self) -> bool:
+        """Whether every id is valid UTF-8: the concatenation is, and no id starts within a character."""
         try:
             bytes(self.bytes_).decode()
         except UnicodeDecodeError:
@@ -66,16 +65,21 @@ class Ids:
         return bool((self.bytes_[self.offsets_N[:-1]] & 0xC0 != 0x80).all())
 
     def find(self, ids: Sequence[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The position of each id, -1 where it is not here, int64 [M]. `hashes_M` are the hashes of `ids`."""
-        found_M = np.full(len(ids), -1, dtype=np.int64)
+        """Return the position of each id, or -1 for an id of no document: int64 [M].
+
+        Args:
+            ids: ids to find.
+            hashes_M: their `id_hashes`.
+        """
+        positions_M = np.full(len(ids), -1, dtype=np.int64)
         first_M = np.searchsorted(self.hashes_N, hashes_M)
-        inside_M = np.minimum(first_M, len(self) - 1)
-        for m in np.flatnonzero(self.hashes_N[inside_M] == hashes_M).tolist():
+        clipped_M = np.minimum(first_M, len(self) - 1)
+        for m in np.flatnonzero(self.hashes_N[clipped_M] == hashes_M).tolist():
             entry = int(first_M[m])
             while entry < len(self) and self.hashes_N[entry] == hashes_M[m]:  # hashes may collide
                 position = int(self.positions_N[entry])
                 if self[position] == ids[m]:
-                    found_M[m] = position
+                    positions_M[m] = position
                     break
                 entry += 1
-        return found_M
+        return positions_M

@@ -1,7 +1,7 @@
-"""Manifests: the whole state of an index at one version, as numbered JSON files.
+"""Manifests: the complete state of an index at one version, one JSON file per version.
 
-`manifests/00000001.json` and so on; the highest number is current. A reader opens one manifest and sees
-only what it names, so nothing half-written is ever part of an index.
+Files are `manifests/00000001.json` and so on; the highest number is the current version. A reader opens one manifest
+and only the files that it names, so it never sees a partial write.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ FORMAT_VERSION = 2
 CODEBOOKS = "codebooks"
 PARTITIONS = "partitions"
 DELETES = "deletes"
-# Records of builds under way, and the report of the last one (raycol.indexing).
+# Journals of running builds, and the report of the last one (raycol.indexing).
 BUILDS = "builds"
 REPORT = "build-report.json"
-# Which version endpoints serve (raycol.serving).
+# The version that endpoints serve, if one was chosen (raycol.serving).
 SERVED = "served.json"
 
-# Eight thousand partitions. Whatever stands in so much is read or refused in a second, and in 300 MB.
+# About 8,000 partitions. Reading or rejecting any file of this size takes at most a second and 300 MB of memory.
 MAX_MANIFEST_BYTES = 8 << 20
 
 _MANIFEST_NAME = re.compile(r"(\d{8})\.json")
 
-# How a manifest of any format version begins; what follows, and how it is checked, is the version's own affair.
+# The head is the same in all format versions; the rest, checksum included, depends on the version.
 _HEAD = re.compile(rb'\{\s*"format":\s*"raycol-index",\s*"format_version":\s*(\d{1,9}),')
 _ENVELOPE = b'{"format":"raycol-index","format_version":%d,"checksum":"%s",\n"manifest":%s}\n'
 
@@ -45,7 +45,7 @@ Error = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 def _column_name(name: str) -> str:
     try:
         return check_column_name(name)
-    except InputError as error:  # which pydantic would let through
+    except InputError as error:  # pydantic only turns ValueError into a validation error
         raise ValueError(str(error)) from None
 
 
@@ -54,9 +54,9 @@ class _Record(BaseModel):
 
 
 class CodebookInfo(_Record):
-    """The codebook: its folder, its files, its shape, and how far off it was when it was new.
+    """Manifest entry of the codebook: folder, files, size and quantisation error.
 
-    `error` is the mean of 1 - cosine between a token and what it decodes to, over tokens held out of training.
+    `error` is the mean of 1 - cosine(token, decoded token) over tokens held out of training.
     """
 
     name: Name
@@ -66,7 +66,7 @@ class CodebookInfo(_Record):
 
 
 class DeletesInfo(_Record):
-    """The documents of a partition that are no longer in the index."""
+    """Manifest entry of a partition's deletes: folder, files, and the number of deleted documents and tokens."""
 
     name: Name
     documents: Count
@@ -75,9 +75,9 @@ class DeletesInfo(_Record):
 
 
 class PartitionInfo(_Record):
-    """One immutable partition: its folder, its files, how much is in it, and what has been deleted since.
+    """Manifest entry of an immutable partition: folder, files, sizes and deletes.
 
-    `error` is the mean of 1 - cosine between its tokens and what they decode to.
+    `documents` and `tokens` include deleted ones. `error` is the mean of 1 - cosine(token, decoded token).
     """
 
     name: Name
@@ -92,31 +92,31 @@ class PartitionInfo(_Record):
     def _check(self) -> PartitionInfo:
         if self.documents > self.tokens:
             raise ValueError("more documents than tokens")
-        gone = self.deletes
-        if gone and (gone.documents > self.documents or gone.tokens > self.tokens):
-            raise ValueError("more was deleted than was there")
+        deletes = self.deletes
+        if deletes and (deletes.documents > self.documents or deletes.tokens > self.tokens):
+            raise ValueError("more deleted documents or tokens than the partition has")
         return self
 
     @property
     def live_documents(self) -> int:
-        """Documents that are in the index."""
+        """Number of documents that are not deleted."""
         return self.documents - (self.deletes.documents if self.deletes else 0)
 
     @property
     def live_tokens(self) -> int:
-        """Tokens of the documents that are in the index."""
+        """Number of tokens of the documents that are not deleted."""
         return self.tokens - (self.deletes.tokens if self.deletes else 0)
 
 
 class ModelInfo(_Record):
-    """The encoder the embeddings came from: how to open it, and the fingerprint it must have."""
+    """The encoder of the embeddings: its name or path, and the fingerprint that queries' encoders must match."""
 
     name: str
     fingerprint: str
 
 
 class SplitInfo(_Record):
-    """How long documents were split before encoding: passages of so many tokens, of which two share so many."""
+    """How documents were split into passages: tokens per passage, and tokens that neighbouring passages share."""
 
     tokens: Annotated[int, Field(ge=1, lt=2**20)]
     overlap: Annotated[int, Field(ge=0, lt=2**20)] = 0
@@ -124,23 +124,23 @@ class SplitInfo(_Record):
     @model_validator(mode="after")
     def _check(self) -> SplitInfo:
         if self.overlap >= self.tokens:
-            raise ValueError("an overlap of a whole passage")
+            raise ValueError("the overlap is not shorter than a passage")
         return self
 
 
 def passage_id(document_id: str, number: int) -> str:
-    """The id of a passage of a document that is split."""
+    """Return the id of passage `number` of a split document."""
     return f"{document_id}#{number}"
 
 
-def document_of(id_: str) -> str:
-    """The id of the document that a passage is a part of; the id itself if it is not of a passage."""
-    document_id, sign, number = id_.rpartition("#")
-    return document_id if sign and document_id and number.isdecimal() else id_
+def parent_document_id(id_: str) -> str:
+    """Return the id of the document that a passage belongs to; the id itself if it is not a passage id."""
+    document_id, separator, number = id_.rpartition("#")
+    return document_id if separator and document_id and number.isdecimal() else id_
 
 
 class Manifest(_Record):
-    """The state of an index at one version."""
+    """The state of an index at one version (docs/index-format.md describes each key)."""
 
     version: Annotated[int, Field(ge=1, lt=10**8)]
     dim: Annotated[int, Field(ge=8, le=65536, multiple_of=8)]
@@ -166,37 +166,37 @@ class Manifest(_Record):
 
     @property
     def documents(self) -> int:
-        """Documents in the index."""
+        """Number of documents in the index, without deleted ones."""
         return sum(info.live_documents for info in self.partitions)
 
     @property
     def tokens(self) -> int:
-        """Tokens in the index."""
+        """Number of tokens in the index, without those of deleted documents."""
         return sum(info.live_tokens for info in self.partitions)
 
     @property
     def folders(self) -> dict[str, Files]:
-        """Every folder that this version needs, by its name in the store."""
-        found = {f"{CODEBOOKS}/{self.codebook.name}": self.codebook.files}
+        """Files of every folder that this version uses, by the folder's name in the store."""
+        folders = {f"{CODEBOOKS}/{self.codebook.name}": self.codebook.files}
         for info in self.partitions:
-            found[f"{PARTITIONS}/{info.name}"] = info.files
+            folders[f"{PARTITIONS}/{info.name}"] = info.files
             if info.deletes:
-                found[f"{DELETES}/{info.deletes.name}"] = info.deletes.files
-        return found
+                folders[f"{DELETES}/{info.deletes.name}"] = info.deletes.files
+        return folders
 
     @property
     def size(self) -> int:
-        """Bytes of its file."""
+        """Size of the manifest's file in bytes."""
         return len(_seal(self.model_dump_json().encode()))
 
 
 def manifest_name(version: int) -> str:
-    """Where the manifest of a version is, in the store."""
+    """Return the name of a version's manifest in the store."""
     return f"{MANIFESTS}/{version:08d}.json"
 
 
 def versions(store: Store) -> list[int]:
-    """The versions that an index holds, ascending; empty where there is no index."""
+    """Return the versions of an index, ascending; empty if there is no index."""
     names = store.names(MANIFESTS)
     return sorted(int(match[1]) for name in names if (match := _MANIFEST_NAME.fullmatch(name)))
 
@@ -205,54 +205,54 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
     """Read one version of an index, by default the current one.
 
     Raises:
-        InputError: there is no index, no such version, or it is of another format version.
-        IndexCorruptError: the manifest is not what raycol writes.
+        InputError: no index, no such version, or a manifest of another format version.
+        IndexCorruptError: the manifest is damaged or was not written by raycol.
     """
-    have = versions(store)
-    if not have:
+    existing = versions(store)
+    if not existing:
         raise InputError(f"{store}: {store.why_not_an_index()}")
     if version is None:
-        version = have[-1]
-    if version not in have:
-        raise InputError(f"{store}: no version {version}; it holds {', '.join(map(str, have))}")
+        version = existing[-1]
+    if version not in existing:
+        raise InputError(f"{store}: no version {version}; expected one of {', '.join(map(str, existing))}")
     name = manifest_name(version)
-    place = store.place(name)
+    location = store.place(name)
     try:
         content = store.read(name, MAX_MANIFEST_BYTES)
         if len(content) > MAX_MANIFEST_BYTES:
-            raise IndexCorruptError(f"{place}: more than {MAX_MANIFEST_BYTES} bytes; no manifest is that long")
-        body = _open_envelope(content, place)
-        if _is_crowded(body):
-            raise IndexCorruptError(f"{place}: not a manifest (more values than fit its length)")
+            raise IndexCorruptError(f"{location}: not a manifest (longer than {MAX_MANIFEST_BYTES} bytes)")
+        body = _open_envelope(content, location)
+        if _has_too_many_values(body):
+            raise IndexCorruptError(f"{location}: not a manifest (too many values for its length)")
         manifest = Manifest.model_validate_json(body)
     except FileNotFoundError:
-        raise InputError(f"{store}: version {version} is gone; it has been vacuumed") from None
+        raise InputError(f"{store}: version {version} was vacuumed meanwhile; open a newer one") from None
     except (ValidationError, OSError, RecursionError) as error:
-        raise IndexCorruptError(f"{place}: not a manifest ({_first_reason(error)})") from None
+        raise IndexCorruptError(f"{location}: not a manifest ({_first_reason(error)})") from None
     if manifest.version != version:
-        raise IndexCorruptError(f"{place}: says it is version {manifest.version}")
+        raise IndexCorruptError(f"{location}: holds version {manifest.version}; expected {version}")
     return manifest
 
 
-def _open_envelope(content: bytes, place: str) -> bytes:
-    """The manifest proper, which is the checksum's concern."""
+def _open_envelope(content: bytes, location: str) -> bytes:
+    """Check format version and checksum; return the manifest's JSON object."""
     head = _HEAD.match(content)
     if not head:
-        raise IndexCorruptError(f"{place}: not a manifest (it does not begin like one)")
+        raise IndexCorruptError(f"{location}: not a manifest (it does not begin with the format and its version)")
     format_version = int(head[1])
     if format_version != FORMAT_VERSION:
         raise InputError(
-            f"{place}: format version {format_version}; this raycol reads version {FORMAT_VERSION}. "
+            f"{location}: format version {format_version}; this raycol reads version {FORMAT_VERSION}. "
             f"{'Use a newer raycol' if format_version > FORMAT_VERSION else 'Build the index again'}"
         )
     body = content[len(_ENVELOPE % (FORMAT_VERSION, b"0" * 32, b"")) - 2 : -2]
     if content != _seal(body):
-        raise IndexCorruptError(f"{place}: its checksum is wrong; restore the file, or open the version before it")
+        raise IndexCorruptError(f"{location}: checksum mismatch; restore the file, or open an earlier version")
     return body
 
 
-def _is_crowded(body: bytes) -> bool:
-    """Whether there are more values than a manifest of this length has: parsing those costs gigabytes."""
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether a body has more values than a manifest of its length can have: parsing them could cost gigabytes."""
     return body.count(b",") + body.count(b"{") + body.count(b"[") > len(body) // 16 + 10_000
 
 
@@ -261,24 +261,24 @@ def _seal(body: bytes) -> bytes:
 
 
 def check_current(store: Store, version: int) -> None:
-    """Raise `ConflictError` where a version is no longer the newest: before a long piece of work, not after."""
-    have = versions(store)
-    if have and have[-1] != version:
+    """Raise `ConflictError` if a version is no longer the newest; called before long work, to fail early."""
+    existing = versions(store)
+    if existing and existing[-1] != version:
         raise ConflictError(
-            f"{store}: version {have[-1]} was written by another process meanwhile, this is version {version}; "
+            f"{store}: version {existing[-1]} was written by another process meanwhile; expected version {version}; "
             "open the index again and repeat"
         )
 
 
 @contextmanager
 def writing_from(store: Store, version: int) -> Iterator[None]:
-    """Around the work of a writer that started from a version, 0 for a new index.
+    """Run a writer that started from a version (0 for a new index), and raise `ConflictError` if it lost a race.
 
-    What it has written by then stays if it fails, for a vacuum to remove: folders are named after their contents, so
-    another writer of the same documents may have committed the same folders.
+    Leaves the files of a failed writer to `vacuum`: folders are named after their contents, so another writer of the
+    same documents may have committed the same folders.
 
     Raises:
-        ConflictError: it failed because another writer was first, and a vacuum has removed its files.
+        ConflictError: the writer failed because another one committed first and a vacuum removed its files.
     """
     try:
         yield
@@ -289,29 +289,30 @@ def writing_from(store: Store, version: int) -> Iterator[None]:
             check_current(store, version)
         except ConflictError as conflict:
             raise conflict from error
-        except RaycolError:  # the store does not answer: what failed first says why
+        except RaycolError:  # the store is unreachable: the original error is the more useful one
             pass
         raise
 
 
 def commit_manifest(store: Store, manifest: Manifest) -> None:
-    """Make a manifest the current one.
+    """Commit a manifest: create its file, which makes it the current version.
 
     Raises:
-        ConflictError: another writer took its number first. Nothing of the index was changed.
-        RaycolError: it cannot be written, or is too long.
+        ConflictError: another writer committed the version first; the index is unchanged.
+        InputError: the manifest is too long.
+        RaycolError: writing failed.
     """
     body = manifest.model_dump_json().encode()
     content = _seal(body)
-    if len(content) > MAX_MANIFEST_BYTES or _is_crowded(body):
+    if len(content) > MAX_MANIFEST_BYTES or _has_too_many_values(body):
         raise InputError(
-            f"{store}: the manifest of {len(manifest.partitions)} partitions is longer than {MAX_MANIFEST_BYTES} "
-            "bytes; compact the index, or build it with larger partitions"
+            f"{store}: the manifest of {len(manifest.partitions)} partitions takes {len(content)} bytes; expected at "
+            f"most {MAX_MANIFEST_BYTES}. Compact the index, or build it with larger partitions"
         )
     with writing(store):
         try:
-            name, before = manifest_name(manifest.version), manifest.version - 1
-            store.create(name, content, lambda: check_current(store, before))
+            name, base = manifest_name(manifest.version), manifest.version - 1
+            store.create(name, content, lambda: check_current(store, base))
         except FileExistsError:
             raise ConflictError(
                 f"{store}: version {manifest.version} was written by another process meanwhile; nothing was changed. "
@@ -321,8 +322,8 @@ def commit_manifest(store: Store, manifest: Manifest) -> None:
 
 def _first_reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        if error.error_count() > 1000:  # each of which would become a dict
-            return f"{error.error_count()} values are not as they should be"
+        if error.error_count() > 1000:  # `errors` would make a dict of each
+            return f"{error.error_count()} invalid values"
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".strip(": ")[:200]
     return str(error)[:200]

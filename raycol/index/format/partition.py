@@ -1,18 +1,18 @@
-"""A partition opened for reading: consecutive documents, quantised, with the inverted lists over their tokens.
+"""`Partition`: a run of quantised documents and the inverted lists over their tokens, opened for reading.
 
-A partition is a pure function of its documents in order and the codebook. Its folder never changes; what is deleted
-from it later is kept beside it (`deletes`).
+A partition is a pure function of its documents, their order and the codebook. Its folder is immutable; deletes are
+stored separately (`deletes`).
 
-Files (N documents, T tokens, K centroids, B residual bytes a token):
+Files (N documents, T tokens, K centroids, B residual bytes per token):
     offsets.npy        int64 [N + 1]   first token of each document
-    codes.npy          uint16 [T]      centroid of each token (uint32 where K is over 65,536)
+    codes.npy          uint16 [T]      centroid of each token (uint32 if K > 65,536)
     residuals.npy      uint8 [T, B]    packed residual levels
     gains.npy          uint8 [T]       step size of each token's residual
-    scales.npy         float16 [T]     length correction
+    scales.npy         float16 [T]     norm correction
     list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
-    list_documents.npy uint32 [T]      the documents of each centroid's tokens, ascending within a list
+    list_documents.npy uint32 [T]      documents of each centroid's tokens, ascending within a list
     id_*.npy           (see `ids`)
-    documents.parquet  metadata columns, one row a document; not there where the index has no columns
+    documents.parquet  metadata columns, one row per document; absent if the index has no columns
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from raycol.index.search.lru_cache import RecentTables
 from raycol.storage import Files, Store, open_array
 
 DOCUMENTS = "documents.parquet"
-# Rows that are read together where one is wanted.
+# Rows per Parquet row group, the unit of reading and caching.
 ROW_GROUP = 512
 
-# Rows that were read, for all partitions of the process.
+# LRU cache of row groups, shared by all partitions of the process.
 _ROWS_BYTES = 32 << 20
 _ROWS = RecentTables(_ROWS_BYTES)
-# So many rows of a row group are written and read at a time: of long texts a group may have hundreds of megabytes.
-PIECE_ROWS = 16
+# Rows written and read at a time: a row group of long texts may take hundreds of megabytes.
+BATCH_ROWS = 16
 
-# What says which documents there are: all that deleting or upserting has to read.
+# The files that deleting and upserting read.
 _ID_FILES = ("id_bytes.npy", "id_offsets.npy", "id_hashes.npy", "id_positions.npy", "offsets.npy")
 
 
 class Partition:
-    """A partition opened for reading; arrays are memory-mapped when they are first used.
+    """A partition opened for reading; maps its arrays into memory on first use.
 
-    Whatever reads token arrays calls `check` first: it costs one pass over the files, once. What reads ids or
-    metadata checks that itself.
+    Call `check` before reading token arrays: the first call reads all files once. `find`, `rows`, `metadata` and
+    `column_arrays` check their own files.
     """
 
     def __init__(
@@ -78,32 +78,32 @@ class Partition:
         self._trusted = trusted
         self._unverified = set(info.files)
         self._unchecked = {"ids", "tokens"}
-        self._kept: dict[str, pa.ChunkedArray] = {}
-        # The partition's own, also where its name comes again: in an index made anew.
+        self._columns_read: dict[str, pa.ChunkedArray] = {}
+        # Identity, not the name: an index that was built again may have partitions of the same names.
         self._rows_key = object()
 
     @classmethod
     def open(
         cls, store: Store, info: PartitionInfo, codebook: Codebook, columns: Columns, *, trusted: bool = False
     ) -> Partition:
-        """Open a partition that a manifest names; checks lengths and headers, not contents.
+        """Open a partition and check the lengths and headers of its files, not their contents.
 
         Args:
             store: the index.
             info: the manifest's entry.
             codebook: the index's codebook.
             columns: the index's metadata columns.
-            trusted: `check` looks at numbers that lead into arrays, and not at checksums.
+            trusted: skip checksums; `check` only bounds-checks offsets and ordinals.
 
         Raises:
-            IndexCorruptError: a file is missing, or not of the promised length, type or shape.
+            IndexCorruptError: a file is missing, or its length, dtype or shape differs from the manifest's.
         """
         partition = cls(store, info, codebook, columns, open_deletes(store, info), trusted=trusted)
         partition._check_files()
         return partition
 
-    def without(self, info: PartitionInfo) -> Partition:
-        """The same partition with other deletes; what is open and checked stays so."""
+    def with_deletes(self, info: PartitionInfo) -> Partition:
+        """Return this partition with the deletes of another version's `info`; shares opened and checked arrays."""
         changed = copy.copy(self)
         changed.info = info
         changed.deleted = open_deletes(self._store, info)
@@ -127,12 +127,12 @@ class Partition:
 
     @cached_property
     def gains_T(self) -> NDArray[np.uint8]:  # noqa: N802
-        """Numbers of the tokens' gains, uint8 [T]."""
+        """Quantised gain of each token, uint8 [T]."""
         return self._array("gains.npy", np.uint8, self.info.tokens)
 
     @cached_property
     def scales_T(self) -> NDArray[np.float16]:  # noqa: N802
-        """Length corrections, float16 [T]."""
+        """Norm correction of each token, float16 [T]."""
         return self._array("scales.npy", np.float16, self.info.tokens)
 
     @cached_property
@@ -142,12 +142,12 @@ class Partition:
 
     @cached_property
     def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
-        """The document of each token, by centroid, uint32 [T]."""
+        """Documents of all centroids' lists, concatenated, uint32 [T]."""
         return self._array("list_documents.npy", np.uint32, self.info.tokens)
 
     @cached_property
     def ids(self) -> Ids:
-        """The documents' ids."""
+        """Ids of the documents."""
         n = self.info.documents
         return Ids(
             self._array("id_bytes.npy", np.uint8, self.info.id_bytes),
@@ -158,37 +158,36 @@ class Partition:
 
     @cached_property
     def live_N(self) -> NDArray[np.bool_]:  # noqa: N802
-        """Whether each document is still in the index, bool [N]."""
+        """Whether each document is not deleted, bool [N]."""
         live_N = np.ones(self.info.documents, dtype=bool)
         live_N[self.deleted] = False
         return live_N
 
     def check(self) -> None:
-        """Check every byte against the manifest, and that no number leads out of its array; once.
+        """Compare all checksums with the manifest and bounds-check offsets and ordinals; later calls return at once.
 
         Raises:
-            IndexCorruptError: naming the file.
+            IndexCorruptError: a damaged file; the message names it.
         """
         self._check_ids()
         self._verify(self.info.files)
         if "tokens" in self._unchecked:
-            t = self.info.tokens
-            self._check_ascends("list_offsets.npy", self.list_offsets_K, t)
+            self._check_offsets("list_offsets.npy", self.list_offsets_K, self.info.tokens)
             self._check_below("codes.npy", self.codes_T, self._n_centroids)
             self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
             if not np.isfinite(self.scales_T).all():
-                raise IndexCorruptError(f"{self._place('scales.npy')}: holds NaN or infinite values")
+                raise IndexCorruptError(f"{self._location('scales.npy')}: holds NaN or infinite values")
             self._unchecked.discard("tokens")
 
     def find(self, ids: list[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The position of each id among the documents still in the index, or -1, int64 [M]."""
+        """Return the position of each id, or -1 for an unknown or deleted document: int64 [M]."""
         self._check_ids()
-        found_M = self.ids.find(ids, hashes_M)
-        found_M[(found_M >= 0) & ~self.live_N[found_M]] = -1
-        return found_M
+        positions_M = self.ids.find(ids, hashes_M)
+        positions_M[(positions_M >= 0) & ~self.live_N[positions_M]] = -1
+        return positions_M
 
     def tokens(self, document: int) -> TokenCodes:
-        """The stored tokens of one document, by its position."""
+        """Return the stored tokens of the document at a position."""
         start, stop = self.offsets_N[document], self.offsets_N[document + 1]
         return TokenCodes(
             self.codes_T[start:stop],
@@ -198,80 +197,81 @@ class Partition:
         )
 
     def metadata(self) -> pa.Table:
-        """The metadata of all documents in order, those deleted too."""
-        with self._reading() as file:
+        """Return the metadata of all documents in order, including deleted ones."""
+        with self._open_documents() as file:
             return check_table(file.read(), self.info.documents)
 
     def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The metadata of some documents; only the row groups that they are in are read, large ones piece by piece."""
+        """Return the metadata of the documents at some positions; reads only their row groups, in batches."""
         if not self.columns:
             return [{} for _ in positions]
-        groups, group_M = np.unique(positions // ROW_GROUP, return_inverse=True)
-        found: list[dict[str, Any]] = [{}] * len(positions)
-        for number, group in enumerate(groups.tolist()):
-            places = np.flatnonzero(group_M == number)
-            within = positions[places] % ROW_GROUP
-            for place, row in zip(places.tolist(), self._rows_of(group, within), strict=True):
-                found[place] = row
-        return found
+        groups, inverse_M = np.unique(positions // ROW_GROUP, return_inverse=True)
+        rows: list[dict[str, Any]] = [{}] * len(positions)
+        for g, group in enumerate(groups.tolist()):
+            in_group = np.flatnonzero(inverse_M == g)
+            for m, row in zip(in_group.tolist(), self._rows_of(group, positions[in_group] % ROW_GROUP), strict=True):
+                rows[m] = row
+        return rows
 
-    def rows_at_hand(self, positions_M: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether `rows` has each document's metadata without reading it, bool [M]."""
+    def rows_are_cached(self, positions_M: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether `rows` finds each document's metadata in the cache, bool [M]."""
         groups = (positions_M // ROW_GROUP).tolist()
         return np.array([not self.columns or (self._rows_key, group) in _ROWS for group in groups], dtype=bool)
 
     def _rows_of(self, group: int, rows_M: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Some rows of one row group. A group is held as a whole, and kept, where it is not large."""
+        """Return some rows of one row group; caches the group unless it exceeds the whole cache."""
         table = _ROWS.get((self._rows_key, group))
         if table is not None:
-            kept: list[dict[str, Any]] = table.take(rows_M).to_pylist()
-            return kept
-        found: dict[int, dict[str, Any]] = {}
-        pieces: list[pa.Table] = []
+            cached: list[dict[str, Any]] = table.take(rows_M).to_pylist()
+            return cached
+        rows: dict[int, dict[str, Any]] = {}
+        batches: list[pa.Table] = []
         start, n_bytes = 0, 0
-        with self._reading() as file:
-            for batch in file.iter_batches(PIECE_ROWS, row_groups=[group]):
-                piece = check_table(pa.Table.from_batches([batch]), batch.num_rows)
-                wanted = np.unique(rows_M[(rows_M >= start) & (rows_M < start + piece.num_rows)])
-                found.update(zip(wanted.tolist(), piece.take(wanted - start).to_pylist(), strict=True))
-                start += piece.num_rows
-                n_bytes += piece.nbytes
+        with self._open_documents() as file:
+            for unchecked in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                batch = check_table(pa.Table.from_batches([unchecked]), unchecked.num_rows)
+                in_batch = np.unique(rows_M[(rows_M >= start) & (rows_M < start + batch.num_rows)])
+                rows.update(zip(in_batch.tolist(), batch.take(in_batch - start).to_pylist(), strict=True))
+                start += batch.num_rows
+                n_bytes += batch.nbytes
                 if n_bytes <= _ROWS_BYTES:
-                    pieces.append(piece)
+                    batches.append(batch)
                 elif start > rows_M.max():
                     break
                 else:
-                    pieces.clear()
+                    batches.clear()
             else:
-                if start != file.metadata.row_group(group).num_rows:
-                    raise pa.ArrowInvalid(f"row group {group} has {start} rows; more are promised")
+                if start != (n_rows := file.metadata.row_group(group).num_rows):
+                    raise pa.ArrowInvalid(f"row group {group} has {start} rows; expected {n_rows}")
         if n_bytes <= _ROWS_BYTES:
-            _ROWS.put((self._rows_key, group), pa.concat_tables(pieces).combine_chunks())
-        return [found[row] for row in rows_M.tolist()]
+            _ROWS.put((self._rows_key, group), pa.concat_tables(batches).combine_chunks())
+        return [rows[row] for row in rows_M.tolist()]
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-        """Some metadata columns of all documents. They are kept: filters come again."""
-        if missing := [name for name in names if name not in self._kept]:
-            with self._reading() as file:
-                read = check_table(file.read(columns=missing), self.info.documents)
-            self._kept |= {name: read.column(name) for name in missing}
-        return {name: self._kept[name] for name in names}
+        """Return metadata columns of all documents; keeps them in memory for later filters."""
+        if missing := [name for name in names if name not in self._columns_read]:
+            with self._open_documents() as file:
+                table = check_table(file.read(columns=missing), self.info.documents)
+            self._columns_read |= {name: table.column(name) for name in missing}
+        return {name: self._columns_read[name] for name in names}
 
     @contextmanager
-    def _reading(self) -> Iterator[pq.ParquetFile]:
-        """The table of documents, checked to be the one promised."""
+    def _open_documents(self) -> Iterator[pq.ParquetFile]:
+        """Open documents.parquet, checking its row groups and schema; turns read errors into `IndexCorruptError`."""
         self._verify([DOCUMENTS])
         path = self._store.folder(self._name, self._only(DOCUMENTS)) / DOCUMENTS
         n, schema = self.info.documents, schema_of(self.columns)
         try:
             file = pq.ParquetFile(path, memory_map=True)
-            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-            whole = [ROW_GROUP] * (n // ROW_GROUP) + [n % ROW_GROUP] * (n % ROW_GROUP > 0)
-            if sizes != whole or not file.schema_arrow.equals(schema):
-                raise IndexCorruptError(f"{path}: not the {n} rows of {list(self.columns)} promised")
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            expected = [ROW_GROUP] * (n // ROW_GROUP) + [n % ROW_GROUP] * (n % ROW_GROUP > 0)
+            if sizes != expected or not file.schema_arrow.equals(schema):
+                raise IndexCorruptError(
+                    f"{path}: rows or columns differ from the manifest's; expected {n} rows of {list(self.columns)}"
+                )
             yield file
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise IndexCorruptError(f"{path}: not the Parquet table promised ({error})") from None
+            raise IndexCorruptError(f"{path}: not the Parquet table of the manifest ({error})") from None
 
     @property
     def _name(self) -> str:
@@ -279,7 +279,7 @@ class Partition:
 
     def _only(self, name: str) -> Files:
         if name not in self.info.files:
-            raise IndexCorruptError(f"{self._store.place(self._name)}: the manifest lists no {name}")
+            raise IndexCorruptError(f"{self._store.place(self._name)}: the manifest does not list {name}")
         return {name: self.info.files[name]}
 
     def _array(self, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
@@ -287,7 +287,7 @@ class Partition:
         return open_array(folder, name, self.info.files, dtype, shape)
 
     def _check_files(self) -> None:
-        """Whether files are there, of the right length and, where that costs nothing, with the right headers."""
+        """Check file lengths, and array headers in a local store: an object store would have to download them."""
         self._store.check_lengths(self._name, self.info.files)
         if self.columns:
             self._only(DOCUMENTS)
@@ -296,7 +296,7 @@ class Partition:
             _ = (self.list_offsets_K, self.list_documents_T, self.ids)
 
     def _verify(self, names: Iterable[str]) -> None:
-        """Compare checksums, once a file."""
+        """Compare the checksums of files that were not compared before."""
         for name in [name for name in names if name in self._unverified]:
             files = self._only(name)
             if not self._trusted:
@@ -308,25 +308,25 @@ class Partition:
         if "ids" not in self._unchecked:
             return
         ids, n = self.ids, self.info.documents
-        self._check_ascends("offsets.npy", self.offsets_N, self.info.tokens, strictly=True)
-        self._check_ascends("id_offsets.npy", ids.offsets_N, self.info.id_bytes, strictly=True)
+        self._check_offsets("offsets.npy", self.offsets_N, self.info.tokens, strictly=True)
+        self._check_offsets("id_offsets.npy", ids.offsets_N, self.info.id_bytes, strictly=True)
         self._check_below("id_positions.npy", ids.positions_N, n)
         if (ids.hashes_N[1:] < ids.hashes_N[:-1]).any():
-            raise IndexCorruptError(f"{self._place('id_hashes.npy')}: does not ascend")
-        if not ids.are_text():
-            raise IndexCorruptError(f"{self._place('id_bytes.npy')}: not ids in UTF-8")
+            raise IndexCorruptError(f"{self._location('id_hashes.npy')}: expected ascending hashes")
+        if not ids.are_utf8():
+            raise IndexCorruptError(f"{self._location('id_bytes.npy')}: an id is not valid UTF-8")
         self._unchecked.discard("ids")
 
-    def _check_ascends(self, name: str, offsets: NDArray[Any], end: int, *, strictly: bool = False) -> None:
-        # Compared, not subtracted: differences of hostile numbers wrap around.
+    def _check_offsets(self, name: str, offsets: NDArray[Any], end: int, *, strictly: bool = False) -> None:
+        # Compare, do not subtract: differences of hostile values wrap around.
         if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
-            raise IndexCorruptError(f"{self._place(name)}: does not ascend from 0 to {end}")
+            raise IndexCorruptError(f"{self._location(name)}: expected offsets ascending from 0 to {end}")
         if strictly and (offsets[1:] == offsets[:-1]).any():
-            raise IndexCorruptError(f"{self._place(name)}: an empty document or id")
+            raise IndexCorruptError(f"{self._location(name)}: an empty document or id")
 
-    def _check_below(self, name: str, numbers: NDArray[Any], limit: int) -> None:
-        if numbers.max() >= limit:
-            raise IndexCorruptError(f"{self._place(name)}: holds {numbers.max()}; expected less than {limit}")
+    def _check_below(self, name: str, values: NDArray[Any], limit: int) -> None:
+        if values.max() >= limit:
+            raise IndexCorruptError(f"{self._location(name)}: holds {values.max()}; expected less than {limit}")
 
-    def _place(self, name: str) -> str:
+    def _location(self, name: str) -> str:
         return self._store.place(f"{self._name}/{name}")

@@ -1,4 +1,4 @@
-"""Writing partitions: from documents, or from tokens that are quantised already (compaction)."""
+"""Writes partitions, from documents or from quantised tokens (compaction)."""
 
 from __future__ import annotations
 
@@ -16,91 +16,91 @@ from raycol.index.format.columns import Columns, check_columns, metadata_table
 from raycol.index.format.document import Document, check_document
 from raycol.index.format.ids import id_arrays
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.index.format.partition import DOCUMENTS, PIECE_ROWS, ROW_GROUP
+from raycol.index.format.partition import BATCH_ROWS, DOCUMENTS, ROW_GROUP
 from raycol.storage import Files, Store, content_name, save_array
 from raycol.storage.checked_files import ChecksumWriter
 
-# Documents are quantised in groups of about this many tokens: large enough for the search among centroids.
+# Tokens to quantise at a time: large enough to keep the nearest-centroid search efficient.
 _QUANTISE_TOKENS = 65536
 
 
 def write_partition(
     store: Store, documents: Iterable[Document], codebook: Codebook, columns: Columns, base: int = 0
 ) -> PartitionInfo:
-    """Quantise documents into a new partition; it is no part of the index until a manifest names it.
+    """Quantise documents into a new partition and return its manifest entry; a commit makes it part of the index.
 
     Args:
         store: the index.
-        documents: at least one; they are checked.
+        documents: at least one; this function validates them.
         codebook: the index's codebook.
         columns: the index's metadata columns.
         base: the version that the writer started from, 0 for a new index.
 
     Raises:
-        InputError: an unusable document, by its id, or no documents at all.
+        InputError: no documents, or an invalid document (named).
     """
     ids: list[str] = []
     metadata: list[Mapping[str, Any]] = []
-    coder = Coder(codebook)
+    quantiser = Quantiser(codebook)
     for unchecked in documents:
         document = check_document(unchecked, codebook.dim)
         check_columns(document.id, document.metadata, columns)
         ids.append(document.id)
         metadata.append(document.metadata)
-        coder.add(document.embeddings)
+        quantiser.add(document.embeddings)
     if not ids:
         raise InputError("no documents; expected at least one")
-    tokens, error = coder.finish()
-    lengths_N = np.array(coder.lengths)
+    tokens, error = quantiser.finish()
+    lengths_N = np.array(quantiser.lengths)
     return save_partition(
         store, ids, metadata_table(metadata, columns), lengths_N, tokens, error, codebook.n_centroids, base
     )
 
 
-class Coder:
-    """Quantises documents one after the other, many tokens at a time; only their codes are kept.
+class Quantiser:
+    """Quantises a stream of documents in batches of tokens; keeps only their codes.
 
-    `lengths` holds the number of tokens of each document so far, `dim` how many dimensions they must have.
+    `lengths` is the number of tokens of each document so far, `dim` the dimension of their embeddings.
     """
 
     def __init__(self, codebook: Codebook) -> None:
         self.lengths: list[int] = []
         self.dim = codebook.dim
         self._codebook = codebook
-        self._coded: list[TokenCodes] = []
+        self._batches: list[TokenCodes] = []
         self._cosines: list[NDArray[np.float32]] = []
-        self._waiting: list[NDArray[np.float32]] = []
-        self._n_waiting = 0
+        self._pending: list[NDArray[np.float32]] = []
+        self._n_pending = 0
 
     def add(self, embeddings_TD: NDArray[np.float32]) -> None:
-        """Take the tokens of one more document."""
+        """Add the tokens of one document."""
         self.lengths.append(len(embeddings_TD))
-        self._waiting.append(embeddings_TD)
-        self._n_waiting += len(embeddings_TD)
-        if self._n_waiting >= _QUANTISE_TOKENS:
+        self._pending.append(embeddings_TD)
+        self._n_pending += len(embeddings_TD)
+        if self._n_pending >= _QUANTISE_TOKENS:
             self._quantise()
 
     def finish(self) -> tuple[TokenCodes, float]:
-        """The codes of all tokens, and how far off they are on average (see `PartitionInfo`)."""
-        if self._waiting:
+        """Return the codes of all tokens and their mean error (see `PartitionInfo`)."""
+        if self._pending:
             self._quantise()
-        return concatenate_tokens(self._coded), mean_error(np.concatenate(self._cosines))
+        return concatenate_tokens(self._batches), mean_error(np.concatenate(self._cosines))
 
     def _quantise(self) -> None:
-        tokens, cosines_T = self._codebook.quantise(np.concatenate(self._waiting))
-        self._coded.append(tokens)
+        tokens, cosines_T = self._codebook.quantise(np.concatenate(self._pending))
+        self._batches.append(tokens)
         self._cosines.append(cosines_T)
-        self._waiting.clear()
-        self._n_waiting = 0
+        self._pending.clear()
+        self._n_pending = 0
 
 
-def concatenate_tokens(parts: Sequence[TokenCodes]) -> TokenCodes:
-    """Tokens of several pieces, one after the other."""
-    return TokenCodes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+def concatenate_tokens(batches: Sequence[TokenCodes]) -> TokenCodes:
+    """Return the tokens of several batches as one."""
+    return TokenCodes(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
 
 def reorder_tokens(tokens: TokenCodes, lengths_N: NDArray[np.int64], order_N: NDArray[np.int64]) -> TokenCodes:
-    """The tokens of documents in another order: first those of document order_N[0], and so on."""
+    """Return the tokens with their documents permuted: document order_N[0] first, and so on."""
     starts_N = np.cumsum(lengths_N) - lengths_N
     moved_N = lengths_N[order_N]
     ends_N = np.cumsum(moved_N)
@@ -118,10 +118,10 @@ def save_partition(
     n_centroids: int,
     base: int,
 ) -> PartitionInfo:
-    """Write the files of a partition and give its folder its name."""
+    """Write a partition's files, publish its folder under its content name, and return its manifest entry."""
     n_tokens = len(tokens.codes_T)
     if n_tokens >= 2**32:
-        raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Choose smaller partitions")
+        raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Lower partition_tokens")
     order_T = np.argsort(tokens.codes_T, kind="stable")
     sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
     arrays = {
@@ -144,8 +144,8 @@ def save_partition(
                     metadata,
                     file,
                     row_group_size=ROW_GROUP,
-                    # A page ends at the first so many rows that make it larger than a megabyte, not after a group.
-                    write_batch_size=PIECE_ROWS,
+                    # Arrow checks the page size of 1 MB after each batch of rows: small batches keep pages small.
+                    write_batch_size=BATCH_ROWS,
                     compression="zstd",
                     store_schema=False,
                 )

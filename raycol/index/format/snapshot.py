@@ -1,4 +1,4 @@
-"""A snapshot: one version of an index with everything of it that is open."""
+"""`Snapshot`: one opened version of an index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raycol.storage import Store
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A manifest, its codebook and its partitions, or some of these."""
+    """A manifest with its opened codebook and partitions, or a shard's share of the partitions."""
 
     store: Store
     manifest: Manifest
@@ -27,20 +27,20 @@ class Snapshot:
     def open(
         cls, store: Store, manifest: Manifest, partition_names: Iterable[str] | None = None, *, trusted: bool = False
     ) -> Snapshot:
-        """Open what a manifest names.
+        """Open the codebook and the partitions of a manifest, all of them or those named.
 
         Raises:
-            InputError: a partition that the manifest does not name.
-            IndexCorruptError: files are not as promised.
+            InputError: the manifest has no partition of a given name.
+            IndexCorruptError: a file does not match the manifest.
         """
-        chosen = None if partition_names is None else set(partition_names)
-        if chosen and (unknown := chosen - {info.name for info in manifest.partitions}):
+        selected = None if partition_names is None else set(partition_names)
+        if selected and (unknown := selected - {info.name for info in manifest.partitions}):
             raise InputError(f"{store}: version {manifest.version} has no partition {min(unknown)!r}")
         codebook = open_codebook(store, manifest.codebook, manifest.dim, manifest.bits)
         partitions = tuple(
             Partition.open(store, info, codebook, manifest.columns, trusted=trusted)
             for info in manifest.partitions
-            if chosen is None or info.name in chosen
+            if selected is None or info.name in selected
         )
         return cls(store, manifest, codebook, partitions, trusted)
 
@@ -53,32 +53,35 @@ class Snapshot:
         *,
         trusted: bool = False,
     ) -> Snapshot:
-        """Open a version, by default the newest, even while others commit and vacuum.
+        """Open a version, by default the newest; safe while other processes commit and vacuum.
 
         Raises:
-            InputError: there is no index, no such version, or no such partition.
-            IndexCorruptError: files are not as promised.
+            InputError: no index, version or partition of that name.
+            IndexCorruptError: a file does not match the manifest.
         """
         while True:
-            have = versions(store)
+            existing = versions(store)
             try:
                 manifest = read_manifest(store, version)
             except InputError:
-                if version is not None or versions(store) == have:
+                if version is not None or versions(store) == existing:
                     raise
-                continue  # the newest was vacuumed before it was read
+                continue  # the newest version was vacuumed before its manifest was read
             try:
                 return cls.open(store, manifest, partition_names, trusted=trusted)
             except IndexCorruptError:
                 if manifest.version in versions(store):
                     raise
-                # It was vacuumed while it was being opened: there is a newer one, or `read_manifest` says which are.
+                # Vacuumed while opening: retry with the newest version; for a given one, `read_manifest` raises.
 
     def next(self, manifest: Manifest) -> Snapshot:
-        """The version that was just committed, or a newer one if that has been vacuumed; what is open stays open."""
-        known = {partition.info.name: partition for partition in self.partitions}
+        """Return the snapshot of a version just committed, or of the newest if that was already vacuumed.
+
+        Partitions of both versions are shared, not opened again.
+        """
+        opened = {partition.info.name: partition for partition in self.partitions}
         try:
-            partitions = tuple(self._reopen(known.get(info.name), info) for info in manifest.partitions)
+            partitions = tuple(self._reopen(opened.get(info.name), info) for info in manifest.partitions)
         except IndexCorruptError:
             if manifest.version in versions(self.store):
                 raise
@@ -90,10 +93,10 @@ class Snapshot:
             return Partition.open(self.store, info, self.codebook, self.manifest.columns, trusted=self.trusted)
         if partition.info == info:
             return partition
-        # Only what is deleted differs.
-        return partition.without(info)
+        # A partition is immutable, so only its deletes differ.
+        return partition.with_deletes(info)
 
     @property
-    def whole(self) -> bool:
-        """Whether every partition of the version is here."""
+    def is_complete(self) -> bool:
+        """Whether every partition of the version is open."""
         return len(self.partitions) == len(self.manifest.partitions)

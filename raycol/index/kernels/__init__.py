@@ -1,1 +1,1 @@
-"""The compiled inner loops, one file a stage: numba, and LLVM vectors below it; compiled once, cached on disk."""
+"""Compiled inner loops, one file per stage: numba over hand-written LLVM vectors, compiled once and cached on disk."""

@@ -1,4 +1,4 @@
-"""How kernels are compiled: on first use, without the interpreter's lock, and kept on disk where there is a place."""
+"""`kernel`: compile a function with numba on first use, without the GIL, cached on disk if possible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numba
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function with numba, whose `options` are added.
+    """Decorate a function to be compiled by `numba.njit`, with more `options`.
 
-    numba keeps what it compiled beside the function's file, or else in the user's cache folder, or where
-    NUMBA_CACHE_DIR says. Where none of these can be written it refuses; then every process compiles anew.
+    numba caches next to the source file, in the user's cache folder or in NUMBA_CACHE_DIR, and raises if it can write
+    to none of them; then each process compiles for itself.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # no place to keep it
+        except RuntimeError:  # no writable cache folder
             return numba.njit(nogil=True, **options)(function)
 
     return compiled

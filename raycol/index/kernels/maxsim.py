@@ -1,7 +1,7 @@
-"""Exact MaxSim over stored tokens: they are decoded a few at a time and multiplied with all query tokens at once.
+"""Exact MaxSim over stored tokens: decodes a few tokens at a time and multiplies them with all query tokens.
 
-Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes a token, N documents of a partition,
-M chosen ones.
+Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes per token, N documents of a partition,
+M selected documents. In `query_BDL` and `best_BL`, B is blocks of L = LANES query tokens.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, 
 
 FASTMATH = {"reassoc", "contract", "nsz"}
 
-# Kernels take float16 scales as their bits, uint16, which numba can read, and look their values up.
+# numba has no float16: kernels read scales as uint16 bits and look up their values.
 HALVES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
-# Gains are bytes: steps of a sixteenth of an octave, 128 for 1.
+# Values of the 256 gains: sixteenths of an octave, 1 at 128.
 GAINS_PER_OCTAVE = 16
 GAIN_CENTRE = 128
 GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
@@ -26,7 +26,7 @@ GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.flo
 def decode_token(  # type: ignore[no-untyped-def]
     token, centroids_KD, lows_D, steps_D, codes_T, residuals_TB, gains_T, scales_T, bits, decoded_D
 ):
-    """Write what a token decodes to, float32 [D], into `decoded_D`."""
+    """Decode one token into `decoded_D`, float32 [D]."""
     dim, width = centroids_KD.shape[1], residuals_TB.shape[1]
     code = np.int64(codes_T[token])
     scale = HALVES[scales_T[token]]
@@ -50,14 +50,14 @@ def score_documents(  # type: ignore[no-untyped-def]
     documents_M, query_BDL, n_query, centroids_KD, lows_D, steps_D,
     offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,
 ):  # fmt: skip
-    """MaxSim of each listed document: the sum over query tokens of the best token's score, float32 [M].
+    """Return the MaxSim of documents, the sum over query tokens of the best document token's score: float32 [M].
 
     Args:
-        documents_M: positions of the documents to score.
-        query_BDL: float32 [blocks, D, LANES], the query's tokens side by side, zeros after the last.
+        documents_M: positions of documents in the partition.
+        query_BDL: float32 [blocks, D, LANES], blocks of query tokens, padded with zeros.
         n_query: Q.
         centroids_KD, lows_D, steps_D, bits: the codebook.
-        offsets_N, codes_T, residuals_TB, gains_T, scales_T: the partition; scales as uint16 bits.
+        offsets_N, codes_T, residuals_TB, gains_T, scales_T: arrays of the partition; scales as uint16 bits.
     """
     n_blocks, dim, _ = query_BDL.shape
     scores_M = np.empty(len(documents_M), dtype=np.float32)
@@ -72,7 +72,7 @@ def score_documents(  # type: ignore[no-untyped-def]
             for t in range(min(first + TOKENS, stop), min(first + 2 * TOKENS, stop)):
                 for line in range(0, 4 * dim, 64):
                     prefetch(centroids + 4 * dim * np.int64(codes_T[t]) + line)
-            for t in range(TOKENS):  # after the last token, the last token again
+            for t in range(TOKENS):  # repeats the last token to fill the tile
                 decode_token(
                     min(first + t, stop - 1), centroids_KD, lows_D, steps_D,
                     codes_T, residuals_TB, gains_T, scales_T, bits, tokens[t],

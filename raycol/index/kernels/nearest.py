@@ -1,4 +1,4 @@
-"""The nearest of few centroids, computed token by token: the same whatever stands beside a token in its batch.
+"""Exhaustive nearest-centroid search, token by token, so that results do not depend on the batch.
 
 Shapes: T tokens, K centroids, D dimensions.
 """
@@ -13,7 +13,7 @@ from raycol.index.kernels.maxsim import FASTMATH
 
 @kernel(fastmath=FASTMATH)
 def nearest_centroids(tokens_TD, centroids_KD):  # type: ignore[no-untyped-def]
-    """Number of the centroid with the largest dot product for each token, uint32 [T]; the first of equals."""
+    """Return the code of the centroid with the largest dot product for each token, uint32 [T]; ties by code."""
     n_tokens, dim = tokens_TD.shape
     codes_T = np.empty(n_tokens, dtype=np.uint32)
     for t in range(n_tokens):

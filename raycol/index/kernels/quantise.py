@@ -1,4 +1,4 @@
-"""Cutting residuals to a few bits, each token with its own step size.
+"""Residual quantisation, with one step size (gain) per token.
 
 Shapes: T tokens, K centroids, D dimensions.
 """
@@ -15,33 +15,33 @@ from raycol.index.kernels.maxsim import FASTMATH, GAIN_CENTRE, GAINS, GAINS_PER_
 
 
 @numba.njit(inline="always")
-def gain_number(gain):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Number of the nearest gain that there is."""
+def quantise_gain(gain):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the index into GAINS of the nearest gain."""
     if gain <= 0:
         return 0
-    number = round(math.log2(gain) * GAINS_PER_OCTAVE) + GAIN_CENTRE
-    return min(max(number, 0), 255)
+    g = round(math.log2(gain) * GAINS_PER_OCTAVE) + GAIN_CENTRE
+    return min(max(g, 0), 255)
 
 
 @kernel(fastmath=FASTMATH)
 def quantise_tokens(tokens_TD, codes_T, centroids_KD, lows_D, steps_D, spread, bits):  # type: ignore[no-untyped-def]
-    """Levels, gains and scales of tokens whose centroids are known.
+    """Quantise tokens whose centroids are known.
 
-    A token's direction x is approximated by c + g (low + step * u). The gain g starts from the spread of the
-    residual and is then fitted by least squares to the levels that it led to, which are computed once more.
+    Approximates the direction x of a token by c + gain * (low + step * u). The first gain follows from the size of
+    the residual; a least-squares fit to the levels u that it gives yields the second and final one.
 
     Args:
-        tokens_TD: float32 tokens of any length.
-        codes_T: their centroids.
+        tokens_TD: float32 tokens of any norm.
+        codes_T: codes of their centroids.
         centroids_KD, lows_D, steps_D: the codebook, float32.
-        spread: root mean square of a residual, in steps, that suits a gain of 1.
-        bits: bits a dimension.
+        spread: root mean square, in steps, of residuals whose gain is 1.
+        bits: bits per dimension.
 
     Returns:
-        levels_TD uint8, gains_T uint8, scales_T float32, cosines_T float32 between tokens and what they decode to.
+        levels_TD uint8, gains_T uint8, scales_T float32, cosines_T float32 between tokens and decoded tokens.
     """
     n_tokens, dim = tokens_TD.shape
-    top = np.float32(2**bits - 1)
+    max_level = np.float32(2**bits - 1)
     levels_TD = np.empty((n_tokens, dim), dtype=np.uint8)
     gains_T = np.empty(n_tokens, dtype=np.uint8)
     scales_T = np.empty(n_tokens, dtype=np.float32)
@@ -54,23 +54,24 @@ def quantise_tokens(tokens_TD, codes_T, centroids_KD, lows_D, steps_D, spread, b
         square = np.float32(0)
         for d in range(dim):
             square += tokens_TD[t, d] * tokens_TD[t, d]
-        length = np.sqrt(square)
-        shorten = np.float32(1) / length if length > 0 else np.float32(0)
+        norm = np.sqrt(square)
+        inverse_norm = np.float32(1) / norm if norm > 0 else np.float32(0)
         spread_square = np.float32(0)
         for d in range(dim):
-            direction_D[d] = tokens_TD[t, d] * shorten
+            direction_D[d] = tokens_TD[t, d] * inverse_norm
             residual_D[d] = direction_D[d] - centroids_KD[code, d]
             in_steps = residual_D[d] / steps_D[d]
             spread_square += in_steps * in_steps
-        number = gain_number(np.sqrt(spread_square / dim) / spread)
+        g = quantise_gain(np.sqrt(spread_square / dim) / spread)
         for attempt in range(2):
-            inverse = np.float32(1) / GAINS[number]
+            inverse_gain = np.float32(1) / GAINS[g]
             for d in range(dim):
-                level = np.rint((residual_D[d] * inverse - lows_D[d]) / steps_D[d])
-                level = min(max(level, np.float32(0)), top)
+                level = np.rint((residual_D[d] * inverse_gain - lows_D[d]) / steps_D[d])
+                level = min(max(level, np.float32(0)), max_level)
                 levels_TD[t, d] = np.uint8(level)
                 coded_D[d] = lows_D[d] + steps_D[d] * level
             if attempt == 0:
+                # Least squares for x = a c + b e, with e the coded residual; the gain is b / a.
                 cc, ce, ee, xc, xe = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
                 for d in range(dim):
                     centroid = centroids_KD[code, d]
@@ -82,15 +83,15 @@ def quantise_tokens(tokens_TD, codes_T, centroids_KD, lows_D, steps_D, spread, b
                 along_centroid = xc * ee - xe * ce
                 along_coded = xe * cc - xc * ce
                 if along_centroid > 0 and along_coded > 0:
-                    number = gain_number(along_coded / along_centroid)
-        gain = GAINS[number]
+                    g = quantise_gain(along_coded / along_centroid)
+        gain = GAINS[g]
         product, decoded_square = np.float32(0), np.float32(0)
         for d in range(dim):
             decoded = centroids_KD[code, d] + gain * coded_D[d]
             product += direction_D[d] * decoded
             decoded_square += decoded * decoded
-        decoded_length = max(np.sqrt(decoded_square), np.float32(1e-6))
-        gains_T[t] = number
-        scales_T[t] = length / decoded_length
-        cosines_T[t] = product / decoded_length if length > 0 else np.float32(1)
+        decoded_norm = max(np.sqrt(decoded_square), np.float32(1e-6))
+        gains_T[t] = g
+        scales_T[t] = norm / decoded_norm
+        cosines_T[t] = product / decoded_norm if norm > 0 else np.float32(1)
     return levels_TD, gains_T, scales_T, cosines_T

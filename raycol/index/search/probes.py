@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from raycol.index.codec.codebook import Codebook
 from raycol.index.kernels.centroids import (
     GROUP,
-    above_next,
-    nearest_lists,
     query_bytes,
     score_bytes,
     score_centroids,
+    score_probes,
     score_rows,
+    top_centroids,
 )
 from raycol.index.kernels.vectors import LANES
 from raycol.index.search.query import Query
@@ -78,9 +78,9 @@ def score_all(
             score_bytes(scores_RL, best_L, units_L, tables_BRL[number])
         if n_probe:
             n_lanes = min(LANES, query.n_tokens - LANES * number)
-            nearest_LP = nearest_lists(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
+            nearest_LP = top_centroids(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
             probes.centroids.append(nearest_LP)
-            probes.above.append(above_next(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
+            probes.above.append(score_probes(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
     return probes
 
 

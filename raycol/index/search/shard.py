@@ -195,7 +195,7 @@ class IndexShard:
     def _found(self, query: Query, scope: Scope, numbers_M: NDArray[np.int64], k: int) -> Found:
         scores_M = exact_scores(query, scope, numbers_M, self._score)
         best_M = best(Rescored(numbers_M, scores_M), k).numbers_M if k else numbers_M[:0]
-        masks = [partition.rows_at_hand(positions) for partition, positions in scope.split(best_M)]
+        masks = [partition.rows_are_cached(positions) for partition, positions in scope.split(best_M)]
         at_hand_M = best_M[np.concatenate(masks)] if masks else best_M
         return Found(scores_M, self._describe(scope, at_hand_M))
 

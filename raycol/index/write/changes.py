@@ -79,7 +79,7 @@ def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnkno
 
 def check_writable(snapshot: Snapshot) -> None:
     """Raise where a snapshot cannot be the start of a new version."""
-    if not snapshot.whole:
+    if not snapshot.is_complete:
         raise InputError(f"{snapshot.store}: only some partitions are open; open the whole index to change it")
     check_current(snapshot.store, snapshot.manifest.version)
     snapshot.store.check_room()

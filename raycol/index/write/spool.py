@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from raycol.errors import InputError, writing
-from raycol.index.codec.codebook import directions_of, sample_size
+from raycol.index.codec.codebook import sample_size, unit_vectors
 from raycol.index.format.document import Document, check_document
 
 
@@ -114,7 +114,7 @@ class Spool:
         end = 0
         for position in np.sort(chosen):
             tokens_TD = self._embeddings(int(position))
-            sample_TD[end : end + len(tokens_TD)] = directions_of(tokens_TD)
+            sample_TD[end : end + len(tokens_TD)] = unit_vectors(tokens_TD)
             end += len(tokens_TD)
         return sample_TD
 
