@@ -218,9 +218,9 @@ CASES = [
     (["index", "append", "index", "good.jsonl", "--dtype", "float32"], "dtype has no effect: the index's documents"),
     (
         ["search", "index", "a question", "--effort", "fast", "--n-probe", "2", "--n-rescore", "9"],
-        "effort has no effect: it stands for n_probe and n_rescore, which are given; leave it out",
+        "effort has no effect: n_probe and n_rescore override it; leave it out",
     ),
-    (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device goes with an index folder"),
+    (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device: an endpoint sets this itself"),
     (
         ["serve", "index", "--open", "--keys", "keys.json"],
         "open has no effect: with keys every request needs one; leave",

@@ -73,7 +73,7 @@ def test_documents_are_deleted_dropped_and_forgotten(
     assert run("index", "compact", index.uri) == 0
     assert "version 3, 1 -> 1 partitions, 3 deleted documents dropped" in capsys.readouterr().out
     assert run("index", "vacuum", index.uri, "--keep", "1") == 0
-    assert "2 versions given up, 2 folders and files removed" in capsys.readouterr().out
+    assert "2 versions and 2 folders and files removed" in capsys.readouterr().out
     assert len(Index.open(index.uri)) == 6
     assert run("index", "verify", index.uri) == 0
     assert run("index", "info", index.uri) == 0

@@ -20,11 +20,11 @@ def test_what_is_given_wins_over_the_environment_and_the_first_name_over_the_sec
         ("head:6379", "--address is 'head:6379'; expected"),
         ("ray://head:10001", "--address is 'ray://head:10001'; expected"),
         ("http://", "--address is 'http://'; expected"),
-        ("http://head:99999", "--address is 'http://head:99999', which is no URL"),
-        ("http://[::1", "which is no URL"),
+        ("http://head:99999", "--address is 'http://head:99999', not a URL"),
+        ("http://[::1", "not a URL"),
         ("http://head:8265?a=b", "with a query"),
         ("http://user:secret@head:8265", "credentials in a URL"),
-        ("http://user:secret@head:port", "an address with an @, which is no URL"),
+        ("http://user:secret@head:port", "an address with an @, not a URL"),
     ],
 )
 def test_anything_else_is_refused_without_a_secret(given: str | None, message: str) -> None:

@@ -15,12 +15,12 @@ def test_jobs_are_read_oldest_first(served: Dashboard) -> None:
     served.add("a", "FAILED", start_time=1000, end_time=3500, driver_exit_code=2, message="why")
     served.jobs["c"] = {"type": "DRIVER", "job_id": "01000000", "status": "RUNNING", "entrypoint": ""}
     cluster = Cluster(served.address, {})
-    assert cluster.open_to_all
+    assert cluster.unauthenticated
     a, b = cluster.jobs()
     assert (a.id, a.exit_code, a.seconds, a.message, a.active) == ("a", 2, 2.5, "why", False)
     assert (b.id, b.metadata, b.package, b.active) == ("b", {"writes": "/o"}, "gcs://p.zip", True)
     assert cluster.job("a") == a
-    with pytest.raises(InputError, match=r"no job 'x' on http://.*; `raycol jobs list` names those"):
+    with pytest.raises(InputError, match=r"no job 'x' on http://.*; `raycol jobs list` lists its jobs"):
         cluster.job("x")
 
 
@@ -50,11 +50,9 @@ def test_ray_s_variables_do_not_lead_elsewhere(served: Dashboard, monkeypatch: p
 @pytest.mark.sockets
 def test_tokens_are_asked_for_and_compared() -> None:
     with dashboard(token="good") as served:
-        assert not Cluster(served.address, TOKEN).open_to_all
+        assert not Cluster(served.address, TOKEN).unauthenticated
         served.asked.clear()
-        with pytest.raises(
-            InputError, match="this cluster asks for a token, and none was found here; set RAY_AUTH_MODE"
-        ):
+        with pytest.raises(InputError, match="this cluster requires a token, and none is set; set RAY_AUTH_MODE"):
             Cluster(served.address, {})
         assert served.asked == ["GET /api/authentication_mode"]
         with pytest.raises(InputError, match="the cluster refuses the token; set RAY_AUTH_MODE=token") as error:
@@ -68,7 +66,7 @@ def test_an_address_where_no_ray_answers_is_refused(served: Dashboard, monkeypat
         with pytest.raises(InputError, match=r"cannot be reached \(.*refused\); expected a Ray cluster's dashboard"):
             Cluster(f"http://127.0.0.1:{probe.getsockname()[1]}", {})
         probe.listen()
-        monkeypatch.setattr("raycol.jobs.cluster._PATIENCE_S", 0.2)
+        monkeypatch.setattr("raycol.jobs.cluster._TIMEOUT_S", 0.2)
         with pytest.raises(InputError, match=r"no answer within 0.2 seconds; expected a Ray"):
             Cluster(f"http://127.0.0.1:{probe.getsockname()[1]}", {})
     for answer, message in (

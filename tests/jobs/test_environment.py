@@ -25,11 +25,11 @@ def test_it_has_the_folder_the_variables_and_what_the_file_says(
     ("text", "message"),
     [
         ("pips: [a]", "unknown field 'pips' of a runtime environment; the nearest known one is 'pip'"),
-        ("working_dir: x", "working_dir has an option of its own, --working-dir"),
-        ("excludes: [x]", "excludes has an option of its own, --exclude"),
+        ("working_dir: x", "working_dir is not a field to set here; use --working-dir"),
+        ("excludes: [x]", "excludes is not a field to set here; use --exclude"),
         ("pip: 3", "pip"),
         ("pip: [a]\nconda: b", "cannot be specified at the same time"),
-        ("env_vars: {RAY_AUTH_TOKEN: hidden}", "RAY_AUTH_TOKEN among a job's variables, where everyone who lists"),
+        ("env_vars: {RAY_AUTH_TOKEN: hidden}", "RAY_AUTH_TOKEN in a job's variables: everyone who lists"),
         ("- a", "expected a mapping"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_file_that_ray_would_not_take_is_refused(tmp_path: Path, text: str, me
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("NOT_SET_ANYWHERE", "--env NOT_SET_ANYWHERE: not set here"),
+        ("NOT_SET_ANYWHERE", "--env NOT_SET_ANYWHERE: not set in this process"),
         ("=x", "not a variable's name"),
         ("1A=hidden", "--env '1A': not a variable's name"),
         ("A B=hidden", "not a variable's name"),

@@ -39,7 +39,7 @@ class Scripted:
 def test_every_sign_is_written_once_whatever_is_lost(whole: str, connections: list[int], running: int) -> None:
     source = Scripted(whole, connections, ["RUNNING"] * running + ["SUCCEEDED"])
     written: list[str] = []
-    assert follow(source, "x", written.append, pause_s=0).status == "SUCCEEDED"
+    assert follow(source, "x", written.append, poll_s=0).status == "SUCCEEDED"
     assert "".join(written) == whole
 
 
@@ -48,14 +48,14 @@ def test_a_cluster_that_is_away_for_a_while_is_asked_again() -> None:
         "log\n", [4], [RaycolError("away"), RaycolError("away"), "RUNNING", RaycolError("away"), "FAILED"]
     )
     written: list[str] = []
-    job = follow(source, "x", written.append, pause_s=0)
+    job = follow(source, "x", written.append, poll_s=0)
     assert (job.status, job.exit_code, "".join(written)) == ("FAILED", 3, "log\n")
 
 
 def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_is_gone_at_once() -> None:
-    with pytest.raises(RaycolError, match=r"job x: following ends \(away\); the job may go on"):
-        follow(Scripted("", [], [RaycolError("away")] * 9), "x", print, pause_s=0, patience_s=0)
+    with pytest.raises(RaycolError, match=r"job x: stopped following it \(away\); the job may still be running"):
+        follow(Scripted("", [], [RaycolError("away")] * 9), "x", print, poll_s=0, timeout_s=0)
     gone = Scripted("", [], [InputError("no job 'x'")])
     with pytest.raises(InputError, match="no job 'x'"):
-        follow(gone, "x", print, pause_s=0)
+        follow(gone, "x", print, poll_s=0)
     assert gone.asked == 1

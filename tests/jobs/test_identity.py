@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.indexing.config import IndexConfig
-from raycol.jobs.identity import attempt_id, attempt_of, choose, job_name
+from raycol.jobs.identity import attempt_id, attempt_of, choose_attempt, job_name
 from raycol.jobs.job import SubmittedJob
 
 
@@ -48,13 +48,13 @@ def test_the_last_attempt_decides(statuses: list[str], again: bool, order: objec
     jobs = [SubmittedJob(attempt_id("raycol-x-1", n), status) for n, status in enumerate(statuses, start=1)]
     shuffled = [*jobs, SubmittedJob("somebody-else", "RUNNING"), SubmittedJob("raycol-x-12", "RUNNING")]
     order.shuffle(shuffled)  # type: ignore[attr-defined]
-    choice = choose(shuffled, "raycol-x-1", again=again)
+    attempt = choose_attempt(shuffled, "raycol-x-1", again=again)
     last = jobs[-1] if jobs else None
     if last and (last.active or (last.status == "SUCCEEDED" and not again)):
-        assert (choice.there, choice.submission_id, choice.before) == (last, last.id, None)
+        assert (attempt.existing, attempt.submission_id, attempt.previous) == (last, last.id, None)
     else:
-        assert (choice.there, choice.before) == (None, last)
-        assert choice.submission_id == attempt_id("raycol-x-1", len(jobs) + 1)
+        assert (attempt.existing, attempt.previous) == (None, last)
+        assert attempt.submission_id == attempt_id("raycol-x-1", len(jobs) + 1)
 
 
 def test_exit_codes_are_those_of_a_shell() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.jobs.package import Package, _literally, pack, size_limit
+from raycol.jobs.package import Package, _escaped, pack, size_limit
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -33,7 +33,7 @@ def test_what_a_job_has_no_use_for_is_left_out(tmp_path: Path) -> None:
         "my-model": "a checkpoint",
         "other": "a checkpoint",
         "deep/my index [1]": "an index",
-        ".my-model-training": "checkpoints of a training",
+        ".my-model-training": "training checkpoints",
     }
     assert sorted(pack(tmp_path, ["*.yaml", "/data"]).files) == [".gitignore", "config.json", "jobs/index.py"]
 
@@ -88,7 +88,7 @@ def test_a_literal_pattern_matches_its_own_name_only(name: str) -> None:
 
     if name in (".", ".."):
         return
-    spec = PathSpec.from_lines("gitwildmatch", [f"/{_literally(name)}"])
+    spec = PathSpec.from_lines("gitwildmatch", [f"/{_escaped(name)}"])
     assert spec.match_file(name)
     assert not spec.match_file(f"a{name}")
     assert not spec.match_file(f"{name}a/{name}")
@@ -101,10 +101,10 @@ def test_a_package_that_is_too_large_names_what_takes_most() -> None:
     package.check_size(200 << 20)
     with pytest.raises(InputError) as error:
         package.check_size(100 << 20)
-    said = str(error.value)
-    assert "/w: 113.0 MiB in 5 files; expected at most 100.0 MiB" in said
-    assert "The largest: data/ (110.0 MiB), c.bin (3.0 MiB), d/ (0.0 KiB)." in said
-    assert "--exclude" in said
+    message = str(error.value)
+    assert "/w: 113.0 MiB in 5 files; expected at most 100.0 MiB" in message
+    assert "The largest: data/ (110.0 MiB), c.bin (3.0 MiB), d/ (0.0 KiB)." in message
+    assert "--exclude" in message
 
 
 def test_the_limit_is_what_the_dashboard_takes() -> None:
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_packed_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             pack(tmp_path / name)
     os.symlink(tmp_path, tmp_path / "loop")
-    with pytest.raises(InputError, match="loop: a link that leads back to where it is"):
+    with pytest.raises(InputError, match="loop: a link to a folder that contains it"):
         pack(tmp_path)
     assert list(pack(tmp_path, ["loop"]).files) == ["file"]
 

@@ -44,16 +44,16 @@ def test_what_a_job_can_follow_is_taken(folder: Path, settings: dict) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "index"}, "a.yaml: out is 'index', which would be in the job's copy of the working directory and go"),
-        ({"out": "~/index"}, "out is '~/index', which would be"),
+        ({"out": "index"}, "a.yaml: out is 'index', a relative path, and the job's working directory is"),
+        ({"out": "~/index"}, "out is '~/index', a relative path"),
         ({"corpus": "gone.jsonl"}, "corpus is 'gone.jsonl': no such file or folder in the working directory"),
         ({"corpus": "gone/*.jsonl"}, "no such file or folder in the working directory"),
         ({"corpus": "../c.jsonl"}, "no such file or folder in the working directory"),
         (
             {"corpus": "ignored.jsonl"},
-            "corpus is 'ignored.jsonl': left out of what is sent, so the job would not have it",
+            "corpus is 'ignored.jsonl': excluded, so it is not uploaded with the job",
         ),
-        ({"model": "model"}, "model is 'model': a checkpoint, so the job would not have it"),
+        ({"model": "model"}, "model is 'model': a checkpoint, so it is not uploaded with the job"),
         ({"model": "./gone"}, "model is './gone': no such file or folder"),
     ],
 )
@@ -67,5 +67,5 @@ def test_of_several_sources_each_is_looked_at(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):
         check(folder, "train", model="m", data=sources, out="/shared/model")
-    with pytest.raises(InputError, match="index is 'index', which would be in the job's copy"):
+    with pytest.raises(InputError, match="index is 'index', a relative path"):
         check(folder, "compact", index="index")

@@ -25,7 +25,7 @@ def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
     assert {name.removesuffix(".zip") for name in served.packages} <= {
         job["runtime_env"]["working_dir"].removeprefix("gcs://").removesuffix(".zip")
     }
-    assert (sent.there, sent.before, sent.changed) == (None, None, False)
+    assert (sent.existing, sent.previous, sent.changed) == (None, None, False)
     assert sent.package.folder == checkout
 
 
@@ -52,8 +52,8 @@ def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> N
     served.jobs[first.submission_id]["status"] = status
     second = send(served)
     assert second.submission_id == first.submission_id
-    assert second.there
-    assert (second.there.status, second.changed) == (status, False)
+    assert second.existing
+    assert (second.existing.status, second.changed) == (status, False)
     assert len(served.submitted) == 1
     Path("another.py").touch()
     assert send(served).changed
@@ -67,8 +67,8 @@ def test_a_job_that_failed_or_was_stopped_is_tried_again(served: Dashboard, stat
         served.jobs[served.submitted[-1]]["status"] = status
         again = send(served)
         assert again.submission_id == f"{first.submission_id}-{attempt}"
-        assert again.before
-        assert again.before.status == status
+        assert again.previous
+        assert again.previous.status == status
     assert len(served.submitted) == 3
 
 
@@ -88,7 +88,7 @@ def test_of_two_that_submit_at_once_one_attaches(served: Dashboard) -> None:
     served.meanwhile = [{"submission_id": name, "status": "RUNNING"}]
     found = send(served)
     assert found.submission_id == name
-    assert found.there
+    assert found.existing
     assert not served.submitted
     # The other's fails at once: this one is the next attempt.
     served.jobs.clear()
@@ -103,20 +103,22 @@ def test_of_ever_more_that_fail_at_once_it_gives_up(served: Dashboard, monkeypat
         return 500, f"Job with submission_id {asked['submission_id']} already exists."
 
     monkeypatch.setattr(served, "_submit", always)
-    with pytest.raises(RaycolError, match=r"others submit raycol-index-.* at the same time"):
+    with pytest.raises(RaycolError, match=r"other clients submit raycol-index-.* at the same time"):
         send(served)
 
 
 @pytest.mark.usefixtures("checkout")
 def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
     first = send(served)
-    with pytest.raises(InputError, match=f"/shared/index: job {first.submission_id} is PENDING and writes there"):
+    with pytest.raises(
+        InputError, match=f"/shared/index: job {first.submission_id}, of other settings, is PENDING and writes there"
+    ):
         send(served, settings={"bits": 2})
     Path("compact.yaml").write_text("index: /shared/index\n")
-    with pytest.raises(InputError, match="writes there, with other settings"):
+    with pytest.raises(InputError, match="of other settings, is PENDING and writes there"):
         send(served, "compact", Path("compact.yaml"))
     Path("evaluate.yaml").write_text("data: /shared/beir\nindex: /shared/index\n")
-    assert not send(served, "evaluate", Path("evaluate.yaml")).there
+    assert not send(served, "evaluate", Path("evaluate.yaml")).existing
     served.jobs[first.submission_id]["status"] = "FAILED"
     assert send(served, settings={"bits": 2}).submission_id != first.submission_id
 
@@ -126,9 +128,9 @@ def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
     for number in range(2):
         file = Path(f"append-{number}.yaml")
         file.write_text(f"index: /shared/index\ncorpus: /shared/{number}.jsonl\n")
-        assert not send(served, "append", file).there
+        assert not send(served, "append", file).existing
     Path("compact.yaml").write_text("index: /shared/index\n")
-    with pytest.raises(InputError, match="writes there, with other settings"):
+    with pytest.raises(InputError, match="of other settings, is PENDING and writes there"):
         send(served, "compact", Path("compact.yaml"))
 
 
@@ -138,14 +140,19 @@ def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
     [
         ("index", "corpus: /c\nout: /o\nbitts: 2\n", {}, "unknown key 'bitts'; the nearest known key is 'bits'"),
         ("index", "corpus: /c\n", {}, "'out' is missing"),
-        ("index", "corpus: /c\nout: here\n", {}, "out is 'here', which would be in the job's copy"),
+        ("index", "corpus: /c\nout: here\n", {}, "out is 'here', a relative path"),
         ("index", "corpus: gone\nout: /o\n", {}, "corpus is 'gone': no such file or folder in the working directory"),
         ("train", "model: m\ndata: hf:x/y\nout: /o\nbatch_size: 3\nnum_workers: 2\n", {}, "must be a multiple of"),
-        ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: left out of what is sent"),
-        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py in what is sent"),
-        ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("jobs")}, "no jobs/index.py in what is sent"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: excluded from the upload"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py among the files to upload"),
+        (
+            "index",
+            "corpus: /c\nout: /o\n",
+            {"working_dir": Path("jobs")},
+            "no jobs/index.py among the files to upload",
+        ),
         ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("gone")}, "gone: no such folder"),
-        ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set here"),
+        ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set in this process"),
         ("index", "corpus: /c\nout: /o\n", {"runtime_env": Path("gone.yaml")}, "gone.yaml: no such file"),
     ],
 )
@@ -174,5 +181,5 @@ def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) ->
 
 def test_a_package_above_the_limit_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycol.jobs.submit.size_limit", lambda: 1000)
-    with pytest.raises(InputError, match=r"expected at most 1\.0 KiB, which is what Ray takes"):
+    with pytest.raises(InputError, match=r"expected at most 1\.0 KiB, Ray's limit"):
         prepare("index", BUILD, {}, SubmitConfig())

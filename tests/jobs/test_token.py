@@ -32,10 +32,10 @@ def test_where_a_token_comes_from(tmp_path: Path) -> None:
     ("environment", "message"),
     [
         ({"RAY_AUTH_MODE": "tokens"}, "RAY_AUTH_MODE is 'tokens'; expected token or disabled"),
-        ({"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE is token, and there is none"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "gone"}, "RAY_AUTH_TOKEN_PATH names gone, which is not"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "."}, "the token in it cannot be read (Is a directory)"),
-        ({"RAY_AUTH_TOKEN": "two words"}, "white space or other signs that no header can carry"),
+        ({"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "gone"}, "RAY_AUTH_TOKEN_PATH names gone, which does not"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "."}, "the token file cannot be read (Is a directory)"),
+        ({"RAY_AUTH_TOKEN": "two words"}, "characters that an HTTP header cannot carry"),
     ],
 )
 def test_what_is_no_token_is_refused(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from raycol.core.config import Config
 from raycol.jobs.submit import SubmitConfig
-from raycol.jobs.verbs import VERBS, places
+from raycol.jobs.verbs import VERBS, uris_of
 from raycol.training.config import TrainConfig
 from tests.conftest import PROJECT
 
@@ -34,5 +34,5 @@ def test_how_a_job_is_sent_has_names_of_its_own() -> None:
 def test_sources_of_examples_hold_several_places() -> None:
     data = [{"path": "a", "queries": "q"}, {"path": "b", "documents": "d"}]
     config: Config = TrainConfig.load(None, {"model": "m", "data": data, "out": Path("o")})
-    found = list(places(config, ("data", "out", "storage")))
+    found = list(uris_of(config, ("data", "out", "storage")))
     assert found == [("data", "a"), ("data", "q"), ("data", "b"), ("data", "d"), ("out", "o")]
