@@ -126,8 +126,7 @@ def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: Sub
     script = f"jobs/{verb_name}.py"
     if not package.has(script):
         raise InputError(
-            f"{package.folder}: no {script} among the files to upload; expected a checkout of raycol; name one with "
-            "--working-dir"
+            f"{package.folder}: no {script} to upload; expected a checkout of raycol; name one with --working-dir"
         )
     config_path = _path_in_package(file, package)
     check_paths(verb, verb_config, package, str(file))

@@ -90,7 +90,7 @@ VERBS = {
         writes=("index",),
     ),
     "evaluate": Verb(
-        "Measure a model or an index.",
+        "Evaluate a model or an index.",
         EvaluateConfig,
         positional=("data",),
         reads=("data", "index"),

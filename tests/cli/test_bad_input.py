@@ -233,7 +233,7 @@ CASES = [
         ["demo", "--corpus", "c", "--documents", "100", "--out", "o"],
         "documents has no effect: all of the corpus is taken",
     ),
-    (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
+    (["demo", "--out", "folder"], "folder: exists and was not created by a demo"),
     (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]

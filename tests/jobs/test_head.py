@@ -38,7 +38,7 @@ def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
         assert f"job {name} exists (SUCCEEDED): nothing is submitted" in second.stderr
         assert head.raycol("jobs", "logs", name, "--address", head.address, folder=checkout).stdout == first.stdout
 
-        # It fails as the command does, in one line, with its exit code: there is an index now.
+        # The job fails as the command does, in one line, with its exit code: the index exists now.
         failed = head.raycol(*submit, "--num-workers", 1, "--again", folder=checkout)
         assert failed.returncode == 2
         assert "holds an index already (version 1)" in failed.stdout
@@ -71,7 +71,7 @@ def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None
         f"detached; the job keeps running. Reattach with the same command, or with: raycol jobs logs {name}-3" in err
     )
 
-    # One that follows it is told of its end by another hand.
+    # A follower sees the end of a job that another client stops.
     other = head.start("jobs", "logs", f"{name}-3", "--follow", "--address", head.address, folder=checkout)
     assert other.stdout
     while "sleeping" not in other.stdout.readline():
