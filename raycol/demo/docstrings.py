@@ -1,7 +1,7 @@
 """A corpus that every machine has: the docstrings of the standard library and of installed packages.
 
 Sources are parsed and never imported, so no code runs; `inspect` reads a few extension modules of the standard
-library, whose docstrings are compiled in. The choice of docstrings depends only on the installed packages and the seed.
+library, whose docstrings are compiled in. The choice depends only on the installed packages and on the seed.
 """
 
 from __future__ import annotations
