@@ -1,4 +1,4 @@
-"""Bad input ends with exit code 2 and one line that names the thing; never a traceback without --debug."""
+"""Bad input exits with code 2 and one line that names the cause; never a traceback without --debug."""
 
 from pathlib import Path
 
@@ -252,11 +252,11 @@ def test_bad_input_ends_with_2_and_one_line(
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["train", "--nothing"], ["serve", "folder", "--port", "x"]])
-def test_wrong_usage_ends_with_2(folder: Path, words: list[str]) -> None:
+def test_wrong_usage_exits_with_2(folder: Path, words: list[str]) -> None:
     assert run(*words) == 2
 
 
-def test_debug_shows_where(folder: Path) -> None:
+def test_debug_shows_the_traceback(folder: Path) -> None:
     with pytest.raises(InputError):
         main(["index", "info", "folder", "--debug"])
 
@@ -270,7 +270,7 @@ COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "i
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert run(*words, "--help") == 0
     assert "Usage: raycol" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""What `raycol submit`, `jobs` and `doctor` print, and how they exit, on a dashboard without a cluster."""
+"""Output and exit codes of `raycol submit`, `jobs` and `doctor`, with a fake dashboard."""
 
 import subprocess
 import sys
@@ -20,14 +20,14 @@ from tests.jobs.dashboard import Dashboard, dashboard
 pytestmark = pytest.mark.usefixtures("checkout")
 
 
-def test_the_command_line_starts_without_what_takes_long_to_import() -> None:
+def test_the_command_line_starts_without_heavy_imports() -> None:
     heavy = {"torch", "ray", "sentence_transformers", "numba", "pandas"}
     code = f"import raycol.cli, sys; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_what_was_sent_is_said(served: Dashboard, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_submission_is_reported(served: Dashboard, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     (checkout / "model").mkdir()
     (checkout / "model" / "modules.json").touch()
     words = ("submit", "index", "build.yaml", "--address", served.address, "--num-workers", 4, "--detach")
@@ -55,7 +55,7 @@ def test_what_was_sent_is_said(served: Dashboard, checkout: Path, capsys: pytest
 
 
 class Ended:
-    """A cluster on which a job has ended, or the one who follows it has had enough."""
+    """A cluster whose job has ended, or whose requests raise an exception."""
 
     address = "http://head:8265"
 
@@ -84,7 +84,9 @@ class Ended:
         (SubmittedJob("x", "STOPPED"), 1, "job x was stopped"),
     ],
 )
-def test_it_exits_as_the_job_does(job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_the_jobs(
+    job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     import typer
 
     with pytest.raises(typer.Exit) as stopped:
@@ -124,7 +126,7 @@ def test_jobs_are_listed(served: Dashboard, capsys: pytest.CaptureFixture[str]) 
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["raycol-index-1", "another"]
 
 
-def test_what_a_cluster_says_cannot_control_the_terminal(
+def test_text_from_a_cluster_cannot_control_the_terminal(
     served: Dashboard,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -140,7 +142,7 @@ def test_what_a_cluster_says_cannot_control_the_terminal(
 
 
 class Evil(Ended):
-    """One whose job has printed what controls a terminal."""
+    """A cluster whose job has printed terminal escapes."""
 
     def logs(self, _: str) -> str:
         return "\x1b[36m(pid=7)\x1b[0m \x1b]0;owned\x07\n"
@@ -161,7 +163,7 @@ def test_the_log_of_a_job_cannot_control_the_terminal(capsys: pytest.CaptureFixt
     assert r"job x failed: \x1b]0;owned\x07" in err
 
 
-def test_a_job_that_has_ended_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_an_ended_job_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     served.add("x", "SUCCEEDED")
     assert run("jobs", "stop", "x", "--address", served.address) == 0
     assert capsys.readouterr().out == "x: has already ended (SUCCEEDED)\n"
@@ -196,7 +198,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
+def test_bad_input_exits_with_2_and_one_line_and_submits_nothing(
     served: Dashboard,  # noqa: F811
     checkout: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -213,7 +215,7 @@ def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
 
 
 @pytest.mark.sockets
-def test_a_wrong_token_ends_with_2_and_is_not_told(
+def test_a_wrong_token_exits_with_2_and_is_not_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -231,7 +233,7 @@ def test_a_wrong_token_ends_with_2_and_is_not_told(
     assert cluster.DuplicateJobError.exit_code == 1
 
 
-def test_findings_are_a_table_and_below_it_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_a_table_followed_by_the_fixes(capsys: pytest.CaptureFixture[str]) -> None:
     show(
         [
             Finding("nodes", "ok", "2 answer"),
@@ -250,7 +252,7 @@ def test_findings_are_a_table_and_below_it_what_to_do(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("not checked", 0), ("failed", 1)])
-def test_one_wrong_finding_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
+def test_a_failed_finding_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     found = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def asked(expr: Any) -> Iterator[tuple[str, set[str]]]:
     yield from found
 
 
-def test_every_alert_is_a_rule_over_metrics_that_there_are() -> None:
+def test_every_alert_uses_exported_metrics() -> None:
     check(load(ALERTS))
 
 
@@ -108,7 +108,7 @@ def test_a_wrong_expression_is_refused(expr: str) -> None:
         check(document)
 
 
-def test_alerts_have_names_of_their_own_and_are_explained() -> None:
+def test_alerts_have_unique_names_and_are_documented() -> None:
     rules = [rule for group in load(ALERTS)["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]
     assert len(set(names)) == len(names) > 8
@@ -120,12 +120,12 @@ def test_alerts_have_names_of_their_own_and_are_explained() -> None:
     assert {rule["annotations"]["runbook"] for rule in rules} <= {f"docs/cluster.md#{anchor}" for anchor in anchors}
 
 
-def test_paths_that_are_asked_for_are_the_gateways() -> None:
+def test_paths_in_expressions_are_the_gateways() -> None:
     routes = set(re.findall(r'@api\.\w+\("([^"]+)"', (PROJECT / "raycol" / "serving" / "gateway.py").read_text()))
     assert set(re.findall(r'path="([^"]+)"', ALERTS.read_text())) <= routes
 
 
-def test_labels_in_a_summary_are_those_that_the_expression_leaves() -> None:
+def test_labels_in_a_summary_are_labels_of_the_result() -> None:
     for rule in load(ALERTS)["groups"][0]["rules"]:
         left = set().union(*(labels for _, labels in asked(promql.parse(rule["expr"]))))
         assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= left

@@ -111,7 +111,7 @@ def build(
     )
 
 
-def test_nodes_come_for_a_build_and_go_after_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_nodes_are_added_for_a_build_and_released_afterwards(environment: dict[str, str], tmp_path: Path) -> None:
     arrays = make_clustered(40, 16, seed=2)
     corpus = save_encoded(tmp_path / "corpus.npz", arrays, [f"d{n}" for n in range(len(arrays))])
     # The head has no room, and none is waited for.
@@ -128,7 +128,7 @@ def test_nodes_come_for_a_build_and_go_after_it(environment: dict[str, str], tmp
     assert left.stdout.split() == ["1"], left.stdout
 
 
-def test_nodes_that_do_not_come_are_not_waited_for_for_ever(environment: dict[str, str], tmp_path: Path) -> None:
+def test_waiting_for_nodes_times_out(environment: dict[str, str], tmp_path: Path) -> None:
     arrays = make_clustered(10, 16, seed=2)
     corpus = save_encoded(tmp_path / "corpus.npz", arrays, [f"d{n}" for n in range(len(arrays))])
     done = build(environment, corpus, tmp_path / "index", 15, workers=3)

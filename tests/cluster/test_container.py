@@ -23,7 +23,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(word, rest.replace("${VERSION}", raycol.__version__)) for word, rest in pairs]
 
 
-def test_every_instruction_is_one() -> None:
+def test_every_instruction_is_known() -> None:
     found = [word for word, _ in instructions()]
     assert set(found) == KNOWN
     assert found[0] == "FROM"
@@ -32,7 +32,7 @@ def test_every_instruction_is_one() -> None:
     assert "useradd --uid 1000" in TEXT
 
 
-def test_the_version_is_this_one() -> None:
+def test_the_version_is_current() -> None:
     assert ("ARG", f"VERSION={raycol.__version__}") in instructions()
     for line in commands.in_comments(TEXT):
         assert all(tag == raycol.__version__ for tag in re.findall(r"--tag \S+:(\S+)", line))
@@ -43,7 +43,7 @@ def test_the_version_is_this_one() -> None:
     assert images == {tag}
 
 
-def test_what_is_copied_is_here_or_is_the_wheel_that_the_first_command_makes() -> None:
+def test_copied_files_exist_or_are_the_wheel_of_the_first_command() -> None:
     (copied,) = [rest.split() for word, rest in instructions() if word == "COPY"]
     *sources, _ = copied
     wheel = f"dist/raycol-{raycol.__version__}-py3-none-any.whl"
@@ -54,7 +54,7 @@ def test_what_is_copied_is_here_or_is_the_wheel_that_the_first_command_makes() -
     assert built.endswith(" .")
 
 
-def test_pip_installs_the_wheel_with_extras_that_it_has_and_the_constraints() -> None:
+def test_pip_installs_the_wheel_with_known_extras_and_the_constraints() -> None:
     (run,) = [rest for word, rest in instructions() if word == "RUN" and rest.startswith("pip ")]
     install, remove = [part.strip() for part in run.split("&&")]
     folder = next(rest for word, rest in instructions() if word == "COPY").split()[-1]
@@ -71,7 +71,7 @@ def test_pip_installs_the_wheel_with_extras_that_it_has_and_the_constraints() ->
     assert default == "ray[default]"
 
 
-def test_python_is_one_that_raycol_takes() -> None:
+def test_raycol_supports_the_python_version() -> None:
     (base,) = [rest for word, rest in instructions() if word == "FROM"]
     version = tuple(map(int, re.search(r"python:(\d+)\.(\d+)-", base).groups()))
     needed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]

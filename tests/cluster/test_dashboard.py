@@ -10,7 +10,7 @@ from raycol.training.metrics import NAMES
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 
 
-def test_every_panel_asks_for_metrics_that_there_are() -> None:
+def test_every_panel_uses_exported_metrics() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     have = {sample for family in REGISTRY.collect() for sample in _names(family)}
     of_trainings = {f"ray_{name}" for name in NAMES.values()}

@@ -32,7 +32,7 @@ def place(tmp_path: Path, tiny_colbert: Path) -> Place:
     return Place(tmp_path, tiny_colbert)
 
 
-def test_three_hosts_give_what_one_does(hosts: Hosts, place: Place) -> None:
+def test_three_hosts_produce_the_same_results_as_one(hosts: Hosts, place: Place) -> None:
     expected, made = place.alone("train", "index", "append"), place.shared / "made"
     for verb in ("train", "index", "append"):
         place.submit(hosts, verb, made)
@@ -68,14 +68,14 @@ def restart_the_head(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("befalls", [cut_for_a_while, destroy, restart_the_head])
-def test_a_build_outlives_what_befalls_hosts(hosts: Hosts, place: Place, befalls: Callable[[Hosts], None]) -> None:
+def test_a_build_survives_failures_of_hosts(hosts: Hosts, place: Place, befalls: Callable[[Hosts], None]) -> None:
     expected = place.alone("index")
     made = place.disturb(hosts, "index", PARTS, partial(befalls, hosts))
     assert contents(expected / "index") == contents(made / "index")
 
 
 @pytest.mark.parametrize("befalls", [cut_for_a_while, destroy, restart_the_head])
-def test_training_outlives_what_befalls_hosts(hosts: Hosts, place: Place, befalls: Callable[[Hosts], None]) -> None:
+def test_training_survives_failures_of_hosts(hosts: Hosts, place: Place, befalls: Callable[[Hosts], None]) -> None:
     place.change("train", max_steps=200, save_every=10)
     expected = place.alone("train")
     # A worker a host, so that each host that is lost has one.

@@ -78,7 +78,7 @@ def test_a_host_is_destroyed(hosts: Hosts, expected, tmp_path: Path) -> None:
     lose_host_3(hosts, expected, tmp_path, lambda: hosts.destroy(3), lambda: None)
 
 
-def test_a_host_is_cut_off_and_comes_back(hosts: Hosts, expected, tmp_path: Path) -> None:
+def test_a_host_is_partitioned_and_returns(hosts: Hosts, expected, tmp_path: Path) -> None:
     def cut() -> None:
         hosts.cut(3)
         time.sleep(MISSED_S)

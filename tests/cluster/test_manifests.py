@@ -44,11 +44,11 @@ def cluster(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_manifest_is_what_kubernetes_and_kuberay_take(path: Path) -> None:
+def test_kubernetes_and_kuberay_accept_every_manifest(path: Path) -> None:
     kuberay.check(load(path))
 
 
-def test_there_is_one_of_each_kind() -> None:
+def test_each_kind_has_one_manifest() -> None:
     assert {load(path)["kind"] for path in MANIFESTS} == {*CUSTOM, "PersistentVolumeClaim", "NetworkPolicy"}
 
 
@@ -83,7 +83,7 @@ def test_a_wrong_value_is_refused(kind: str, place: tuple[Any, ...], value: obje
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_every_cluster_has_a_token_a_head_without_work_and_pods_that_are_looked_after(kind: str) -> None:
+def test_every_cluster_has_a_token_an_idle_head_and_probed_pods(kind: str) -> None:
     spec = cluster(kind)
     assert spec["authOptions"]["mode"] == "token"
     assert spec["rayVersion"] == ray.__version__
@@ -101,7 +101,7 @@ def test_every_cluster_has_a_token_a_head_without_work_and_pods_that_are_looked_
 
 
 @pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
-def test_what_stands_for_long_scales_and_survives_its_head(kind: str) -> None:
+def test_standing_clusters_scale_and_survive_their_head(kind: str) -> None:
     spec = cluster(kind)
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
@@ -113,7 +113,7 @@ def test_what_stands_for_long_scales_and_survives_its_head(kind: str) -> None:
         assert {entry["name"]: entry["value"] for entry in container["env"]} == wanted
 
 
-def test_the_launchers_environment_is_that_of_raycol_serve() -> None:
+def test_the_launchers_environment_matches_raycol_serve() -> None:
     import subprocess
 
     shown = subprocess.run(
@@ -130,7 +130,7 @@ def test_the_launchers_environment_is_that_of_raycol_serve() -> None:
     assert found == {name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
 
 
-def test_jobs_may_be_lost_and_the_endpoint_may_not() -> None:
+def test_only_job_pods_use_spot_nodes() -> None:
     wants = {kind: [_wants_spot(group["template"]) for group in cluster(kind)["workerGroupSpecs"]] for kind in CUSTOM}
     assert wants == {"RayCluster": [True, True], "RayJob": [True], "RayCronJob": [True], "RayService": [False]}
     assert not any(_wants_spot(cluster(kind)["headGroupSpec"]["template"]) for kind in CUSTOM)
@@ -152,7 +152,7 @@ def _wants_spot(template: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["RayJob", "RayCronJob"])
-def test_a_job_asks_for_no_more_workers_than_its_pods_have_room_for(kind: str) -> None:
+def test_a_jobs_workers_fit_on_its_pods(kind: str) -> None:
     """A build is refused where the cluster has no room for all its workers."""
     spec = manifest(kind)["spec"]
     job = spec.get("jobTemplate", spec)
@@ -170,7 +170,7 @@ def test_the_nightly_job_ends_before_the_next() -> None:
     assert len(manifest("RayCronJob")["spec"]["schedule"].split()) == 5
 
 
-def test_the_endpoint_is_what_serve_and_raycol_take() -> None:
+def test_serve_and_raycol_accept_the_endpoint() -> None:
     text = manifest("RayService")["spec"]["serveConfigV2"]
     config = yaml.safe_load(text)
     check_deploy_config(config, "rayservice.yaml: serveConfigV2")
@@ -193,7 +193,7 @@ def test_the_endpoint_fits_in_its_pods() -> None:
     assert cpus_needed(config) + more_gateways <= group["maxReplicas"] * cpus
 
 
-def test_an_upgrade_moves_less_traffic_at_a_time_than_it_adds_replicas() -> None:
+def test_an_upgrade_adds_capacity_before_it_moves_traffic() -> None:
     strategy = manifest("RayService")["spec"]["upgradeStrategy"]
     assert strategy["type"] == "NewClusterWithIncrementalUpgrade"
     options = strategy["clusterUpgradeOptions"]

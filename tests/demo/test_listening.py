@@ -1,4 +1,4 @@
-"""What `raycol demo` listens on, from its first worker to its endpoint."""
+"""The addresses that `raycol demo` listens on, from its first worker to its endpoint."""
 
 import ipaddress
 import os
@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def listening(process: psutil.Process) -> set[tuple[str, str]]:
-    """Addresses that a process and its descendants listen on, each with the name of the process."""
+    """Addresses that a process and its descendants listen on, each with the process's command."""
     found = set()
     for each in [process, *process.children(recursive=True)]:
         try:
             connections = each.net_connections("inet")
             name = " ".join(each.cmdline()[:2])[:80]
-        except psutil.Error:  # it has ended meanwhile
+        except psutil.Error:  # the process has ended
             continue
         found |= {(one.laddr.ip, name) for one in connections if one.status == psutil.CONN_LISTEN}
     return found

@@ -1,4 +1,4 @@
-"""What a cluster's dashboard says to a client of its jobs, without a cluster."""
+"""A fake of the HTTP interface that a cluster's dashboard has for jobs."""
 
 import json
 import threading
@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Dashboard:
-    """Jobs that are there, what was asked, and what somebody else does in the meantime."""
+    """Jobs, received requests, and submissions by another client."""
 
     def __init__(self, token: str | None = None) -> None:
         self.token = token
         self.jobs: dict[str, dict] = {}
         self.packages: set[str] = set()
         self.asked: list[str] = []
-        # Jobs that somebody else submits just before the next one arrives.
+        # Jobs that another client submits just before the next submission arrives.
         self.meanwhile: list[dict] = []
         self.address = ""
 

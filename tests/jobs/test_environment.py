@@ -9,9 +9,7 @@ from raycol.jobs.package import Package
 PACKAGE = Package(Path("/w"), {}, [".git"])
 
 
-def test_it_has_the_folder_the_variables_and_what_the_file_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_variables_and_file_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "value=of=this")
     file = tmp_path / "env.yaml"
     file.write_text("pip: [a, b]\nenv_vars: {A: file, B: file}\n")
@@ -33,7 +31,7 @@ def test_it_has_the_folder_the_variables_and_what_the_file_says(
         ("- a", "expected a mapping"),
     ],
 )
-def test_a_file_that_ray_would_not_take_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "env.yaml").write_text(text)
     with pytest.raises(InputError) as error:
         runtime_env(PACKAGE, (), tmp_path / "env.yaml")
@@ -51,7 +49,7 @@ def test_a_file_that_ray_would_not_take_is_refused(tmp_path: Path, text: str, me
         ("RAY_AUTH_TOKEN=hidden", "leave it out"),
     ],
 )
-def test_what_is_no_variable_is_refused_without_its_value(given: str, message: str) -> None:
+def test_an_invalid_variable_is_refused_without_showing_its_value(given: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         runtime_env(PACKAGE, (given,), None)
     assert message in str(error.value)

@@ -10,7 +10,7 @@ from raycol.jobs.job import SubmittedJob
 
 
 class Scripted:
-    """A job that goes as it is told: what each connection says before it is lost, and what each question meets."""
+    """A scripted job: the length of log that each connection delivers before it drops, and the reply to each request."""
 
     def __init__(self, whole: str, connections: list[int], answers: list[str | Exception]) -> None:
         self._whole = whole
@@ -36,14 +36,16 @@ class Scripted:
 
 
 @given(st.text(), st.lists(st.integers(0, 60), max_size=5), st.integers(0, 5))
-def test_every_sign_is_written_once_whatever_is_lost(whole: str, connections: list[int], running: int) -> None:
+def test_every_character_is_written_once_despite_lost_connections(
+    whole: str, connections: list[int], running: int
+) -> None:
     source = Scripted(whole, connections, ["RUNNING"] * running + ["SUCCEEDED"])
     written: list[str] = []
     assert follow(source, "x", written.append, poll_s=0).status == "SUCCEEDED"
     assert "".join(written) == whole
 
 
-def test_a_cluster_that_is_away_for_a_while_is_asked_again() -> None:
+def test_requests_to_an_unreachable_cluster_are_retried() -> None:
     source = Scripted(
         "log\n", [4], [RaycolError("away"), RaycolError("away"), "RUNNING", RaycolError("away"), "FAILED"]
     )
@@ -52,7 +54,7 @@ def test_a_cluster_that_is_away_for_a_while_is_asked_again() -> None:
     assert (job.status, job.exit_code, "".join(written)) == ("FAILED", 3, "log\n")
 
 
-def test_a_cluster_that_stays_away_is_given_up_and_a_job_that_is_gone_at_once() -> None:
+def test_following_ends_after_the_timeout_and_at_once_for_an_unknown_job() -> None:
     with pytest.raises(RaycolError, match=r"job x: stopped following it \(away\); the job may still be running"):
         follow(Scripted("", [], [RaycolError("away")] * 9), "x", print, poll_s=0, timeout_s=0)
     gone = Scripted("", [], [InputError("no job 'x'")])

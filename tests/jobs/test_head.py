@@ -1,4 +1,4 @@
-"""Jobs on a real head: sent, found again, failed, tried again, listed, read, stopped; and the head examined."""
+"""Jobs on a real head: submitted, reattached, failed, retried, listed, read, stopped; and `raycol doctor`."""
 
 import re
 import shutil

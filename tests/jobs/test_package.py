@@ -17,7 +17,7 @@ def fill(folder: Path, *names: str) -> None:
         (folder / name).write_text("x")
 
 
-def test_what_a_job_has_no_use_for_is_left_out(tmp_path: Path) -> None:
+def test_files_that_a_job_does_not_need_are_excluded(tmp_path: Path) -> None:
     fill(
         tmp_path,
         "jobs/index.py", "build.yaml", "data/corpus.jsonl", "config.json",  # sent
@@ -38,7 +38,7 @@ def test_what_a_job_has_no_use_for_is_left_out(tmp_path: Path) -> None:
     assert sorted(pack(tmp_path, ["*.yaml", "/data"]).files) == [".gitignore", "config.json", "jobs/index.py"]
 
 
-def test_a_real_index_is_known_for_one(tmp_path: Path, clustered: list) -> None:
+def test_a_real_index_is_recognised(tmp_path: Path, clustered: list) -> None:
     from raycol.index import Document
 
     Index.create(tmp_path / "index", (Document(str(n), tokens) for n, tokens in enumerate(clustered[:9])))
@@ -48,7 +48,7 @@ def test_a_real_index_is_known_for_one(tmp_path: Path, clustered: list) -> None:
     assert list(package.files) == ["a.yaml"]
 
 
-def test_it_is_what_ray_packs(tmp_path: Path) -> None:
+def test_the_file_list_and_size_match_rays_archive(tmp_path: Path) -> None:
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
@@ -83,7 +83,7 @@ def test_it_is_what_ray_packs(tmp_path: Path) -> None:
 @example("a")
 @example(" ")
 @example("a\xa0")
-def test_a_literal_pattern_matches_its_own_name_only(name: str) -> None:
+def test_an_escaped_pattern_matches_its_own_name_only(name: str) -> None:
     from ray._private.thirdparty.pathspec import PathSpec
 
     if name in (".", ".."):
@@ -94,7 +94,7 @@ def test_a_literal_pattern_matches_its_own_name_only(name: str) -> None:
     assert not spec.match_file(f"{name}a/{name}")
 
 
-def test_a_package_that_is_too_large_names_what_takes_most() -> None:
+def test_a_package_above_the_limit_names_its_largest_folders() -> None:
     package = Package(
         Path("/w"), {"data/a.npy": 90 << 20, "data/b.npy": 20 << 20, "c.bin": 3 << 20, "d/e": 5, "f": 1}, []
     )
@@ -107,7 +107,7 @@ def test_a_package_that_is_too_large_names_what_takes_most() -> None:
     assert "--exclude" in message
 
 
-def test_the_limit_is_what_the_dashboard_takes() -> None:
+def test_the_size_limit_is_the_dashboards() -> None:
     assert size_limit() == 100 << 20
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     assert list(pack(tmp_path, ["loop"]).files) == ["file"]
 
 
-def test_folders_count_as_sent_with_what_is_in_them() -> None:
+def test_a_folder_is_uploaded_if_one_of_its_files_is() -> None:
     package = Package(Path("/w"), {"data/a": 1, "b": 1}, [])
     for sent in ("data", "data/a", "./b", "b", "."):
         assert package.has(sent)

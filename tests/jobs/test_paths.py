@@ -37,7 +37,7 @@ def check(folder: Path, verb: str = "index", **settings: object) -> None:
         {"model": "lightonai/GTE-ModernColBERT-v1"},
     ],
 )
-def test_what_a_job_can_follow_is_taken(folder: Path, settings: dict) -> None:
+def test_paths_that_resolve_on_the_cluster_are_accepted(folder: Path, settings: dict) -> None:
     check(folder, **settings)
 
 
@@ -57,13 +57,13 @@ def test_what_a_job_can_follow_is_taken(folder: Path, settings: dict) -> None:
         ({"model": "./gone"}, "model is './gone': no such file or folder"),
     ],
 )
-def test_what_a_job_cannot_follow_is_refused(folder: Path, settings: dict, message: str) -> None:
+def test_paths_that_do_not_resolve_on_the_cluster_are_refused(folder: Path, settings: dict, message: str) -> None:
     with pytest.raises(InputError) as error:
         check(folder, **settings)
     assert message in str(error.value)
 
 
-def test_of_several_sources_each_is_looked_at(folder: Path) -> None:
+def test_every_source_is_checked(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):
         check(folder, "train", model="m", data=sources, out="/shared/model")

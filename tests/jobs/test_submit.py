@@ -13,7 +13,7 @@ def send(served: Dashboard, verb: str = "index", file: Path = BUILD, settings: d
     return submit(verb, file, settings or {}, SubmitConfig(address=served.address, **sending))
 
 
-def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
+def test_entrypoint_metadata_and_environment_are_submitted(served: Dashboard, checkout: Path) -> None:
     sent = send(served, settings={"num_workers": 4, "store_text": False, "metadata": ["a", "b:int64"]}, env=("A=b c",))
     job = served.jobs[sent.submission_id]
     assert job["entrypoint"] == (
@@ -29,8 +29,8 @@ def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
     assert sent.package.folder == checkout
 
 
-def test_the_entry_point_takes_what_it_is_sent(served: Dashboard, checkout: Path) -> None:
-    """The options of a submitted job, read by the command that the entry point runs."""
+def test_the_entry_point_parses_its_options(served: Dashboard, checkout: Path) -> None:
+    """The command that the entry point runs parses a submitted job's options."""
     import shlex
 
     import typer.main
@@ -47,7 +47,7 @@ def test_the_entry_point_takes_what_it_is_sent(served: Dashboard, checkout: Path
 
 @pytest.mark.usefixtures("checkout")
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCEEDED"])
-def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> None:
+def test_an_existing_job_is_returned(served: Dashboard, status: str) -> None:
     first = send(served)
     served.jobs[first.submission_id]["status"] = status
     second = send(served)
@@ -61,7 +61,7 @@ def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> N
 
 @pytest.mark.usefixtures("checkout")
 @pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
-def test_a_job_that_failed_or_was_stopped_is_tried_again(served: Dashboard, status: str) -> None:
+def test_a_failed_or_stopped_job_gets_a_next_attempt(served: Dashboard, status: str) -> None:
     first = send(served)
     for attempt in (2, 3):
         served.jobs[served.submitted[-1]]["status"] = status
@@ -73,7 +73,7 @@ def test_a_job_that_failed_or_was_stopped_is_tried_again(served: Dashboard, stat
 
 
 @pytest.mark.usefixtures("checkout")
-def test_what_has_succeeded_runs_again_where_that_is_asked_for(served: Dashboard) -> None:
+def test_a_succeeded_job_runs_again_with_again(served: Dashboard) -> None:
     first = send(served)
     with pytest.raises(InputError, match=f"job {first.submission_id} is PENDING; stop it first, or leave out --again"):
         send(served, again=True)
@@ -82,7 +82,7 @@ def test_what_has_succeeded_runs_again_where_that_is_asked_for(served: Dashboard
 
 
 @pytest.mark.usefixtures("checkout")
-def test_of_two_that_submit_at_once_one_attaches(served: Dashboard) -> None:
+def test_of_two_concurrent_submissions_one_attaches(served: Dashboard) -> None:
     name = send(served).submission_id
     served.jobs.clear()
     served.meanwhile = [{"submission_id": name, "status": "RUNNING"}]
@@ -90,14 +90,14 @@ def test_of_two_that_submit_at_once_one_attaches(served: Dashboard) -> None:
     assert found.submission_id == name
     assert found.existing
     assert not served.submitted
-    # The other's fails at once: this one is the next attempt.
+    # The other client's job fails at once: this one is the next attempt.
     served.jobs.clear()
     served.meanwhile = [{"submission_id": name, "status": "FAILED"}]
     assert send(served).submission_id == f"{name}-2"
 
 
 @pytest.mark.usefixtures("checkout")
-def test_of_ever_more_that_fail_at_once_it_gives_up(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_gives_up_after_repeated_conflicts(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     def always(asked: dict) -> tuple[int, str]:
         served.add(asked["submission_id"], "FAILED")
         return 500, f"Job with submission_id {asked['submission_id']} already exists."
@@ -108,7 +108,7 @@ def test_of_ever_more_that_fail_at_once_it_gives_up(served: Dashboard, monkeypat
 
 
 @pytest.mark.usefixtures("checkout")
-def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
+def test_two_jobs_do_not_write_to_one_output(served: Dashboard) -> None:
     first = send(served)
     with pytest.raises(InputError, match=f"/shared/index: job {first.submission_id}, of other settings, is PENDING"):
         send(served, settings={"bits": 2})
@@ -122,7 +122,7 @@ def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
 
 
 @pytest.mark.usefixtures("checkout")
-def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
+def test_two_jobs_may_append_to_one_index(served: Dashboard) -> None:
     for number in range(2):
         file = Path(f"append-{number}.yaml")
         file.write_text(f"index: /shared/index\ncorpus: /shared/{number}.jsonl\n")
@@ -154,9 +154,7 @@ def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
         ("index", "corpus: /c\nout: /o\n", {"runtime_env": Path("gone.yaml")}, "gone.yaml: no such file"),
     ],
 )
-def test_what_is_wrong_is_found_before_anything_is_sent(
-    served: Dashboard, verb: str, yaml: str, sending: dict, message: str
-) -> None:
+def test_a_failed_check_submits_nothing(served: Dashboard, verb: str, yaml: str, sending: dict, message: str) -> None:
     Path("bad.yaml").write_text(yaml)
     with pytest.raises(InputError) as error:
         send(served, verb, Path("bad.yaml"), **sending)
@@ -165,12 +163,12 @@ def test_what_is_wrong_is_found_before_anything_is_sent(
 
 
 @pytest.mark.usefixtures("checkout")
-def test_a_recipe_that_comes_with_raycol_can_be_sent() -> None:
+def test_raycols_recipes_can_be_submitted() -> None:
     order = prepare("train", Path("jobs/configs/gte-moderncolbert.yaml"), {"out": "/shared/gte"}, SubmitConfig())
     assert order.entrypoint == "python jobs/train.py --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
 
 
-def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_a_configuration_outside_the_working_directory_is_refused(checkout: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("corpus: /c\nout: /o\n")
     with pytest.raises(InputError, match=r"elsewhere\.yaml: outside of the working directory"):

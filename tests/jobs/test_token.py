@@ -8,7 +8,7 @@ from raycol.errors import InputError
 from raycol.jobs.token import auth_headers
 
 
-def test_where_a_token_comes_from(tmp_path: Path) -> None:
+def test_the_token_sources_have_an_order(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("of-the-file\n")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("of-the-home\n")
@@ -22,7 +22,7 @@ def test_where_a_token_comes_from(tmp_path: Path) -> None:
     assert token(told) == "Bearer told"
     assert token(named) == "Bearer of-the-file"
     assert token(home) == "Bearer of-the-home"
-    # A token that was put into the environment is used; one that lies in the home folder is not, as Ray has it.
+    # Without a mode, a token in the environment is used; the one in the home folder is not, as in Ray.
     assert auth_headers(named) == {"Authorization": "Bearer of-the-file"}
     assert auth_headers(home) == {}
     assert auth_headers({**told, "RAY_AUTH_MODE": "disabled"}) == {}
@@ -38,7 +38,7 @@ def test_where_a_token_comes_from(tmp_path: Path) -> None:
         ({"RAY_AUTH_TOKEN": "two words"}, "characters that an HTTP header cannot carry"),
     ],
 )
-def test_what_is_no_token_is_refused(
+def test_an_invalid_token_is_refused(
     environment: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,7 +48,7 @@ def test_what_is_no_token_is_refused(
 
 
 @given(st.text(min_size=8))
-def test_a_token_is_never_told(token: str) -> None:
+def test_a_token_is_never_shown(token: str) -> None:
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": "/nowhere"}
     sent = token.strip()
     if sent and sent.isascii() and sent.isprintable() and " " not in sent:
