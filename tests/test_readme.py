@@ -26,7 +26,7 @@ def commands(block: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """A new user's environment: without the tests' variables, and with this interpreter's scripts first on the PATH."""
+    """A new user's environment: none of the tests' variables, and this interpreter's scripts first on the PATH."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
     return {**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 

@@ -84,9 +84,7 @@ class Ended:
         (SubmittedJob("x", "STOPPED"), 1, "job x was stopped"),
     ],
 )
-def test_the_exit_code_is_the_jobs(
-    job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_code_is_the_jobs(job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
     with pytest.raises(typer.Exit) as stopped:

@@ -19,7 +19,7 @@ import psutil
 
 from tests.conftest import PROJECT
 
-_PATIENCE_S = 120
+_TIMEOUT_S = 120
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Head:
         """Run `raycol ...` to its end."""
         process = self.start(*words, folder=folder, **variables)
         try:
-            out, err = process.communicate(timeout=_PATIENCE_S)
+            out, err = process.communicate(timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -97,7 +97,7 @@ def _wait_until_it_answers(head: Head, process: subprocess.Popen, log: Path) -> 
     """Wait until the dashboard lists jobs: it answers other requests earlier."""
     request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

@@ -10,7 +10,7 @@ from raycol.jobs.job import SubmittedJob
 
 
 class Scripted:
-    """A scripted job: the length of log that each connection delivers before it drops, and the reply to each request."""
+    """A scripted job: how many characters of the log each connection delivers, and the reply to each request."""
 
     def __init__(self, whole: str, connections: list[int], answers: list[str | Exception]) -> None:
         self._whole = whole
@@ -36,9 +36,7 @@ class Scripted:
 
 
 @given(st.text(), st.lists(st.integers(0, 60), max_size=5), st.integers(0, 5))
-def test_every_character_is_written_once_despite_lost_connections(
-    whole: str, connections: list[int], running: int
-) -> None:
+def test_every_character_is_written_once_after_reconnecting(whole: str, connections: list[int], running: int) -> None:
     source = Scripted(whole, connections, ["RUNNING"] * running + ["SUCCEEDED"])
     written: list[str] = []
     assert follow(source, "x", written.append, poll_s=0).status == "SUCCEEDED"
