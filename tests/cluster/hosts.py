@@ -37,7 +37,7 @@ _SCRIPTS = Path(sys.executable).parent
 
 
 @functools.cache
-def unsupported_reason() -> str:
+def skip_reason() -> str:
     """Why this machine cannot run such hosts; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"

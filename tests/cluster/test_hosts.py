@@ -1,4 +1,4 @@
-"""Three hosts train, index, append and serve as one does, through the Jobs API, and outlive what failure hosts."""
+"""Three hosts train, index, append and serve like one, through the Jobs API, and survive failures of hosts."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 
 from raycol.models.encoder import load_encoder
 from tests.cluster.deployed import deployed
-from tests.cluster.hosts import HOST_RESOURCE, Hosts, running_hosts, unsupported_reason
+from tests.cluster.hosts import HOST_RESOURCE, Hosts, running_hosts, skip_reason
 from tests.cluster.job_files import JobFiles
 from tests.indexing.cluster import contents
 from tests.training.material import weights
@@ -18,7 +18,7 @@ from tests.training.material import weights
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.skipif(bool(unsupported_reason()), reason=unsupported_reason()),
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
 ]
 
 QUERIES = ("violin and piano", "rain", "a ship in the fog")

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from raycol.index import Index
-from tests.cluster.querying import querying
 from tests.cluster.deployed import deployed, status_of
-from tests.cluster.hosts import Hosts, running_hosts, unsupported_reason
+from tests.cluster.hosts import Hosts, running_hosts, skip_reason
 from tests.cluster.job_files import JobFiles
+from tests.cluster.querying import querying
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.skipif(bool(unsupported_reason()), reason=unsupported_reason()),
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
 ]
 
 LOG = logging.getLogger(__name__)

@@ -9,16 +9,16 @@ import pytest
 
 from raycol.index import Index
 from raycol.models.encoder import load_encoder
-from tests.cluster.querying import CLIENTS, RecordedLoad, querying
 from tests.cluster.deployed import deployed, wait_until_healthy
-from tests.cluster.hosts import Hosts, running_hosts, unsupported_reason
+from tests.cluster.hosts import Hosts, running_hosts, skip_reason
 from tests.cluster.job_files import JobFiles
+from tests.cluster.querying import CLIENTS, RecordedLoad, querying
 from tests.serving.load import QUERIES, Answered, check_answers
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.skipif(bool(unsupported_reason()), reason=unsupported_reason()),
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
 ]
 
 LOG = logging.getLogger(__name__)
@@ -128,7 +128,5 @@ def test_the_head_restarts(hosts: Hosts, expected, tmp_path: Path) -> None:
 
 def last_short(asked: RecordedLoad, began: float) -> float:
     """The moment just after the last request with an incomplete answer."""
-    return (
-        max([answer.asked for answer in asked.since(began - DEADLINE_S) if not complete([answer])], default=began)
-        + 0.1
-    )
+    incomplete = [answer for answer in asked.since(began - DEADLINE_S) if not complete([answer])]
+    return max((answer.asked for answer in incomplete), default=began) + 0.1
