@@ -6,9 +6,9 @@ With `clients`, each connection sends its next request once the last one is answ
 requests are due at random moments at that mean rate per second (Poisson), independent of earlier answers (an open
 loop). Latency counts from the moment a request was due, so that it includes waiting for a slow server or client.
 
-Requests are prepared in advance and sent as HTTP/1.1 over asyncio's transports, on persistent connections: endpoint and
-load share a machine, and this costs a fraction of a client library. The report includes that cost. The bodies are the
-lines of a file, in rotation; PLACE in a body is replaced by a new number each time.
+Requests are prepared in advance and sent as HTTP/1.1 over asyncio's transports, on persistent connections: the load
+shares a machine with the endpoint, and this costs a fraction of a client library. The report includes that cost. The
+bodies are the lines of a file, in rotation; PLACE in a body is replaced by a new number each time.
 """
 
 from __future__ import annotations

