@@ -15,12 +15,12 @@ ALERTS = CLUSTER / "alerts.yaml"
 # https://prometheus.io/docs/prometheus/latest/configuration/recording_rules/
 GROUP = {"name", "interval", "limit", "query_offset", "labels", "rules"}
 RULE = {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}
-# What Prometheus itself adds.
+# Added by Prometheus itself.
 OWN_METRICS, OWN_LABELS = {"up"}, {"job", "instance", "le"}
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise ValueError where Prometheus would refuse the file, or a rule asks for what nobody exports."""
+    """Raise ValueError if Prometheus would refuse the file, or a rule uses a metric that is not exported."""
     samples = exported()
     if set(document) != {"groups"}:
         raise ValueError(f"{set(document)}: expected groups")
@@ -45,7 +45,7 @@ def _only(values: dict[str, Any], known: set[str], needed: set[str]) -> None:
 
 
 def exported() -> dict[str, set[str]]:
-    """Every sample's name that a gateway exports, with its labels."""
+    """Names and labels of the samples that a gateway exports."""
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     labels = {
         name: set(metric._labelnames) for metric, names in REGISTRY._collector_to_names.items() for name in names
@@ -58,7 +58,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def asked(expr: Any) -> Iterator[tuple[str, set[str]]]:
-    """The metrics of an expression, each with the labels that it is restricted by or that it is summed by."""
+    """Yield the metrics of an expression, each with the labels that it is selected or aggregated by."""
     found: list[tuple[str, set[str]]] = []
     grouped: list[set[str]] = []
 
@@ -84,9 +84,9 @@ def test_every_alert_uses_exported_metrics() -> None:
 
 def test_a_misspelt_key_is_refused_at_every_level() -> None:
     document = load(ALERTS)
-    for place in keys_of(document):
+    for key_path in keys_of(document):
         with pytest.raises((ValueError, KeyError)):
-            check(misspelt(document, place))
+            check(misspelt(document, key_path))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every command in a YAML file, its comments or docs/cluster.md names verbs, options and files that exist."""
+"""Every command in a YAML file, its comments or docs/cluster.md has known verbs, options and files."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_commands_in_the_docs_parse() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_named_file_exists(path) -> None:
-    """In prose too: docs/, cluster/, serve/ and jobs/."""
+    """Also in prose: files of docs/, cluster/, serve/ and jobs/."""
     for name in re.findall(r"\b(?:docs|cluster|serve|jobs)/[\w./-]*\w", path.read_text()):
         if not name.startswith("serve/cluster"):
             assert (PROJECT / name).exists(), name
@@ -81,7 +81,7 @@ def test_an_invalid_command_is_detected(line: str) -> None:
 
 
 def test_kubectl_get_names_the_manifests_kind() -> None:
-    """`kubectl get KIND NAME` in a file's head is about the file's own resource."""
+    """`kubectl get KIND NAME` at the top of a manifest names its own resource."""
     for kind in CUSTOM:
         document = manifest(kind)
         (path,) = [path for path in FILES if f"\nkind: {kind}\n" in path.read_text()]

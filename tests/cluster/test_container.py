@@ -1,4 +1,4 @@
-"""The container file's parts: what it copies is here or is made, and its pip installs the tested set."""
+"""The container file: copied files exist or are created, and pip installs the tested set."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ KNOWN = {"FROM", "RUN", "ARG", "COPY", "USER", "WORKDIR"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction and what it says, continued lines joined and the version filled in."""
+    """Each instruction and its arguments, with continued lines joined and the version substituted."""
     lines = "\n".join(line for line in TEXT.splitlines() if not line.startswith("#")).replace("\\\n", " ")
     pairs = [line.split(maxsplit=1) for line in lines.splitlines() if line.strip()]
     return [(word, rest.replace("${VERSION}", raycol.__version__)) for word, rest in pairs]
@@ -27,7 +27,7 @@ def test_every_instruction_is_known() -> None:
     found = [word for word, _ in instructions()]
     assert set(found) == KNOWN
     assert found[0] == "FROM"
-    # Kubernetes checks runAsNonRoot by number.
+    # Kubernetes checks runAsNonRoot by uid.
     assert [rest for word, rest in instructions() if word == "USER"] == ["1000"]
     assert "useradd --uid 1000" in TEXT
 
@@ -61,7 +61,7 @@ def test_pip_installs_the_wheel_with_known_extras_and_the_constraints() -> None:
     assert remove == f"rm -r {folder.rstrip('/')}"
     _, verb, *arguments = shlex.split(install)
     options, wanted = create_command(verb).parser.parse_args(arguments)
-    # A machine's own configuration of pip may add others before it.
+    # The machine's pip configuration may add other options before it.
     assert options.constraints[-1] == f"{folder}constraints.txt"
     wheel, default = wanted
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

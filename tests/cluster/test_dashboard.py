@@ -1,4 +1,4 @@
-"""The dashboard asks for metrics that there are."""
+"""The dashboard queries exported metrics."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def test_every_panel_uses_exported_metrics() -> None:
         for target in panel["targets"]:
             asked |= set(re.findall(r"\b(?:ray_)?raycol_\w+", target["expr"]))
     assert asked <= have | of_trainings
-    # Whatever is counted is to be seen.
+    # Every metric has a panel.
     families = {family.name for family in REGISTRY.collect()}
     assert {name for name in families if not any(found.startswith(name) for found in asked)} == set()
     assert of_trainings <= asked

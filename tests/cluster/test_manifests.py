@@ -1,4 +1,4 @@
-"""The manifests are what KubeRay and Kubernetes take, and a misspelt field is not."""
+"""KubeRay and Kubernetes accept the manifests, and refuse copies with a misspelt field."""
 
 import stat
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.cluster.documents import (
 )
 from tests.conftest import PROJECT
 
-# Where each kind has its RayClusterSpec.
+# Path of the RayClusterSpec in each kind.
 CLUSTERS = {
     "RayCluster": ("spec",),
     "RayJob": ("spec", "rayClusterSpec"),
@@ -55,15 +55,15 @@ def test_each_kind_has_one_manifest() -> None:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_a_misspelt_field_is_refused_at_every_level(path: Path) -> None:
     document = load(path)
-    places = list(keys_of(document))
-    assert len(places) > 9
-    for place in places:
+    key_paths = list(keys_of(document))
+    assert len(key_paths) > 9
+    for key_path in key_paths:
         with pytest.raises(kuberay.ValidationError):
-            kuberay.check(misspelt(document, place))
+            kuberay.check(misspelt(document, key_path))
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "value"),
+    ("kind", "key_path", "value"),
     [
         ("RayCluster", ("spec", "authOptions", "mode"), "tokens"),
         ("RayCluster", ("spec", "autoscalerOptions", "version"), "v3"),
@@ -77,9 +77,9 @@ def test_a_misspelt_field_is_refused_at_every_level(path: Path) -> None:
         ("RayService", ("spec", "serveConfigV2"), {}),
     ],
 )
-def test_a_wrong_value_is_refused(kind: str, place: tuple[Any, ...], value: object) -> None:
+def test_a_wrong_value_is_refused(kind: str, key_path: tuple[Any, ...], value: object) -> None:
     with pytest.raises(kuberay.ValidationError):
-        kuberay.check(changed(manifest(kind), place, value))
+        kuberay.check(changed(manifest(kind), key_path, value))
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
@@ -93,7 +93,7 @@ def test_every_cluster_has_a_token_an_idle_head_and_probed_pods(kind: str) -> No
         (container,) = template["spec"]["containers"]
         assert container["image"].endswith(f":{raycol.__version__}")
         assert {"livenessProbe", "readinessProbe"} <= container.keys()
-        # Of a pod that has less than it may take, Ray counts what it may take.
+        # Ray counts a pod's limits, not its requests.
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     for group in spec["workerGroupSpecs"]:
@@ -106,7 +106,7 @@ def test_standing_clusters_scale_and_survive_their_head(kind: str) -> None:
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
     assert spec["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
-    # Serve's settings must be the same on every node, and those of raycol serve.
+    # Serve's settings must be the same on every node, and the same as raycol serve's.
     wanted = {name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
     for template in pod_templates(spec):
         (container,) = template["spec"]["containers"]
@@ -153,7 +153,7 @@ def _wants_spot(template: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("kind", ["RayJob", "RayCronJob"])
 def test_a_jobs_workers_fit_on_its_pods(kind: str) -> None:
-    """A build is refused where the cluster has no room for all its workers."""
+    """A build is refused if its workers do not all fit on the cluster."""
     spec = manifest(kind)["spec"]
     job = spec.get("jobTemplate", spec)
     (group,) = cluster(kind)["workerGroupSpecs"]
