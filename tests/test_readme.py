@@ -99,19 +99,19 @@ def test_the_demo_and_then_the_commands_run(demo_folder: Path, background: list[
 
     assert serve.endswith("&")
     words = shlex.split(serve.removesuffix("&"))
-    said = demo_folder / "serve.out"
-    with said.open("w") as out:
+    log = demo_folder / "serve.out"
+    with log.open("w") as out:
         background.append(subprocess.Popen(words, cwd=demo_folder, env=environment(), stdout=out))
-    wait_until_it_serves(background[0], said)
-    found = run(search, demo_folder)
-    assert found.splitlines()[0] == "parse a date from a string"
-    assert len(found.splitlines()) == 4
+    wait_until_it_serves(background[0], log)
+    hits = run(search, demo_folder)
+    assert hits.splitlines()[0] == "parse a date from a string"
+    assert len(hits.splitlines()) == 4
 
 
-def wait_until_it_serves(process: subprocess.Popen, said: Path) -> None:
+def wait_until_it_serves(process: subprocess.Popen, log: Path) -> None:
     """Wait for its line. It answers a little earlier, when an interruption would still abort its start."""
     deadline = time.monotonic() + 120
-    while "at http://127.0.0.1:8000 (" not in said.read_text():
+    while "at http://127.0.0.1:8000 (" not in log.read_text():
         assert process.poll() is None, "the endpoint ended"
         assert time.monotonic() < deadline, "the endpoint did not start in time"
         time.sleep(0.2)

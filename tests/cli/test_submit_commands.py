@@ -76,7 +76,7 @@ class Ended:
 
 
 @pytest.mark.parametrize(
-    ("job", "code", "said"),
+    ("job", "code", "message"),
     [
         (SubmittedJob("x", "SUCCEEDED"), 0, "job x succeeded"),
         (SubmittedJob("x", "FAILED", driver_code=7), 7, "job x failed with exit code 7"),
@@ -84,14 +84,14 @@ class Ended:
         (SubmittedJob("x", "STOPPED"), 1, "job x was stopped"),
     ],
 )
-def test_exit_code_is_the_jobs(job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_is_the_jobs(job: SubmittedJob, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
     with pytest.raises(typer.Exit) as stopped:
         follow_and_exit(Ended(job), "x")  # type: ignore[arg-type]
     out, err = capsys.readouterr()
     assert (stopped.value.exit_code, out) == (code, "line one\nline two\n")
-    assert said in err
+    assert message in err
 
 
 def test_an_interruption_detaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_an_ended_job_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFi
     served.add("x", "SUCCEEDED")
     assert run("jobs", "stop", "x", "--address", served.address) == 0
     assert capsys.readouterr().out == "x: has already ended (SUCCEEDED)\n"
-    assert "POST" not in " ".join(served.asked)
+    assert "POST" not in " ".join(served.requests)
 
 
 BAD = [
@@ -253,6 +253,6 @@ def test_findings_are_a_table_followed_by_the_fixes(capsys: pytest.CaptureFixtur
 def test_a_failed_finding_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    found = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]
-    monkeypatch.setattr("raycol.doctor.run.examine", lambda _: found)
+    findings = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]
+    monkeypatch.setattr("raycol.doctor.run.examine", lambda _: findings)
     assert run("doctor") == code

@@ -87,10 +87,10 @@ def running_head() -> Iterator[Head]:
 
 def free_ports(n: int) -> list[int]:
     with ExitStack() as probes:
-        found = [probes.enter_context(socket.socket()) for _ in range(n)]
-        for probe in found:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(n)]
+        for probe in sockets:
             probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in found]
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def _wait_until_it_answers(head: Head, process: subprocess.Popen, log: Path) -> None:

@@ -12,7 +12,7 @@ def test_the_option_overrides_the_environment_and_the_first_variable_the_second(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("option", "message"),
     [
         (None, "no cluster to submit to: pass --address"),
         ("", "no cluster to submit to"),
@@ -27,9 +27,9 @@ def test_the_option_overrides_the_environment_and_the_first_variable_the_second(
         ("http://user:secret@head:port", "an address with an @, not a URL"),
     ],
 )
-def test_an_invalid_address_is_refused_without_showing_secrets(given: str | None, message: str) -> None:
+def test_an_invalid_address_is_refused_without_showing_secrets(option: str | None, message: str) -> None:
     with pytest.raises(InputError) as error:
-        dashboard_address(given, {})
+        dashboard_address(option, {})
     assert message in str(error.value)
     assert "secret" not in str(error.value)
 

@@ -51,10 +51,10 @@ def test_rays_variables_do_not_override_the_address(served: Dashboard, monkeypat
 def test_a_missing_or_wrong_token_is_refused() -> None:
     with dashboard(token="good") as served:
         assert not Cluster(served.address, TOKEN).unauthenticated
-        served.asked.clear()
+        served.requests.clear()
         with pytest.raises(InputError, match="this cluster requires a token, and none is set; set RAY_AUTH_MODE"):
             Cluster(served.address, {})
-        assert served.asked == ["GET /api/authentication_mode"]
+        assert served.requests == ["GET /api/authentication_mode"]
         with pytest.raises(InputError, match="the cluster refuses the token; set RAY_AUTH_MODE=token") as error:
             Cluster(served.address, {"Authorization": "Bearer hidden"})
         assert "hidden" not in str(error.value)

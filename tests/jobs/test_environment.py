@@ -14,9 +14,9 @@ def test_folder_variables_and_file_are_merged(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "env.yaml"
     file.write_text("pip: [a, b]\nenv_vars: {A: file, B: file}\n")
     assert runtime_env(PACKAGE, (), None) == {"working_dir": "/w", "excludes": [".git"]}
-    made = runtime_env(PACKAGE, ("A=option", "HERE", "EMPTY="), file)
-    assert made["env_vars"] == {"A": "option", "B": "file", "HERE": "value=of=this", "EMPTY": ""}
-    assert made["pip"] == ["a", "b"]
+    environment = runtime_env(PACKAGE, ("A=option", "HERE", "EMPTY="), file)
+    assert environment["env_vars"] == {"A": "option", "B": "file", "HERE": "value=of=this", "EMPTY": ""}
+    assert environment["pip"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("option", "message"),
     [
         ("NOT_SET_ANYWHERE", "--env NOT_SET_ANYWHERE: not set in this process"),
         ("=x", "not a variable's name"),
@@ -49,8 +49,8 @@ def test_an_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> 
         ("RAY_AUTH_TOKEN=hidden", "leave it out"),
     ],
 )
-def test_an_invalid_variable_is_refused_without_showing_its_value(given: str, message: str) -> None:
+def test_an_invalid_variable_is_refused_without_showing_its_value(option: str, message: str) -> None:
     with pytest.raises(InputError) as error:
-        runtime_env(PACKAGE, (given,), None)
+        runtime_env(PACKAGE, (option,), None)
     assert message in str(error.value)
     assert "hidden" not in str(error.value)

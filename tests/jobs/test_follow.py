@@ -16,10 +16,10 @@ class Scripted:
         self._whole = whole
         self._connections = iter(connections)
         self._answers: Iterator[str | Exception] = iter(answers)
-        self.asked = 0
+        self.requests = 0
 
     def job(self, submission_id: str) -> SubmittedJob:
-        self.asked += 1
+        self.requests += 1
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer
@@ -29,9 +29,9 @@ class Scripted:
         return self._whole
 
     async def tail(self, _: str) -> AsyncIterator[str]:
-        said = self._whole[: next(self._connections, 0)]
-        for start in range(0, len(said), 3):
-            yield said[start : start + 3]
+        delivered = self._whole[: next(self._connections, 0)]
+        for start in range(0, len(delivered), 3):
+            yield delivered[start : start + 3]
         raise ConnectionError("lost")
 
 
@@ -55,7 +55,7 @@ def test_requests_to_an_unreachable_cluster_are_retried() -> None:
 def test_following_ends_after_the_timeout_and_at_once_for_an_unknown_job() -> None:
     with pytest.raises(RaycolError, match=r"job x: stopped following it \(away\); the job may still be running"):
         follow(Scripted("", [], [RaycolError("away")] * 9), "x", print, poll_s=0, timeout_s=0)
-    gone = Scripted("", [], [InputError("no job 'x'")])
+    unknown = Scripted("", [], [InputError("no job 'x'")])
     with pytest.raises(InputError, match="no job 'x'"):
-        follow(gone, "x", print, poll_s=0)
-    assert gone.asked == 1
+        follow(unknown, "x", print, poll_s=0)
+    assert unknown.requests == 1

@@ -58,11 +58,11 @@ def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None
         "submit", "index", "build.yaml", "--num-workers", 1, "--address", head.address, folder=checkout
     )
     assert following.stdout
-    said = ""
-    while "sleeping" not in said:
+    output = ""
+    while "sleeping" not in output:
         line = following.stdout.readline()
         assert line, following.communicate()[1]
-        said += line
+        output += line
     following.send_signal(signal.SIGINT)
     _, err = following.communicate(timeout=30)
     assert following.returncode == 130

@@ -40,9 +40,9 @@ def test_the_entry_point_parses_its_options(served: Dashboard, checkout: Path) -
     sent = send(served, settings={"num_workers": 4, "store_text": False, "resources": "CPU=2", "metadata": ["a"]})
     words = shlex.split(served.jobs[sent.submission_id]["entrypoint"])[2:]
     command = typer.main.get_command(app).commands["index"].commands["build"]  # type: ignore[attr-defined]
-    given = command.make_context("build", words).params
-    assert (given["num_workers"], given["store_text"], given["resources"]) == (4, False, "CPU=2")
-    assert (given["metadata"], str(given["config"])) == (["a"], "build.yaml")
+    options = command.make_context("build", words).params
+    assert (options["num_workers"], options["store_text"], options["resources"]) == (4, False, "CPU=2")
+    assert (options["metadata"], str(options["config"])) == (["a"], "build.yaml")
 
 
 @pytest.mark.usefixtures("checkout")
@@ -85,24 +85,24 @@ def test_a_succeeded_job_runs_again_with_again(served: Dashboard) -> None:
 def test_of_two_concurrent_submissions_one_attaches(served: Dashboard) -> None:
     name = send(served).submission_id
     served.jobs.clear()
-    served.meanwhile = [{"submission_id": name, "status": "RUNNING"}]
-    found = send(served)
-    assert found.submission_id == name
-    assert found.existing
+    served.concurrent = [{"submission_id": name, "status": "RUNNING"}]
+    attached = send(served)
+    assert attached.submission_id == name
+    assert attached.existing
     assert not served.submitted
     # The other client's job fails at once: this one is the next attempt.
     served.jobs.clear()
-    served.meanwhile = [{"submission_id": name, "status": "FAILED"}]
+    served.concurrent = [{"submission_id": name, "status": "FAILED"}]
     assert send(served).submission_id == f"{name}-2"
 
 
 @pytest.mark.usefixtures("checkout")
 def test_submission_gives_up_after_repeated_conflicts(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    def always(asked: dict) -> tuple[int, str]:
-        served.add(asked["submission_id"], "FAILED")
-        return 500, f"Job with submission_id {asked['submission_id']} already exists."
+    def conflict(request: dict) -> tuple[int, str]:
+        served.add(request["submission_id"], "FAILED")
+        return 500, f"Job with submission_id {request['submission_id']} already exists."
 
-    monkeypatch.setattr(served, "_submit", always)
+    monkeypatch.setattr(served, "_submit", conflict)
     with pytest.raises(RaycolError, match=r"other clients submit raycol-index-.* at the same time"):
         send(served)
 
@@ -159,7 +159,7 @@ def test_a_failed_check_submits_nothing(served: Dashboard, verb: str, yaml: str,
     with pytest.raises(InputError) as error:
         send(served, verb, Path("bad.yaml"), **sending)
     assert message in str(error.value)
-    assert not served.asked
+    assert not served.requests
 
 
 @pytest.mark.usefixtures("checkout")

@@ -14,18 +14,18 @@ def test_the_token_sources_have_an_order(tmp_path: Path) -> None:
     (tmp_path / ".ray" / "auth_token").write_text("of-the-home\n")
     home = {"HOME": str(tmp_path)}
     named = {**home, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "file")}
-    told = {**named, "RAY_AUTH_TOKEN": "told"}
+    variable = {**named, "RAY_AUTH_TOKEN": "of-the-variable"}
 
     def token(environment: dict[str, str]) -> str:
         return auth_headers({**environment, "RAY_AUTH_MODE": "token"})["Authorization"]
 
-    assert token(told) == "Bearer told"
+    assert token(variable) == "Bearer of-the-variable"
     assert token(named) == "Bearer of-the-file"
     assert token(home) == "Bearer of-the-home"
     # Without a mode, a token in the environment is used; the one in the home folder is not, as in Ray.
     assert auth_headers(named) == {"Authorization": "Bearer of-the-file"}
     assert auth_headers(home) == {}
-    assert auth_headers({**told, "RAY_AUTH_MODE": "disabled"}) == {}
+    assert auth_headers({**variable, "RAY_AUTH_MODE": "disabled"}) == {}
 
 
 @pytest.mark.parametrize(

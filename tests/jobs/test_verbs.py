@@ -34,5 +34,5 @@ def test_submit_settings_do_not_shadow_the_verbs() -> None:
 def test_example_sources_hold_several_uris() -> None:
     data = [{"path": "a", "queries": "q"}, {"path": "b", "documents": "d"}]
     config: Config = TrainConfig.load(None, {"model": "m", "data": data, "out": Path("o")})
-    found = list(uris_of(config, ("data", "out", "storage")))
-    assert found == [("data", "a"), ("data", "q"), ("data", "b"), ("data", "d"), ("out", "o")]
+    uris = list(uris_of(config, ("data", "out", "storage")))
+    assert uris == [("data", "a"), ("data", "q"), ("data", "b"), ("data", "d"), ("out", "o")]
