@@ -227,11 +227,11 @@ CASES = [
     ),
     (
         ["demo", "--test-split", "test", "--out", "o"],
-        "test_split has no effect: docstrings have no splits; give corpus",
+        "test_split has no effect: docstrings have no splits; set corpus",
     ),
     (
         ["demo", "--corpus", "c", "--documents", "100", "--out", "o"],
-        "documents has no effect: all of the corpus is taken",
+        "documents has no effect: the demo uses the whole corpus",
     ),
     (["demo", "--out", "folder"], "folder: exists and was not created by a demo"),
     (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
