@@ -1,12 +1,12 @@
-"""Clustered synthetic embeddings, the same for a seed everywhere.
+"""Clustered synthetic embeddings, reproducible from a seed on every machine.
 
 There are 4,096 random unit centres and 300 topics, each a pool of 96 centres. A document has one topic and 30 to 90
-tokens: 80 % have a centre of the pool, number floor(96 u^2) of it for a uniform u, so that some are frequent; the
-others have any centre. A token is normalise(0.75 centre + 0.35 context + 0.56 noise), with a random unit context for
+tokens: 80 % use centre floor(96 u^2) of the pool for a uniform u, so that some centres are frequent; the others use
+any centre. A token is normalise(0.75 centre + 0.35 context + 0.56 noise), with a random unit context for
 each document and random unit noise for each token.
 
-A corpus may be made in parts, each from its seed and number alone (`Clustered(..., part=3)`): they share centres and
-topics, and a part of fewer documents is the beginning of one of more.
+A corpus can be generated in parts, each from the seed and its number only (`Clustered(..., part=3)`): parts share
+centres and topics, and a shorter part is a prefix of a longer one.
 
 A query takes 32 tokens of one document, with repeats. 24 of them become normalise(token + 0.75 noise); the last 8
 become normalise(0.8 centre + 0.6 noise), the centre being the token's.
@@ -76,7 +76,7 @@ def clustered(n_documents: int, n_queries: int, seed: int = 0) -> Collection:
 
 
 def clustered_queries(source: Clustered, n_queries: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    """The queries of `clustered`, for documents that are not kept."""
+    """The queries of `clustered`, without generating its documents."""
     asked: set[int] = set()
     empty = np.zeros((1, DIM), dtype=np.float32), np.zeros(1, dtype=np.int64)
 

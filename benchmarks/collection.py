@@ -1,4 +1,4 @@
-"""What an index is measured on: embeddings of documents and queries, exact MaxSim over them, and recall against that.
+"""A benchmark collection: embeddings of documents and queries, exact MaxSim over them, and recall against it.
 
 Shapes: T tokens, D dimensions, N documents, M queries, P tokens of all queries together, k results a query.
 """
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from raycol.index import Document
 
-# Similarities held at once: they should stay in the cache between the product and the maximum.
+# Similarities of one block, small enough to stay in the CPU cache between the product and the maximum.
 _BLOCK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Embeddings: tokens_TD and queries float32, lengths_N int64. Documents are known by their position."""
+    """Embeddings: tokens_TD and queries float32, lengths_N int64. Document ids are their positions."""
 
     tokens_TD: NDArray[np.float32]
     lengths_N: NDArray[np.int64]
     queries: list[NDArray[np.float32]]
 
     def documents(self, stop: int | None = None) -> Iterator[Document]:
-        """The documents in order, ids being their positions."""
+        """The documents in order; their ids are their positions."""
         ends_N = np.cumsum(self.lengths_N)
         for position, (length, end) in enumerate(zip(self.lengths_N[:stop], ends_N[:stop], strict=True)):
             yield Document(str(position), self.tokens_TD[end - length : end])
@@ -83,15 +83,15 @@ def _sum_of_maxima(similarity_TP, ends_N, query_ends_M, scores_NM):  # type: ign
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found, best first: positions int64 (-1 where there was no more) and scores float32, [M, k]."""
+    """Search results, best first: positions int64 (-1 pads short results) and scores float32, [M, k]."""
 
     positions_MK: NDArray[np.int64]
     scores_MK: NDArray[np.float32]
 
     def recall(self, truth_MN: NDArray[np.float32], k: int = 10) -> float:
-        """The share of the best `k` by exact MaxSim that was found, over the queries that there are results for.
+        """Return recall@k against exact MaxSim, over the queries with results.
 
-        A document found is right if its true score is no lower than the k-th best one.
+        A returned document is correct if its exact score is no lower than the k-th best.
         """
         truth_MN = truth_MN[: len(self.positions_MK)]
         edges_M = np.partition(truth_MN, -k, axis=1)[:, -k]

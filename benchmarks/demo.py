@@ -1,9 +1,9 @@
-"""Runs the demo and prints its wall time and the peak memory of all its processes together.
+"""Run the demo and print its wall time and the peak memory of all its processes together.
 
     python benchmarks/demo.py [options of raycol demo]
 
-Memory is the proportional set size (PSS): a page that several processes share counts once. It is sampled
-twice a second over the demo and everything it started.
+Memory is the proportional set size (PSS): a page that several processes share counts once. It is sampled twice a
+second over the demo and all its descendants.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def memory_of(root: psutil.Process) -> int:
-    """PSS in bytes of a process and all below it; those that end meanwhile count as nothing."""
+    """PSS in bytes of a process and its descendants, without those that have ended."""
     total = 0
     try:
         processes = [root, *root.children(recursive=True)]

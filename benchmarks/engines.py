@@ -1,4 +1,4 @@
-"""Building and searching a collection with raycol, and with other engines in an environment of their own."""
+"""Build and search a collection with raycol, and with other engines in a separate environment."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from raycol.index import Hit, Index
 _PEER = Path(__file__).parent / "peers" / "peer.py"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
-# One more than recall@10 needs: a query may find itself, which evaluation leaves out.
+# One more than recall@10 needs: evaluation ignores a hit that is the query itself.
 DEPTH = 11
 
 
 @dataclass(frozen=True)
 class Built:
-    """An index of a collection, and what building it cost; `earlier` if that was in another run."""
+    """An index of a collection and the cost of its build; `earlier` if another run built it."""
 
     name: str
     cost: Cost
@@ -37,7 +37,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Measured:
-    """One engine on one collection. `exact` scores every document; peers have no such search."""
+    """One engine on one collection. `exact` scores every document; peers do not offer that."""
 
     built: Built
     exact: Found | None
@@ -45,7 +45,7 @@ class Measured:
 
 
 def measure_raycol(folder: Path, collection: Collection, bits: int) -> Measured:
-    """Build in a fresh process from the collection saved in `folder`; search here."""
+    """Build in a fresh process from the collection saved in `folder`, and search in this one."""
     say(f"raycol, {bits} bits: building")
     uri = folder / f"raycol-{bits}"
     built = build_raycol(folder, uri, bits)
@@ -64,7 +64,7 @@ def build_raycol(folder: Path, uri: Path, bits: int) -> Built:
 
 def _build_raycol(folder: Path, uri: Path, bits: int) -> Cost:
     collection = Collection.load(folder)
-    with tempfile.TemporaryDirectory() as first:  # imports and compiles what is compiled once
+    with tempfile.TemporaryDirectory() as first:  # warm-up: imports, and compiles the kernels
         Index.create(f"{first}/index", collection.documents(20), bits=bits)
     with measured() as cost:
         Index.create(uri, collection.documents(), bits=bits)
@@ -87,12 +87,12 @@ def _padded(rows: Sequence[Sequence[tuple[int, float]]]) -> Found:
 
 
 def build_peer(folder: Path, python: Path, engine: str) -> Built:
-    """Build another engine's index of the collection saved in `folder`, unless one is there.
+    """Build another engine's index of the collection saved in `folder`, unless it exists.
 
     Args:
         folder: as for `build_raycol`.
-        python: an interpreter that has the engine.
-        engine: one that `peers/peer.py` knows.
+        python: an interpreter with the engine installed.
+        engine: a name that `peers/peer.py` supports.
     """
     report = folder / f"{engine}.json"
     if earlier := report.exists():
@@ -107,7 +107,7 @@ def build_peer(folder: Path, python: Path, engine: str) -> Built:
 
 
 class Peer:
-    """An engine with its index of the collection saved in a folder, open in a process with one thread."""
+    """Another engine with an open index, in a one-threaded process."""
 
     def __init__(self, questions: IO[str], answers: IO[str]) -> None:
         self._questions = questions
@@ -117,7 +117,7 @@ class Peer:
     def search(
         self, first: int, last: int, k: int = DEPTH, *, together: bool = False, **settings: Any
     ) -> dict[str, Any]:
-        """Search for some of the collection's queries: see `peers/peer.py` for the answer."""
+        """Search for a range of the collection's queries. `peers/peer.py` documents the answer."""
         asked = {"first": first, "last": last, "k": k, "settings": settings, "together": together}
         print(json.dumps(asked), file=self._questions, flush=True)
         answer: dict[str, Any] = json.loads(self._answers.readline())
@@ -126,7 +126,7 @@ class Peer:
 
 @contextmanager
 def peer(folder: Path, python: Path, engine: str) -> Iterator[Peer]:
-    """Open the index that `build_peer` made."""
+    """Open the index that `build_peer` built."""
     command = [str(python), str(_PEER), engine, "serve", str(folder)]
     pipe, environment = subprocess.PIPE, os.environ | _ONE_THREAD
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:

@@ -1,17 +1,17 @@
-"""Measures the index: what building one costs, how many bytes it takes, and how much of the truth it finds.
+"""Measure the index: the cost of building it, its bytes, and its recall.
 
     python benchmarks/index.py synthetic [--peer PYTHON]   build cost, bytes a token, recall on clustered vectors
     python benchmarks/index.py scifact [--peer PYTHON]     bytes a token, recall and nDCG on real embeddings
     python benchmarks/index.py open                        time to open an index, by its size
     python benchmarks/index.py memory                      peak memory of a build, by its size
-    python benchmarks/index.py assign                      finding tokens' centroids: cost, agreement with exhaustive
+    python benchmarks/index.py assign                      assigning centroids: cost, agreement with brute force
 
-PYTHON is an interpreter that has fast-plaid, to be measured in the same run (benchmarks/peers/README.md). Embeddings
+PYTHON is an interpreter with fast-plaid, which is measured in the same run (benchmarks/peers/README.md). Embeddings
 and indexes take up to 14 GB in a temporary folder (TMPDIR); `--keep FOLDER` keeps them, the peer's index included, for
 `benchmarks/search.py`.
 
-CPU seconds are of all threads of the building process, from documents in memory to an index that is open. Peak memory
-is that of the process, the documents included. Bytes are of all files of the index.
+CPU seconds are of all threads of the building process, from documents in memory to an open index. Peak memory is the
+process's, documents included. Bytes are of all files of the index.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _interpreter(text: str) -> Path:
 
 
 def synthetic(options: argparse.Namespace) -> None:
-    """Build cost, bytes a token and recall on clustered vectors, beside the peer's."""
+    """Build cost, bytes a token and recall on clustered vectors, compared with the peer."""
     say("generating")
     collection = clustered(options.documents, options.queries)
     results, truth_MN = _compare(collection, options.bits, options.peer, options.keep)
@@ -107,7 +107,7 @@ def synthetic(options: argparse.Namespace) -> None:
 
 
 def scifact(options: argparse.Namespace) -> None:
-    """Bytes a token, recall and nDCG on SciFact, beside the peer's."""
+    """Bytes a token, recall and nDCG on SciFact, compared with the peer."""
     from scifact import load_scifact, missing
 
     if lacking := missing(options.cache):
@@ -215,7 +215,7 @@ def _time_open(uri: Path) -> float:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of `Index.create` over documents that are generated as it asks for them."""
+    """Peak memory of `Index.create` over documents that are generated lazily."""
     costs = []
     for n_tokens in options.tokens:
         say(f"building an index of {n_tokens:,} tokens")

@@ -1,14 +1,14 @@
-"""Measures building indexes of corpora.
+"""Measure building indexes of corpora.
 
     python benchmarks/indexing.py [encode] [encoded] [workers]
 
-encode   tokens a second of one worker beside sentence-transformers' own encode_document, on one thread, taking turns:
-         512 documents of SciFact, all-MiniLM-L6-v2; and what quantising and writing add
-encoded  tokens a second of documents that come encoded (Parquet): 600,000 clustered tokens of 128 dimensions, 16,384
+encode   tokens a second of one worker and of sentence-transformers' encode_document, on one thread, in alternation:
+         512 documents of SciFact, all-MiniLM-L6-v2; and the cost of quantising and writing
+encoded  tokens a second of precomputed embeddings (Parquet): 600,000 clustered tokens of 128 dimensions, 16,384
          centroids, 4 bits, into committed partitions, on one thread; without training
-workers  two workers on two cores beside one: the time of the whole build of these documents and of encoding alone
+workers  two workers on two cores compared with one: the time of the whole build of these documents, and of encoding
 
-CPU seconds are of one process with one thread, but for `workers`, which are by the clock.
+Seconds are CPU seconds of one process with one thread, except for `workers`: wall time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _scifact(folder: Path) -> Path | None:
 
 
 def encode(folder: Path, rounds: int) -> None:
-    """One worker beside encode_document."""
+    """One worker compared with encode_document."""
     if not (path := _scifact(folder)):
         return
     import torch
@@ -103,7 +103,7 @@ def encode(folder: Path, rounds: int) -> None:
 
 
 def encoded(folder: Path, rounds: int, n_tokens: int = 600_000) -> None:
-    """Documents that come encoded."""
+    """Documents with precomputed embeddings."""
     say("generating")
     source = Clustered(n_tokens // MEAN_TOKENS)
     documents = [tokens_TD for tokens_TD, _ in source]
@@ -131,12 +131,12 @@ def encoded(folder: Path, rounds: int, n_tokens: int = 600_000) -> None:
 
 def _some_codebook(tokens_TD: np.ndarray, n_centroids: int) -> Codebook:
     codebook = train_codebook(tokens_TD, bits=4, n_centroids=n_centroids, seed=0)
-    codebook.quantise(tokens_TD[:1000])  # compiles, and makes what finds centroids
+    codebook.quantise(tokens_TD[:1000])  # warm-up: compiles the kernels and builds the centroid search
     return codebook
 
 
 def workers(folder: Path, rounds: int) -> None:
-    """Two workers beside one."""
+    """Two workers compared with one."""
     if not (path := _scifact(folder)):
         return
     walls: dict[int, list[float]] = {1: [], 2: []}
@@ -157,7 +157,7 @@ def workers(folder: Path, rounds: int) -> None:
             started = time.perf_counter()
             build_index(config, note)
             walls[n].append(time.perf_counter() - started)
-            # From the first finished part to the last: all workers have begun by then.
+            # From the first finished part to the last: by then all workers have started.
             encoding[n].append((times[-1] - times[1]) / (len(times) - 2))
     one, two = (float(np.median(encoding[n])) for n in walls)
     print_table(

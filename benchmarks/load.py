@@ -1,14 +1,14 @@
-"""Loads an HTTP endpoint from a process of its own, and says what came of it.
+"""Load generator for an HTTP endpoint, in a separate process.
 
     python benchmarks/load.py JOB    (JSON: see `Job`; a `Report` is printed as JSON)
 
-With `clients`, so many connections each send a request when the one before is answered (a closed loop). With `rate`,
-requests are due at random moments, so many a second on average (Poisson), whatever happens to those before; a latency
-counts from the moment when a request was due, so that waiting for a slow server, or for this process, is not left out.
+With `clients`, each connection sends its next request once the last one is answered (a closed loop). With `rate`,
+requests are due at random moments at that mean rate per second (Poisson), independent of earlier answers (an open
+loop). Latency counts from the moment a request was due, so that it includes waiting for a slow server or client.
 
-HTTP/1.1 is spoken here over asyncio's transports, on connections that stay open, with requests made beforehand: the
-endpoint and its load share a machine, and this costs a fraction of what a client library does. What it did cost is in
-the report. The bodies are the lines of a file, taken in turns; PLACE in one is replaced by a number never used before.
+Requests are prepared in advance and sent as HTTP/1.1 over asyncio's transports, on persistent connections: the load
+shares a machine with the endpoint, and this costs a fraction of a client library. The report includes that cost. The
+bodies are the lines of a file, in rotation; PLACE in a body is replaced by a new number each time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pathlib import Path
 PLACE = "%%NUMBER%%"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-# An answer that takes longer counts as none.
-_PATIENCE_S = 60.0
+# A slower answer counts as none.
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to send: to a port of this machine, for so many seconds after so many that are not counted."""
+    """Requests to send to a port of this machine: for `seconds`, after an uncounted warm-up of `warm_s`."""
 
     port: int
     path: str
@@ -49,11 +49,10 @@ class Job:
 
 @dataclass
 class Report:
-    """What came of it.
+    """Results of a job.
 
-    `latencies_ms` are of answers with status 200, `statuses` (0 for none) and `slowest_ms` of all, by their statuses;
-    all without those of the time before counting. `sent` and `cpu_s` are of all requests. `late_ms` says how late
-    requests left this process.
+    `latencies_ms` are of answers with status 200; `statuses` (0 for no answer) and `slowest_ms` are of all answers, by
+    status. All exclude the warm-up. `sent` and `cpu_s` include it. `late_ms`: delay of requests in this process.
     """
 
     seconds: float = 0.0
@@ -66,17 +65,17 @@ class Report:
 
     @property
     def per_second(self) -> float:
-        """Answers a second with status 200."""
+        """Answers with status 200, per second."""
         return len(self.latencies_ms) / self.seconds
 
     @property
     def errors(self) -> str:
-        """How many answers of each other status."""
+        """Number of answers of each other status, as text."""
         return ", ".join(f"{n} x {status}" for status, n in self.statuses.items() if status != "200") or "none"
 
 
 def load(job: Job) -> Report:
-    """Do a job in a process of its own."""
+    """Run a job in a separate process."""
     command = [sys.executable, __file__, json.dumps(asdict(job))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return Report(**json.loads(done.stdout))
@@ -125,13 +124,13 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result(0)
 
     async def ask(self, request: list[bytes]) -> int:
-        """The status of the answer, when all of it is there; 0 for none."""
+        """Wait for the complete answer; return its status, or 0 for none."""
         if self._transport is None:
             return 0
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.writelines(request)
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 return await self._answer
         except TimeoutError:
             self.close()
@@ -190,7 +189,7 @@ class _Load:
         await asyncio.gather(*asked)
 
     async def _ask(self, due: float) -> None:
-        """One request; in a closed loop it counts where its answer comes in time, in an open one where it was due."""
+        """Send one request. A closed loop counts it by the time of its answer, an open loop by the time it was due."""
         connection = self._idle.pop() if self._idle else await self._connect()
         late = time.perf_counter() - due
         self._sent += 1
@@ -199,7 +198,7 @@ class _Load:
         if connection.is_open:
             self._idle.append(connection)
         else:
-            await asyncio.sleep(0.01)  # where nothing listens, do not ask without a pause
+            await asyncio.sleep(0.01)  # no busy loop if nothing listens
         if self._counted_from <= (now if self._job.clients else due) < self._until:
             self._statuses[str(status)] += 1
             self._slowest[str(status)] = max(self._slowest.get(str(status), 0.0), now - due)
@@ -218,7 +217,7 @@ class _Load:
 
 
 def _requests(job: Job) -> Iterator[list[bytes]]:
-    """The head and the body of each request in turn."""
+    """Yield the head and body of each request, in rotation."""
     place, width = PLACE.encode(), len(PLACE)
     made = []
     for body in Path(job.bodies).read_bytes().splitlines():

@@ -1,4 +1,4 @@
-"""Fresh processes, what they cost, and plain tables."""
+"""Fresh processes, their cost, and plain tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass
 class Cost:
-    """CPU seconds of all threads of this process, wall seconds, and the process's peak of resident memory so far."""
+    """CPU seconds of all threads of this process, wall seconds, and the process's peak resident memory so far."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -27,7 +27,7 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Measure what happens inside."""
+    """Measure the block."""
     cost = Cost()
     cpu, wall = time.process_time(), time.perf_counter()
     yield cost
@@ -38,7 +38,7 @@ def measured() -> Iterator[Cost]:
 def peak_memory() -> int:
     """Peak resident memory of this process in bytes.
 
-    From /proc, since ru_maxrss of a fresh process begins with the peak of the process that started it.
+    From /proc, since ru_maxrss of a fresh process starts at its parent's peak.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -47,18 +47,18 @@ def peak_memory() -> int:
 
 
 def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
-    """Call a function of a module in a process of its own."""
+    """Call a module-level function in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def say(message: str) -> None:
-    """Tell on stderr what is going on, and the load: CPU seconds grow where other programs compete for the cores."""
+    """Print progress and the load average on stderr: CPU seconds grow if other programs compete for the cores."""
     print(f"[{time.strftime('%H:%M:%S')}, load {os.getloadavg()[0]:.1f}] {message}", file=sys.stderr, flush=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns aligned, the first to the left and the others to the right."""
+    """Print aligned columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]

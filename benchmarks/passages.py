@@ -1,10 +1,10 @@
-"""Makes a large corpus of short passages from what is installed on a machine.
+"""Create a large corpus of short passages from the text installed on a machine.
 
     python benchmarks/passages.py OUT.jsonl [--passages 350000]
 
-Sentences of 4 to 24 words, each once, of man pages (without their formatting), descriptions of Debian and of Python
-packages, and docstrings of the Python packages of this environment. Of all sentences those with the smallest hashes
-are taken, in that order, so that any number of them is a mixture of all sources.
+Distinct sentences of 4 to 24 words from man pages (without their formatting), descriptions of Debian and of Python
+packages, and docstrings of this environment's Python packages. The sentences with the smallest hashes are taken, in
+that order, so that any number of them is a mixture of all sources.
 """
 
 from __future__ import annotations

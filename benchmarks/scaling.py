@@ -1,17 +1,17 @@
-"""Measures an index as it grows, and calculates from that what larger ones take.
+"""Measure an index as it grows, and estimate larger ones from the results.
 
     python benchmarks/scaling.py measure --keep FOLDER [--tokens 1e6,3e6,1e7,3e7,1e8]
     python benchmarks/scaling.py report --keep FOLDER [--write] [prices, rates: see --help]
 
-measure  builds, serves and searches an index of each size: clustered tokens of 128 dimensions (clustered.py), made in
-         parts from their seeds, quantised by two worker processes with the library's own functions and committed once.
+measure  builds, serves and searches an index of each size: clustered tokens of 128 dimensions (clustered.py), in parts
+         generated from their seeds, quantised by two worker processes with the library's functions and committed once.
          Recall is against `Index.exact`, and against MaxSim over the original embeddings, which the workers compute
-         while these are in memory. FOLDER keeps every index and every step's figures; the same command goes on where
-         it was interrupted, part by part.
-report   prints the figures of all sizes that are done, and what 1, 10 and 100 billion tokens take by the rates
-         measured; --write puts the tables between their marks in docs/scaling.md, and draws docs/img/scaling.svg.
+         while these are in memory. FOLDER keeps every index and every step's figures; the same command resumes after
+         an interruption, part by part.
+report   prints the figures of all finished sizes, and estimates for 1, 10 and 100 billion tokens from the measured
+         rates; --write updates the tables in docs/scaling.md, and draws docs/img/scaling.svg.
 
-A hundred million tokens need 8 GB of disk; `report` says what the sizes took.
+A hundred million tokens need 8 GB of disk; `report` prints the measured disk and time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-# The package beside this file, which has its name.
+# For the package `scaling`, which has this file's name.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from scaling import build, search, serve
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, corpus: Corpus) -> None:
-    """All steps of one size that are not done yet."""
+    """Run the unfinished steps of one size."""
     folder = folder_of(options.keep, corpus.tokens)
     folder.mkdir(parents=True, exist_ok=True)
     n, n_exact, rounds = options.queries, min(options.exact_queries, options.queries), options.rounds
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace, corpus: Corpus) -> None:
 
 
 def machine() -> Step:
-    """Where it was measured."""
+    """Describe the machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,7 +1,7 @@
 """SciFact (Wadden et al. 2020, as BEIR has it) in embeddings of answerai-colbert-small-v1, from local folders.
 
-RAYCOL_DATA is a folder with the BEIR folder `scifact`, RAYCOL_MODELS one with `answerai-colbert-small-v1`; by default
-they are looked for in ../shared.
+RAYCOL_DATA is a folder with the BEIR folder `scifact`, RAYCOL_MODELS one with `answerai-colbert-small-v1`; the
+defaults are in ../shared.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = Path(os.environ.get("RAYCOL_DATA", _SHARED / "data")) / "scifact"
 MODEL = Path(os.environ.get("RAYCOL_MODELS", _SHARED / "models")) / "answerai-colbert-small-v1"
 
-# A cache's files: float16 tokens, their number a document, ids; float32 query tokens, their number a query, ids.
+# Files of a cache: float16 tokens, tokens per document, ids; float32 query tokens, tokens per query, ids.
 _ARRAYS = ("sf_tokens.npy", "sf_lens.npy", "sf_q.npy", "sf_qlens.npy")
 _IDS = ("sf_ids.json", "sf_qids.json")
 
 
 @dataclass(frozen=True)
 class SciFact:
-    """The embeddings of all passages and of the queries that the test split judges, in the dataset's order."""
+    """Embeddings of all passages and of the test split's queries, in the dataset's order."""
 
     collection: Collection
     dataset: Dataset
 
     def ndcg(self, found: Found) -> float:
-        """nDCG@10 of what was found for all queries; a passage that is the query itself does not count."""
+        """nDCG@10 of the results of all queries, without passages that are the query itself."""
         run = {
             query_id: {
                 id_: float(score)
@@ -51,7 +51,7 @@ class SciFact:
 
 
 def missing(cache: Path | None) -> str | None:
-    """What there is not, in words, or None where all is there."""
+    """Describe what is missing, or return None."""
     if not DATA.is_dir():
         return f"no folder {DATA}; set RAYCOL_DATA to a folder with the BEIR folder scifact"
     if not (cache and _is_cached(cache)) and not MODEL.is_dir():
@@ -60,7 +60,7 @@ def missing(cache: Path | None) -> str | None:
 
 
 def load_scifact(cache: Path | None) -> SciFact:
-    """Encode, or read what an earlier run has put into the folder `cache`."""
+    """Encode the dataset, or read its embeddings from an earlier run's `cache` folder."""
     dataset = load_beir(DATA)
     if cache and _is_cached(cache):
         tokens_TD, lengths_N, queries_PD, query_lengths = (np.load(cache / name) for name in _ARRAYS)

@@ -1,18 +1,18 @@
-"""Measures searching: CPU time, recall and nDCG of raycol beside other engines, one thread each, in one run.
+"""Measure searching: CPU time, recall and nDCG of raycol and other engines, one thread each, in one run.
 
     python benchmarks/search.py [synthetic] [scifact] [growth] --keep FOLDER [--peers PYTHON]
 
 synthetic  50,000 clustered documents of 60 tokens, 128 dimensions (clustered.py)
 scifact    SciFact in embeddings of answerai-colbert-small-v1 (scifact.py)
-growth     clustered documents at several sizes, raycol alone; recall against `Index.exact`
+growth     clustered documents at several sizes, raycol only; recall against `Index.exact`
 
-PYTHON is an interpreter that has fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
-indexes; what is there is not built again, and the table marks its cost with a star. Engines take turns, and each query
-is searched alone, for 11 hits and once for 100. With its defaults every engine searches for all queries in the first
-round; in the others, and with other settings, an engine that takes long searches for the first --slow-queries only.
-Recall is against exact MaxSim over the original embeddings. CPU and peak memory are of the searching process.
+PYTHON is an interpreter with fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
+indexes; an existing one is reused, and the table marks its cost with a star. Engines alternate, and each query is
+searched by itself, for 11 hits and once for 100. With default settings every engine searches for all queries in the
+first round; in later rounds, and with other settings, a slow engine searches for the first --slow-queries only. Recall
+is against exact MaxSim over the original embeddings. CPU and peak memory are of the searching process.
 
-Everything measured goes to FOLDER/search-*.json, and recall against CPU to docs/img/ where --pictures is given.
+Results go to FOLDER/search-*.json, and with --pictures a plot of recall against CPU goes to docs/img/.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from raycol.index import Document, Index
 from raycol.index.search.effort import EFFORTS, Effort
 from raycol.index.write.tune import recall_of
 
-# Results a query: of those that are timed, and of those that recall@100 is of. A query may find itself.
+# Hits per query: of timed searches, and for recall@100. One more than needed, since a query may find itself.
 TOP = 11
 DEPTH = 100
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
 
-# Beside the defaults: what the picture shows.
+# Settings besides the defaults, for the picture.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "raycol": [
         {"effort": "fast"},
@@ -60,7 +60,7 @@ SLOW = ("fast_plaid", "maxsim")
 
 @dataclass
 class Searched:
-    """One engine with one choice of settings: its answers, and CPU milliseconds of every query in every round."""
+    """One engine with one set of settings: its answers, and CPU milliseconds of every query in every round."""
 
     engine: str
     name: str
@@ -74,7 +74,7 @@ class Searched:
     peak_bytes: int = 0
 
     def ask(self, opened: Peer, n_queries: int) -> None:
-        """Search once more, and the first time also for as many results as recall@100 needs."""
+        """Run one more round; the first also searches for the hits that recall@100 needs."""
         answer = opened.search(0, n_queries, TOP, **self.settings)
         self.cpu_ms += answer["cpu_ms"]
         self.wall_ms += answer["wall_ms"]
@@ -169,7 +169,7 @@ def _compare(name: str, folder: Path, options: argparse.Namespace, data: Any = N
 
 
 def _truth(folder: Path, collection: Collection) -> NDArray[np.float32]:
-    """Exact MaxSim of every query with every document; kept."""
+    """Exact MaxSim of every query with every document, cached in the folder."""
     place = folder / "truth.npy"
     if not place.exists():
         say("scoring every document in full precision")
@@ -249,7 +249,7 @@ def _draw(name: str, all_searched: list[Searched], truth_MN: NDArray[np.float32]
 
 
 def growth(options: argparse.Namespace) -> None:
-    """How the cost of a query grows with the index, for each effort."""
+    """Cost of a query by the size of the index, for each effort."""
     grown: list[dict[str, Any]] = []
     for n_tokens in (int(float(size)) for size in options.tokens.split(",")):
         uri = options.keep / f"growth-{n_tokens}"
@@ -288,7 +288,7 @@ def _grown(uri: Path, n_tokens: int, rounds: int, build_cpu_s: float) -> list[di
     index = Index.open(uri)
     cpu_ms: dict[Effort, list[float]] = {effort: [] for effort in EFFORTS}
     for round_ in range(rounds + 1):
-        for query in queries if round_ else queries[:2]:  # the first ones check the index, and compile
+        for query in queries if round_ else queries[:2]:  # warm-up: checks the index and compiles the kernels
             for effort, costs in cpu_ms.items():
                 with measured() as cost:
                     index.search([query], effort=effort)

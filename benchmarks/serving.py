@@ -1,27 +1,26 @@
-"""Measures an endpoint beside `Index.search` in this process, on the same index, in one run.
+"""Measure an endpoint and `Index.search` in this process, on the same index, in one run.
 
     python benchmarks/serving.py [overhead] [saturation] [scatter] [table] [embeddings] --keep FOLDER [--pylate PYTHON]
 
-overhead    what an answer over HTTP from --shards shards (4) takes longer than `Index.search` with one thread: one
-            query at a time, embedded already, in rounds that take turns; where the time goes
-saturation  queries a second of 1, 2 and 4 shards that have more to do than they can, in requests of 16 queries and
-            of one, beside `Index.search` with two threads on the same batches
-scatter     CPU of the steps of 1, 2 and 4 shards in this process, one after the other, beside `Index.search`: what an
-            endpoint's shards compute, without what carries it
+overhead    latency over HTTP with --shards shards (4), compared with `Index.search` on one thread: one query at a
+            time, as embeddings, in alternating rounds; and the time of each step
+saturation  queries a second of 1, 2 and 4 overloaded shards, in requests of 16 queries and of one, compared with
+            `Index.search` with two threads on the same batches
+scatter     CPU of the stages of 1, 2 and 4 shards in this process, one after the other, compared with `Index.search`:
+            an endpoint's computation, without HTTP and Ray
 table       latencies, queries a second and errors: closed loops of 1, 4, 16 and 64 clients, and open loops at shares
-            of the queries a second of 16 clients; with embeddings and with texts, of 1, 2 and 4 shards
-embeddings  POST /v1/embeddings beside PyLate's server on the same texts; PYTHON has PyLate and what its server needs
-            (benchmarks/peers/README.md)
+            of the throughput of 16 clients; with embeddings and with texts, for 1, 2 and 4 shards
+embeddings  POST /v1/embeddings, compared with PyLate's server on the same texts; PYTHON has PyLate and its server's
+            dependencies (benchmarks/peers/README.md)
 
-The data: --tokens clustered tokens of 128 dimensions, queries of 32 (clustered.py), of which nothing is kept but ids,
-in eight partitions, or as benchmarks/scaling.py has built them in FOLDER; and SciFact with its texts (scifact.py),
-which is skipped where it is not there. FOLDER keeps indexes, which are not built again, and everything measured, as
-serving-*.json.
+The data: --tokens clustered tokens of 128 dimensions, queries of 32 (clustered.py), stored without texts, in eight
+partitions or as benchmarks/scaling.py has built them in FOLDER; and SciFact with its texts (scifact.py), which is
+skipped if it is missing. FOLDER keeps indexes, which are reused, and all results, as serving-*.json.
 
-For saturation and table, shards that are fewer than the cores have as many replicas as fill them.
+In saturation and table, fewer shards than cores have replicas that fill the cores.
 
-Requests come from a process of its own (load.py), from this machine. CPU is of all processes of the endpoint, by what
-they do; `load` is the CPU of the loading process. No text is asked for twice, since endpoints keep what they encoded.
+Requests come from a separate process on this machine (load.py). CPU is of all processes of the endpoint, by role;
+`load` is the CPU of the load generator. No text is sent twice, since endpoints cache encoded texts.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ BATCH = 16
 SHARDS = (1, 2, 4)
 CLIENTS = (1, 4, 16, 64)
 SHARES = (0.25, 0.5, 0.75, 0.9)
-# Requests that are at work when an endpoint has more to do than it can.
+# Concurrent requests that saturate an endpoint.
 SATURATING = {1: 16, BATCH: 6}
 
 OVERHEAD_BAR_MS = 8.0
@@ -84,7 +83,7 @@ _PARTITIONS = 8
 
 @dataclass(frozen=True)
 class Served:
-    """An index to serve, queries as embeddings float32 [tokens, dim], and as texts where there are any."""
+    """An index to serve, and queries as embeddings float32 [tokens, dim], and as texts if it has any."""
 
     name: str
     uri: str
@@ -110,7 +109,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(parts):
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(parts)}")
     options.keep.mkdir(parents=True, exist_ok=True)
-    # One session for all endpoints: each starts in half the time.
+    # One Ray session for all endpoints halves their start-up time.
     with ray_session(CPU=2 * max(SHARDS) + 2):
         for name in options.parts or parts:
             measured = parts[name](options)
@@ -118,7 +117,7 @@ def main() -> None:
 
 
 def overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One request at a time, beside one search at a time."""
+    """One request at a time, compared with one search at a time."""
     measured = []
     for data in _all_data(options):
         index = Index.open(data.uri)
@@ -153,7 +152,7 @@ def overhead(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def saturation(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """More requests than an endpoint can work on, beside two threads that search all the time."""
+    """An overloaded endpoint, compared with two threads that search continuously."""
     data = _clustered(options)
     index = Index.open(data.uri)
     measured = []
@@ -200,7 +199,7 @@ def saturation(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What shards compute, and what puts their answers together, without Ray."""
+    """The computation of shards, and merging their replies, without Ray."""
     data = _clustered(options)
     index = Index.open(data.uri)
     probing = Probing(open_store(data.uri), index.manifest, ThreadPoolExecutor(1))
@@ -284,7 +283,7 @@ def table(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def embeddings(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Encoding over HTTP, here and by PyLate."""
+    """Encoding over HTTP, by raycol and by PyLate."""
     if options.pylate is None:
         print("embeddings: skipped: no --pylate")
         return []
@@ -299,7 +298,7 @@ def embeddings(options: argparse.Namespace) -> list[dict[str, Any]]:
             bodies = _write(Path(folder) / f"{packed}.jsonl", texts)
             with _endpoint(data, 1) as port:
                 measured += _encode("raycol" + ", packed" * packed, port, bodies, options)
-        # Its `model` must be the name that it was started with.
+        # `model` must be the name that the server was started with.
         texts = ({"input": [f"{text} {PLACE}"], "model": str(MODEL)} for text in data.texts)
         bodies = _write(Path(folder) / "pylate.jsonl", texts)
         with _pylate(options.pylate, MODEL) as port:
@@ -399,16 +398,16 @@ def _write(path: Path, bodies: Iterator[dict[str, Any]]) -> Path:
 
 
 def _batches(queries: Sequence[NDArray[np.float32]], size: int) -> list[list[NDArray[np.float32]]]:
-    """All queries, so many at a time; the last ones are filled up with the first."""
+    """Batches of all queries; the last one is filled up with the first queries."""
     return [list(islice(cycle(queries), start, start + size)) for start in range(0, len(queries), size)]
 
 
-# Endpoints, and what is asked of them.
+# Endpoints and requests.
 
 
 @contextmanager
 def _endpoint(data: Served, shards: int, *, fill: bool = False) -> Iterator[int]:
-    """The port of a running endpoint; to `fill` the cores it has a replica for each."""
+    """Run an endpoint and yield its port; with `fill`, it has a replica for each core."""
     replicas = max(1, (os.cpu_count() or 1) // shards) if fill else 1
     say(f"{data.name}: starting {shards} shards of {replicas} replicas")
     with serving(ServeConfig(index=data.uri, shards=shards, replicas=replicas, port=0)) as running:
@@ -417,13 +416,13 @@ def _endpoint(data: Served, shards: int, *, fill: bool = False) -> Iterator[int]
 
 @contextmanager
 def _pylate(python: Path, model: Path) -> Iterator[int]:
-    """The port of PyLate's server."""
+    """Run PyLate's server and yield its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(python), "-m", "pylate.server.server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(model)]
-    # Without PYTHONPATH, on which another module `pylate` may lie: the one beside this.
+    # Without PYTHONPATH, which may have benchmarks/pylate.py as another module `pylate`.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -444,7 +443,7 @@ def _pylate(python: Path, model: Path) -> Iterator[int]:
 
 
 def _one_by_one(port: int, queries: Sequence[NDArray[np.float32]]) -> Iterator[tuple[dict[str, Any], float]]:
-    """Each query's answer, and after how many milliseconds it was there."""
+    """Each query's answer and latency in milliseconds."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     for query in queries:
         body = json.dumps({"embeddings": [_packed(query)], "k": K})
@@ -466,7 +465,7 @@ def _search_one_by_one(index: Index, queries: Sequence[NDArray[np.float32]]) -> 
 def _search_for(
     index: Index, queries: Sequence[NDArray[np.float32]], per_request: int, seconds: float
 ) -> tuple[int, float, float]:
-    """Queries that two threads searched for, the seconds that took, and the seconds of CPU.
+    """Number of queries that two threads searched for, wall seconds, and CPU seconds.
 
     Batches of several are searched one after the other with two threads, single queries by two callers with one each.
     """

@@ -1,17 +1,17 @@
-"""Measures training.
+"""Measure training.
 
     python benchmarks/training.py [step] [workers] [checkpoints] [batches] [gpu] [transfer RECIPE ...]
 
-step         a step of one worker beside sentence-transformers' Trainer alone on the same batch, taking turns, on one
+step         a step of one worker and of sentence-transformers' Trainer on the same batch, in alternation, on one
              thread: all-MiniLM-L6-v2, 32 pairs of SciFact, GradCache by 16
-workers      tokens a second of two Ray Train workers of one CPU each beside those of one, batches of 64 such pairs
-checkpoints  what a checkpoint costs the step that it follows and the cores beside it, as a share of 50 steps
-batches      peak memory and time of one step of cached contrastive with a tiny model, by the size of the batch
+workers      tokens a second of two Ray Train workers with one CPU each, compared with one; batches of 64 such pairs
+checkpoints  cost of a checkpoint, in the step before it and in the background, as a share of 50 steps
+batches      peak memory and time of one step of cached contrastive with a tiny model, by the batch size
 gpu          tokens a second and peak memory of cached contrastive at large batches, with and without
              late-interaction-kernels; needs a GPU, and a model with --model
-transfer     nDCG@10 on SciFact and Cranfield, before and after training by a recipe, with bootstrap intervals
+transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
-Seconds are CPU seconds of one process with one thread where nothing else is said.
+Seconds are CPU seconds of one process with one thread if not said otherwise.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def _fit(config: Any, folder: Path, on_record: Callable[[dict[str, float]], None
 
 
 def _a_step(seconds: list[float]) -> float:
-    """CPU seconds a step from the clock at the end of each; the first is left out."""
+    """CPU seconds of each step but the first, from the clock at the end of each."""
     return statistics.median(np.diff(seconds[1:]))
 
 
 def step(folder: Path, options: argparse.Namespace) -> None:
-    """One worker beside sentence-transformers' Trainer."""
+    """One worker compared with sentence-transformers' Trainer."""
     import torch
 
     torch.set_num_threads(1)
@@ -152,7 +152,7 @@ def _sentence_transformers(config: Any, folder: Path) -> list[float]:
 
 
 def workers(folder: Path, options: argparse.Namespace) -> None:
-    """Two workers beside one, by the clock."""
+    """Two workers compared with one, in wall time."""
     from raycol.distributed.session import ray_session
     from raycol.training import train
 
@@ -171,7 +171,7 @@ def workers(folder: Path, options: argparse.Namespace) -> None:
 
 
 def checkpoints(folder: Path, options: argparse.Namespace) -> None:
-    """Seconds that saving takes, in the step and beside it."""
+    """Seconds that saving takes, in the step and in the background."""
     import torch
 
     from raycol.storage import open_store
@@ -201,7 +201,7 @@ def checkpoints(folder: Path, options: argparse.Namespace) -> None:
         _fit(config, folder, lambda record: clock.append(time.perf_counter()), open_store(folder / "store"))
     finally:
         Trainer._save_checkpoint, module.save_checkpoint = save, publish
-    # Of the steps, those that no checkpoint follows or is saved beside.
+    # Only steps without a checkpoint, neither after the step nor in the background.
     steps = np.diff(clock)[1::3]
     a_step, wait, cpu = statistics.median(steps), statistics.median(waits), statistics.median(beside)
     print_table(
@@ -216,7 +216,7 @@ def checkpoints(folder: Path, options: argparse.Namespace) -> None:
 
 
 def batches(folder: Path, options: argparse.Namespace) -> None:
-    """One step at each size, in a process of its own."""
+    """One step at each size, in a separate process."""
     rows = []
     for size in BATCHES:
         say(f"a batch of {size}")
@@ -287,7 +287,7 @@ def _large_step(model: str, data: Path, folder: Path, size: int, fused: bool) ->
 
 
 def transfer(folder: Path, options: argparse.Namespace) -> None:
-    """Train by each recipe, measure before and after."""
+    """Train with each recipe; evaluate before and after."""
     import torch
 
     from raycol.models.encoder import load_encoder
@@ -325,7 +325,7 @@ def transfer(folder: Path, options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Recipes name data by paths relative to where they are run."""
+    """Change to a folder for the block: recipes name data by relative paths."""
     before = os.getcwd()
     os.chdir(folder)
     try:

@@ -1,13 +1,13 @@
-r"""Add a corpus to an index as a Ray job. The arguments are those of `raycol index append`.
+r"""Add a corpus to an index as a Ray job. Takes the arguments of `raycol index append`.
 
     raycol submit append append.yaml --address http://HEAD:8265
 
-or, with arguments in place of a file:
+or, with options instead of a file:
 
     ray job submit --working-dir . -- \
         python jobs/append.py INDEX CORPUS --num-workers 16
 
-Submitted again after a crash, it goes on from the partitions that were finished.
+Submitted again after a crash, it resumes after the finished partitions.
 """
 
 import sys

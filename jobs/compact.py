@@ -1,12 +1,12 @@
-r"""Merge an index's small partitions as a Ray job. The arguments are those of `raycol index compact`.
+r"""Merge an index's small partitions as a Ray job. Takes the arguments of `raycol index compact`.
 
     raycol submit compact compact.yaml --address http://HEAD:8265
 
-or, with arguments in place of a file:
+or, with options instead of a file:
 
     ray job submit --working-dir . -- python jobs/compact.py INDEX
 
-It works in one process, on the node where jobs start. Interrupted, it leaves the index as it was.
+Runs in one process, on the node where jobs start. Interrupted, it leaves the index unchanged.
 """
 
 import sys

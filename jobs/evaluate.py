@@ -1,8 +1,8 @@
-"""Measure a model or an index as a Ray job. The arguments are those of `raycol evaluate`.
+"""Evaluate a model or an index as a Ray job. Takes the arguments of `raycol evaluate`.
 
     raycol submit evaluate evaluate.yaml --address http://HEAD:8265
 
-or, with arguments in place of a file:
+or, with options instead of a file:
 
     ray job submit --working-dir . -- python jobs/evaluate.py BEIR_FOLDER --index INDEX
 """

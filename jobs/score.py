@@ -1,13 +1,13 @@
-r"""Score training examples as a Ray job. The arguments are those of `raycol score`; paths are on shared storage.
+r"""Score training examples as a Ray job. Takes the arguments of `raycol score`; paths are on shared storage.
 
-    raycol submit score teach.yaml --address http://HEAD:8265
+    raycol submit score score.yaml --address http://HEAD:8265
 
-or, with arguments in place of a file:
+or, with options instead of a file:
 
     ray job submit --working-dir . -- \
-        python jobs/score.py NEGATIVES --teacher CROSS_ENCODER --out TAUGHT --num-workers 8 --resources GPU=1
+        python jobs/score.py NEGATIVES --teacher CROSS_ENCODER --out SCORED --num-workers 8 --resources GPU=1
 
-Submitted again after a crash, it goes on from the parts that were finished.
+Submitted again after a crash, it resumes after the finished parts.
 """
 
 import sys

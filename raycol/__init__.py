@@ -1,8 +1,7 @@
 """raycol: train, index and serve late-interaction (ColBERT-style, multi-vector) retrieval on Ray.
 
-The names below are all a script needs to index and search on one machine, or to ask an endpoint, without
-Ray. They are imported on first use, so that `import raycol` and `raycol --help` stay quick and an index can
-be searched where torch and Ray are not installed.
+The names below index and search on one machine, or query an endpoint, without Ray. They are imported on first use:
+`import raycol` and `raycol --help` stay fast, and searching an index needs neither torch nor Ray installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What commands print: plain lines on standard output, made to be read and to be piped."""
+"""The commands' output: plain lines on standard output, readable and pipeable."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from raycol.training.launch import TrainReport
 
 _SNIPPET = 88
-# Records that were left out are listed on the screen up to so many; the report in the index has all.
+# Number of skipped records to print; the report in the index lists all.
 _SKIPPED_SHOWN = 20
 
 
 def trained(report: TrainReport) -> None:
-    """The outcome of `raycol train`."""
-    measured = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
-    kept = f" (kept: step {report.best_step}{measured})" if report.metrics else ""
+    """Print the result of `raycol train`."""
+    metric = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
+    best = f" (best: step {report.best_step}{metric})" if report.metrics else ""
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
-        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{kept}"
+        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{best}"
     )
     for remark in report.remarks:
         echo(remark)
 
 
 def built(report: BuildReport) -> None:
-    """The outcome of `raycol index build` and `raycol index append`."""
+    """Print the result of `raycol index build` and `raycol index append`."""
     split = f" in {report.passages} passages" if report.passages != report.documents else ""
     replaced = f", {report.replaced} documents replaced" if report.replaced else ""
-    again = f" ({report.reused_parts} of {report.parts} parts from before)" if report.reused_parts else ""
+    reused = f" ({report.reused_parts} of {report.parts} parts reused)" if report.reused_parts else ""
     echo(
         f"{report.index}: version {report.version}, {report.documents} documents{split}, {report.tokens} tokens in "
-        f"{report.partitions} partitions{replaced}, {report.seconds:.0f} s{again}"
+        f"{report.partitions} partitions{replaced}, {report.seconds:.0f} s{reused}"
     )
     if report.truncated:
-        echo(f"{report.truncated} documents are longer than the model takes and were cut (--split-tokens splits)")
+        echo(f"{report.truncated} documents exceed the model's length and were truncated (--split-tokens splits them)")
     _skipped(report.skipped, f"{REPORT} in the index")
 
 
-def _skipped(problems: Sequence[BadRecord], where: str) -> None:
+def _skipped(problems: Sequence[BadRecord], report: str) -> None:
     for problem in problems[:_SKIPPED_SHOWN]:
         echo(f"skipped {problem}")
     if len(problems) > _SKIPPED_SHOWN:
-        echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {where}")
+        echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {report}")
 
 
 def mined(report: MiningReport) -> None:
-    """The outcome of `raycol mine`."""
+    """Print the result of `raycol mine`."""
     echo(
         f"{report.out}: {report.negatives} negatives for {report.rows} of {report.pairs} pairs of "
         f"{report.queries} queries, {_files(report)}"
@@ -70,56 +70,58 @@ def mined(report: MiningReport) -> None:
     if short := sum(report.short.values()):
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
-            f"{_fate(short, report.short_kept)}. What took most of their hits: {listed(report.short)}"
+            f"{_short_outcome(short, report.short_kept)}. Most hits were excluded by: {listed(report.short)}"
         )
     if report.left_out:
-        echo(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
+        echo(f"excluded of {report.hits} hits: {listed(report.left_out)}")
     if report.positives_encoded:
-        echo(f"{report.positives_encoded} positives are not in the index; their scores are of their texts")
+        echo(f"{report.positives_encoded} positives are not in the index; their texts were encoded to score them")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")
 
 
-def taught(report: ScoringReport) -> None:
-    """The outcome of `raycol score`."""
+def scored(report: ScoringReport) -> None:
+    """Print the result of `raycol score`."""
     echo(
         f"{report.out}: {report.pairs} scores for {report.rows} of {report.examples} examples, {_files(report)}; "
-        f"{report.positive_first} positives are scored highest"
+        f"{report.positive_first} positives score highest"
     )
     if report.short:
         echo(
             f"{report.short} of {report.examples} examples have fewer than {report.n_ways} documents: "
-            f"{_fate(report.short, report.short_kept)}"
+            f"{_short_outcome(report.short, report.short_kept)}"
         )
     if report.documents_left_out:
-        echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were left out (--n-ways)")
+        echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were dropped (--n-ways)")
     if report.cut:
-        echo(f"{report.cut} pairs are longer than the teacher reads and were cut (--max-length)")
+        echo(f"{report.cut} pairs exceed the teacher's length and were truncated (--max-length)")
     _skipped(report.skipped, f"{SCORING_REPORT} in {report.out}")
 
 
-def _fate(short: int, kept: int) -> str:
-    """What became of those that are short of documents."""
-    parts = {"LEFT OUT": short - kept, "kept": kept}
-    return " and ".join(f"{n} {what}" for what, n in parts.items() if n) + " (--short)"
+def _short_outcome(short: int, kept: int) -> str:
+    """How many rows with too few documents were dropped and how many kept."""
+    outcomes = {"DROPPED": short - kept, "kept": kept}
+    return " and ".join(f"{n} {outcome}" for outcome, n in outcomes.items() if n) + " (--short)"
 
 
 def _files(report: MiningReport | ScoringReport) -> str:
-    again = f" ({report.reused_parts} from before)" if report.reused_parts else ""
-    return f"{report.parts} files{again}, {report.seconds:.0f} s"
+    reused = f" ({report.reused_parts} reused)" if report.reused_parts else ""
+    return f"{report.parts} files{reused}, {report.seconds:.0f} s"
 
 
-def estimate(done: Estimate, num_workers: int | None) -> None:
-    """The outcome of `raycol index plan`."""
-    kind = "GPU" if done.on_gpu else "CPU"
-    rate = f"{done.encoded_per_second:,.0f} tokens encoded and " if done.encoded_per_second else ""
-    hours = done.worker_hours
+def estimate(result: Estimate, num_workers: int | None) -> None:
+    """Print the result of `raycol index plan`."""
+    kind = "GPU" if result.on_gpu else "CPU"
+    encoded = f"{result.encoded_per_second:,.0f} tokens encoded and " if result.encoded_per_second else ""
+    hours = result.worker_hours
     wall = f", {_hours(hours / num_workers)} on {num_workers} workers" if num_workers else ""
-    echo(f"documents    {done.documents:,} (estimated from {done.sampled:,})")
-    echo(f"tokens       {done.tokens:,}")
-    echo(f"index        {size(done.index_bytes)}, {done.n_centroids:,} centroids, {done.partitions:,} partitions")
-    echo(f"work         {done.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
-    echo(f"  a second   {rate}{done.quantised_per_second:,.0f} quantised by one worker here")
-    echo(f"memory       {size(done.worker_bytes)} a worker, {size(done.driver_bytes)} where it is started")
+    echo(f"documents    {result.documents:,} (estimated from {result.sampled:,})")
+    echo(f"tokens       {result.tokens:,}")
+    echo(
+        f"index        {size(result.index_bytes)}, {result.n_centroids:,} centroids, {result.partitions:,} partitions"
+    )
+    echo(f"work         {result.parts:,} parts, {_hours(hours)} of one {kind}{wall}")
+    echo(f"  a second   {encoded}{result.quantised_per_second:,.0f} quantised, by one worker of this machine")
+    echo(f"memory       {size(result.worker_bytes)} a worker, {size(result.driver_bytes)} for the driver")
 
 
 def _hours(hours: float) -> str:
@@ -127,44 +129,44 @@ def _hours(hours: float) -> str:
 
 
 def stats(index: Index) -> None:
-    """The outcome of `raycol index info`."""
-    found, manifest = index.stats(), index.manifest
-    versions = ", ".join(str(version) for version in found.versions if version != found.version)
+    """Print the result of `raycol index info`."""
+    result, manifest = index.stats(), index.manifest
+    versions = ", ".join(str(version) for version in result.versions if version != result.version)
     echo(f"index        {index.uri}")
-    echo(f"version      {found.version}" + (f" (there are also {versions})" if versions else ""))
-    echo(f"documents    {found.documents} ({found.deleted_documents} more are deleted)")
-    echo(f"tokens       {found.tokens} ({found.deleted_tokens} more are deleted)")
-    echo(f"partitions   {found.partitions}")
-    echo(f"codec        {found.dim} dimensions, {found.bits} bits, {found.n_centroids} centroids")
-    echo(f"bytes        {found.bytes} ({found.bytes_per_token:.1f} a token)")
-    for name, n_bytes in found.files.items():
+    echo(f"version      {result.version}" + (f" (also stored: {versions})" if versions else ""))
+    echo(f"documents    {result.documents} ({result.deleted_documents} more are deleted)")
+    echo(f"tokens       {result.tokens} ({result.deleted_tokens} more are deleted)")
+    echo(f"partitions   {result.partitions}")
+    echo(f"codec        {result.dim} dimensions, {result.bits} bits, {result.n_centroids} centroids")
+    echo(f"bytes        {result.bytes} ({result.bytes_per_token:.1f} a token)")
+    for name, n_bytes in result.files.items():
         echo(f"  {name:<18} {n_bytes}")
-    echo(f"drift        {found.drift:.2f} (1: the codebook fits as it did when it was trained)")
+    echo(f"drift        {result.drift:.2f} (1: the codebook fits as well as when it was trained)")
     columns = ", ".join(f"{name} ({kind})" for name, kind in manifest.columns.items())
     echo(f"columns      {columns or 'none'}")
-    echo(f"model        {manifest.model.name if manifest.model else 'not known'}")
+    echo(f"model        {manifest.model.name if manifest.model else 'unknown'}")
 
 
 def serving(endpoint: RunningEndpoint) -> None:
-    """Where an endpoint listens, and how to ask it."""
+    """Print an endpoint's address and a command that queries it."""
     manifest = endpoint.manifest
     echo(f"serving {manifest.documents} documents over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
     echo(f"try: raycol search {endpoint.url} 'your question'")
 
 
-def hits(query: str, found: Sequence[SearchHit]) -> None:
-    """A query and its hits, a line each."""
+def hits(query: str, results: Sequence[SearchHit]) -> None:
+    """Print a query and its hits, one a line."""
     echo(query)
-    for rank, hit in enumerate(found, start=1):
+    for rank, hit in enumerate(results, start=1):
         text = " ".join((hit.text or "").split())
         snippet = text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
         echo(f"{rank:4}  {hit.score:7.3f}  {hit.id}" + (f"  {snippet}" if snippet else ""))
-    if not found:
+    if not results:
         echo("      no hits")
 
 
 def evaluation(result: Evaluation) -> None:
-    """The outcome of `raycol evaluate`."""
+    """Print the result of `raycol evaluate`."""
     skipped = f", {result.skipped} documents skipped" if result.skipped else ""
     echo(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
     for note in result.notes:
@@ -174,7 +176,7 @@ def evaluation(result: Evaluation) -> None:
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Several ways of searching and their metrics, as a table."""
+    """Print the metrics of several search methods as a table."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     names = next(iter(rows.values()))

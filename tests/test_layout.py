@@ -1,4 +1,4 @@
-"""The frame: which way imports point, and that what stands beside the library names things that exist."""
+"""The layers: the direction of imports, and entry points and configurations that name existing code."""
 
 import ast
 import importlib
@@ -10,12 +10,12 @@ import yaml
 
 from tests.conftest import PROJECT
 
-# What each package may import beside itself; `errors` and `core` are for all. Lower layers come first.
+# The packages that each may import, besides itself, `errors` and `core`. Lower layers come first.
 MAY_IMPORT = {
     "storage": set(),
     "data": set(),
     "index": {"data", "storage"},
-    "models": {"index", "storage"},  # the index: for the type of what it remembers of its model
+    "models": {"index", "storage"},  # `index` for the manifest's record of the model
     "distributed": set(),
     "client": {"index"},
     "evaluation": {"data", "index", "models"},
@@ -36,7 +36,7 @@ FOR_ALL = {"core", "errors"}
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file imports anywhere in it; `from raycol import x` counts as raycol.x."""
+    """Modules that a file imports, anywhere in it; `from raycol import x` counts as raycol.x."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -56,16 +56,16 @@ def test_imports_point_one_way(package: str) -> None:
         assert ours <= MAY_IMPORT[package] | FOR_ALL | {package}, path
 
 
-def test_the_index_and_the_data_know_neither_ray_nor_torch() -> None:
-    # Pooling is sentence-transformers', other devices are torch's; both are imported where they are asked for.
-    asked_for = {PROJECT / "raycol" / "index" / name for name in ("codec/pooling.py", "search/device.py")}
+def test_index_and_data_import_neither_ray_nor_torch() -> None:
+    # Pooling needs sentence-transformers and GPU scoring torch; both are imported on use.
+    on_use = {PROJECT / "raycol" / "index" / name for name in ("codec/pooling.py", "search/device.py")}
     for package in ("index", "data"):
-        for path in {*(PROJECT / "raycol" / package).rglob("*.py")} - asked_for:
+        for path in {*(PROJECT / "raycol" / package).rglob("*.py")} - on_use:
             assert not {name.split(".")[0] for name in imported(path)} & {"ray", "torch"}, path
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.py")), ids=lambda path: path.name)
-def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_entry_point_runs_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = ast.parse(path.read_text())
     assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or "")
     assert f"raycol submit {path.stem} " in (ast.get_docstring(tree) or "")
@@ -75,12 +75,12 @@ def test_every_job_is_a_launch_command_over_a_verb(path: Path, monkeypatch: pyte
     assert stopped.value.code == 0
 
 
-def test_every_part_of_the_library_is_in_the_picture() -> None:
+def test_every_module_has_a_layer() -> None:
     parts = {path.stem for path in (PROJECT / "raycol").iterdir() if path.suffix == ".py" or path.is_dir()}
     assert parts - {"__init__", "__main__", "__pycache__"} == MAY_IMPORT.keys() | FOR_ALL | {"cli"}
 
 
-def test_the_serve_config_is_what_serve_and_raycol_take(tmp_path: Path) -> None:
+def test_serve_and_raycol_accept_the_serve_config(tmp_path: Path) -> None:
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve.schema import ServeDeploySchema
 
@@ -100,7 +100,7 @@ def test_the_serve_config_is_what_serve_and_raycol_take(tmp_path: Path) -> None:
     assert call_user_app_builder_with_args_if_necessary(builder, arguments) is not None
 
 
-def test_the_launcher_is_what_ray_takes() -> None:
+def test_ray_accepts_the_launcher() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load((PROJECT / "cluster" / "on-prem.yaml").read_text())

@@ -1,4 +1,4 @@
-"""The README does what it says: its Python runs, and its commands, in their order, on a small demo's data."""
+"""The README is executable: its Python runs, and its commands run in order on a small demo's data."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def commands(block: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """A newcomer's, with this interpreter's scripts first: nothing that the tests set for themselves."""
+    """A new user's environment: none of the tests' variables, and this interpreter's scripts first on the PATH."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
     return {**clean, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
@@ -38,7 +38,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_first_screen_has_what_a_newcomer_needs() -> None:
+def test_the_first_screen_has_the_first_commands() -> None:
     first_screen = README.split("\n## ")[0]
     assert commands(blocks("console")[0]) == ["make demo", "make test"]
     assert first_screen.count("```python") == 1
@@ -48,23 +48,23 @@ def test_the_first_screen_has_what_a_newcomer_needs() -> None:
     assert blocks("console")[1] in first_screen
 
 
-def test_the_two_commands_are_targets() -> None:
+def test_the_two_commands_are_make_targets() -> None:
     for command, runs in (("make demo", "raycol demo"), ("make test", "pytest")):
         planned = subprocess.run([*command.split(), "-n"], cwd=PROJECT, capture_output=True, text=True, check=True)
         assert runs in planned.stdout
 
 
-def test_nothing_is_left_to_fill_in() -> None:
+def test_no_placeholder_is_left() -> None:
     assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|DEMO_TABLE|CRANFIELD)\b", README)
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_resolve() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (PROJECT / target).exists(), target
 
 
 @pytest.mark.slow
-def test_the_python_runs_and_finds_the_right_one(tmp_path: Path) -> None:
+def test_the_python_example_runs(tmp_path: Path) -> None:
     code = "import sys; sys.modules['ray'] = None\n" + "".join(blocks("python"))  # any import of Ray would fail
     (tmp_path / "first.py").write_text(code)
     out = run(f"{sys.executable} first.py", tmp_path)
@@ -92,26 +92,26 @@ def background() -> Iterator[list[subprocess.Popen]]:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_demo_and_then_the_commands_by_hand(demo_folder: Path, background: list[subprocess.Popen]) -> None:
+def test_the_demo_and_then_the_commands_run(demo_folder: Path, background: list[subprocess.Popen]) -> None:
     train, index, serve, search = (line for line in commands(blocks("console")[1]) if line.startswith("raycol"))
     assert "trained" in run(train, demo_folder)
     assert "my-index: version 1, 120 documents" in run(index, demo_folder)
 
     assert serve.endswith("&")
     words = shlex.split(serve.removesuffix("&"))
-    said = demo_folder / "serve.out"
-    with said.open("w") as out:
+    log = demo_folder / "serve.out"
+    with log.open("w") as out:
         background.append(subprocess.Popen(words, cwd=demo_folder, env=environment(), stdout=out))
-    wait_until_it_serves(background[0], said)
-    found = run(search, demo_folder)
-    assert found.splitlines()[0] == "parse a date from a string"
-    assert len(found.splitlines()) == 4
+    wait_until_it_serves(background[0], log)
+    hits = run(search, demo_folder)
+    assert hits.splitlines()[0] == "parse a date from a string"
+    assert len(hits.splitlines()) == 4
 
 
-def wait_until_it_serves(process: subprocess.Popen, said: Path) -> None:
-    """Until it says so: it answers a little earlier, while an interruption still interrupts its start."""
+def wait_until_it_serves(process: subprocess.Popen, log: Path) -> None:
+    """Wait for its line. It answers a little earlier, when an interruption would still abort its start."""
     deadline = time.monotonic() + 120
-    while "at http://127.0.0.1:8000 (" not in said.read_text():
+    while "at http://127.0.0.1:8000 (" not in log.read_text():
         assert process.poll() is None, "the endpoint ended"
         assert time.monotonic() < deadline, "the endpoint did not start in time"
         time.sleep(0.2)

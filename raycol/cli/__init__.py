@@ -1,4 +1,4 @@
-"""`raycol ...`: argument parsing, and what is printed. The work is in the packages that the commands name."""
+"""The command line: arguments in, lines out. The packages that the commands call do the work."""
 
 from raycol.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The commands. Each parses, calls one function, and prints what it returns."""
+"""The commands: each parses its arguments, calls one function and prints the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 index_app = typer.Typer(
-    help="Build an index, change it, look after it, search it.", no_args_is_help=True, rich_markup_mode=None
+    help="Build, change, maintain and search an index.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
@@ -59,13 +59,13 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command; `main` acts on --debug, wherever it stands."""
+    """Global options. `main` handles --debug, at any position."""
 
 
 @app.command()
 @options_of(DemoConfig)
 def demo(config: DemoConfig) -> None:
-    """Train, index, serve and search on this machine, from the docstrings it has."""
+    """Train, index, serve and search on this machine, over its own docstrings."""
     from raycol.demo.run import run_demo
 
     run_demo(config)
@@ -74,13 +74,13 @@ def demo(config: DemoConfig) -> None:
 @app.command()
 @options_of(TrainConfig, recipe=True)
 def train(config: TrainConfig) -> None:
-    """Train an encoder on Ray Train. The same command goes on where it was interrupted."""
+    """Train an encoder on Ray Train. Run again after an interruption, the same command resumes."""
     from raycol.training.launch import train as run
     from raycol.training.table import live_table
 
     with nullcontext(no_report) if console.is_terminal else progress("Training") as report, live_table() as on_record:
-        done = run(config, report, on_record)
-    display.trained(done)
+        result = run(config, report, on_record)
+    display.trained(result)
 
 
 @app.command()
@@ -90,8 +90,8 @@ def mine(config: MineConfig) -> None:
     from raycol.mining.mine import mine_negatives
 
     with progress("Mining") as report:
-        done = mine_negatives(config, report)
-    display.mined(done)
+        result = mine_negatives(config, report)
+    display.mined(result)
 
 
 @app.command()
@@ -101,8 +101,8 @@ def score(config: ScoreConfig) -> None:
     from raycol.mining.score import score_examples
 
     with progress("Scoring") as report:
-        done = score_examples(config, report)
-    display.taught(done)
+        result = score_examples(config, report)
+    display.scored(result)
 
 
 @index_app.command("build")
@@ -112,30 +112,30 @@ def build(config: IndexConfig) -> None:
     from raycol.indexing.build import build_index
 
     with progress("Indexing") as report:
-        done = build_index(config, report)
-    display.built(done)
+        result = build_index(config, report)
+    display.built(result)
 
 
 @index_app.command("plan")
 @options_of(PlanConfig, "corpus")
 def plan(config: PlanConfig) -> None:
-    """Say what building an index would take, from a sample and rates measured on this machine."""
+    """Estimate what an index build takes, from a sample of the corpus and rates measured on this machine."""
     from raycol.indexing.estimate import estimate_build
 
     with progress("Sampling and measuring"):
-        done = estimate_build(config)
-    display.estimate(done, config.num_workers)
+        result = estimate_build(config)
+    display.estimate(result, config.num_workers)
 
 
 @index_app.command("append")
 @options_of(AppendConfig, "index", "corpus")
 def append(config: AppendConfig) -> None:
-    """Encode a corpus with an index's own encoder and add it, in one new version."""
+    """Encode a corpus with an index's own encoder and append it, as one new version."""
     from raycol.indexing.append import append_corpus
 
     with progress("Appending") as report:
-        done = append_corpus(config, report)
-    display.built(done)
+        result = append_corpus(config, report)
+    display.built(result)
 
 
 @index_app.command("delete")
@@ -143,28 +143,28 @@ def delete(
     index: IndexArgument,
     ids: Annotated[list[str] | None, typer.Argument(help="Documents to delete.", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A file with an id on each line, as it is in the corpus; may be compressed.")
+        Path | None, typer.Option(help="File of ids, one a line, exactly as in the corpus; may be compressed.")
     ] = None,
     refuse_unknown: Annotated[
-        bool, typer.Option("--refuse-unknown", help="Fail where a document is not in the index.")
+        bool, typer.Option("--refuse-unknown", help="Fail if a document is not in the index.")
     ] = False,
 ) -> None:
-    """Delete documents, in one new version. Compaction removes their bytes."""
+    """Delete documents, as one new version. Compaction removes their bytes."""
     from raycol.index import Index
 
-    wanted = [*(ids or []), *(read_id_lines(file) if file else [])]
-    if not wanted:
+    to_delete = [*(ids or []), *(read_id_lines(file) if file else [])]
+    if not to_delete:
         raise InputError("nothing to delete: name documents, or a file of ids with --file")
-    change = Index.open(index).delete(wanted, on_unknown="refuse" if refuse_unknown else "ignore")
-    given = len(set(wanted))
-    found = f", of {given} ids; the others are not in the index" if change.removed < given else ""
-    echo(f"{index}: version {change.version}, {change.removed} documents deleted{found}")
+    change = Index.open(index).delete(to_delete, on_unknown="refuse" if refuse_unknown else "ignore")
+    n_ids = len(set(to_delete))
+    unknown = f", of {n_ids} ids; the others are not in the index" if change.removed < n_ids else ""
+    echo(f"{index}: version {change.version}, {change.removed} documents deleted{unknown}")
 
 
 @index_app.command("compact")
 @options_of(CompactConfig, "index")
 def compact(config: CompactConfig) -> None:
-    """Merge small partitions and drop deleted documents, in one new version."""
+    """Merge small partitions and drop deleted documents, as one new version."""
     from raycol.index import Index
 
     opened = Index.open(config.index)
@@ -180,26 +180,26 @@ def compact(config: CompactConfig) -> None:
 @index_app.command("vacuum")
 def vacuum(
     index: IndexArgument,
-    keep: Annotated[int, typer.Option(help="Versions to keep, the current one among them.")] = 2,
+    keep: Annotated[int, typer.Option(help="Number of versions to keep, including the current one.")] = 2,
     abandoned: Annotated[
         bool,
-        typer.Option("--abandoned", help="Remove also what unfinished writers left; only while none is at work."),
+        typer.Option("--abandoned", help="Also remove files of unfinished writers. Only safe while no writer runs."),
     ] = False,
 ) -> None:
-    """Give up old versions, and remove what no version needs."""
+    """Remove old versions, and files that no remaining version references."""
     from raycol.index.write.vacuum import vacuum as run
     from raycol.storage import open_store
 
-    done = run(open_store(index), keep, abandoned=abandoned)
-    echo(f"{index}: {len(done.versions)} versions given up, {len(done.removed)} folders and files removed")
+    result = run(open_store(index), keep, abandoned=abandoned)
+    echo(f"{index}: {len(result.versions)} versions and {len(result.removed)} folders and files removed")
 
 
 @index_app.command("info")
 def info(
     index: IndexArgument,
-    version: Annotated[int | None, typer.Option(help="Which version; by default the newest.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version to open. Default: the newest.")] = None,
 ) -> None:
-    """Print what an index holds and what it takes."""
+    """Print an index's contents, size and codec."""
     from raycol.index import Index
 
     display.stats(Index.open(index, version))
@@ -207,7 +207,7 @@ def info(
 
 @index_app.command("verify")
 def verify(index: IndexArgument) -> None:
-    """Read every byte of an index and check it against its manifests."""
+    """Read every byte of an index and check it against the manifests' checksums."""
     from raycol.index.write.verify import verify_index
     from raycol.storage import open_store
 
@@ -215,14 +215,14 @@ def verify(index: IndexArgument) -> None:
     for problem in problems:
         echo(str(problem), err=True)
     if problems:
-        raise IndexCorruptError(f"{index}: {len(problems)} files are not as the manifests promise")
-    echo(f"{index}: every file is as the manifests promise")
+        raise IndexCorruptError(f"{index}: {len(problems)} files do not match their manifests")
+    echo(f"{index}: every file matches its manifests")
 
 
 @index_app.command("search")
 @options_of(SearchConfig, "target", "queries")
 def search_index(config: SearchConfig) -> None:
-    """Search an index (the same as raycol search)."""
+    """Search an index (same as raycol search)."""
     search(config)
 
 
@@ -244,11 +244,11 @@ def serve(config: ServeConfig) -> None:
 @app.command()
 @options_of(DeployConfig, "target")
 def deploy(config: DeployConfig) -> None:
-    """Have running endpoints serve another version of their index."""
+    """Switch running endpoints to another version of their index."""
     from raycol.serving.deploy import deploy as run
 
-    done = run(config)
-    echo(f"{config.target}: version {done.version} in place of {done.before}")
+    result = run(config)
+    echo(f"{config.target}: version {result.version} in place of {result.before}")
 
 
 def search(config: SearchConfig) -> None:
@@ -268,9 +268,9 @@ app.command("doctor")(doctor)
 @app.command()
 @options_of(EvaluateConfig, "data")
 def evaluate(config: EvaluateConfig) -> None:
-    """Measure a model, or an index, on a BEIR folder."""
+    """Evaluate a model, or an index, on a BEIR folder."""
     from raycol.evaluation.evaluate import evaluate as run
 
     with progress("Evaluating") as report:
-        done = run(config, report)
-    display.evaluation(done)
+        result = run(config, report)
+    display.evaluation(result)

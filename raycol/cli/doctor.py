@@ -1,4 +1,4 @@
-"""`raycol doctor`: a table of what was checked, and below it how to mend what is wrong."""
+"""`raycol doctor`: print a table of the checks, then how to fix the failed ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from raycol.cli.options import options_of
-from raycol.cli.submit import follow_to_the_end
+from raycol.cli.submit import follow_and_exit
 from raycol.core.escaping import printable
 from raycol.core.progress import progress
 from raycol.doctor.checks import Finding
 from raycol.doctor.config import DoctorConfig
-from raycol.doctor.reach import check_answers
+from raycol.doctor.reach import check_reachable
 from raycol.errors import InputError
 from raycol.jobs.address import dashboard_address, is_dashboard
 from raycol.jobs.cluster import Cluster
@@ -27,62 +27,61 @@ from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import MODE, auth_headers
 from raycol.storage import absolute
 
-# The table of a job is a log's, and a terminal's in the end.
+# Table width in a job's log, which is usually read in a terminal.
 _PIPE_WIDTH = 110
-_STATES = {"ok": Text("ok", "green"), "wrong": Text("WRONG", "red"), "not checked": Text("-", "yellow")}
+_STATES = {"ok": Text("ok", "green"), "failed": Text("FAILED", "red"), "not checked": Text("-", "yellow")}
 
 
 @options_of(DoctorConfig)
 def doctor(config: DoctorConfig) -> None:
-    """Check a cluster before a job does: versions, storage, GPUs, room, authentication, clocks."""
+    """Check a cluster before a job fails on it: versions, storage, GPUs, memory, disk, authentication, clocks."""
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if address and is_dashboard(address):
-        _from_outside(config, address)
+        _run_on_head(config, address)
     if address:
-        check_answers(address)
-        # Read by Ray when it is imported, which nothing has done yet.
+        check_reachable(address)
+        # Ray reads this on import; nothing has imported it yet.
         os.environ["RAY_ADDRESS"] = address
         if auth_headers():
             os.environ[MODE] = "token"
     from raycol.doctor.run import examine
 
-    with progress("Examining"):
+    with progress("Checking"):
         findings = examine(config)
     show(findings)
-    raise typer.Exit(1 if any(finding.state == "wrong" for finding in findings) else 0)
+    raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
-def _from_outside(config: DoctorConfig, address: str) -> None:
-    """Have the cluster's head examine it, with the raycol that is installed there, as a job."""
-    named = [
-        *(("--shared", place) for place in config.shared),
+def _run_on_head(config: DoctorConfig, address: str) -> None:
+    """Run the checks as a job on the cluster's head, with the raycol installed there."""
+    options = [
+        *(("--shared", uri) for uri in config.shared),
         *([("--plan", str(config.plan))] if config.plan else []),
     ]
-    for option, place in named:
-        if absolute(place) != place:
+    for option, uri in options:
+        if absolute(uri) != uri:
             raise InputError(
-                f"{option} {place}: a relative path, which the cluster's nodes do not have; expected an absolute one, "
-                "or a URI"
+                f"{option} {uri}: a relative path, which the cluster's nodes cannot resolve; expected an absolute "
+                "one, or a URI"
             )
     cluster = Cluster(dashboard_address(address), auth_headers())
-    words = ["python", "-m", "raycol", "doctor", f"--wait-s={config.wait_s:g}"]
-    words += [f"--shared={place}" for place in config.shared]
-    words += [f"--plan={config.plan}"] if config.plan else []
+    command = ["python", "-m", "raycol", "doctor", f"--wait-s={config.wait_s:g}"]
+    command += [f"{option}={uri}" for option, uri in options]
     job_id = f"{PREFIX}-doctor-{secrets.token_hex(8)}"
-    cluster.submit(shlex.join(words), job_id, {}, {"verb": "doctor"})
-    follow_to_the_end(cluster, job_id)
+    cluster.submit(shlex.join(command), job_id, {}, {"verb": "doctor"})
+    follow_and_exit(cluster, job_id)
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print findings, and how to mend what is wrong."""
+    """Print the findings, and how to fix the failed ones."""
     table = Table(box=None, pad_edge=False)
-    for column in ("", "check", "found"):
+    for column in ("", "check", "result"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(_STATES[finding.state], printable(finding.check), printable(finding.found))
+        table.add_row(_STATES[finding.state], printable(finding.check), printable(finding.detail))
     output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     output.print(table)
     for finding in findings:
-        if finding.state == "wrong":
-            line = Text.assemble((printable(finding.check), "red"), ": ", printable(finding.mend))
+        if finding.state == "failed":
+            line = Text.assemble((printable(finding.check), "red"), ": ", printable(finding.fix))
             output.print(line, soft_wrap=True)

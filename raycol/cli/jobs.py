@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raycol.cli.submit import follow_to_the_end
+from raycol.cli.submit import follow_and_exit
 from raycol.core.escaping import echo, printable, printable_log
 from raycol.errors import RaycolError
 from raycol.jobs.address import dashboard_address
@@ -19,8 +19,8 @@ from raycol.jobs.cluster import Cluster
 from raycol.jobs.identity import PREFIX
 from raycol.jobs.token import auth_headers
 
-# Ray gives a job three seconds to end before it kills it; the rest is the cluster's own.
-_STOP_S = 60.0
+# Seconds to wait for a job to stop. Ray kills it after 3; the rest is for the cluster to record it.
+_STOP_TIMEOUT_S = 60.0
 _PIPE_WIDTH = 400
 
 jobs_app = typer.Typer(help="List, read and stop the jobs of a cluster.", no_args_is_help=True, rich_markup_mode=None)
@@ -28,7 +28,7 @@ jobs_app = typer.Typer(help="List, read and stop the jobs of a cluster.", no_arg
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        help="The cluster's dashboard, http://HEAD:8265; by default what RAY_API_SERVER_ADDRESS or RAY_ADDRESS says.",
+        help="The cluster's dashboard, http://HEAD:8265. Default: RAY_API_SERVER_ADDRESS, then RAY_ADDRESS.",
         show_default=False,
     ),
 ]
@@ -42,16 +42,16 @@ def _cluster(address: str | None) -> Cluster:
 @jobs_app.command("list")
 def list_jobs(
     address: AddressOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Those too that raycol did not submit.")] = False,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Also list jobs that raycol did not submit.")] = False,
 ) -> None:
-    """Print the jobs that were submitted, the oldest first."""
-    jobs = [job for job in _cluster(address).jobs() if every or job.id.startswith(f"{PREFIX}-")]
+    """List the submitted jobs, oldest first."""
+    jobs = [job for job in _cluster(address).jobs() if all_jobs or job.id.startswith(f"{PREFIX}-")]
     if not jobs:
         echo("no jobs")
         return
     table = Table(box=None, pad_edge=False)
     for column in ("job", "status", "started", "took", "writes to"):
-        # Ids are there to be copied: they are never folded or cut.
+        # Ids must be copyable: never fold or truncate them.
         table.add_column(column, no_wrap=column != "writes to", overflow="fold")
     for job in jobs:
         cells = (
@@ -62,7 +62,7 @@ def list_jobs(
             job.metadata.get("writes", ""),
         )
         table.add_row(*map(printable, cells))
-    # A pipe has no width, and what reads it takes a line for a job.
+    # Programs that read the output expect one job a line.
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
@@ -70,28 +70,30 @@ def list_jobs(
 def logs(
     job: JobArgument,
     address: AddressOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends, and exit as it does.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow the job until it ends; exit with its code.")
+    ] = False,
 ) -> None:
-    """Print what a job has said."""
+    """Print the log of a job."""
     cluster = _cluster(address)
     cluster.job(job)
     if follow:
-        follow_to_the_end(cluster, job)
+        follow_and_exit(cluster, job)
     echo(printable_log(cluster.logs(job)), nl=False)
 
 
 @jobs_app.command("stop")
 def stop(job: JobArgument, address: AddressOption = None) -> None:
-    """Stop a job and wait until it has ended. Submitted again, it goes on where it was."""
+    """Stop a job and wait until it has ended. Submitted again, it resumes."""
     cluster = _cluster(address)
-    before = cluster.job(job)
-    if not before.active:
-        echo(f"{job}: has ended before ({before.status})")
+    state = cluster.job(job)
+    if not state.active:
+        echo(f"{job}: has already ended ({state.status})")
         return
     cluster.stop(job)
-    deadline = time.monotonic() + _STOP_S
-    while (now := cluster.job(job)).active:
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while (state := cluster.job(job)).active:
         if time.monotonic() > deadline:
-            raise RaycolError(f"job {job} was asked to stop {_STOP_S:g} seconds ago and is still {now.status}")
+            raise RaycolError(f"job {job}: still {state.status} {_STOP_TIMEOUT_S:g} seconds after the request to stop")
         time.sleep(0.3)
-    echo(f"{job}: {now.status}")
+    echo(f"{job}: {state.status}")

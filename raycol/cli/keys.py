@@ -11,10 +11,10 @@ from raycol.core.escaping import echo
 from raycol.serving.keys import new_key, read_keys, revoke_key
 
 key_app = typer.Typer(
-    help="Make, revoke and list API keys of an endpoint.", no_args_is_help=True, rich_markup_mode=None
+    help="Create, revoke and list API keys of an endpoint.", no_args_is_help=True, rich_markup_mode=None
 )
 
-FileArgument = Annotated[Path, typer.Argument(help="File of the keys' hashes.", show_default=False)]
+FileArgument = Annotated[Path, typer.Argument(help="File with the hashes of the keys.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(help="Name of the key.", show_default=False)]
 
 
@@ -23,24 +23,24 @@ def add(
     file: FileArgument,
     name: NameArgument,
     scope: Annotated[
-        str, typer.Option(metavar="read|admin", help="What it is good for; admin may change the version served.")
+        str, typer.Option(metavar="read|admin", help="Permissions of the key; admin may change the served version.")
     ] = "read",
 ) -> None:
-    """Make a key and print it. The file keeps its hash; a running endpoint takes it up."""
+    """Create a key and print it. The file stores only its hash; running endpoints accept the key."""
     echo(new_key(file, name, scope))
-    echo(f"This is the only time that the key is shown; {file} keeps its hash.", err=True)
+    echo(f"This is the only time that the key is shown; {file} stores only its hash.", err=True)
 
 
 @key_app.command("revoke")
 def revoke(file: FileArgument, name: NameArgument) -> None:
-    """Remove a key. A running endpoint stops taking it."""
+    """Remove a key. Running endpoints stop accepting it."""
     revoke_key(file, name)
     echo(f"{file}: key {name} revoked")
 
 
 @key_app.command("list")
 def list_keys(file: FileArgument) -> None:
-    """Print the keys' names, scopes and when they were made."""
+    """Print the name, scope and creation time of each key."""
     keys = read_keys(file).keys
     width = max(len(key.name) for key in keys)
     for key in keys:

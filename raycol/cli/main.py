@@ -1,6 +1,6 @@
-"""The entry point: runs a command and turns its errors into one line and an exit code.
+"""The entry point: runs a command and reports an error as one line and an exit code.
 
-0 is success, 2 wrong input or usage, 1 anything else that failed, 130 an interruption.
+Exit codes: 0 success, 1 failure, 2 bad input or usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from raycol.errors import RaycolError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `raycol` with these arguments (by default the process's) and exit."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    """Run `raycol` with these arguments (default: the process's) and exit."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
     try:
-        app([word for word in words if word != "--debug"], prog_name="raycol")
+        app([argument for argument in arguments if argument != "--debug"], prog_name="raycol")
     except Exception as error:
         if debug:
             raise
@@ -26,5 +26,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(error.exit_code)
         reason = (str(error).strip() or "no message").splitlines()[0]
-        echo(f"internal error: {type(error).__name__}: {reason} (--debug shows where)", err=True)
+        echo(f"internal error: {type(error).__name__}: {reason} (--debug shows the traceback)", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Turning a configuration class into command-line options: each setting is defined once, in its class."""
+"""Command-line options from a configuration class, so that each setting is defined once."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ C = TypeVar("C", bound=Config)
 def options_of(
     config_class: type[C], *arguments: str, recipe: bool = False
 ) -> Callable[[Callable[[C], None]], Callable[..., None]]:
-    """Decorate a function of one configuration as a command with an option for each of its fields.
+    """Decorate a function of a configuration as a command with one option for each field.
 
-    Every option defaults to nothing given, so that YAML values and the class's defaults show through.
+    Options default to None, so that the YAML file and the class supply the values of those not passed.
 
     Args:
         config_class: the verb's configuration.
         arguments: fields that are positional on the command line.
-        recipe: take the YAML file as an argument too: a verb of many settings.
+        recipe: also accept the YAML file as an argument, for verbs with many settings.
     """
 
     def decorate(run: Callable[[C], None]) -> Callable[..., None]:
         def command(config: Path | None = None, recipe_: Path | None = None, **values: Any) -> None:
-            given = {name: value for name, value in values.items() if value not in (None, [], ())}
+            passed = {name: value for name, value in values.items() if value not in (None, [], ())}
             if config and recipe_:
-                raise InputError(f"two files of settings, {recipe_} and --config {config}; give one of them")
-            run(config_class.load(config or recipe_, given))
+                raise InputError(f"two files of settings, {recipe_} and --config {config}; pass one of them")
+            run(config_class.load(config or recipe_, passed))
 
         parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]
         parameters += [_RECIPE] * recipe
@@ -50,7 +50,7 @@ def options_of(
 
 
 def option_parameters(config_class: type[Config], leave_out: Collection[str] = ()) -> list[inspect.Parameter]:
-    """A command's parameters that are an option for each of a configuration's fields."""
+    """Return a command's parameters, one option for each field of a configuration."""
     return [
         _parameter(name, field, positional=False)
         for name, field in config_class.model_fields.items()
@@ -63,7 +63,7 @@ _CONFIG = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file of these settings; options win over it.")
+        Path | None, typer.Option("--config", "-c", help="YAML file of these settings; options override it.")
     ],
 )
 
@@ -82,7 +82,7 @@ def _parameter(name: str, field: FieldInfo, *, positional: bool) -> inspect.Para
     kind, choices = _type_of(field.annotation)
     help_ = " ".join((field.description or "").split())
     if positional:
-        # Not required here: it may stand in the YAML file. Its absence is reported by the configuration.
+        # Optional for typer, since the YAML file may set it. The configuration reports it if it is missing.
         argument = typer.Argument(help=help_, show_default=False)
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, argument]
@@ -106,7 +106,7 @@ def _parameter(name: str, field: FieldInfo, *, positional: bool) -> inspect.Para
 
 
 def _type_of(annotation: Any) -> tuple[Any, list[str]]:
-    """The plain type behind an annotation, and its choices where it is a Literal."""
+    """The type that typer parses for an annotation, and the choices of a Literal."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _type_of(get_args(annotation)[0])
@@ -116,7 +116,7 @@ def _type_of(annotation: Any) -> tuple[Any, list[str]]:
     if origin is tuple:
         return list[str], []
     if origin is dict:
-        return str, []  # the class says how such text is read
+        return str, []  # the configuration class parses it
     if origin is Literal:
         values = get_args(annotation)
         return type(values[0]), [str(value) for value in values]

@@ -1,4 +1,4 @@
-"""`raycol submit VERB CONFIG`: a command for each verb that can be a job, with the verb's own options."""
+"""`raycol submit VERB CONFIG`: one command for each verb that can be a job, with the verb's options."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from raycol.jobs.package import mib
 from raycol.jobs.submit import SubmitConfig, Submitted, submit
 from raycol.jobs.verbs import VERBS, Verb
 
-# What a shell says of a command that was interrupted.
+# 128 + SIGINT, as shells report it.
 _INTERRUPTED = 130
 
 submit_app = typer.Typer(
-    help="Send a long verb to a Ray cluster as a job, and follow it. The same job again is found again.",
+    help="Submit a long verb to a Ray cluster as a job and follow it. Attaches to the job if it exists.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -40,18 +40,18 @@ _CONFIG = inspect.Parameter(
 
 def _command_of(name: str, verb: Verb) -> Callable[..., None]:
     def command(file: Path, **values: Any) -> None:
-        given = {key: value for key, value in values.items() if value not in (None, [], ())}
-        sending = {key: given.pop(key) for key in list(given) if key in SubmitConfig.model_fields}
-        config = SubmitConfig.load(None, sending)
-        follow_submitted(submit(name, file, given, config), detach=config.detach)
+        settings = {key: value for key, value in values.items() if value not in (None, [], ())}
+        submit_settings = {key: settings.pop(key) for key in list(settings) if key in SubmitConfig.model_fields}
+        config = SubmitConfig.load(None, submit_settings)
+        follow_submitted(submit(name, file, settings, config), detach=config.detach)
 
     parameters = [_CONFIG, *option_parameters(SubmitConfig), *option_parameters(verb.config, verb.positional)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = f"{verb.summary} The options of `raycol {_name(name)}` win over the file; see there."
+    command.__doc__ = f"{verb.summary} Options of `raycol {_command_name(name)}` override the file; see its help."
     return command
 
 
-def _name(verb: str) -> str:
+def _command_name(verb: str) -> str:
     return {"index": "index build", "append": "index append", "compact": "index compact"}.get(verb, verb)
 
 
@@ -60,59 +60,59 @@ for _verb_name, _verb in VERBS.items():
 
 
 def follow_submitted(submitted: Submitted, *, detach: bool) -> None:
-    """Say what was sent or found, then follow it to its end, and exit as it does."""
+    """Print what was submitted or already exists, then follow the job and exit with its code."""
     cluster, job_id = submitted.cluster, submitted.submission_id
-    if cluster.open_to_all:
-        _say(
-            f"warning: {cluster.address} asks for no token, so whoever reaches it runs code on it; start its nodes "
-            "with RAY_AUTH_MODE=token"
+    if cluster.unauthenticated:
+        _print(
+            f"warning: {cluster.address} requires no token: anyone who can connect can run code on it; start its "
+            "nodes with RAY_AUTH_MODE=token"
         )
-    if submitted.there:
-        _say(f"job {job_id} is there already ({submitted.there.status}): nothing is sent")
+    if submitted.existing:
+        _print(f"job {job_id} exists ({submitted.existing.status}): nothing is submitted")
         if submitted.changed:
-            _say("warning: it runs other files than the working directory has now")
+            _print("warning: the working directory has changed since that job was submitted")
     else:
         package = submitted.package
-        _say(f"sent {mib(package.bytes)} in {len(package.files)} files of {package.folder}")
-        for place, kind in package.left_out.items():
-            _say(f"not sent: {place} ({kind})")
-        if submitted.before:
-            _say(f"the attempt before, {submitted.before.id}, has {_fate(submitted.before)}")
-        _say(f"job {job_id}")
+        _print(f"uploaded {mib(package.bytes)} in {len(package.files)} files of {package.folder}")
+        for path, kind in package.left_out.items():
+            _print(f"not uploaded: {path} ({kind})")
+        if submitted.previous:
+            _print(f"the previous attempt, {submitted.previous.id}, {_outcome(submitted.previous)}")
+        _print(f"job {job_id}")
     if detach:
         echo(job_id)
-        _say(_how_to_come_back(cluster, job_id))
+        _print(_how_to_reattach(cluster, job_id))
         return
-    follow_to_the_end(cluster, job_id)
+    follow_and_exit(cluster, job_id)
 
 
-def follow_to_the_end(cluster: Cluster, job_id: str) -> None:
-    """Print a job's log until it ends and exit as it does; an interruption leaves it running."""
+def follow_and_exit(cluster: Cluster, job_id: str) -> None:
+    """Print a job's log until it ends, then exit with its code. An interruption leaves the job running."""
     try:
         job = follow(cluster, job_id, _write)
     except KeyboardInterrupt:
-        _say(f"\ndetached; the job goes on. {_how_to_come_back(cluster, job_id)}")
+        _print(f"\ndetached; the job keeps running. {_how_to_reattach(cluster, job_id)}")
         raise typer.Exit(_INTERRUPTED) from None
-    took = f", in {job.seconds:,.0f} s" if job.seconds is not None else ""
-    _say(f"job {job_id} has {_fate(job)}{took}")
+    duration = f", after {job.seconds:,.0f} s" if job.seconds is not None else ""
+    _print(f"job {job_id} {_outcome(job)}{duration}")
     raise typer.Exit(job.exit_code)
 
 
-def _fate(job: SubmittedJob) -> str:
+def _outcome(job: SubmittedJob) -> str:
     if job.status == "SUCCEEDED":
         return "succeeded"
     if job.status == "STOPPED":
-        return "been stopped"
+        return "was stopped"
     if job.driver_code:
         return f"failed with exit code {job.driver_code}"
     return f"failed: {(job.message.strip() or 'no reason given').splitlines()[0]}"
 
 
-def _how_to_come_back(cluster: Cluster, job_id: str) -> str:
-    where = f"--address {cluster.address}"
+def _how_to_reattach(cluster: Cluster, job_id: str) -> str:
+    address = f"--address {cluster.address}"
     return (
-        f"Come back with the same command, or with: raycol jobs logs {job_id} --follow {where} "
-        f"(and stop it with: raycol jobs stop {job_id} {where})"
+        f"Reattach with the same command, or with: raycol jobs logs {job_id} --follow {address} "
+        f"(stop it with: raycol jobs stop {job_id} {address})"
     )
 
 
@@ -120,5 +120,5 @@ def _write(text: str) -> None:
     echo(printable_log(text), nl=False)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     console.print(text, soft_wrap=True)

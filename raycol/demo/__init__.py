@@ -1,1 +1,1 @@
-"""The demo: the whole path on text that every machine has."""
+"""The demo: train, index, serve and search, on text that every machine has."""

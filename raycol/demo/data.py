@@ -24,7 +24,14 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class DemoData:
-    """What the demo works on."""
+    """Text of the demo.
+
+    Args:
+        dataset: the test collection.
+        pairs: (query, positive) training pairs.
+        questions: queries to show hits for.
+        about: one line that describes the data.
+    """
 
     dataset: Dataset
     pairs: list[tuple[str, str]]
@@ -36,7 +43,7 @@ def gather(config: DemoConfig) -> DemoData:
     """Read a BEIR folder or this machine's docstrings.
 
     Raises:
-        InputError: a BEIR folder that cannot be used.
+        InputError: the BEIR folder is invalid.
     """
     if config.corpus:
         dataset = load_beir(config.corpus, config.test_split, on_error="skip")
@@ -54,7 +61,7 @@ def gather(config: DemoConfig) -> DemoData:
 
 
 def save(data: DemoData, out: Path) -> None:
-    """Write the data where every step, and its reader, finds it: a BEIR folder and a file of pairs."""
+    """Write the data as a BEIR folder and a JSON Lines file of pairs, for the later steps and for the user."""
     save_beir(out / "corpus", data.dataset)
     write_objects(out / "pairs.jsonl", ({"query": query, "positive": positive} for query, positive in data.pairs))
 
@@ -65,11 +72,13 @@ def _pairs_of_beir(folder: Path, split: str, passages: list[Passage]) -> tuple[l
         return [(example.query, example.documents[0]) for example in examples], f"qrels/{split}.tsv"
     pairs = [(passage.title, passage.text) for passage in passages if passage.title.strip() and passage.text.strip()]
     if len(pairs) < 2:
-        raise InputError(f"{folder}: too little to train on, neither qrels/{split}.tsv nor passages with titles")
+        raise InputError(
+            f"{folder}: too little to train on; expected qrels/{split}.tsv, or at least 2 passages with titles"
+        )
     return pairs, "titles and texts"
 
 
 def _first_queries(dataset: Dataset, n: int) -> Dataset:
-    kept = dict(islice(dataset.queries.items(), n))
-    qrels = {query_id: dataset.qrels[query_id] for query_id in kept}
-    return Dataset(dataset.passages, kept, qrels, dataset.skipped, dataset.notes)
+    queries = dict(islice(dataset.queries.items(), n))
+    qrels = {query_id: dataset.qrels[query_id] for query_id in queries}
+    return Dataset(dataset.passages, queries, qrels, dataset.skipped, dataset.notes)

@@ -1,4 +1,4 @@
-"""`raycol demo`: train, index, serve and search on this machine, and say what each step brought."""
+"""`raycol demo`: train, index, serve and search on this machine, and measure the gain of each step."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from raycol.training import TrainConfig, train
 
 _MARKER = ".raycol-demo"
 _WORKERS = 2
-# Short texts, a small model and a few steps: lengths and rates that suit them.
+# Lengths and rate for short texts, a small model and few steps.
 _ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96, "query_expansion": False}
 _LEARNING_RATE = 5e-5
-# Twenty steps at a higher rate than that are a matter of luck; sharper scores let fewer mistakes count for more.
+# At a higher rate, 20 steps vary with the seed. A lower temperature weighs the hardest negatives more instead.
 _TEMPERATURE = 0.5
 _SAMPLE_DOCUMENTS = 500
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run the demo and print what it finds.
+    """Run the demo and print its results.
 
     Raises:
-        InputError: `out` is a folder that no demo made, or the BEIR folder cannot be used.
+        InputError: `out` exists and no demo created it, or the BEIR folder is invalid.
     """
     started = time.monotonic()
     packaged_backbone()
@@ -63,11 +63,11 @@ def run_demo(config: DemoConfig) -> None:
         with progress(f"Starting {config.shards} shards"):
             serve = ServeConfig(index=index.uri, shards=config.shards, port=config.port)
             endpoint = running.enter_context(serving(serve))
-        _ask(endpoint, data)
+        _search(endpoint, data)
         display.comparison(
             rows, f"{len(data.dataset.queries)} held-out queries, {len(data.dataset.passages)} passages"
         )
-        echo(f"all in {time.monotonic() - started:.0f} s; kept in {config.out}/: corpus, pairs.jsonl, model, index")
+        echo(f"total: {time.monotonic() - started:.0f} s; see {config.out}/: corpus, pairs.jsonl, model, index")
         echo(f"try: raycol search {config.out}/index 'your question'")
         if config.keep_serving:
             display.serving(endpoint)
@@ -78,12 +78,12 @@ def run_demo(config: DemoConfig) -> None:
 
 def _check_out(out: Path) -> None:
     if out.exists() and not (out / _MARKER).is_file():
-        raise InputError(f"{out}: exists and was not made by a demo; pass another folder with --out")
+        raise InputError(f"{out}: exists and was not created by a demo; pass another folder with --out")
     open_store(out).check_room()
 
 
 def _clear(out: Path) -> None:
-    """Make an empty folder for the demo, in place of an earlier demo's."""
+    """Create an empty folder for the demo; remove an earlier demo's."""
     with writing(out):
         if out.exists():
             shutil.rmtree(out)
@@ -114,8 +114,8 @@ def _train(config: DemoConfig, data: DemoData) -> None:
         **_ENCODER,
     )
     with progress(f"Training on {_WORKERS} workers") as report:
-        done = train(settings, report)
-    console.print(f"loss {done.losses[0]:.3f} -> {done.losses[-1]:.3f} in {done.steps} steps")
+        result = train(settings, report)
+    console.print(f"loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f} in {result.steps} steps")
 
 
 def _index(config: DemoConfig, data: DemoData) -> Index:
@@ -125,14 +125,14 @@ def _index(config: DemoConfig, data: DemoData) -> Index:
         model=str(config.out / "model"),
         out=str(config.out / "index"),
         num_workers=_WORKERS,
-        # Small partitions, so that there are several even of a small corpus.
+        # At least 4 partitions per shard, even of a small corpus.
         docs_per_partition=max(1, documents // (4 * config.shards)),
         sample_documents=_SAMPLE_DOCUMENTS,
         seed=config.seed,
     )
     with progress("Indexing") as report:
-        built = build_index(settings, report)
-    console.print(f"{built.documents} documents, {built.tokens} tokens in {built.partitions} partitions")
+        result = build_index(settings, report)
+    console.print(f"{result.documents} documents, {result.tokens} tokens in {result.partitions} partitions")
     return Index.open(config.out / "index")
 
 
@@ -142,7 +142,7 @@ def _measure_after(config: DemoConfig, index: Index, data: DemoData) -> dict[str
         return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset))
 
 
-def _ask(endpoint: RunningEndpoint, data: DemoData) -> None:
+def _search(endpoint: RunningEndpoint, data: DemoData) -> None:
     answer = search_endpoint(endpoint.url, data.questions, k=3)
     for question, hits in zip(data.questions, answer.results, strict=True):
         display.hits(question, hits)

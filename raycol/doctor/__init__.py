@@ -1,1 +1,1 @@
-"""Checks of a cluster before a job finds out: facts of every node, and what they say."""
+"""Cluster checks before a job runs into the problem: collect facts from every node, then check them."""

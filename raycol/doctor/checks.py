@@ -1,4 +1,4 @@
-"""The checks: plain functions over facts. Each says what it found, and where that is wrong, how to mend it."""
+"""The checks of `raycol doctor`: plain functions from node facts to findings. A failed one says how to fix it."""
 
 from __future__ import annotations
 
@@ -7,164 +7,165 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raycol.core.memory import size
-from raycol.doctor.facts import NodeFacts, Room
+from raycol.doctor.facts import NodeFacts, Usage
 
-State = Literal["ok", "wrong", "not checked"]
+State = Literal["ok", "failed", "not checked"]
 
-# Ray refuses to put objects on a disk that is fuller, and kills workers where memory is; by its defaults.
+# Ray's defaults: it writes no objects to a fuller disk, and kills workers on a node whose memory is fuller.
 _FULL = 0.95
-# Deadlines, reports and the times of records are compared across nodes.
-_CLOCK_OFF_S = 2.0
+# Deadlines, reports and record times are compared across nodes.
+_CLOCK_SKEW_S = 2.0
 _NODES_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """The result of one check, and how to fix it if it failed."""
 
     check: str
     state: State
-    found: str
-    mend: str = ""
+    detail: str
+    fix: str = ""
 
 
 def check_nodes(nodes: Sequence[NodeFacts]) -> Finding:
-    """All nodes answer."""
+    """Every node answers."""
     silent = [node for node in nodes if node.problem]
     if silent:
-        found = "; ".join(f"{node.node}: {node.problem}" for node in silent)
-        mend = "install raycol and the same versions (constraints.txt) there, or see Ray's logs of that node"
-        return Finding("nodes", "wrong", found, mend)
+        detail = "; ".join(f"{node.node}: {node.problem}" for node in silent)
+        fix = "install raycol and the same versions (constraints.txt) there, or see Ray's logs of that node"
+        return Finding("nodes", "failed", detail, fix)
     return Finding("nodes", "ok", f"{len(nodes)} answer")
 
 
 def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
-    """Python and the packages that matter are there, and the same everywhere.
+    """Python and the packages raycol depends on have the same version on every node.
 
-    What comes after a + (torch 2.8.0+cu128) may differ: it says what a machine computes on.
+    The local part of a version (+cu128 in torch 2.8.0+cu128) may differ: it names the build for a device.
     """
     names = list(dict.fromkeys(name for node in nodes for name in node.versions))
-    wrong = []
+    mismatches = []
     for name in names:
-        by_version = _grouped(nodes, lambda node, name=name: node.versions.get(name, "").partition("+")[0] or "none")  # type: ignore[misc]
+        by_version = _group(nodes, lambda node, name=name: node.versions.get(name, "").partition("+")[0] or "none")  # type: ignore[misc]
         if len(by_version) > 1:
-            wrong.append(f"{name}: " + ", ".join(f"{value} on {_listed(on)}" for value, on in by_version.items()))
-    if wrong:
-        mend = "install the same on all nodes: pip install -c constraints.txt, with one version of Python"
-        return Finding("versions", "wrong", "; ".join(wrong), mend)
+            mismatches.append(f"{name}: " + ", ".join(f"{value} on {_list(on)}" for value, on in by_version.items()))
+    if mismatches:
+        fix = "install the same versions on all nodes: pip install -c constraints.txt, with one version of Python"
+        return Finding("versions", "failed", "; ".join(mismatches), fix)
     return Finding("versions", "ok", ", ".join(f"{name} {value}" for name, value in nodes[0].versions.items()))
 
 
 def check_python(nodes: Sequence[NodeFacts]) -> Finding:
-    """Jobs are started as `python jobs/...`, on the head: it must be the interpreter that Ray runs with."""
+    """On the head, `python` is Ray's interpreter: jobs start there as `python jobs/...`."""
     heads = [node for node in nodes if node.is_head]
     if not heads:
-        return Finding("python", "not checked", "no head answers")
+        return Finding("python", "not checked", "the head does not answer")
     head = heads[0]
     if head.python is None or head.python.rpartition("/")[0] != head.executable.rpartition("/")[0]:
         return Finding(
             "python",
-            "wrong",
-            f"on the head, `python` is {head.python or 'not there'}, and Ray runs with {head.executable}",
+            "failed",
+            f"on the head, `python` is {head.python or 'missing'}, but Ray runs with {head.executable}",
             f"start Ray there with {head.executable.rpartition('/')[0]} first on the PATH",
         )
     return Finding("python", "ok", head.python)
 
 
 def check_authentication(nodes: Sequence[NodeFacts]) -> Finding:
-    """Nobody without a token can run code on the cluster."""
-    if open_ := [node.node for node in nodes if not node.token]:
-        mend = "start Ray on every node with RAY_AUTH_MODE=token and one token (ray get-auth-token --generate)"
-        return Finding("authentication", "wrong", f"off on {_listed(open_)}: whoever reaches it runs code on it", mend)
+    """Every node requires a token: without one, anyone who can connect can run code on the cluster."""
+    if unprotected := [node.node for node in nodes if not node.token]:
+        fix = "start Ray on every node with RAY_AUTH_MODE=token and one token (ray get-auth-token --generate)"
+        detail = f"off on {_list(unprotected)}: anyone who can connect can run code there"
+        return Finding("authentication", "failed", detail, fix)
     return Finding("authentication", "ok", "by token")
 
 
 def check_clocks(nodes: Sequence[NodeFacts]) -> Finding:
-    """Clocks agree."""
-    if off := [node for node in nodes if node.clock_off > _CLOCK_OFF_S]:
-        found = ", ".join(f"{node.node} is off by {node.clock_off:.1f} s" for node in off)
-        return Finding("clocks", "wrong", found, "run an NTP client on all nodes (chrony, systemd-timesyncd)")
-    return Finding("clocks", "ok", f"within {max(node.clock_off for node in nodes):.1f} s of this one, or closer")
+    """The nodes' clocks agree to within 2 seconds."""
+    if skewed := [node for node in nodes if node.clock_skew_s > _CLOCK_SKEW_S]:
+        detail = ", ".join(f"{node.node} is off by {node.clock_skew_s:.1f} s" for node in skewed)
+        return Finding("clocks", "failed", detail, "run an NTP client on all nodes (chrony, systemd-timesyncd)")
+    return Finding("clocks", "ok", f"within {max(node.clock_skew_s for node in nodes):.1f} s of this machine's")
 
 
 def check_gpus(nodes: Sequence[NodeFacts], needed: float = 0) -> Finding:
-    """GPUs that Ray gives out can be used; where a build needs some, there are some."""
-    wrong, mend = [], []
+    """Every GPU that Ray schedules is usable from torch, and the cluster has the `needed` GPUs of a planned build."""
+    problems, fixes = [], []
     for node in nodes:
-        given = node.resources.get("GPU", 0)
-        if given and node.gpu_problem:
-            wrong.append(f"{node.node}: {node.gpu_problem}")
-            mend.append("see that `python -c 'import torch; print(torch.cuda.device_count())'` works there")
-        elif given and (node.usable_gpus or 0) < given:
-            wrong.append(f"{node.node}: Ray gives out {given:g}, torch sees {node.usable_gpus or 0}")
-            mend.append("install a torch with CUDA and a driver that suits it, or start Ray with the right --num-gpus")
+        scheduled = node.resources.get("GPU", 0)
+        if scheduled and node.gpu_problem:
+            problems.append(f"{node.node}: {node.gpu_problem}")
+            fixes.append("make `python -c 'import torch; print(torch.cuda.device_count())'` work there")
+        elif scheduled and (node.usable_gpus or 0) < scheduled:
+            problems.append(f"{node.node}: Ray schedules {scheduled:g}, torch sees {node.usable_gpus or 0}")
+            fixes.append("install a torch with CUDA and a matching driver, or start Ray with the right --num-gpus")
     total = sum(node.resources.get("GPU", 0) for node in nodes)
     if needed > total:
-        wrong.append(f"the plan's workers need {needed:g} at a time, Ray has {total:g}")
-        mend.append("add nodes with GPUs, or plan without (resources: CPU=1)")
-    if wrong:
-        return Finding("GPUs", "wrong", "; ".join(wrong), "; ".join(dict.fromkeys(mend)))
-    idle = sum(node.gpus for node in nodes if not node.resources.get("GPU"))
-    beside = f" ({idle} more that Ray does not give out)" if idle else ""
-    return Finding("GPUs", "ok", f"{total:g}{beside}" if total or idle else "none")
+        problems.append(f"the plan's workers need {needed:g} at a time, Ray has {total:g}")
+        fixes.append("add nodes with GPUs, or plan without them (resources: CPU=1)")
+    if problems:
+        return Finding("GPUs", "failed", "; ".join(problems), "; ".join(dict.fromkeys(fixes)))
+    unscheduled = sum(node.gpus for node in nodes if not node.resources.get("GPU"))
+    extra = f" ({unscheduled} more that Ray does not schedule)" if unscheduled else ""
+    return Finding("GPUs", "ok", f"{total:g}{extra}" if total or unscheduled else "none")
 
 
 def check_memory(nodes: Sequence[NodeFacts]) -> Finding:
-    """No node is about to have its workers killed."""
-    mend = f"end what takes it: Ray kills workers where more than {_FULL:.0%} is taken"
-    return _check_room("memory", nodes, lambda node: node.memory, mend)
+    """Every node has free memory: Ray kills workers where more than 95 % is used."""
+    fix = f"stop the processes that use it: Ray kills workers where more than {_FULL:.0%} is used"
+    return _check_usage("memory", nodes, lambda node: node.memory, fix)
 
 
 def check_disk(nodes: Sequence[NodeFacts]) -> Finding:
-    """No node's disk is too full for Ray's own files."""
-    mend = f"make room, or start Ray with --temp-dir elsewhere: it stops working where more than {_FULL:.0%} is taken"
-    return _check_room("disk", nodes, lambda node: node.disk, mend)
+    """Every node has free disk space for Ray's session folder: Ray stops writing at 95 %."""
+    fix = f"free disk space, or start Ray with another --temp-dir: it stops writing if more than {_FULL:.0%} is used"
+    return _check_usage("disk", nodes, lambda node: node.disk, fix)
 
 
 def check_shared(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """Each place is read and written from every node, and what one writes the others read."""
-    places = list(dict.fromkeys(place for node in nodes for place in node.shared))
-    if not places:
+    """Every node reads and writes each shared URI, and reads what the others wrote."""
+    uris = list(dict.fromkeys(uri for node in nodes for uri in node.shared))
+    if not uris:
         return [Finding("shared storage", "not checked", "name it with --shared")]
-    return [_check_place(place, nodes) for place in places]
+    return [_check_uri(uri, nodes) for uri in uris]
 
 
-def _check_place(place: str, nodes: Sequence[NodeFacts]) -> Finding:
-    by_problem = _grouped(nodes, lambda node: node.shared[place].problem)
-    problems = [f"{problem}: {_listed(on)}" for problem, on in by_problem.items() if problem]
+def _check_uri(uri: str, nodes: Sequence[NodeFacts]) -> Finding:
+    by_problem = _group(nodes, lambda node: node.shared[uri].problem)
+    problems = [f"{problem}: {_list(on)}" for problem, on in by_problem.items() if problem]
     if problems:
-        mend = (
+        fix = (
             "give every node the same credentials and network"
-            if "://" in place
+            if "://" in uri
             else "mount it on every node at the same path, writable for the user that Ray runs as"
         )
-        return Finding(f"shared storage {place}", "wrong", "; ".join(problems), mend)
-    rooms = [room for node in nodes if (room := node.shared[place].room)]
-    free = f", {size(min(room.free for room in rooms))} free" if rooms else ""
-    return Finding(f"shared storage {place}", "ok", f"read and written from {_count(nodes)}{free}")
+        return Finding(f"shared storage {uri}", "failed", "; ".join(problems), fix)
+    usages = [usage for node in nodes if (usage := node.shared[uri].usage)]
+    free = f", {size(min(usage.free for usage in usages))} free" if usages else ""
+    return Finding(f"shared storage {uri}", "ok", f"readable and writable from {_count(nodes)}{free}")
 
 
-def _check_room(
-    what: str, nodes: Sequence[NodeFacts], room_of: Callable[[NodeFacts], Room | None], mend: str
+def _check_usage(
+    what: str, nodes: Sequence[NodeFacts], usage_of: Callable[[NodeFacts], Usage | None], fix: str
 ) -> Finding:
-    rooms = {node.node: room for node in nodes if (room := room_of(node))}
-    if not rooms:
-        return Finding(what, "not checked", "no node says")
-    full = [f"{node}: {size(room.free)} of {size(room.total)} free"
-            for node, room in rooms.items() if room.free < (1 - _FULL) * room.total]  # fmt: skip
+    usages = {node.node: usage for node in nodes if (usage := usage_of(node))}
+    if not usages:
+        return Finding(what, "not checked", "no node reports it")
+    full = [f"{node}: {size(usage.free)} of {size(usage.total)} free"
+            for node, usage in usages.items() if usage.free < (1 - _FULL) * usage.total]  # fmt: skip
     if full:
-        return Finding(what, "wrong", "; ".join(full), mend)
-    return Finding(what, "ok", f"{size(min(room.free for room in rooms.values()))} free, or more")
+        return Finding(what, "failed", "; ".join(full), fix)
+    return Finding(what, "ok", f"at least {size(min(usage.free for usage in usages.values()))} free")
 
 
-def _grouped(nodes: Iterable[NodeFacts], value_of: Callable[[NodeFacts], str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _group(nodes: Iterable[NodeFacts], value_of: Callable[[NodeFacts], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
     for node in nodes:
-        found.setdefault(value_of(node), []).append(node.node)
-    return found
+        groups.setdefault(value_of(node), []).append(node.node)
+    return groups
 
 
-def _listed(nodes: Sequence[str]) -> str:
+def _list(nodes: Sequence[str]) -> str:
     more = len(nodes) - _NODES_SHOWN
     return ", ".join(nodes[:_NODES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -14,14 +14,14 @@ class DoctorConfig(Config):
     """Settings of `raycol doctor`."""
 
     address: str | None = None
-    """The cluster: its dashboard (http://HEAD:8265), or from one of its machines auto or HOST:6379; by default what
-    RAY_ADDRESS says, else this machine by itself."""
+    """Cluster to check: its dashboard (http://HEAD:8265) or, on one of its machines, auto or HOST:6379. Default:
+    RAY_ADDRESS, else this machine."""
 
     shared: tuple[Location, ...] = ()
-    """A folder or URI that every node should read and write."""
+    """A folder or URI that every node must read and write."""
 
     plan: Path | None = None
-    """YAML file of a build (raycol index build) to check the room for; the corpus and the model are looked at."""
+    """YAML file of a build (raycol index build) to check workers, memory and disk for. Reads its corpus and model."""
 
     wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120
-    """Seconds that nodes have to answer."""
+    """Seconds to wait for the nodes to answer."""

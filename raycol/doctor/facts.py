@@ -1,4 +1,4 @@
-"""What is known of each node, and of the build that is planned: what the checks are made over."""
+"""Facts about each node and about a planned build: the input of the checks."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Room(_Facts):
-    """Bytes of a disk or of memory: how many there are, and how many are free."""
+class Usage(_Facts):
+    """Total and free bytes of a disk or of memory."""
 
     total: int
     free: int
 
 
 class SharedFacts(_Facts):
-    """What a node found at a place that all should share: what went wrong, if anything, and the room of its disk."""
+    """A node's view of a shared URI: the problem, if any, and the usage of its disk."""
 
     problem: str = ""
-    room: Room | None = None
+    usage: Usage | None = None
 
 
 class NodeFacts(_Facts):
-    """What a node says of itself.
+    """Facts that a node reports about itself.
 
     Args:
         node: its address.
         is_head: whether it is the head, where jobs start.
-        problem: why it said nothing; then the rest is empty.
-        versions: of Python and packages; a package that is not there is left out.
-        token: whether it takes part with a token only.
-        python: what `python` is on its PATH.
-        executable: the interpreter that Ray runs there.
-        resources: what Ray has to give there.
-        gpus: devices that the machine has.
-        usable_gpus: devices that torch sees; None where there was no reason to ask.
-        gpu_problem: why torch could not be asked.
+        problem: why the node did not answer; the other facts are then empty.
+        versions: of Python and of installed packages.
+        token: whether its Ray processes require a token.
+        python: path of `python` on its PATH.
+        executable: the interpreter that Ray runs with.
+        resources: Ray's logical resources.
+        gpus: devices of the machine.
+        usable_gpus: devices that torch sees; None if the node has no reason to start torch.
+        gpu_problem: why torch could not be started.
         memory: of the machine, or of its container.
-        disk: of Ray's own folder.
-        clock_off: seconds by which its clock is off that of the process that asks, at least.
-        shared: by place.
+        disk: of Ray's session folder.
+        clock_skew_s: lower bound on the skew between its clock and the driver's.
+        shared: by URI.
     """
 
     node: str
@@ -55,19 +55,19 @@ class NodeFacts(_Facts):
     gpus: int = 0
     usable_gpus: int | None = None
     gpu_problem: str = ""
-    memory: Room | None = None
-    disk: Room | None = None
-    clock_off: float = 0.0
+    memory: Usage | None = None
+    disk: Usage | None = None
+    clock_skew_s: float = 0.0
     shared: dict[str, SharedFacts] = {}
 
 
 class PlanFacts(_Facts):
-    """What a build will take.
+    """Requirements of a planned build.
 
     Args:
-        out: where its index goes.
-        index_bytes, worker_bytes, driver_bytes: as `raycol index plan` says.
-        num_workers: how many workers there will be; None for as many as there is room for.
+        out: URI of its index.
+        index_bytes, worker_bytes, driver_bytes: as `raycol index plan` estimates them.
+        num_workers: None for as many as the cluster fits.
         resources: of each worker.
         waits: whether the build waits for nodes that an autoscaler adds.
     """

@@ -1,4 +1,4 @@
-"""`raycol doctor`: gather the facts, and check them."""
+"""`raycol doctor`: collect the facts and check them."""
 
 from __future__ import annotations
 
@@ -20,36 +20,35 @@ from raycol.doctor.checks import (
 from raycol.doctor.config import DoctorConfig
 from raycol.doctor.facts import NodeFacts, PlanFacts
 from raycol.doctor.gather import gather_facts
-from raycol.doctor.places import storage_of
-from raycol.doctor.room import check_plan_disk, check_plan_memory, check_workers
+from raycol.doctor.plan import check_plan_disk, check_plan_memory, check_workers, existing_folder
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.estimate import estimate_build
 from raycol.storage import absolute
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
-    """Check the cluster that this process belongs to, or is pointed at by RAY_ADDRESS.
+    """Check the cluster that this process belongs to, or the one RAY_ADDRESS names.
 
     Raises:
-        InputError: an unusable plan.
+        InputError: the plan is invalid.
         RaycolError: the cluster cannot be reached.
     """
-    planned = plan_facts(config) if config.plan else None
-    places = list(dict.fromkeys([*map(absolute, config.shared), *([storage_of(planned.out)] if planned else [])]))
+    plan = plan_facts(config) if config.plan else None
+    uris = list(dict.fromkeys([*map(absolute, config.shared), *([existing_folder(plan.out)] if plan else [])]))
     with ray_session():
-        nodes = gather_facts(places, config.wait_s)
-    return check(nodes, planned)
+        nodes = gather_facts(uris, config.wait_s)
+    return check(nodes, plan)
 
 
 def plan_facts(config: DoctorConfig) -> PlanFacts:
-    """What the planned build takes."""
+    """Estimate the requirements of the planned build."""
     build = IndexConfig.load(config.plan)
-    done = estimate_build(build)
+    estimate = estimate_build(build)
     return PlanFacts(
         out=build.out,
-        index_bytes=done.index_bytes,
-        worker_bytes=done.worker_bytes,
-        driver_bytes=done.driver_bytes,
+        index_bytes=estimate.index_bytes,
+        worker_bytes=estimate.worker_bytes,
+        driver_bytes=estimate.driver_bytes,
         num_workers=build.num_workers,
         resources=build.resources,
         waits=build.wait_for_nodes > 0,
@@ -57,14 +56,14 @@ def plan_facts(config: DoctorConfig) -> PlanFacts:
 
 
 def check(nodes: Sequence[NodeFacts], plan: PlanFacts | None) -> list[Finding]:
-    """All findings over the facts."""
+    """Run all checks. If no node answers, that is the only finding."""
     answering = [node for node in nodes if not node.problem]
-    first = check_nodes(nodes)
+    nodes_finding = check_nodes(nodes)
     if not answering:
-        return [first]
+        return [nodes_finding]
     needed = plan.resources.get("GPU", 0) * (plan.num_workers or 1) if plan and not plan.waits else 0
     findings = [
-        first,
+        nodes_finding,
         check_versions(answering),
         check_python(answering),
         check_authentication(answering),

@@ -1,7 +1,7 @@
-"""Whether places are shared: the one who asks writes a note, every node reads it and writes its own, all are read.
+"""Whether storage is shared: the driver writes a marker file, every node reads it and writes its own, all are read.
 
-A folder of the same name on every node's own disk looks shared to each of them; that its note is the right one, and
-that the others' notes can be read, tells.
+Existence is not enough: every node's own disk may have a folder of that name. Each node must see the driver's marker,
+and the driver must see each node's.
 """
 
 from __future__ import annotations
@@ -13,69 +13,70 @@ from contextlib import suppress
 
 import xxhash
 
-from raycol.doctor.facts import Room, SharedFacts
+from raycol.doctor.facts import SharedFacts, Usage
 from raycol.errors import RaycolError
 from raycol.storage import Store, open_store
 
-_LIMIT = 1 << 10
+_MAX_MARKER_BYTES = 1 << 10
+_DRIVER = "driver"
 
 
-def put_note(place: str, token: str) -> str:
-    """Write the first note; return what went wrong, if anything."""
+def write_marker(uri: str, token: str) -> str:
+    """Write the driver's marker; return the problem, or an empty string."""
     try:
-        store = _open(place)
-        store.write(_name(token, "asking"), token.encode())
+        store = _open(uri)
+        store.write(_name(token, _DRIVER), token.encode())
     except (OSError, RaycolError) as error:
-        return f"cannot be written from where this runs ({_reason(error)})"
+        return f"cannot be written from the driver ({_reason(error)})"
     return ""
 
 
-def try_place(place: str, token: str, node: str) -> SharedFacts:
-    """On a node: read the first note and write one of its own."""
+def check_from_node(uri: str, token: str, node: str) -> SharedFacts:
+    """On a node: read the driver's marker and write the node's own."""
     try:
-        store = _open(place)
+        store = _open(uri)
     except (OSError, RaycolError) as error:
         return SharedFacts(problem=_reason(error))
-    room = _room(store)
+    usage = _usage(store)
     try:
-        found = store.read(_name(token, "asking"), _LIMIT)
+        content = store.read(_name(token, _DRIVER), _MAX_MARKER_BYTES)
     except FileNotFoundError:
-        return SharedFacts(problem="a folder of that name, but not the shared one: what others write is not in it")
+        return SharedFacts(problem="not shared: the folder exists, but not the file that the driver wrote to it")
     except (OSError, RaycolError) as error:
-        return SharedFacts(problem=f"cannot be read ({_reason(error)})", room=room)
-    if found != token.encode():
-        return SharedFacts(problem="what others write arrives changed", room=room)
+        return SharedFacts(problem=f"cannot be read ({_reason(error)})", usage=usage)
+    if content != token.encode():
+        return SharedFacts(problem="the driver's file reads back changed", usage=usage)
     try:
         store.write(_name(token, node), node.encode())
     except (OSError, RaycolError) as error:
-        return SharedFacts(problem=f"cannot be written ({_reason(error)})", room=room)
-    return SharedFacts(room=room)
+        return SharedFacts(problem=f"cannot be written ({_reason(error)})", usage=usage)
+    return SharedFacts(usage=usage)
 
 
-def read_notes(place: str, token: str, nodes: Iterable[str]) -> dict[str, str]:
-    """Read the nodes' notes; for each that is not as it should be, what is wrong."""
-    wrong = {}
+def read_markers(uri: str, token: str, nodes: Iterable[str]) -> dict[str, str]:
+    """On the driver: read the nodes' markers. Return the problem of each that is missing or wrong, by node."""
+    problems = {}
     for node in nodes:
         try:
-            found = _open(place).read(_name(token, node), _LIMIT)
-            if found != node.encode():
-                wrong[node] = "what it writes arrives changed"
+            content = _open(uri).read(_name(token, node), _MAX_MARKER_BYTES)
+            if content != node.encode():
+                problems[node] = "its file reads back changed on the driver"
         except (OSError, RaycolError) as error:
-            wrong[node] = f"what it writes cannot be read elsewhere ({_reason(error)})"
-    return wrong
+            problems[node] = f"its file cannot be read on the driver ({_reason(error)})"
+    return problems
 
 
-def remove_notes(place: str, token: str) -> None:
-    """Leave nothing behind."""
+def remove_markers(uri: str, token: str) -> None:
+    """Remove all markers of this run."""
     with suppress(OSError, RaycolError):
-        _open(place).remove(_folder(token))
+        _open(uri).remove(_folder(token))
 
 
-def _open(place: str) -> Store:
-    """The place as a store. Nothing is made where there is nothing: a missing mount must not look like a folder."""
-    if "://" not in place and not os.path.isdir(place):
-        raise RaycolError("a file, expected a folder" if os.path.exists(place) else "no such folder")
-    return open_store(place)
+def _open(uri: str) -> Store:
+    """Open a store. A missing folder is an error and is not created: it may be a missing mount."""
+    if "://" not in uri and not os.path.isdir(uri):
+        raise RaycolError("a file, expected a folder" if os.path.exists(uri) else "no such folder")
+    return open_store(uri)
 
 
 def _folder(token: str) -> str:
@@ -86,11 +87,11 @@ def _name(token: str, node: str) -> str:
     return f"{_folder(token)}/{xxhash.xxh3_64_hexdigest(node.encode())}"
 
 
-def _room(store: Store) -> Room | None:
+def _usage(store: Store) -> Usage | None:
     if not store.is_local:
         return None
-    found = shutil.disk_usage(store.uri)
-    return Room(total=found.total, free=found.free)
+    usage = shutil.disk_usage(store.uri)
+    return Usage(total=usage.total, free=usage.free)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,1 +1,1 @@
-"""Long work as jobs of a Ray cluster: checked here, sent once, followed, found again."""
+"""Long verbs as jobs of a Ray cluster: checked before submission, submitted once, followed, resumed."""

@@ -1,4 +1,4 @@
-"""The runtime environment of a job: its working directory, variables, and what else Ray takes."""
+"""The runtime environment of a job: its working directory, variables, and further fields of Ray's."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from raycol.errors import InputError
 from raycol.jobs.package import Package
 from raycol.jobs.token import MODE, TOKEN, TOKEN_FILE
 
-_OURS = {"working_dir": "--working-dir", "excludes": "--exclude"}
+_OPTIONS = {"working_dir": "--working-dir", "excludes": "--exclude"}
 
 
 def runtime_env(package: Package, variables: Sequence[str], file: Path | None) -> dict[str, Any]:
-    """What Ray is to set up.
+    """Return the runtime environment that Ray sets up for the job.
 
     Args:
-        package: what is sent.
-        variables: NAME=VALUE each, or NAME, which takes the value that it has here.
+        package: the files to upload.
+        variables: NAME=VALUE each, or NAME to copy its value from this process.
         file: YAML with further fields of Ray's, such as pip or env_vars.
 
     Raises:
-        InputError: unknown fields, values that Ray does not take, variables that are not set.
+        InputError: an unknown field, a value that Ray refuses, a variable that is not set.
     """
     fields = _read(file) if file else {}
     env_vars = {**(fields.get("env_vars") or {}), **dict(map(_variable, variables))}
     for name in (MODE, TOKEN, TOKEN_FILE):
         if name in env_vars:
             raise InputError(
-                f"{name} among a job's variables, where everyone who lists jobs can read it; leave it out: the "
-                "cluster's nodes have it from the one who started them"
+                f"{name} in a job's variables: everyone who lists jobs can read it; leave it out, the cluster's nodes "
+                "already have it"
             )
-    made = {**fields, "working_dir": str(package.folder), "excludes": package.excludes}
-    return {**made, "env_vars": env_vars} if env_vars else made
+    environment = {**fields, "working_dir": str(package.folder), "excludes": package.excludes}
+    return {**environment, "env_vars": env_vars} if env_vars else environment
 
 
-def _variable(given: str, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    name, sign, value = given.partition("=")
+def _variable(option: str, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
     if not name or not name.replace("_", "a").isalnum() or name[0].isdigit():
-        # What stands there may be a secret; only what is before the sign is shown.
+        # The value may be a secret: the message shows only the name.
         raise InputError(f"--env {name!r}: not a variable's name; expected NAME=VALUE, or NAME")
-    if not sign and name not in environment:
-        raise InputError(f"--env {name}: not set here; expected NAME=VALUE, or the name of a variable that is set")
-    return name, value if sign else environment[name]
+    if not equals and name not in environment:
+        raise InputError(f"--env {name}: not set in this process; expected NAME=VALUE, or a variable that is set")
+    return name, value if equals else environment[name]
 
 
 def _read(file: Path) -> dict[str, Any]:
     from ray.runtime_env import RuntimeEnv
 
     fields = read_yaml_mapping(file)
-    known = sorted(name for name in RuntimeEnv.known_fields if not name.startswith("_") and name not in _OURS)
+    known = sorted(name for name in RuntimeEnv.known_fields if not name.startswith("_") and name not in _OPTIONS)
     for name in fields:
-        if name in _OURS:
-            raise InputError(f"{file}: {name} has an option of its own, {_OURS[name]}")
+        if name in _OPTIONS:
+            raise InputError(f"{file}: {name} is not a field to set here; use {_OPTIONS[name]}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise InputError(

@@ -1,4 +1,4 @@
-"""Following a job: what it says as it says it, and its end. A lost connection is made again."""
+"""Follow a job: print its log as it grows until it ends, reconnecting after lost connections."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Protocol, TypeVar
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.job import SubmittedJob
 
-# Seconds without an answer after which following ends; the job goes on.
-_PATIENCE_S = 60.0
-# Between two looks at whether the job has ended: Ray's stream of its log ends seconds later.
-_PAUSE_S = 1.0
+# Seconds without an answer until following ends; the job keeps running.
+_TIMEOUT_S = 60.0
+# Seconds between two status requests. Polling sees the job's end seconds before Ray closes its log stream.
+_POLL_S = 1.0
 
 T = TypeVar("T")
 
 
 class LogSource(Protocol):
-    """Where a job's state and log come from: a `Cluster`."""
+    """Source of a job's state and log: a `Cluster`."""
 
     def job(self, submission_id: str) -> SubmittedJob:
-        """The job as it is now."""
+        """The job's current state."""
 
     def logs(self, submission_id: str) -> str:
-        """Its log so far."""
+        """The job's log so far."""
 
     def tail(self, submission_id: str) -> AsyncIterator[str]:
-        """Its log from the beginning, as it grows. Raises `ConnectionError`."""
+        """Stream the job's log from its beginning. Raises `ConnectionError`."""
 
 
 def follow(
@@ -37,27 +37,27 @@ def follow(
     submission_id: str,
     write: Callable[[str], None],
     *,
-    pause_s: float = _PAUSE_S,
-    patience_s: float = _PATIENCE_S,
+    poll_s: float = _POLL_S,
+    timeout_s: float = _TIMEOUT_S,
 ) -> SubmittedJob:
-    """Write a job's log as it grows; return the job when it has ended.
+    """Write a job's log as it grows; return the job once it has ended.
 
     Raises:
-        InputError: there is no such job, or no more.
-        RaycolError: the cluster is out of reach for too long.
+        InputError: the cluster has no such job, or no longer has it.
+        RaycolError: the cluster is unreachable for `timeout_s`.
     """
-    return asyncio.run(_follow(source, submission_id, _Log(write), pause_s, patience_s))
+    return asyncio.run(_follow(source, submission_id, _LogWriter(write), poll_s, timeout_s))
 
 
-class _Log:
-    """What was written of a log, which may begin again."""
+class _LogWriter:
+    """Writes each character of a log once, although every reconnection streams it from the beginning."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._written = 0
 
-    def take(self, start: int, text: str) -> int:
-        """Write what is new of a piece that starts at a character of the log; return where it ends."""
+    def write_from(self, start: int, text: str) -> int:
+        """Write the new part of a chunk that starts at a character of the log; return the chunk's end."""
         end = start + len(text)
         if end > self._written:
             self._write(text[max(0, self._written - start) :])
@@ -65,38 +65,42 @@ class _Log:
         return end
 
 
-async def _follow(source: LogSource, submission_id: str, log: _Log, pause_s: float, patience_s: float) -> SubmittedJob:
-    tailing = asyncio.create_task(_tail(source, submission_id, log, pause_s))
+async def _follow(
+    source: LogSource, submission_id: str, log: _LogWriter, poll_s: float, timeout_s: float
+) -> SubmittedJob:
+    tailing = asyncio.create_task(_tail(source, submission_id, log, poll_s))
     try:
-        while (job := await _asked(source.job, submission_id, pause_s, patience_s)).active:
-            await asyncio.sleep(pause_s)
+        while (job := await _with_retry(source.job, submission_id, poll_s, timeout_s)).active:
+            await asyncio.sleep(poll_s)
     finally:
         tailing.cancel()
         with suppress(asyncio.CancelledError):
             await tailing
-    log.take(0, await _asked(source.logs, submission_id, pause_s, patience_s))
+    log.write_from(0, await _with_retry(source.logs, submission_id, poll_s, timeout_s))
     return job
 
 
-async def _tail(source: LogSource, submission_id: str, log: _Log, pause_s: float) -> None:
-    """Write the log as it comes, from the beginning again after each lost connection, until cancelled."""
+async def _tail(source: LogSource, submission_id: str, log: _LogWriter, poll_s: float) -> None:
+    """Write the streamed log until cancelled, reconnecting after each lost connection."""
     while True:
-        place = 0
+        position = 0
         with suppress(ConnectionError):
             async for text in source.tail(submission_id):
-                place = log.take(place, text)
-        await asyncio.sleep(pause_s)
+                position = log.write_from(position, text)
+        await asyncio.sleep(poll_s)
 
 
-async def _asked(ask: Callable[[str], T], submission_id: str, pause_s: float, patience_s: float) -> T:
-    """Ask the cluster, again where it is out of reach for a while."""
-    deadline = time.monotonic() + patience_s
+async def _with_retry(request: Callable[[str], T], submission_id: str, poll_s: float, timeout_s: float) -> T:
+    """Send a request to the cluster, retrying for `timeout_s` while it is unreachable."""
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return await asyncio.to_thread(ask, submission_id)
+            return await asyncio.to_thread(request, submission_id)
         except InputError:
             raise
         except RaycolError as error:
             if time.monotonic() > deadline:
-                raise RaycolError(f"job {submission_id}: following ends ({error}); the job may go on") from None
-        await asyncio.sleep(pause_s)
+                raise RaycolError(
+                    f"job {submission_id}: stopped following it ({error}); the job may still be running"
+                ) from None
+        await asyncio.sleep(poll_s)

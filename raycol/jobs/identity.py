@@ -1,4 +1,4 @@
-"""What a job is called: by its configuration, so that the same job is found again, and by how often it was tried.
+"""Submission ids: a hash of verb and settings, so that resubmitting finds the same job, and the number of the attempt.
 
 raycol-index-5f3a9c0e1b2d4866      the first attempt
 raycol-index-5f3a9c0e1b2d4866-2    the second, after the first failed or was stopped
@@ -20,46 +20,51 @@ PREFIX = "raycol"
 
 
 def job_name(verb: str, config: Config) -> str:
-    """What all attempts of a job begin with. What is set to its default counts as not set."""
+    """Return the id that all attempts of a job share. A setting equal to its default counts as not set."""
     settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return f"{PREFIX}-{verb}-{xxhash.xxh3_64_hexdigest(f'{verb} {settings}'.encode())}"
 
 
 def attempt_id(name: str, attempt: int) -> str:
-    """The submission id of an attempt, counted from 1."""
+    """Return the submission id of an attempt; the first is 1."""
     return name if attempt == 1 else f"{name}-{attempt}"
 
 
 def attempt_of(name: str, submission_id: str) -> int | None:
-    """Which attempt of a job a submission id is of; None where it is of another job."""
-    found = re.fullmatch(rf"{re.escape(name)}(?:-([1-9]\d*))?", submission_id)
-    attempt = int(found[1] or 1) if found else None
+    """Return the number of the attempt that a submission id names; None if it names another job."""
+    match = re.fullmatch(rf"{re.escape(name)}(?:-([1-9]\d*))?", submission_id)
+    attempt = int(match[1] or 1) if match else None
     return attempt if attempt and attempt_id(name, attempt) == submission_id else None
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What to do: attach to an attempt that is there, or make a new one of this submission id."""
-
-    submission_id: str
-    there: SubmittedJob | None
-    before: SubmittedJob | None = None
-    """The attempt before a new one."""
-
-
-def choose(jobs: Iterable[SubmittedJob], name: str, *, again: bool = False) -> Choice:
-    """Which attempt the caller means: the last one where it goes on or has succeeded, else the next.
+class Attempt:
+    """An attempt to follow, if it exists, or to submit.
 
     Args:
-        jobs: of the cluster.
-        name: of the job.
-        again: a new attempt even where the last one has succeeded.
+        submission_id: its id.
+        existing: the job to follow; None for an attempt to submit.
+        previous: the attempt before one to submit.
+    """
+
+    submission_id: str
+    existing: SubmittedJob | None
+    previous: SubmittedJob | None = None
+
+
+def choose_attempt(jobs: Iterable[SubmittedJob], name: str, *, again: bool = False) -> Attempt:
+    """Return the last attempt if it is active or has succeeded, else the next one.
+
+    Args:
+        jobs: all jobs of the cluster.
+        name: of the job, from `job_name`.
+        again: return the next attempt even if the last one has succeeded.
     """
     attempts = {attempt: job for job in jobs if (attempt := attempt_of(name, job.id))}
     if not attempts:
-        return Choice(attempt_id(name, 1), None)
+        return Attempt(attempt_id(name, 1), None)
     last = max(attempts)
     job = attempts[last]
     if job.active or (job.status == "SUCCEEDED" and not again):
-        return Choice(job.id, job)
-    return Choice(attempt_id(name, last + 1), None, job)
+        return Attempt(job.id, job)
+    return Attempt(attempt_id(name, last + 1), None, job)

@@ -1,4 +1,4 @@
-"""A job of a cluster, as raycol needs to know it."""
+"""A job of a cluster: the fields of Ray's record that raycol uses."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _ACTIVE = ("PENDING", "RUNNING")
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job that was submitted.
+    """A submitted job.
 
     Args:
         id: its submission id.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         entrypoint: its command.
-        started, ended: when.
-        message: what Ray says of its status.
-        driver_code: the exit code of its process, where that ended by itself; a signal's is negative.
-        package: the URI of the working directory that it runs in.
-        metadata: what was noted when it was submitted.
+        started, ended: None if it has not.
+        message: Ray's explanation of the status.
+        driver_code: exit code of its process, if that exited; negative for a signal.
+        package: URI of the working directory that it runs in.
+        metadata: set at submission.
     """
 
     id: str
@@ -35,12 +35,12 @@ class SubmittedJob:
 
     @property
     def active(self) -> bool:
-        """Whether it goes on."""
+        """Whether it is pending or running."""
         return self.status in _ACTIVE
 
     @property
     def exit_code(self) -> int:
-        """What a shell would say: the process's own code, 128 and the signal that ended it, or 1."""
+        """The exit code as a shell reports it: the process's own, 128 + signal, or 1 if it has none."""
         if self.status == "SUCCEEDED":
             return 0
         if not self.driver_code:  # stopped, or never started
@@ -49,5 +49,5 @@ class SubmittedJob:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, or has taken so far."""
+        """Duration, up to now if it has not ended; None if it has not started."""
         return ((self.ended or datetime.now(UTC)) - self.started).total_seconds() if self.started else None

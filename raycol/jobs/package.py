@@ -1,7 +1,7 @@
-"""What a job is sent: the files of a working directory, as Ray packs them, without what a job has no use for.
+"""The files of a working directory that a job uploads, as Ray packs them.
 
-Left out are what .gitignore and .rayignore name, version control, environments, caches, weights, and by what is in
-them indexes and checkpoints: a cluster reads those from shared storage.
+Excluded are files that .gitignore or .rayignore match, version control, environments, caches, weights, and folders
+whose contents show them to be an index or a checkpoint: a cluster reads those from shared storage.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path, PurePosixPath
 
 from raycol.errors import InputError
 
-# Names anywhere in the working directory, as .gitignore has them.
-_NEVER = (
+# Patterns in the syntax of .gitignore, matched anywhere in the working directory.
+_EXCLUDED = (
     ".git", ".hg", ".svn", ".venv*", "venv", "node_modules", "__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache",
     ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", ".DS_Store", "*.egg-info",
 )  # fmt: skip
 _WEIGHTS = ("*.safetensors", "*.ckpt", "*.pt", "*.pth", "*.onnx", "pytorch_model*.bin")
 _LARGEST_SHOWN = 3
-# What a zip archive takes by itself, and with each file beside its name, which stands in it twice.
+# Zip: the end-of-archive record; the local and central headers of an entry. Each header also holds the entry's name.
 _ARCHIVE_BYTES = 22
 _ENTRY_BYTES = 30 + 46
 
 
 @dataclass(frozen=True)
 class Package:
-    """What will be sent.
+    """The files that a job uploads.
 
     Args:
         folder: the working directory.
-        files: bytes of each file, by its path in there.
-        excludes: what Ray is told to leave out, beside what it leaves out by itself.
-        left_out: indexes and checkpoints in there that are not sent, each with what it is.
+        files: bytes of each file, by its path in the folder.
+        excludes: patterns for Ray to exclude, beside its defaults.
+        left_out: indexes and checkpoints that are excluded: the kind of each, by its path in the folder.
     """
 
     folder: Path
@@ -43,16 +43,16 @@ class Package:
 
     @property
     def bytes(self) -> int:
-        """The size of the archive: Ray does not compress it, so it is that of the files and of what names them."""
+        """Size of the uploaded archive: Ray does not compress it, so files plus zip headers."""
         return _ARCHIVE_BYTES + sum(self.files.values(), sum(_entry_bytes(name) for name in self.files))
 
     def has(self, path: str) -> bool:
-        """Whether a file, or anything in a folder, is sent."""
+        """Whether a file, or any file in a folder, is uploaded."""
         name = PurePosixPath(path).as_posix()
         return name == "." or name in self.files or any(file.startswith(f"{name}/") for file in self.files)
 
     def check_size(self, limit: int) -> None:
-        """Raise `InputError` where it is more than the cluster takes."""
+        """Raise `InputError` if the archive is larger than the cluster accepts."""
         if self.bytes <= limit:
             return
         parts: dict[str, int] = {}
@@ -62,9 +62,9 @@ class Package:
         largest = sorted(parts, key=lambda name: -parts[name])[:_LARGEST_SHOWN]
         shown = ", ".join(f"{name} ({mib(parts[name])})" for name in largest)
         raise InputError(
-            f"{self.folder}: {mib(self.bytes)} in {len(self.files)} files; expected at most {mib(limit)}, which is "
-            f"what Ray takes. The largest: {shown}. Leave out what the job does not need (--exclude, a .rayignore), "
-            "and put data on shared storage"
+            f"{self.folder}: {mib(self.bytes)} in {len(self.files)} files; expected at most {mib(limit)}, Ray's "
+            f"limit. The largest: {shown}. Exclude files that the job does not need (--exclude, a .rayignore), and "
+            "put data on shared storage"
         )
 
 
@@ -73,12 +73,12 @@ def _entry_bytes(name: str) -> int:
 
 
 def mib(size: int) -> str:
-    """A size for people."""
+    """Format a number of bytes."""
     return f"{size / 2**20:.1f} MiB" if size >= 2**17 else f"{size / 2**10:.1f} KiB"
 
 
 def size_limit() -> int:
-    """Bytes that a cluster takes: what its dashboard accepts in one request, and what its control store keeps."""
+    """Largest archive that a cluster accepts, in bytes: its dashboard's request limit and its GCS's storage limit."""
     from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
@@ -86,14 +86,14 @@ def size_limit() -> int:
 
 
 def pack(folder: Path, exclude: Sequence[str] = ()) -> Package:
-    """List what a job in this working directory is sent.
+    """List the files that a job in this working directory uploads.
 
     Args:
         folder: the working directory.
-        exclude: further patterns to leave out, as .gitignore has them.
+        exclude: further patterns to exclude, in the syntax of .gitignore.
 
     Raises:
-        InputError: no such folder, or one that cannot be read.
+        InputError: the folder does not exist or cannot be read.
     """
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
@@ -104,22 +104,22 @@ def pack(folder: Path, exclude: Sequence[str] = ()) -> Package:
                          "directory of the job")  # fmt: skip
     files: dict[str, int] = {}
 
-    def take(path: Path) -> None:
+    def add(path: Path) -> None:
         if path.is_symlink() and path.is_dir() and path.parent.resolve().is_relative_to(path.resolve()):
-            raise InputError(
-                f"{path}: a link that leads back to where it is; remove it, or leave it out with --exclude"
-            )
+            raise InputError(f"{path}: a link to a folder that contains it; remove it, or exclude it with --exclude")
         if path.is_file():
             files[path.relative_to(root).as_posix()] = path.stat().st_size
 
     try:
-        left_out = dict(_not_to_send(root))
-        excludes = [*_NEVER, *_WEIGHTS, *(f"/{_literally(name)}" for name in left_out), *exclude]
-        every = [*get_runtime_env_default_excludes(), *excludes]
-        _dir_travel(root, [_get_excludes(root, every)], take, include_gitignore=respects_gitignore(), logger=_quiet())
+        left_out = dict(_indexes_and_checkpoints(root))
+        excludes = [*_EXCLUDED, *_WEIGHTS, *(f"/{_escaped(name)}" for name in left_out), *exclude]
+        patterns = [*get_runtime_env_default_excludes(), *excludes]
+        _dir_travel(
+            root, [_get_excludes(root, patterns)], add, include_gitignore=respects_gitignore(), logger=_silent_logger()
+        )
     except OSError as error:
         raise InputError(
-            f"{error.filename or folder}: cannot be read ({error.strerror}); leave it out with --exclude"
+            f"{error.filename or folder}: cannot be read ({error.strerror}); exclude it with --exclude"
         ) from None
     except ValueError as error:
         raise InputError(f"--exclude: {error}; expected patterns as in .gitignore") from None
@@ -127,28 +127,30 @@ def pack(folder: Path, exclude: Sequence[str] = ()) -> Package:
 
 
 def respects_gitignore() -> bool:
-    """Whether Ray leaves out what .gitignore names."""
+    """Whether Ray excludes files that .gitignore matches."""
     from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
 
     return os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
 
 
-def _not_to_send(root: Path) -> Iterator[tuple[str, str]]:
-    """Indexes and checkpoints in a folder, by what is in them. The folder itself is neither."""
-    for place, folders, names in os.walk(root):
-        here = set(names)
-        inside = set(folders)
+def _indexes_and_checkpoints(root: Path) -> Iterator[tuple[str, str]]:
+    """Path and kind of each index and checkpoint below a folder, recognised by their files."""
+    for parent, folders, files in os.walk(root):
+        file_names = set(files)
+        folder_names = set(folders)
         kind = None
-        if "partitions" in inside and inside & {"manifests", "builds"}:
+        if "partitions" in folder_names and folder_names & {"manifests", "builds"}:
             kind = "an index"
-        elif "modules.json" in here or ("config.json" in here and any(_is_weights(name) for name in here)):
+        elif "modules.json" in file_names or (
+            "config.json" in file_names and any(_is_weights(name) for name in file_names)
+        ):
             kind = "a checkpoint"
-        elif "checkpoints" in inside and Path(place).name.endswith("-training"):
-            kind = "checkpoints of a training"
-        if kind and Path(place) != root:
+        elif "checkpoints" in folder_names and Path(parent).name.endswith("-training"):
+            kind = "training checkpoints"
+        if kind and Path(parent) != root:
             folders.clear()
-            yield Path(place).relative_to(root).as_posix(), kind
-        folders[:] = sorted(name for name in folders if not _matches(name, _NEVER))
+            yield Path(parent).relative_to(root).as_posix(), kind
+        folders[:] = sorted(name for name in folders if not _matches(name, _EXCLUDED))
 
 
 def _is_weights(name: str) -> bool:
@@ -159,13 +161,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(PurePosixPath(name).match(pattern) for pattern in patterns)
 
 
-def _literally(name: str) -> str:
-    """A path as a pattern that matches nothing else. White space in brackets: it would be cut off at the end."""
-    return "".join(f"[{sign}]" if sign.isspace() else f"\\{sign}" if sign in "\\*?[]!#" else sign for sign in name)
+def _escaped(name: str) -> str:
+    """A .gitignore pattern that matches a path only. White space goes in brackets: trailing spaces are stripped."""
+    return "".join(f"[{char}]" if char.isspace() else f"\\{char}" if char in "\\*?[]!#" else char for char in name)
 
 
-def _quiet() -> object:
-    """A logger that says nothing: what is wrong is raised."""
+def _silent_logger() -> object:
+    """A logger that drops Ray's warnings: every problem is raised."""
     import logging
 
     logger = logging.getLogger("raycol.jobs.package")

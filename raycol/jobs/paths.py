@@ -1,4 +1,4 @@
-"""Where a job's settings lead, from a machine that is not this one."""
+"""Checks of a job's paths: whether they will resolve on the cluster's machines."""
 
 from __future__ import annotations
 
@@ -9,64 +9,62 @@ from raycol.core.config import Config
 from raycol.data.files import HUB
 from raycol.errors import InputError
 from raycol.jobs.package import Package
-from raycol.jobs.verbs import Verb, places
+from raycol.jobs.verbs import Verb, uris_of
 
 
 def check_paths(verb: Verb, config: Config, package: Package, source: str) -> None:
-    """Refuse settings that a job cannot follow: results in a folder that goes with the job, data that is not sent.
+    """Refuse output paths that are deleted with the job's working directory, and input paths that are not uploaded.
 
-    Absolute paths and URIs are taken to be on storage that the cluster reaches: `raycol doctor` checks that.
+    Absolute paths and URIs are assumed to be on storage that the cluster reaches: `raycol doctor` checks that.
 
     Args:
-        verb: what the job does.
+        verb: of the job.
         config: its settings.
-        package: what it is sent.
-        source: how messages name the settings.
+        package: the files that it uploads.
+        source: name of the settings in messages.
 
     Raises:
         InputError: for the first such setting.
     """
-    for name, place in places(config, verb.writes):
-        if _is_relative(place):
+    for name, uri in uris_of(config, verb.writes):
+        if _is_relative(uri):
             raise InputError(
-                f"{source}: {name} is {place!r}, which would be in the job's copy of the working directory and go "
-                f"with it; expected an absolute path on storage that every node mounts, or a URI (s3://...)"
+                f"{source}: {name} is {uri!r}, a relative path, and the job's working directory is deleted when it "
+                "ends; expected an absolute path on storage that every node mounts, or a URI (s3://...)"
             )
-    for name, place in places(config, verb.reads):
-        if _is_relative(place) and not place.startswith(HUB):
-            _check_sent(f"{source}: {name} is {place!r}", place, package)
-    for name, place in places(config, verb.models):
-        if _is_relative(place) and (
-            (package.folder / place).exists() or place.startswith(".") or place.count("/") > 1
-        ):
-            _check_sent(f"{source}: {name} is {place!r}", place, package)
+    for name, uri in uris_of(config, verb.reads):
+        if _is_relative(uri) and not uri.startswith(HUB):
+            _check_uploaded(f"{source}: {name} is {uri!r}", uri, package)
+    for name, uri in uris_of(config, verb.models):
+        if _is_relative(uri) and ((package.folder / uri).exists() or uri.startswith(".") or uri.count("/") > 1):
+            _check_uploaded(f"{source}: {name} is {uri!r}", uri, package)
 
 
-def _is_relative(place: str) -> bool:
-    return "://" not in place and not Path(place).is_absolute()
+def _is_relative(uri: str) -> bool:
+    return "://" not in uri and not Path(uri).is_absolute()
 
 
-def _check_sent(what: str, place: str, package: Package) -> None:
-    found = [path.relative_to(package.folder).as_posix() for path in _matching(package.folder, place)]
-    if not found:
+def _check_uploaded(what: str, path: str, package: Package) -> None:
+    matches = [match.relative_to(package.folder).as_posix() for match in _matching(package.folder, path)]
+    if not matches:
         raise InputError(
             f"{what}: no such file or folder in the working directory {package.folder}; expected one there, an "
             "absolute path on storage that every node mounts, or a URI"
         )
-    if not any(package.has(path) for path in found):
-        why = next((kind for left, kind in package.left_out.items() if found[0] == left), "left out of what is sent")
+    if not any(package.has(match) for match in matches):
+        reason = package.left_out.get(matches[0], "excluded")
         raise InputError(
-            f"{what}: {why}, so the job would not have it; put it on storage that every node mounts, and give an "
-            "absolute path, or a URI"
+            f"{what}: {reason}, so it is not uploaded with the job; put it on storage that every node mounts and "
+            "pass an absolute path, or a URI"
         )
 
 
-def _matching(folder: Path, place: str) -> Iterator[Path]:
-    """What a relative path or glob names inside a folder."""
-    if ".." in Path(place).parts:
+def _matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """The paths inside a folder that a relative path or glob names."""
+    if ".." in Path(pattern).parts:
         return
-    path = folder / place
+    path = folder / pattern
     if path.exists():
         yield path
-    elif any(sign in place for sign in "*?["):
-        yield from sorted(folder.glob(place))
+    elif any(char in pattern for char in "*?["):
+        yield from sorted(folder.glob(pattern))

@@ -1,4 +1,4 @@
-"""`raycol submit`: everything is checked here first, then sent; a job that is there already is found again."""
+"""`raycol submit`: check a job locally, then submit it, or attach to the same job if it exists."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from raycol.errors import InputError, RaycolError
 from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster, DuplicateJobError
 from raycol.jobs.environment import runtime_env
-from raycol.jobs.identity import Choice, choose, job_name
+from raycol.jobs.identity import choose_attempt, job_name
 from raycol.jobs.job import SubmittedJob
 from raycol.jobs.package import Package, pack, respects_gitignore, size_limit
 from raycol.jobs.paths import check_paths
 from raycol.jobs.token import auth_headers
-from raycol.jobs.verbs import VERBS, Verb, places
+from raycol.jobs.verbs import VERBS, Verb, uris_of
 
-# Of two that submit at once, one attaches to the other's; then the other's may have failed, and so on.
-_TRIES = 5
+# Another client may submit the same attempt at the same moment, and that attempt may already have failed.
+_MAX_ATTEMPTS = 5
 
 
 class AddressConfig(Config):
-    """Where a cluster is."""
+    """Address of a cluster."""
 
     address: str | None = None
-    """The cluster's dashboard, http://HEAD:8265; by default what RAY_API_SERVER_ADDRESS or RAY_ADDRESS says."""
+    """The cluster's dashboard, http://HEAD:8265. Default: RAY_API_SERVER_ADDRESS, then RAY_ADDRESS."""
 
 
 class SubmitConfig(AddressConfig):
-    """How a job is sent, whatever it does."""
+    """How to submit a job, for all verbs."""
 
     working_dir: Path = Path()
-    """Folder that the job is sent and runs in a copy of: a checkout of raycol, with jobs/ and your configuration."""
+    """Folder to upload, which the job runs in: a checkout of raycol, with jobs/ and your configuration."""
 
     exclude: tuple[str, ...] = ()
-    """What to leave out of it, as in .gitignore; environments, caches, indexes and checkpoints are left out anyway."""
+    """Files not to upload, as in .gitignore. Environments, caches, indexes and checkpoints are always excluded."""
 
     env: tuple[str, ...] = ()
-    """A variable for the job and its workers: NAME=VALUE, or NAME to take its value from here."""
+    """A variable for the job and its workers: NAME=VALUE, or NAME to copy its value from this shell."""
 
     runtime_env: Path | None = None
     """YAML file of further fields of Ray's runtime environment, such as pip."""
 
     again: bool = False
-    """Run it once more although it has succeeded."""
+    """Run the job again even if it has succeeded."""
 
     detach: bool = False
-    """Return when the job is sent, without following it."""
+    """Return once the job is submitted, without following it."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job on its way.
+    """A submitted job, or an existing one to follow.
 
     Args:
-        cluster: where it is.
-        submission_id: what it is called there.
-        package: what it was, or would have been, sent.
-        there: the job, where it was there before.
-        before: the attempt before this one, where there was one.
-        changed: whether `there` runs other files than those of the working directory now.
+        cluster: that runs it.
+        submission_id: its id.
+        package: the files of the working directory.
+        existing: the job, if it existed before.
+        previous: the attempt before this one, if any.
+        changed: whether `existing` runs other files than `package`.
     """
 
     cluster: Cluster
     submission_id: str
     package: Package
-    there: SubmittedJob | None
-    before: SubmittedJob | None
+    existing: SubmittedJob | None
+    previous: SubmittedJob | None
     changed: bool
 
 
 @dataclass(frozen=True)
-class Order:
-    """A job that was checked and can be sent."""
+class PreparedJob:
+    """A checked job, ready to submit."""
 
     name: str
     entrypoint: str
@@ -87,117 +87,116 @@ class Order:
 
 
 def submit(verb_name: str, file: Path, settings: Mapping[str, Any], config: SubmitConfig) -> Submitted:
-    """Check a job, send it, or find it on the cluster.
+    """Check a job and submit it, or return the existing job of the same settings.
 
     Args:
         verb_name: one of `VERBS`.
         file: its configuration, inside the working directory.
-        settings: settings that win over the file, as the command line has them.
-        config: how it is sent.
+        settings: settings from the command line, which override the file's.
+        config: how to submit it.
 
     Raises:
-        InputError: anything that is wrong with it; nothing was sent.
+        InputError: a check failed; nothing was submitted.
     """
-    order = prepare(verb_name, file, settings, config)
+    prepared = prepare(verb_name, file, settings, config)
     address, headers = dashboard_address(config.address), auth_headers()
     cluster = Cluster(address, headers)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
         jobs = cluster.jobs()
-        choice = choose(jobs, order.name, again=config.again)
-        if choice.there:
+        attempt = choose_attempt(jobs, prepared.name, again=config.again)
+        if existing := attempt.existing:
             if config.again:
-                raise InputError(
-                    f"job {choice.submission_id} is {choice.there.status}; stop it first, or leave out --again"
-                )
-            return Submitted(cluster, choice.submission_id, order.package, choice.there, None, _changed(order, choice))
-        _check_alone(jobs, order)
+                raise InputError(f"job {existing.id} is {existing.status}; stop it first, or leave out --again")
+            changed = _has_changed(prepared.package, existing)
+            return Submitted(cluster, existing.id, prepared.package, existing, None, changed)
+        _check_no_conflict(jobs, prepared)
         try:
-            cluster.submit(order.entrypoint, choice.submission_id, order.runtime_env, order.metadata)
+            cluster.submit(prepared.entrypoint, attempt.submission_id, prepared.runtime_env, prepared.metadata)
         except DuplicateJobError:
             continue
-        return Submitted(cluster, choice.submission_id, order.package, None, choice.before, changed=False)
-    raise RaycolError(f"{address}: others submit {order.name} at the same time; run the command again")
+        return Submitted(cluster, attempt.submission_id, prepared.package, None, attempt.previous, changed=False)
+    raise RaycolError(f"{address}: other clients submit {prepared.name} at the same time; run the command again")
 
 
-def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: SubmitConfig) -> Order:
-    """Check all that can be checked without the cluster."""
+def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: SubmitConfig) -> PreparedJob:
+    """Run all checks that do not need the cluster."""
     verb = VERBS[verb_name]
-    wanted = verb.config.load(file, settings)
+    verb_config = verb.config.load(file, settings)
     package = pack(config.working_dir, config.exclude)
     script = f"jobs/{verb_name}.py"
     if not package.has(script):
         raise InputError(
-            f"{package.folder}: no {script} in what is sent; expected a checkout of raycol there, or name one with "
-            "--working-dir"
+            f"{package.folder}: no {script} to upload; expected a checkout of raycol; name one with --working-dir"
         )
-    inside = _inside(file, package)
-    check_paths(verb, wanted, package, str(file))
+    config_path = _path_in_package(file, package)
+    check_paths(verb, verb_config, package, str(file))
     package.check_size(size_limit())
-    return Order(
-        name=job_name(verb_name, wanted),
-        entrypoint=shlex.join(["python", script, "--config", inside, *_options(settings)]),
+    return PreparedJob(
+        name=job_name(verb_name, verb_config),
+        entrypoint=shlex.join(["python", script, "--config", config_path, *_options(settings)]),
         package=package,
         runtime_env=runtime_env(package, config.env, config.runtime_env),
         metadata={
             "raycol": raycol.__version__,
             "verb": verb_name,
-            "config": inside,
-            "writes": _writes(verb, wanted),
+            "config": config_path,
+            "writes": _output(verb, verb_config),
         },
     )
 
 
-def _inside(file: Path, package: Package) -> str:
-    """A configuration's path in the working directory."""
+def _path_in_package(file: Path, package: Package) -> str:
+    """The path of a configuration relative to the working directory. Raises `InputError` if it is not uploaded."""
     try:
-        inside = file.absolute().resolve().relative_to(package.folder.resolve()).as_posix()
+        path = file.absolute().resolve().relative_to(package.folder.resolve()).as_posix()
     except ValueError:
         raise InputError(
-            f"{file}: outside of the working directory {package.folder}, which is what the job is sent; move it "
-            "there, or name another one with --working-dir"
+            f"{file}: outside of the working directory {package.folder}, so it is not uploaded; move it there, or "
+            "name another one with --working-dir"
         ) from None
-    if not package.has(inside):
+    if not package.has(path):
         raise InputError(
-            f"{file}: left out of what is sent (.gitignore, .rayignore or --exclude); expected it to be sent"
+            f"{file}: excluded from the upload by .gitignore, .rayignore or --exclude; the job needs it, so remove "
+            "that pattern"
         )
-    return inside
+    return path
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the entry point's options."""
-    words: list[str] = []
+    """Settings as options of the entry point."""
+    options: list[str] = []
     for name, value in settings.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            options.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             for item in value if isinstance(value, list | tuple) else [value]:
-                words += [f"--{flag}={item}"]
-    return words
+                options += [f"--{flag}={item}"]
+    return options
 
 
-def _writes(verb: Verb, config: Config) -> str:
-    """Where a job's results go; empty where it has none."""
-    return next((place.rstrip("/") for _, place in places(config, verb.writes)), "")
+def _output(verb: Verb, config: Config) -> str:
+    """The URI that a job writes to; empty if it writes none."""
+    return next((uri.rstrip("/") for _, uri in uris_of(config, verb.writes)), "")
 
 
-def _check_alone(jobs: list[SubmittedJob], order: Order) -> None:
-    """Most jobs that write to one place would spoil each other's work, or one of them would fail at its end."""
-    place, verb = order.metadata["writes"], order.metadata["verb"]
+def _check_no_conflict(jobs: list[SubmittedJob], prepared: PreparedJob) -> None:
+    """Refuse a job whose output another active job writes: one would overwrite the other, or fail at its commit."""
+    output, verb = prepared.metadata["writes"], prepared.metadata["verb"]
     for job in jobs:
-        together = VERBS[verb].together and job.metadata.get("verb") == verb
-        if place and job.active and job.metadata.get("writes") == place and not together:
+        concurrent = VERBS[verb].concurrent and job.metadata.get("verb") == verb
+        if output and job.active and job.metadata.get("writes") == output and not concurrent:
             raise InputError(
-                f"{place}: job {job.id} is {job.status} and writes there, with other settings; wait for it, or stop "
+                f"{output}: job {job.id}, of other settings, is {job.status} and writes there; wait for it, or stop "
                 f"it with `raycol jobs stop {job.id}`"
             )
 
 
-def _changed(order: Order, choice: Choice) -> bool:
-    """Whether the working directory is another one than that of the job that is there."""
+def _has_changed(package: Package, existing: SubmittedJob) -> bool:
+    """Whether the working directory's files differ from those that an existing job runs."""
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import get_uri_for_directory
 
-    excludes = [*get_runtime_env_default_excludes(), *order.package.excludes]
-    now = get_uri_for_directory(str(order.package.folder), include_gitignore=respects_gitignore(), excludes=excludes)
-    return bool(choice.there and choice.there.package and choice.there.package != now)
+    excludes = [*get_runtime_env_default_excludes(), *package.excludes]
+    current = get_uri_for_directory(str(package.folder), include_gitignore=respects_gitignore(), excludes=excludes)
+    return bool(existing.package and existing.package != current)

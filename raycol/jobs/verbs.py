@@ -1,4 +1,4 @@
-"""The verbs that can be jobs: those with an entry point in jobs/. Their settings, what they read and write."""
+"""The verbs that can be jobs, those with an entry point in jobs/: their settings, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from raycol.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb, by the settings that matter where it runs on another machine.
+    """A verb, and which of its settings hold paths.
 
     Args:
         summary: what the job does.
-        config: its settings.
+        config: class of its settings.
         positional: settings that its entry point takes as arguments, not as options.
-        writes: settings that say where results go.
-        reads: settings that say where data is.
+        writes: settings that hold output paths.
+        reads: settings that hold input paths.
         models: settings that name a checkpoint: a folder, or a name on the hub.
-        together: whether jobs of the verb may write to one place at once, the later on top of what the first made.
+        concurrent: whether several jobs of the verb may write to one URI at once; each then builds on the others'.
     """
 
     summary: str
@@ -35,7 +35,7 @@ class Verb:
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    together: bool = False
+    concurrent: bool = False
 
     def options(self) -> list[str]:
         """Settings that the entry point takes as options."""
@@ -81,7 +81,7 @@ VERBS = {
         writes=("index",),
         reads=("corpus",),
         models=("model",),
-        together=True,
+        concurrent=True,
     ),
     "compact": Verb(
         "Merge an index's small partitions and drop its deleted documents.",
@@ -90,7 +90,7 @@ VERBS = {
         writes=("index",),
     ),
     "evaluate": Verb(
-        "Measure a model or an index.",
+        "Evaluate a model or an index.",
         EvaluateConfig,
         positional=("data",),
         reads=("data", "index"),
@@ -99,18 +99,18 @@ VERBS = {
 }
 
 
-def places(config: Config, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The paths and URIs that some settings hold, each with the setting's name; sources of examples hold several."""
+def uris_of(config: Config, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield each path and URI of the named settings, with the setting's name. An `ExampleSource` holds several."""
     for name in names:
-        for place in _places(getattr(config, name)):
-            yield name, place
+        for uri in _uris(getattr(config, name)):
+            yield name, uri
 
 
-def _places(value: Any) -> Iterator[str]:
+def _uris(value: Any) -> Iterator[str]:
     if isinstance(value, tuple):
         for item in value:
-            yield from _places(item)
+            yield from _uris(item)
     elif isinstance(value, ExampleSource):
-        yield from (place for place in (value.path, value.queries, value.documents) if place)
+        yield from (uri for uri in (value.path, value.queries, value.documents) if uri)
     elif isinstance(value, str | Path):
         yield str(value)

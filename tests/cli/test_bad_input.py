@@ -1,4 +1,4 @@
-"""Bad input ends with exit code 2 and one line that names the thing; never a traceback without --debug."""
+"""Bad input exits with code 2 and one line that names the cause; never a traceback without --debug."""
 
 from pathlib import Path
 
@@ -218,22 +218,22 @@ CASES = [
     (["index", "append", "index", "good.jsonl", "--dtype", "float32"], "dtype has no effect: the index's documents"),
     (
         ["search", "index", "a question", "--effort", "fast", "--n-probe", "2", "--n-rescore", "9"],
-        "effort has no effect: it stands for n_probe and n_rescore, which are given; leave it out",
+        "effort has no effect: n_probe and n_rescore override it; leave it out",
     ),
-    (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device goes with an index folder"),
+    (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device: an endpoint sets this itself"),
     (
         ["serve", "index", "--open", "--keys", "keys.json"],
         "open has no effect: with keys every request needs one; leave",
     ),
     (
         ["demo", "--test-split", "test", "--out", "o"],
-        "test_split has no effect: docstrings have no splits; give corpus",
+        "test_split has no effect: docstrings have no splits; set corpus",
     ),
     (
         ["demo", "--corpus", "c", "--documents", "100", "--out", "o"],
-        "documents has no effect: all of the corpus is taken",
+        "documents has no effect: the demo uses the whole corpus",
     ),
-    (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
+    (["demo", "--out", "folder"], "folder: exists and was not created by a demo"),
     (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]
@@ -252,11 +252,11 @@ def test_bad_input_ends_with_2_and_one_line(
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["train", "--nothing"], ["serve", "folder", "--port", "x"]])
-def test_wrong_usage_ends_with_2(folder: Path, words: list[str]) -> None:
+def test_wrong_usage_exits_with_2(folder: Path, words: list[str]) -> None:
     assert run(*words) == 2
 
 
-def test_debug_shows_where(folder: Path) -> None:
+def test_debug_shows_the_traceback(folder: Path) -> None:
     with pytest.raises(InputError):
         main(["index", "info", "folder", "--debug"])
 
@@ -270,7 +270,7 @@ COMMANDS = [[], ["demo"], ["train"], ["index"], ["index", "build"], ["index", "i
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=[" ".join(["raycol", *words]) for words in COMMANDS])
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert run(*words, "--help") == 0
     assert "Usage: raycol" in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ def index(tmp_path: Path) -> Index:
     return Index.create(tmp_path / "i", documents)
 
 
-def test_info_prints_what_there_is(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_the_contents(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("index", "info", index.uri) == 0
     out = capsys.readouterr().out
     assert "documents    9" in out
@@ -37,14 +37,14 @@ def test_verify_names_the_damaged_file(index: Index, capsys: pytest.CaptureFixtu
     assert "error: " in err
 
 
-def test_an_index_of_no_known_model_asks_for_one(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_without_a_model_asks_for_one(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("search", index.uri, "a question") == 2
     assert "pass --model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["ids.txt", "ids.txt.gz", "ids.txt.bz2", "ids.txt.xz"])
-def test_ids_in_a_file_are_what_the_corpus_calls_them(tmp_path: Path, name: str) -> None:
-    """With spaces around, behind a byte order mark, and with the ends of lines of Windows."""
+def test_ids_in_a_file_are_read_verbatim(tmp_path: Path, name: str) -> None:
+    """With surrounding spaces, a byte order mark and Windows line ends."""
     ids = ["é", " a ", "b c", "d\t", "7", "kept", "\u00a0x\u2003"]
     index = Index.create(tmp_path / "i", (Document(id_, np.ones((4, 16), np.float32)) for id_ in ids))
     content = b"\xef\xbb\xbf" + "\r\n".join(id_ for id_ in ids if id_ != "kept").encode() + b"\r\n\r\n"
@@ -63,7 +63,7 @@ def test_a_file_of_ids_that_is_not_utf_8_is_named(
     assert len(Index.open(index.uri)) == 9
 
 
-def test_documents_are_deleted_dropped_and_forgotten(
+def test_documents_are_deleted_compacted_and_vacuumed(
     index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = tmp_path / "ids.txt"
@@ -73,7 +73,7 @@ def test_documents_are_deleted_dropped_and_forgotten(
     assert run("index", "compact", index.uri) == 0
     assert "version 3, 1 -> 1 partitions, 3 deleted documents dropped" in capsys.readouterr().out
     assert run("index", "vacuum", index.uri, "--keep", "1") == 0
-    assert "2 versions given up, 2 folders and files removed" in capsys.readouterr().out
+    assert "2 versions and 2 folders and files removed" in capsys.readouterr().out
     assert len(Index.open(index.uri)) == 6
     assert run("index", "verify", index.uri) == 0
     assert run("index", "info", index.uri) == 0

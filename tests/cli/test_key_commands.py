@@ -24,8 +24,8 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.Capture
     assert run("key", "list", file) == 0
     listed = capsys.readouterr().out
     assert [line.split()[:2] for line in listed.splitlines()] == [["ci", "read"], ["operator", "admin"]]
-    for kept in json.loads(file.read_text())["keys"]:
-        assert kept["sha256"] not in listed
+    for entry in json.loads(file.read_text())["keys"]:
+        assert entry["sha256"] not in listed
 
     assert run("key", "revoke", file, "ci") == 0
     assert "key ci revoked" in capsys.readouterr().out

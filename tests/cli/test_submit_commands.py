@@ -1,4 +1,4 @@
-"""What `raycol submit`, `jobs` and `doctor` print, and how they exit, on a dashboard without a cluster."""
+"""Output and exit codes of `raycol submit`, `jobs` and `doctor`, with a fake dashboard."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raycol.cli.doctor import show
-from raycol.cli.submit import follow_to_the_end
+from raycol.cli.submit import follow_and_exit
 from raycol.doctor.checks import Finding
 from raycol.jobs import cluster
 from raycol.jobs.job import SubmittedJob
@@ -20,14 +20,14 @@ from tests.jobs.dashboard import Dashboard, dashboard
 pytestmark = pytest.mark.usefixtures("checkout")
 
 
-def test_the_command_line_starts_without_what_takes_long_to_import() -> None:
+def test_the_command_line_starts_without_heavy_imports() -> None:
     heavy = {"torch", "ray", "sentence_transformers", "numba", "pandas"}
     code = f"import raycol.cli, sys; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_what_was_sent_is_said(served: Dashboard, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_submission_is_reported(served: Dashboard, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     (checkout / "model").mkdir()
     (checkout / "model" / "modules.json").touch()
     words = ("submit", "index", "build.yaml", "--address", served.address, "--num-workers", 4, "--detach")
@@ -35,27 +35,27 @@ def test_what_was_sent_is_said(served: Dashboard, checkout: Path, capsys: pytest
     out, err = capsys.readouterr()
     (job,) = served.submitted
     assert out == f"{job}\n"
-    assert "sent " in err
+    assert "uploaded " in err
     assert f"files of {checkout}\n" in err
-    assert "not sent: model (a checkpoint)\n" in err
+    assert "not uploaded: model (a checkpoint)\n" in err
     assert f"raycol jobs logs {job} --follow --address {served.address}" in err
-    assert "asks for no token, so whoever reaches it runs code on it" in err
+    assert "requires no token: anyone who can connect can run code on it" in err
     assert served.jobs[job]["entrypoint"].endswith("--config build.yaml --num-workers=4")
 
     assert run(*words) == 0
     out, err = capsys.readouterr()
     assert out == f"{job}\n"
-    assert f"job {job} is there already (PENDING): nothing is sent" in err
+    assert f"job {job} exists (PENDING): nothing is submitted" in err
     (checkout / "build.yaml").write_text("# a remark\n" + (checkout / "build.yaml").read_text())
     run(*words)
-    assert "warning: it runs other files than the working directory has now" in capsys.readouterr().err
+    assert "warning: the working directory has changed since that job was submitted" in capsys.readouterr().err
     served.jobs[job]["status"] = "STOPPED"
     run(*words)
-    assert f"the attempt before, {job}, has been stopped\njob {job}-2\n" in capsys.readouterr().err
+    assert f"the previous attempt, {job}, was stopped\njob {job}-2\n" in capsys.readouterr().err
 
 
 class Ended:
-    """A cluster on which a job has ended, or the one who follows it has had enough."""
+    """A cluster whose job has ended, or whose requests raise an exception."""
 
     address = "http://head:8265"
 
@@ -76,22 +76,22 @@ class Ended:
 
 
 @pytest.mark.parametrize(
-    ("job", "code", "said"),
+    ("job", "code", "message"),
     [
-        (SubmittedJob("x", "SUCCEEDED"), 0, "job x has succeeded"),
-        (SubmittedJob("x", "FAILED", driver_code=7), 7, "job x has failed with exit code 7"),
-        (SubmittedJob("x", "FAILED", message="no node\nmore"), 1, "job x has failed: no node\n"),
-        (SubmittedJob("x", "STOPPED"), 1, "job x has been stopped"),
+        (SubmittedJob("x", "SUCCEEDED"), 0, "job x succeeded"),
+        (SubmittedJob("x", "FAILED", driver_code=7), 7, "job x failed with exit code 7"),
+        (SubmittedJob("x", "FAILED", message="no node\nmore"), 1, "job x failed: no node\n"),
+        (SubmittedJob("x", "STOPPED"), 1, "job x was stopped"),
     ],
 )
-def test_it_exits_as_the_job_does(job: SubmittedJob, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_is_the_jobs(job: SubmittedJob, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
     with pytest.raises(typer.Exit) as stopped:
-        follow_to_the_end(Ended(job), "x")  # type: ignore[arg-type]
+        follow_and_exit(Ended(job), "x")  # type: ignore[arg-type]
     out, err = capsys.readouterr()
     assert (stopped.value.exit_code, out) == (code, "line one\nline two\n")
-    assert said in err
+    assert message in err
 
 
 def test_an_interruption_detaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +102,10 @@ def test_an_interruption_detaches(capsys: pytest.CaptureFixture[str], monkeypatc
 
     monkeypatch.setattr("raycol.cli.submit.follow", interrupted)
     with pytest.raises(typer.Exit) as stopped:
-        follow_to_the_end(Ended(SubmittedJob("x", "RUNNING")), "x")  # type: ignore[arg-type]
+        follow_and_exit(Ended(SubmittedJob("x", "RUNNING")), "x")  # type: ignore[arg-type]
     assert stopped.value.exit_code == 130
     err = capsys.readouterr().err
-    assert "detached; the job goes on" in err
+    assert "detached; the job keeps running" in err
     assert "raycol jobs logs x --follow --address http://head:8265" in err
 
 
@@ -124,23 +124,23 @@ def test_jobs_are_listed(served: Dashboard, capsys: pytest.CaptureFixture[str]) 
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["raycol-index-1", "another"]
 
 
-def test_what_a_cluster_says_cannot_control_the_terminal(
+def test_text_from_a_cluster_cannot_control_the_terminal(
     served: Dashboard,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     evil = "\x1b]0;owned\x07"
     served.add(f"raycol-{evil}", "FAILED", metadata={"writes": f"/x/{evil}"})
     assert run("jobs", "list", "--address", served.address) == 0
-    show([Finding(f"check {evil}", "wrong", f"found [red]{evil}", f"mend [link=x]{evil}\\[")])
+    show([Finding(f"check {evil}", "failed", f"found [red]{evil}", f"fix [link=x]{evil}\\[")])
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert "\x07" not in out + err
     assert out.count(r"\x1b]0;owned\x07") == 6
-    assert "mend [link=x]" in out
+    assert "fix [link=x]" in out
 
 
 class Evil(Ended):
-    """One whose job has printed what controls a terminal."""
+    """A cluster whose job has printed terminal escapes."""
 
     def logs(self, _: str) -> str:
         return "\x1b[36m(pid=7)\x1b[0m \x1b]0;owned\x07\n"
@@ -155,24 +155,24 @@ def test_the_log_of_a_job_cannot_control_the_terminal(capsys: pytest.CaptureFixt
 
     job = SubmittedJob("x", "FAILED", message="\x1b]0;owned\x07")
     with pytest.raises(typer.Exit):
-        follow_to_the_end(Evil(job), "x")  # type: ignore[arg-type]
+        follow_and_exit(Evil(job), "x")  # type: ignore[arg-type]
     out, err = capsys.readouterr()
     assert out == "(pid=7) \\x1b]0;owned\\x07\n"
-    assert r"job x has failed: \x1b]0;owned\x07" in err
+    assert r"job x failed: \x1b]0;owned\x07" in err
 
 
-def test_a_job_that_has_ended_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_an_ended_job_is_not_stopped(served: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     served.add("x", "SUCCEEDED")
     assert run("jobs", "stop", "x", "--address", served.address) == 0
-    assert capsys.readouterr().out == "x: has ended before (SUCCEEDED)\n"
-    assert "POST" not in " ".join(served.asked)
+    assert capsys.readouterr().out == "x: has already ended (SUCCEEDED)\n"
+    assert "POST" not in " ".join(served.requests)
 
 
 BAD = [
     (["submit", "index", "gone.yaml"], "gone.yaml: no such file"),
     (["submit", "index", "typo.yaml"], "typo.yaml: unknown key 'bitts'; the nearest known key is 'bits'"),
     (["submit", "index", "build.yaml", "--bits", "3"], "the command line: bits is 3"),
-    (["submit", "index", "build.yaml", "--out", "here"], "out is 'here', which would be in the job's copy"),
+    (["submit", "index", "build.yaml", "--out", "here"], "out is 'here', a relative path"),
     (["submit", "index", "build.yaml", "--corpus-column", "x"], None),
     (["submit", "index", "build.yaml", "--working-dir", "gone"], "gone: no such folder"),
     (["submit", "index"], None),
@@ -185,9 +185,9 @@ BAD = [
     (["jobs", "logs", "x", "--address", "SERVED"], "no job 'x' on http://127.0.0.1"),
     (["jobs", "stop", "x", "--address", "SERVED"], "no job 'x' on http://127.0.0.1"),
     (["doctor", "--address", "http://127.0.0.1:1"], "cannot be reached"),
-    (["doctor", "--address", "127.0.0.1:1"], "127.0.0.1:1: nothing answers there (Connection refused); is the"),
-    (["doctor", "--address", "ray://head:10001"], "'ray://head:10001' is no address of a cluster; expected its"),
-    (["doctor", "--address", "head"], "'head' is no address of a cluster"),
+    (["doctor", "--address", "127.0.0.1:1"], "127.0.0.1:1: nothing listens there (Connection refused); is the"),
+    (["doctor", "--address", "ray://head:10001"], "'ray://head:10001' is not the address of a cluster; expected its"),
+    (["doctor", "--address", "head"], "'head' is not the address of a cluster"),
     (["doctor", "--address", "SERVED", "--shared", "here"], "--shared here: a relative path, which the cluster's"),
     (["doctor", "--address", "SERVED", "--plan", "build.yaml"], "--plan build.yaml: a relative path"),
     (["doctor", "--wait-s", "0"], "wait_s is 0"),
@@ -196,7 +196,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
+def test_bad_input_exits_with_2_and_one_line_and_submits_nothing(
     served: Dashboard,  # noqa: F811
     checkout: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -213,7 +213,7 @@ def test_bad_input_ends_with_2_and_one_line_and_sends_nothing(
 
 
 @pytest.mark.sockets
-def test_a_wrong_token_ends_with_2_and_is_not_told(
+def test_a_wrong_token_exits_with_2_and_is_not_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -224,35 +224,35 @@ def test_a_wrong_token_ends_with_2_and_is_not_told(
                 2 if message else 0
             )
             out, err = capsys.readouterr()
-            assert (message or "sent ") in err
+            assert (message or "uploaded ") in err
             assert token not in out + err
-            assert "asks for no token" not in err
+            assert "requires no token" not in err
         assert len(closed.submitted) == 1
     assert cluster.DuplicateJobError.exit_code == 1
 
 
-def test_findings_are_a_table_and_below_it_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_a_table_followed_by_the_fixes(capsys: pytest.CaptureFixture[str]) -> None:
     show(
         [
             Finding("nodes", "ok", "2 answer"),
-            Finding("clocks", "wrong", "a [b] is off", "run [an] NTP client"),
+            Finding("clocks", "failed", "a [b] is off", "run [an] NTP client"),
             Finding("shared storage", "not checked", "name it with --shared"),
         ]
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        ["check", "found"],
+        ["check", "result"],
         ["ok", "nodes", "2", "answer"],
-        ["WRONG", "clocks", "a", "[b]", "is", "off"],
+        ["FAILED", "clocks", "a", "[b]", "is", "off"],
         ["-", "shared", "storage", "name", "it", "with", "--shared"],
         ["clocks:", "run", "[an]", "NTP", "client"],
     ]
 
 
-@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("not checked", 0), ("wrong", 1)])
-def test_one_wrong_finding_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("not checked", 0), ("failed", 1)])
+def test_a_failed_finding_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, state: str, code: int) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    found = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]
-    monkeypatch.setattr("raycol.doctor.run.examine", lambda _: found)
+    findings = [Finding("nodes", "ok", ""), Finding("disk", state, "", "")]  # type: ignore[arg-type]
+    monkeypatch.setattr("raycol.doctor.run.examine", lambda _: findings)
     assert run("doctor") == code

@@ -1,8 +1,8 @@
-"""Commands in YAML files, their comments and other text: found, and checked to name what exists.
+"""Find the commands in YAML files, their comments and other text, and check them.
 
-A command is a line of a comment that is indented by three spaces or more, or a string where a file has a command.
-Programs that are Python's (ray, serve, raycol, pip) are asked whether they have the verb and its options; files must
-be there, or be made by a command of the same file.
+A command is a comment line indented by three or more spaces, or a string in a command field of a file. The parsers of
+Python programs (ray, serve, raycol, pip) check verb and options; files must exist, or be created by a command of the
+same file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raycol.jobs.submit import SubmitConfig
 from raycol.training.config import TrainConfig
 from tests.conftest import PROJECT
 
-# What else may stand first on a line: verbs of theirs that are used here.
+# Other programs, and the verbs used of each.
 _OTHERS = {
     "kubectl": {"apply", "create", "get", "port-forward", "exec"},
     "helm": {"install", "repo"},
@@ -37,26 +37,26 @@ _OTHERS = {
     "openssl": {"rand"},
 }
 _SHELL = {"ulimit", "set", "export"}
-# Verbs whose settings are checked too, not only their names.
+# Verbs whose option values are checked too.
 _SETTINGS = {"build": IndexConfig, "append": AppendConfig, "train": TrainConfig}
 _COMMENT = re.compile(r"^\s*#\s{3,}(\S.*?)(?:\s{4,}\(.*)?$")
-# Made by the commands that the files' heads begin with, or by their user.
+# Created by the first commands of a file, or by the user.
 _MADE = {"dist", "keys.json", "raycol-*.whl"}
 
 
 class CommandError(Exception):
-    """A command that names something that does not exist."""
+    """A command with an unknown program, verb, option or file."""
 
 
 def in_comments(text: str) -> Iterator[str]:
-    """Commands in the comments of a file."""
+    """Yield the commands in the comments of a file."""
     for line in text.splitlines():
-        if found := _COMMENT.match(line):
-            yield found[1]
+        if match := _COMMENT.match(line):
+            yield match[1]
 
 
 def check(line: str) -> None:
-    """Raise CommandError where a line of shell names a program, verb, option or file that does not exist."""
+    """Raise CommandError if a line of shell has an unknown program, verb, option or file."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
     lexer.whitespace_split = True
     words: list[str] = []
@@ -71,8 +71,8 @@ def check(line: str) -> None:
 
 def _check_words(words: list[str]) -> None:
     if any("spot=" in word for word in words) and "--wait-for-nodes" not in words:
-        raise CommandError("spot nodes are there once they are asked for; --wait-for-nodes asks and waits")
-    while "=" in words[0]:  # a variable for this command alone
+        raise CommandError("spot nodes start on demand; pass --wait-for-nodes")
+    while "=" in words[0]:  # a variable of this command
         words = words[1:]
     program, *arguments = words
     if program == ".":
@@ -88,12 +88,12 @@ def _check_words(words: list[str]) -> None:
         return _check_verb(_command(program), arguments)
     if arguments[:1] and arguments[0] in _OTHERS.get(program, ()):
         return _check_files([word for flag, word in pairwise(arguments) if flag in ("-f", "--file")])
-    raise CommandError(f"nothing is called {program} {' '.join(arguments[:1])}")
+    raise CommandError(f"unknown program or verb: {program} {' '.join(arguments[:1])}")
 
 
 @functools.cache
 def _command(program: str) -> Any:
-    """A program's click or typer command; Ray's take seconds to import."""
+    """Return a program's click or typer command; Ray's take seconds to import."""
     if program == "raycol":
         return typer.main.get_command(app)
     if program == "serve":
@@ -104,7 +104,7 @@ def _command(program: str) -> Any:
 
 
 def _check_verb(command: Any, rest: list[str]) -> None:
-    """Follow the verbs of a click or typer program, then have its own parser read the options."""
+    """Resolve the verbs of a click or typer program, then parse the options with its parser."""
     while hasattr(command, "commands"):
         if not rest or rest[0] not in command.commands:
             raise CommandError(f"{command.name} has no {rest[:1]}")
@@ -112,15 +112,15 @@ def _check_verb(command: Any, rest: list[str]) -> None:
     try:
         values, _, _ = command.make_parser(command.context_class(command)).parse_args(list(rest))
         if settings := _SETTINGS.get(command.name):
-            given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-            for name in SubmitConfig.model_fields:  # of `raycol submit`, whose verbs have the same names
-                given.pop(name, None)
-            recipe = given.pop("recipe_", given.pop("file", None))
-            settings.load(PROJECT / recipe if isinstance(recipe, str) else None, given)
+            options = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+            for name in SubmitConfig.model_fields:  # options of `raycol submit`, whose verbs have the same names
+                options.pop(name, None)
+            recipe = options.pop("recipe_", options.pop("file", None))
+            settings.load(PROJECT / recipe if isinstance(recipe, str) else None, options)
     except InputError as error:
         raise CommandError(f"{command.name}: {error}") from None
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer has a copy of click of its own, and so two kinds of errors
+        if not hasattr(error, "format_message"):  # typer vendors click, so there are two classes of usage errors
             raise
         raise CommandError(f"{command.name}: {error.format_message()}") from None
     words = [value for value in values.values() if isinstance(value, str)]
@@ -134,7 +134,7 @@ def _check_python(arguments: list[str]) -> None:
         if arguments[1] == "pip":
             _check_pip(arguments[2:])
         elif importlib.util.find_spec(arguments[1]) is None:
-            raise CommandError(f"there is no module {arguments[1]}")
+            raise CommandError(f"no module {arguments[1]}")
         else:
             _check_files([word for word in arguments[2:] if word.endswith(".yaml")])
         return
@@ -145,9 +145,9 @@ def _check_python(arguments: list[str]) -> None:
     else:
         scope: dict[str, object] = {"__name__": "checked"}
         exec(compile(text, arguments[0], "exec"), scope)
-        alone = typer.Typer()
-        alone.command()(scope["main"])
-        _check_verb(typer.main.get_command(alone), arguments[1:])
+        script = typer.Typer()
+        script.command()(scope["main"])
+        _check_verb(typer.main.get_command(script), arguments[1:])
 
 
 def _check_pip(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""An endpoint on hosts, by `serve deploy`."""
+"""Deploy an endpoint on hosts with `serve deploy`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.hosts import PATIENCE_S, Hosts
+from tests.cluster.hosts import TIMEOUT_S, Hosts
 
 _SERVE = Path(sys.executable).parent / "serve"
 
@@ -24,7 +24,7 @@ def deployed(
     deployments: Sequence[Mapping[str, Any]] = (),
     **options: object,
 ) -> Iterator[None]:
-    """The application with these arguments and options, its and its deployments', on port 8000 of every host."""
+    """Run the application, with these arguments and options, on port 8000 of every host during the block."""
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": 8000},
@@ -42,32 +42,32 @@ def deployed(
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     hosts.run(1, _SERVE, "deploy", "serve.yaml", "--address", hosts.dashboard, cwd=folder)
     try:
-        wait_until_whole(hosts, folder)
+        wait_until_healthy(hosts, folder)
         yield
     finally:
         hosts.run(1, _SERVE, "shutdown", "--yes", "--address", hosts.dashboard, cwd=folder)
 
 
-def wait_until_whole(hosts: Hosts, folder: Path) -> None:
-    """Until every deployment has all its replicas, and every host its proxy."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_until_healthy(hosts: Hosts, folder: Path) -> None:
+    """Wait until every deployment has all its replicas and every host a healthy proxy."""
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            found = status_of(hosts, folder)
-            if _is_whole(found):
+            status = status_of(hosts, folder)
+            if _is_healthy(status):
                 return
-        except AssertionError as error:  # a head that was started again refuses connections for a moment
-            found = {"refused": str(error)}
-        assert time.monotonic() < deadline, found
+        except AssertionError as error:  # a restarted head refuses connections for a moment
+            status = {"refused": str(error)}
+        assert time.monotonic() < deadline, status
         time.sleep(1)
 
 
 def status_of(hosts: Hosts, folder: Path) -> dict[str, Any]:
-    """What Serve says of itself."""
-    said: dict[str, Any] = yaml.safe_load(hosts.run(1, _SERVE, "status", "--address", hosts.dashboard, cwd=folder))
-    return said
+    """The output of `serve status`."""
+    status: dict[str, Any] = yaml.safe_load(hosts.run(1, _SERVE, "status", "--address", hosts.dashboard, cwd=folder))
+    return status
 
 
-def _is_whole(status: Mapping[str, Any]) -> bool:
+def _is_healthy(status: Mapping[str, Any]) -> bool:
     app = status["applications"].get("raycol", {})
     return app.get("status") == "RUNNING" and set(status["proxies"].values()) == {"HEALTHY"}

@@ -1,4 +1,4 @@
-"""The YAML files of the project, and copies of them with one thing changed."""
+"""The YAML files of the project, and copies of them with one change."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ def launcher(name: str) -> dict[str, Any]:
 
 
 def manifest(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in map(load, MANIFESTS) if document["kind"] == kind]
-    return found
+    (match,) = [document for document in map(load, MANIFESTS) if document["kind"] == kind]
+    return match
 
 
-def keys_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The place of every key of every mapping inside, from the outermost inwards."""
+def keys_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every mapping's keys, outer mappings first."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         if isinstance(value, dict):
-            yield (*place, key)
-        yield from keys_of(inner, (*place, key))
+            yield (*path, key)
+        yield from keys_of(inner, (*path, key))
 
 
-def misspelt(document: Any, place: tuple[Any, ...]) -> Any:
-    """A copy in which the last two letters of one key are the other way round; one more where they are the same."""
+def misspelt(document: Any, path: tuple[Any, ...]) -> Any:
+    """Return a copy with the last two letters of one key swapped, or an s appended if they are equal."""
     document = copy.deepcopy(document)
     inner = document
-    for key in place[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    word = str(place[-1])
+    word = str(path[-1])
     swapped = word[:-2] + word[:-3:-1]
-    inner[swapped if swapped != word else word + "s"] = inner.pop(place[-1])
+    inner[swapped if swapped != word else word + "s"] = inner.pop(path[-1])
     return document
 
 
-def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy in which one value is another."""
+def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a copy with one value changed."""
     document = copy.deepcopy(document)
     inner = document
-    for key in place[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[path[-1]] = value
     return document
 
 
 def pod_templates(value: Any) -> Iterator[dict[str, Any]]:
-    """Every pod template inside a manifest."""
+    """Yield every pod template in a manifest."""
     if isinstance(value, dict):
         if "containers" in value.get("template", {}).get("spec", {}):
             yield value["template"]

@@ -1,6 +1,6 @@
-"""Hosts of a cluster on one machine: network namespaces, each with its own address, on a switch of their own.
+"""Hosts of a cluster on one machine: network namespaces, each with its own address, on a private switch.
 
-Nothing of it is reached from outside, and nothing in it reaches out. Files are common to all, as on shared storage.
+The network is isolated from the outside in both directions. All hosts see the same files, as on shared storage.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import psutil
 from raycol.distributed.session import _ENVIRONMENT
 from tests.conftest import PROJECT
 
-PATIENCE_S = 180
-# A resource of which each host but the head has one.
-A_HOST = "host"
-# A host that is gone is missed within seconds.
+TIMEOUT_S = 180
+# Each host except the head has one unit of this resource.
+HOST_RESOURCE = "host"
+# Ray detects a lost host within seconds.
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "500",
@@ -37,8 +37,8 @@ _SCRIPTS = Path(sys.executable).parent
 
 
 @functools.cache
-def why_not() -> str:
-    """Why this machine cannot have such hosts; empty where it can."""
+def skip_reason() -> str:
+    """Why this machine cannot run such hosts; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if missing := [name for name in ("ip", "unshare") if not shutil.which(name)]:
@@ -53,12 +53,12 @@ def why_not() -> str:
 
 
 class Hosts:
-    """Ray on hosts 1 to n, of which 1 is the head; it keeps what it knows in a folder, and finds it again.
+    """Ray on hosts 1 to n. Host 1 is the head, which keeps its state in a folder and survives a restart.
 
     Args:
-        n: how many.
-        folder: for Ray's sessions and the head's storage; a short path.
-        cpus: of each host but the head, which has none.
+        n: number of hosts.
+        folder: for Ray's sessions and the head's state; a short path.
+        cpus: of each host except the head, which has none.
     """
 
     def __init__(self, n: int, folder: Path, cpus: int) -> None:
@@ -82,7 +82,7 @@ class Hosts:
         self.dashboard = f"http://{self.address(1)}:8265"
 
     def open(self) -> None:
-        """Make the hosts, and start Ray on all."""
+        """Create the hosts and start Ray on all of them."""
         _ip("netns", "add", self._switch)
         _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
         _ip("-n", self._switch, "link", "set", "br0", "up")
@@ -97,7 +97,7 @@ class Hosts:
         return f"10.83.0.{number}"
 
     def popen(self, number: int, *command: object, cwd: Path, log: Path | None = None) -> subprocess.Popen:
-        """A command on a host; its output in a file, or kept."""
+        """Start a command on a host, with its output in a file or captured."""
         output = subprocess.PIPE if log is None else log.open("w")
         return subprocess.Popen(
             ["ip", "netns", "exec", self._host(number), *map(str, command)],
@@ -105,8 +105,8 @@ class Hosts:
             stderr=subprocess.PIPE if log is None else subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, number: int, *command: object, cwd: Path, timeout: float = PATIENCE_S) -> str:
-        """The same, waited for: what it printed."""
+    def run(self, number: int, *command: object, cwd: Path, timeout: float = TIMEOUT_S) -> str:
+        """Run a command on a host to its end; return its output."""
         process = self.popen(number, *command, cwd=cwd)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -117,41 +117,41 @@ class Hosts:
         assert process.returncode == 0, f"{command}: exit code {process.returncode}\n{out}\n{err}"
         return str(out)
 
-    def raycol(self, number: int, *words: object, cwd: Path, timeout: float = PATIENCE_S) -> str:
-        """`raycol ...` on a host."""
+    def raycol(self, number: int, *words: object, cwd: Path, timeout: float = TIMEOUT_S) -> str:
+        """Run `raycol ...` on a host; return its output."""
         return self.run(number, sys.executable, "-m", "raycol", *words, cwd=cwd, timeout=timeout)
 
     def start(self, number: int) -> None:
-        """Start Ray on a host, and wait until it is there."""
+        """Start Ray on a host and wait until it runs."""
         where = ["--head", "--port=6379", f"--dashboard-host={self.address(1)}", f"--temp-dir={self._folder}/ray",
                  "--num-cpus=0"]  # fmt: skip
         if number > 1:
             where = [f"--address={self.address(1)}:6379", f"--num-cpus={self._cpus}",
-                     f'--resources={{"{A_HOST}": 1}}']  # fmt: skip
+                     f'--resources={{"{HOST_RESOURCE}": 1}}']  # fmt: skip
         log = self._folder / f"host-{number}.log"
-        # With processes of its own, too: Ray looks among all that it sees for a head that runs already.
-        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        # A separate PID namespace, too: Ray searches all visible processes for a running head.
+        isolated = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         process = self.popen(
-            number, *alone, _SCRIPTS / "ray", "start", "--block", f"--node-ip-address={self.address(number)}",
+            number, *isolated, _SCRIPTS / "ray", "start", "--block", f"--node-ip-address={self.address(number)}",
             "--num-gpus=0", f"--object-store-memory={100 << 20}", *where, cwd=self._folder, log=log,
         )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while "Ray runtime started" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
 
-    def cut(self, number: int) -> None:
-        """Take a host's link down."""
+    def disconnect(self, number: int) -> None:
+        """Take a host's network link down."""
         _ip("-n", self._switch, "link", "set", f"p{number}", "down")
 
-    def mend(self, number: int) -> None:
-        """Bring it up again."""
+    def reconnect(self, number: int) -> None:
+        """Bring a host's network link up again."""
         _ip("-n", self._switch, "link", "set", f"p{number}", "up")
 
     def destroy(self, number: int) -> None:
-        """End all that runs on a host, as a power cut would."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Kill all processes of a host, like a power failure."""
+        deadline = time.monotonic() + TIMEOUT_S
         while pids := self.pids(number):
             for pid in pids:
                 try:
@@ -162,14 +162,14 @@ class Hosts:
             time.sleep(0.1)
 
     def pids(self, number: int) -> list[int]:
-        """Processes on a host."""
-        found = subprocess.run(
+        """Pids of a host's processes."""
+        listed = subprocess.run(
             ["ip", "netns", "pids", self._host(number)], check=True, stdout=subprocess.PIPE, text=True
         )
-        return [pid for pid in map(int, found.stdout.split()) if psutil.pid_exists(pid) and _lives(pid)]
+        return [pid for pid in map(int, listed.stdout.split()) if psutil.pid_exists(pid) and _is_alive(pid)]
 
     def close(self) -> None:
-        """End what runs on the hosts, and remove them."""
+        """Kill all processes of the hosts and remove the hosts."""
         listed = subprocess.run(["ip", "netns", "list"], check=True, stdout=subprocess.PIPE, text=True).stdout
         made = {line.split()[0] for line in listed.splitlines()}
         for number in self._numbers:
@@ -198,8 +198,8 @@ class Hosts:
 
 @contextmanager
 def running_hosts(n: int, cpus: int = 2) -> Iterator[Hosts]:
-    """Hosts that are gone at the end, whatever happens."""
-    # Sockets in it have names of at most 107 bytes, which pytest's folders use up.
+    """Hosts that are always removed at the end."""
+    # Unix socket paths are limited to 107 bytes; pytest's folders are too long.
     with tempfile.TemporaryDirectory(prefix="rc-") as folder:
         hosts = Hosts(n, Path(folder), cpus)
         try:
@@ -213,7 +213,7 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -24,15 +24,15 @@ KUBERNETES = "1.37.0"
 _FIELDS = Path(__file__).with_name("kuberay_fields.yaml")
 _PLAIN = {"string", "integer", "number", "boolean"}
 _META = {"ObjectMeta": "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
-# What a pod may ask for, among names that Kubernetes leaves open.
+# Resources that a pod may request; Kubernetes' schema allows any name.
 _RESOURCES = {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
-# What pods and namespaces are chosen by: KubeRay sets the first on every pod of Ray's, Kubernetes the second.
+# Labels that selectors may use: KubeRay sets the first on every Ray pod, Kubernetes the second.
 _LABELS = {"ray.io/is-ray-node", "kubernetes.io/metadata.name"}
 _START_OPTIONS = {option.removeprefix("--") for parameter in start.params for option in parameter.opts}
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise ValidationError where a manifest has an unknown field, lacks one, or has a value of another type."""
+    """Raise ValidationError if a manifest has an unknown field, a missing one, or a value of the wrong type."""
     if not {"apiVersion", "kind"} <= document.keys():
         raise ValidationError("neither apiVersion nor kind may be missing")
     if document["apiVersion"] == "ray.io/v1":
@@ -47,7 +47,7 @@ def check(document: dict[str, Any]) -> None:
 
 
 def _check_names(value: Any) -> None:
-    """Names in mappings that are open in the schemas."""
+    """Check names in mappings whose keys the schemas leave open."""
     if isinstance(value, list):
         for inner in value:
             _check_names(inner)

@@ -1,4 +1,4 @@
-"""A strict check of launcher files: Ray's own schema, and below it what Ray does not check.
+"""A strict check of launcher files: Ray's own schema, and the fields that Ray does not check.
 
 Under `provider`, Ray takes any key; the known ones are those that its sources read. A type's `node_config` is what the
 cloud is asked for as it is: the parameters of EC2's RunInstances (botocore's model of it), or a Compute Engine
@@ -27,21 +27,21 @@ from tests.conftest import PROJECT
 _COMMON = ("updater.py", "commands.py", "providers.py")
 _OWN = {"aws": "aws", "gcp": "gcp", "local": "local"}
 _READ = re.compile(r"""provider(?:_config|_cfg)?(?:["']\])?(?:\[|\.get\(\s*)["']([a-z]\w*)["']""")
-# What Ray takes out of an AWS node_config before EC2 sees it.
-_RAYS_OWN = {"SubnetIds"}
+# Keys of an AWS node_config that Ray removes before the request to EC2.
+_RAY_KEYS = {"SubnetIds"}
 
 
 _TOKEN = "~/.ray/auth_token"
-# Made on the node by the first of its commands, not copied.
+# Created on the node by its first command, not copied.
 _ENVIRONMENTS = ("~/raycol/venv", "~/raycol/bin")
 
 
 class LauncherError(Exception):
-    """A launcher file that Ray, or the cloud behind it, would not take as it is meant."""
+    """A launcher file that Ray or the cloud would refuse or misread."""
 
 
 def check(config: dict[str, Any]) -> None:
-    """Raise where the file is not what Ray and the cloud take: a LauncherError, or an error of Ray's own."""
+    """Raise LauncherError, or Ray's own error, if Ray or the cloud would not accept the file."""
     validate_config(prepare_config(copy.deepcopy(config)))
     kind = config["provider"]["type"]
     if unknown := set(config["provider"]) - provider_keys(kind):
@@ -54,12 +54,12 @@ def check(config: dict[str, Any]) -> None:
 
 
 def commands(config: dict[str, Any]) -> list[str]:
-    """Every command that runs on a node."""
+    """All commands that run on a node."""
     return [command for key, value in config.items() if key.endswith("_commands") for command in value]
 
 
 def _check_files(config: dict[str, Any]) -> None:
-    """What is copied is what is used, and the other way round."""
+    """Every copied file is used, and every used file is copied."""
     mounts = set(config["file_mounts"])
     if _TOKEN not in mounts:
         raise LauncherError(f"the token is not copied to {_TOKEN}, where Ray reads it")
@@ -76,7 +76,7 @@ def _check_files(config: dict[str, Any]) -> None:
 
 @cache
 def provider_keys(kind: str) -> set[str]:
-    """Keys under `provider` that Ray reads for a cloud."""
+    """Keys of `provider` that Ray reads for a cloud."""
     folder = Path(next(iter(autoscaler.__path__)))
     sources = [folder / name for name in _COMMON] + sorted((folder / _OWN[kind]).rglob("*.py"))
     return {key for path in sources for key in _READ.findall(path.read_text())}
@@ -84,20 +84,20 @@ def provider_keys(kind: str) -> set[str]:
 
 def _check_aws(name: str, node_type: dict[str, Any]) -> None:
     shape = _run_instances()
-    values = {key: value for key, value in node_type["node_config"].items() if key not in _RAYS_OWN}
+    values = {key: value for key, value in node_type["node_config"].items() if key not in _RAY_KEYS}
     report = ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **values}, shape)
     if report.has_errors():
         raise LauncherError(f"{name}: {report.generate_report()}")
     _check_enums(name, values, shape)
-    from moto.ec2.models.instance_types import INSTANCE_TYPES  # a second, for this alone
+    from moto.ec2.models.instance_types import INSTANCE_TYPES  # takes a second to import
 
-    found = INSTANCE_TYPES[values["InstanceType"]]
-    gpus = sum(gpu["Count"] for gpu in found.get("GpuInfo", {}).get("Gpus", ()))
-    _check_resources(name, node_type["resources"], found["VCpuInfo"]["DefaultVCpus"], gpus)
+    instance_type = INSTANCE_TYPES[values["InstanceType"]]
+    gpus = sum(gpu["Count"] for gpu in instance_type.get("GpuInfo", {}).get("Gpus", ()))
+    _check_resources(name, node_type["resources"], instance_type["VCpuInfo"]["DefaultVCpus"], gpus)
 
 
 def _check_enums(name: str, value: Any, shape: Any) -> None:
-    """botocore looks at types, not at which strings there are."""
+    """Check the values of enums: botocore checks only types."""
     if shape.type_name == "structure":
         for key, inner in value.items():
             _check_enums(name, inner, shape.members[key])
@@ -111,31 +111,31 @@ def _check_enums(name: str, value: Any, shape: Any) -> None:
 def _check_gcp(name: str, node_type: dict[str, Any]) -> None:
     _check_gcp_value(name, node_type["node_config"], {"$ref": "Instance"})
     machine = node_type["node_config"]["machineType"]
-    # The last number of a machine type is its vCPUs; a g2 has an L4 for each 12 of them, or one if it has fewer.
+    # A machine type ends with its number of vCPUs; a g2 has one L4 per 12 vCPUs, at least one.
     cpus = int(machine.rpartition("-")[2])
     _check_resources(name, node_type["resources"], cpus, max(1, cpus // 12) if machine.startswith("g2-") else 0)
 
 
-def _check_gcp_value(place: str, value: Any, schema: dict[str, Any]) -> None:
+def _check_gcp_value(path: str, value: Any, schema: dict[str, Any]) -> None:
     if "$ref" in schema:
         schema = _compute()[schema["$ref"]]
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
     if not isinstance(value, kinds[schema["type"]]):
-        raise LauncherError(f"{place} is {value!r}; Compute Engine takes a {schema['type']}")
+        raise LauncherError(f"{path} is {value!r}; Compute Engine takes a {schema['type']}")
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in schema.get("properties", {}):
-                raise LauncherError(f"{place}: Compute Engine has no {key!r}")
-            _check_gcp_value(f"{place}.{key}", inner, schema["properties"][key])
+                raise LauncherError(f"{path}: Compute Engine has no {key!r}")
+            _check_gcp_value(f"{path}.{key}", inner, schema["properties"][key])
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            _check_gcp_value(f"{place}[{number}]", inner, schema["items"])
+            _check_gcp_value(f"{path}[{number}]", inner, schema["items"])
     elif value not in schema.get("enum", (value,)):
-        raise LauncherError(f"{place} is {value!r}; Compute Engine has {schema['enum']}")
+        raise LauncherError(f"{path} is {value!r}; Compute Engine has {schema['enum']}")
 
 
 def _check_resources(name: str, resources: dict[str, int], cpus: int, gpus: int) -> None:
-    """What a type says it has must be what its machine has, or none of it."""
+    """A node type must declare all CPUs and GPUs of its machine, or no CPUs."""
     if resources.get("CPU") not in (0, cpus) or resources.get("GPU", 0) != gpus:
         raise LauncherError(f"{name}: the machine has {cpus} vCPUs and {gpus} GPUs, and the type says {resources}")
     if unknown := set(resources) - {"CPU", "GPU", "spot"}:

@@ -15,12 +15,12 @@ ALERTS = CLUSTER / "alerts.yaml"
 # https://prometheus.io/docs/prometheus/latest/configuration/recording_rules/
 GROUP = {"name", "interval", "limit", "query_offset", "labels", "rules"}
 RULE = {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}
-# What Prometheus itself adds.
+# Added by Prometheus itself.
 OWN_METRICS, OWN_LABELS = {"up"}, {"job", "instance", "le"}
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise ValueError where Prometheus would refuse the file, or a rule asks for what nobody exports."""
+    """Raise ValueError if Prometheus would refuse the file, or a rule uses a metric that is not exported."""
     samples = exported()
     if set(document) != {"groups"}:
         raise ValueError(f"{set(document)}: expected groups")
@@ -45,7 +45,7 @@ def _only(values: dict[str, Any], known: set[str], needed: set[str]) -> None:
 
 
 def exported() -> dict[str, set[str]]:
-    """Every sample's name that a gateway exports, with its labels."""
+    """Names and labels of the samples that a gateway exports."""
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     labels = {
         name: set(metric._labelnames) for metric, names in REGISTRY._collector_to_names.items() for name in names
@@ -58,7 +58,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def asked(expr: Any) -> Iterator[tuple[str, set[str]]]:
-    """The metrics of an expression, each with the labels that it is restricted by or that it is summed by."""
+    """Yield the metrics of an expression, each with the labels that it is selected or aggregated by."""
     found: list[tuple[str, set[str]]] = []
     grouped: list[set[str]] = []
 
@@ -78,15 +78,15 @@ def asked(expr: Any) -> Iterator[tuple[str, set[str]]]:
     yield from found
 
 
-def test_every_alert_is_a_rule_over_metrics_that_there_are() -> None:
+def test_every_alert_uses_exported_metrics() -> None:
     check(load(ALERTS))
 
 
 def test_a_misspelt_key_is_refused_at_every_level() -> None:
     document = load(ALERTS)
-    for place in keys_of(document):
+    for key_path in keys_of(document):
         with pytest.raises((ValueError, KeyError)):
-            check(misspelt(document, place))
+            check(misspelt(document, key_path))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_wrong_expression_is_refused(expr: str) -> None:
         check(document)
 
 
-def test_alerts_have_names_of_their_own_and_are_explained() -> None:
+def test_alerts_have_unique_names_and_are_documented() -> None:
     rules = [rule for group in load(ALERTS)["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]
     assert len(set(names)) == len(names) > 8
@@ -120,12 +120,12 @@ def test_alerts_have_names_of_their_own_and_are_explained() -> None:
     assert {rule["annotations"]["runbook"] for rule in rules} <= {f"docs/cluster.md#{anchor}" for anchor in anchors}
 
 
-def test_paths_that_are_asked_for_are_the_gateways() -> None:
+def test_paths_in_expressions_are_the_gateways() -> None:
     routes = set(re.findall(r'@api\.\w+\("([^"]+)"', (PROJECT / "raycol" / "serving" / "gateway.py").read_text()))
     assert set(re.findall(r'path="([^"]+)"', ALERTS.read_text())) <= routes
 
 
-def test_labels_in_a_summary_are_those_that_the_expression_leaves() -> None:
+def test_labels_in_a_summary_are_labels_of_the_result() -> None:
     for rule in load(ALERTS)["groups"][0]["rules"]:
         left = set().union(*(labels for _, labels in asked(promql.parse(rule["expr"]))))
         assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= left

@@ -1,4 +1,4 @@
-"""Ray's autoscaler adds nodes for an index build that waits for them, and takes them away again."""
+"""Ray's autoscaler adds nodes for an index build that waits for them, and removes them afterwards."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.conftest import make_clustered, save_encoded
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-# Ray's own provider for tests: its nodes are processes of this machine.
+# Ray's fake provider for tests: nodes are processes of this machine.
 HEAD = "f" * 51 + "00000"
 COMMANDS = (
     "initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray",
@@ -57,7 +57,7 @@ print(alive)
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Variables by which a process finds a cluster of a head that does no work, and that scales from nothing."""
+    """Environment of a process that connects to a cluster with a head without CPUs, which scales from zero."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     ours = clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
     testing = {
@@ -70,7 +70,7 @@ def environment() -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    # Sockets in it have names of at most 107 bytes, which pytest's folders use up.
+    # Unix socket paths are limited to 107 bytes; pytest's folders are too long.
     with tempfile.TemporaryDirectory(prefix="raycol-head-") as folder, (Path(folder) / "log").open("w") as log:
         launcher = Path(folder) / "launcher.json"
         launcher.write_text(json.dumps(LAUNCHER | {"provider": LAUNCHER["provider"] | {"gcs_address": address}}))
@@ -111,10 +111,10 @@ def build(
     )
 
 
-def test_nodes_come_for_a_build_and_go_after_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_nodes_are_added_for_a_build_and_released_afterwards(environment: dict[str, str], tmp_path: Path) -> None:
     arrays = make_clustered(40, 16, seed=2)
     corpus = save_encoded(tmp_path / "corpus.npz", arrays, [f"d{n}" for n in range(len(arrays))])
-    # The head has no room, and none is waited for.
+    # The head has no CPUs, and this build does not wait for nodes.
     refused = build(environment, corpus, tmp_path / "refused", 0)
     assert refused.returncode == 2
     assert "Ray has 0 of the resource CPU here and this needs 2" in refused.stderr
@@ -128,7 +128,7 @@ def test_nodes_come_for_a_build_and_go_after_it(environment: dict[str, str], tmp
     assert left.stdout.split() == ["1"], left.stdout
 
 
-def test_nodes_that_do_not_come_are_not_waited_for_for_ever(environment: dict[str, str], tmp_path: Path) -> None:
+def test_waiting_for_nodes_times_out(environment: dict[str, str], tmp_path: Path) -> None:
     arrays = make_clustered(10, 16, seed=2)
     corpus = save_encoded(tmp_path / "corpus.npz", arrays, [f"d{n}" for n in range(len(arrays))])
     done = build(environment, corpus, tmp_path / "index", 15, workers=3)

@@ -1,4 +1,4 @@
-"""Every command in a YAML file, its comments or docs/cluster.md names verbs, options and files that exist."""
+"""Every command in a YAML file, its comments or docs/cluster.md has known verbs, options and files."""
 
 import re
 
@@ -12,7 +12,7 @@ FILES = sorted([*CLUSTER.rglob("*.yaml"), CLUSTER / "Containerfile", *(PROJECT /
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_commands_in_comments_name_what_exists(path) -> None:
+def test_commands_in_comments_parse(path) -> None:
     found = list(commands.in_comments(path.read_text()))
     assert found or path.name == "alerts.yaml"
     for line in found:
@@ -20,7 +20,7 @@ def test_commands_in_comments_name_what_exists(path) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_commands_of_launchers_name_what_exists(name: str) -> None:
+def test_commands_of_launchers_parse(name: str) -> None:
     found = launchers.commands(launcher(name))
     assert len(found) >= 6
     for line in found:
@@ -28,14 +28,14 @@ def test_commands_of_launchers_name_what_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RayJob", "RayCronJob"])
-def test_entrypoints_name_what_exists(kind: str) -> None:
+def test_entrypoints_parse(kind: str) -> None:
     spec = manifest(kind)["spec"]
     entrypoint = spec.get("jobTemplate", spec)["entrypoint"]
     assert entrypoint.startswith("raycol index ")
     commands.check(entrypoint)
 
 
-def test_commands_in_the_docs_name_what_exists() -> None:
+def test_commands_in_the_docs_parse() -> None:
     text = (PROJECT / "docs" / "cluster.md").read_text()
     found = re.findall(r"^ {4}(\w.*)$", text, re.MULTILINE)
     assert len(found) > 10
@@ -44,8 +44,8 @@ def test_commands_in_the_docs_name_what_exists() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_file_that_is_named_exists(path) -> None:
-    """In prose too: docs/, cluster/, serve/ and jobs/."""
+def test_every_named_file_exists(path) -> None:
+    """Also in prose: files of docs/, cluster/, serve/ and jobs/."""
     for name in re.findall(r"\b(?:docs|cluster|serve|jobs)/[\w./-]*\w", path.read_text()):
         if not name.startswith("serve/cluster"):
             assert (PROJECT / name).exists(), name
@@ -75,13 +75,13 @@ def test_every_file_that_is_named_exists(path) -> None:
         "raycoll key list keys.json",
     ],
 )
-def test_a_command_that_names_what_does_not_exist_is_found(line: str) -> None:
+def test_an_invalid_command_is_detected(line: str) -> None:
     with pytest.raises(commands.CommandError):
         commands.check(line)
 
 
-def test_the_kinds_of_the_manifests_are_those_that_are_asked_for() -> None:
-    """`kubectl get KIND NAME` in a file's head is about the file's own resource."""
+def test_kubectl_get_names_the_manifests_kind() -> None:
+    """`kubectl get KIND NAME` at the top of a manifest names its own resource."""
     for kind in CUSTOM:
         document = manifest(kind)
         (path,) = [path for path in FILES if f"\nkind: {kind}\n" in path.read_text()]

@@ -1,4 +1,4 @@
-"""The dashboard asks for metrics that there are."""
+"""The dashboard queries exported metrics."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from raycol.training.metrics import NAMES
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 
 
-def test_every_panel_asks_for_metrics_that_there_are() -> None:
+def test_every_panel_uses_exported_metrics() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     have = {sample for family in REGISTRY.collect() for sample in _names(family)}
     of_trainings = {f"ray_{name}" for name in NAMES.values()}
@@ -19,7 +19,7 @@ def test_every_panel_asks_for_metrics_that_there_are() -> None:
         for target in panel["targets"]:
             asked |= set(re.findall(r"\b(?:ray_)?raycol_\w+", target["expr"]))
     assert asked <= have | of_trainings
-    # Whatever is counted is to be seen.
+    # Every metric has a panel.
     families = {family.name for family in REGISTRY.collect()}
     assert {name for name in families if not any(found.startswith(name) for found in asked)} == set()
     assert of_trainings <= asked

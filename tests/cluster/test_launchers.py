@@ -1,4 +1,4 @@
-"""The launchers are what Ray takes and what the clouds take, and a misspelt key is not."""
+"""Ray and the clouds accept the launchers, and refuse copies with a misspelt key."""
 
 import copy
 import shlex
@@ -13,7 +13,7 @@ CLOUDS = ("aws", "gcp")
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_every_launcher_is_what_ray_and_the_cloud_take(name: str) -> None:
+def test_ray_and_the_cloud_accept_every_launcher(name: str) -> None:
     launchers.check(launcher(name))
 
 
@@ -21,20 +21,20 @@ def test_every_launcher_is_what_ray_and_the_cloud_take(name: str) -> None:
 def test_a_misspelt_key_is_refused_at_every_level(name: str) -> None:
     config = launcher(name)
     launchers.check(config)
-    # What a type is called is the file's own choice; which one is the head's is looked at.
+    # Names of node types are free; head_node_type must name one.
     own = {("available_node_types", kind) for kind in config.get("available_node_types", ()) if kind != "head"}
     taken = []
-    for place in keys_of(config):
+    for key_path in keys_of(config):
         try:
-            launchers.check(misspelt(config, place))
+            launchers.check(misspelt(config, key_path))
         except (Exception, SystemExit):
             continue
-        taken.append(place)
+        taken.append(key_path)
     assert {*taken} == own
 
 
-def test_ray_itself_takes_a_misspelt_key_under_provider() -> None:
-    """Why there is a check of ours. When this fails, Ray has one too."""
+def test_ray_itself_accepts_a_misspelt_provider_key() -> None:
+    """The reason for our own check. If this fails, Ray has added one."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = misspelt(launcher("aws"), ("provider", "availability_zone"))
@@ -53,7 +53,7 @@ def test_the_keys_that_ray_reads_are_found_in_its_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "value"),
+    ("name", "key_path", "value"),
     [
         ("aws", ("serving", "node_config", "InstanceType"), "m7i.huge"),
         ("aws", ("cpu-spot", "node_config", "InstanceMarketOptions", "MarketType"), "cheap"),
@@ -64,13 +64,13 @@ def test_the_keys_that_ray_reads_are_found_in_its_sources() -> None:
         ("gcp", ("gpu-spot", "resources", "CPU"), 12),
     ],
 )
-def test_a_wrong_value_is_refused(name: str, place: tuple[str, ...], value: object) -> None:
+def test_a_wrong_value_is_refused(name: str, key_path: tuple[str, ...], value: object) -> None:
     with pytest.raises(launchers.LauncherError):
-        launchers.check(changed(launcher(name), ("available_node_types", *place), value))
+        launchers.check(changed(launcher(name), ("available_node_types", *key_path), value))
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_what_may_vanish_is_spot_and_what_must_not_is_not(name: str) -> None:
+def test_only_job_nodes_are_spot(name: str) -> None:
     config = launcher(name)
     for kind, node_type in config["available_node_types"].items():
         node = node_type["node_config"]
@@ -91,7 +91,7 @@ def test_what_may_vanish_is_spot_and_what_must_not_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_every_node_starts_with_the_token_and_the_dashboard_stays_at_home(name: str) -> None:
+def test_every_node_requires_the_token_and_the_dashboard_listens_on_loopback(name: str) -> None:
     config = launcher(name)
     for role in ("head", "worker"):
         (start,) = [command for command in config[f"{role}_start_ray_commands"] if " start " in command]
@@ -110,7 +110,7 @@ def test_raycol_is_installed_with_the_tested_set(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_what_is_copied_to_the_nodes_is_here_or_is_made_first(name: str) -> None:
+def test_files_copied_to_nodes_exist_or_are_created_first(name: str) -> None:
     text = (CLUSTER / f"{name}.yaml").read_text()
     made = {"dist": "--wheel-dir dist", "keys.json": "raycol key add keys.json", "~/.ray/auth_token": "get-auth-token"}
     for local in launcher(name)["file_mounts"].values():

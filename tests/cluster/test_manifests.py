@@ -1,4 +1,4 @@
-"""The manifests are what KubeRay and Kubernetes take, and a misspelt field is not."""
+"""KubeRay and Kubernetes accept the manifests, and refuse copies with a misspelt field."""
 
 import stat
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.cluster.documents import (
 )
 from tests.conftest import PROJECT
 
-# Where each kind has its RayClusterSpec.
+# Path of the RayClusterSpec in each kind.
 CLUSTERS = {
     "RayCluster": ("spec",),
     "RayJob": ("spec", "rayClusterSpec"),
@@ -44,26 +44,26 @@ def cluster(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_manifest_is_what_kubernetes_and_kuberay_take(path: Path) -> None:
+def test_kubernetes_and_kuberay_accept_every_manifest(path: Path) -> None:
     kuberay.check(load(path))
 
 
-def test_there_is_one_of_each_kind() -> None:
+def test_each_kind_has_one_manifest() -> None:
     assert {load(path)["kind"] for path in MANIFESTS} == {*CUSTOM, "PersistentVolumeClaim", "NetworkPolicy"}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_a_misspelt_field_is_refused_at_every_level(path: Path) -> None:
     document = load(path)
-    places = list(keys_of(document))
-    assert len(places) > 9
-    for place in places:
+    key_paths = list(keys_of(document))
+    assert len(key_paths) > 9
+    for key_path in key_paths:
         with pytest.raises(kuberay.ValidationError):
-            kuberay.check(misspelt(document, place))
+            kuberay.check(misspelt(document, key_path))
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "value"),
+    ("kind", "key_path", "value"),
     [
         ("RayCluster", ("spec", "authOptions", "mode"), "tokens"),
         ("RayCluster", ("spec", "autoscalerOptions", "version"), "v3"),
@@ -77,13 +77,13 @@ def test_a_misspelt_field_is_refused_at_every_level(path: Path) -> None:
         ("RayService", ("spec", "serveConfigV2"), {}),
     ],
 )
-def test_a_wrong_value_is_refused(kind: str, place: tuple[Any, ...], value: object) -> None:
+def test_a_wrong_value_is_refused(kind: str, key_path: tuple[Any, ...], value: object) -> None:
     with pytest.raises(kuberay.ValidationError):
-        kuberay.check(changed(manifest(kind), place, value))
+        kuberay.check(changed(manifest(kind), key_path, value))
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_every_cluster_has_a_token_a_head_without_work_and_pods_that_are_looked_after(kind: str) -> None:
+def test_every_cluster_has_a_token_an_idle_head_and_probed_pods(kind: str) -> None:
     spec = cluster(kind)
     assert spec["authOptions"]["mode"] == "token"
     assert spec["rayVersion"] == ray.__version__
@@ -93,7 +93,7 @@ def test_every_cluster_has_a_token_a_head_without_work_and_pods_that_are_looked_
         (container,) = template["spec"]["containers"]
         assert container["image"].endswith(f":{raycol.__version__}")
         assert {"livenessProbe", "readinessProbe"} <= container.keys()
-        # Of a pod that has less than it may take, Ray counts what it may take.
+        # Ray counts a pod's limits, not its requests.
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     for group in spec["workerGroupSpecs"]:
@@ -101,19 +101,19 @@ def test_every_cluster_has_a_token_a_head_without_work_and_pods_that_are_looked_
 
 
 @pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
-def test_what_stands_for_long_scales_and_survives_its_head(kind: str) -> None:
+def test_standing_clusters_scale_and_survive_their_head(kind: str) -> None:
     spec = cluster(kind)
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
     assert spec["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
-    # Serve's settings must be the same on every node, and those of raycol serve.
+    # Serve's settings must be the same on every node, and the same as raycol serve's.
     wanted = {name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
     for template in pod_templates(spec):
         (container,) = template["spec"]["containers"]
         assert {entry["name"]: entry["value"] for entry in container["env"]} == wanted
 
 
-def test_the_launchers_environment_is_that_of_raycol_serve() -> None:
+def test_the_launchers_environment_matches_raycol_serve() -> None:
     import subprocess
 
     shown = subprocess.run(
@@ -130,7 +130,7 @@ def test_the_launchers_environment_is_that_of_raycol_serve() -> None:
     assert found == {name: value for name, value in _ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
 
 
-def test_jobs_may_be_lost_and_the_endpoint_may_not() -> None:
+def test_only_job_pods_use_spot_nodes() -> None:
     wants = {kind: [_wants_spot(group["template"]) for group in cluster(kind)["workerGroupSpecs"]] for kind in CUSTOM}
     assert wants == {"RayCluster": [True, True], "RayJob": [True], "RayCronJob": [True], "RayService": [False]}
     assert not any(_wants_spot(cluster(kind)["headGroupSpec"]["template"]) for kind in CUSTOM)
@@ -152,8 +152,8 @@ def _wants_spot(template: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["RayJob", "RayCronJob"])
-def test_a_job_asks_for_no_more_workers_than_its_pods_have_room_for(kind: str) -> None:
-    """A build is refused where the cluster has no room for all its workers."""
+def test_a_jobs_workers_fit_on_its_pods(kind: str) -> None:
+    """A build is refused if its workers do not all fit on the cluster."""
     spec = manifest(kind)["spec"]
     job = spec.get("jobTemplate", spec)
     (group,) = cluster(kind)["workerGroupSpecs"]
@@ -170,7 +170,7 @@ def test_the_nightly_job_ends_before_the_next() -> None:
     assert len(manifest("RayCronJob")["spec"]["schedule"].split()) == 5
 
 
-def test_the_endpoint_is_what_serve_and_raycol_take() -> None:
+def test_serve_and_raycol_accept_the_endpoint() -> None:
     text = manifest("RayService")["spec"]["serveConfigV2"]
     config = yaml.safe_load(text)
     check_deploy_config(config, "rayservice.yaml: serveConfigV2")
@@ -193,7 +193,7 @@ def test_the_endpoint_fits_in_its_pods() -> None:
     assert cpus_needed(config) + more_gateways <= group["maxReplicas"] * cpus
 
 
-def test_an_upgrade_moves_less_traffic_at_a_time_than_it_adds_replicas() -> None:
+def test_an_upgrade_adds_capacity_before_it_moves_traffic() -> None:
     strategy = manifest("RayService")["spec"]["upgradeStrategy"]
     assert strategy["type"] == "NewClusterWithIncrementalUpgrade"
     options = strategy["clusterUpgradeOptions"]

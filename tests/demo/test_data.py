@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "beir"
 
 
-def test_a_beir_folder_with_a_train_split_is_trained_on_it(folder: Path) -> None:
+def test_the_pairs_come_from_a_beir_folders_train_split(folder: Path) -> None:
     save_qrels(folder / "qrels" / "train.tsv", {"q3": {"d3": 1, "d4": 1}})
     data = gather(DemoConfig(corpus=folder, queries=2))
     assert data.pairs == [("question 3", "title 3 text 3"), ("question 3", "title 4 text 4")]
@@ -34,7 +34,7 @@ def test_without_a_train_split_titles_and_texts_are_the_pairs(folder: Path, tmp_
     assert [(example.query, *example.documents) for example in written] == data.pairs
 
 
-def test_with_neither_there_is_nothing_to_train_on(folder: Path) -> None:
+def test_a_folder_without_pairs_is_refused(folder: Path) -> None:
     path = folder / "corpus.jsonl"
     path.write_text(path.read_text().replace('"title": "title', '"title": "", "was": "'))
     with pytest.raises(InputError, match="too little to train on"):

@@ -17,13 +17,13 @@ def test_the_first_sentence_is_split_off(text: str, first: str, rest: str) -> No
 
 
 @pytest.mark.slow
-def test_this_machine_has_text_and_it_is_the_same_text_twice() -> None:
-    found = collect(300, seed=1)
-    assert found == collect(300, seed=1) != collect(300, seed=2)
-    assert len(found) == 300
-    names = [docstring.name for docstring in found]
+def test_collecting_is_deterministic() -> None:
+    docstrings = collect(300, seed=1)
+    assert docstrings == collect(300, seed=1) != collect(300, seed=2)
+    assert len(docstrings) == 300
+    names = [docstring.name for docstring in docstrings]
     assert names == sorted(set(names))
-    assert all(docstring.first for docstring in found)
+    assert all(docstring.first for docstring in docstrings)
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_everyday_modules_come_first() -> None:
     assert {"shutil.copytree", "textwrap.wrap", "statistics.median"} <= names
 
 
-def test_a_query_is_cut_out_of_its_document_and_its_module_is_not_trained_on() -> None:
+def test_test_queries_are_removed_from_their_documents_and_modules_are_held_out() -> None:
     docstrings = [
         Docstring(f"module{n}", f"module{n}.f", f"Does the thing number {n}.", f"It takes {n} and gives back n + {n}.")
         for n in range(60)
@@ -41,10 +41,10 @@ def test_a_query_is_cut_out_of_its_document_and_its_module_is_not_trained_on() -
     assert len(dataset.queries) == 8
     contents = {passage.id: passage for passage in dataset.passages}
     assert len(contents) == 60
-    asked = set()
+    test_modules = set()
     for query_id, text in dataset.queries.items():
         (relevant,) = dataset.qrels[query_id]
         assert text not in contents[relevant].text
-        asked.add(relevant.removesuffix(".f"))
+        test_modules.add(relevant.removesuffix(".f"))
     assert pairs
-    assert not [positive for _, positive in pairs if positive.split(".")[0] in asked]
+    assert not [positive for _, positive in pairs if positive.split(".")[0] in test_modules]

@@ -1,4 +1,4 @@
-"""What `raycol demo` listens on, from its first worker to its endpoint."""
+"""The addresses that `raycol demo` listens on, from its first worker to its endpoint."""
 
 import ipaddress
 import os
@@ -20,16 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def listening(process: psutil.Process) -> set[tuple[str, str]]:
-    """Addresses that a process and its descendants listen on, each with the name of the process."""
-    found = set()
+    """Addresses that a process and its descendants listen on, each with the process's command."""
+    addresses = set()
     for each in [process, *process.children(recursive=True)]:
         try:
             connections = each.net_connections("inet")
             name = " ".join(each.cmdline()[:2])[:80]
-        except psutil.Error:  # it has ended meanwhile
+        except psutil.Error:  # the process has ended
             continue
-        found |= {(one.laddr.ip, name) for one in connections if one.status == psutil.CONN_LISTEN}
-    return found
+        addresses |= {(one.laddr.ip, name) for one in connections if one.status == psutil.CONN_LISTEN}
+    return addresses
 
 
 def is_loopback(ip: str) -> bool:
@@ -39,8 +39,8 @@ def is_loopback(ip: str) -> bool:
 
 def test_the_demo_listens_on_loopback_only(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    said = tmp_path / "said"
-    with said.open("w") as out:
+    log = tmp_path / "log"
+    with log.open("w") as out:
         demo = subprocess.Popen(
             [sys.executable, "-m", "raycol", *COMMAND.split()],
             cwd=tmp_path,
@@ -48,18 +48,18 @@ def test_the_demo_listens_on_loopback_only(tmp_path: Path) -> None:
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-        found: set[tuple[str, str]] = set()
+        addresses: set[tuple[str, str]] = set()
         deadline = time.monotonic() + DEADLINE_S
         try:
-            while "(Ctrl-C stops)" not in said.read_text():
-                assert demo.poll() is None, said.read_text()
-                assert time.monotonic() < deadline, said.read_text()
-                found |= listening(psutil.Process(demo.pid))
-                assert {where for where in found if not is_loopback(where[0])} == set()
+            while "(Ctrl-C stops)" not in log.read_text():
+                assert demo.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                addresses |= listening(psutil.Process(demo.pid))
+                assert {address for address in addresses if not is_loopback(address[0])} == set()
                 time.sleep(0.2)
-            found |= listening(psutil.Process(demo.pid))
+            addresses |= listening(psutil.Process(demo.pid))
         finally:
             demo.send_signal(signal.SIGINT)
             assert demo.wait(60) == 0
-    assert found
-    assert {where for where in found if not is_loopback(where[0])} == set()
+    assert addresses
+    assert {address for address in addresses if not is_loopback(address[0])} == set()

@@ -3,63 +3,63 @@ from pathlib import Path
 
 import pytest
 
-from raycol.doctor.shared import put_note, read_notes, remove_notes, try_place
+from raycol.doctor.shared import check_from_node, read_markers, remove_markers, write_marker
 
 
-def test_notes_are_read_by_all_and_gone_in_the_end(tmp_path: Path) -> None:
-    place = str(tmp_path)
-    assert put_note(place, "t") == ""
+def test_markers_are_read_by_all_and_removed(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert write_marker(folder, "t") == ""
     for node in ("a", "b/c"):
-        facts = try_place(place, "t", node)
+        facts = check_from_node(folder, "t", node)
         assert facts.problem == ""
-        assert facts.room
-        assert 0 < facts.room.free <= facts.room.total
-    assert read_notes(place, "t", ["a", "b/c"]) == {}
-    remove_notes(place, "t")
+        assert facts.usage
+        assert 0 < facts.usage.free <= facts.usage.total
+    assert read_markers(folder, "t", ["a", "b/c"]) == {}
+    remove_markers(folder, "t")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_the_same_name_elsewhere_is_not_shared(tmp_path: Path) -> None:
+def test_a_folder_of_the_same_name_on_another_disk_is_not_shared(tmp_path: Path) -> None:
     """Two folders stand for one path on two machines."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    put_note(str(here), "t")
-    assert "not the shared one" in try_place(str(there), "t", "b").problem
-    assert list(there.iterdir()) == []
-    put_note(str(there), "other")  # as another doctor's
-    assert "not the shared one" in try_place(str(there), "t", "b").problem
+    driver, other = tmp_path / "driver", tmp_path / "other"
+    driver.mkdir()
+    other.mkdir()
+    write_marker(str(driver), "t")
+    assert "not shared" in check_from_node(str(other), "t", "b").problem
+    assert list(other.iterdir()) == []
+    write_marker(str(other), "another token")  # as of another doctor run
+    assert "not shared" in check_from_node(str(other), "t", "b").problem
 
 
-def test_what_a_node_wrote_and_others_do_not_see_is_told(tmp_path: Path) -> None:
-    put_note(str(tmp_path), "t")
-    assert "what it writes cannot be read elsewhere" in read_notes(str(tmp_path), "t", ["a"])["a"]
-    try_place(str(tmp_path), "t", "a")
+def test_a_missing_or_changed_marker_is_reported(tmp_path: Path) -> None:
+    write_marker(str(tmp_path), "t")
+    assert "its file cannot be read on the driver" in read_markers(str(tmp_path), "t", ["a"])["a"]
+    check_from_node(str(tmp_path), "t", "a")
     (folder,) = tmp_path.iterdir()
-    for note in folder.iterdir():
-        note.write_text("changed")
-    assert read_notes(str(tmp_path), "t", ["a"]) == {"a": "what it writes arrives changed"}
-    assert try_place(str(tmp_path), "t", "a").problem == "what others write arrives changed"
+    for marker in folder.iterdir():
+        marker.write_text("changed")
+    assert read_markers(str(tmp_path), "t", ["a"]) == {"a": "its file reads back changed on the driver"}
+    assert check_from_node(str(tmp_path), "t", "a").problem == "the driver's file reads back changed"
 
 
-def test_nothing_is_made_where_there_is_nothing(tmp_path: Path) -> None:
+def test_missing_folders_are_not_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, problem in (("gone", "no such folder"), ("file", "a file, expected a folder")):
-        place = str(tmp_path / name)
-        assert problem in put_note(place, "t")
-        assert try_place(place, "t", "a").problem == problem
-    remove_notes(str(tmp_path / "gone"), "t")
+    for name, problem in (("missing", "no such folder"), ("file", "a file, expected a folder")):
+        uri = str(tmp_path / name)
+        assert problem in write_marker(uri, "t")
+        assert check_from_node(uri, "t", "a").problem == problem
+    remove_markers(str(tmp_path / "missing"), "t")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert "cannot be written" in put_note("nope://bucket/x", "t")
+    assert "cannot be written" in write_marker("nope://bucket/x", "t")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    put_note(str(tmp_path), "t")
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
+    write_marker(str(tmp_path), "t")
     for folder in (*tmp_path.iterdir(), tmp_path):
         folder.chmod(0o500)
     try:
-        assert "cannot be written" in try_place(str(tmp_path), "t", "a").problem
+        assert "cannot be written" in check_from_node(str(tmp_path), "t", "a").problem
     finally:
         for folder in (tmp_path, *tmp_path.iterdir()):
             folder.chmod(0o700)

@@ -10,7 +10,7 @@ from tests.jobs.dashboard import Dashboard, dashboard
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
-    """A dashboard that takes everybody's jobs."""
+    """A dashboard that requires no token."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     with dashboard() as running:
@@ -19,7 +19,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the entry points and a build, which this process is in."""
+    """The current folder: a working directory with the entry points and a build's settings."""
     folder = tmp_path / "checkout"
     shutil.copytree(PROJECT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "build.yaml").write_text("corpus: /shared/corpus.jsonl\nmodel: a/b\nout: /shared/index\n")

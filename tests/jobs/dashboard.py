@@ -1,4 +1,4 @@
-"""What a cluster's dashboard says to a client of its jobs, without a cluster."""
+"""A fake of the HTTP interface that a cluster's dashboard has for jobs."""
 
 import json
 import threading
@@ -8,15 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Dashboard:
-    """Jobs that are there, what was asked, and what somebody else does in the meantime."""
+    """Jobs, received requests, and submissions by another client."""
 
     def __init__(self, token: str | None = None) -> None:
         self.token = token
         self.jobs: dict[str, dict] = {}
         self.packages: set[str] = set()
-        self.asked: list[str] = []
-        # Jobs that somebody else submits just before the next one arrives.
-        self.meanwhile: list[dict] = []
+        self.requests: list[str] = []
+        # Jobs that another client submits just before the next submission arrives.
+        self.concurrent: list[dict] = []
         self.address = ""
 
     def add(self, submission_id: str, status: str, **more: object) -> None:
@@ -26,14 +26,14 @@ class Dashboard:
 
     @property
     def submitted(self) -> list[str]:
-        return [job for job in self.jobs if self.jobs[job].get("here")]
+        return [job for job in self.jobs if self.jobs[job].get("submitted")]
 
-    def answer(self, method: str, path: str, body: bytes, given: str | None) -> tuple[int, object]:
-        self.asked.append(f"{method} {path}")
+    def answer(self, method: str, path: str, body: bytes, authorization: str | None) -> tuple[int, object]:
+        self.requests.append(f"{method} {path}")
         if path == "/api/authentication_mode":
             return 200, {"authentication_mode": "token" if self.token else "disabled"}
-        if self.token and given != f"Bearer {self.token}":
-            return (401, "no token") if given is None else (403, "wrong token")
+        if self.token and authorization != f"Bearer {self.token}":
+            return (401, "no token") if authorization is None else (403, "wrong token")
         name = path.rpartition("/")[2]
         if path == "/api/version":
             return 200, {"version": "4", "ray_version": "2.60.0", "ray_commit": ""}
@@ -47,16 +47,16 @@ class Dashboard:
             return self._submit(json.loads(body))
         return (200, self.jobs[name]) if name in self.jobs else (404, f"Job {name} does not exist")
 
-    def _submit(self, asked: dict) -> tuple[int, object]:
-        for job in self.meanwhile:
+    def _submit(self, request: dict) -> tuple[int, object]:
+        for job in self.concurrent:
             self.add(**job)
-        self.meanwhile.clear()
-        name = asked["submission_id"]
+        self.concurrent.clear()
+        name = request["submission_id"]
         if name in self.jobs:
             text = f"Job with submission_id {name} already exists. Please use a different submission_id."
             return 500, f"Traceback (most recent call last):\n  File ...\nRuntimeError: {text}\n"
-        self.add(name, "PENDING", here=True, metadata=asked["metadata"], runtime_env=asked["runtime_env"])
-        self.jobs[name]["entrypoint"] = asked["entrypoint"]
+        self.add(name, "PENDING", submitted=True, metadata=request["metadata"], runtime_env=request["runtime_env"])
+        self.jobs[name]["entrypoint"] = request["entrypoint"]
         return 200, {"submission_id": name, "job_id": name}
 
 
@@ -67,8 +67,8 @@ def dashboard(token: str | None = None) -> Iterator[Dashboard]:
     class Handler(BaseHTTPRequestHandler):
         def _handle(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            code, said = served.answer(self.command, self.path, body, self.headers.get("authorization"))
-            content = (said if isinstance(said, str) else json.dumps(said)).encode()
+            code, reply = served.answer(self.command, self.path, body, self.headers.get("authorization"))
+            content = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_response(code)
             self.send_header("content-length", str(len(content)))
             self.end_headers()

@@ -1,4 +1,4 @@
-"""A Ray head of its own, with a dashboard, on loopback, and `raycol` beside it as a process that knows its token."""
+"""A separate Ray head with a dashboard on loopback, and `raycol` processes that have its token."""
 
 import os
 import secrets
@@ -19,12 +19,12 @@ import psutil
 
 from tests.conftest import PROJECT
 
-_PATIENCE_S = 120
+_TIMEOUT_S = 120
 
 
 @dataclass
 class Head:
-    """The head, and what a process needs to reach it."""
+    """A head's addresses and token, and the environment of processes that connect to it."""
 
     address: str
     gcs: str
@@ -32,7 +32,7 @@ class Head:
     environment: dict[str, str] = field(repr=False)
 
     def start(self, *words: object, folder: Path, **variables: str) -> subprocess.Popen:
-        """`raycol ...` in a folder, its output kept."""
+        """Start `raycol ...` in a folder, with its output captured."""
         return subprocess.Popen(
             [sys.executable, "-m", "raycol", *map(str, words)],
             cwd=folder,
@@ -44,10 +44,10 @@ class Head:
         )
 
     def raycol(self, *words: object, folder: Path, **variables: str) -> subprocess.CompletedProcess:
-        """The same, waited for."""
+        """Run `raycol ...` to its end."""
         process = self.start(*words, folder=folder, **variables)
         try:
-            out, err = process.communicate(timeout=_PATIENCE_S)
+            out, err = process.communicate(timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -57,7 +57,7 @@ class Head:
 
 @contextmanager
 def running_head() -> Iterator[Head]:
-    """Start a head in a process group of its own; end that group, and what else the head has started."""
+    """Start a head in its own process group; end that group, and all other processes that the head has started."""
     token = secrets.token_hex(16)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     scripts = Path(sys.executable).parent
@@ -68,7 +68,7 @@ def running_head() -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     gcs, dashboard, agent, client = free_ports(4)
-    # Sockets in it have names of at most 107 bytes, which pytest's folders use up.
+    # Unix socket paths are limited to 107 bytes; pytest's folders are too long.
     with tempfile.TemporaryDirectory(prefix="raycol-head-") as folder, ExitStack() as ending:
         log = ending.enter_context((Path(folder) / "head.log").open("w+"))
         process = subprocess.Popen(
@@ -87,17 +87,17 @@ def running_head() -> Iterator[Head]:
 
 def free_ports(n: int) -> list[int]:
     with ExitStack() as probes:
-        found = [probes.enter_context(socket.socket()) for _ in range(n)]
-        for probe in found:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(n)]
+        for probe in sockets:
             probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in found]
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def _wait_until_it_answers(head: Head, process: subprocess.Popen, log: Path) -> None:
-    """Until its dashboard lists jobs: it answers other requests earlier."""
+    """Wait until the dashboard lists jobs: it answers other requests earlier."""
     request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -109,7 +109,7 @@ def _wait_until_it_answers(head: Head, process: subprocess.Popen, log: Path) -> 
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End the head and everything below it. A job's driver has a session of its own, but is a child's child."""
+    """End the head and all its descendants: a job's driver has its own session, so ending the group is not enough."""
     try:
         ours = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:

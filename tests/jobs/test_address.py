@@ -4,7 +4,7 @@ from raycol.errors import InputError
 from raycol.jobs.address import dashboard_address
 
 
-def test_what_is_given_wins_over_the_environment_and_the_first_name_over_the_second() -> None:
+def test_the_option_overrides_the_environment_and_the_first_variable_the_second() -> None:
     environment = {"RAY_API_SERVER_ADDRESS": "http://one:8265", "RAY_ADDRESS": "http://two:8265"}
     assert dashboard_address("HTTPS://head:8265/ray/", environment) == "https://head:8265/ray"
     assert dashboard_address(None, environment) == "http://one:8265"
@@ -12,7 +12,7 @@ def test_what_is_given_wins_over_the_environment_and_the_first_name_over_the_sec
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("option", "message"),
     [
         (None, "no cluster to submit to: pass --address"),
         ("", "no cluster to submit to"),
@@ -20,20 +20,20 @@ def test_what_is_given_wins_over_the_environment_and_the_first_name_over_the_sec
         ("head:6379", "--address is 'head:6379'; expected"),
         ("ray://head:10001", "--address is 'ray://head:10001'; expected"),
         ("http://", "--address is 'http://'; expected"),
-        ("http://head:99999", "--address is 'http://head:99999', which is no URL"),
-        ("http://[::1", "which is no URL"),
+        ("http://head:99999", "--address is 'http://head:99999', not a URL"),
+        ("http://[::1", "not a URL"),
         ("http://head:8265?a=b", "with a query"),
         ("http://user:secret@head:8265", "credentials in a URL"),
-        ("http://user:secret@head:port", "an address with an @, which is no URL"),
+        ("http://user:secret@head:port", "an address with an @, not a URL"),
     ],
 )
-def test_anything_else_is_refused_without_a_secret(given: str | None, message: str) -> None:
+def test_an_invalid_address_is_refused_without_showing_secrets(option: str | None, message: str) -> None:
     with pytest.raises(InputError) as error:
-        dashboard_address(given, {})
+        dashboard_address(option, {})
     assert message in str(error.value)
     assert "secret" not in str(error.value)
 
 
-def test_the_variable_is_named() -> None:
+def test_an_invalid_variable_is_named() -> None:
     with pytest.raises(InputError, match=r"RAY_ADDRESS is '127\.0\.0\.1:6379'; expected"):
         dashboard_address(None, {"RAY_ADDRESS": "127.0.0.1:6379"})

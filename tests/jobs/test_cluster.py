@@ -10,21 +10,21 @@ from tests.jobs.dashboard import Dashboard, dashboard
 TOKEN = {"Authorization": "Bearer good"}
 
 
-def test_jobs_are_read_oldest_first(served: Dashboard) -> None:
+def test_jobs_are_listed_oldest_first(served: Dashboard) -> None:
     served.add("b", "RUNNING", start_time=2000, metadata={"writes": "/o"}, runtime_env={"working_dir": "gcs://p.zip"})
     served.add("a", "FAILED", start_time=1000, end_time=3500, driver_exit_code=2, message="why")
     served.jobs["c"] = {"type": "DRIVER", "job_id": "01000000", "status": "RUNNING", "entrypoint": ""}
     cluster = Cluster(served.address, {})
-    assert cluster.open_to_all
+    assert cluster.unauthenticated
     a, b = cluster.jobs()
     assert (a.id, a.exit_code, a.seconds, a.message, a.active) == ("a", 2, 2.5, "why", False)
     assert (b.id, b.metadata, b.package, b.active) == ("b", {"writes": "/o"}, "gcs://p.zip", True)
     assert cluster.job("a") == a
-    with pytest.raises(InputError, match=r"no job 'x' on http://.*; `raycol jobs list` names those"):
+    with pytest.raises(InputError, match=r"no job 'x' on http://.*; `raycol jobs list` lists its jobs"):
         cluster.job("x")
 
 
-def test_a_job_is_sent_once(served: Dashboard) -> None:
+def test_a_job_is_submitted_once(served: Dashboard) -> None:
     cluster = Cluster(served.address, {})
     cluster.submit("python x.py", "x", {"env_vars": {"A": "b"}}, {"verb": "x"})
     assert served.jobs["x"]["entrypoint"] == "python x.py"
@@ -33,7 +33,7 @@ def test_a_job_is_sent_once(served: Dashboard) -> None:
         cluster.submit("python x.py", "x", {}, {})
 
 
-def test_what_the_server_raised_is_told_in_a_line(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_error_is_reported_in_one_line(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(served.address, {})
     monkeypatch.setattr(served, "answer", lambda *_: (500, "Traceback ...\n  File x\nOSError: the disk is full.\n"))
     with pytest.raises(RaycolError, match=r"OSError: the disk is full$") as error:
@@ -41,34 +41,32 @@ def test_what_the_server_raised_is_told_in_a_line(served: Dashboard, monkeypatch
     assert not isinstance(error.value, InputError)
 
 
-def test_ray_s_variables_do_not_lead_elsewhere(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_variables_do_not_override_the_address(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     assert Cluster(served.address, {}).jobs() == []
 
 
 @pytest.mark.sockets
-def test_tokens_are_asked_for_and_compared() -> None:
+def test_a_missing_or_wrong_token_is_refused() -> None:
     with dashboard(token="good") as served:
-        assert not Cluster(served.address, TOKEN).open_to_all
-        served.asked.clear()
-        with pytest.raises(
-            InputError, match="this cluster asks for a token, and none was found here; set RAY_AUTH_MODE"
-        ):
+        assert not Cluster(served.address, TOKEN).unauthenticated
+        served.requests.clear()
+        with pytest.raises(InputError, match="this cluster requires a token, and none is set; set RAY_AUTH_MODE"):
             Cluster(served.address, {})
-        assert served.asked == ["GET /api/authentication_mode"]
+        assert served.requests == ["GET /api/authentication_mode"]
         with pytest.raises(InputError, match="the cluster refuses the token; set RAY_AUTH_MODE=token") as error:
             Cluster(served.address, {"Authorization": "Bearer hidden"})
         assert "hidden" not in str(error.value)
 
 
-def test_an_address_where_no_ray_answers_is_refused(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_ray_is_refused(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         with pytest.raises(InputError, match=r"cannot be reached \(.*refused\); expected a Ray cluster's dashboard"):
             Cluster(f"http://127.0.0.1:{probe.getsockname()[1]}", {})
         probe.listen()
-        monkeypatch.setattr("raycol.jobs.cluster._PATIENCE_S", 0.2)
+        monkeypatch.setattr("raycol.jobs.cluster._TIMEOUT_S", 0.2)
         with pytest.raises(InputError, match=r"no answer within 0.2 seconds; expected a Ray"):
             Cluster(f"http://127.0.0.1:{probe.getsockname()[1]}", {})
     for answer, message in (
@@ -82,7 +80,7 @@ def test_an_address_where_no_ray_answers_is_refused(served: Dashboard, monkeypat
             Cluster(served.address, {})
 
 
-def test_a_log_that_cannot_be_followed_is_a_lost_connection(served: Dashboard) -> None:
+def test_a_log_stream_that_fails_is_a_connection_error(served: Dashboard) -> None:
     served.add("x", "RUNNING")
 
     async def read() -> None:

@@ -1,4 +1,4 @@
-"""Commands in the text about jobs are ones that `raycol` takes."""
+"""`raycol` parses the commands in the docs about jobs."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ TEXTS = [PROJECT / "docs" / "jobs.md", *sorted((PROJECT / "jobs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_commands_are_taken(path) -> None:
+def test_commands_parse(path) -> None:
     found = re.findall(r"^ {4}raycol (.*)$", path.read_text(), re.MULTILINE)
     assert found
     for line in found:

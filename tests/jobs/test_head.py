@@ -1,4 +1,4 @@
-"""Jobs on a real head: sent, found again, failed, tried again, listed, read, stopped; and the head examined."""
+"""Jobs on a real head: submitted, reattached, failed, retried, listed, read, stopped; and `raycol doctor`."""
 
 import re
 import shutil
@@ -35,14 +35,14 @@ def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
 
         second = head.raycol(*submit, "--num-workers", 1, folder=checkout)
         assert (second.returncode, second.stdout) == (0, first.stdout)
-        assert f"job {name} is there already (SUCCEEDED): nothing is sent" in second.stderr
+        assert f"job {name} exists (SUCCEEDED): nothing is submitted" in second.stderr
         assert head.raycol("jobs", "logs", name, "--address", head.address, folder=checkout).stdout == first.stdout
 
-        # It fails as the command does, in one line, with its exit code: there is an index now.
+        # The job fails as the command does, in one line, with its exit code: the index exists now.
         failed = head.raycol(*submit, "--num-workers", 1, "--again", folder=checkout)
         assert failed.returncode == 2
         assert "holds an index already (version 1)" in failed.stdout
-        assert f"job {name}-2 has failed with exit code 2" in failed.stderr
+        assert f"job {name}-2 failed with exit code 2" in failed.stderr
 
         with pytest.raises(DuplicateJobError):
             Cluster(head.address, {"Authorization": f"Bearer {head.token}"}).submit("true", name, {}, {})
@@ -58,18 +58,20 @@ def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None
         "submit", "index", "build.yaml", "--num-workers", 1, "--address", head.address, folder=checkout
     )
     assert following.stdout
-    said = ""
-    while "sleeping" not in said:
+    output = ""
+    while "sleeping" not in output:
         line = following.stdout.readline()
         assert line, following.communicate()[1]
-        said += line
+        output += line
     following.send_signal(signal.SIGINT)
     _, err = following.communicate(timeout=30)
     assert following.returncode == 130
-    assert f"the attempt before, {name}-2, has failed with exit code 2\njob {name}-3\n" in err
-    assert f"detached; the job goes on. Come back with the same command, or with: raycol jobs logs {name}-3" in err
+    assert f"the previous attempt, {name}-2, failed with exit code 2\njob {name}-3\n" in err
+    assert (
+        f"detached; the job keeps running. Reattach with the same command, or with: raycol jobs logs {name}-3" in err
+    )
 
-    # One that follows it is told of its end by another hand.
+    # A follower sees the end of a job that another client stops.
     other = head.start("jobs", "logs", f"{name}-3", "--follow", "--address", head.address, folder=checkout)
     assert other.stdout
     while "sleeping" not in other.stdout.readline():
@@ -78,7 +80,7 @@ def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None
     assert (stopped.returncode, stopped.stdout) == (0, f"{name}-3: STOPPED\n")
     _, err = other.communicate(timeout=30)
     assert other.returncode == 1
-    assert f"job {name}-3 has been stopped" in err
+    assert f"job {name}-3 was stopped" in err
 
     listed = head.raycol("jobs", "list", "--address", head.address, folder=checkout).stdout.splitlines()
     assert [line.split()[:2] for line in listed[1:]] == [
@@ -93,7 +95,7 @@ def _check_tokens(head: Head, folder: Path) -> None:
     listing = ("jobs", "list", "--address", head.address)
     for variables, message in (
         ({"RAY_AUTH_TOKEN": "another"}, "the cluster refuses the token"),
-        ({"RAY_AUTH_MODE": "disabled"}, "this cluster asks for a token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "this cluster requires a token"),
     ):
         refused = head.raycol(*listing, folder=folder, **variables)
         assert refused.returncode == 2
@@ -108,5 +110,5 @@ def _check_doctor(head: Head, shared: Path) -> None:
         rows = [line.split()[:2] for line in done.stdout.splitlines()]
         for check in ("nodes", "versions", "python", "authentication", "clocks", "GPUs", "shared"):
             assert ["ok", check] in rows, done.stdout + done.stderr
-        assert done.returncode == (["WRONG"] in [row[:1] for row in rows])
+        assert done.returncode == (["FAILED"] in [row[:1] for row in rows])
         assert sorted(shared.iterdir()) == before

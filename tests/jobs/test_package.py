@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.jobs.package import Package, _literally, pack, size_limit
+from raycol.jobs.package import Package, _escaped, pack, size_limit
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -17,7 +17,7 @@ def fill(folder: Path, *names: str) -> None:
         (folder / name).write_text("x")
 
 
-def test_what_a_job_has_no_use_for_is_left_out(tmp_path: Path) -> None:
+def test_files_that_a_job_does_not_need_are_excluded(tmp_path: Path) -> None:
     fill(
         tmp_path,
         "jobs/index.py", "build.yaml", "data/corpus.jsonl", "config.json",  # sent
@@ -33,12 +33,12 @@ def test_what_a_job_has_no_use_for_is_left_out(tmp_path: Path) -> None:
         "my-model": "a checkpoint",
         "other": "a checkpoint",
         "deep/my index [1]": "an index",
-        ".my-model-training": "checkpoints of a training",
+        ".my-model-training": "training checkpoints",
     }
     assert sorted(pack(tmp_path, ["*.yaml", "/data"]).files) == [".gitignore", "config.json", "jobs/index.py"]
 
 
-def test_a_real_index_is_known_for_one(tmp_path: Path, clustered: list) -> None:
+def test_a_real_index_is_recognised(tmp_path: Path, clustered: list) -> None:
     from raycol.index import Document
 
     Index.create(tmp_path / "index", (Document(str(n), tokens) for n, tokens in enumerate(clustered[:9])))
@@ -48,7 +48,7 @@ def test_a_real_index_is_known_for_one(tmp_path: Path, clustered: list) -> None:
     assert list(package.files) == ["a.yaml"]
 
 
-def test_it_is_what_ray_packs(tmp_path: Path) -> None:
+def test_the_file_list_and_size_match_rays_archive(tmp_path: Path) -> None:
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
@@ -83,31 +83,31 @@ def test_it_is_what_ray_packs(tmp_path: Path) -> None:
 @example("a")
 @example(" ")
 @example("a\xa0")
-def test_a_literal_pattern_matches_its_own_name_only(name: str) -> None:
+def test_an_escaped_pattern_matches_its_own_name_only(name: str) -> None:
     from ray._private.thirdparty.pathspec import PathSpec
 
     if name in (".", ".."):
         return
-    spec = PathSpec.from_lines("gitwildmatch", [f"/{_literally(name)}"])
+    spec = PathSpec.from_lines("gitwildmatch", [f"/{_escaped(name)}"])
     assert spec.match_file(name)
     assert not spec.match_file(f"a{name}")
     assert not spec.match_file(f"{name}a/{name}")
 
 
-def test_a_package_that_is_too_large_names_what_takes_most() -> None:
+def test_a_package_above_the_limit_names_its_largest_folders() -> None:
     package = Package(
         Path("/w"), {"data/a.npy": 90 << 20, "data/b.npy": 20 << 20, "c.bin": 3 << 20, "d/e": 5, "f": 1}, []
     )
     package.check_size(200 << 20)
     with pytest.raises(InputError) as error:
         package.check_size(100 << 20)
-    said = str(error.value)
-    assert "/w: 113.0 MiB in 5 files; expected at most 100.0 MiB" in said
-    assert "The largest: data/ (110.0 MiB), c.bin (3.0 MiB), d/ (0.0 KiB)." in said
-    assert "--exclude" in said
+    message = str(error.value)
+    assert "/w: 113.0 MiB in 5 files; expected at most 100.0 MiB" in message
+    assert "The largest: data/ (110.0 MiB), c.bin (3.0 MiB), d/ (0.0 KiB)." in message
+    assert "--exclude" in message
 
 
-def test_the_limit_is_what_the_dashboard_takes() -> None:
+def test_the_size_limit_is_the_dashboards() -> None:
     assert size_limit() == 100 << 20
 
 
@@ -117,12 +117,12 @@ def test_a_folder_that_cannot_be_packed_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             pack(tmp_path / name)
     os.symlink(tmp_path, tmp_path / "loop")
-    with pytest.raises(InputError, match="loop: a link that leads back to where it is"):
+    with pytest.raises(InputError, match="loop: a link to a folder that contains it"):
         pack(tmp_path)
     assert list(pack(tmp_path, ["loop"]).files) == ["file"]
 
 
-def test_folders_count_as_sent_with_what_is_in_them() -> None:
+def test_a_folder_is_uploaded_if_one_of_its_files_is() -> None:
     package = Package(Path("/w"), {"data/a": 1, "b": 1}, [])
     for sent in ("data", "data/a", "./b", "b", "."):
         assert package.has(sent)

@@ -37,35 +37,35 @@ def check(folder: Path, verb: str = "index", **settings: object) -> None:
         {"model": "lightonai/GTE-ModernColBERT-v1"},
     ],
 )
-def test_what_a_job_can_follow_is_taken(folder: Path, settings: dict) -> None:
+def test_paths_that_resolve_on_the_cluster_are_accepted(folder: Path, settings: dict) -> None:
     check(folder, **settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "index"}, "a.yaml: out is 'index', which would be in the job's copy of the working directory and go"),
-        ({"out": "~/index"}, "out is '~/index', which would be"),
+        ({"out": "index"}, "a.yaml: out is 'index', a relative path, and the job's working directory is"),
+        ({"out": "~/index"}, "out is '~/index', a relative path"),
         ({"corpus": "gone.jsonl"}, "corpus is 'gone.jsonl': no such file or folder in the working directory"),
         ({"corpus": "gone/*.jsonl"}, "no such file or folder in the working directory"),
         ({"corpus": "../c.jsonl"}, "no such file or folder in the working directory"),
         (
             {"corpus": "ignored.jsonl"},
-            "corpus is 'ignored.jsonl': left out of what is sent, so the job would not have it",
+            "corpus is 'ignored.jsonl': excluded, so it is not uploaded with the job",
         ),
-        ({"model": "model"}, "model is 'model': a checkpoint, so the job would not have it"),
+        ({"model": "model"}, "model is 'model': a checkpoint, so it is not uploaded with the job"),
         ({"model": "./gone"}, "model is './gone': no such file or folder"),
     ],
 )
-def test_what_a_job_cannot_follow_is_refused(folder: Path, settings: dict, message: str) -> None:
+def test_paths_that_do_not_resolve_on_the_cluster_are_refused(folder: Path, settings: dict, message: str) -> None:
     with pytest.raises(InputError) as error:
         check(folder, **settings)
     assert message in str(error.value)
 
 
-def test_of_several_sources_each_is_looked_at(folder: Path) -> None:
+def test_every_source_is_checked(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):
         check(folder, "train", model="m", data=sources, out="/shared/model")
-    with pytest.raises(InputError, match="index is 'index', which would be in the job's copy"):
+    with pytest.raises(InputError, match="index is 'index', a relative path"):
         check(folder, "compact", index="index")

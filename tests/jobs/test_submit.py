@@ -13,7 +13,7 @@ def send(served: Dashboard, verb: str = "index", file: Path = BUILD, settings: d
     return submit(verb, file, settings or {}, SubmitConfig(address=served.address, **sending))
 
 
-def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
+def test_entrypoint_metadata_and_environment_are_submitted(served: Dashboard, checkout: Path) -> None:
     sent = send(served, settings={"num_workers": 4, "store_text": False, "metadata": ["a", "b:int64"]}, env=("A=b c",))
     job = served.jobs[sent.submission_id]
     assert job["entrypoint"] == (
@@ -25,12 +25,12 @@ def test_what_is_sent(served: Dashboard, checkout: Path) -> None:
     assert {name.removesuffix(".zip") for name in served.packages} <= {
         job["runtime_env"]["working_dir"].removeprefix("gcs://").removesuffix(".zip")
     }
-    assert (sent.there, sent.before, sent.changed) == (None, None, False)
+    assert (sent.existing, sent.previous, sent.changed) == (None, None, False)
     assert sent.package.folder == checkout
 
 
-def test_the_entry_point_takes_what_it_is_sent(served: Dashboard, checkout: Path) -> None:
-    """The options of a submitted job, read by the command that the entry point runs."""
+def test_the_entry_point_parses_its_options(served: Dashboard, checkout: Path) -> None:
+    """The command that the entry point runs parses a submitted job's options."""
     import shlex
 
     import typer.main
@@ -40,20 +40,20 @@ def test_the_entry_point_takes_what_it_is_sent(served: Dashboard, checkout: Path
     sent = send(served, settings={"num_workers": 4, "store_text": False, "resources": "CPU=2", "metadata": ["a"]})
     words = shlex.split(served.jobs[sent.submission_id]["entrypoint"])[2:]
     command = typer.main.get_command(app).commands["index"].commands["build"]  # type: ignore[attr-defined]
-    given = command.make_context("build", words).params
-    assert (given["num_workers"], given["store_text"], given["resources"]) == (4, False, "CPU=2")
-    assert (given["metadata"], str(given["config"])) == (["a"], "build.yaml")
+    options = command.make_context("build", words).params
+    assert (options["num_workers"], options["store_text"], options["resources"]) == (4, False, "CPU=2")
+    assert (options["metadata"], str(options["config"])) == (["a"], "build.yaml")
 
 
 @pytest.mark.usefixtures("checkout")
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCEEDED"])
-def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> None:
+def test_an_existing_job_is_returned(served: Dashboard, status: str) -> None:
     first = send(served)
     served.jobs[first.submission_id]["status"] = status
     second = send(served)
     assert second.submission_id == first.submission_id
-    assert second.there
-    assert (second.there.status, second.changed) == (status, False)
+    assert second.existing
+    assert (second.existing.status, second.changed) == (status, False)
     assert len(served.submitted) == 1
     Path("another.py").touch()
     assert send(served).changed
@@ -61,19 +61,19 @@ def test_a_job_that_is_there_is_found_again(served: Dashboard, status: str) -> N
 
 @pytest.mark.usefixtures("checkout")
 @pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
-def test_a_job_that_failed_or_was_stopped_is_tried_again(served: Dashboard, status: str) -> None:
+def test_a_failed_or_stopped_job_gets_a_next_attempt(served: Dashboard, status: str) -> None:
     first = send(served)
     for attempt in (2, 3):
         served.jobs[served.submitted[-1]]["status"] = status
         again = send(served)
         assert again.submission_id == f"{first.submission_id}-{attempt}"
-        assert again.before
-        assert again.before.status == status
+        assert again.previous
+        assert again.previous.status == status
     assert len(served.submitted) == 3
 
 
 @pytest.mark.usefixtures("checkout")
-def test_what_has_succeeded_runs_again_where_that_is_asked_for(served: Dashboard) -> None:
+def test_a_succeeded_job_runs_again_with_again(served: Dashboard) -> None:
     first = send(served)
     with pytest.raises(InputError, match=f"job {first.submission_id} is PENDING; stop it first, or leave out --again"):
         send(served, again=True)
@@ -82,53 +82,53 @@ def test_what_has_succeeded_runs_again_where_that_is_asked_for(served: Dashboard
 
 
 @pytest.mark.usefixtures("checkout")
-def test_of_two_that_submit_at_once_one_attaches(served: Dashboard) -> None:
+def test_of_two_concurrent_submissions_one_attaches(served: Dashboard) -> None:
     name = send(served).submission_id
     served.jobs.clear()
-    served.meanwhile = [{"submission_id": name, "status": "RUNNING"}]
-    found = send(served)
-    assert found.submission_id == name
-    assert found.there
+    served.concurrent = [{"submission_id": name, "status": "RUNNING"}]
+    attached = send(served)
+    assert attached.submission_id == name
+    assert attached.existing
     assert not served.submitted
-    # The other's fails at once: this one is the next attempt.
+    # The other client's job fails at once: this one is the next attempt.
     served.jobs.clear()
-    served.meanwhile = [{"submission_id": name, "status": "FAILED"}]
+    served.concurrent = [{"submission_id": name, "status": "FAILED"}]
     assert send(served).submission_id == f"{name}-2"
 
 
 @pytest.mark.usefixtures("checkout")
-def test_of_ever_more_that_fail_at_once_it_gives_up(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    def always(asked: dict) -> tuple[int, str]:
-        served.add(asked["submission_id"], "FAILED")
-        return 500, f"Job with submission_id {asked['submission_id']} already exists."
+def test_submission_gives_up_after_repeated_conflicts(served: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflict(request: dict) -> tuple[int, str]:
+        served.add(request["submission_id"], "FAILED")
+        return 500, f"Job with submission_id {request['submission_id']} already exists."
 
-    monkeypatch.setattr(served, "_submit", always)
-    with pytest.raises(RaycolError, match=r"others submit raycol-index-.* at the same time"):
+    monkeypatch.setattr(served, "_submit", conflict)
+    with pytest.raises(RaycolError, match=r"other clients submit raycol-index-.* at the same time"):
         send(served)
 
 
 @pytest.mark.usefixtures("checkout")
-def test_two_jobs_do_not_write_to_one_place(served: Dashboard) -> None:
+def test_two_jobs_do_not_write_to_one_output(served: Dashboard) -> None:
     first = send(served)
-    with pytest.raises(InputError, match=f"/shared/index: job {first.submission_id} is PENDING and writes there"):
+    with pytest.raises(InputError, match=f"/shared/index: job {first.submission_id}, of other settings, is PENDING"):
         send(served, settings={"bits": 2})
     Path("compact.yaml").write_text("index: /shared/index\n")
-    with pytest.raises(InputError, match="writes there, with other settings"):
+    with pytest.raises(InputError, match="of other settings, is PENDING and writes there"):
         send(served, "compact", Path("compact.yaml"))
     Path("evaluate.yaml").write_text("data: /shared/beir\nindex: /shared/index\n")
-    assert not send(served, "evaluate", Path("evaluate.yaml")).there
+    assert not send(served, "evaluate", Path("evaluate.yaml")).existing
     served.jobs[first.submission_id]["status"] = "FAILED"
     assert send(served, settings={"bits": 2}).submission_id != first.submission_id
 
 
 @pytest.mark.usefixtures("checkout")
-def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
+def test_two_jobs_may_append_to_one_index(served: Dashboard) -> None:
     for number in range(2):
         file = Path(f"append-{number}.yaml")
         file.write_text(f"index: /shared/index\ncorpus: /shared/{number}.jsonl\n")
-        assert not send(served, "append", file).there
+        assert not send(served, "append", file).existing
     Path("compact.yaml").write_text("index: /shared/index\n")
-    with pytest.raises(InputError, match="writes there, with other settings"):
+    with pytest.raises(InputError, match="of other settings, is PENDING and writes there"):
         send(served, "compact", Path("compact.yaml"))
 
 
@@ -138,34 +138,37 @@ def test_two_jobs_append_to_one_index(served: Dashboard) -> None:
     [
         ("index", "corpus: /c\nout: /o\nbitts: 2\n", {}, "unknown key 'bitts'; the nearest known key is 'bits'"),
         ("index", "corpus: /c\n", {}, "'out' is missing"),
-        ("index", "corpus: /c\nout: here\n", {}, "out is 'here', which would be in the job's copy"),
+        ("index", "corpus: /c\nout: here\n", {}, "out is 'here', a relative path"),
         ("index", "corpus: gone\nout: /o\n", {}, "corpus is 'gone': no such file or folder in the working directory"),
         ("train", "model: m\ndata: hf:x/y\nout: /o\nbatch_size: 3\nnum_workers: 2\n", {}, "must be a multiple of"),
-        ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: left out of what is sent"),
-        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py in what is sent"),
-        ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("jobs")}, "no jobs/index.py in what is sent"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: excluded from the upload"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py to upload"),
+        (
+            "index",
+            "corpus: /c\nout: /o\n",
+            {"working_dir": Path("jobs")},
+            "no jobs/index.py to upload",
+        ),
         ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("gone")}, "gone: no such folder"),
-        ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set here"),
+        ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set in this process"),
         ("index", "corpus: /c\nout: /o\n", {"runtime_env": Path("gone.yaml")}, "gone.yaml: no such file"),
     ],
 )
-def test_what_is_wrong_is_found_before_anything_is_sent(
-    served: Dashboard, verb: str, yaml: str, sending: dict, message: str
-) -> None:
+def test_a_failed_check_submits_nothing(served: Dashboard, verb: str, yaml: str, sending: dict, message: str) -> None:
     Path("bad.yaml").write_text(yaml)
     with pytest.raises(InputError) as error:
         send(served, verb, Path("bad.yaml"), **sending)
     assert message in str(error.value)
-    assert not served.asked
+    assert not served.requests
 
 
 @pytest.mark.usefixtures("checkout")
-def test_a_recipe_that_comes_with_raycol_can_be_sent() -> None:
+def test_raycols_recipes_can_be_submitted() -> None:
     order = prepare("train", Path("jobs/configs/gte-moderncolbert.yaml"), {"out": "/shared/gte"}, SubmitConfig())
     assert order.entrypoint == "python jobs/train.py --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
 
 
-def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_a_configuration_outside_the_working_directory_is_refused(checkout: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("corpus: /c\nout: /o\n")
     with pytest.raises(InputError, match=r"elsewhere\.yaml: outside of the working directory"):
@@ -174,5 +177,5 @@ def test_a_configuration_elsewhere_is_refused(checkout: Path, tmp_path: Path) ->
 
 def test_a_package_above_the_limit_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycol.jobs.submit.size_limit", lambda: 1000)
-    with pytest.raises(InputError, match=r"expected at most 1\.0 KiB, which is what Ray takes"):
+    with pytest.raises(InputError, match=r"expected at most 1\.0 KiB, Ray's limit"):
         prepare("index", BUILD, {}, SubmitConfig())

@@ -117,7 +117,7 @@ def test_queries_that_are_short_are_left_out_loudly(
     mined(skipped)
     said = capsys.readouterr().out
     assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives: " in said
-    assert f": {sum(skipped.short.values())} LEFT OUT (--short). What took most of their hits: margin " in said
+    assert f": {sum(skipped.short.values())} DROPPED (--short). Most hits were excluded by: margin " in said
 
 
 def test_where_no_query_has_negatives_nothing_is_left(beir: Path, index: Path, tmp_path: Path) -> None:

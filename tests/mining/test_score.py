@@ -83,18 +83,16 @@ def test_scores_are_the_logits_of_every_pair(examples: Path, tiny_cross_encoder:
 def test_examples_that_are_short_are_kept_where_asked(
     examples: Path, tiny_cross_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from raycol.display import taught
+    from raycol.display import scored
 
     report = teach(examples, tiny_cross_encoder, tmp_path / "o", short="keep", max_length=16)
     lengths = [len(row["documents"]) for row in rows_of(tmp_path / "o")]
     assert sorted(set(lengths)) == [2, 3, 4]
     assert report.short - report.short_kept == 7  # those of one document
-    taught(report)
+    scored(report)
     said = capsys.readouterr().out
-    assert (
-        f"{report.short} of 40 examples have fewer than 4 documents: 7 LEFT OUT and {report.short_kept} kept" in said
-    )
-    assert f"{report.cut} pairs are longer than the teacher reads" in said
+    assert f"{report.short} of 40 examples have fewer than 4 documents: 7 DROPPED and {report.short_kept} kept" in said
+    assert f"{report.cut} pairs exceed the teacher's length" in said
     assert report.cut > 10
     with pytest.raises(InputError, match="none of 40 examples has 9 documents; lower --n-ways"):
         teach(examples, tiny_cross_encoder, tmp_path / "none", n_ways=9)

@@ -1,15 +1,15 @@
-"""Facts of nodes that are well, to be changed."""
+"""Facts of healthy nodes and of a small plan, for tests to change."""
 
 from hypothesis import strategies as st
 
-from raycol.doctor.facts import NodeFacts, PlanFacts, Room, SharedFacts
+from raycol.doctor.facts import NodeFacts, PlanFacts, SharedFacts, Usage
 
 VERSIONS = {"python": "3.12.1", "ray": "2.60.0", "raycol": "0.1.0", "torch": "2.8.0+cpu", "numpy": "2.3.0"}
-ROOM = Room(total=1000 * 10**9, free=500 * 10**9)
+HALF_FREE = Usage(total=1000 * 10**9, free=500 * 10**9)
 
 
-def node(name: str = "a", **changed: object) -> NodeFacts:
-    well = {
+def node(name: str = "a", **changes: object) -> NodeFacts:
+    healthy = {
         "node": name,
         "is_head": name == "a",
         "versions": VERSIONS,
@@ -17,14 +17,14 @@ def node(name: str = "a", **changed: object) -> NodeFacts:
         "python": "/venv/bin/python",
         "executable": "/venv/bin/python3",
         "resources": {"CPU": 8.0, "memory": 1e11},
-        "memory": ROOM,
-        "disk": ROOM,
-        "shared": {"/shared": SharedFacts(room=ROOM)},
+        "memory": HALF_FREE,
+        "disk": HALF_FREE,
+        "shared": {"/shared": SharedFacts(usage=HALF_FREE)},
     }
-    return NodeFacts.model_validate({**well, **changed})
+    return NodeFacts.model_validate({**healthy, **changes})
 
 
-def plan(**changed: object) -> PlanFacts:
+def plan(**changes: object) -> PlanFacts:
     small = {
         "out": "s3://bucket/index",
         "index_bytes": 10**9,
@@ -33,7 +33,7 @@ def plan(**changed: object) -> PlanFacts:
         "num_workers": None,
         "resources": {"CPU": 1.0},
     }
-    return PlanFacts.model_validate({**small, **changed})
+    return PlanFacts.model_validate({**small, **changes})
 
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)

@@ -1,6 +1,6 @@
-"""Clients of an endpoint on a host: `python -m tests.cluster.asking URL FILE LOAD` until it is told to end (SIGTERM).
+"""Clients of an endpoint on a host: `python -m tests.cluster.querying URL FILE LOAD`, until SIGTERM.
 
-A line of the file is one answer, as soon as it is there.
+Each answer is appended to the file as one line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from tests.cluster.hosts import PATIENCE_S, Hosts
+from tests.cluster.hosts import TIMEOUT_S, Hosts
 from tests.serving.load import Answered, Load, clients, heavy, one_query
 
 CLIENTS = 4
@@ -23,8 +23,8 @@ PAUSE_S = 0.05
 LOADS = {"light": one_query, "heavy": lambda number: heavy(number) | {"timeout_ms": 20_000}}
 
 
-class Asked(Load):
-    """What clients on a host have been answered so far."""
+class RecordedLoad(Load):
+    """The answers that clients on a host have recorded so far."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -32,36 +32,36 @@ class Asked(Load):
         self._rest = ""
 
     def since(self, moment: float) -> list[Answered]:
-        """Those asked for after a moment."""
+        """Answers to requests sent after a moment."""
         *lines, self._rest = (self._rest + self._lines.read()).split("\n")
         self.answers.extend(Answered(**json.loads(line)) for line in lines)
         return super().since(moment)
 
-    def wait(self, condition: Callable[[list[Answered]], bool], timeout: float = PATIENCE_S) -> float:
-        """Until the answers since now are as a condition says; returns when that was."""
+    def wait(self, condition: Callable[[list[Answered]], bool], timeout: float = TIMEOUT_S) -> float:
+        """Wait until the answers since now meet a condition; return the moment."""
         return super().wait(condition, timeout)
 
 
 @contextmanager
-def asking(hosts: Hosts, number: int, url: str, folder: Path, load: str = "light") -> Iterator[Asked]:
-    """Clients on a host while the block runs."""
+def querying(hosts: Hosts, number: int, url: str, folder: Path, load: str = "light") -> Iterator[RecordedLoad]:
+    """Run clients on a host during the block."""
     file = folder / "answers.jsonl"
     file.write_text("")
-    log = folder / "asking.log"
-    process = hosts.popen(number, sys.executable, "-m", "tests.cluster.asking", url, file, load, cwd=folder,
+    log = folder / "querying.log"
+    process = hosts.popen(number, sys.executable, "-m", "tests.cluster.querying", url, file, load, cwd=folder,
                           log=log)  # fmt: skip
-    asked = Asked(file)
+    asked = RecordedLoad(file)
     try:
         yield asked
     finally:
         process.terminate()
-        code = process.wait(PATIENCE_S)
+        code = process.wait(TIMEOUT_S)
         asked.since(0.0)
     assert code == 0, log.read_text()
 
 
 def main(url: str, file: str, kind: str) -> None:
-    """Ask, and write down what is answered."""
+    """Send requests and record the answers."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     written = 0
