@@ -73,7 +73,7 @@ class Served:
 
         from raycol.serving.app import build_app
         from raycol.serving.gateway import api
-        from raycol.serving.http.headers import Headers
+        from raycol.serving.http.headers import HeaderMiddleware
 
         self.loop = Loop()
         bound = build_app(config.model_copy(update={"host": config.host or LOOPBACK}))._bound_deployment
@@ -93,11 +93,11 @@ class Served:
             return made
 
         self.gateway = self.loop.run(start())
-        self.app = Headers(api)
+        self.app = HeaderMiddleware(api)
 
     @property
     def manifest(self) -> Manifest:
-        return read_manifest(open_store(self.gateway.endpoint.settings.index), self.gateway.endpoint.settings.version)
+        return read_manifest(open_store(self.gateway.state.settings.index), self.gateway.state.settings.version)
 
     def client(self, **settings: Any) -> httpx2.Client:
         """A client of the application, without a socket."""

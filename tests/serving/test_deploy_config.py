@@ -79,39 +79,38 @@ def test_serve_itself_takes_misspelt_keys() -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value", "message"),
     [
-        ((), "aplications", [], "unknown key 'aplications'; the nearest known key there is 'applications'"),
-        (("http_options",), "prot", 1, "unknown key 'prot' in http_options; the nearest known key there is 'port'"),
+        ((), "aplications", [], "unknown key 'aplications'; the nearest known key is 'applications'"),
+        (("http_options",), "prot", 1, "unknown key 'prot' in http_options; the nearest known key is 'port'"),
         (
             ("applications", 0),
             "arg",
             {},
-            "unknown key 'arg' in applications[0]; the nearest known key there is 'args'",
+            "unknown key 'arg' in applications[0]; the nearest known key is 'args'",
         ),
         (
             ("applications", 0, "args"),
             "max_replica",
             4,
-            "unknown key 'max_replica' in applications[0].args; the nearest known key there is 'max_replicas'",
+            "unknown key 'max_replica' in applications[0].args; the nearest known key is 'max_replicas'",
         ),
         (
             ("applications", 0, "deployments", 0),
             "num_replcas",
             2,
-            "unknown key 'num_replcas' in applications[0].deployments[0]; the nearest known key there is "
-            "'num_replicas'",
+            "unknown key 'num_replcas' in applications[0].deployments[0]; the nearest known key is 'num_replicas'",
         ),
         (
             ("applications", 0, "deployments", 0, "ray_actor_options"),
             "num_cpu",
             2,
-            "unknown key 'num_cpu' in applications[0].deployments[0].ray_actor_options; the nearest known key there "
+            "unknown key 'num_cpu' in applications[0].deployments[0].ray_actor_options; the nearest known key "
             "is 'num_cpus'",
         ),
         (
             ("applications", 0, "runtime_env"),
             "env_var",
             {},
-            "unknown key 'env_var' in applications[0].runtime_env; the nearest known key there is 'env_vars'",
+            "unknown key 'env_var' in applications[0].runtime_env; the nearest known key is 'env_vars'",
         ),
         (("http_options",), "port", "many", "http_options.port is 'many': "),
         (("applications", 0, "args"), "shards", 0, "applications[0].args.shards is 0: input should be greater than"),
@@ -119,13 +118,13 @@ def test_serve_itself_takes_misspelt_keys() -> None:
             ("applications", 0, "args"),
             "replicas",
             9,
-            "applications[0].args: max_replicas is 8; expected at least the 9",
+            "applications[0].args: max_replicas is 8; expected at least replicas, 9",
         ),
         (
             ("applications", 0, "args"),
             "port",
             8000,
-            "applications[0].args.port has no effect: Serve listens where http_options.port says; say it there, and ",
+            "applications[0].args.port has no effect; set http_options.port and remove applications[0].args.port",
         ),
         (
             ("applications", 0, "deployments", 0),

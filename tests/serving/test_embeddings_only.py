@@ -13,7 +13,7 @@ from raycol.index.search.effort import EFFORTS
 from raycol.index.search.pipeline import plan_search
 from raycol.index.search.shard import whole_size
 from raycol.serving.config import ServeConfig
-from raycol.serving.probing import centroids_once
+from raycol.serving.probing import probe_in_gateway
 from tests.conftest import make_clustered
 from tests.serving.in_process import on_a_socket, served_here
 
@@ -42,7 +42,7 @@ def url(index: Index) -> Iterator[str]:
 
 def test_several_shards_find_what_the_index_finds(index: Index, url: str) -> None:
     """By lists, whose centroids the gateway finds where there are so many."""
-    assert centroids_once(5, index.stats().n_centroids)
+    assert probe_in_gateway(5, index.stats().n_centroids)
     queries = [array + np.float32(0.05) for array in ARRAYS[::100]]
     size, settings = whole_size(index.manifest), EFFORTS["fast"]
     plans = [plan_search(len(query), size, index.stats().n_centroids, k=5, settings=settings) for query in queries]
@@ -75,6 +75,6 @@ def test_embeddings_are_answered_and_texts_refused(index: Index, url: str) -> No
         ):
             answer = client.post(f"/v1/{path}", json=body)
             assert answer.status_code == 422
-            assert "no model is known" in answer.json()["detail"]
+            assert "names no model" in answer.json()["detail"]
         assert client.get("/v1/index").json()["model"] is None
         assert client.get("/v1/documents/d1").json()["id"] == "d1"

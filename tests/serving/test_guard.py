@@ -13,9 +13,9 @@ from starlette.requests import Request
 from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.errors import IndexCorruptError, InputError
 from raycol.serving import gateway, metrics
-from raycol.serving.endpoint import UnavailableError
+from raycol.serving.gateway_state import UnavailableError
 from raycol.serving.http import middleware as guard
-from raycol.serving.http.headers import Headers
+from raycol.serving.http.headers import HeaderMiddleware
 from raycol.serving.http.middleware import REQUEST_ID, Guard, GuardSettings, Hosts
 
 KEYS = {"r3ad": "read", "adm1n": "admin"}
@@ -82,10 +82,10 @@ def inner() -> Inner:
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
     """No keys, and four requests at once; whatever happens, nothing is held afterwards."""
     found = GuardSettings(4)
-    monkeypatch.setattr(Guard, "rules", found)
+    monkeypatch.setattr(Guard, "settings", found)
     yield found
     assert (found.in_flight, found.incoming_bytes) == (0, 0)
 
@@ -143,15 +143,18 @@ def bearer(key: str | bytes) -> list[tuple[str, str | bytes]]:
 def says_nothing_of_the_index(answer: Answer) -> bool:
     """Whether all there is to read is fixed text and the request's own name."""
     problem = answer.problem
-    details = {"give a key of this endpoint as 'Authorization: Bearer KEY'", "this needs a key of scope admin"}
+    details = {
+        "missing or unknown API key; send one as 'Authorization: Bearer KEY'",
+        "this path needs a key of scope admin",
+    }
     return problem.detail in details and set(json.loads(answer.body)) == set(Problem.model_fields)
 
 
 @pytest.fixture
-def keyed(rules: GuardSettings) -> GuardSettings:
+def keyed(settings: GuardSettings) -> GuardSettings:
     """Keys, of either scope."""
-    rules.scope_of = lambda key: KEYS.get(key or "")
-    return rules
+    settings.scope_of = lambda key: KEYS.get(key or "")
+    return settings
 
 
 @pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
@@ -226,7 +229,7 @@ def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) 
         assert answer.header("vary") == "origin"
 
 
-def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: GuardSettings) -> None:
+def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, settings: GuardSettings) -> None:
     async def run() -> None:
         inner.hold = asyncio.Event()
         app = Guard(inner)
@@ -247,7 +250,7 @@ def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Guard
     asyncio.run(run())
 
 
-def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_at_work_until_it_is_taken(settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what a client leaves untaken is no more than a piece of it."""
     content = bytes(range(256)) * 8192
 
@@ -268,15 +271,15 @@ def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatc
         working = asyncio.ensure_future(Guard(large)(scope, coming([b""]), send))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert rules.in_flight == 1
+        assert settings.in_flight == 1
         take.set()
         await working
         assert bytes(taken) == content
         assert untaken <= len(content) / 4
 
         take.clear()
-        monkeypatch.setattr(guard, "_TAKEN_S", 0.0)
-        monkeypatch.setattr(guard, "_TAKEN_BYTES_S", 100 * len(content))
+        monkeypatch.setattr(guard, "_SEND_S", 0.0)
+        monkeypatch.setattr(guard, "_SEND_BYTES_PER_S", 100 * len(content))
         begun = asyncio.Event()
 
         async def stop_taking(message: Any) -> None:
@@ -293,7 +296,7 @@ def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatc
 
 @pytest.mark.slow
 def test_bodies_that_trickle_in_take_no_room(
-    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
+    inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
@@ -317,7 +320,7 @@ def test_bodies_that_trickle_in_take_no_room(
 
 @pytest.mark.slow
 def test_large_bodies_have_a_limit_together_and_small_ones_none(
-    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
+    inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_LARGE_BYTES", 3 << 20)
     monkeypatch.setattr(guard, "BODY_S", 1.5)
@@ -347,7 +350,7 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
         ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
     ],
 )
-def test_too_large_a_body_is_refused(inner: Inner, rules: GuardSettings, headers: Any, body: Any) -> None:
+def test_too_large_a_body_is_refused(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
     answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
     assert (answer.status, answer.header("connection")) == (413, "close")
     assert str(MAX_BODY_BYTES) in answer.problem.detail
@@ -358,7 +361,7 @@ def test_too_large_a_body_is_refused(inner: Inner, rules: GuardSettings, headers
     ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
 )
 def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
-    rules: GuardSettings, bytes_s: float, taken: float
+    settings: GuardSettings, bytes_s: float, taken: float
 ) -> None:
     # To close the connection at once would reset it under the client, which would not read the answer.
     chunk = b"a" * 500_000
@@ -379,7 +382,7 @@ def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
     assert happened.count("received") * len(chunk) == pytest.approx(taken, rel=0.6)
 
 
-def test_the_largest_body_is_read(inner: Inner, rules: GuardSettings) -> None:
+def test_the_largest_body_is_read(inner: Inner, settings: GuardSettings) -> None:
     chunks = [b"a" * (MAX_BODY_BYTES // 2)] * 2
     answer = asyncio.run(
         ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], coming(chunks))
@@ -387,7 +390,7 @@ def test_the_largest_body_is_read(inner: Inner, rules: GuardSettings) -> None:
     assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
 
 
-def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: GuardSettings) -> None:
+def test_a_client_that_goes_away_is_not_answered(inner: Inner, settings: GuardSettings) -> None:
     messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:
@@ -398,14 +401,14 @@ def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: GuardSetti
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b_c", "a" * 64])
-def test_a_sane_name_is_kept(inner: Inner, rules: GuardSettings, given: str) -> None:
+def test_a_sane_name_is_kept(inner: Inner, settings: GuardSettings, given: str) -> None:
     answer = asyncio.run(ask(Guard(inner), headers=[("X-Request-Id", given)]))
     assert answer.header("x-request-id") == given
     assert answer.body.split()[0] == given.encode()
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a" * 65, "é", b"\xff", "a\r\nx: y", '"<script>', "a\n"])
-def test_any_other_is_replaced(inner: Inner, rules: GuardSettings, given: Any) -> None:
+def test_any_other_is_replaced(inner: Inner, settings: GuardSettings, given: Any) -> None:
     headers = [] if given is None else [("X-Request-Id", given)]
     names = {asyncio.run(ask(Guard(inner), headers=headers)).header("x-request-id") for _ in range(3)}
     assert len(names) == 3
@@ -428,13 +431,13 @@ def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: py
         answer = asyncio.run(request)
         assert (answer.status, answer.header("x-request-id")) == (status, "mine")
         assert status == 200 or answer.problem.request_id == "mine"
-    monkeypatch.setattr(Guard, "rules", None)
+    monkeypatch.setattr(Guard, "settings", None)
     answer = asyncio.run(ask(Guard(inner), headers=name, body=never))
     assert (answer.status, answer.header("x-request-id")) == (503, "mine")
 
 
 def test_what_fails_says_nothing_but_its_name(
-    inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture
+    inner: Inner, settings: GuardSettings, lines: pytest.LogCaptureFixture
 ) -> None:
     answer = asyncio.run(ask(Guard(inner), path="/broken"))
     assert answer.status == 500
@@ -446,7 +449,7 @@ def test_what_fails_says_nothing_but_its_name(
         asyncio.run(ask(Guard(inner), path="/half"))
 
 
-def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: GuardSettings) -> None:
+def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, settings: GuardSettings) -> None:
     def series() -> int:
         return sum(not line.startswith(b"#") for line in metrics.exposition("one").splitlines())
 
@@ -461,7 +464,7 @@ def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Guard
     assert series() == before
 
 
-def test_a_line_of_the_log_is_one_line(inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture) -> None:
+def test_a_line_of_the_log_is_one_line(inner: Inner, settings: GuardSettings, lines: pytest.LogCaptureFixture) -> None:
     asyncio.run(ask(Guard(inner), path='/a\r\n"status": 200\x1b[31m' + "a" * 10_000))
     (line,) = [record.getMessage() for record in lines.records]
     assert len(line) < 500
@@ -496,10 +499,10 @@ def test_a_line_of_the_log_is_one_line(inner: Inner, rules: GuardSettings, lines
     ],
 )
 def test_without_keys_an_endpoint_is_called_by_its_own_names(
-    inner: Inner, rules: GuardSettings, bound: str | None, host: str, allowed: bool
+    inner: Inner, settings: GuardSettings, bound: str | None, host: str, allowed: bool
 ) -> None:
     """A page whose name is made to resolve to this machine sends that name."""
-    rules.hosts = Hosts(bound, ("search.example",))
+    settings.hosts = Hosts(bound, ("search.example",))
     for path in ("/v1/index", "/v1/search", "/v1/admin/version", "/metrics", "/"):
         answer = asyncio.run(ask(Guard(inner), path=path, headers=[("Host", host)]))
         assert answer.status == (200 if allowed else 403), path
@@ -509,7 +512,7 @@ def test_without_keys_an_endpoint_is_called_by_its_own_names(
 
 
 def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
-    inner: Inner, rules: GuardSettings
+    inner: Inner, settings: GuardSettings
 ) -> None:
     """A browser sends a body of plain text without asking first."""
 
@@ -520,11 +523,11 @@ def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
     assert status("https://page.example") == 403
     assert status("null") == 403
     assert status("http://localhost:8000") == 200
-    rules.cors = frozenset({"https://page.example"})
+    settings.cors = frozenset({"https://page.example"})
     assert status("https://page.example") == 200
 
 
-"""`Headers` stands before Serve, which reads headers before the gateway has the request."""
+"""`HeaderMiddleware` stands before Serve, which reads headers before the gateway has the request."""
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -551,30 +554,30 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     ],
 )
 def test_no_header_makes_serve_fail(name: str) -> None:
-    answer = asyncio.run(ask(Headers(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
     assert answer.status == 200
     assert json.loads(answer.body) == ["x-other", "x-request-id"]
 
 
 def test_clients_do_not_set_timeouts_of_serve() -> None:
     headers = [("X-Request-Timeout-Seconds", "0.001"), ("X-Request-Disconnect-Disabled", "?1"), ("Accept", "*/*")]
-    answer = asyncio.run(ask(Headers(echo), headers=headers))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=headers))
     assert json.loads(answer.body) == ["accept", "x-request-id"]
 
 
 def test_an_answer_has_the_requests_name_once() -> None:
-    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "mine")]))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "mine")]))
     assert answer.header("x-request-id") == "mine"
-    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
     assert len(answer.header("x-request-id") or "") == 16
 
 
 @pytest.mark.parametrize(
     ("handler", "error", "status", "detail"),
     [
-        (gateway.unusable, InputError("filter: no column 'x'"), 422, "filter: no column 'x'"),
-        (gateway.unavailable, UnavailableError("1 of 2 shards answered in time"), 503, "1 of 2 shards"),
-        (gateway.failed, IndexCorruptError("/srv/index: damaged"), 503, "cannot be read or written"),
+        (gateway.input_error, InputError("filter: no column 'x'"), 422, "filter: no column 'x'"),
+        (gateway.unavailable_error, UnavailableError("1 of 2 shards answered in time"), 503, "1 of 2 shards"),
+        (gateway.raycol_error, IndexCorruptError("/srv/index: damaged"), 503, "cannot be read or written"),
     ],
 )
 def test_errors_are_problems(handler: Any, error: Exception, status: int, detail: str) -> None:

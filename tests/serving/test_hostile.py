@@ -336,7 +336,7 @@ def test_without_a_key_nothing_is_told(served: Served, method: str, path: str) -
         answer = served.ask(method, path, body, key=None, **headers)
         assert answer.status_code == (200 if path in PUBLIC else 401)
         if path not in PUBLIC:
-            assert answer.json()["detail"] == "give a key of this endpoint as 'Authorization: Bearer KEY'"
+            assert answer.json()["detail"] == "missing or unknown API key; send one as 'Authorization: Bearer KEY'"
             assert answer.headers["www-authenticate"] == "Bearer"
 
 

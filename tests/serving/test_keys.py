@@ -118,11 +118,11 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = new_key(file, "ci")
     before = file.read_bytes()
-    with pytest.raises(InputError, match="there is a key 'ci' already; revoke it first"):
+    with pytest.raises(InputError, match="key 'ci' already exists; revoke it first"):
         new_key(file, "ci", "admin")
-    with pytest.raises(InputError, match="scope 'write'; expected one of read, admin"):
+    with pytest.raises(InputError, match="unknown scope 'write'; expected one of read, admin"):
         new_key(file, "other", "write")
-    with pytest.raises(InputError, match="no key 'other' in it; it has ci"):
+    with pytest.raises(InputError, match="no key 'other'; the file has ci"):
         revoke_key(file, "other")
     assert file.read_bytes() == before
     revoke_key(file, "ci")
@@ -135,9 +135,9 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     new_key(file, "ci")
     revoke_key(file, "ci")
-    with pytest.raises(InputError, match="no keys in it; make one with `raycol key add`"):
+    with pytest.raises(InputError, match="the file has no keys; create one with `raycol key add`"):
         read_keys(file)
-    with pytest.raises(InputError, match="it has none"):
+    with pytest.raises(InputError, match="the file has none"):
         revoke_key(file, "ci")
     new_key(file, "ci")
 
@@ -150,10 +150,10 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
         (b"[" * 100_000, "Invalid JSON"),
         (b"[]", "should be an object"),
         (b"{}", "keys: Field required"),
-        (b'{"keys": []}', "no keys in it"),
+        (b'{"keys": []}', "the file has no keys"),
         (b'{"keys": {}}', "keys: "),
         (b'{"keys": [], "more": 1}', "more: "),
-        (b" " * (MAX_FILE_BYTES + 1), f"more than {MAX_FILE_BYTES} bytes"),
+        (b" " * (MAX_FILE_BYTES + 1), f"larger than {MAX_FILE_BYTES} bytes"),
         ({"keys": [kept(scope="write")]}, "keys.0.scope: "),
         ({"keys": [kept(), kept("b", sha256="raycol_secret")]}, "keys.1.sha256: "),
         ({"keys": [kept(sha256="A" * 64)]}, "keys.0.sha256: "),
@@ -174,7 +174,7 @@ def test_what_is_no_file_of_keys(tmp_path: Path, content: Any, message: str) -> 
         read_keys(file)
     assert str(raised.value).startswith(f"{file}: ")
     assert "secret" not in str(raised.value)
-    if "no keys" not in message:
+    if "has no keys" not in message:
         for change in (new_key, revoke_key):
             with pytest.raises(InputError, match="not a file of API keys"):
                 change(file, "ci")
@@ -196,7 +196,7 @@ def test_any_content_is_keys_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for read in (read_keys, WatchedKeys):
-        with pytest.raises(InputError, match=r"keys.json: no such file; `raycol key add` makes one"):
+        with pytest.raises(InputError, match=r"keys.json: no such file; create it with `raycol key add`"):
             read(tmp_path / "keys.json")
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)
@@ -208,7 +208,7 @@ def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
     assert len(read_keys(file).keys) == MAX_KEYS
-    with pytest.raises(InputError, match=f"holds {MAX_KEYS} keys, the most there may be"):
+    with pytest.raises(InputError, match=f"the file has {MAX_KEYS} keys, the maximum"):
         new_key(file, "one-more")
 
 

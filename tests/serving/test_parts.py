@@ -9,7 +9,7 @@ from raycol.client.schema import EmbeddingsRequest, ExplainRequest, RerankReques
 from raycol.index.format.manifest import PartitionInfo
 from raycol.index.search.pipeline import merge_hits
 from raycol.index.search.shard import assign_partitions
-from raycol.serving.scatter import FoundHit
+from raycol.serving.scatter import DocumentHit
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
@@ -27,8 +27,8 @@ def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards:
 
 
 def test_shards_merge_by_score_and_then_by_id() -> None:
-    first = [FoundHit("b", 2.0, {}), FoundHit("c", 1.0, {})]
-    second = [FoundHit("a", 2.0, {}), FoundHit("d", 1.5, {})]
+    first = [DocumentHit("b", 2.0, {}), DocumentHit("c", 1.0, {})]
+    second = [DocumentHit("a", 2.0, {}), DocumentHit("d", 1.5, {})]
     assert [hit.id for hit in merge_hits([first, second, []], k=3)] == ["a", "b", "d"]
 
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from raycol.client.calls import document, pack
-from raycol.client.retry import MAX_RETRY_AFTER_S, Tries, retry_after
+from raycol.client.retry import MAX_RETRY_AFTER_S, RetryBudget, retry_after
 
 CLIENT = httpx2.Client(
     base_url="http://endpoint/prefix", transport=httpx2.MockTransport(lambda _: httpx2.Response(200))
@@ -31,19 +31,19 @@ def test_tries_end_by_number_and_by_time(
     retries: int, timeout_s: float, steps: list[tuple[float, int | None]], draw: float
 ) -> None:
     now = start = 50.0
-    tries = Tries(retries, timeout_s, lambda: now, lambda low, high: low + draw * (high - low))
+    budget = RetryBudget(retries, timeout_s, lambda: now, lambda low, high: low + draw * (high - low))
     waits = 0
     for took, after in steps:
         now += took
         headers = {} if after is None else {"retry-after": str(after)}
-        wait = tries.next_wait(httpx2.Response(503, headers=headers))
+        wait = budget.next_wait(httpx2.Response(503, headers=headers))
         if wait is None:
             break
         assert wait >= min(after or 0, MAX_RETRY_AFTER_S)
         waits += 1
         now += wait
         assert now < start + timeout_s
-        assert 0 < tries.left_s <= timeout_s + 1e-6
+        assert 0 < budget.remaining_s <= timeout_s + 1e-6
     assert waits <= retries
 
 

@@ -15,8 +15,8 @@ from raycol.index import Document, Hit, Index
 from raycol.index.search.effort import EFFORTS, SearchSettings, resolve
 from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
-from raycol.serving.circuit_breaker import Breaker
-from raycol.serving.probing import Probing
+from raycol.serving.circuit_breaker import CircuitBreaker
+from raycol.serving.probing import Prober
 from raycol.storage import open_store
 
 DIM = 32
@@ -97,9 +97,9 @@ def whole(index, queries) -> Callable[..., list[list[Hit]]]:
 
 
 @pytest.fixture(scope="module")
-def probing(index: Index) -> Iterator[Probing]:
+def probing(index: Index) -> Iterator[Prober]:
     with ThreadPoolExecutor(1) as pool:
-        yield Probing(open_store(index.uri), index.manifest, pool)
+        yield Prober(open_store(index.uri), index.manifest, pool)
 
 
 def pairs(results):
@@ -129,16 +129,16 @@ def test_any_number_of_shards_finds_what_the_index_finds(
     asks = [in_process(shard) for shard in opened(n_shards)]
     expected = whole(k, effort, **selection)
     together = search(index, asks, queries, k, effort=effort, **selection)
-    assert pairs(together.results) == pairs(expected)
+    assert pairs(together.hits) == pairs(expected)
     probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
-    assert pairs(probed.results) == pairs(expected)
+    assert pairs(probed.hits) == pairs(expected)
     assert together.answered == n_shards
     # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
     for number in range(0, len(queries), 20):
         for probe in (None, probing):
             alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
-            assert pairs(alone.results) == pairs(expected[number : number + 1])
-    for hits in together.results[:5]:
+            assert pairs(alone.hits) == pairs(expected[number : number + 1])
+    for hits in together.hits[:5]:
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
 
 
@@ -150,13 +150,13 @@ def test_whatever_the_settings(index, queries, probing, opened, n_probe, n_resco
     asks = [in_process(shard) for shard in opened(4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
     for probe in (None, probing):
-        assert pairs(search(index, asks, queries, 5, settings=chosen, probe=probe).results) == pairs(expected)
+        assert pairs(search(index, asks, queries, 5, settings=chosen, probe=probe).hits) == pairs(expected)
 
 
 def test_more_shards_than_partitions(index, queries) -> None:
     n = len(index.partitions) + 2
     found = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
-    assert pairs(found.results) == pairs(index.search(queries[:20]))
+    assert pairs(found.hits) == pairs(index.search(queries[:20]))
 
 
 def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
@@ -171,7 +171,7 @@ def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
         for partition in shards[2].index.partitions
         for id_ in partition.ids.take(np.arange(partition.info.documents))
     }
-    assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.results)
+    assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
@@ -187,7 +187,7 @@ def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
     asks = [in_process(shards[0]), failing, in_process(shards[2])]
     found = search(index, asks, queries[:10], effort="fast", filter="n >= 0")
     assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.results)
+    assert all(len(hits) == 10 for hits in found.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
@@ -197,7 +197,7 @@ def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None
     asks = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
     found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
     assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.results)
+    assert all(len(hits) == 10 for hits in found.hits)
 
 
 def test_a_shard_that_only_counts_is_down(index, queries) -> None:
@@ -205,17 +205,17 @@ def test_a_shard_that_only_counts_is_down(index, queries) -> None:
     shards = shards_of(index, 2)
     asks = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
 
-    async def is_alive() -> None:
+    async def ping() -> None:
         pass
 
     async def run() -> list[bool]:
-        breakers = [Breaker(str(number), is_alive) for number in range(2)]
+        breakers = [CircuitBreaker(str(number), ping) for number in range(2)]
         for breaker in breakers:
-            breaker.was_late(10.0)
+            breaker.record_timeout(10.0)
         asked = scatter.Shards(asks, time.monotonic() + 60, lambda *_: None, breakers)
-        assert sorted(await asked.ask_each("count", Selection())) == [0, 1]
+        assert sorted(await asked.call_all("count", Selection())) == [0, 1]
         for breaker in breakers:
-            breaker.was_late(10.0)
+            breaker.record_timeout(10.0)
         return [breaker.is_down for breaker in breakers]
 
     assert asyncio.run(run()) == [True, True]
@@ -226,7 +226,7 @@ def test_probes_that_come_too_late(index, queries) -> None:
         await asyncio.sleep(60)
 
     asks = [in_process(shard) for shard in shards_of(index, 2)]
-    with pytest.raises(TimeoutError, match="nearest centroids were not found in time"):
+    with pytest.raises(TimeoutError, match="nearest centroids timed out"):
         search(index, asks, queries[:2], timeout=0.1, probe=slow)
     # None are wanted where no lists are visited.
     assert search(index, asks, queries[:2], probe=slow, filter="n < 12").answered == 2
@@ -237,7 +237,7 @@ def test_no_shard_at_all(index, queries) -> None:
         raise RuntimeError("gone")
 
     found = search(index, [failing, failing], queries[:2])
-    assert (found.answered, found.results) == (0, [[], []])
+    assert (found.answered, found.hits) == (0, [[], []])
 
 
 def test_what_a_shard_refuses_is_refused(index, queries) -> None:

@@ -110,7 +110,7 @@ def test_what_cannot_be_served_is_refused(endpoint: RunningEndpoint, index: Inde
         (ServeConfig(index=index.uri, shards=9), "9 shards for 5 partitions"),
         (ServeConfig(index=tmp_path), "not an index"),
         (ServeConfig(index=file), "is a file; expected the folder of an index"),
-        (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is taken"),
+        (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is in use"),
     ):
         with pytest.raises(InputError, match=message), serving(config):
             pass

@@ -16,9 +16,9 @@ from raycol.index import Document, Index
 from raycol.index.format.manifest import read_manifest
 from raycol.index.search.shard import Selection
 from raycol.serving import circuit_breaker as breaker
-from raycol.serving import endpoint as endpoint_module
+from raycol.serving import gateway_state as state_module
 from raycol.serving import shard as shard_module
-from raycol.serving.endpoint import GatewayState, Settings, UnavailableError
+from raycol.serving.gateway_state import GatewaySettings, GatewayState, UnavailableError
 from raycol.serving.keys import new_key, revoke_key
 from raycol.serving.shard import Shard
 from raycol.storage import Store
@@ -30,7 +30,7 @@ from tests.serving.indexes import index_of_texts
 def endpoint_of(
     uri: str, shards: Iterable[Handle], encoder: Handle | None = None, keys: Path | None = None
 ) -> GatewayState:
-    settings = Settings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
+    settings = GatewaySettings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
     return GatewayState(settings, encoder, list(shards))
 
 
@@ -80,7 +80,7 @@ class Dying(Handle):
 def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
     store: Store, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
-    monkeypatch.setattr(breaker, "ALIVE_S", 0.1)
+    monkeypatch.setattr(breaker, "PING_TIMEOUT_S", 0.1)
     manifest = read_manifest(store, 1)
     query = [[1.0, *[0.0] * (manifest.dim - 1)]]
 
@@ -106,10 +106,10 @@ def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
         # Each of these would take as long as the endpoint allows.
         async with asyncio.timeout(60):
             assert [await answered() for _ in range(5)] == [shards - 1] * 5
-        assert last.calls.count("ask") < 6
+        assert last.calls.count("call") < 6
         # The one that is tried waits still.
         last.dead = False
-        for task in endpoint._breakers[-1]._working:
+        for task in endpoint._breakers[-1]._tasks:
             task.cancel()
         async with asyncio.timeout(60):
             while await answered() < shards:
@@ -124,24 +124,24 @@ def test_a_shard_that_is_slow_and_alive_is_not_left_out(store: Store) -> None:
     async def run() -> None:
         alive = asyncio.Event()
 
-        async def is_alive() -> None:
+        async def ping() -> None:
             alive.set()
 
         now = 0.0
-        watched = breaker.Breaker("0", is_alive, lambda: now)
+        watched = breaker.CircuitBreaker("0", ping, lambda: now)
         for _ in range(100):
-            watched.was_late(0.001)
+            watched.record_timeout(0.001)
             await asyncio.sleep(0)
         await asyncio.wait_for(alive.wait(), 60)
-        while watched._working:
+        while watched._tasks:
             await asyncio.sleep(0)
         assert not watched.is_down
-        watched.was_late(10.0)
+        watched.record_timeout(10.0)
         assert not watched.is_down
-        watched.answered()
-        watched.was_late(10.0)
+        watched.record_success()
+        watched.record_timeout(10.0)
         assert not watched.is_down
-        watched.was_late(10.0)
+        watched.record_timeout(10.0)
         assert watched.is_down
 
     asyncio.run(run())
@@ -156,7 +156,7 @@ def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
         found = await asyncio.gather(*(endpoint.ready() for _ in range(500)))
         assert {health.status for health in found} == {"ok"}
         assert shard.calls == ["status"]
-        monkeypatch.setattr(endpoint_module, "_READY_S", 0.0)
+        monkeypatch.setattr(state_module, "_READY_S", 0.0)
         assert (await endpoint.ready()).status == "ok"
         assert shard.calls == ["status", "status"]
         lost = endpoint_of(store.uri, [shard, Handle(None)])
@@ -168,7 +168,7 @@ def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
 def test_a_revoked_key_ends_even_while_a_version_is_opened(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_module, "_FOLLOW_S", 0.02)
+    monkeypatch.setattr(state_module, "_FOLLOW_S", 0.02)
     file = tmp_path / "keys.json"
     key = new_key(file, "one", "read")
     new_key(file, "two", "read")
@@ -187,7 +187,7 @@ def test_a_revoked_key_ends_even_while_a_version_is_opened(
         following = asyncio.create_task(endpoint.follow())
         switching = asyncio.create_task(endpoint.switch(2))
         await opening.wait()
-        scope_of = endpoint.rules.scope_of
+        scope_of = endpoint.guard_settings.scope_of
         assert scope_of is not None
         assert scope_of(key) == "read"
         revoke_key(file, "one")
@@ -205,21 +205,21 @@ def test_a_revoked_key_ends_even_while_a_version_is_opened(
 def test_a_version_chosen_while_a_replica_starts_is_opened_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = iter([1, 2, 2])
     monkeypatch.setattr(shard_module, "current_version", lambda *_: next(chosen))
-    assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).answer == [1, 2]
+    assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).result == [1, 2]
 
 
 def test_the_version_that_is_served_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though nobody has asked for a while, and others were prepared since."""
-    monkeypatch.setattr(shard_module, "_KEPT_S", 0.0)
+    monkeypatch.setattr(shard_module, "_IDLE_S", 0.0)
 
     async def run() -> None:
         shard = Shard(store.uri, 1, 0, 0, 1)
         await shard.prepare(2, served=1)
         await shard.prepare(3, served=1)
-        assert (await shard.status()).answer == [1, 3]
+        assert (await shard.status()).result == [1, 3]
         await shard.prepare(1, served=3)  # back again
         await shard.prepare(2, served=1)
-        assert (await shard.status()).answer == [1, 2]
+        assert (await shard.status()).result == [1, 2]
 
     asyncio.run(run())
 
@@ -237,8 +237,8 @@ def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     async def run() -> None:
         shard = Shard(index.uri, 1, 0, 0, 1)
         with pytest.raises(TimeoutError):
-            await shard.ask(1, "count", (slow,), 0.3, "slow")
-        assert (await shard.ask(1, "count", (Selection(filter="text LIKE 'ab%'"),), 5.0, "next")).answer == 300
+            await shard.call(1, "count", (slow,), 0.3, "slow")
+        assert (await shard.call(1, "count", (Selection(filter="text LIKE 'ab%'"),), 5.0, "next")).result == 300
 
     asyncio.run(run())
 
@@ -250,8 +250,8 @@ def test_queries_beyond_the_time_are_not_begun(store: Store) -> None:
         shard = Shard(store.uri, 1, 0, 0, 1)
         many = ([query_QD] * 100_000, [np.arange(20)] * 100_000, 0)
         with pytest.raises(TimeoutError):
-            await shard.ask(1, "score", many, 0.05, "many")
-        assert len((await shard.ask(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).answer) == 1
+            await shard.call(1, "score", many, 0.05, "many")
+        assert len((await shard.call(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).result) == 1
 
     asyncio.run(run())
 
@@ -288,7 +288,7 @@ def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> Non
         (again,), known = await encoder.embed([long + "fog"], True)
         assert known == 1
         assert np.array_equal(first, again)
-        assert max(map(sys.getsizeof, encoder._known)) < 4096
+        assert max(map(sys.getsizeof, encoder._cache)) < 4096
 
     asyncio.run(run())
 
@@ -301,9 +301,9 @@ def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
     from raycol.serving import encoder as module
 
     read: list[int] = []
-    places = module.token_places
+    places = module.token_offsets
     monkeypatch.setattr(
-        module, "token_places", lambda model, text, query: read.append(len(text)) or places(model, text, query)
+        module, "token_offsets", lambda model, text, query: read.append(len(text)) or places(model, text, query)
     )
     encoder = module.QueryEncoder(str(tiny_colbert), None)
     weights = encoder._encoder.state_dict()
@@ -314,7 +314,7 @@ def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
     async def run() -> None:
         for is_query in (True, False):
             short = await encoder.tokens(long[:200], is_query)
-            with encoder._tokenizing:
+            with encoder._tokenizer_lock:
                 found = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
             (array,), _ = await encoder.embed([long], is_query)
             assert len(found) == len(array)
@@ -325,5 +325,5 @@ def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
 
 
 def test_an_index_without_the_model_says_so(store: Store) -> None:
-    with pytest.raises(InputError, match="no model is known"):
+    with pytest.raises(InputError, match="names no model"):
         asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
