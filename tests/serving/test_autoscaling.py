@@ -22,7 +22,7 @@ def test_shards_get_more_replicas_together(index: Index, ray_local: None) -> Non
         return {**heavy(number), "timeout_ms": 60_000}
 
     args = {"index": index.uri, "shards": 2, "max_replicas": 2, "timeout_s": 60}
-    policy = {"policy_function": "raycol.serving.scaling:together"}
+    policy = {"policy_function": "raycol.serving.scaling:scale_together"}
     with deployed_by_config(args, autoscaling_policy=policy) as url:
         assert counts() == [1, 1]
         with clients(url, patient, 8) as load:

@@ -445,12 +445,12 @@ def test_any_id_arrives_as_it_is(ask: Asker, server: Server, id_: str) -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "named", "message"),
     [
-        ("document", ("",), {}, "an id of 0 characters"),
-        ("document", ("x" * 1025,), {}, "an id of 1025 characters"),
-        ("document", ("\ud800",), {}, "is not an id"),
-        ("search", (), {"queries": "rain"}, "queries is a text, 'rain'; expected a list"),
-        ("search", ("rain",), {"ids": "a"}, "ids is a text"),
-        ("rerank", ("rain",), {"documents": "x"}, "documents is a text"),
+        ("document", ("",), {}, "id of 0 characters"),
+        ("document", ("x" * 1025,), {}, "id of 1025 characters"),
+        ("document", ("\ud800",), {}, "is not a valid id"),
+        ("search", (), {"queries": "rain"}, "queries is a string, 'rain'; expected a list"),
+        ("search", ("rain",), {"ids": "a"}, "ids is a string"),
+        ("rerank", ("rain",), {"documents": "x"}, "documents is a string"),
         ("search", ("\ud800",), {}, "query: invalid text: it contains a lone surrogate"),
         ("search", ("rain",), {"ids": ["a", "b\udfff"]}, "ids: invalid text: it contains a lone surrogate"),
         ("search", (), {"embeddings": np.ones((3, 4))}, r"embeddings 0: an array of shape \(4,\); expected \[tokens"),

@@ -27,7 +27,7 @@ FULL = {
             "route_prefix": "/",
             "import_path": "raycol.serving.app:build_app",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
-            "autoscaling_policy": {"policy_function": "raycol.serving.scaling:together"},
+            "autoscaling_policy": {"policy_function": "raycol.serving.scaling:scale_together"},
             "args": {"index": "/shared/index", "shards": 2, "host": "0.0.0.0", "keys": "/shared/keys.json"},
             "deployments": [
                 {
@@ -37,7 +37,7 @@ FULL = {
                     "autoscaling_config": {
                         "min_replicas": 1,
                         "max_replicas": 4,
-                        "policy": {"policy_function": "raycol.serving.scaling:alone"},
+                        "policy": {"policy_function": "raycol.serving.scaling:scale_alone"},
                     },
                     "request_router_config": {"request_routing_stats_period_s": 5.0},
                     "ray_actor_options": {"num_cpus": 1, "label_selector": {"market": "on-demand"}},
@@ -142,13 +142,13 @@ def test_serve_itself_takes_misspelt_keys() -> None:
         (
             ("applications", 0, "autoscaling_policy"),
             "policy_function",
-            "raycol.serving.scaling:togther",
-            "applications[0].autoscaling_policy.policy_function is 'raycol.serving.scaling:togther'; raycol has",
+            "raycol.serving.scaling:scale_togther",
+            "applications[0].autoscaling_policy.policy_function is 'raycol.serving.scaling:scale_togther'; raycol has",
         ),
         (
             ("applications", 0, "deployments", 0, "autoscaling_config", "policy"),
             "policy_function",
-            "raycol.serving.scalling:alone",
+            "raycol.serving.scalling:scale_alone",
             "applications[0].deployments[0].autoscaling_config.policy.policy_function is 'raycol.serving.scalling:",
         ),
     ],

@@ -315,7 +315,7 @@ def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub
     expect(hits.nth(0).locator(".metadata")).to_have_text(re.compile("year.*2021.*lang.*en"))
     # More than a JavaScript number holds.
     expect(hits.nth(2).locator(".metadata")).to_contain_text(str(2**62 + 1))
-    expect(hits.nth(4).locator(".text")).to_have_text("The index does not keep the text.")
+    expect(hits.nth(4).locator(".text")).to_have_text("The index does not store the text.")
     expect(tab.page.get_by_role("status")).to_contain_text("6 hits")
     status = tab.page.get_by_role("status").inner_text()
     for part in ("version 3", "4 of 4 shards", "encode 4.2 ms", "search 13 ms", "total 17 ms"):

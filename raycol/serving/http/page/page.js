@@ -74,7 +74,7 @@ async function ask(path, signal, body) {
 
 /** A problem for a response that is not problem+json, such as a proxy's. */
 function unnamed(response) {
-  return { title: `HTTP ${response.status}`, detail: response.ok ? "The answer is no JSON." : response.statusText };
+  return { title: `HTTP ${response.status}`, detail: response.ok ? "The response is not JSON." : response.statusText };
 }
 
 // ---------------------------------------------------------------- form and URL
@@ -165,7 +165,7 @@ function showAnswer(answer, query, signal) {
   );
   if (answer.partial) {
     element("partial").textContent =
-      `Partial: ${answered} of ${counted(total, "shard")} answered. Documents of the others are missing.`;
+      `Partial results: ${answered} of ${counted(total, "shard")} answered. Documents of the other shards are missing.`;
     element("partial").hidden = false;
   }
   hits[0]?.toggle();
@@ -180,7 +180,7 @@ function showHit(hit, rank, version, query, signal) {
   part(".title").textContent = title ?? hit.id;
   part(".score-value").textContent = decimal(hit.score);
   part(".id bdi").textContent = hit.id;
-  part(".text").textContent = hit.text ?? "The index does not keep the text.";
+  part(".text").textContent = hit.text ?? "The index does not store the text.";
   part(".text").classList.toggle("missing", hit.text === null);
   for (const [name, value] of Object.entries(hit.metadata)) {
     if (name === "title" && title !== null) continue;
@@ -198,7 +198,7 @@ function showHit(hit, rank, version, query, signal) {
 
   async function explain() {
     asked = true;
-    explanation.replaceChildren(make("p", "quiet", "Looking which tokens matched\u2026"));
+    explanation.replaceChildren(make("p", "quiet", "Matching tokens\u2026"));
     try {
       const answer = await ask("v1/explain", signal, { query, id: hit.id });
       explanation.replaceChildren(showExplanation(answer, version));
@@ -303,11 +303,11 @@ function showExplanation(answer, version) {
   const remarks = [`${counted(answer.matches.length, "match", "matches")}, ${decimal(answer.score)} in all.`];
   if (!known) {
     remarks.push(
-      "Which of the document's tokens they are with is not known: " +
-        "the index does not keep its text, or not an embedding for each token.",
+      "The matched document tokens are not known: " +
+        "the index does not store the text, or its embeddings are pooled.",
     );
   }
-  if (answer.version !== version) remarks.push(`By version ${answer.version}; the hits are version ${version}'s.`);
+  if (answer.version !== version) remarks.push(`Explained by version ${answer.version}; the hits are from version ${version}.`);
   link(chips, marked, note, answer, nameOf, remarks.join(" "));
   return fragment;
 }
@@ -400,8 +400,8 @@ async function describe() {
     described = null;
     element("index-summary").textContent = "";
     element("columns").textContent = wantsKey(error)
-      ? "The endpoint says which columns there are to whoever has a key."
-      : `Which columns there are is not known: ${error.title ?? error.message}`;
+      ? "Enter an API key to list the columns."
+      : `Cannot list the columns: ${error.title ?? error.message}`;
     askForKey(error, false);
     return;
   }
@@ -430,7 +430,7 @@ function useKey(event) {
   const field = element("key");
   const key = field.value.trim();
   // The browser silently rejects other characters in a header.
-  field.setCustomValidity(/^[\x21-\x7e]*$/.test(key) ? "" : "Keys are of letters, digits and signs, without spaces.");
+  field.setCustomValidity(/^[\x21-\x7e]*$/.test(key) ? "" : "A key has letters, digits and punctuation, without spaces.");
   if (!field.reportValidity()) return;
   field.value = key;
   storeKey(key);
@@ -445,7 +445,7 @@ function forgetKey() {
 }
 
 function problem(error) {
-  const unexpected = { title: "The answer is not as expected", detail: error.message };
+  const unexpected = { title: "Unexpected response", detail: error.message };
   const refusal = error instanceof Refusal ? error : new Refusal(0, unexpected);
   const node = element("problem-template").content.cloneNode(true).firstElementChild;
   node.querySelector(".problem-title").textContent = refusal.title;
