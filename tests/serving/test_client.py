@@ -54,7 +54,7 @@ SWITCHED = {"version": 4, "before": 3}
 
 
 class Server:
-    """An ASGI application that gives the answers it is told to, the last one for ever, and keeps what it was asked."""
+    """An ASGI application that replays scripted responses, the last one forever, and records requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -110,7 +110,7 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 class Asker:
-    """Calls one method of a client, sync or async, whose time passes only in its waits."""
+    """Calls a method of a sync or async client whose clock advances only in its waits."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
@@ -199,7 +199,7 @@ CALLS: list[tuple[str, tuple, dict[str, Any], dict, str, str, Any]] = [
 @pytest.mark.parametrize(
     ("method", "arguments", "named", "answer", "verb", "path", "body"), CALLS, ids=[call[0] for call in CALLS]
 )
-def test_each_method_asks_its_endpoint(
+def test_each_method_sends_its_request(
     ask: Asker,
     server: Server,
     method: str,
@@ -219,7 +219,7 @@ def test_each_method_asks_its_endpoint(
     assert "authorization" not in asked["headers"]
 
 
-def test_embeddings_go_packed_and_come_packed(ask: Asker, server: Server) -> None:
+def test_embeddings_are_packed_both_ways(ask: Asker, server: Server) -> None:
     rng = np.random.default_rng(0)
     queries = [rng.standard_normal((tokens, 4)).astype(np.float32) for tokens in (1, 3)]
     ask({"url": server.url}, "search", embeddings=[queries[0], queries[1].astype(np.float64)[:, ::-1]])
@@ -243,7 +243,7 @@ def test_embeddings_go_packed_and_come_packed(ask: Asker, server: Server) -> Non
         assert np.array_equal(array, query)
 
 
-def test_the_key_is_the_argument_or_of_the_environment(
+def test_the_key_comes_from_the_argument_or_the_environment(
     ask: Asker, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sent(**settings: Any) -> str | None:
@@ -262,7 +262,7 @@ def test_the_key_is_the_argument_or_of_the_environment(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_is_busy_is_asked_again_after_growing_waits(ask: Asker, server: Server, status: int) -> None:
+def test_busy_statuses_are_retried_with_backoff(ask: Asker, server: Server, status: int) -> None:
     server.tell(*[(status, {}, {"detail": "busy"})] * 4, (200, {}, FOUND))
     assert ask({"url": server.url}, "search", "rain").version == 3
     assert len(server.asked) == 5
@@ -271,7 +271,7 @@ def test_what_is_busy_is_asked_again_after_growing_waits(ask: Asker, server: Ser
         assert 0 <= wait <= most
 
 
-def test_what_stays_busy_is_given_up(ask: Asker, server: Server) -> None:
+def test_retries_are_limited(ask: Asker, server: Server) -> None:
     server.tell((429, {}, {"detail": "64 requests are in flight"}))
     with pytest.raises(RaycolError, match=f"^{server.url}: 429: 64 requests are in flight$") as raised:
         ask({"url": server.url, "retries": 2}, "search", "rain")
@@ -282,7 +282,7 @@ def test_what_stays_busy_is_given_up(ask: Asker, server: Server) -> None:
     assert len(server.asked) == 4
 
 
-def test_an_endpoint_says_when_to_come_back(ask: Asker, server: Server) -> None:
+def test_retry_after_is_respected(ask: Asker, server: Server) -> None:
     answers = [(503, {"retry-after": after}, {}) for after in ("7", "999999", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")]
     server.tell(*answers, (200, {}, FOUND))
     ask({"url": server.url, "timeout_s": 300.0}, "search", "rain")
@@ -291,7 +291,7 @@ def test_an_endpoint_says_when_to_come_back(ask: Asker, server: Server) -> None:
         assert after <= wait <= after + jitter
 
 
-def test_no_wait_goes_beyond_the_timeout(ask: Asker, server: Server) -> None:
+def test_no_wait_exceeds_the_timeout(ask: Asker, server: Server) -> None:
     server.tell((503, {"retry-after": "4"}, {"detail": "not now"}))
     with pytest.raises(RaycolError, match="503: not now"):
         ask({"url": server.url, "timeout_s": 9.5, "retries": 100}, "search", "rain")
@@ -303,7 +303,7 @@ def test_no_wait_goes_beyond_the_timeout(ask: Asker, server: Server) -> None:
     assert ask.waits == []
 
 
-def test_a_version_is_set_once(ask: Asker, server: Server) -> None:
+def test_a_version_switch_is_not_retried(ask: Asker, server: Server) -> None:
     for status in (429, 503):
         server.tell((status, {}, {"detail": "busy"}))
         with pytest.raises(RaycolError, match=f"{status}: busy"):
@@ -330,7 +330,7 @@ def test_a_version_is_set_once(ask: Asker, server: Server) -> None:
         (httpx2.DecodingError, False, False),
     ],
 )
-def test_a_failed_connection_is_tried_again_where_that_does_no_harm(
+def test_connection_errors_are_retried_if_safe(
     ask: Asker, failure: type[httpx2.HTTPError], again: bool, version_again: bool
 ) -> None:
     tries: Counter[str] = Counter()
@@ -351,7 +351,7 @@ def test_a_failed_connection_is_tried_again_where_that_does_no_harm(
     assert tries == {"/v1/search": 1 + again, "/v1/admin/version": 1 + version_again}
 
 
-def test_each_try_has_what_is_left_of_the_time(ask: Asker) -> None:
+def test_each_attempt_gets_the_remaining_time(ask: Asker) -> None:
     left: list[dict[str, float]] = []
 
     def busy(request: httpx2.Request) -> httpx2.Response:
@@ -389,7 +389,7 @@ def test_each_try_has_what_is_left_of_the_time(ask: Asker) -> None:
         (502, {}, b"x" * 5000, RaycolError, "502: x{500}$"),
     ],
 )
-def test_a_refusal_says_where_what_and_why(
+def test_errors_name_url_status_and_detail(
     ask: Asker,
     server: Server,
     status: int,
@@ -406,14 +406,14 @@ def test_a_refusal_says_where_what_and_why(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"<html>", b"[]", b'{"status": "ok"}', b"\xff"])
-def test_another_server_is_told_apart(ask: Asker, server: Server, content: bytes) -> None:
+def test_responses_of_other_servers_are_errors(ask: Asker, server: Server, content: bytes) -> None:
     server.tell((200, {}, content))
     for method, arguments in (("search", ("rain",)), ("embeddings", ("rain",)), ("index", ())):
         with pytest.raises(RaycolError, match="not the response of a raycol endpoint"):
             ask({"url": server.url}, method, *arguments)
 
 
-def test_embeddings_of_another_size_than_they_say_are_no_answer(ask: Asker, server: Server) -> None:
+def test_embeddings_of_the_wrong_size_are_errors(ask: Asker, server: Server) -> None:
     packed = pack(np.ones((2, 3)), "").model_dump()
     for wrong in ([packed], [[[1.0, 2.0, 3.0]]], [[[1.0, 2.0, 3.0, 4.0], [1.0]]]):
         server.tell((200, {}, {"embeddings": wrong, "dim": 4, "model": None}))
@@ -421,7 +421,7 @@ def test_embeddings_of_another_size_than_they_say_are_no_answer(ask: Asker, serv
             ask({"url": server.url}, "embeddings", "rain")
 
 
-def test_not_ready_is_an_answer(ask: Asker, server: Server) -> None:
+def test_not_ready_is_not_an_error(ask: Asker, server: Server) -> None:
     server.tell((503, {}, READY))
     assert ask({"url": server.url}, "ready") == Health(
         status="not ready", version=3, shards=ShardCount(total=2, answered=1)
@@ -433,7 +433,7 @@ def test_not_ready_is_an_answer(ask: Asker, server: Server) -> None:
 
 
 @pytest.mark.parametrize("id_", ["a b", "a/b", "..", ".", "a?b#c", "a%2Fb", "é", "100%", "\n", "//x"])
-def test_any_id_arrives_as_it_is(ask: Asker, server: Server, id_: str) -> None:
+def test_any_id_arrives_unchanged(ask: Asker, server: Server, id_: str) -> None:
     server.tell((200, {}, DOCUMENT))
     ask({"url": server.url}, "document", id_)
     path = server.asked[0]["path"]
@@ -461,7 +461,7 @@ def test_any_id_arrives_as_it_is(ask: Asker, server: Server, id_: str) -> None:
         ("search", (), {"embeddings": [np.ones((2000, 4))]}, "less than or equal to 1024"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_first(
+def test_invalid_arguments_are_rejected_before_sending(
     ask: Asker, server: Server, method: str, arguments: tuple, named: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -487,33 +487,33 @@ def test_what_cannot_be_sent_is_refused_first(
         ({"url": "http://host", "api_key": "secrèt"}, "has invalid characters"),
     ],
 )
-def test_wrong_settings_are_refused(kind: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(kind: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         kind(**settings)
     assert "secr" not in str(raised.value)
 
 
-def test_a_prefix_stays_in_the_path(ask: Asker, server: Server) -> None:
+def test_a_url_prefix_is_kept(ask: Asker, server: Server) -> None:
     for prefix in ("/search", "/search/"):
         ask({"url": server.url + prefix}, "search", "rain")
         assert server.asked[-1]["path"] == "/search/v1/search"
 
 
 @pytest.mark.sockets
-def test_nobody_there(ask: Asker) -> None:
+def test_an_unreachable_endpoint_is_an_error(ask: Asker) -> None:
     with pytest.raises(RaycolError, match=r"http://127.0.0.1:9: no response .*; is the endpoint running"):
         ask({"url": "http://127.0.0.1:9"}, "index")
     assert len(ask.waits) == 4
 
 
-def test_search_goes_to_an_endpoint(server: Server) -> None:
+def test_search_endpoint_searches(server: Server) -> None:
     ((hit,),) = search(SearchConfig(target=server.url, queries=["rain"], k=1))
     assert (hit.id, hit.metadata) == ("a", {"year": 1999})
     assert search_endpoint(server.url, ["rain"], k=2).version == 3
     assert json.loads(server.asked[-1]["body"])["k"] == 2
 
 
-def test_health_is_checked(server: Server) -> None:
+def test_check_health(server: Server) -> None:
     server.tell((200, {}, {"status": "ok"}))
     check_health(server.url)
     server.tell((404, {}, {"detail": "nothing here"}))
@@ -526,7 +526,7 @@ def test_a_client_needs_neither_ray_nor_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_many_threads_share_a_client(server: Server) -> None:
+def test_a_client_is_thread_safe(server: Server) -> None:
     server.tell((200, {}, SWITCHED))
     answers: list[VersionResponse] = []
     with raycol.Client(server.url) as client:

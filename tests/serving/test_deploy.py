@@ -16,7 +16,7 @@ def choose(store: Store, version: int | None) -> tuple[int, int]:
     return done.before, done.version
 
 
-def test_a_choice_is_recorded_and_rolled_back(store: Store) -> None:
+def test_a_version_is_recorded_and_rolled_back(store: Store) -> None:
     assert choose(store, 2) == (3, 2)
     pin = read_served_version(store)
     assert pin is not None
@@ -28,7 +28,7 @@ def test_a_choice_is_recorded_and_rolled_back(store: Store) -> None:
 
 
 @pytest.mark.sockets
-def test_what_cannot_be_served_is_refused_and_nothing_is_recorded(store: Store, tmp_path: Path) -> None:
+def test_invalid_versions_are_rejected_and_not_recorded(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no version 9; the index has 1 to 3"):
         choose(store, 9)
     file = tmp_path / "file"

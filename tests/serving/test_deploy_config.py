@@ -46,18 +46,18 @@ FULL = {
         }
     ],
 }
-# What Serve and raycol leave open: names of variables and of labels.
+# Mappings with free keys: environment variables and labels.
 OPEN = {"OMP_NUM_THREADS", "market"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_files_in_serve_are_taken(path: Path) -> None:
+def test_the_files_in_serve_are_valid(path: Path) -> None:
     config = read_deploy_config(path)
     assert [application.name for application in config.applications] == ["raycol"]
 
 
 @pytest.mark.parametrize("document", [*(yaml.safe_load(path.read_text()) for path in FILES), FULL])
-def test_a_misspelt_key_is_refused_at_every_level(document: dict[str, Any]) -> None:
+def test_misspelt_keys_are_rejected_at_every_level(document: dict[str, Any]) -> None:
     check_deploy_config(document, "serve.yaml")
     for place in keys_of(document):
         if place[-1] in OPEN:
@@ -66,8 +66,8 @@ def test_a_misspelt_key_is_refused_at_every_level(document: dict[str, Any]) -> N
             check_deploy_config(misspelt(document, place), "serve.yaml")
 
 
-def test_serve_itself_takes_misspelt_keys() -> None:
-    """Why there is a check of ours. When this fails, Serve has one too."""
+def test_serve_itself_ignores_misspelt_keys() -> None:
+    """The reason for `deploy_config`. If this fails, Serve has become strict."""
     from ray.serve.schema import ServeDeploySchema
 
     wrong = copy.deepcopy(FULL)
@@ -153,7 +153,7 @@ def test_serve_itself_takes_misspelt_keys() -> None:
         ),
     ],
 )
-def test_the_message_says_where_and_what_is_expected(
+def test_errors_name_the_key_path_and_the_expectation(
     place: tuple[Any, ...], key: str, value: object, message: str, tmp_path: Path
 ) -> None:
     document = copy.deepcopy(FULL)
@@ -170,7 +170,7 @@ def test_the_message_says_where_and_what_is_expected(
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_settings_are_named() -> None:
     document = copy.deepcopy(FULL)
     del document["applications"][0]["args"]["index"]
     with pytest.raises(InputError, match=r"^serve\.yaml: applications\[0\]\.args\.index is missing$"):
@@ -180,7 +180,7 @@ def test_what_is_missing_is_named() -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [("- 1", "expected a mapping"), ("a: [", "not YAML"), ("{}", "applications is missing")]
 )
-def test_what_is_no_config_at_all_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_configs_are_rejected(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
@@ -189,7 +189,7 @@ def test_what_is_no_config_at_all_is_refused(content: str, message: str, tmp_pat
         read_deploy_config(tmp_path / "gone.yaml")
 
 
-def test_applications_of_others_are_left_to_them() -> None:
-    """Their code may be on the cluster only, and what their args mean is theirs to know."""
+def test_other_applications_are_not_checked() -> None:
+    """Their code may be installed on the cluster only, and their args are unknown."""
     document = {"applications": [{"name": "other", "import_path": "their.module:app", "args": {"anything": 1}}]}
     check_deploy_config(document, "serve.yaml")

@@ -1,4 +1,4 @@
-"""The gateway's endpoint, the shards and the encoder, without Ray between them."""
+"""Gateway state, shards and encoder, without Ray."""
 
 import asyncio
 import sys
@@ -34,7 +34,7 @@ def endpoint_of(
     return GatewayState(settings, encoder, list(shards))
 
 
-def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_a_partial_rerank_reports_no_unknown_ids(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.serving.encoder import QueryEncoder
 
     index = index_of_texts(tmp_path / "index", tiny_colbert, make_passages(40))
@@ -60,7 +60,7 @@ def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: P
 
 
 class Dying(Handle):
-    """Answers nothing while it is `dead`, and says what it was asked meanwhile."""
+    """Hangs while it is `dead`, and records the calls."""
 
     dead = False
 
@@ -77,7 +77,7 @@ class Dying(Handle):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
+def test_a_dead_shard_delays_one_search_and_recovers(
     store: Store, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
     monkeypatch.setattr(breaker, "PING_TIMEOUT_S", 0.1)
@@ -103,11 +103,11 @@ def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
         last.dead = True
         assert await answered(300) == shards - 1
         await asyncio.sleep(0.5)
-        # Each of these would take as long as the endpoint allows.
+        # Without the circuit breaker each of these would take the endpoint's `timeout_s`.
         async with asyncio.timeout(60):
             assert [await answered() for _ in range(5)] == [shards - 1] * 5
         assert last.calls.count("call") < 6
-        # The one that is tried waits still.
+        # The background retry still hangs.
         last.dead = False
         for task in endpoint._breakers[-1]._tasks:
             task.cancel()
@@ -118,8 +118,8 @@ def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
     asyncio.run(run())
 
 
-def test_a_shard_that_is_slow_and_alive_is_not_left_out(store: Store) -> None:
-    """Whoever gives a millisecond cannot have a shard left out for others."""
+def test_short_timeouts_do_not_open_the_circuit_breaker(store: Store) -> None:
+    """A client with a time limit of a millisecond must not take a shard down for others."""
 
     async def run() -> None:
         alive = asyncio.Event()
@@ -147,9 +147,7 @@ def test_a_shard_that_is_slow_and_alive_is_not_left_out(store: Store) -> None:
     asyncio.run(run())
 
 
-def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         shard = Handle(Shard(store.uri, 1, 0, 0, 1))
         endpoint = endpoint_of(store.uri, [shard])
@@ -165,7 +163,7 @@ def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
     asyncio.run(run())
 
 
-def test_a_revoked_key_ends_even_while_a_version_is_opened(
+def test_keys_are_revoked_during_a_version_switch(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_module, "_FOLLOW_S", 0.02)
@@ -177,7 +175,7 @@ def test_a_revoked_key_ends_even_while_a_version_is_opened(
         opening, opened = asyncio.Event(), asyncio.Event()
 
         class Slow:
-            """Opens nothing until it is let."""
+            """Blocks in `prepare` until `opened` is set."""
 
             async def prepare(self, version: int, served: int) -> None:
                 opening.set()
@@ -202,14 +200,14 @@ def test_a_revoked_key_ends_even_while_a_version_is_opened(
     asyncio.run(run())
 
 
-def test_a_version_chosen_while_a_replica_starts_is_opened_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_starting_replica_opens_a_version_recorded_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = iter([1, 2, 2])
     monkeypatch.setattr(shard_module, "current_version", lambda *_: next(chosen))
     assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).result == [1, 2]
 
 
-def test_the_version_that_is_served_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though nobody has asked for a while, and others were prepared since."""
+def test_the_served_version_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when idle, and after other versions were prepared."""
     monkeypatch.setattr(shard_module, "_IDLE_S", 0.0)
 
     async def run() -> None:
@@ -224,8 +222,8 @@ def test_the_version_that_is_served_stays_open(store: Store, monkeypatch: pytest
     asyncio.run(run())
 
 
-def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    """By all of its documents it would take a quarter of a minute, and who asks next would wait for it."""
+def test_a_slow_filter_is_interrupted_at_the_deadline(tmp_path: Path) -> None:
+    """Over all documents it would take 15 s and delay the next request."""
     texts = ["ab" * 2048] * 300
     documents = [
         Document(f"d{n}", array, {"text": text})
@@ -243,7 +241,7 @@ def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_queries_beyond_the_time_are_not_begun(store: Store) -> None:
+def test_no_query_starts_after_the_deadline(store: Store) -> None:
     query_QD = np.ones((4, 16), dtype=np.float32)
 
     async def run() -> None:
@@ -257,8 +255,8 @@ def test_queries_beyond_the_time_are_not_begun(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_tokens_and_embeddings_asked_for_at_once_are_those_asked_for_alone(tiny_colbert: Path) -> None:
-    """Both set how the same tokenizer cuts and pads."""
+def test_concurrent_tokens_and_embeddings_match_sequential_ones(tiny_colbert: Path) -> None:
+    """Both would change truncation and padding of a shared tokenizer."""
     from raycol.serving.encoder import QueryEncoder
 
     texts = [" ".join(["violin piano melody chord"] * 6) + f" {n}" for n in range(12)]
@@ -277,7 +275,7 @@ def test_tokens_and_embeddings_asked_for_at_once_are_those_asked_for_alone(tiny_
 
 
 @pytest.mark.slow
-def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> None:
+def test_long_queries_are_truncated_in_the_cache(tiny_colbert: Path) -> None:
     from raycol.serving.encoder import QueryEncoder
 
     encoder = QueryEncoder(str(tiny_colbert), None)
@@ -294,10 +292,8 @@ def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
-    tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor does a search wait for them, or they for a search."""
+def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explanations and searches do not block each other."""
     from raycol.serving import encoder as module
 
     read: list[int] = []
@@ -324,6 +320,6 @@ def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
     assert max(read) < 10_000
 
 
-def test_an_index_without_the_model_says_so(store: Store) -> None:
+def test_texts_without_a_model_are_rejected(store: Store) -> None:
     with pytest.raises(InputError, match="names no model"):
         asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))

@@ -1,4 +1,4 @@
-"""What stands before every request, without Ray: the middleware around a small application, asked directly."""
+"""The middleware around a small ASGI application, without Ray."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ class Answer:
 
 
 class Inner:
-    """An application that answers with what it was sent; `hold` keeps it at work."""
+    """An application that echoes the request id and body size; `hold` blocks it."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -83,7 +83,7 @@ def inner() -> Inner:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
-    """No keys, and four requests at once; whatever happens, nothing is held afterwards."""
+    """No keys and four concurrent requests; checks that nothing is in flight afterwards."""
     found = GuardSettings(4)
     monkeypatch.setattr(Guard, "settings", found)
     yield found
@@ -91,8 +91,8 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is logged; Serve sets its own logger up otherwise where it has run before."""
+def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, on a logger of our own: Serve may have reconfigured its logger."""
     monkeypatch.setattr(guard, "log", logging.getLogger("tests.guard"))
     caplog.set_level(logging.INFO, "tests.guard")
     return caplog
@@ -103,7 +103,7 @@ async def never() -> Any:
 
 
 def coming(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
-    """What receives a body; then, nothing more ever comes."""
+    """An ASGI `receive` that returns a body, then blocks."""
     parts = list(chunks)
 
     async def receive() -> Any:
@@ -140,8 +140,8 @@ def bearer(key: str | bytes) -> list[tuple[str, str | bytes]]:
     return [("Authorization", b"Bearer " + (key.encode() if isinstance(key, str) else key))]
 
 
-def says_nothing_of_the_index(answer: Answer) -> bool:
-    """Whether all there is to read is fixed text and the request's own name."""
+def reveals_nothing(answer: Answer) -> bool:
+    """Whether the response has only fixed text and the request id."""
     problem = answer.problem
     details = {
         "missing or unknown API key; send one as 'Authorization: Bearer KEY'",
@@ -152,35 +152,35 @@ def says_nothing_of_the_index(answer: Answer) -> bool:
 
 @pytest.fixture
 def keyed(settings: GuardSettings) -> GuardSettings:
-    """Keys, of either scope."""
+    """With one key per scope."""
     settings.scope_of = lambda key: KEYS.get(key or "")
     return settings
 
 
 @pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
-def test_nothing_is_answered_without_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
+def test_every_guarded_path_needs_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
     others = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
     others += [("POST", "/healthz"), ("OPTIONS", "/v1/search"), ("TRACE", "/"), ("GET", "/healthz/")]
     headers = [] if value is None else [("Authorization", value)]
     for method, path in GUARDED + others:
         answer = asyncio.run(ask(Guard(inner), method, path, headers, never))
         assert (answer.status, answer.header("www-authenticate")) == (401, "Bearer")
-        assert says_nothing_of_the_index(answer)
+        assert reveals_nothing(answer)
     assert not inner.bodies
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: GuardSettings, method: str, path: str) -> None:
+def test_each_scope_allows_its_paths(inner: Inner, keyed: GuardSettings, method: str, path: str) -> None:
     admin = path.startswith("/v1/admin/")
     assert admin == (path == "/v1/admin/version")
     assert asyncio.run(ask(Guard(inner), method, path, bearer("adm1n"))).status == 200
     body = never if admin else None
     answer = asyncio.run(ask(Guard(inner), method, path, bearer("r3ad"), body))
     assert answer.status == (403 if admin else 200)
-    assert not admin or says_nothing_of_the_index(answer)
+    assert not admin or reveals_nothing(answer)
 
 
-def test_wherever_the_application_is_mounted(inner: Inner, keyed: GuardSettings) -> None:
+def test_a_mount_point_does_not_change_access(inner: Inner, keyed: GuardSettings) -> None:
     mounted = {"root_path": "/search"}
     answer = asyncio.run(ask(Guard(inner), "POST", "/search/v1/admin/version", bearer("r3ad"), never, **mounted))
     assert answer.status == 403
@@ -191,17 +191,17 @@ def test_wherever_the_application_is_mounted(inner: Inner, keyed: GuardSettings)
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz"])
-def test_the_page_and_its_health_need_none(inner: Inner, keyed: GuardSettings, path: str) -> None:
+def test_page_and_health_checks_need_no_key(inner: Inner, keyed: GuardSettings, path: str) -> None:
     assert asyncio.run(ask(Guard(inner), "GET", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "HEAD", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "POST", path, body=never)).status == 401
 
 
-def test_the_kind_of_key_is_read_in_any_case(inner: Inner, keyed: GuardSettings) -> None:
+def test_the_authorization_scheme_is_case_insensitive(inner: Inner, keyed: GuardSettings) -> None:
     assert asyncio.run(ask(Guard(inner), headers=[("Authorization", "bEARER  r3ad ")])).status == 200
 
 
-def test_no_origin_is_let_in_by_default(inner: Inner, keyed: GuardSettings) -> None:
+def test_no_origin_is_allowed_by_default(inner: Inner, keyed: GuardSettings) -> None:
     for headers in (PAGE, [("Origin", "null")], [("Origin", "")], [("Origin", b"\xff")]):
         answer = asyncio.run(ask(Guard(inner), headers=[*bearer("r3ad"), *headers]))
         assert answer.status == 200
@@ -211,7 +211,7 @@ def test_no_origin_is_let_in_by_default(inner: Inner, keyed: GuardSettings) -> N
     assert not [name for name, _ in answer.headers if name.startswith(b"access-control")]
 
 
-def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) -> None:
+def test_listed_origins_are_allowed(inner: Inner, keyed: GuardSettings) -> None:
     keyed.cors = frozenset({"https://page.example"})
     before = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
     assert (before.status, before.body) == (204, b"")
@@ -225,11 +225,11 @@ def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) 
     for other in ("https://page.example.evil", "http://page.example", "https://PAGE.example", "null", "*"):
         answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", [("Origin", other)], never))
         assert (answer.status, answer.header("access-control-allow-origin")) == (401, None)
-        # A cache must not hand the one's answer to the other.
+        # A cache must not return one origin's response to another.
         assert answer.header("vary") == "origin"
 
 
-def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, settings: GuardSettings) -> None:
+def test_requests_over_capacity_get_429(inner: Inner, settings: GuardSettings) -> None:
     async def run() -> None:
         inner.hold = asyncio.Event()
         app = Guard(inner)
@@ -250,8 +250,8 @@ def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, settings: Gu
     asyncio.run(run())
 
 
-def test_an_answer_is_at_work_until_it_is_taken(settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what a client leaves untaken is no more than a piece of it."""
+def test_a_response_is_in_flight_until_it_is_read(settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one chunk is buffered for a client that does not read."""
     content = bytes(range(256)) * 8192
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
@@ -295,9 +295,7 @@ def test_an_answer_is_at_work_until_it_is_taken(settings: GuardSettings, monkeyp
 
 
 @pytest.mark.slow
-def test_bodies_that_trickle_in_take_no_room(
-    inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_bodies_use_no_capacity(inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
     async def trickle() -> Any:
@@ -319,7 +317,7 @@ def test_bodies_that_trickle_in_take_no_room(
 
 
 @pytest.mark.slow
-def test_large_bodies_have_a_limit_together_and_small_ones_none(
+def test_large_bodies_share_a_limit_and_small_ones_are_exempt(
     inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_LARGE_BYTES", 3 << 20)
@@ -350,7 +348,7 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
         ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
     ],
 )
-def test_too_large_a_body_is_refused(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
+def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
     answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
     assert (answer.status, answer.header("connection")) == (413, "close")
     assert str(MAX_BODY_BYTES) in answer.problem.detail
@@ -360,10 +358,10 @@ def test_too_large_a_body_is_refused(inner: Inner, settings: GuardSettings, head
 @pytest.mark.parametrize(
     ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
 )
-def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
+def test_the_rest_of_a_rejected_body_is_read_for_a_while(
     settings: GuardSettings, bytes_s: float, taken: float
 ) -> None:
-    # To close the connection at once would reset it under the client, which would not read the answer.
+    # Closing at once would reset the connection before the client reads the response.
     chunk = b"a" * 500_000
     happened: list[str] = []
 
@@ -390,7 +388,7 @@ def test_the_largest_body_is_read(inner: Inner, settings: GuardSettings) -> None
     assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
 
 
-def test_a_client_that_goes_away_is_not_answered(inner: Inner, settings: GuardSettings) -> None:
+def test_a_disconnected_client_gets_no_response(inner: Inner, settings: GuardSettings) -> None:
     messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:
@@ -401,14 +399,14 @@ def test_a_client_that_goes_away_is_not_answered(inner: Inner, settings: GuardSe
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b_c", "a" * 64])
-def test_a_sane_name_is_kept(inner: Inner, settings: GuardSettings, given: str) -> None:
+def test_valid_request_ids_are_kept(inner: Inner, settings: GuardSettings, given: str) -> None:
     answer = asyncio.run(ask(Guard(inner), headers=[("X-Request-Id", given)]))
     assert answer.header("x-request-id") == given
     assert answer.body.split()[0] == given.encode()
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a" * 65, "é", b"\xff", "a\r\nx: y", '"<script>', "a\n"])
-def test_any_other_is_replaced(inner: Inner, settings: GuardSettings, given: Any) -> None:
+def test_invalid_request_ids_are_replaced(inner: Inner, settings: GuardSettings, given: Any) -> None:
     headers = [] if given is None else [("X-Request-Id", given)]
     names = {asyncio.run(ask(Guard(inner), headers=headers)).header("x-request-id") for _ in range(3)}
     assert len(names) == 3
@@ -416,7 +414,9 @@ def test_any_other_is_replaced(inner: Inner, settings: GuardSettings, given: Any
 
 
 @pytest.mark.slow
-def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_response_has_the_request_id(
+    inner: Inner, keyed: GuardSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard, "BODY_S", 0.01)
     name = [("X-Request-Id", "mine")]
     asked = [
@@ -436,20 +436,20 @@ def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: py
     assert (answer.status, answer.header("x-request-id")) == (503, "mine")
 
 
-def test_what_fails_says_nothing_but_its_name(
-    inner: Inner, settings: GuardSettings, lines: pytest.LogCaptureFixture
+def test_internal_errors_reveal_only_the_request_id(
+    inner: Inner, settings: GuardSettings, log: pytest.LogCaptureFixture
 ) -> None:
     answer = asyncio.run(ask(Guard(inner), path="/broken"))
     assert answer.status == 500
     assert b"secret" not in answer.body
-    assert "secret of the machine" in lines.text
-    assert answer.problem.request_id in lines.text
-    # What is half answered cannot be answered again.
+    assert "secret of the machine" in log.text
+    assert answer.problem.request_id in log.text
+    # A started response cannot be replaced.
     with pytest.raises(RuntimeError):
         asyncio.run(ask(Guard(inner), path="/half"))
 
 
-def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, settings: GuardSettings) -> None:
+def test_clients_cannot_create_time_series(inner: Inner, settings: GuardSettings) -> None:
     def series() -> int:
         return sum(not line.startswith(b"#") for line in metrics.exposition("one").splitlines())
 
@@ -464,9 +464,9 @@ def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, settings: Gu
     assert series() == before
 
 
-def test_a_line_of_the_log_is_one_line(inner: Inner, settings: GuardSettings, lines: pytest.LogCaptureFixture) -> None:
+def test_log_entries_are_one_line(inner: Inner, settings: GuardSettings, log: pytest.LogCaptureFixture) -> None:
     asyncio.run(ask(Guard(inner), path='/a\r\n"status": 200\x1b[31m' + "a" * 10_000))
-    (line,) = [record.getMessage() for record in lines.records]
+    (line,) = [record.getMessage() for record in log.records]
     assert len(line) < 500
     assert line.isprintable()
     assert json.loads(line)["status"] == 200
@@ -498,10 +498,10 @@ def test_a_line_of_the_log_is_one_line(inner: Inner, settings: GuardSettings, li
         (None, "attacker.example", False),
     ],
 )
-def test_without_keys_an_endpoint_is_called_by_its_own_names(
+def test_without_keys_only_own_host_names_are_allowed(
     inner: Inner, settings: GuardSettings, bound: str | None, host: str, allowed: bool
 ) -> None:
-    """A page whose name is made to resolve to this machine sends that name."""
+    """DNS rebinding: the `Host` header is the attacker's name."""
     settings.hosts = Hosts(bound, ("search.example",))
     for path in ("/v1/index", "/v1/search", "/v1/admin/version", "/metrics", "/"):
         answer = asyncio.run(ask(Guard(inner), path=path, headers=[("Host", host)]))
@@ -511,10 +511,8 @@ def test_without_keys_an_endpoint_is_called_by_its_own_names(
     assert len(inner.bodies) == (6 if allowed else 1)
 
 
-def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
-    inner: Inner, settings: GuardSettings
-) -> None:
-    """A browser sends a body of plain text without asking first."""
+def test_without_keys_cross_origin_admin_requests_are_rejected(inner: Inner, settings: GuardSettings) -> None:
+    """Browsers send text/plain bodies without a preflight."""
 
     def status(origin: str) -> int:
         headers = [("Host", "localhost:8000"), ("Origin", origin), ("Content-Type", "text/plain")]
@@ -527,11 +525,11 @@ def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
     assert status("https://page.example") == 200
 
 
-"""`HeaderMiddleware` stands before Serve, which reads headers before the gateway has the request."""
+# `HeaderMiddleware` runs in front of Serve, which reads headers before the gateway.
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """As Serve does: reads its headers as UTF-8, and adds the request's name to the answer."""
+    """Like Serve: decode headers as UTF-8, and add the request id to the response."""
     headers = dict(scope["headers"])
     [value.decode("utf-8") for name, value in headers.items() if name != b"x-other"]
     name = (b"X-Request-ID", headers[b"x-request-id"])
@@ -553,19 +551,19 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         "tracestate",
     ],
 )
-def test_no_header_makes_serve_fail(name: str) -> None:
+def test_invalid_headers_do_not_fail_serve(name: str) -> None:
     answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
     assert answer.status == 200
     assert json.loads(answer.body) == ["x-other", "x-request-id"]
 
 
-def test_clients_do_not_set_timeouts_of_serve() -> None:
+def test_clients_cannot_set_serve_timeouts() -> None:
     headers = [("X-Request-Timeout-Seconds", "0.001"), ("X-Request-Disconnect-Disabled", "?1"), ("Accept", "*/*")]
     answer = asyncio.run(ask(HeaderMiddleware(echo), headers=headers))
     assert json.loads(answer.body) == ["accept", "x-request-id"]
 
 
-def test_an_answer_has_the_requests_name_once() -> None:
+def test_a_response_has_one_request_id() -> None:
     answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "mine")]))
     assert answer.header("x-request-id") == "mine"
     answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
@@ -590,7 +588,7 @@ def test_errors_are_problems(handler: Any, error: Exception, status: int, detail
 
 
 def stalled(chunks: list[bytes]) -> Callable[[], Awaitable[Any]]:
-    """What receives the beginning of a body, and then nothing."""
+    """An ASGI `receive` that returns the start of a body, then blocks."""
     parts = list(chunks)
 
     async def receive() -> Any:

@@ -145,7 +145,7 @@ def test_bodies(served: Served, body: Any, status: int) -> None:
         ("/v1/admin/version", "%s"),
     ],
 )
-def test_half_a_surrogate_pair_is_no_text(served: Served, path: str, body: str) -> None:
+def test_lone_surrogates_are_rejected(served: Served, path: str, body: str) -> None:
     answer = served.post(body.replace("%s", HALF).encode(), path)
     assert answer.status_code == 400, answer.text
 
@@ -274,7 +274,7 @@ def test_content_types(served: Served, kind: str | bytes) -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_filters_that_are_no_conditions_are_refused(served: Served, text: str) -> None:
+def test_invalid_filters_are_rejected(served: Served, text: str) -> None:
     answer = served.post({"query": "rain", "filter": text})
     assert answer.status_code == 422
     assert len(answer.content) < 2000
@@ -309,7 +309,7 @@ def test_filters_that_are_no_conditions_are_refused(served: Served, text: str) -
     ],
     ids=lambda text: text[:40],
 )
-def test_filters_that_are_long_or_odd_are_answered(served: Served, text: str) -> None:
+def test_long_or_odd_filters_are_answered(served: Served, text: str) -> None:
     assert len(text) <= 8192
     answer = served.post({"query": "rain", "filter": text})
     assert answer.status_code in (200, 422), answer.text
@@ -330,7 +330,7 @@ def test_other_methods(served: Served, method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_without_a_key_nothing_is_told(served: Served, method: str, path: str) -> None:
+def test_every_path_needs_a_key(served: Served, method: str, path: str) -> None:
     body = b'{"query": "rain"}' if method == "POST" else None
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {served.keys['read']}"}):
         answer = served.ask(method, path, body, key=None, **headers)
@@ -340,18 +340,18 @@ def test_without_a_key_nothing_is_told(served: Served, method: str, path: str) -
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_document_of_the_endpoint_needs_a_key_too(served: Served) -> None:
+def test_the_openapi_document_needs_a_key(served: Served) -> None:
     assert served.ask("GET", "/openapi.json", key=None).status_code == 401
     assert served.ask("GET", "/openapi.json", key="read").json() == gateway.api.openapi()
 
 
-def test_a_key_to_read_is_none_to_administrate(served: Served) -> None:
+def test_a_read_key_does_not_allow_admin_paths(served: Served) -> None:
     for body in (b'{"version": 1}', b"{", b"a" * 1000):
         assert served.ask("POST", "/v1/admin/version", body, key="read").status_code == 403
     assert "there is no version 99" in served.ask("POST", "/v1/admin/version", b'{"version": 99}').json()["detail"]
 
 
-def test_series_do_not_grow_with_what_clients_make_up(served: Served) -> None:
+def test_clients_cannot_create_time_series(served: Served) -> None:
     def visit(numbers: range) -> None:
         for number in numbers:
             for path in (f"/made/up/{number}", f"/v1/documents/{number}", f"/v1/index?x={number}"):
@@ -421,7 +421,7 @@ def check_search(served: Served, content: bytes) -> int:
     return answer.status_code
 
 
-def test_every_field_is_what_the_schema_knows() -> None:
+def test_the_strategies_cover_every_field() -> None:
     assert set(VALID) == set(SearchRequest.model_fields)
 
 
@@ -432,14 +432,14 @@ def test_valid_searches_are_answered(served: Served, body: dict[str, Any]) -> No
 
 
 @given(body=searches(odd=3))
-def test_any_json_is_answered_or_refused(served: Served, body: dict[str, Any]) -> None:
+def test_any_json_is_answered_or_rejected(served: Served, body: dict[str, Any]) -> None:
     if body.get("timeout_ms") in (*range(1, 10_000), True):
         body["timeout_ms"] = 10_000
     check_search(served, json.dumps(body).encode())
 
 
 @given(body=searches(odd=1), data=st.data())
-def test_bodies_with_a_few_bytes_changed(served: Served, body: dict[str, Any], data: st.DataObject) -> None:
+def test_mutated_bodies(served: Served, body: dict[str, Any], data: st.DataObject) -> None:
     body.pop("timeout_ms", None)
     content = bytearray(json.dumps(body, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass"))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -449,7 +449,7 @@ def test_bodies_with_a_few_bytes_changed(served: Served, body: dict[str, Any], d
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_are_refused(served: Served, content: bytes) -> None:
+def test_any_bytes_are_rejected(served: Served, content: bytes) -> None:
     assert check_search(served, content) in (400, 422)
 
 
@@ -467,7 +467,7 @@ CHECKS = [
 @pytest.mark.sampled
 @pytest.mark.parametrize("valid", [True, False])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_is_answered_is_documented(served: Served, method: str, path: str, valid: bool) -> None:
+def test_responses_conform_to_openapi(served: Served, method: str, path: str, valid: bool) -> None:
     operation = SCHEMA[path][method]
     if not valid and method == "GET" and "{" not in path:
         return  # takes nothing that could be invalid

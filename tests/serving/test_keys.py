@@ -71,7 +71,7 @@ def test_scopes(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.text(), st.data())
-def test_exactly_the_keys_that_are_kept_are_known(made: list[str], other: str, data: st.DataObject) -> None:
+def test_only_stored_keys_are_valid(made: list[str], other: str, data: st.DataObject) -> None:
     scopes = [data.draw(st.sampled_from(["read", "admin"])) for _ in made]
     keys = Keys(
         keys=tuple(
@@ -84,7 +84,7 @@ def test_exactly_the_keys_that_are_kept_are_known(made: list[str], other: str, d
     assert (keys.scope_of(other) is None) == (other not in made)
 
 
-def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = Keys.model_validate_json(json.dumps({"keys": [kept(name, name) for name in "abc"]}))
     compared = []
 
@@ -98,7 +98,7 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text(max_size=70) | st.from_regex(NAME, fullmatch=True))
-def test_names_are_plain(name: str) -> None:
+def test_key_names_are_plain(name: str) -> None:
     content = json.dumps({"keys": [kept(name)]})
     if NAME.fullmatch(name):
         assert Keys.model_validate_json(content).keys[0].name == name
@@ -108,13 +108,13 @@ def test_names_are_plain(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "-a", "é", "x" * 65, "../a", "\ud800"])
-def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
+def test_other_names_are_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="expected up to 64 letters"):
         new_key(tmp_path / "keys.json", name)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_name_is_taken_once(tmp_path: Path) -> None:
+def test_key_names_are_unique(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = new_key(file, "ci")
     before = file.read_bytes()
@@ -166,7 +166,7 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
     ],
     ids=range(18),
 )
-def test_what_is_no_file_of_keys(tmp_path: Path, content: Any, message: str) -> None:
+def test_files_that_are_not_keys_are_rejected(tmp_path: Path, content: Any, message: str) -> None:
     file = tmp_path / "keys.json"
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     file.write_bytes(raw)
@@ -187,14 +187,14 @@ JSON = st.recursive(
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_content_is_keys_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_content_is_keys_or_rejected(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "any-keys.json"
     file.write_bytes(content)
     with pytest.raises(InputError):
         read_keys(file)
 
 
-def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_rejected(tmp_path: Path) -> None:
     for read in (read_keys, WatchedKeys):
         with pytest.raises(InputError, match=r"keys.json: no such file; create it with `raycol key add`"):
             read(tmp_path / "keys.json")
@@ -204,7 +204,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         new_key(tmp_path / "gone" / "keys.json", "ci")
 
 
-def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
+def test_the_number_of_keys_is_limited(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
     assert len(read_keys(file).keys) == MAX_KEYS
@@ -228,7 +228,7 @@ def test_a_failed_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path) == ["keys.json"]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "keys.json"
     link.symlink_to(tmp_path / "real" / "keys.json")
@@ -237,7 +237,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "real" / "keys.json").keys[0].name == "ci"
 
 
-def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
+def test_concurrent_changes_are_not_lost(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     threads = [threading.Thread(target=new_key, args=(file, f"k{n}")) for n in range(16)]
     for thread in threads:
@@ -247,7 +247,7 @@ def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
     assert {key.name for key in read_keys(file).keys} == {f"k{n}" for n in range(16)}
 
 
-def test_a_watched_file_is_followed(tmp_path: Path) -> None:
+def test_a_changed_file_is_reloaded(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     first = new_key(file, "first")
     watched = WatchedKeys(file)
@@ -268,7 +268,7 @@ def test_a_watched_file_is_followed(tmp_path: Path) -> None:
     assert WatchedKeys(file).keys == Keys(keys=())
 
 
-def test_the_last_good_keys_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_file_keeps_the_previous_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     key = new_key(file, "ci")
     good = file.read_bytes()
@@ -291,7 +291,7 @@ def test_the_last_good_keys_stay(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert watched.keys.allows(other, "read")
 
 
-def test_an_unchanged_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.json"
     new_key(file, "ci")
     watched = WatchedKeys(file)

@@ -43,7 +43,7 @@ def test_the_page_is_three_files_with_their_types() -> None:
     assert all(file.content.strip() for file in page_files().values())
 
 
-def test_nothing_outside_is_loaded_or_allowed() -> None:
+def test_no_external_resources_are_loaded_or_allowed() -> None:
     policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
     assert policy.pop("img-src") == "'self' data:"
     assert {policy.pop(name) for name in ("default-src", "base-uri", "frame-ancestors")} == {"'none'"}
@@ -59,7 +59,7 @@ def test_nothing_outside_is_loaded_or_allowed() -> None:
     assert b"@import" not in page_files()["/page.css"].content
 
 
-def test_the_script_has_no_way_of_making_markup_of_text() -> None:
+def test_the_script_inserts_text_only() -> None:
     script = page_files()["/page.js"].content.decode()
     assert not re.search(r"HTML|document\.write|\beval\b|Function\(|setTimeout\(\s*[\"'`]|https?:", script)
 
@@ -327,7 +327,7 @@ def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub
 
 
 @in_a_browser
-def test_the_first_hit_is_explained_and_others_when_opened(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_the_first_hit_is_explained_and_others_on_opening(tab: Tab, base_url: str, stub: Stub) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     expect(hit(tab, "plain").locator(".chip")).to_have_count(4)
@@ -344,7 +344,7 @@ def test_the_first_hit_is_explained_and_others_when_opened(tab: Tab, base_url: s
 
 
 @in_a_browser
-def test_matched_tokens_are_marked_where_they_stand_also_after_an_emoji(tab: Tab, base_url: str) -> None:
+def test_matched_tokens_are_marked_at_their_offsets_after_an_emoji(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     first = hit(tab, "plain")
@@ -366,7 +366,7 @@ def test_matched_tokens_are_marked_where_they_stand_also_after_an_emoji(tab: Tab
 
 
 @in_a_browser
-def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, base_url: str) -> None:
+def test_a_token_highlights_its_matches_in_both_directions(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     first = hit(tab, "plain")
@@ -393,7 +393,7 @@ def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, bas
 
 @in_a_browser
 @pytest.mark.parametrize("id_", ["unkept", "pooled"])
-def test_without_the_documents_tokens_scores_are_by_query_token(tab: Tab, base_url: str, id_: str) -> None:
+def test_without_document_tokens_only_query_tokens_have_scores(tab: Tab, base_url: str, id_: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     # What is above stands still before something is pointed at.
@@ -435,7 +435,7 @@ def test_hostile_documents_are_shown_as_text(tab: Tab, base_url: str) -> None:
 
 
 @in_a_browser
-def test_a_partial_answer_says_so(tab: Tab, base_url: str) -> None:
+def test_partial_results_show_a_warning(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "partial")
     expect(tab.page.locator("#partial")).to_be_visible()
@@ -445,7 +445,7 @@ def test_a_partial_answer_says_so(tab: Tab, base_url: str) -> None:
 
 
 @in_a_browser
-def test_no_document_found_is_said(tab: Tab, base_url: str) -> None:
+def test_an_empty_result_is_announced(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "nothing")
     expect(tab.page.get_by_role("status")).to_contain_text("No document found")
@@ -460,7 +460,7 @@ def test_no_document_found_is_said(tab: Tab, base_url: str) -> None:
         ("proxy", ["HTTP 502"]),
     ],
 )
-def test_an_error_is_an_alert_in_place_of_the_hits(tab: Tab, base_url: str, query: str, said: list[str]) -> None:
+def test_an_error_replaces_the_hits_with_an_alert(tab: Tab, base_url: str, query: str, said: list[str]) -> None:
     tab.page.goto(base_url)
     search(tab, "storm")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
@@ -475,7 +475,7 @@ def test_an_error_is_an_alert_in_place_of_the_hits(tab: Tab, base_url: str, quer
 
 
 @in_a_browser
-def test_an_explanation_that_fails_is_said_at_its_hit(tab: Tab, base_url: str) -> None:
+def test_a_failed_explanation_is_shown_at_its_hit(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "no explain")
     expect(hit(tab, "plain").get_by_role("alert")).to_contain_text("no document 'plain'")
@@ -483,7 +483,7 @@ def test_an_explanation_that_fails_is_said_at_its_hit(tab: Tab, base_url: str) -
 
 
 @in_a_browser
-def test_a_key_is_asked_for_sent_and_kept_in_the_tab_alone(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_a_key_is_requested_sent_and_stored_in_the_tab_only(tab: Tab, base_url: str, stub: Stub) -> None:
     stub.key = "s3cret"
     tab.page.goto(base_url)
     field = tab.page.locator("#key")
@@ -514,7 +514,7 @@ def test_a_key_is_asked_for_sent_and_kept_in_the_tab_alone(tab: Tab, base_url: s
 
 
 @in_a_browser
-def test_a_search_is_an_address_and_back_goes_back(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_a_search_has_a_url_and_back_works(tab: Tab, base_url: str, stub: Stub) -> None:
     tab.page.goto(base_url)
     search(tab, "storm & sea?")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
@@ -548,7 +548,7 @@ def test_a_search_is_an_address_and_back_goes_back(tab: Tab, base_url: str, stub
 
 
 @in_a_browser
-def test_a_new_search_gives_the_one_before_up(tab: Tab, base_url: str) -> None:
+def test_a_new_search_cancels_the_previous_one(tab: Tab, base_url: str) -> None:
     given_up: list[str] = []
     tab.page.on("requestfailed", lambda request: given_up.append(request.post_data_json["query"]))
     tab.page.goto(base_url)

@@ -1,4 +1,4 @@
-"""How many replicas a load calls for."""
+"""Autoscaling policies."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ def decided(*contexts: Any) -> dict[str, int]:
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=8), st.floats(0, 1000))
-def test_shards_scale_together_and_the_encoder_alone(requests: list[float], encoding: float) -> None:
+def test_shards_scale_together_and_the_encoder_independently(requests: list[float], encoding: float) -> None:
     shards = [context(f"shard-{n:04d}", number) for n, number in enumerate(requests)]
     decisions = decided(*shards, context("query-encoder", encoding), context("gateway", 500))
     assert "gateway" not in decisions
@@ -42,7 +42,7 @@ def test_shards_scale_together_and_the_encoder_alone(requests: list[float], enco
     )
 
 
-def test_work_that_waits_calls_for_more() -> None:
+def test_queueing_adds_a_replica() -> None:
     quiet = (MAX_WAIT_S / 2, MAX_WAIT_S / 4)
     slow = (MAX_WAIT_S * 2, MAX_WAIT_S)
     assert decided(context("shard-0000", 1, 3, quiet), context("shard-0001", 1, 3, quiet)) == {

@@ -29,7 +29,7 @@ def unit(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """1,500 documents around 40 topics, in the order of their topics: shards differ; some documents are equal."""
+    """1,500 documents around 40 topics, ordered by topic, so that shards differ; some documents are duplicates."""
     rng = np.random.default_rng(5)
     topics = unit(rng, 40)
     documents = []
@@ -45,7 +45,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def queries() -> list[np.ndarray]:
-    """As many as the profile has examples, and 5 more: 30 in `make test`."""
+    """5 more than the hypothesis profile's examples: 30 in `make test`."""
     rng = np.random.default_rng(6)
     return [unit(rng, int(n)) for n in rng.integers(1, 40, 5 + settings.default.max_examples)]
 
@@ -86,13 +86,13 @@ def shards_of(index: Index, n: int) -> list[IndexShard]:
 
 @pytest.fixture(scope="module")
 def opened(index) -> Callable[[int], list[IndexShard]]:
-    """Shards that have been asked before, as those of an endpoint have."""
+    """Shards reused across tests, as in an endpoint."""
     return cache(partial(shards_of, index))
 
 
 @pytest.fixture(scope="module")
 def whole(index, queries) -> Callable[..., list[list[Hit]]]:
-    """What the index finds, searched once for all numbers of shards."""
+    """Results of `Index.search`, computed once for all numbers of shards."""
     return cache(lambda k, effort, **selection: index.search(queries, k=k, effort=effort, **selection))
 
 
@@ -123,7 +123,7 @@ def pairs(results):
         ({"filter": "n < 0"}, "default", 10),
     ],
 )
-def test_any_number_of_shards_finds_what_the_index_finds(
+def test_any_number_of_shards_matches_index_search(
     index, queries, probing, opened, whole, n_shards, selection, effort, k
 ) -> None:
     asks = [in_process(shard) for shard in opened(n_shards)]
@@ -133,7 +133,7 @@ def test_any_number_of_shards_finds_what_the_index_finds(
     probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
     assert pairs(probed.hits) == pairs(expected)
     assert together.answered == n_shards
-    # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
+    # Single queries use eager scores: other steps, same hits.
     for number in range(0, len(queries), 20):
         for probe in (None, probing):
             alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
@@ -145,7 +145,7 @@ def test_any_number_of_shards_finds_what_the_index_finds(
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, probing, opened, n_probe, n_rescore) -> None:
+def test_any_settings_match_index_search(index, queries, probing, opened, n_probe, n_rescore) -> None:
     chosen = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
     asks = [in_process(shard) for shard in opened(4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
@@ -159,7 +159,7 @@ def test_more_shards_than_partitions(index, queries) -> None:
     assert pairs(found.hits) == pairs(index.search(queries[:20]))
 
 
-def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
+def test_a_slow_shard_is_dropped_at_the_deadline(index, queries) -> None:
     shards = shards_of(index, 4)
     asks = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
     failures: list = []
@@ -175,7 +175,7 @@ def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
-def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
+def test_a_shard_that_fails_midway_is_dropped(index, queries, step) -> None:
     shards = shards_of(index, 3)
     whole = in_process(shards[1])
 
@@ -191,8 +191,8 @@ def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
-def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None:
-    """To be asked what else there is to ask: they take some, too."""
+def test_a_hanging_shard_leaves_time_for_the_others(index, queries, step) -> None:
+    """The deadline leaves time for further calls of the other shards."""
     shards = shards_of(index, 3)
     asks = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
     found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
@@ -200,8 +200,8 @@ def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None
     assert all(len(hits) == 10 for hits in found.hits)
 
 
-def test_a_shard_that_only_counts_is_down(index, queries) -> None:
-    """A filtered search asks for a number first, which needs none of the files that may be damaged."""
+def test_a_shard_that_only_answers_counts_is_down(index, queries) -> None:
+    """`count` needs no index files, so its success does not close the circuit breaker."""
     shards = shards_of(index, 2)
     asks = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
 
@@ -221,18 +221,18 @@ def test_a_shard_that_only_counts_is_down(index, queries) -> None:
     assert asyncio.run(run()) == [True, True]
 
 
-def test_probes_that_come_too_late(index, queries) -> None:
+def test_slow_probing_times_out(index, queries) -> None:
     async def slow(queries, plans):
         await asyncio.sleep(60)
 
     asks = [in_process(shard) for shard in shards_of(index, 2)]
     with pytest.raises(TimeoutError, match="nearest centroids timed out"):
         search(index, asks, queries[:2], timeout=0.1, probe=slow)
-    # None are wanted where no lists are visited.
+    # A plan that visits no lists needs no probes.
     assert search(index, asks, queries[:2], probe=slow, filter="n < 12").answered == 2
 
 
-def test_no_shard_at_all(index, queries) -> None:
+def test_all_shards_failing_returns_no_hits(index, queries) -> None:
     async def failing(method, *arguments):
         raise RuntimeError("gone")
 
@@ -240,7 +240,7 @@ def test_no_shard_at_all(index, queries) -> None:
     assert (found.answered, found.hits) == (0, [[], []])
 
 
-def test_what_a_shard_refuses_is_refused(index, queries) -> None:
+def test_a_shards_input_error_is_raised(index, queries) -> None:
     with pytest.raises(InputError, match="nothing"):
         search(index, [in_process(shard) for shard in shards_of(index, 2)], queries[:1], filter="nothing = 1")
 

@@ -14,13 +14,13 @@ from raycol.serving.served_version import current_version, read_served_version, 
 from raycol.storage import Store
 
 
-def test_without_a_choice_an_endpoint_starts_with_what_it_is_told(store: Store) -> None:
+def test_without_a_record_an_endpoint_starts_with_the_requested_version(store: Store) -> None:
     assert starting_version(store, None) == (None, 0)
     assert starting_version(store, 2) == (2, 0)
     assert current_version(store, 2, 0) == 2
 
 
-def test_an_endpoint_starts_with_what_was_chosen_unless_it_is_told_another(store: Store) -> None:
+def test_an_endpoint_starts_with_the_recorded_version_by_default(store: Store) -> None:
     chosen = write_served_version(store, 1, newest=False)
     assert starting_version(store, None) == (1, chosen.at)
     assert starting_version(store, 2) == (2, chosen.at)
@@ -28,19 +28,19 @@ def test_an_endpoint_starts_with_what_was_chosen_unless_it_is_told_another(store
     assert starting_version(store, None)[0] is None
 
 
-def test_a_part_that_starts_again_goes_by_what_was_chosen_since(store: Store) -> None:
+def test_a_restarted_replica_opens_a_version_recorded_since(store: Store) -> None:
     _, seen = starting_version(store, None)
     for version, newest in ((1, False), (3, True)):
         write_served_version(store, version, newest=newest)
         assert current_version(store, 2, seen) == version
     _, seen = starting_version(store, 2)
     assert current_version(store, 2, seen) == 2
-    # The same once more is a choice, too.
+    # Recording the same version again is a new record.
     write_served_version(store, 3, newest=True)
     assert current_version(store, 2, seen) == 3
 
 
-def test_a_choice_that_is_gone_or_cannot_be_read_is_none(store: Store) -> None:
+def test_missing_versions_and_invalid_records_are_ignored(store: Store) -> None:
     write_served_version(store, 9, newest=False)
     assert starting_version(store, None)[0] is None
     assert current_version(store, 2, 0) == 2
@@ -52,7 +52,7 @@ def test_a_choice_that_is_gone_or_cannot_be_read_is_none(store: Store) -> None:
 
 
 def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> None:
-    """A vacuum must not take the record's unfinished file for what a dead writer left."""
+    """A vacuum must not delete the record's temporary file as that of a dead writer."""
     done = Event()
 
     def others() -> int:
@@ -79,9 +79,7 @@ def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> N
     assert Index.open(store.uri).verify() == []
 
 
-def test_a_record_that_a_vacuum_takes_on_its_way_is_written_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_deleted_by_a_vacuum_is_rewritten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, taken = os.replace, 0
 
     def take(source: Path, target: Path) -> None:
@@ -98,7 +96,7 @@ def test_a_record_that_a_vacuum_takes_on_its_way_is_written_again(
     assert (pin.version, taken) == (2, 3)
 
 
-def test_a_record_that_cannot_be_written_is_an_error_of_raycols(store: Store) -> None:
+def test_an_unwritable_record_raises_raycol_error(store: Store) -> None:
     (Path(store.uri) / "served.json").mkdir()
     with pytest.raises(RaycolError, match=r"served\.json: cannot be written \(Is a directory\)"):
         write_served_version(store, 2, newest=False)

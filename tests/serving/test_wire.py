@@ -169,7 +169,7 @@ def test_headers(served: Served, header: bytes, status: int) -> None:
 @pytest.mark.parametrize(
     ("given", "kept"), [(b"abc-1", True), (b"a b<c>", False), (b"a" * 65, False), ("é".encode(), False), (b"", False)]
 )
-def test_an_answer_has_one_name(served: Served, given: bytes, kept: bool) -> None:
+def test_a_response_has_one_request_id(served: Served, given: bytes, kept: bool) -> None:
     for path in (b"/v1/index", b"/nothing", b"/healthz"):
         head = served.exchange(served.request(path=path, headers=(b"X-Request-Id: " + given,))).split(b"\r\n\r\n")[0]
         (name,) = [line[14:] for line in head.lower().split(b"\r\n") if line.startswith(b"x-request-id: ")]
@@ -196,7 +196,7 @@ def test_smuggled_requests(served: Served, headers: tuple[bytes, ...], body: byt
     assert statuses(received) == expected
 
 
-def test_pipelined_requests_are_answered_in_their_order(served: Served) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     search = served.request(b"POST", b"/v1/search", body=SEARCH, last=False)
     other = served.request(path=b"/nothing", last=False)
     received = served.exchange(search + other + search + other + served.request(b"POST", b"/v1/search", body=SEARCH))
@@ -220,11 +220,11 @@ def test_pipelined_requests_are_answered_in_their_order(served: Served) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_no_request(served: Served, sent: bytes, expected: set[int]) -> None:
+def test_malformed_requests(served: Served, sent: bytes, expected: set[int]) -> None:
     assert set(statuses(served.exchange(sent))) <= expected
 
 
-def test_the_old_version_of_http(served: Served) -> None:
+def test_http_1_0(served: Served) -> None:
     received = served.exchange(served.request(b"POST", b"/v1/search", body=SEARCH, version=b"HTTP/1.0", last=False))
     assert statuses(received) == [200]
 
@@ -281,13 +281,13 @@ def test_paths(served: Served, path: bytes, statuses_: set[int]) -> None:
     served.check_secrets(received.decode("latin-1"))
 
 
-def test_an_encoded_path_of_an_administrator_is_one(served: Served) -> None:
+def test_encoded_admin_paths_need_an_admin_key(served: Served) -> None:
     for path in (b"/v1/admin/version", b"/v1/%61dmin/version", b"/v1/admin/%76ersion"):
         received = served.exchange(served.request(b"POST", path, body=b'{"version": null}'))
         assert statuses(received) == [403]
 
 
-def test_slow_clients_keep_nobody_from_being_answered(served: Served) -> None:
+def test_slow_clients_do_not_block_others(served: Served) -> None:
     """120 connections that send a byte now and then, half of them headers, half bodies, are all ended in time."""
     start = served.request(b"POST", b"/v1/search", (b"Content-Length: 1000",), length=False)[:-2]
     waiting = selectors.DefaultSelector()
@@ -331,7 +331,7 @@ def test_slow_clients_keep_nobody_from_being_answered(served: Served) -> None:
 # Its log
 
 
-def test_each_request_has_its_line_in_the_log(served: Served) -> None:
+def test_each_request_is_logged(served: Served) -> None:
     import ray
 
     name = "one-to-look-for"
