@@ -16,8 +16,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def chromium() -> Iterator[Any]:
     """A running browser; skips the test if none is installed.
 
-    While it runs, this thread has a running event loop, in which asyncio.run and Serve's handles fail: start what needs
-    them before, and close the browser with the module that uses it.
+    While it runs, this thread has a running event loop, in which asyncio.run and Serve's handles fail: use them
+    before, and close the browser with the module that uses it.
     """
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

@@ -27,7 +27,7 @@ from tests.serving.handles import Handle, Method
 from tests.serving.indexes import index_of_texts
 
 
-def endpoint_of(
+def state_of(
     uri: str, shards: Iterable[Handle], encoder: Handle | None = None, keys: Path | None = None
 ) -> GatewayState:
     settings = GatewaySettings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
@@ -43,11 +43,11 @@ def test_a_partial_rerank_reports_no_unknown_ids(tiny_colbert: Path, tmp_path: P
 
     async def run() -> None:
         shards = [Handle(Shard(index.uri, 1, 0, number, 2)) for number in range(2)]
-        whole = await endpoint_of(index.uri, shards, encoder).rerank(RerankRequest(query="rain", ids=ids))
+        whole = await state_of(index.uri, shards, encoder).rerank(RerankRequest(query="rain", ids=ids))
         assert (whole.partial, whole.unknown, len(whole.results)) == (False, ["nowhere"], 10)
         assert whole.shards is not None
         assert (whole.shards.total, whole.shards.answered) == (2, 2)
-        lost = endpoint_of(index.uri, [shards[0], Handle(None)], encoder)
+        lost = state_of(index.uri, [shards[0], Handle(None)], encoder)
         with pytest.raises(UnavailableError, match="1 of 2 shards"):
             await lost.rerank(RerankRequest(query="rain", ids=ids))
         partly = await lost.rerank(RerankRequest(query="rain", ids=ids, allow_partial=True))
@@ -87,17 +87,17 @@ def test_a_dead_shard_delays_one_search_and_recovers(
     async def run() -> None:
         last = Dying(Shard(store.uri, 1, 0, shards - 1, shards))
         handles = [*(Handle(Shard(store.uri, 1, 0, n, shards)) for n in range(shards - 1)), last]
-        endpoint = endpoint_of(store.uri, handles)
-        monkeypatch.setattr(endpoint, "settings", replace(endpoint.settings, timeout_s=600.0))
+        state = state_of(store.uri, handles)
+        monkeypatch.setattr(state, "settings", replace(state.settings, timeout_s=600.0))
 
         async def answered(timeout_ms: int | None = None) -> int:
             body = {"embeddings": [query], "k": 100, "timeout_ms": timeout_ms}
             try:
-                found = await endpoint.search(SearchRequest.model_validate(body))
+                response = await state.search(SearchRequest.model_validate(body))
             except UnavailableError:
                 return 0
-            assert found.partial == (found.shards.answered < shards)
-            return found.shards.answered
+            assert response.partial == (response.shards.answered < shards)
+            return response.shards.answered
 
         assert await answered() == shards
         last.dead = True
@@ -109,7 +109,7 @@ def test_a_dead_shard_delays_one_search_and_recovers(
         assert last.calls.count("call") < 6
         # The background retry still hangs.
         last.dead = False
-        for task in endpoint._breakers[-1]._tasks:
+        for task in state._breakers[-1]._tasks:
             task.cancel()
         async with asyncio.timeout(60):
             while await answered() < shards:
@@ -150,14 +150,14 @@ def test_short_timeouts_do_not_open_the_circuit_breaker(store: Store) -> None:
 def test_readiness_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         shard = Handle(Shard(store.uri, 1, 0, 0, 1))
-        endpoint = endpoint_of(store.uri, [shard])
-        found = await asyncio.gather(*(endpoint.ready() for _ in range(500)))
-        assert {health.status for health in found} == {"ok"}
+        state = state_of(store.uri, [shard])
+        replies = await asyncio.gather(*(state.ready() for _ in range(500)))
+        assert {health.status for health in replies} == {"ok"}
         assert shard.calls == ["status"]
         monkeypatch.setattr(state_module, "_READY_S", 0.0)
-        assert (await endpoint.ready()).status == "ok"
+        assert (await state.ready()).status == "ok"
         assert shard.calls == ["status", "status"]
-        lost = endpoint_of(store.uri, [shard, Handle(None)])
+        lost = state_of(store.uri, [shard, Handle(None)])
         assert (await lost.ready()).status == "not ready"
 
     asyncio.run(run())
@@ -181,21 +181,21 @@ def test_keys_are_revoked_during_a_version_switch(
                 opening.set()
                 await opened.wait()
 
-        endpoint = endpoint_of(store.uri, [Handle(Slow())], keys=file)
-        following = asyncio.create_task(endpoint.follow())
-        switching = asyncio.create_task(endpoint.switch(2))
+        state = state_of(store.uri, [Handle(Slow())], keys=file)
+        follow_task = asyncio.create_task(state.follow())
+        switch_task = asyncio.create_task(state.switch(2))
         await opening.wait()
-        scope_of = endpoint.guard_settings.scope_of
+        scope_of = state.guard_settings.scope_of
         assert scope_of is not None
         assert scope_of(key) == "read"
         revoke_key(file, "one")
         async with asyncio.timeout(20):
             while scope_of(key):
                 await asyncio.sleep(0.01)
-        assert not switching.done()
+        assert not switch_task.done()
         opened.set()
-        assert (await switching).version == 2
-        following.cancel()
+        assert (await switch_task).version == 2
+        follow_task.cancel()
 
     asyncio.run(run())
 
@@ -264,12 +264,12 @@ def test_concurrent_tokens_and_embeddings_match_sequential_ones(tiny_colbert: Pa
 
     async def run() -> None:
         alone, _ = await encoder.embed(texts, False)
-        places = await encoder.tokens(texts[0], True)
+        offsets = await encoder.tokens(texts[0], True)
         for _ in range(15):
-            asked = [encoder.tokens(texts[0], True) for _ in range(8)]
-            (embeddings, _), *found = await asyncio.gather(encoder.embed(texts, False), *asked)
+            calls = [encoder.tokens(texts[0], True) for _ in range(8)]
+            (embeddings, _), *concurrent = await asyncio.gather(encoder.embed(texts, False), *calls)
             assert [len(array) for array in embeddings] == [len(array) for array in alone]
-            assert found == [places] * 8
+            assert concurrent == [offsets] * 8
 
     asyncio.run(run())
 
@@ -283,8 +283,8 @@ def test_long_queries_are_truncated_in_the_cache(tiny_colbert: Path) -> None:
     async def run() -> None:
         long = "rain " * 13_000
         (first,), _ = await encoder.embed([long], True)
-        (again,), known = await encoder.embed([long + "fog"], True)
-        assert known == 1
+        (again,), n_cached = await encoder.embed([long + "fog"], True)
+        assert n_cached == 1
         assert np.array_equal(first, again)
         assert max(map(sys.getsizeof, encoder._cache)) < 4096
 
@@ -297,9 +297,9 @@ def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypa
     from raycol.serving import encoder as module
 
     read: list[int] = []
-    places = module.token_offsets
+    offsets = module.token_offsets
     monkeypatch.setattr(
-        module, "token_offsets", lambda model, text, query: read.append(len(text)) or places(model, text, query)
+        module, "token_offsets", lambda model, text, query: read.append(len(text)) or offsets(model, text, query)
     )
     encoder = module.QueryEncoder(str(tiny_colbert), None)
     weights = encoder._encoder.state_dict()
@@ -311,10 +311,10 @@ def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypa
         for is_query in (True, False):
             short = await encoder.tokens(long[:200], is_query)
             with encoder._tokenizer_lock:
-                found = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
+                tokens = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
             (array,), _ = await encoder.embed([long], is_query)
-            assert len(found) == len(array)
-            assert found == short
+            assert len(tokens) == len(array)
+            assert tokens == short
 
     asyncio.run(run())
     assert max(read) < 10_000
@@ -322,4 +322,4 @@ def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypa
 
 def test_texts_without_a_model_are_rejected(store: Store) -> None:
     with pytest.raises(InputError, match="names no model"):
-        asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
+        asyncio.run(state_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))

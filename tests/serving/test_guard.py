@@ -84,10 +84,10 @@ def inner() -> Inner:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
     """No keys and four concurrent requests; checks that nothing is in flight afterwards."""
-    found = GuardSettings(4)
-    monkeypatch.setattr(Guard, "settings", found)
-    yield found
-    assert (found.in_flight, found.incoming_bytes) == (0, 0)
+    settings = GuardSettings(4)
+    monkeypatch.setattr(Guard, "settings", settings)
+    yield settings
+    assert (settings.in_flight, settings.incoming_bytes) == (0, 0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def never() -> Any:
     raise AssertionError("the body was asked for")
 
 
-def coming(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
+def body_of(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
     """An ASGI `receive` that returns a body, then blocks."""
     parts = list(chunks)
 
@@ -132,7 +132,7 @@ async def ask(
 
     encoded = [(name.lower().encode(), v.encode() if isinstance(v, str) else v) for name, v in headers]
     scope = {"type": "http", "method": method, "path": path, "headers": encoded, "root_path": "", **scope}
-    await app(scope, body or coming([b""]), send)
+    await app(scope, body or body_of([b""]), send)
     return answer
 
 
@@ -236,10 +236,10 @@ def test_requests_over_capacity_get_429(inner: Inner, settings: GuardSettings) -
         working = [asyncio.ensure_future(ask(app)) for _ in range(4)]
         while len(inner.bodies) < 4:
             await asyncio.sleep(0)
-        refused = await ask(app, "POST", "/v1/search", body=never)
-        assert refused.status == 429
-        assert refused.header("retry-after") == "1"
-        assert refused.problem.status == 429
+        rejected = await ask(app, "POST", "/v1/search", body=never)
+        assert rejected.status == 429
+        assert rejected.header("retry-after") == "1"
+        assert rejected.problem.status == 429
         working += [asyncio.ensure_future(ask(app, path=path)) for path in ("/healthz", "/readyz", "/metrics")]
         while len(inner.bodies) < 7:
             await asyncio.sleep(0)
@@ -259,36 +259,36 @@ def test_a_response_is_in_flight_until_it_is_read(settings: GuardSettings, monke
         await send({"type": "http.response.body", "body": content})
 
     async def run() -> None:
-        taken, untaken, take = bytearray(), 0, asyncio.Event()
+        received, buffered, resume = bytearray(), 0, asyncio.Event()
 
         async def send(message: Any) -> None:
-            nonlocal untaken
-            untaken = max(untaken, len(message.get("body", b"")))
-            await take.wait()
-            taken.extend(message.get("body", b""))
+            nonlocal buffered
+            buffered = max(buffered, len(message.get("body", b"")))
+            await resume.wait()
+            received.extend(message.get("body", b""))
 
         scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": [], "root_path": ""}
-        working = asyncio.ensure_future(Guard(large)(scope, coming([b""]), send))
+        working = asyncio.ensure_future(Guard(large)(scope, body_of([b""]), send))
         for _ in range(20):
             await asyncio.sleep(0)
         assert settings.in_flight == 1
-        take.set()
+        resume.set()
         await working
-        assert bytes(taken) == content
-        assert untaken <= len(content) / 4
+        assert bytes(received) == content
+        assert buffered <= len(content) / 4
 
-        take.clear()
+        resume.clear()
         monkeypatch.setattr(guard, "_SEND_S", 0.0)
         monkeypatch.setattr(guard, "_SEND_BYTES_PER_S", 100 * len(content))
         begun = asyncio.Event()
 
-        async def stop_taking(message: Any) -> None:
+        async def stop_reading(message: Any) -> None:
             if "body" in message:
                 begun.set()
-                await take.wait()
+                await resume.wait()
 
         with pytest.raises(TimeoutError):
-            await Guard(large)(scope, coming([b""]), stop_taking)
+            await Guard(large)(scope, body_of([b""]), stop_reading)
         assert begun.is_set()
 
     asyncio.run(run())
@@ -307,7 +307,7 @@ def test_slow_bodies_use_no_capacity(inner: Inner, settings: GuardSettings, monk
         slow = [asyncio.ensure_future(ask(app, "POST", "/v1/search", body=trickle)) for _ in range(1000)]
         await asyncio.sleep(0.05)
         for _ in range(20):
-            assert (await ask(app, "POST", "/v1/search", body=coming([b"a", b"b"]))).status == 200
+            assert (await ask(app, "POST", "/v1/search", body=body_of([b"a", b"b"]))).status == 200
         for answer in await asyncio.gather(*slow):
             assert answer.status == 408
             assert answer.header("connection") == "close"
@@ -328,11 +328,11 @@ def test_large_bodies_share_a_limit_and_small_ones_are_exempt(
         app = Guard(inner)
         stuck = [asyncio.ensure_future(ask(app, "POST", body=stalled([megabyte]))) for _ in range(3)]
         await asyncio.sleep(0.05)
-        refused = await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))
-        assert (refused.status, refused.header("retry-after")) == (429, "1")
-        assert (await ask(app, "POST", body=coming([b"a" * 30_000, b"b" * 30_000]))).status == 200
+        rejected = await ask(app, "POST", body=body_of([megabyte, megabyte, b"b"]))
+        assert (rejected.status, rejected.header("retry-after")) == (429, "1")
+        assert (await ask(app, "POST", body=body_of([b"a" * 30_000, b"b" * 30_000]))).status == 200
         assert [answer.status for answer in await asyncio.gather(*stuck)] == 3 * [408]
-        assert (await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))).status == 200
+        assert (await ask(app, "POST", body=body_of([megabyte, megabyte, b"b"]))).status == 200
 
     asyncio.run(run())
 
@@ -340,12 +340,12 @@ def test_large_bodies_share_a_limit_and_small_ones_are_exempt(
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ([("Content-Length", "10000000")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "9" * 5000)], coming([b"a"])),
-        ([], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "3")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "-1")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
+        ([("Content-Length", "10000000")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "9" * 5000)], body_of([b"a"])),
+        ([], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "3")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "-1")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", b"\xb2")], body_of([b"a" * 10_000_000])),
     ],
 )
 def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
@@ -356,10 +356,10 @@ def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, he
 
 
 @pytest.mark.parametrize(
-    ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
+    ("bytes_s", "n_read"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
 )
 def test_the_rest_of_a_rejected_body_is_read_for_a_while(
-    settings: GuardSettings, bytes_s: float, taken: float
+    settings: GuardSettings, bytes_s: float, n_read: float
 ) -> None:
     # Closing at once would reset the connection before the client reads the response.
     chunk = b"a" * 500_000
@@ -377,13 +377,13 @@ def test_the_rest_of_a_rejected_body_is_read_for_a_while(
     asyncio.run(Guard(Inner())({**scope, "headers": [(b"content-length", b"99999999999")]}, receive, send))
     assert happened[:2] == ["http.response.start", "http.response.body"]
     assert happened[-1] == "ended"
-    assert happened.count("received") * len(chunk) == pytest.approx(taken, rel=0.6)
+    assert happened.count("received") * len(chunk) == pytest.approx(n_read, rel=0.6)
 
 
 def test_the_largest_body_is_read(inner: Inner, settings: GuardSettings) -> None:
     chunks = [b"a" * (MAX_BODY_BYTES // 2)] * 2
     answer = asyncio.run(
-        ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], coming(chunks))
+        ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], body_of(chunks))
     )
     assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
 

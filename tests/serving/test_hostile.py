@@ -1,6 +1,6 @@
-"""An endpoint under requests that mean it harm: refused with a problem, never a 500, and nothing else goes down.
+"""Hostile requests get a problem, never a 500, and the endpoint keeps working.
 
-In this process, through ASGI; what only bytes on a connection can do is in test_wire.py.
+In this process, over ASGI; attacks at the level of bytes and connections are in test_wire.py.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_lone_surrogates_are_rejected(served: Served, path: str, body: str) -> N
 
 
 def test_a_large_body_is_searched(served: Served) -> None:
-    # 1,000 queries' worth of numbers in one: as large as may be, in numbers and in bytes.
+    # The maximum number of vectors and bytes.
     body = {"embeddings": 16 * [1024 * [[0.25] * DIM]], "k": 1}
     answer = served.post(body)
     assert answer.status_code == 200
@@ -368,7 +368,7 @@ def test_clients_cannot_create_time_series(served: Served) -> None:
     assert series() == before
 
 
-# Made up by the thousand
+# Property-based
 
 strings = st.text(st.characters(), max_size=20)
 values = st.recursive(
@@ -398,7 +398,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def searches(draw: st.DrawFn, odd: int) -> dict[str, Any]:
-    """A body of a search with so many fields, or fewer, that hold anything."""
+    """A search body with up to `odd` arbitrary fields."""
     body = {draw(st.sampled_from(["query", "queries", "embeddings"])): None}
     body |= dict.fromkeys(draw(st.lists(st.sampled_from(sorted(set(VALID) - {"query", "queries", "embeddings"})))))
     body = {name: draw(VALID[name]) for name in body}
@@ -427,7 +427,7 @@ def test_the_strategies_cover_every_field() -> None:
 
 @given(body=searches(odd=0))
 def test_valid_searches_are_answered(served: Served, body: dict[str, Any]) -> None:
-    # Random bytes may hold a NaN; all else must be found.
+    # Random bytes may contain a NaN.
     assert check_search(served, json.dumps(body).encode()) == 200 or "embeddings" in body
 
 
@@ -453,7 +453,7 @@ def test_any_bytes_are_rejected(served: Served, content: bytes) -> None:
     assert check_search(served, content) in (400, 422)
 
 
-# By the document of the endpoint
+# OpenAPI
 
 SCHEMA = schemathesis.openapi.from_dict(gateway.api.openapi())
 CHECKS = [
@@ -470,13 +470,13 @@ CHECKS = [
 def test_responses_conform_to_openapi(served: Served, method: str, path: str, valid: bool) -> None:
     operation = SCHEMA[path][method]
     if not valid and method == "GET" and "{" not in path:
-        return  # takes nothing that could be invalid
+        return  # has no parameters
     mode = schemathesis.GenerationMode.POSITIVE if valid else schemathesis.GenerationMode.NEGATIVE
 
     @given(case=operation.as_strategy(generation_mode=mode))
     def conforms(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
-            # One that waits no longer than a millisecond is told, as documented, that nothing came by then.
+            # A tiny time limit gets a 503, as documented.
             case.body.pop("timeout_ms", None)
         answer = case.call(base_url=served.url, headers={"authorization": f"Bearer {served.keys['admin']}"})
         case.validate_response(answer, checks=CHECKS)

@@ -51,20 +51,20 @@ def queries() -> list[np.ndarray]:
 
 
 def in_process(shard: IndexShard, slow: float = 0.0, hangs: str | None = None):
-    async def ask(method, *arguments):
+    async def call(method, *arguments):
         if slow or method == hangs:
             await asyncio.sleep(60.0 if method == hangs else slow)
         return getattr(shard, method)(*arguments)
 
-    return ask
+    return call
 
 
 def search(
-    index, asks, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
+    index, calls, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
 ):
     manifest = index.manifest
     shards = scatter.Shards(
-        asks, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
+        calls, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
     )
     return asyncio.run(
         scatter.search(
@@ -97,7 +97,7 @@ def whole(index, queries) -> Callable[..., list[list[Hit]]]:
 
 
 @pytest.fixture(scope="module")
-def probing(index: Index) -> Iterator[Prober]:
+def prober(index: Index) -> Iterator[Prober]:
     with ThreadPoolExecutor(1) as pool:
         yield Prober(open_store(index.uri), index.manifest, pool)
 
@@ -124,86 +124,86 @@ def pairs(results):
     ],
 )
 def test_any_number_of_shards_matches_index_search(
-    index, queries, probing, opened, whole, n_shards, selection, effort, k
+    index, queries, prober, opened, whole, n_shards, selection, effort, k
 ) -> None:
-    asks = [in_process(shard) for shard in opened(n_shards)]
+    calls = [in_process(shard) for shard in opened(n_shards)]
     expected = whole(k, effort, **selection)
-    together = search(index, asks, queries, k, effort=effort, **selection)
-    assert pairs(together.hits) == pairs(expected)
-    probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
+    batched = search(index, calls, queries, k, effort=effort, **selection)
+    assert pairs(batched.hits) == pairs(expected)
+    probed = search(index, calls, queries, k, effort=effort, probe=prober, **selection)
     assert pairs(probed.hits) == pairs(expected)
-    assert together.answered == n_shards
+    assert batched.answered == n_shards
     # Single queries use eager scores: other steps, same hits.
     for number in range(0, len(queries), 20):
-        for probe in (None, probing):
-            alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
-            assert pairs(alone.hits) == pairs(expected[number : number + 1])
-    for hits in together.hits[:5]:
+        for probe in (None, prober):
+            single = search(index, calls, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
+            assert pairs(single.hits) == pairs(expected[number : number + 1])
+    for hits in batched.hits[:5]:
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
 
 
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_any_settings_match_index_search(index, queries, probing, opened, n_probe, n_rescore) -> None:
+def test_any_settings_match_index_search(index, queries, prober, opened, n_probe, n_rescore) -> None:
     chosen = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
-    asks = [in_process(shard) for shard in opened(4)]
+    calls = [in_process(shard) for shard in opened(4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
-    for probe in (None, probing):
-        assert pairs(search(index, asks, queries, 5, settings=chosen, probe=probe).hits) == pairs(expected)
+    for probe in (None, prober):
+        assert pairs(search(index, calls, queries, 5, settings=chosen, probe=probe).hits) == pairs(expected)
 
 
 def test_more_shards_than_partitions(index, queries) -> None:
     n = len(index.partitions) + 2
-    found = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
-    assert pairs(found.hits) == pairs(index.search(queries[:20]))
+    result = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
+    assert pairs(result.hits) == pairs(index.search(queries[:20]))
 
 
 def test_a_slow_shard_is_dropped_at_the_deadline(index, queries) -> None:
     shards = shards_of(index, 4)
-    asks = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
+    calls = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
     failures: list = []
-    found = search(index, asks, queries[:3], timeout=0.5, failures=failures)
-    assert found.answered == 3
+    result = search(index, calls, queries[:3], timeout=0.5, failures=failures)
+    assert result.answered == 3
     assert [number for number, _ in failures] == [2]
-    gone = {
+    lost_ids = {
         id_
         for partition in shards[2].index.partitions
         for id_ in partition.ids.take(np.arange(partition.info.documents))
     }
-    assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.hits)
+    assert all(len(hits) == 10 and not lost_ids & {hit.id for hit in hits} for hits in result.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
 def test_a_shard_that_fails_midway_is_dropped(index, queries, step) -> None:
     shards = shards_of(index, 3)
-    whole = in_process(shards[1])
+    working = in_process(shards[1])
 
     async def failing(method, *arguments):
         if method == step:
-            raise RuntimeError("gone")
-        return await whole(method, *arguments)
+            raise RuntimeError("failed")
+        return await working(method, *arguments)
 
-    asks = [in_process(shards[0]), failing, in_process(shards[2])]
-    found = search(index, asks, queries[:10], effort="fast", filter="n >= 0")
-    assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.hits)
+    calls = [in_process(shards[0]), failing, in_process(shards[2])]
+    result = search(index, calls, queries[:10], effort="fast", filter="n >= 0")
+    assert result.answered == 2
+    assert all(len(hits) == 10 for hits in result.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
 def test_a_hanging_shard_leaves_time_for_the_others(index, queries, step) -> None:
     """The deadline leaves time for further calls of the other shards."""
     shards = shards_of(index, 3)
-    asks = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
-    found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
-    assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.hits)
+    calls = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
+    result = search(index, calls, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
+    assert result.answered == 2
+    assert all(len(hits) == 10 for hits in result.hits)
 
 
 def test_a_shard_that_only_answers_counts_is_down(index, queries) -> None:
     """`count` needs no index files, so its success does not close the circuit breaker."""
     shards = shards_of(index, 2)
-    asks = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
+    calls = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
 
     async def ping() -> None:
         pass
@@ -212,8 +212,8 @@ def test_a_shard_that_only_answers_counts_is_down(index, queries) -> None:
         breakers = [CircuitBreaker(str(number), ping) for number in range(2)]
         for breaker in breakers:
             breaker.record_timeout(10.0)
-        asked = scatter.Shards(asks, time.monotonic() + 60, lambda *_: None, breakers)
-        assert sorted(await asked.call_all("count", Selection())) == [0, 1]
+        opened = scatter.Shards(calls, time.monotonic() + 60, lambda *_: None, breakers)
+        assert sorted(await opened.call_all("count", Selection())) == [0, 1]
         for breaker in breakers:
             breaker.record_timeout(10.0)
         return [breaker.is_down for breaker in breakers]
@@ -225,19 +225,19 @@ def test_slow_probing_times_out(index, queries) -> None:
     async def slow(queries, plans):
         await asyncio.sleep(60)
 
-    asks = [in_process(shard) for shard in shards_of(index, 2)]
+    calls = [in_process(shard) for shard in shards_of(index, 2)]
     with pytest.raises(TimeoutError, match="nearest centroids timed out"):
-        search(index, asks, queries[:2], timeout=0.1, probe=slow)
+        search(index, calls, queries[:2], timeout=0.1, probe=slow)
     # A plan that visits no lists needs no probes.
-    assert search(index, asks, queries[:2], probe=slow, filter="n < 12").answered == 2
+    assert search(index, calls, queries[:2], probe=slow, filter="n < 12").answered == 2
 
 
 def test_all_shards_failing_returns_no_hits(index, queries) -> None:
     async def failing(method, *arguments):
-        raise RuntimeError("gone")
+        raise RuntimeError("failed")
 
-    found = search(index, [failing, failing], queries[:2])
-    assert (found.answered, found.hits) == (0, [[], []])
+    result = search(index, [failing, failing], queries[:2])
+    assert (result.answered, result.hits) == (0, [[], []])
 
 
 def test_a_shards_input_error_is_raised(index, queries) -> None:

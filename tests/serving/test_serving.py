@@ -187,7 +187,7 @@ def test_the_page_the_probes_and_the_metrics(endpoint: RunningEndpoint) -> None:
     assert (ready.status_code, ready.json()["shards"]) == (200, {"total": 3, "answered": 3})
     search_endpoint(endpoint.url, ["rain"])
     counted = httpx2.get(f"{endpoint.url}/metrics").text
-    # Of several gateways any may answer: each has series of its own.
+    # Each gateway has its own series.
     (gateway,) = set(re.findall(r'gateway="(\w+)"', counted))
     assert f'raycol_requests_total{{gateway="{gateway}",path="/v1/search",status="200"}}' in counted
     assert f'raycol_shard_work_seconds_count{{gateway="{gateway}",shard="2",step="candidates"}}' in counted
