@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from raycol.client.schema import MAX_K, SearchRequest, SearchResponse
 from raycol.serving import gateway
-from tests.serving.asker import Asker as Served
-from tests.serving.asker import guarded
+from tests.serving.checked_client import CheckedClient as Served
+from tests.serving.checked_client import guarded
 from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow

@@ -24,13 +24,13 @@ import httpx2
 import psutil
 import pytest
 
-from tests.serving.asker import Asker
+from tests.serving.checked_client import CheckedClient
 from tests.serving.on_serve import OnServe
 
 pytestmark = pytest.mark.slow
 
 
-class Served(Asker):
+class Served(CheckedClient):
     """Sends raw bytes to the endpoint."""
 
     @property

@@ -19,7 +19,7 @@ from tests.serving.indexes import index_of_texts
 STATUSES = {200, 400, 401, 403, 404, 405, 408, 413, 422, 429}
 
 
-class Asker:
+class CheckedClient:
     """Sends requests to an endpoint and checks every response."""
 
     def __init__(self, url: str, client: httpx2.Client, folder: Path, keys: dict[str, str]) -> None:
