@@ -21,7 +21,7 @@ from raycol.serving.keys import MAX_FILE_BYTES, MAX_KEYS, Key, Keys, Scope, Watc
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
-def kept(name: str = "ci", key: str = "x", **changes: Any) -> dict[str, Any]:
+def key_fields(name: str = "ci", key: str = "x", **changes: Any) -> dict[str, Any]:
     sha256 = hashlib.sha256(key.encode()).hexdigest()
     return {"name": name, "scope": "read", "sha256": sha256, "created": "2026-01-31T12:00:00Z", **changes}
 
@@ -63,29 +63,29 @@ def test_scopes(tmp_path: Path) -> None:
         (f" {read}", None),
         (keys.keys[0].sha256, None),
     ]
-    for presented, scope in cases:
-        assert keys.scope_of(presented) == scope
-        assert keys.allows(presented, "read") == (scope is not None)
-        assert keys.allows(presented, "admin") == (scope == "admin")
+    for secret, scope in cases:
+        assert keys.scope_of(secret) == scope
+        assert keys.allows(secret, "read") == (scope is not None)
+        assert keys.allows(secret, "admin") == (scope == "admin")
     assert not Keys(keys=()).allows(read, "read")
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.text(), st.data())
-def test_only_stored_keys_are_valid(made: list[str], other: str, data: st.DataObject) -> None:
-    scopes = [data.draw(st.sampled_from(["read", "admin"])) for _ in made]
+def test_only_stored_keys_are_valid(secrets: list[str], other: str, data: st.DataObject) -> None:
+    scopes = [data.draw(st.sampled_from(["read", "admin"])) for _ in secrets]
     keys = Keys(
         keys=tuple(
-            Key.model_validate_json(json.dumps(kept(f"k{number}", scope=scope, sha256=module._digest(key))))
-            for number, (key, scope) in enumerate(zip(made, scopes, strict=True))
+            Key.model_validate_json(json.dumps(key_fields(f"k{number}", scope=scope, sha256=module._digest(key))))
+            for number, (key, scope) in enumerate(zip(secrets, scopes, strict=True))
         )
     )
-    for key, scope in zip(made, scopes, strict=True):
+    for key, scope in zip(secrets, scopes, strict=True):
         assert keys.scope_of(key) == scope
-    assert (keys.scope_of(other) is None) == (other not in made)
+    assert (keys.scope_of(other) is None) == (other not in secrets)
 
 
 def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = Keys.model_validate_json(json.dumps({"keys": [kept(name, name) for name in "abc"]}))
+    keys = Keys.model_validate_json(json.dumps({"keys": [key_fields(name, name) for name in "abc"]}))
     compared = []
 
     def compare(one: str, other: str) -> bool:
@@ -99,7 +99,7 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
 
 @given(st.text(max_size=70) | st.from_regex(NAME, fullmatch=True))
 def test_key_names_are_plain(name: str) -> None:
-    content = json.dumps({"keys": [kept(name)]})
+    content = json.dumps({"keys": [key_fields(name)]})
     if NAME.fullmatch(name):
         assert Keys.model_validate_json(content).keys[0].name == name
     else:
@@ -154,15 +154,15 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
         (b'{"keys": {}}', "keys: "),
         (b'{"keys": [], "more": 1}', "more: "),
         (b" " * (MAX_FILE_BYTES + 1), f"larger than {MAX_FILE_BYTES} bytes"),
-        ({"keys": [kept(scope="write")]}, "keys.0.scope: "),
-        ({"keys": [kept(), kept("b", sha256="raycol_secret")]}, "keys.1.sha256: "),
-        ({"keys": [kept(sha256="A" * 64)]}, "keys.0.sha256: "),
-        ({"keys": [kept(created="yesterday")]}, "keys.0.created: "),
-        ({"keys": [kept(created="2026-01-31T12:00:00")]}, "keys.0.created: "),
-        ({"keys": [kept(key_="raycol_secret")]}, "keys.0.key_: "),
-        ({"keys": [kept(), kept(key="y")]}, "two keys have the same name"),
-        ({"keys": [kept(), kept("b")]}, "two keys have the same sha256"),
-        ({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS + 1)]}, "keys: "),
+        ({"keys": [key_fields(scope="write")]}, "keys.0.scope: "),
+        ({"keys": [key_fields(), key_fields("b", sha256="raycol_secret")]}, "keys.1.sha256: "),
+        ({"keys": [key_fields(sha256="A" * 64)]}, "keys.0.sha256: "),
+        ({"keys": [key_fields(created="yesterday")]}, "keys.0.created: "),
+        ({"keys": [key_fields(created="2026-01-31T12:00:00")]}, "keys.0.created: "),
+        ({"keys": [key_fields(key_="raycol_secret")]}, "keys.0.key_: "),
+        ({"keys": [key_fields(), key_fields(key="y")]}, "two keys have the same name"),
+        ({"keys": [key_fields(), key_fields("b")]}, "two keys have the same sha256"),
+        ({"keys": [key_fields(f"k{n}", str(n)) for n in range(MAX_KEYS + 1)]}, "keys: "),
     ],
     ids=range(18),
 )
@@ -201,12 +201,12 @@ def test_missing_files_and_folders_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        new_key(tmp_path / "gone" / "keys.json", "ci")
+        new_key(tmp_path / "missing" / "keys.json", "ci")
 
 
 def test_the_number_of_keys_is_limited(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    file.write_text(json.dumps({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
+    file.write_text(json.dumps({"keys": [key_fields(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
     assert len(read_keys(file).keys) == MAX_KEYS
     with pytest.raises(InputError, match=f"the file has {MAX_KEYS} keys, the maximum"):
         new_key(file, "one-more")
@@ -261,7 +261,7 @@ def test_a_changed_file_is_reloaded(tmp_path: Path) -> None:
     revoke_key(file, "first")
     assert watched.refresh()
     assert not watched.keys.allows(first, "read")
-    # The last one too: a file without keys is one that allows nothing.
+    # Also the last one: an empty file allows nothing.
     revoke_key(file, "second")
     assert watched.refresh()
     assert not watched.keys.allows(second, "read")
@@ -285,7 +285,7 @@ def test_an_unreadable_file_keeps_the_previous_keys(tmp_path: Path, caplog: pyte
     assert "not a file of API keys" in first
     assert "no such file" in second
     file.write_bytes(good)
-    assert not watched.refresh()  # the same keys in another file
+    assert not watched.refresh()  # same keys, another inode
     other = new_key(file, "other")
     assert watched.refresh()
     assert watched.keys.allows(other, "read")

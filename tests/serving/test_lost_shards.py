@@ -57,9 +57,9 @@ def test_a_hanging_shard_delays_no_request_past_its_deadline(endpoint, expected)
 
 def test_truncated_mapped_files_cost_one_shard_and_no_time(endpoint, index, expected) -> None:
     """Reading past the end of a truncated mapped file kills the process (SIGBUS), and its successors."""
-    mine = assign_partitions(index.manifest.partitions, 2)[1]
-    files = [path for name in mine for path in (Path(index.uri) / "partitions" / name).iterdir()]
-    kept = {path: path.read_bytes() for path in files}
+    names = assign_partitions(index.manifest.partitions, 2)[1]
+    files = [path for name in names for path in (Path(index.uri) / "partitions" / name).iterdir()]
+    originals = {path: path.read_bytes() for path in files}
     with clients(endpoint.url, lambda n: {**one_query(n), "timeout_ms": 4000}, 4, pause=0.02) as load:
         load.wait(lambda answers: len(answers) > 30)
         usual = median(answer.seconds for answer in load.answers)
@@ -76,7 +76,7 @@ def test_truncated_mapped_files_cost_one_shard_and_no_time(endpoint, index, expe
             load.wait(lambda _: len(load.since(opened)) > 200 and time.monotonic() > opened + 10, 60)
             down = load.since(opened)
         finally:
-            for path, content in kept.items():
+            for path, content in originals.items():
                 path.write_bytes(content)
         assert all(answer.status == 200 and answer.body["partial"] for answer in down)
         late = [answer.seconds for answer in down if answer.seconds > max(0.5, 20 * usual)]

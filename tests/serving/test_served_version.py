@@ -1,4 +1,4 @@
-"""The record of the version to serve."""
+"""The record of the served version."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -21,23 +21,23 @@ def test_without_a_record_an_endpoint_starts_with_the_requested_version(store: S
 
 
 def test_an_endpoint_starts_with_the_recorded_version_by_default(store: Store) -> None:
-    chosen = write_served_version(store, 1, newest=False)
-    assert starting_version(store, None) == (1, chosen.at)
-    assert starting_version(store, 2) == (2, chosen.at)
+    record = write_served_version(store, 1, newest=False)
+    assert starting_version(store, None) == (1, record.at)
+    assert starting_version(store, 2) == (2, record.at)
     write_served_version(store, 2, newest=True)
     assert starting_version(store, None)[0] is None
 
 
 def test_a_restarted_replica_opens_a_version_recorded_since(store: Store) -> None:
-    _, seen = starting_version(store, None)
+    _, recorded_at = starting_version(store, None)
     for version, newest in ((1, False), (3, True)):
         write_served_version(store, version, newest=newest)
-        assert current_version(store, 2, seen) == version
-    _, seen = starting_version(store, 2)
-    assert current_version(store, 2, seen) == 2
+        assert current_version(store, 2, recorded_at) == version
+    _, recorded_at = starting_version(store, 2)
+    assert current_version(store, 2, recorded_at) == 2
     # Recording the same version again is a new record.
     write_served_version(store, 3, newest=True)
-    assert current_version(store, 2, seen) == 3
+    assert current_version(store, 2, recorded_at) == 3
 
 
 def test_missing_versions_and_invalid_records_are_ignored(store: Store) -> None:
@@ -69,9 +69,9 @@ def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> N
         try:
             for version in range(1, 200):
                 write_served_version(store, version, newest=False)
-                pin = read_served_version(store)
-                assert pin
-                assert pin.version == version
+                record = read_served_version(store)
+                assert record
+                assert record.version == version
         finally:
             done.set()
         assert working.result() > 3
@@ -91,9 +91,9 @@ def test_a_record_deleted_by_a_vacuum_is_rewritten(store: Store, monkeypatch: py
 
     monkeypatch.setattr(os, "replace", take)
     write_served_version(store, 2, newest=False)
-    pin = read_served_version(store)
-    assert pin
-    assert (pin.version, taken) == (2, 3)
+    record = read_served_version(store)
+    assert record
+    assert (record.version, taken) == (2, 3)
 
 
 def test_an_unwritable_record_raises_raycol_error(store: Store) -> None:

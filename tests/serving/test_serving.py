@@ -1,4 +1,4 @@
-"""What an endpoint answers, by its clients and over HTTP; its parts are in this process."""
+"""An endpoint in this process, through its clients and over HTTP."""
 
 import re
 from collections.abc import Iterator
