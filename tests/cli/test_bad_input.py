@@ -115,7 +115,7 @@ CASES = [
         "cors contains 'https://page.example/'; expected an origin",
     ),
     (["serve", "index", "--cors", "*"], "cors contains '*'; expected an origin"),
-    (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts is 'http://a.example'; expected"),
+    (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts contains 'http://a.example'; expected"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
     (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: give it on the command line"),
     (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
@@ -170,12 +170,12 @@ CASES = [
     (["key", "list", "nokeys.json"], "nokeys.json: the file has no keys"),
     (["key", "list", "folder"], "folder: cannot be read (Is a directory)"),
     (["key", "add", "keys.json", "ci"], "key 'ci' already exists"),
-    (["key", "add", "keys.json", "a b"], "name 'a b'; expected up to 64 letters"),
+    (["key", "add", "keys.json", "a b"], "key name 'a b': expected up to 64 letters"),
     (["key", "add", "keys.json", "cd", "--scope", "write"], "scope 'write'; expected one of read, admin"),
     (["key", "add", "good.jsonl", "ci"], "good.jsonl: not a file of API keys: "),
     (["key", "add", "gone/keys.json", "ci"], "gone/keys.json: no such folder"),
     (["key", "add", "folder", "ci"], "folder: cannot be read (Is a directory)"),
-    (["key", "revoke", "keys.json", "cd"], "no key 'cd' in it; it has ci"),
+    (["key", "revoke", "keys.json", "cd"], "no key 'cd'; the file has ci"),
     (["key", "revoke", "gone.json", "ci"], "gone.json: no such file"),
     (["search", "http://", "a question"], "'http://' is not a URL of an endpoint; expected one such as"),
     (
@@ -226,7 +226,7 @@ CASES = [
     (["search", "http://127.0.0.1:9", "a question", "--device", "cpu"], "--device goes with an index folder"),
     (
         ["serve", "index", "--open", "--keys", "keys.json"],
-        "open has no effect: with keys every request needs one; leave",
+        "open has no effect: with keys, every request needs one; remove",
     ),
     (
         ["demo", "--test-split", "test", "--out", "o"],
