@@ -61,9 +61,9 @@ from raycol.index import Document, Index
 from raycol.index.search.effort import resolve
 from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving.config import ServeConfig
-from raycol.serving.probing import Probing, centroids_once
+from raycol.serving.probing import Prober, probe_in_gateway
 from raycol.serving.run import serving
-from raycol.serving.scatter import Ask, Shards, search
+from raycol.serving.scatter import ShardCall, Shards, search
 from raycol.storage import open_store
 
 K = 10
@@ -202,13 +202,13 @@ def scatter(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The computation of shards, and merging their replies, without Ray."""
     data = _clustered(options)
     index = Index.open(data.uri)
-    probing = Probing(open_store(data.uri), index.manifest, ThreadPoolExecutor(1))
+    probing = Prober(open_store(data.uri), index.manifest, ThreadPoolExecutor(1))
     searched = []
     for per_request in (BATCH, 1):
         batches = _batches(data.queries, per_request)
         n_queries = per_request * len(batches)
         for shards in SHARDS:
-            once = centroids_once(shards, index.manifest.codebook.n_centroids)
+            once = probe_in_gateway(shards, index.manifest.codebook.n_centroids)
             opened = [IndexShard(data.uri, index.manifest.version, shard, shards) for shard in range(shards)]
             cost, alone = [], []
             for round_ in range(options.rounds + 1):
@@ -238,9 +238,9 @@ async def _search_shards(
     index: Index,
     shards: Sequence[IndexShard],
     batches: Sequence[Sequence[NDArray[np.float32]]],
-    probing: Probing | None,
+    probing: Prober | None,
 ) -> None:
-    def ask_of(shard: IndexShard) -> Ask:
+    def ask_of(shard: IndexShard) -> ShardCall:
         async def ask(method: str, *arguments: Any) -> Any:
             return getattr(shard, method)(*arguments)
 

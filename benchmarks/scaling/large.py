@@ -15,7 +15,7 @@ from clustered import DIM, MEAN_TOKENS
 from raycol.index.codec.codebook import default_centroids, sample_tokens
 from raycol.index.format.manifest import MAX_MANIFEST_BYTES
 from raycol.index.write.create import partition_tokens_for
-from raycol.serving.probing import centroids_once
+from raycol.serving.probing import probe_in_gateway
 from scaling.kept import Step
 from scaling.model import Model, Shape, fit
 
@@ -190,11 +190,13 @@ class Large:
 
     def _a_shard(self, n_centroids: int) -> float:
         """What a shard takes that holds next to nothing."""
-        return self.model.shard + (0.0 if centroids_once(2, n_centroids) else self.model.centroid * n_centroids / 1e3)
+        return self.model.shard + (
+            0.0 if probe_in_gateway(2, n_centroids) else self.model.centroid * n_centroids / 1e3
+        )
 
     def _shards(self, shape: Shape) -> int:
         spread = self.model.search_ms(replace(shape, shards=0))
-        if centroids_once(2, shape.n_centroids):
+        if probe_in_gateway(2, shape.n_centroids):
             spread -= self.model.centroids_ms(shape)
         left = self._options.shard_ms - self._a_shard(shape.n_centroids)
         return max(1, math.ceil(spread / left)) if left > 0 else 1

@@ -7,7 +7,7 @@ visit P lists:
 
 `visit` and `entry` are what more lists cost, `shard` what more shards cost, `document` and `centroid` are measured by
 themselves, `fixed` and `partition` fit what is left; none may be below 0. The gateway's CPU beside the centroids, and
-what serving costs beside searching, are linear in S. Where `probing.centroids_once` says no, every
+what serving costs beside searching, are linear in S. Where `probing.probe_in_gateway` says no, every
 shard scores all centroids. Milliseconds throughout.
 """
 
@@ -20,7 +20,7 @@ from itertools import combinations
 import numpy as np
 
 from raycol.index.search.effort import EFFORTS
-from raycol.serving.probing import centroids_once
+from raycol.serving.probing import probe_in_gateway
 from scaling.kept import Step
 
 QUERY_TOKENS = 32
@@ -84,7 +84,7 @@ class Model:
 
     def _once_ms(self, shape: Shape) -> float:
         """CPU of the centroids where the gateway scores them."""
-        return self.centroids_ms(shape) if centroids_once(shape.shards, shape.n_centroids) else 0.0
+        return self.centroids_ms(shape) if probe_in_gateway(shape.shards, shape.n_centroids) else 0.0
 
     def gateway_ms(self, shape: Shape) -> float:
         """CPU of the gateway."""
@@ -130,7 +130,11 @@ def fit(sizes: Sequence[Step]) -> Model:
     served = [(size, n, roles) for size in sizes for n, roles in served_ms(size).items()]
     gateway = _line(
         [
-            (n, roles.get("gateway", 0.0) - _centroids_ms(size, n) * centroids_once(n, size["search"]["n_centroids"]))
+            (
+                n,
+                roles.get("gateway", 0.0)
+                - _centroids_ms(size, n) * probe_in_gateway(n, size["search"]["n_centroids"]),
+            )
             for size, n, roles in served
         ]
     )
@@ -146,7 +150,7 @@ def _centroids_ms(size: Step, n_shards: int) -> float:
 
 
 def _times(n_shards: int, n_centroids: int) -> int:
-    return 1 if centroids_once(n_shards, n_centroids) else n_shards
+    return 1 if probe_in_gateway(n_shards, n_centroids) else n_shards
 
 
 def _lists_ms(size: Step) -> float:

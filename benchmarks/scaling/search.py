@@ -22,7 +22,7 @@ from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Query
 from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
-from raycol.serving.probing import Probing, centroids_once
+from raycol.serving.probing import Prober, probe_in_gateway
 from raycol.storage import open_store
 from scaling.corpus import Corpus
 from scaling.kept import Step
@@ -121,8 +121,8 @@ def _sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, n: int, 
     opened = [IndexShard(folder / "index", 1, shard, n) for shard in range(n)]
     asks = [_ask(shard) for shard in opened]
     manifest = opened[0].manifest
-    once = centroids_once(n, manifest.codebook.n_centroids)
-    probing = Probing(open_store(folder / "index"), manifest, ThreadPoolExecutor(1)) if once else None
+    once = probe_in_gateway(n, manifest.codebook.n_centroids)
+    probing = Prober(open_store(folder / "index"), manifest, ThreadPoolExecutor(1)) if once else None
     cpu_ms, same = [], 0
     for round_ in range(rounds + 1):
         for number, query in enumerate(queries if round_ else queries[:2]):  # the first ones check the index
@@ -134,7 +134,7 @@ def _sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, n: int, 
     return {"cpu_ms": cpu_ms, "same_hits": same / len(cpu_ms), "own_bytes": _own_memory()}
 
 
-def _ask(shard: IndexShard) -> scatter.Ask:
+def _ask(shard: IndexShard) -> scatter.ShardCall:
     async def ask(method: str, *arguments: Any) -> Any:
         answer: Callable[..., Any] = getattr(shard, method)
         return answer(*arguments)
@@ -143,7 +143,7 @@ def _ask(shard: IndexShard) -> scatter.Ask:
 
 
 async def _search(
-    asks: Sequence[scatter.Ask], probing: Probing | None, shard: IndexShard, query: NDArray[np.float32]
+    asks: Sequence[scatter.ShardCall], probing: Prober | None, shard: IndexShard, query: NDArray[np.float32]
 ) -> list[str]:
     def failed(number: int, error: BaseException) -> None:
         raise error
@@ -160,7 +160,7 @@ async def _search(
         selection=Selection(),
         probe=probing,
     )
-    return [hit.id for hit in gathered.results[0]]
+    return [hit.id for hit in gathered.hits[0]]
 
 
 def cold(folder: Path, corpus: Corpus) -> Step:

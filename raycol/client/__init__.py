@@ -1,1 +1,1 @@
-"""Clients of an endpoint, sync and async, and the schema of requests; importable without Ray and torch."""
+"""Sync and async clients of an endpoint, and the request schema; importable without Ray and torch."""

@@ -1,9 +1,9 @@
-"""Asking an endpoint from asyncio.
+"""The async client of an endpoint.
 
     async with raycol.AsyncClient("http://127.0.0.1:8000") as client:
-        answer = await client.search("parse a date from a string", k=3)
+        response = await client.search("parse a date from a string", k=3)
 
-What is sent and how it is read is in `calls`, when it is tried again in `tries`.
+`calls` builds requests and parses responses; `retry` decides on retries.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(Connection):
-    """`Client` for asyncio: the same arguments, methods and errors. Every method is awaited."""
+    """`Client` for asyncio: the same arguments, methods and errors; every method is a coroutine."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class AsyncClient(Connection):
         allow_partial: bool = True,
     ) -> SearchResponse:
         """As `Client.search`."""
-        return await self._ask(
+        return await self._send(
             calls.search(
                 query,
                 queries,
@@ -89,7 +89,7 @@ class AsyncClient(Connection):
         allow_partial: bool = False,
     ) -> RerankResponse:
         """As `Client.rerank`."""
-        return await self._ask(
+        return await self._send(
             calls.rerank(query, documents, ids, k=k, timeout_ms=timeout_ms, allow_partial=allow_partial)
         )
 
@@ -100,31 +100,31 @@ class AsyncClient(Connection):
         is_query: bool = True,
     ) -> list[NDArray[np.float32]]:
         """As `Client.embeddings`."""
-        return await self._ask(calls.embeddings(input, is_query=is_query))
+        return await self._send(calls.embeddings(input, is_query=is_query))
 
     async def explain(self, query: str, id: str) -> ExplainResponse:  # noqa: A002
         """As `Client.explain`."""
-        return await self._ask(calls.explain(query, id))
+        return await self._send(calls.explain(query, id))
 
     async def document(self, id: str) -> DocumentResponse:  # noqa: A002
         """As `Client.document`."""
-        return await self._ask(calls.document(id))
+        return await self._send(calls.document(id))
 
     async def index(self) -> IndexDescription:
         """As `Client.index`."""
-        return await self._ask(calls.index())
+        return await self._send(calls.index())
 
     async def health(self) -> Health:
         """As `Client.health`."""
-        return await self._ask(calls.health())
+        return await self._send(calls.health())
 
     async def ready(self) -> Health:
         """As `Client.ready`."""
-        return await self._ask(calls.ready())
+        return await self._send(calls.ready())
 
     async def set_version(self, version: int | None, *, timeout_s: float = SWITCH_S) -> VersionResponse:
         """As `Client.set_version`."""
-        return await self._ask(calls.set_version(version), timeout_s)
+        return await self._send(calls.set_version(version), timeout_s)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -136,17 +136,17 @@ class AsyncClient(Connection):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _ask(self, call: Call[T], timeout_s: float | None = None) -> T:
-        tries = self._tries(timeout_s)
+    async def _send(self, call: Call[T], timeout_s: float | None = None) -> T:
+        budget = self._retry_budget(timeout_s)
         while True:
             outcome: Outcome
             try:
                 outcome = await self._http.request(
-                    call.method, call.path, content=call.content, timeout=timeout(tries)
+                    call.method, call.path, content=call.content, timeout=timeout(budget)
                 )
             except httpx2.HTTPError as error:
                 outcome = error
-            wait = tries.next_wait(outcome) if call.may_repeat(outcome) else None
+            wait = budget.next_wait(outcome) if call.may_retry(outcome) else None
             if wait is None:
                 return read_outcome(self.url, call, outcome)
             await self._sleep(wait)

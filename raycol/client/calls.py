@@ -1,6 +1,6 @@
-"""The calls that clients make: what each sends, and what its answer is read as. Nothing is sent here.
+"""Requests and response parsing of each client method, without I/O.
 
-Values are not checked against the limits of `schema`: the endpoint does that, and says what is wrong.
+The limits of `schema` are not checked here: the endpoint checks them and returns the reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from raycol.index.search.effort import Effort
 
 T = TypeVar("T")
 
-# Statuses of an endpoint that cannot take a request now.
+# Statuses of an endpoint that is overloaded or unavailable; worth a retry.
 _BUSY = frozenset({429, 503})
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError)
@@ -50,29 +50,29 @@ class Call(Generic[T]):
     """One request to an endpoint.
 
     Args:
-        method: of HTTP.
-        path: quoted.
-        read: makes what is returned of an answer's body; raises `ValueError` where it cannot be.
-        content: JSON.
-        once: must not be sent again where it may have arrived.
-        answers: statuses beside success that come with such a body, too.
+        method: HTTP method.
+        path: percent-encoded path.
+        parse: parses a response body; raises `ValueError` if it is invalid.
+        content: JSON body.
+        once: do not retry once the request may have arrived.
+        parsed_statuses: error statuses whose body `parse` accepts, too.
     """
 
     method: str
     path: str
-    read: Callable[[bytes], T]
+    parse: Callable[[bytes], T]
     content: bytes | None = None
     once: bool = False
-    answers: frozenset[int] = frozenset()
+    parsed_statuses: frozenset[int] = frozenset()
 
-    def may_repeat(self, outcome: Outcome) -> bool:
-        """Whether the call may be sent again after a try that ended so."""
+    def may_retry(self, outcome: Outcome) -> bool:
+        """Whether the call may be sent again after this outcome."""
         if isinstance(outcome, _NEVER_SENT):
             return True
         if self.once:
             return False
         if isinstance(outcome, httpx2.Response):
-            return outcome.status_code in _BUSY - self.answers
+            return outcome.status_code in _BUSY - self.parsed_statuses
         return isinstance(outcome, _LOST)
 
 
@@ -129,7 +129,7 @@ def rerank(
 def embeddings(texts: str | Sequence[str], *, is_query: bool) -> Call[list[NDArray[np.float32]]]:
     """`POST /v1/embeddings`."""
     body = {"input": texts if isinstance(texts, str) else list(texts), "is_query": is_query, "packed": True}
-    return Call("POST", "/v1/embeddings", _read_embeddings, _json(body))
+    return Call("POST", "/v1/embeddings", _parse_embeddings, _json(body))
 
 
 def explain(query: str, id_: str) -> Call[ExplainResponse]:
@@ -138,14 +138,14 @@ def explain(query: str, id_: str) -> Call[ExplainResponse]:
 
 
 def document(id_: str) -> Call[DocumentResponse]:
-    """`GET /v1/documents/{id}`. Raises `InputError` where it cannot be an id."""
+    """`GET /v1/documents/{id}`. Raises `InputError` if the id is invalid."""
     if not 0 < len(id_) <= MAX_ID_CHARACTERS:
-        raise InputError(f"an id of {len(id_)} characters; expected 1 to {MAX_ID_CHARACTERS}")
+        raise InputError(f"id of {len(id_)} characters; expected 1 to {MAX_ID_CHARACTERS}")
     try:
         quoted = quote(id_, safe="")
     except UnicodeEncodeError:
-        raise InputError(f"{id_!r} is not an id: it has a lone surrogate") from None
-    # Of these two alone the dots are quoted: they would lead out of the folder.
+        raise InputError(f"{id_!r} is not a valid id: it contains a lone surrogate") from None
+    # "." and ".." are path segments: quote their dots.
     path = quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
     return Call("GET", f"/v1/documents/{path}", DocumentResponse.model_validate_json)
 
@@ -161,28 +161,28 @@ def health() -> Call[Health]:
 
 
 def ready() -> Call[Health]:
-    """`GET /readyz`: with 503, too, it says what is there."""
-    return Call("GET", "/readyz", Health.model_validate_json, answers=frozenset({503}))
+    """`GET /readyz`; a 503 has a `Health` body, too."""
+    return Call("GET", "/readyz", Health.model_validate_json, parsed_statuses=frozenset({503}))
 
 
 def set_version(version: int | None) -> Call[VersionResponse]:
     """`POST /v1/admin/version`."""
-    # Sent twice it could undo what another administrator did in between.
+    # A retry could undo another administrator's switch.
     content = json.dumps({"version": version}).encode()
     return Call("POST", "/v1/admin/version", VersionResponse.model_validate_json, content, once=True)
 
 
 def pack(array: ArrayLike, name: str) -> PackedQuery:
-    """The token embeddings of one query, [tokens, dim], as they are sent. Raises `InputError` with `name`."""
+    """Pack the token embeddings of one query, [tokens, dim]. Raises `InputError` with `name`."""
     try:
-        with np.errstate(over="ignore"):  # infinite then, and refused
+        with np.errstate(over="ignore"):  # becomes infinite, and is rejected below
             packed = np.asarray(array, dtype="<f4")
     except (ValueError, TypeError) as error:
         raise InputError(f"{name}: not an array of numbers ({error})") from None
     if packed.ndim != 2:
         raise InputError(f"{name}: an array of shape {packed.shape}; expected [tokens, dim] for each query")
     if not np.isfinite(packed).all():
-        raise InputError(f"{name}: holds numbers that are not finite in float32")
+        raise InputError(f"{name}: values are not finite in float32")
     try:
         return PackedQuery(tokens=len(packed), data=base64.b64encode(packed.tobytes()).decode())
     except ValidationError as error:
@@ -190,23 +190,23 @@ def pack(array: ArrayLike, name: str) -> PackedQuery:
 
 
 def read_outcome(url: str, call: Call[T], outcome: Outcome) -> T:
-    """What a call returns, from what its last try ended with.
+    """The result of a call, given the outcome of its last attempt.
 
     Raises:
-        InputError: the endpoint refused the request.
-        RaycolError: it cannot be reached, could not answer, or has too much to do.
+        InputError: the endpoint rejected the request.
+        RaycolError: the endpoint cannot be reached, failed, or is overloaded.
     """
     if isinstance(outcome, httpx2.TimeoutException):
-        raise RaycolError(f"{url}: no answer in time ({_reason(outcome)}); is the endpoint running?") from outcome
+        raise RaycolError(f"{url}: timed out ({_reason(outcome)}); is the endpoint running?") from outcome
     if isinstance(outcome, Exception):
-        raise RaycolError(f"{url}: no answer ({_reason(outcome)}); is the endpoint running?") from outcome
+        raise RaycolError(f"{url}: no response ({_reason(outcome)}); is the endpoint running?") from outcome
     status = outcome.status_code
-    if outcome.is_success or status in call.answers:
+    if outcome.is_success or status in call.parsed_statuses:
         try:
-            return call.read(outcome.content)
+            return call.parse(outcome.content)
         except ValueError:
             if outcome.is_success:
-                raise RaycolError(f"{url}: answered, but not as a raycol endpoint does") from None
+                raise RaycolError(f"{url}: not the response of a raycol endpoint; check the URL") from None
     kind = InputError if 400 <= status < 500 and status not in _BUSY else RaycolError
     raise kind(f"{url}: {status}: {_detail(outcome)}")
 
@@ -215,36 +215,36 @@ def _reason(error: httpx2.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 
-def _detail(answer: httpx2.Response) -> str:
-    """What an endpoint, or something before it, says is wrong."""
+def _detail(response: httpx2.Response) -> str:
+    """The error message of an endpoint, or of a proxy in front of it."""
     try:
-        detail = str(answer.json()["detail"])
+        detail = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        detail = answer.text
-    return detail[:_DETAIL_CHARACTERS] or answer.reason_phrase
+        detail = response.text
+    return detail[:_DETAIL_CHARACTERS] or response.reason_phrase
 
 
-def _read_embeddings(content: bytes) -> list[NDArray[np.float32]]:
-    answer = EmbeddingsResponse.model_validate_json(content)
+def _parse_embeddings(content: bytes) -> list[NDArray[np.float32]]:
+    response = EmbeddingsResponse.model_validate_json(content)
     return [
-        one.unpack(answer.dim).astype(np.float32)
-        if isinstance(one, PackedEmbeddings)
-        else np.array(one, dtype=np.float32).reshape(len(one), answer.dim)
-        for one in answer.embeddings
+        array.unpack(response.dim).astype(np.float32)
+        if isinstance(array, PackedEmbeddings)
+        else np.array(array, dtype=np.float32).reshape(len(array), response.dim)
+        for array in response.embeddings
     ]
 
 
 def _texts(name: str, values: Iterable[str] | None) -> list[str] | None:
     if isinstance(values, str):
-        raise InputError(f"{name} is a text, {values[:40]!r}; expected a list of texts")
+        raise InputError(f"{name} is a string, {values[:40]!r}; expected a list of strings")
     return None if values is None else list(values)
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    """What is given of a body. Raises `InputError` naming what holds half a surrogate pair, which is no text."""
-    given = {name: value for name, value in body.items() if value is not None}
+    """A body as JSON, without None values. Raises `InputError` for a field with a lone surrogate."""
+    fields = {name: value for name, value in body.items() if value is not None}
     try:
-        return json.dumps(given, ensure_ascii=False).encode()
+        return json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        name = next(name for name, value in given.items() if _UNPAIRED.search(json.dumps(value, ensure_ascii=False)))
-        raise InputError(f"{name}: not a text: it has a lone surrogate") from None
+        name = next(name for name, value in fields.items() if _UNPAIRED.search(json.dumps(value, ensure_ascii=False)))
+        raise InputError(f"{name}: invalid text: it contains a lone surrogate") from None

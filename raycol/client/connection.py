@@ -1,4 +1,4 @@
-"""Where an endpoint is, the key to it, and how long to try: what both clients are made with."""
+"""Connection settings of both clients: URL, API key, timeout and retries."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import httpx2
 
-from raycol.client.retry import Tries
+from raycol.client.retry import RetryBudget
 from raycol.errors import InputError
 
 API_KEY = "RAYCOL_API_KEY"
-# Every replica opens a version before the endpoint answers that it is served.
+# Default timeout of a version switch: the endpoint responds once every replica has opened the version.
 SWITCH_S = 600.0
 
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-# Where nothing is connected to by then, time is left to try again.
+_LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+# Connect timeout, shorter than the call's to leave time for a retry.
 _CONNECT_S = 10.0
 
 
 class Connection:
-    """What both clients know. Their settings are documented at `Client`."""
+    """Base class of both clients. `Client` documents the settings."""
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float, retries: int) -> None:
         if not timeout_s > 0:
@@ -33,44 +33,44 @@ class Connection:
         self.timeout_s = timeout_s
         self.retries = retries
         self._host = _host(url)
-        self._key = _checked(os.environ.get(API_KEY) if api_key is None else api_key)
+        self._key = _checked_key(os.environ.get(API_KEY) if api_key is None else api_key)
         self._clock: Callable[[], float] = time.monotonic
 
     @property
     def _options(self) -> dict[str, Any]:
-        """What the clients of httpx2 are made with."""
+        """Arguments of httpx2's clients."""
         headers = {"content-type": "application/json"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        # This machine itself is reached even where the environment names a proxy for the others.
-        return {"base_url": self.url, "headers": headers, "trust_env": self._host not in _THIS_MACHINE}
+        # Do not use the environment's proxy for this machine.
+        return {"base_url": self.url, "headers": headers, "trust_env": self._host not in _LOOPBACK_HOSTS}
 
-    def _tries(self, timeout_s: float | None) -> Tries:
-        return Tries(self.retries, self.timeout_s if timeout_s is None else timeout_s, self._clock)
+    def _retry_budget(self, timeout_s: float | None) -> RetryBudget:
+        return RetryBudget(self.retries, self.timeout_s if timeout_s is None else timeout_s, self._clock)
 
 
-def timeout(tries: Tries) -> httpx2.Timeout:
-    """What one try may take."""
-    left_s = tries.left_s
-    return httpx2.Timeout(left_s, connect=min(left_s, _CONNECT_S))
+def timeout(budget: RetryBudget) -> httpx2.Timeout:
+    """Timeout of one attempt: the rest of the call's, and at most 10 s to connect."""
+    remaining_s = budget.remaining_s
+    return httpx2.Timeout(remaining_s, connect=min(remaining_s, _CONNECT_S))
 
 
 def _host(url: str) -> str:
-    """The host of an endpoint's address. Raises `InputError` where it is none."""
+    """The host of an endpoint's URL. Raises `InputError` if the URL is invalid."""
     try:
         parsed = httpx2.URL(url)
         parsed.host.encode("idna")  # as the system's resolver will
     except (httpx2.InvalidURL, TypeError, UnicodeError):
-        raise InputError(f"{url!r} is no address; expected one such as http://127.0.0.1:8000") from None
+        raise InputError(f"{url!r} is not a URL of an endpoint; expected one such as http://127.0.0.1:8000") from None
     if parsed.userinfo:
-        raise InputError(f"{parsed.host}: a name or password in an address; give a key as api_key, or in {API_KEY}")
+        raise InputError(f"{parsed.host}: user name or password in the URL; pass a key as api_key or in {API_KEY}")
     if parsed.scheme not in ("http", "https") or not parsed.host or not 0 < (parsed.port or 80) < 1 << 16:
-        raise InputError(f"{url!r} is no address; expected one such as http://127.0.0.1:8000")
+        raise InputError(f"{url!r} is not a URL of an endpoint; expected one such as http://127.0.0.1:8000")
     return parsed.host
 
 
-def _checked(key: str | None) -> str | None:
-    """A key that can stand in a header; the message does not repeat it."""
+def _checked_key(key: str | None) -> str | None:
+    """A key that is valid in a header, or None. The error message does not repeat it."""
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise InputError("the API key holds characters that no key has; was it copied whole?")
+        raise InputError("the API key has invalid characters; expected printable ASCII without spaces")
     return key or None

@@ -1,4 +1,4 @@
-"""What goes over HTTP: requests, answers and their limits."""
+"""Bodies of HTTP requests and responses, and their limits."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DocumentTexts = Annotated[list[DocumentText], Field(min_length=1, max_length=MAX
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 FilterText = Annotated[str, Field(min_length=1, max_length=MAX_FILTER_CHARACTERS)]
 TimeoutMs = Annotated[int, Field(ge=1, le=600_000)]
-# Of a list the first item that is wrong is enough: a body has room for a million of them, each an error to be kept.
+# fail_fast: a body may hold a million invalid items, and pydantic would keep an error for each.
 Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=65_536, fail_fast=True)]
 
 
 class Omitted(NamedTuple):
-    """Stands in a shard's answer for a value that is too large for it."""
+    """Replaces a metadata value that is too large for a shard's reply."""
 
     n_bytes: int
 
@@ -46,33 +46,36 @@ class _Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_more_than_known(cls, body: Any) -> Any:
-        # As with lists; fewer that are not known are each named.
+    def _check_number_of_fields(cls, body: Any) -> Any:
+        # Fail fast, as with lists. pydantic reports each of a few unknown fields.
         if isinstance(body, dict) and len(body) > len(cls.model_fields):
             unknown = next(name for name in body if name not in cls.model_fields)
-            raise ValueError(f"no field {unknown!r:.60}")
+            raise ValueError(f"unknown field {unknown!r:.60}")
         return body
 
 
 class PackedEmbeddings(_Body):
-    """The token embeddings of one text as base64 of little-endian float32, row by row; quicker than JSON."""
+    """Token embeddings of one text: base64 of little-endian float32 in row-major order; faster than JSON."""
 
     tokens: Annotated[int, Field(ge=1, lt=2**20)]
     data: str
 
     def unpack(self, dim: int) -> NDArray[np.float32]:
-        """Float32 [tokens, dim]. Raises `ValueError`."""
+        """The embeddings, float32 [tokens, dim]. Raises `ValueError` if `data` has another size."""
         try:
             content = base64.b64decode(self.data, validate=True)
         except binascii.Error:
             raise ValueError("data is not base64") from None
         if len(content) != 4 * self.tokens * dim:
-            raise ValueError(f"{len(content)} bytes; expected {4 * self.tokens * dim}, {self.tokens} tokens of {dim}")
+            raise ValueError(
+                f"data has {len(content)} bytes; expected {4 * self.tokens * dim} for {self.tokens} tokens of "
+                f"dimension {dim}"
+            )
         return np.frombuffer(content, dtype="<f4").reshape(self.tokens, dim)
 
 
 class PackedQuery(PackedEmbeddings):
-    """The token embeddings of one query, packed."""
+    """Packed token embeddings of one query."""
 
     tokens: Annotated[int, Field(ge=1, le=MAX_QUERY_TOKENS)]
 
@@ -81,7 +84,7 @@ Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TO
 
 
 class SearchRequest(_Body):
-    """Body of `POST /v1/search`: one query or several, as texts or token embeddings, and how to search."""
+    """Body of `POST /v1/search`: one or more queries, as texts or token embeddings, and search settings."""
 
     query: Text | None = None
     """One query."""
@@ -90,71 +93,71 @@ class SearchRequest(_Body):
     """Several queries."""
 
     embeddings: Annotated[list[Embeddings], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)] | None = None
-    """Several queries that are encoded already: for each a list of token embeddings, or these packed."""
+    """Token embeddings of several queries, each a list of vectors or packed."""
 
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
-    """Hits a query."""
+    """Hits per query."""
 
     filter: FilterText | None = None
     """A SQL condition over metadata columns."""
 
     ids: Annotated[list[Id], Field(max_length=MAX_IDS, fail_fast=True)] | None = None
-    """Only these documents."""
+    """Search only these documents."""
 
     effort: Effort = "default"
-    """How hard to look."""
+    """Search effort."""
 
     timeout_ms: TimeoutMs | None = None
-    """When to answer with what there is; the endpoint's own limit is the most."""
+    """Time limit, after which the response is partial; capped by the endpoint's own limit."""
 
     allow_partial: bool = True
-    """Whether an answer may lack the documents of shards that do not answer; otherwise it is an error (503)."""
+    """Accept a response without the documents of shards that failed; otherwise it is a 503."""
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
-        if sum(given is not None for given in (self.query, self.queries, self.embeddings)) != 1:
-            raise ValueError("give one of 'query', 'queries' and 'embeddings'")
+    def _check(self) -> Self:
+        if sum(field is not None for field in (self.query, self.queries, self.embeddings)) != 1:
+            raise ValueError("expected exactly one of 'query', 'queries' and 'embeddings'")
         n_queries = len(self.embeddings) if self.embeddings is not None else len(self.texts)
         if n_queries * self.k > MAX_HITS:
-            raise ValueError(f"{n_queries} queries with k {self.k}; expected at most {MAX_HITS} hits in all")
+            raise ValueError(f"{n_queries} queries times k {self.k}; expected at most {MAX_HITS} hits in total")
         return self
 
     @property
     def texts(self) -> list[str]:
-        """The queries that are texts, one or several."""
+        """The text queries; empty for embeddings."""
         return [self.query] if self.query is not None else list(self.queries or ())
 
 
 class SearchHit(BaseModel):
-    """One document found, with what the index keeps of it."""
+    """A document with its score, text and metadata."""
 
     id: str
     score: float
     text: str | None
     metadata: dict[str, Any]
     omitted: list[str] = []
-    """Columns whose values are too large for an answer, the text's perhaps."""
+    """Columns whose values are too large for a response, `text` included."""
 
     @classmethod
-    def of(cls, id_: str, score: float, kept: dict[str, Any]) -> Self:
-        """From a document's metadata columns, of which its text is one."""
-        omitted = [name for name, value in kept.items() if isinstance(value, Omitted)]
-        metadata = {name: value for name, value in kept.items() if name not in omitted}
+    def of(cls, id_: str, score: float, row: dict[str, Any]) -> Self:
+        """Build a hit from a document's columns, of which `text` may be one."""
+        omitted = [name for name, value in row.items() if isinstance(value, Omitted)]
+        metadata = {name: value for name, value in row.items() if name not in omitted}
         text = metadata.pop("text", None)
         return cls(id=id_, score=score, text=text, metadata=metadata, omitted=omitted)
 
 
 class ShardCount(BaseModel):
-    """How many shards there are, and how many took part in an answer."""
+    """The number of shards, and of those that answered."""
 
     total: int
     answered: int
 
 
 class SearchResponse(BaseModel):
-    """Answer of `POST /v1/search`: for each query its hits, best first, equal scores by id.
+    """Response of `POST /v1/search`: the hits of each query, best first, ties by id.
 
-    `partial` says whether documents of some shards are missing.
+    `partial`: documents of some shards are missing.
     """
 
     results: list[list[SearchHit]]
@@ -165,7 +168,7 @@ class SearchResponse(BaseModel):
 
 
 class RerankRequest(_Body):
-    """Body of `POST /v1/rerank`: a query, and texts or documents of the index to put in order."""
+    """Body of `POST /v1/rerank`: a query, and the texts or ids of indexed documents to rerank."""
 
     query: Text
     documents: DocumentTexts | None = None
@@ -175,14 +178,14 @@ class RerankRequest(_Body):
     allow_partial: bool = False
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _check(self) -> Self:
         if (self.documents is None) == (self.ids is None):
-            raise ValueError("give either 'documents' or 'ids'")
+            raise ValueError("expected exactly one of 'documents' and 'ids'")
         return self
 
 
 class Reranked(BaseModel):
-    """A document with its exact score: its place in `documents`, or its id."""
+    """A document's exact score, with its index in `documents` or its id."""
 
     index: int | None = None
     id: str | None = None
@@ -190,10 +193,10 @@ class Reranked(BaseModel):
 
 
 class RerankResponse(BaseModel):
-    """Answer of `POST /v1/rerank`, best first; ids that are not in the index are in `unknown`.
+    """Response of `POST /v1/rerank`, best first; ids that are not in the index are in `unknown`.
 
-    `partial` says whether documents of some shards are missing: then nobody can say which ids are unknown, and none
-    are named. `shards` is None where texts were given, not ids.
+    `partial`: documents of some shards are missing; `unknown` is then empty, since any id may be on such a shard.
+    `shards` is None for texts.
     """
 
     results: list[Reranked]
@@ -205,21 +208,21 @@ class RerankResponse(BaseModel):
 
 
 class EmbeddingsRequest(_Body):
-    """Body of `POST /v1/embeddings`: one text or several, queries or documents."""
+    """Body of `POST /v1/embeddings`: one or more texts, queries or documents."""
 
     input: Text | Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     is_query: bool = True
     packed: bool = False
-    """Answer with base64 of float32 in place of numbers."""
+    """Return `PackedEmbeddings` in place of lists of numbers."""
 
     @property
     def texts(self) -> list[str]:
-        """One or several."""
+        """The texts as a list."""
         return [self.input] if isinstance(self.input, str) else list(self.input)
 
 
 class EmbeddingsResponse(BaseModel):
-    """Answer of `POST /v1/embeddings`: for each text its token embeddings."""
+    """Response of `POST /v1/embeddings`: the token embeddings of each text."""
 
     embeddings: list[list[list[float]]] | list[PackedEmbeddings]
     dim: int
@@ -234,7 +237,7 @@ class ExplainRequest(_Body):
 
 
 class Token(BaseModel):
-    """A token, and where it stands in its text; `start` and `end` are 0 for what the text does not have."""
+    """A token and its character offsets in the text; both are 0 for special tokens and padding."""
 
     text: str
     start: int
@@ -242,7 +245,7 @@ class Token(BaseModel):
 
 
 class TokenMatch(BaseModel):
-    """The document token that a query token matched, by their places in the two lists, and the product of the two."""
+    """A query token and the document token with the highest similarity, by index, and their dot product."""
 
     query_token: int
     document_token: int
@@ -250,10 +253,10 @@ class TokenMatch(BaseModel):
 
 
 class ExplainResponse(BaseModel):
-    """Answer of `POST /v1/explain`: the scores of the matches add up to `score`.
+    """Response of `POST /v1/explain`: the scores of the matches add up to `score`.
 
-    `document_tokens` is None where the index does not keep the text, or its embeddings are not one a token.
-    Their places count characters of `text`, the document's title and text as they were encoded.
+    `document_tokens` is None if the index does not store the text or its embeddings are pooled. Offsets count
+    characters of `text`, the document's title and text as they were encoded.
     """
 
     id: str
@@ -266,7 +269,7 @@ class ExplainResponse(BaseModel):
 
 
 class DocumentResponse(BaseModel):
-    """Answer of `GET /v1/documents/{id}`."""
+    """Response of `GET /v1/documents/{id}`."""
 
     id: str
     text: str | None
@@ -276,20 +279,20 @@ class DocumentResponse(BaseModel):
 
 
 class VersionRequest(_Body):
-    """Body of `POST /v1/admin/version`: which version to serve; null is the newest."""
+    """Body of `POST /v1/admin/version`: the version to serve; null for the newest."""
 
     version: Annotated[int, Field(ge=1, lt=10**8)] | None
 
 
 class VersionResponse(BaseModel):
-    """Answer of `POST /v1/admin/version`."""
+    """Response of `POST /v1/admin/version`: the served version and the previous one."""
 
     version: int
     before: int
 
 
 class IndexDescription(BaseModel):
-    """Answer of `GET /v1/index`."""
+    """Response of `GET /v1/index`."""
 
     version: int
     versions: list[int]
@@ -303,7 +306,7 @@ class IndexDescription(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `GET /healthz` and `GET /readyz`."""
+    """Response of `GET /healthz` and `GET /readyz`."""
 
     status: Literal["ok", "not ready"]
     version: int | None = None
@@ -311,7 +314,7 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error that the gateway answers with, as application/problem+json (RFC 9457)."""
+    """An error response, application/problem+json (RFC 9457)."""
 
     type: str = "about:blank"
     title: str

@@ -1,9 +1,9 @@
-"""Asking an endpoint from Python.
+"""The client of an endpoint.
 
     with raycol.Client("http://127.0.0.1:8000") as client:
-        answer = client.search("parse a date from a string", k=3)
+        response = client.search("parse a date from a string", k=3)
 
-What is sent and how it is read is in `calls`, when it is tried again in `tries`.
+`calls` builds requests and parses responses; `retry` decides on retries.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ T = TypeVar("T")
 
 
 class Client(Connection):
-    """Asks a running endpoint. One client serves any number of threads, and keeps its connections until closed.
+    """HTTP client of a running endpoint. Thread-safe; keeps its connections until closed.
 
-    What an endpoint cannot take now (429, 503) and what does not reach it is tried again, after waits that grow at
-    random or that the endpoint asks for, as long as `timeout_s` allows. Every method raises:
+    Retries responses 429 and 503 and connection errors, with exponential backoff and full jitter plus the response's
+    `Retry-After`, within `timeout_s`. Every method raises:
 
-    - `InputError`: the endpoint refused the request, or it cannot be sent.
-    - `RaycolError`: the endpoint cannot be reached, could not answer in time, or has too much to do.
+    - `InputError`: the request is invalid, or the endpoint rejected it.
+    - `RaycolError`: the endpoint cannot be reached, timed out, or is overloaded.
 
     Args:
-        url: where it listens, as `raycol serve` prints it.
-        api_key: one of its keys; by default what the environment variable RAYCOL_API_KEY holds, if anything.
-        timeout_s: for a call with all its tries: until it is answered, or the answer stops coming in. Only one that
-            comes in drips takes longer.
-        retries: tries after the first.
-        transport: how httpx2 sends, in place of HTTP over the network.
+        url: the endpoint's URL, as `raycol serve` prints it.
+        api_key: an API key; by default the environment variable RAYCOL_API_KEY.
+        timeout_s: time limit of a call including retries. Reading a response counts as idle time only: a response
+            that arrives slowly but steadily may take longer.
+        retries: maximum number of retries.
+        transport: httpx2 transport, in place of the network.
     """
 
     def __init__(
@@ -79,20 +79,20 @@ class Client(Connection):
         timeout_ms: int | None = None,
         allow_partial: bool = True,
     ) -> SearchResponse:
-        """The best documents for one query, several, or several that are encoded already.
+        """Search with one query, several queries, or several encoded queries.
 
         Args:
-            query: a text.
-            queries: texts.
-            embeddings: for each query an array [tokens, dim], as the index's encoder makes it.
-            k: hits a query.
+            query: one text.
+            queries: several texts.
+            embeddings: token embeddings of several queries, each [tokens, dim], made by the index's encoder.
+            k: hits per query.
             filter: a SQL condition over metadata columns.
-            ids: only these documents.
-            effort: how hard to look.
-            timeout_ms: when the endpoint is to answer with what there is.
-            allow_partial: whether the answer may lack the documents of shards that do not answer.
+            ids: search only these documents.
+            effort: search effort.
+            timeout_ms: time limit, after which the response is partial.
+            allow_partial: accept a response without the documents of shards that failed.
         """
-        return self._ask(
+        return self._send(
             calls.search(
                 query,
                 queries,
@@ -116,8 +116,8 @@ class Client(Connection):
         timeout_ms: int | None = None,
         allow_partial: bool = False,
     ) -> RerankResponse:
-        """Texts, or documents of the index, by their exact scores; the best `k` of them or all."""
-        return self._ask(calls.rerank(query, documents, ids, k=k, timeout_ms=timeout_ms, allow_partial=allow_partial))
+        """Rerank texts, or documents of the index, by exact MaxSim scores; returns the best `k`, or all."""
+        return self._send(calls.rerank(query, documents, ids, k=k, timeout_ms=timeout_ms, allow_partial=allow_partial))
 
     def embeddings(
         self,
@@ -125,35 +125,35 @@ class Client(Connection):
         *,
         is_query: bool = True,
     ) -> list[NDArray[np.float32]]:
-        """For each text its token embeddings, [tokens, dim]; also of one text a list."""
-        return self._ask(calls.embeddings(input, is_query=is_query))
+        """Token embeddings of each text, float32 [tokens, dim]; a list even for a single text."""
+        return self._send(calls.embeddings(input, is_query=is_query))
 
     def explain(self, query: str, id: str) -> ExplainResponse:  # noqa: A002
-        """Which tokens of a document matched which of a query, and with what scores."""
-        return self._ask(calls.explain(query, id))
+        """Explain a score: the document token that each query token matches, with their similarity."""
+        return self._send(calls.explain(query, id))
 
     def document(self, id: str) -> DocumentResponse:  # noqa: A002
-        """What the index keeps of a document."""
-        return self._ask(calls.document(id))
+        """A document's text and metadata."""
+        return self._send(calls.document(id))
 
     def index(self) -> IndexDescription:
-        """What is served."""
-        return self._ask(calls.index())
+        """Description of the served index."""
+        return self._send(calls.index())
 
     def health(self) -> Health:
-        """Whether the endpoint answers."""
-        return self._ask(calls.health())
+        """Health of the gateway; raises if it does not answer."""
+        return self._send(calls.health())
 
     def ready(self) -> Health:
-        """Whether every shard and the encoder answer; `status` says it, and a "not ready" is not asked again."""
-        return self._ask(calls.ready())
+        """Whether every shard and the encoder answer: `status` is "ok" or "not ready". "not ready" is not retried."""
+        return self._send(calls.ready())
 
     def set_version(self, version: int | None, *, timeout_s: float = SWITCH_S) -> VersionResponse:
-        """Have the endpoint serve another version; None is the newest. Needs a key of scope admin.
+        """Switch the endpoint to another version, None for the newest. Needs a key of scope admin.
 
-        Never sent again where it may have arrived: after an error, `index` says what is served.
+        Not retried once it may have arrived: after an error, `index` returns the served version.
         """
-        return self._ask(calls.set_version(version), timeout_s)
+        return self._send(calls.set_version(version), timeout_s)
 
     def close(self) -> None:
         """Close the connections."""
@@ -165,30 +165,30 @@ class Client(Connection):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, call: Call[T], timeout_s: float | None = None) -> T:
-        tries = self._tries(timeout_s)
+    def _send(self, call: Call[T], timeout_s: float | None = None) -> T:
+        budget = self._retry_budget(timeout_s)
         while True:
             outcome: Outcome
             try:
-                outcome = self._http.request(call.method, call.path, content=call.content, timeout=timeout(tries))
+                outcome = self._http.request(call.method, call.path, content=call.content, timeout=timeout(budget))
             except httpx2.HTTPError as error:
                 outcome = error
-            wait = tries.next_wait(outcome) if call.may_repeat(outcome) else None
+            wait = budget.next_wait(outcome) if call.may_retry(outcome) else None
             if wait is None:
                 return read_outcome(self.url, call, outcome)
             self._sleep(wait)
 
 
 def check_health(url: str, timeout_s: float = 10.0) -> None:
-    """Raise `RaycolError` where no raycol endpoint listens at `url`."""
+    """Raise `RaycolError` if no raycol endpoint answers at `url`."""
     with Client(url, timeout_s=timeout_s) as client:
         try:
             client.health()
         except RaycolError as error:
-            raise RaycolError(f"{error}; does Serve run on another port here?") from None
+            raise RaycolError(f"{error}; does Serve listen on another port?") from None
 
 
 def search_endpoint(url: str, queries: Sequence[str], k: int = 10, timeout_s: float = 60.0) -> SearchResponse:
-    """Ask a running endpoint once; `Client.search` says how."""
+    """Send one search request with a temporary client; see `Client.search`."""
     with Client(url, timeout_s=timeout_s) as client:
         return client.search(queries=queries, k=k)

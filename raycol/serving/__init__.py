@@ -1,4 +1,4 @@
-"""Serving an index over HTTP with Ray Serve: a gateway, a query encoder, and one deployment a shard.
+"""Serving an index over HTTP with Ray Serve: a gateway, a query encoder, and one deployment per shard.
 
-Nothing is imported here that a shard does not need: its processes stay small, without torch.
+Imports nothing, so that shard processes stay small and load no torch.
 """

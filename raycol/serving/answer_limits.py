@@ -1,7 +1,7 @@
-"""How much of what an index keeps of documents goes into one answer of a shard.
+"""Limits on the size of document metadata in one reply of a shard.
 
-A text of any length may be indexed. One that is larger than a message between shard and gateway would fail every
-search that finds it, and many large ones would fill the gateway's memory.
+Indexed texts may have any length. A text larger than a message between shard and gateway would fail every search
+that returns it, and many large texts would fill the gateway's memory.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ MAX_VALUE_BYTES = 4 << 20
 MAX_ANSWER_BYTES = 128 << 20
 
 
-class Allowance:
-    """What is left for the values of one answer."""
+class MetadataBudget:
+    """The bytes left for metadata values in one reply."""
 
     def __init__(self, n_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._left = n_bytes
 
-    def within(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A document's metadata; `Omitted` stands for each value that is too large, or that the rest has no room for.
+    def fit(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A document's metadata, with `Omitted` in place of values over the per-value limit or the remaining budget.
 
-        Smaller values come first, so that a large text does not take the place of the others.
+        Smaller values are charged first, so that a large text does not displace them.
         """
         sizes = {name: _n_bytes(value) for name, value in row.items()}
         omitted = {}
@@ -47,22 +47,22 @@ def _n_bytes(value: Any) -> int:
     return 8
 
 
-def within_message(method: str, answer: Any) -> Any:
-    """An answer of `IndexShard.<method>` with no more of documents' metadata than there is room for."""
-    allowance = Allowance()
+def limit_metadata(method: str, result: Any) -> Any:
+    """The result of `IndexShard.<method>`, its metadata limited to one `MetadataBudget`."""
+    budget = MetadataBudget()
 
-    def described(documents: dict[int, tuple[str, dict[str, Any]]]) -> dict[int, tuple[str, dict[str, Any]]]:
-        return {number: (id_, allowance.within(row)) for number, (id_, row) in documents.items()}
+    def fit_all(documents: dict[int, tuple[str, dict[str, Any]]]) -> dict[int, tuple[str, dict[str, Any]]]:
+        return {ordinal: (id_, budget.fit(row)) for ordinal, (id_, row) in documents.items()}
 
     match method:
         case "candidates":
             return [
-                part._replace(found=part.found._replace(documents=described(part.found.documents))) for part in answer
+                part._replace(found=part.found._replace(documents=fit_all(part.found.documents))) for part in result
             ]
         case "score":
-            return [found._replace(documents=described(found.documents)) for found in answer]
+            return [found._replace(documents=fit_all(found.documents)) for found in result]
         case "describe":
-            return described(answer)
+            return fit_all(result)
         case "documents":
-            return {id_: allowance.within(row) for id_, row in answer.items()}
-    return answer
+            return {id_: budget.fit(row) for id_, row in result.items()}
+    return result

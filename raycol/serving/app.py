@@ -1,9 +1,8 @@
-"""The Serve application: `build_app` for `raycol serve`, and for `serve run` and `serve deploy` by its path.
+"""The Serve application: `build_app`, called by `raycol serve` and named in the config of `serve deploy`.
 
-One deployment a shard, so that each has its own replicas and health; the encoder and the gateway beside.
+One deployment per shard, each with its own replicas and health checks, plus the encoder and the gateway.
 
-Annotations are not postponed here: Serve looks at `build_app`'s to turn a config file's `args` into a
-`ServeConfig`.
+No `from __future__ import annotations`: Serve reads `build_app`'s annotation to parse `args` as a `ServeConfig`.
 """
 
 from typing import Any
@@ -15,45 +14,45 @@ from raycol.index.format.manifest import read_manifest
 from raycol.serving import scaling
 from raycol.serving.config import LOOPBACK, ServeConfig
 from raycol.serving.encoder import QueryEncoder
-from raycol.serving.endpoint import Settings
 from raycol.serving.gateway import Gateway
+from raycol.serving.gateway_state import GatewaySettings
 from raycol.serving.keys import read_keys
 from raycol.serving.served_version import starting_version
 from raycol.serving.shard import Shard
 from raycol.storage import absolute, open_store
 
-# A dead replica is noticed in a second or two, and replaced.
+# Serve notices and replaces a dead replica within one or two seconds.
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 5.0, "graceful_shutdown_timeout_s": 5.0}
-# Beyond what gateways let through, which is all that may wait.
-_ONGOING = 1024
-# More than HAProxy has connections: a gateway's guard, not Serve, says whose request waits and whose is refused.
-_GUARDED = 8192
+# More than the gateways admit, so that Serve never queues.
+_SHARD_ONGOING = 1024
+# More than HAProxy's connections: the gateway's `Guard` does admission control, not Serve.
+_GATEWAY_ONGOING = 8192
 
 
 def build_app(config: ServeConfig) -> Any:
-    """Bind the deployments for an index.
+    """Bind the deployments of an endpoint.
 
     Raises:
-        InputError: no index there, more shards than it has partitions, or no keys where some are needed.
+        InputError: the index does not exist or has fewer partitions than `shards`, or keys are required and missing.
     """
     store = open_store(absolute(config.index))
-    version, seen = starting_version(store, config.version)
+    version, recorded_at = starting_version(store, config.version)
     manifest = read_manifest(store, version)
     if config.shards > len(manifest.partitions):
         raise InputError(
             f"{config.index}: {config.shards} shards for {len(manifest.partitions)} partitions; "
             "lower --shards, or build the index with smaller --docs-per-partition"
         )
-    check_guarded(config)
+    check_access(config)
     replicas = _replicas(config, config.replicas)
     shards = [
         serve.deployment(Shard)
-        .options(name=f"{scaling.SHARD}{number:04d}", max_ongoing_requests=_ONGOING, **replicas, **_HEALTH)
-        .bind(store.uri, manifest.version, seen, number, config.shards)
+        .options(name=f"{scaling.SHARD}{number:04d}", max_ongoing_requests=_SHARD_ONGOING, **replicas, **_HEALTH)
+        .bind(store.uri, manifest.version, recorded_at, number, config.shards)
         for number in range(config.shards)
     ]
     model = manifest.model
-    # Where no model is known, queries come as embeddings.
+    # Without a model, the endpoint accepts embeddings only.
     encoder = (
         serve.deployment(QueryEncoder)
         .options(name=scaling.ENCODER, max_ongoing_requests=8192, **_replicas(config, _encoders(config)), **_HEALTH)
@@ -61,10 +60,10 @@ def build_app(config: ServeConfig) -> Any:
         if model or config.model
         else None
     )
-    settings = Settings(
+    settings = GatewaySettings(
         index=store.uri,
         version=manifest.version,
-        seen=seen,
+        recorded_at=recorded_at,
         model=config.model,
         timeout_s=config.timeout_s,
         max_requests=config.max_requests,
@@ -75,42 +74,42 @@ def build_app(config: ServeConfig) -> Any:
     )
     return (
         serve.deployment(Gateway)
-        .options(name="gateway", max_ongoing_requests=_GUARDED, **_HEALTH)
+        .options(name="gateway", max_ongoing_requests=_GATEWAY_ONGOING, **_HEALTH)
         .bind(settings, encoder, shards)
     )
 
 
-def check_guarded(config: ServeConfig) -> None:
-    """Raise `InputError` where anyone could reach an endpoint without a key, or its keys cannot be read."""
+def check_access(config: ServeConfig) -> None:
+    """Raise `InputError` if the endpoint would be public without keys, or its keys cannot be read."""
     if config.keys is not None:
         read_keys(config.keys)
     if config.keys is None and not config.open and not config.loopback:
         raise InputError(
-            f"host is {config.host or 'not said'}, and there are no keys: anyone who reaches it could search; make "
-            f"keys with raycol key add and name their file (keys), bind to {LOOPBACK}, or set open"
+            f"host is {config.host or 'not set'} and keys is not set: anyone who reaches the endpoint could search; "
+            f"create keys with raycol key add and set keys to their file, set host to {LOOPBACK}, or set open"
         )
 
 
 def cpus_needed(config: ServeConfig) -> int:
-    """Logical CPUs that the application takes at most: one a replica, with the gateway and the encoder."""
-    most = config.max_replicas or config.replicas
-    return config.shards * most + 1 + max(config.max_replicas or 1, _encoders(config))
+    """Maximum logical CPUs of the application: one per replica, including the gateway and the encoder."""
+    max_replicas = config.max_replicas or config.replicas
+    return config.shards * max_replicas + 1 + max(config.max_replicas or 1, _encoders(config))
 
 
 def _encoders(config: ServeConfig) -> int:
-    # Where a shard may lose a replica, the encoder may too: no text is searched without one.
+    # If shards survive the loss of a replica, the encoder must too.
     return min(config.replicas, 2)
 
 
-def _replicas(config: ServeConfig, least: int) -> dict[str, Any]:
-    if config.max_replicas is None or config.max_replicas <= least:
-        return {"num_replicas": least}
+def _replicas(config: ServeConfig, min_replicas: int) -> dict[str, Any]:
+    if config.max_replicas is None or config.max_replicas <= min_replicas:
+        return {"num_replicas": min_replicas}
     return {
         "autoscaling_config": {
-            "min_replicas": least,
+            "min_replicas": min_replicas,
             "max_replicas": config.max_replicas,
-            "target_ongoing_requests": scaling.TARGET,
-            "policy": {"policy_function": "raycol.serving.scaling:alone"},
+            "target_ongoing_requests": scaling.TARGET_REQUESTS,
+            "policy": {"policy_function": "raycol.serving.scaling:scale_alone"},
             "upscale_delay_s": 3.0,
             "downscale_delay_s": 60.0,
             "look_back_period_s": 15.0,

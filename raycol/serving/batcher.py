@@ -1,7 +1,7 @@
-"""Work that is done for many in little more time than for one: whatever waits when it can begin is done together.
+"""Dynamic batching: each batch holds the items that queued while the previous batch ran.
 
-Serve's own `serve.batch` closes a batch some time after its first item, although the one before is still at work: what
-comes at intervals then queues as batches of one.
+`serve.batch` closes a batch a fixed time after its first item, even while the previous batch runs: items that arrive
+at intervals then queue as batches of one.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Hands items, as they come in, to a function that takes several, in a thread; one call at a time.
+    """Calls a function on batches of items, in a thread, one batch at a time.
 
     Args:
-        work: makes a result of each item.
-        size: how large an item is.
-        most: of the sizes of those that are done together, where there are several.
+        function: returns one result per item.
+        size_of: returns the size of an item.
+        max_size: total size of a batch; a larger item gets a batch of its own.
     """
 
-    def __init__(self, work: Callable[[list[T]], list[R]], size: Callable[[T], int], most: int) -> None:
-        self._work, self._size, self._most = work, size, most
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+    def __init__(self, function: Callable[[list[T]], list[R]], size_of: Callable[[T], int], max_size: int) -> None:
+        self._function, self._size_of, self._max_size = function, size_of, max_size
+        self._queue: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
-        """The result for one item. Raises what the work raised for those it was done with."""
+        """Return the result for one item. Raises the error of its batch."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._queue.append((item, future))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         return await future
 
     async def _run(self) -> None:
         try:
-            while batch := self._next():
+            while batch := self._next_batch():
                 try:
-                    results = await asyncio.to_thread(self._work, [item for item, _ in batch])
+                    results = await asyncio.to_thread(self._function, [item for item, _ in batch])
                 except Exception as error:
                     for _, future in batch:
                         if not future.done():
@@ -53,18 +53,18 @@ class Batcher(Generic[T, R]):
         finally:
             self._task = None
 
-    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """The first ones that nobody has given up on, as many as go together."""
+    def _next_batch(self) -> list[tuple[T, asyncio.Future[R]]]:
+        """Dequeue the next batch, without cancelled items; empty if the queue is."""
         batch: list[tuple[T, asyncio.Future[R]]] = []
         total = 0
-        while self._waiting:
-            item, future = self._waiting[0]
-            total += self._size(item)
-            if batch and total > self._most:
+        while self._queue:
+            item, future = self._queue[0]
+            total += self._size_of(item)
+            if batch and total > self._max_size:
                 break
-            self._waiting.popleft()
+            self._queue.popleft()
             if future.done():
-                total -= self._size(item)
+                total -= self._size_of(item)
             else:
                 batch.append((item, future))
         return batch

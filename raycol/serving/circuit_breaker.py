@@ -1,6 +1,6 @@
-"""A circuit breaker for a shard: one that does not answer is left out, so that searches do not each wait for it.
+"""A circuit breaker for a shard: searches skip a shard that is down instead of each waiting for it.
 
-A call of a replica that died hangs until Serve knows of it, and one whose successor cannot start hangs for ever.
+A call of a dead replica hangs until Serve notices, and forever if the replica's successor cannot start.
 """
 
 from __future__ import annotations
@@ -12,89 +12,89 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# After a late answer a shard has so long to give a sign of life, else it is down.
-ALIVE_S = 2.0
-# So many answers in a row that are late after that much time mean that it is down, whatever signs of life it gives.
-_LATE = 2
-_LONG_S = 5.0
-# A shard that is down is tried this often, by requests that do not wait for it.
-_TRIED_S = 0.5
+# After a timeout, a shard that does not answer a ping within this time is down.
+PING_TIMEOUT_S = 2.0
+# After this many consecutive timeouts of at least 5 s a shard is down even if it answers pings.
+_MAX_TIMEOUTS = 2
+_LONG_TIMEOUT_S = 5.0
+# Interval between background retries of a shard that is down.
+_RETRY_S = 0.5
 
 log = logging.getLogger("ray.serve")
 
 
-class Breaker:
-    """Whether one shard is down.
+class CircuitBreaker:
+    """Tracks whether one shard is down.
 
-    Late answers count, not failures: those come at once, and cost a request no time. A late answer alone says little,
-    since a client may give a millisecond.
+    Only timeouts open it: a failure returns at once and costs a request no time. One timeout alone does not, since a
+    client may set a time limit of a millisecond.
 
     Args:
-        name: of the shard, for the log.
-        is_alive: asks the shard for a sign of life.
-        clock: seconds that only grow.
+        name: the shard's name in the log.
+        ping: calls the shard's `status`.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, name: str, is_alive: Callable[[], Awaitable[Any]], clock: Callable[[], float] = time.monotonic
+        self, name: str, ping: Callable[[], Awaitable[Any]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.is_down = False
         self._name = name
-        self._is_alive = is_alive
+        self._ping = ping
         self._clock = clock
-        self._late = 0
-        self._tried = 0.0
-        # Held here, since the event loop keeps only weak references.
-        self._working: set[asyncio.Task[None]] = set()
-        self._looking = False
+        self._timeouts = 0
+        self._last_retry = 0.0
+        # The event loop keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checking = False
 
-    def answered(self) -> None:
-        """The shard has answered."""
-        self._late = 0
-        self._be_down(False)
+    def record_success(self) -> None:
+        """The shard replied: it is up."""
+        self._timeouts = 0
+        self._set_down(False)
 
-    def was_late(self, waited_s: float) -> None:
-        """The shard has not answered in that time."""
-        if waited_s >= _LONG_S:
-            self._late += 1
-        if self._late >= _LATE:
-            self._be_down(True)
-        elif not self.is_down and not self._looking:
-            self._looking = True
-            self._start(self._look())
+    def record_timeout(self, waited_s: float) -> None:
+        """The shard did not reply within `waited_s`: ping it, or mark it down."""
+        if waited_s >= _LONG_TIMEOUT_S:
+            self._timeouts += 1
+        if self._timeouts >= _MAX_TIMEOUTS:
+            self._set_down(True)
+        elif not self.is_down and not self._checking:
+            self._checking = True
+            self._start(self._check())
 
-    def try_again(self, ask: Callable[[], Awaitable[Any]], until_s: float) -> None:
-        """Have a shard that is down answer a question, if none is tried and the last was a while ago."""
+    def retry(self, call: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
+        """Call a shard that is down in the background, unless a task is running or the last retry is recent."""
         now = self._clock()
-        if self._working or now - self._tried < _TRIED_S:
+        if self._tasks or now - self._last_retry < _RETRY_S:
             return
-        self._tried = now
-        self._start(self._try(ask, until_s))
+        self._last_retry = now
+        self._start(self._try(call, timeout_s))
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         try:
-            # Two, which Serve gives to different replicas where there are any.
-            asked = [asyncio.ensure_future(self._is_alive()) for _ in range(2)]
-            done, waiting = await asyncio.wait(asked, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting:
+            # Two pings: Serve sends them to different replicas if there are several.
+            pings = [asyncio.ensure_future(self._ping()) for _ in range(2)]
+            done, pending = await asyncio.wait(pings, timeout=PING_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
                 task.cancel()
             if not any(task.exception() is None for task in done):
-                self._be_down(True)
+                self._set_down(True)
         finally:
-            self._looking = False
+            self._checking = False
 
-    async def _try(self, ask: Callable[[], Awaitable[Any]], until_s: float) -> None:
+    async def _try(self, call: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(until_s):
-                await ask()
-            self.answered()
+            async with asyncio.timeout(timeout_s):
+                await call()
+            self.record_success()
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _be_down(self, is_down: bool) -> None:
+    def _set_down(self, is_down: bool) -> None:
         if is_down != self.is_down:
-            log.warning("shard %s %s", self._name, "is down, and left out" if is_down else "answers again")
+            log.warning("shard %s %s", self._name, "is down; searches skip it" if is_down else "is up again")
         self.is_down = is_down

@@ -1,4 +1,4 @@
-"""`raycol deploy`: another version for running endpoints, without a failed request."""
+"""`raycol deploy`: switch running endpoints to another version without a failed request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from raycol.client.sync_client import Client
 from raycol.core.config import Config, Positive
 from raycol.errors import InputError
 from raycol.index.format.manifest import Manifest, read_manifest, versions
-from raycol.serving.served_version import starting_version, write_pin
+from raycol.serving.served_version import starting_version, write_served_version
 from raycol.storage import Store, open_store
 
 
@@ -15,24 +15,24 @@ class DeployConfig(Config):
     """Settings of `raycol deploy`."""
 
     target: str
-    """An index's folder or URI, for all endpoints that serve it, or the address of one endpoint (http://...), whose
-    admin key is in RAYCOL_API_KEY."""
+    """Folder or URI of an index, for all endpoints that serve it, or the URL of one endpoint (http://...), with its
+    admin key in RAYCOL_API_KEY."""
 
     version: Positive | None = None
-    """The version to serve, newer or older; by default the newest."""
+    """The version to serve, newer or older; the newest by default."""
 
 
 def deploy(config: DeployConfig) -> VersionResponse:
-    """Have a version served: every replica of every shard opens it, and requests from then on are answered from it.
+    """Switch endpoints to a version: every replica of every shard opens it before requests use it.
 
-    An endpoint that is named is waited for, and says what went wrong. Of an index the choice is recorded, which its
-    endpoints follow within seconds; where one of them cannot, it serves what it served, and its log says why.
+    With the URL of an endpoint, wait for the switch. With an index, record the version, which the index's endpoints
+    follow within seconds; an endpoint that cannot open it keeps the old version and logs the error.
 
     Returns:
-        The version, and the one that was served, or chosen, before.
+        The version, and the previous one.
 
     Raises:
-        InputError: there is no such index, endpoint or version, or the version is of another model.
+        InputError: the index, endpoint or version does not exist, or the version has another model.
         RaycolError: the endpoint cannot be reached or could not open the version; the record cannot be written.
     """
     if config.target.startswith(("http://", "https://")):
@@ -41,37 +41,37 @@ def deploy(config: DeployConfig) -> VersionResponse:
     store = open_store(config.target)
     before = read_manifest(store, starting_version(store, None)[0])
     manifest = manifest_to_serve(store, before, config.version)
-    write_pin(store, manifest.version, newest=config.version is None)
+    write_served_version(store, manifest.version, newest=config.version is None)
     return VersionResponse(version=manifest.version, before=before.version)
 
 
 def manifest_to_serve(store: Store, before: Manifest, version: int | None) -> Manifest:
-    """The manifest of a version, None for the newest, to be served in place of another.
+    """The manifest of a version to serve, None for the newest.
 
     Raises:
-        InputError: there is no such version, or it is of another model. It does not name the place of the index, which
-            an endpoint's clients need not know.
+        InputError: the version does not exist, or has another model. The message goes to an endpoint's clients, so it
+            does not contain the index's URI.
     """
-    have = versions(store)
-    if version is not None and version not in have:
-        raise InputError(f"there is no version {version}; it has {_spans(have)}")
+    existing = versions(store)
+    if version is not None and version not in existing:
+        raise InputError(f"there is no version {version}; the index has {_format_ranges(existing)}")
     manifest = read_manifest(store, version)
     check_same_model(before, manifest)
     return manifest
 
 
 def check_same_model(before: Manifest, after: Manifest) -> None:
-    """Raise `InputError` where an endpoint's encoder is not the one of the version that is to be served."""
+    """Raise `InputError` if two versions have different models or dimensions: an endpoint has one encoder."""
     if (before.model, before.dim) != (after.model, after.dim):
-        raise InputError(f"version {after.version} is of another model; deploy an endpoint of its own for it")
+        raise InputError(f"version {after.version} has another model; start a separate endpoint for it")
 
 
-def _spans(numbers: list[int]) -> str:
-    """Numbers in order, those without gaps as spans: 1 to 3, 7."""
-    spans: list[list[int]] = []
+def _format_ranges(numbers: list[int]) -> str:
+    """Ascending numbers as text, consecutive ones as ranges: "1 to 3, 7"."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1] = [spans[-1][0], number]
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
         else:
-            spans.append([number])
-    return ", ".join(" to ".join(map(str, span)) for span in spans)
+            ranges.append([number])
+    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)

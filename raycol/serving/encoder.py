@@ -1,4 +1,4 @@
-"""The query encoder as a deployment: text in, token embeddings out."""
+"""The query encoder deployment: texts to token embeddings, batched and cached."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from raycol.index.format.manifest import ModelInfo
 from raycol.models.tokenization import Task, prompt_of, tokenize
 from raycol.serving.batcher import Batcher
 
-# Tokens that are encoded together at most.
+# Maximum tokens per batch.
 _BATCH_TOKENS = 4096
-# Queries whose embeddings are kept, about 16 KB each with their texts.
-_KEPT_QUERIES = 4096
+# Queries in the embedding cache, about 16 KB each with their texts.
+_CACHED_QUERIES = 4096
 _CHARACTERS_PER_TOKEN = 4
-# Nothing beyond is what the model reads: a tokenizer takes long over a text of a hundred thousand words.
-_MOST_CHARACTERS_PER_TOKEN = 16
+# Truncate texts before tokenizing: the model reads no more, and tokenizing 100,000 words is slow.
+_MAX_CHARACTERS_PER_TOKEN = 16
 
 Tokens = list[tuple[str, int, int]]
 
@@ -34,12 +34,12 @@ class _Text(NamedTuple):
 
 
 class QueryEncoder:
-    """Encodes texts with the model that the index was built with; any other is refused.
+    """Encodes texts with the model that the index was built with.
 
     Args:
-        name_or_path: where the model is; None takes the place that the index remembers.
-        info: what the index remembers of its model.
-        threads: that the model computes with; None for torch's own choice.
+        name_or_path: name or path of the model; None takes the index's.
+        info: the index's `ModelInfo`, which the model must match.
+        threads: torch threads; None for torch's default.
     """
 
     def __init__(self, name_or_path: str | None, info: dict[str, str] | None, threads: int | None = None) -> None:
@@ -50,36 +50,36 @@ class QueryEncoder:
         keep_replica_on_loopback()
         if threads:
             torch.set_num_threads(threads)
-        known = ModelInfo.model_validate(info) if info else None
-        self._encoder = load_encoder_of(known, name_or_path, device=None)
-        # A tokenizer holds how it cuts and pads: whoever uses it with other settings meanwhile would get those. Texts
-        # are explained with another one, so that no search waits for that.
-        self._tokenizing = threading.Lock()
-        self._explaining = threading.Lock()
-        self._explainer = _sharing_weights(self._encoder)
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._limits = {True: self._length("query"), False: self._length("document")}
-        self._together = Batcher(self._encode, lambda text: len(text.text) // _CHARACTERS_PER_TOKEN + 2, _BATCH_TOKENS)
+        expected = ModelInfo.model_validate(info) if info else None
+        self._encoder = load_encoder_of(expected, name_or_path, device=None)
+        # Truncation and padding are mutable state of a tokenizer, so its users take turns. `tokens` uses a tokenizer
+        # of its own: searches do not wait for explanations.
+        self._tokenizer_lock = threading.Lock()
+        self._explainer_lock = threading.Lock()
+        self._explainer = _copy_sharing_weights(self._encoder)
+        self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._max_tokens = {True: self._length("query"), False: self._length("document")}
+        self._batcher = Batcher(self._encode, lambda text: len(text.text) // _CHARACTERS_PER_TOKEN + 2, _BATCH_TOKENS)
         self._encode([_Text("warm", True), _Text("warm", False)])
 
     async def embed(self, texts: list[str], is_query: bool) -> tuple[list[NDArray[np.float32]], int]:
-        """Embeddings of each text, float32 [n_tokens, dim], and how many of them were known already."""
-        texts = [self._cut(text, is_query) for text in texts]
-        found = {text: self._known[text] for text in set(texts) if is_query and text in self._known}
-        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        """Token embeddings of each text, float32 [n_tokens, dim], and the number of cache hits."""
+        texts = [self._truncate(text, is_query) for text in texts]
+        embeddings = {text: self._cache[text] for text in set(texts) if is_query and text in self._cache}
+        missing = [text for text in dict.fromkeys(texts) if text not in embeddings]
         if missing:
-            encoded = await asyncio.gather(*(self._together(_Text(text, is_query)) for text in missing))
-            found.update(zip(missing, encoded, strict=True))
+            encoded = await asyncio.gather(*(self._batcher(_Text(text, is_query)) for text in missing))
+            embeddings.update(zip(missing, encoded, strict=True))
         if is_query:
             for text in texts:
-                self._known[text] = found[text]
-                self._known.move_to_end(text)
-            while len(self._known) > _KEPT_QUERIES:
-                self._known.popitem(last=False)
-        return [found[text] for text in texts], len(texts) - len(missing)
+                self._cache[text] = embeddings[text]
+                self._cache.move_to_end(text)
+            while len(self._cache) > _CACHED_QUERIES:
+                self._cache.popitem(last=False)
+        return [embeddings[text] for text in texts], len(texts) - len(missing)
 
     async def score(self, query: str, documents: list[str]) -> list[float]:
-        """MaxSim of a query and each of some texts."""
+        """MaxSim scores of a query and each document text."""
         (query_QD,), _ = await self.embed([query], True)
         embeddings, _ = await self.embed(documents, False)
         return await asyncio.to_thread(
@@ -87,29 +87,28 @@ class QueryEncoder:
         )
 
     async def tokens(self, text: str, is_query: bool) -> Tokens:
-        """The tokens that have embeddings, in their order: what each is, and where it begins and ends in the text."""
+        """The text's tokens that have embeddings, with their character offsets; see `token_offsets`."""
         return await asyncio.to_thread(self._tokens, text, is_query)
 
     async def status(self) -> None:
-        """That it is there."""
+        """A ping."""
 
     def _tokens(self, text: str, is_query: bool) -> Tokens:
-        with self._explaining:
-            return token_places(self._explainer, self._cut(text, is_query), is_query)
+        with self._explainer_lock:
+            return token_offsets(self._explainer, self._truncate(text, is_query), is_query)
 
-    def _cut(self, text: str, is_query: bool) -> str:
-        """As much of a text as is tokenized."""
-        return text[: _MOST_CHARACTERS_PER_TOKEN * self._limits[is_query]]
+    def _truncate(self, text: str, is_query: bool) -> str:
+        return text[: _MAX_CHARACTERS_PER_TOKEN * self._max_tokens[is_query]]
 
     def _encode(self, texts: Sequence[_Text]) -> list[NDArray[np.float32]]:
-        found: dict[_Text, Any] = {}
+        encoded: dict[_Text, Any] = {}
         for is_query, encode in ((True, self._encoder.encode_query), (False, self._encoder.encode_document)):
-            chosen = [text for text in dict.fromkeys(texts) if text.is_query == is_query]
-            if chosen:
-                with self._tokenizing:
-                    embeddings = encode([text.text for text in chosen], convert_to_numpy=True, show_progress_bar=False)
-                found.update(zip(chosen, embeddings, strict=True))
-        return [np.asarray(found[text], dtype=np.float32) for text in texts]
+            batch = [text for text in dict.fromkeys(texts) if text.is_query == is_query]
+            if batch:
+                with self._tokenizer_lock:
+                    embeddings = encode([text.text for text in batch], convert_to_numpy=True, show_progress_bar=False)
+                encoded.update(zip(batch, embeddings, strict=True))
+        return [np.asarray(encoded[text], dtype=np.float32) for text in texts]
 
     def _length(self, task: str) -> int:
         transformer = self._encoder[0]
@@ -117,14 +116,14 @@ class QueryEncoder:
         return int(own or self._encoder.max_seq_length or 512)
 
 
-def _sharing_weights(encoder: Any) -> Any:
-    """A copy of an encoder with its weights, and a tokenizer of its own."""
+def _copy_sharing_weights(encoder: Any) -> Any:
+    """A copy of an encoder that shares its weights but not its tokenizer."""
     shared = [*encoder.parameters(), *encoder.buffers()]
     return copy.deepcopy(encoder, {id(tensor): tensor for tensor in shared})
 
 
-def token_places(encoder: Any, text: str, is_query: bool) -> Tokens:
-    """The tokens of a text that have embeddings, and their places; what is not of the text has the place 0 to 0."""
+def token_offsets(encoder: Any, text: str, is_query: bool) -> Tokens:
+    """The text's tokens that have embeddings, with start and end offsets; both 0 for special tokens and padding."""
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
     task: Task = "query" if is_query else "document"
@@ -134,16 +133,16 @@ def token_places(encoder: Any, text: str, is_query: bool) -> Tokens:
     for module in encoder:
         if isinstance(module, MultiVectorMask):
             features = module(features, task=task)
-    kept = features["attention_mask"][0].bool().tolist()
+    mask = features["attention_mask"][0].bool().tolist()
     tokenizer = encoder.tokenizer
     plain = tokenizer(f"{prompt}{text}", return_offsets_mapping=True, verbose=False)
-    places = dict(enumerate(zip(plain["input_ids"], plain["offset_mapping"], strict=True)))
-    found = []
-    for place, (token, keep) in enumerate(zip(ids, kept, strict=True)):
-        if not keep:
+    plain_tokens = dict(enumerate(zip(plain["input_ids"], plain["offset_mapping"], strict=True)))
+    tokens = []
+    for position, (token_id, has_embedding) in enumerate(zip(ids, mask, strict=True)):
+        if not has_embedding:
             continue
-        same, (start, stop) = places.get(place, (None, (0, 0)))
-        inside = same == token and start >= len(prompt)
-        edges = (start - len(prompt), stop - len(prompt)) if inside else (0, 0)
-        found.append((tokenizer.convert_ids_to_tokens(token), *edges))
-    return found
+        plain_id, (start, stop) = plain_tokens.get(position, (None, (0, 0)))
+        in_text = plain_id == token_id and start >= len(prompt)
+        offsets = (start - len(prompt), stop - len(prompt)) if in_text else (0, 0)
+        tokens.append((tokenizer.convert_ids_to_tokens(token_id), *offsets))
+    return tokens

@@ -1,6 +1,6 @@
-"""The gateway's HTTP: each path, what it takes and what it answers. What it does is in `endpoint`.
+"""The gateway deployment: HTTP routes, error responses and OpenAPI. `gateway_state` answers the requests.
 
-Annotations are not postponed here: in a replica FastAPI could not resolve them.
+No `from __future__ import annotations`: FastAPI could not resolve string annotations in a replica.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from raycol.client.schema import (
 from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
-from raycol.serving.endpoint import GatewayState, Settings, UnavailableError
+from raycol.serving.gateway_state import GatewaySettings, GatewayState, UnavailableError
 from raycol.serving.http.middleware import REQUEST_ID, Guard
 from raycol.serving.http.page import HEADERS, page_files
 
@@ -50,23 +50,23 @@ _PROBLEM: dict[str, Any] = {
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {**_PROBLEM, "description": description}
     for status, description in (
-        (400, "The body is no JSON"),
-        (401, "No key, or an unknown one"),
-        (403, "A key of another scope"),
-        (404, "There is no such thing"),
-        (405, "Not this method"),
-        (408, "The body came too slowly"),
+        (400, "The body is not JSON"),
+        (401, "Missing or unknown API key"),
+        (403, "The key's scope, the host or the origin does not allow this"),
+        (404, "Not found"),
+        (405, "Method not allowed"),
+        (408, "The body arrived too slowly"),
         (413, "The body is too large"),
-        (422, "The request cannot be used"),
+        (422, "Invalid request"),
         (429, "Too many requests"),
-        (503, "A shard or the encoder does not answer"),
+        (503, "A shard or the encoder is unavailable"),
     )
 }
 
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        """The body as JSON. For lists of numbers, as embeddings are, Python's own parser takes eight times as long."""
+        """The body as JSON. The standard library's parser takes eight times as long for embeddings."""
         try:
             return from_json((await self.body()).removeprefix(codecs.BOM_UTF8))
         except ValueError as error:
@@ -85,10 +85,10 @@ class _Route(APIRoute):
 
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """The document, with the schema of problems: FastAPI knows of it only where it is plain JSON."""
-        made = super().openapi()
-        made["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
-        return made
+        """The OpenAPI document, with the schema of `Problem`, which FastAPI omits: it is not application/json."""
+        document = super().openapi()
+        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return document
 
 
 api = _Api(
@@ -105,14 +105,14 @@ api.add_middleware(Guard)
 
 
 def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as problem+json."""
+    """A problem+json response (RFC 9457)."""
     body = Problem(title=title, status=status, detail=detail, request_id=REQUEST_ID.get() or None)
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
 @api.exception_handler(RequestValidationError)
-async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-    """A body that is not as the schema says."""
+async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+    """422 for a request that does not match the schema."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     reason = str(first["msg"]).removeprefix("Value error, ")
@@ -120,56 +120,56 @@ async def refuse(request: Request, error: RequestValidationError) -> JSONRespons
 
 
 @api.exception_handler(HTTPException)
-async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-    """A path or method that does not exist."""
+async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    """404, 405 and other errors raised by routing."""
     return problem(error.status_code, "Request failed", str(error.detail), dict(error.headers or {}))
 
 
 @api.exception_handler(InputError)
-async def unusable(request: Request, error: InputError) -> JSONResponse:
-    """A request that is well formed and cannot be used, such as a filter over a column that there is not."""
+async def input_error(request: Request, error: InputError) -> JSONResponse:
+    """422 for a well-formed request that is invalid for this index, such as a filter over an unknown column."""
     return problem(422, "Invalid request", str(error))
 
 
 @api.exception_handler(UnavailableError)
-async def unavailable(request: Request, error: UnavailableError) -> JSONResponse:
-    """A shard or the encoder is gone or late."""
+async def unavailable_error(request: Request, error: UnavailableError) -> JSONResponse:
+    """503 if a shard or the encoder failed or timed out."""
     return problem(503, "Unavailable", str(error), {"Retry-After": "1"})
 
 
 @api.exception_handler(RaycolError)
-async def failed(request: Request, error: RaycolError) -> JSONResponse:
-    """The index is damaged or cannot be written. What the error says is of this machine, and for its log."""
+async def raycol_error(request: Request, error: RaycolError) -> JSONResponse:
+    """503 if the index is damaged or cannot be written. The error goes to the log only: it names local files."""
     log.error("request %s: %s", REQUEST_ID.get(), error)
-    return problem(503, "Unavailable", "the index cannot be read or written; the log says why")
+    return problem(503, "Unavailable", "the index cannot be read or written; see the gateway's log")
 
 
 @serve.ingress(api)
 class Gateway:
     """The HTTP ingress."""
 
-    def __init__(self, settings: Settings, encoder: Any, shards: list[Any]) -> None:
+    def __init__(self, settings: GatewaySettings, encoder: Any, shards: list[Any]) -> None:
         keep_replica_on_loopback()
-        self.endpoint = GatewayState(settings, encoder, shards)
-        Guard.rules = self.endpoint.rules
+        self.state = GatewayState(settings, encoder, shards)
+        Guard.settings = self.state.guard_settings
         self.name = serve.get_replica_context().replica_id.unique_id
-        self.following: asyncio.Task[None] | None = None
+        self._follow_task: asyncio.Task[None] | None = None
 
-    def _follow(self) -> None:
-        """Notice, from now on, what other gateways and administrators change. Needs the event loop of requests."""
-        if self.following is None or self.following.done():
-            self.following = asyncio.get_running_loop().create_task(self.endpoint.follow())
+    def _ensure_following(self) -> None:
+        """Start `GatewayState.follow` unless it runs. Called in requests: it needs their event loop."""
+        if self._follow_task is None or self._follow_task.done():
+            self._follow_task = asyncio.get_running_loop().create_task(self.state.follow())
 
     async def check_health(self) -> None:
-        """Called by Serve."""
-        self._follow()
+        """Serve's health check."""
+        self._ensure_following()
 
-    # Routes are tried in their order: the one that is asked most comes first.
+    # Routes are matched in order: the most frequent one comes first.
     @api.post("/v1/search")
     async def search(self, request: SearchRequest) -> SearchResponse:
-        """The best documents for one query or several."""
-        self._follow()
-        return await self.endpoint.search(request)
+        """Search with one or more queries."""
+        self._ensure_following()
+        return await self.state.search(request)
 
     @api.get("/", include_in_schema=False)
     @api.get("/page.css", include_in_schema=False)
@@ -181,42 +181,42 @@ class Gateway:
 
     @api.get("/healthz")
     async def health(self) -> Health:
-        """The gateway is up."""
+        """Whether the gateway is up."""
         return Health(status="ok")
 
-    @api.get("/readyz", responses={503: {**_PROBLEM, "model": Health, "description": "Some do not"}})
+    @api.get("/readyz", responses={503: {**_PROBLEM, "model": Health, "description": "Not ready"}})
     async def ready(self, response: Response) -> Health:
-        """Every shard and the encoder answer."""
-        found = await self.endpoint.ready()
-        response.status_code = 200 if found.status == "ok" else 503
-        return found
+        """Whether every shard and the encoder answer."""
+        health = await self.state.ready()
+        response.status_code = 200 if health.status == "ok" else 503
+        return health
 
     @api.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def metrics(self) -> Response:
-        """What is counted, for Prometheus."""
+        """Prometheus metrics."""
         return Response(metrics.exposition(self.name), media_type="text/plain; version=0.0.4")
 
     @api.get("/v1/index")
     async def describe(self) -> IndexDescription:
-        """What is served."""
-        return await self.endpoint.describe()
+        """Describe the served index."""
+        return await self.state.describe()
 
     @api.post("/v1/rerank")
     async def rerank(self, request: RerankRequest) -> RerankResponse:
-        """Texts, or documents of the index, in the order of their exact scores."""
-        return await self.endpoint.rerank(request)
+        """Rerank texts or indexed documents by exact MaxSim scores."""
+        return await self.state.rerank(request)
 
     @api.post("/v1/embeddings")
     async def embeddings(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
-        """The token embeddings of texts."""
-        return await self.endpoint.embed(request)
+        """Encode texts to token embeddings."""
+        return await self.state.embed(request)
 
     @api.post("/v1/explain")
     async def explain(self, request: ExplainRequest) -> ExplainResponse:
-        """Which tokens of a document the tokens of a query match."""
-        return await self.endpoint.explain(request)
+        """Explain a score: the document token that each query token matches."""
+        return await self.state.explain(request)
 
-    # Without an example of ours FastAPI, once pickled, takes its mark of a missing one for one.
+    # Without an explicit example, FastAPI's pickled sentinel for "no example" ends up in the OpenAPI document.
     @api.get("/v1/documents/{id:path}")
     async def document(
         self,
@@ -224,13 +224,13 @@ class Gateway:
             str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, openapi_examples={"one": {"value": "doc-1"}})
         ],
     ) -> DocumentResponse:
-        """What the index keeps of a document."""
-        found = await self.endpoint.document(id)
-        if found is None:
-            raise HTTPException(404, "no document of this id")
-        return found
+        """Get a document's text and metadata."""
+        document = await self.state.document(id)
+        if document is None:
+            raise HTTPException(404, "no document with this id")
+        return document
 
     @api.post("/v1/admin/version")
     async def version(self, request: VersionRequest) -> VersionResponse:
-        """Serve another version, from the next request on; it is opened everywhere before."""
-        return await self.endpoint.switch(request.version)
+        """Switch to another version once every shard has opened it."""
+        return await self.state.switch(request.version)

@@ -1,8 +1,8 @@
-"""API keys of an endpoint: a file of their hashes, made and changed by `raycol key`, read by the gateway.
+"""API keys of an endpoint: a file of their hashes, written by `raycol key`, read by the gateway.
 
     {"keys": [{"name": "ci", "scope": "read", "sha256": "9f86...", "created": "2026-01-31T12:00:00Z"}]}
 
-A key itself is shown once, when it is made, and kept nowhere.
+The key itself is printed once, at creation, and stored nowhere.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _KEY_BYTES = 32
 log = logging.getLogger(__name__)
 
 
-class _Kept(BaseModel):
-    # What stands where a hash should may be a key: no message repeats it.
+class _Stored(BaseModel):
+    # A wrong value of `sha256` may be a key: error messages must not contain it.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-class Key(_Kept):
-    """What is kept of a key."""
+class Key(_Stored):
+    """A key as stored: its name, scope, hash and creation time."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
     scope: Scope
@@ -51,118 +51,118 @@ class Key(_Kept):
     created: AwareDatetime
 
 
-class Keys(_Kept):
-    """The keys of an endpoint. Where there are none, nothing is allowed."""
+class Keys(_Stored):
+    """The keys of an endpoint. An empty set allows nothing."""
 
     keys: Annotated[tuple[Key, ...], Field(max_length=MAX_KEYS)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for what in ("name", "sha256"):
-            values = [getattr(key, what) for key in self.keys]
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in self.keys]
             if len(set(values)) < len(values):
-                raise ValueError(f"two keys have the same {what}")
+                raise ValueError(f"two keys have the same {field}")
         return self
 
-    def scope_of(self, presented: str | None) -> Scope | None:
-        """The scope of the key that a request presents, or None where it is not one of these."""
-        if not presented:
+    def scope_of(self, secret: str | None) -> Scope | None:
+        """The scope of a request's key, or None if it is missing or unknown."""
+        if not secret:
             return None
-        digest = _digest(presented)
+        digest = _digest(secret)
         scope: Scope | None = None
-        # Every key is compared, in constant time, so that an answer's time says nothing of which matched, or how far.
+        # Compare with every key, in constant time: the latency must not reveal which key matched, or how far.
         for key in self.keys:
             if hmac.compare_digest(key.sha256, digest):
                 scope = key.scope
         return scope
 
-    def allows(self, presented: str | None, scope: Scope) -> bool:
-        """Whether a presented key gives a scope; admin includes read."""
-        found = self.scope_of(presented)
-        return found == "admin" or found == scope
+    def allows(self, secret: str | None, scope: Scope) -> bool:
+        """Whether a request's key has a scope; admin includes read."""
+        granted = self.scope_of(secret)
+        return granted == "admin" or granted == scope
 
 
 class WatchedKeys:
-    """The keys of a file as they are now: `refresh`, called now and then, reads it again where it has changed.
+    """The keys of a file, reloaded by `refresh` if the file has changed.
 
-    A file without keys is taken as it is, and allows nothing: the last key may have been revoked.
+    An empty file is valid and allows nothing: the last key may have been revoked.
 
     Raises:
-        InputError: the file is missing or not one of keys.
+        InputError: the file is missing or not a file of API keys.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._read_as = _identity(self._path)
-        self._problem = ""
+        self._file_id = _file_id(self._path)
+        self._last_error = ""
         self.keys = _parse(self._path)
 
     def refresh(self) -> bool:
-        """Look whether the file has changed; return whether there are new keys.
+        """Reload the file if it has changed; return whether the keys did.
 
-        The last keys stay while there is nothing that can be read, and the log says so once.
+        If the file cannot be read, keep the previous keys and log a warning once.
         """
         try:
-            # Before reading, so that a change in between is seen the next time.
-            identity = _identity(self._path)
-            if identity == self._read_as:
+            # Before reading, so that the next call sees a concurrent change.
+            file_id = _file_id(self._path)
+            if file_id == self._file_id:
                 return False
             keys = _parse(self._path)
         except InputError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                log.warning("the keys from before stay in use: %s", error)
+            if str(error) != self._last_error:
+                self._last_error = str(error)
+                log.warning("keeping the previous keys: %s", error)
             return False
         changed = keys != self.keys
-        self.keys, self._read_as, self._problem = keys, identity, ""
+        self.keys, self._file_id, self._last_error = keys, file_id, ""
         return changed
 
 
 def new_key(path: str | Path, name: str, scope: str = "read") -> str:
-    """Make a key, add its hash to a file, and return it. Makes the file where there is none.
+    """Create a key, add its hash to a file, and return it. Creates the file if it does not exist.
 
     Raises:
-        InputError: the name is taken or cannot be one, there is no such scope, or the file is not one of keys.
+        InputError: the name is taken or invalid, the scope is unknown, or the file is not a file of API keys.
     """
     if scope not in get_args(Scope):
-        raise InputError(f"scope {scope!r}; expected one of {', '.join(get_args(Scope))}")
+        raise InputError(f"unknown scope {scope!r}; expected one of {', '.join(get_args(Scope))}")
     secret = _PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).rstrip(b"=").decode()
     try:
         now = datetime.now(UTC).replace(microsecond=0)
         key = Key.model_validate({"name": name, "scope": scope, "sha256": _digest(secret), "created": now})
     except ValidationError:
         raise InputError(
-            f"name {name!r}; expected up to 64 letters, digits and . _ @ -, the first a letter or digit"
+            f"key name {name!r}: expected up to 64 letters, digits and . _ @ -, starting with a letter or digit"
         ) from None
-    with _changing(path) as file:
-        known = _parse(file).keys if file.exists() else ()
-        if any(other.name == name for other in known):
-            raise InputError(f"{path}: there is a key {name!r} already; revoke it first, or take another name")
-        if len(known) == MAX_KEYS:
-            raise InputError(f"{path}: holds {MAX_KEYS} keys, the most there may be; revoke some")
-        _save(file, Keys(keys=(*known, key)))
+    with _locked(path) as file:
+        existing = _parse(file).keys if file.exists() else ()
+        if any(other.name == name for other in existing):
+            raise InputError(f"{path}: key {name!r} already exists; revoke it first, or use another name")
+        if len(existing) == MAX_KEYS:
+            raise InputError(f"{path}: the file has {MAX_KEYS} keys, the maximum; revoke some")
+        _save(file, Keys(keys=(*existing, key)))
     return secret
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Remove a key from a file. Raises `InputError` where it is not in it."""
-    with _changing(path) as file:
-        known = _parse(file).keys
-        left = tuple(key for key in known if key.name != name)
-        if len(left) == len(known):
-            raise InputError(f"{path}: no key {name!r} in it; it has {_listed(known)}")
-        _save(file, Keys(keys=left))
+    """Remove a key from a file. Raises `InputError` if the file does not contain it."""
+    with _locked(path) as file:
+        existing = _parse(file).keys
+        remaining = tuple(key for key in existing if key.name != name)
+        if len(remaining) == len(existing):
+            raise InputError(f"{path}: no key {name!r}; the file has {_names(existing)}")
+        _save(file, Keys(keys=remaining))
 
 
 def read_keys(path: str | Path) -> Keys:
     """The keys of a file.
 
     Raises:
-        InputError: it is missing, not one of keys, or has none.
+        InputError: the file is missing, not a file of API keys, or has no keys.
     """
     keys = _parse(Path(path))
     if not keys.keys:
-        raise InputError(f"{path}: no keys in it; make one with `raycol key add`")
+        raise InputError(f"{path}: the file has no keys; create one with `raycol key add`")
     return keys
 
 
@@ -171,11 +171,11 @@ def _parse(path: Path) -> Keys:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `raycol key add` makes one") from None
+        raise InputError(f"{path}: no such file; create it with `raycol key add`") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(content) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: not a file of API keys: it has more than {MAX_FILE_BYTES} bytes")
+        raise InputError(f"{path}: not a file of API keys: it is larger than {MAX_FILE_BYTES} bytes")
     try:
         return Keys.model_validate_json(content)
     except ValidationError as error:
@@ -186,13 +186,13 @@ def _parse(path: Path) -> Keys:
 
 
 def _digest(key: str) -> str:
-    # Neither salt nor a slow hash: those keep a thief of the file from guessing what people choose. A key is 256
-    # random bits, which nobody guesses at any speed, and a slow hash would be paid for with every request.
+    # No salt and no slow hash: they protect guessable passwords. A key is 256 random bits, and a slow hash would
+    # delay every request.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from the one that was there before; None where it is missing."""
+def _file_id(path: Path) -> tuple[int, int, int] | None:
+    """Modification time, inode and size, which change when the file is replaced; None if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -201,13 +201,13 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def _changing(path: str | Path) -> Iterator[Path]:
-    """The file to read and replace while nobody else does: a key that was just revoked must not come back."""
-    file = Path(path).resolve()  # where `path` is a link, it stays one
+def _locked(path: str | Path) -> Iterator[Path]:
+    """Lock the file for a read-modify-write: a concurrent change must not restore a revoked key."""
+    file = Path(path).resolve()  # replace the target of a symbolic link, not the link
     if not file.parent.is_dir():
-        raise InputError(f"{path}: no such folder, {file.parent}")
+        raise InputError(f"{path}: no such folder: {file.parent}")
     with writing(path):
-        # The folder is locked rather than the file, which is another one after each change.
+        # Lock the folder: each change replaces the file.
         descriptor = os.open(file.parent, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -217,7 +217,7 @@ def _changing(path: str | Path) -> Iterator[Path]:
 
 
 def _save(file: Path, keys: Keys) -> None:
-    # Made with mode 0600, and flushed before it gets the name.
+    # mkstemp creates the file with mode 0600; flush it before the rename.
     descriptor, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
@@ -231,5 +231,5 @@ def _save(file: Path, keys: Keys) -> None:
     fsync_folder(file.parent)
 
 
-def _listed(keys: tuple[Key, ...]) -> str:
+def _names(keys: tuple[Key, ...]) -> str:
     return ", ".join(key.name for key in keys[:20]) or "none"

@@ -1,4 +1,4 @@
-"""`raycol serve`: the application on this machine, from start to end."""
+"""`raycol serve`: run an endpoint on this machine."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from raycol.serving.served_version import starting_version
 from raycol.storage import open_store
 
 _APP = "raycol"
-# Serve takes about a second to end.
-_END_S = 30.0
+# Shutting Serve down takes about a second.
+_SHUTDOWN_S = 30.0
 
 
 @dataclass(frozen=True)
 class RunningEndpoint:
-    """A running endpoint."""
+    """URL, served manifest and number of shards of a running endpoint."""
 
     url: str
     manifest: Manifest
@@ -38,21 +38,21 @@ class RunningEndpoint:
 
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
-    """Serve an index while the block runs; every shard is loaded when it begins.
+    """Serve an index while the block runs. Every shard is loaded when the block starts.
 
     Raises:
-        InputError: no index or model there, another model than the index's, more shards than partitions, or the
-            port is taken.
-        IndexCorruptError: the index's files are not as its manifest promises.
+        InputError: the index or model does not exist, the model is not the index's, there are more shards than
+            partitions, or the port is in use.
+        IndexCorruptError: the index's files do not match its manifest.
     """
-    # Handles are made in this process: how their calls travel is settled when Serve is imported here.
+    # Before Serve is imported, which reads the transport of handles from the environment.
     set_environment()
     from raycol.serving.app import build_app, cpus_needed
 
-    # What a replica would find wrong is found here first, where it can still be said plainly.
+    # Open index and model here first: an error in a replica would be harder to read.
     index = Index.open(config.index, starting_version(open_store(config.index), config.version)[0])
     if index.manifest.model or config.model:
-        # torch is imported only where there is something to encode with.
+        # Imports torch.
         from raycol.models.encoder import load_encoder_of
 
         load_encoder_of(index.manifest.model, config.model, device="cpu")
@@ -60,7 +60,7 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
     host = str(config.host)
     app = build_app(config)
     port = _free_port(host, config.port)
-    url = f"http://{_reachable(host)}:{port}"
+    url = f"http://{_client_host(host)}:{port}"
     import ray
 
     ray_is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
@@ -69,13 +69,13 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
         from ray.serve.context import _disconnect
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        # Gateways write their own line of each request.
+        # The gateway writes the access log.
         quiet = {"log_level": "INFO", "enable_access_log": False}
         with ray_errors("starting the endpoint"):
             serve_is_ours = not serve.status().proxies
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             if _APP in serve.status().applications:
-                raise InputError(f"Ray serves an application {_APP!r} here already; use serve deploy, or delete it")
+                raise InputError(f"Serve already runs an application {_APP!r}; use serve deploy, or delete it first")
         try:
             with ray_errors("starting the endpoint"):
                 serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
@@ -83,19 +83,19 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
             yield RunningEndpoint(url, index.manifest, config.shards)
         finally:
             serve.delete(_APP)
-            # In another's session, what was there before must go on. With one of our own Serve ends anyway, and only
-            # its client must be forgotten: to shut Serve down first would print an error of Ray's at every end.
+            # Our Ray session takes Serve down with it: only drop Serve's client, since `serve.shutdown` makes Ray
+            # print an error. In a session that we joined, stop Serve if we started it.
             if ray_is_ours:
                 _disconnect()
             elif serve_is_ours:
-                _end_serve()
+                _shut_down_serve()
 
 
-def _end_serve() -> None:
-    """End Serve's controller and proxies in a session that goes on.
+def _shut_down_serve() -> None:
+    """Stop Serve's controller and proxies in a Ray session that keeps running.
 
-    `serve.shutdown` waits for that within a call of the controller's, which Ray tries again as it finds the controller
-    gone: an error on the terminal at every end.
+    `serve.shutdown` waits in a call of the controller, which Ray retries when the controller exits, and prints an
+    error.
     """
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
@@ -104,38 +104,41 @@ def _end_serve() -> None:
     client = _get_global_client()
     client.shutdown_cached_handles()
     ray.get(client._controller.graceful_shutdown.remote(wait=False))
-    until = time.monotonic() + _END_S
-    with suppress(ValueError):  # there is no such actor any more
-        while time.monotonic() < until and ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE):
+    deadline = time.monotonic() + _SHUTDOWN_S
+    with suppress(ValueError):  # the actor does not exist: shut down
+        while time.monotonic() < deadline and ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE):
             time.sleep(0.1)
     _disconnect()
 
 
 def wait_for_interrupt() -> None:
-    """Return on Ctrl-C or SIGTERM."""
-    asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Block until SIGINT (Ctrl-C) or SIGTERM."""
+    interrupted = threading.Event()
+    previous = {
+        number: signal.signal(number, lambda *_: interrupted.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        asked.wait()
+        interrupted.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _reachable(host: str) -> str:
-    """An address of this machine's own by which an endpoint bound to `host` is reached."""
+def _client_host(host: str) -> str:
+    """The host part of a URL by which this machine reaches an endpoint bound to `host`."""
     host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{host}]" if ":" in host else host
 
 
-def _free_port(host: str, wanted: int) -> int:
+def _free_port(host: str, port: int) -> int:
+    """`port` if it is free, or any free port if it is 0. Raises `InputError` if it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, wanted))
+            probe.bind((host, port))
         except OSError as error:
-            taken = "is taken; pass another --port, or 0 for a free one"
-            reason = taken if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise InputError(f"port {wanted} on {host} {reason}") from None
+            in_use = "is in use; pass another --port, or 0 for a free one"
+            reason = in_use if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise InputError(f"port {port} on {host} {reason}") from None
         return int(probe.getsockname()[1])

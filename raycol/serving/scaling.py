@@ -1,9 +1,8 @@
-"""How many replicas an endpoint's deployments get: all shards together, the encoder by itself.
+"""Autoscaling policies: the number of replicas of each deployment.
 
-A search asks every shard, so the slowest decides: one shard with more replicas than the others would be of no use.
-Plain arithmetic over what Serve's autoscaler hands in (`AutoscalingContext`). Serve itself keeps to the limits, and
-waits before it adds and before it removes (docs/serving.md). `serve/config.yaml` names `together`; `raycol serve`,
-which has no config file of Serve's, gives each deployment `alone`.
+A search calls every shard and waits for the slowest, so extra replicas for one shard alone do not help:
+`scale_together` gives all shards the same number (`serve/config.yaml`). `raycol serve` has no Serve config file and
+uses `scale_alone` for each deployment. Serve enforces the limits and delays (docs/serving.md).
 """
 
 from __future__ import annotations
@@ -14,38 +13,38 @@ from typing import Any
 
 SHARD = "shard-"
 ENCODER = "query-encoder"
-# Requests at hand in each replica, at work or waiting, that are aimed at.
-TARGET = 2.0
-# Replicas in which work waits for so long before it is begun are too few, however short their queue is.
-WAIT_S = 0.05
-# What a replica tells the autoscaler: seconds that its last pieces of work waited.
-WAITED = "waited_s"
+# Target number of requests per replica, running or queued.
+TARGET_REQUESTS = 2.0
+# Add a replica if steps queue for longer than this on average, however few they are.
+MAX_WAIT_S = 0.05
+# Metric that replicas report to the autoscaler: mean queueing time of recent steps in seconds.
+WAIT_METRIC = "waited_s"
 
 
-def together(contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
-    """For each deployment that scales the replicas it should have; nothing is remembered until the next time.
+def scale_together(contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
+    """Target replicas of each deployment that scales, by id, and an empty policy state.
 
     Args:
-        contexts: Serve's context of each deployment of the application, by its id.
+        contexts: Serve's `AutoscalingContext` of each deployment of the application, by id.
     """
-    wanted = {
-        id_: replicas_wanted(context)
+    targets = {
+        id_: target_replicas(context)
         for id_, context in contexts.items()
         if context.deployment_name.startswith(SHARD) or context.deployment_name == ENCODER
     }
-    shards = [id_ for id_ in wanted if contexts[id_].deployment_name.startswith(SHARD)]
-    most = max((wanted[id_] for id_ in shards), default=0)
-    return wanted | dict.fromkeys(shards, most), {}
+    shards = [id_ for id_ in targets if contexts[id_].deployment_name.startswith(SHARD)]
+    busiest = max((targets[id_] for id_ in shards), default=0)
+    return targets | dict.fromkeys(shards, busiest), {}
 
 
-def alone(context: Any) -> tuple[int, dict[str, Any]]:
-    """The replicas that one deployment should have."""
-    return replicas_wanted(context), {}
+def scale_alone(context: Any) -> tuple[int, dict[str, Any]]:
+    """Target replicas of one deployment, and an empty policy state."""
+    return target_replicas(context), {}
 
 
-def replicas_wanted(context: Any) -> int:
-    """Replicas that a deployment's queue and its waits call for, beyond its limits perhaps."""
-    by_queue = math.ceil(context.total_num_requests / TARGET)
-    waits = list((context.aggregated_metrics or {}).get(WAITED, {}).values())
-    by_wait = context.target_num_replicas + 1 if waits and sum(waits) / len(waits) > WAIT_S else 0
-    return int(max(by_queue, by_wait, 1))
+def target_replicas(context: Any) -> int:
+    """Replicas for a deployment's requests and queueing times; Serve clamps them to its limits."""
+    by_requests = math.ceil(context.total_num_requests / TARGET_REQUESTS)
+    waits = list((context.aggregated_metrics or {}).get(WAIT_METRIC, {}).values())
+    by_wait = context.target_num_replicas + 1 if waits and sum(waits) / len(waits) > MAX_WAIT_S else 0
+    return int(max(by_requests, by_wait, 1))

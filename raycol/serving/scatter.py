@@ -1,7 +1,9 @@
-"""One search over all shards: candidates from each, the choice among all of them, exact scores, the best k.
+"""Scatter-gather search: candidates from each shard, selection over all of them, exact scores, the best k.
 
-Knows nothing of Ray: a shard is whatever answers `ask(method, *arguments)`. One that does not answer, or not in time,
-is left out from then on, and the answer says so.
+Independent of Ray: a shard is any coroutine function `call(method, *arguments)`. After a failure or timeout a shard is
+dropped for the rest of the search, and the result counts the shards that answered.
+
+Shapes: M documents. Documents are identified by their ordinals over all partitions of the version.
 """
 
 from __future__ import annotations
@@ -21,36 +23,36 @@ from raycol.index.search.effort import SearchSettings
 from raycol.index.search.pipeline import Candidates, Rescored, SearchPlan, Size, best, plan_search, rank, rescoring
 from raycol.index.search.probes import Probes
 from raycol.index.search.shard import Found, Selection, ShardCandidates
-from raycol.serving.circuit_breaker import Breaker
+from raycol.serving.circuit_breaker import CircuitBreaker
 
-Ask = Callable[..., Awaitable[Any]]
+ShardCall = Callable[..., Awaitable[Any]]
 Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[SearchPlan]], Awaitable[list[Probes | None]]]
 
-# A shard's part of the candidates, and of the documents scored ahead, is taken to be so many times an even one.
+# Assume that one shard holds up to this multiple of its even share of the candidates, and of the documents scored
+# eagerly, plus a constant, since small shares vary most.
 _CANDIDATES_SHARE = 1.5
-_AHEAD_SHARE = 1.25
-# So many more, since small parts vary most.
-_CANDIDATES_MORE = 32
-_AHEAD_MORE = 4
+_EAGER_SHARE = 1.25
+_CANDIDATES_EXTRA = 32
+_EAGER_EXTRA = 4
 
-# Of the time that is left a shard has so much for an answer: the others may have to be asked once more without it.
+# Fraction of the time left that one step may take: a later step may have to call the other shards again.
 _STEP_SHARE = 0.8
 
-# What a shard whose files are damaged may well answer: that it does says nothing of whether it is down.
+# These need no index files: a shard whose files are damaged can still answer, so success does not mean it is up.
 _WITHOUT_FILES = ("count",)
 
-# More than documents' numbers have, and with estimates' (255 for each query token at most) not more than 64.
-_NUMBER_BITS = 40
+# More bits than an ordinal has; an estimate (at most 255 per query token) fits in the rest of 64.
+_ORDINAL_BITS = 40
 
-# `rescoring` at work.
+# A running `rescoring`.
 Rescoring = Generator[NDArray[np.int64], NDArray[np.float32], Rescored]
 
-_NO_NUMBERS = np.empty(0, dtype=np.int64)
+_NO_ORDINALS = np.empty(0, dtype=np.int64)
 _NO_SCORES = np.empty(0, dtype=np.int32)
 
 
-class FoundHit(NamedTuple):
-    """A hit with what the index keeps of its document."""
+class DocumentHit(NamedTuple):
+    """A hit with its document's metadata."""
 
     id: str
     score: float
@@ -58,69 +60,69 @@ class FoundHit(NamedTuple):
 
 
 class ShardDownError(Exception):
-    """A shard did not answer before, and is not asked."""
+    """The shard's circuit breaker is open; it was not called."""
 
 
-class Gathered(NamedTuple):
-    """The hits of each query, by how many shards they were found, and seconds by stage."""
+class ScatterResult(NamedTuple):
+    """The hits of each query, the number of shards that answered, and seconds by stage."""
 
-    results: list[list[FoundHit]]
+    hits: list[list[DocumentHit]]
     answered: int
     seconds: dict[str, float]
 
 
 class Shards:
-    """The shards of one search: asked together, until a deadline; those that fail are not asked again.
+    """The shards of one search, called in parallel until a deadline. A shard that fails is not called again.
 
     Args:
-        asks: one a shard.
-        deadline: when to give up, by `time.monotonic`.
-        on_failure: told the number of a shard and why it failed.
-        breakers: one a shard; those that are down are not asked, and told what they would have been asked.
+        calls: one per shard.
+        deadline: as `time.monotonic`.
+        on_failure: called with the number of a shard and its error.
+        breakers: one per shard. Shards that are down are skipped, and retried in the background.
     """
 
     def __init__(
         self,
-        asks: Sequence[Ask],
+        calls: Sequence[ShardCall],
         deadline: float,
         on_failure: Callable[[int, BaseException], None],
-        breakers: Sequence[Breaker] = (),
+        breakers: Sequence[CircuitBreaker] = (),
     ) -> None:
-        self._asks = asks
+        self._calls = calls
         self._deadline = deadline
         self._on_failure = on_failure
         self._breakers = breakers
-        self._down = [number for number, breaker in enumerate(breakers) if breaker.is_down]
-        self.alive = [number for number in range(len(asks)) if number not in self._down]
+        self._down = [shard for shard, breaker in enumerate(breakers) if breaker.is_down]
+        self.alive = [shard for shard in range(len(calls)) if shard not in self._down]
         self.failures: dict[int, BaseException] = {}
-        for number in self._down:
-            self._give_up(number, ShardDownError())
+        for shard in self._down:
+            self._record_failure(shard, ShardDownError())
 
     def __len__(self) -> int:
-        return len(self._asks)
+        return len(self._calls)
 
     def step_s(self) -> float:
-        """Seconds that the next step may take, so that another can follow it."""
+        """Time limit of the next step in seconds; leaves time for another step."""
         return _STEP_SHARE * max(0.0, self._deadline - time.monotonic())
 
-    async def ask_each(self, method: str, *arguments: Any) -> dict[int, Any]:
-        """The answers of all shards to the same question; raises as `ask_all`."""
+    async def call_all(self, method: str, *arguments: Any) -> dict[int, Any]:
+        """The replies of all shards to the same call, by shard. Raises as `call_each`."""
         if method not in _WITHOUT_FILES:
-            for number in self._down:
-                ask = partial(self._asks[number], method, *arguments)
-                self._breakers[number].try_again(ask, max(0.0, self._deadline - time.monotonic()))
+            for shard in self._down:
+                call = partial(self._calls[shard], method, *arguments)
+                self._breakers[shard].retry(call, max(0.0, self._deadline - time.monotonic()))
             self._down = []
-        return await self.ask_all(method, dict.fromkeys(self.alive, arguments))
+        return await self.call_each(method, dict.fromkeys(self.alive, arguments))
 
-    async def ask_all(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """The answers of those shards that are given arguments, by their numbers.
+    async def call_each(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """The replies of the shards in `arguments`, by shard; failed shards are omitted.
 
         Raises:
-            InputError: a shard refused what it was asked.
+            InputError: a shard rejected its arguments.
         """
-        numbers = [number for number in self.alive if number in arguments]
+        called = [shard for shard in self.alive if shard in arguments]
         started = time.monotonic()
-        tasks = [asyncio.ensure_future(self._asks[number](method, *arguments[number])) for number in numbers]
+        tasks = [asyncio.ensure_future(self._calls[shard](method, *arguments[shard])) for shard in called]
         if not tasks:
             return {}
         try:
@@ -128,26 +130,26 @@ class Shards:
         finally:
             for task in tasks:
                 task.cancel()
-        answers = {}
-        for number, task in zip(numbers, tasks, strict=True):
-            # One that was cancelled a moment ago may not have noticed yet.
-            failure = task.exception() if task.done() and not task.cancelled() else TimeoutError("no answer in time")
+        replies = {}
+        for shard, task in zip(called, tasks, strict=True):
+            # A task cancelled just now may not be done yet.
+            failure = task.exception() if task.done() and not task.cancelled() else TimeoutError("timed out")
             if isinstance(failure, InputError):
                 raise failure
             if failure is None:
-                answers[number] = task.result()
+                replies[shard] = task.result()
                 if self._breakers and method not in _WITHOUT_FILES:
-                    self._breakers[number].answered()
+                    self._breakers[shard].record_success()
             else:
-                self.alive.remove(number)
+                self.alive.remove(shard)
                 if self._breakers and isinstance(failure, TimeoutError):
-                    self._breakers[number].was_late(time.monotonic() - started)
-                self._give_up(number, failure)
-        return answers
+                    self._breakers[shard].record_timeout(time.monotonic() - started)
+                self._record_failure(shard, failure)
+        return replies
 
-    def _give_up(self, number: int, failure: BaseException) -> None:
-        self.failures[number] = failure
-        self._on_failure(number, failure)
+    def _record_failure(self, shard: int, failure: BaseException) -> None:
+        self.failures[shard] = failure
+        self._on_failure(shard, failure)
 
 
 async def search(
@@ -160,31 +162,32 @@ async def search(
     n_centroids: int,
     selection: Selection,
     probe: Probe | None = None,
-) -> Gathered:
+) -> ScatterResult:
     """The best `k` documents for each query over all shards that answer.
 
     Args:
         shards: all shards of one version.
         queries: float32 [n_tokens, dim] each.
-        k: hits a query.
-        settings: how hard to look.
+        k: hits per query.
+        settings: search effort.
         size: of the whole version, without a filter.
         n_centroids: of the version's codebook.
-        selection: which documents may be found.
-        probe: finds the queries' probes; without it every shard does.
+        selection: filter and ids.
+        probe: finds the probes of the queries; without it every shard does.
 
     Raises:
-        InputError: a shard refused the request.
-        TimeoutError: `probe` took too long.
+        InputError: a shard rejected the request.
+        TimeoutError: `probe` timed out.
     """
     started = time.perf_counter()
     if selection != Selection():
-        counts = await shards.ask_each("count", selection)
-        allowed = sum(counts.values())
-        size = size._replace(n_allowed=allowed, restricted=allowed < size.n_allowed)
+        counts = await shards.call_all("count", selection)
+        n_allowed = sum(counts.values())
+        size = size._replace(n_allowed=n_allowed, restricted=n_allowed < size.n_allowed)
     plans = [plan_search(len(query), size, n_centroids, k=k, settings=settings) for query in queries]
-    # Telling of documents that may not be hits saves one query a step; to many, that step costs less.
-    tell = k if len(queries) == 1 else 0
+    # For one query, metadata that comes with the scores saves the `describe` step; for many, that step is cheaper
+    # than metadata of documents that do not become hits.
+    n_described = k if len(queries) == 1 else 0
     planned = time.perf_counter()
     probes: Sequence[Probes | None] = [None] * len(queries)
     if probe and any(plan.n_probe for plan in plans):
@@ -192,217 +195,228 @@ async def search(
             async with asyncio.timeout(shards.step_s()):
                 probes = await probe(queries, plans)
         except TimeoutError:
-            raise TimeoutError("the nearest centroids were not found in time") from None
+            raise TimeoutError("finding the nearest centroids timed out") from None
     probed = time.perf_counter()
-    searches = await _candidates(shards, queries, plans, probes, selection, k, tell)
-    found = time.perf_counter()
-    lost = True
-    while lost:
-        await _score(shards, searches, queries, tell)
+    states = await _find_candidates(shards, queries, plans, probes, selection, k, n_described)
+    gathered = time.perf_counter()
+    lost_shard = True
+    while lost_shard:
+        await _score(shards, states, queries, n_described)
         n_alive = len(shards.alive)
-        await _describe(shards, searches)
-        lost = len(shards.alive) < n_alive
-        for search in searches:
-            search.go_on(shards.alive)
-    results = [search.hits() for search in searches]
+        await _describe(shards, states)
+        lost_shard = len(shards.alive) < n_alive
+        for state in states:
+            state.advance(shards.alive)
+    hits = [state.hits() for state in states]
     done = time.perf_counter()
     seconds = {
         "centroids": probed - planned,
-        "candidates": found - started - (probed - planned),
-        "scores": done - found,
+        "candidates": gathered - started - (probed - planned),
+        "scores": done - gathered,
     }
-    return Gathered(results, len(shards.alive), seconds)
+    return ScatterResult(hits, len(shards.alive), seconds)
 
 
-async def _candidates(
+async def _find_candidates(
     shards: Shards,
     queries: Sequence[NDArray[np.float32]],
     plans: Sequence[SearchPlan],
     probes: Sequence[Probes | None],
     selection: Selection,
     k: int,
-    tell: int,
-) -> list[_Search]:
-    """Each query's search with the shards' candidates: all of a shard's where its first ones were among the best."""
+    n_described: int,
+) -> list[_QueryState]:
+    """The state of each query with the shards' candidates.
+
+    Each shard first sends somewhat more than its even share; one whose candidates were all selected is called again
+    for the full number.
+    """
     n_shards = len(shards.alive)
     limits = [min(plan.n_candidates, _share(plan.n_candidates, n_shards, "candidates")) for plan in plans]
-    alone = len(queries) == 1 or n_shards == 1
-    # Where queries come in numbers a second question costs little, and scoring in vain would cost all the others.
-    ahead = [_share(plan.n_rescore, n_shards, "ahead") if alone or plan.exact else 0 for plan in plans]
-    found = await shards.ask_each("candidates", queries, plans, selection, tell, limits, ahead, probes)
-    searches = [
-        _Search(k, plan, {shard: parts[number] for shard, parts in found.items()}) for number, plan in enumerate(plans)
+    single = len(queries) == 1 or n_shards == 1
+    # With several queries a second call costs little per query, while eager scores that go unused delay all of them.
+    eager = [_share(plan.n_rescore, n_shards, "eager") if single or plan.exact else 0 for plan in plans]
+    replies = await shards.call_all("candidates", queries, plans, selection, n_described, limits, eager, probes)
+    states = [
+        _QueryState(k, plan, {shard: parts[query] for shard, parts in replies.items()})
+        for query, plan in enumerate(plans)
     ]
     again: dict[int, list[int]] = {}
-    for number, plan in enumerate(plans):
-        if plan.n_probe and limits[number] < plan.n_candidates:
-            for shard in searches[number].used_up(limits[number]):
-                again.setdefault(shard, []).append(number)
-    more = await shards.ask_all(
+    for query, plan in enumerate(plans):
+        if plan.n_probe and limits[query] < plan.n_candidates:
+            for shard in states[query].exhausted_shards(limits[query]):
+                again.setdefault(shard, []).append(query)
+    replies = await shards.call_each(
         "candidates",
         {
             shard: (
-                [queries[number] for number in numbers],
-                [plans[number] for number in numbers],
+                [queries[query] for query in chosen],
+                [plans[query] for query in chosen],
                 selection,
-                tell,
-                [plans[number].n_candidates for number in numbers],
-                [ahead[number] for number in numbers],
-                [probes[number] for number in numbers],
+                n_described,
+                [plans[query].n_candidates for query in chosen],
+                [eager[query] for query in chosen],
+                [probes[query] for query in chosen],
             )
-            for shard, numbers in again.items()
+            for shard, chosen in again.items()
         },
     )
-    for number, search in enumerate(searches):
-        wider = {shard: parts[again[shard].index(number)] for shard, parts in more.items() if number in again[shard]}
+    for query, state in enumerate(states):
+        wider = {shard: parts[again[shard].index(query)] for shard, parts in replies.items() if query in again[shard]}
         if wider:
-            search.widen(wider)
-        search.go_on(shards.alive)
-    return searches
+            state.replace_candidates(wider)
+        state.advance(shards.alive)
+    return states
 
 
 async def _score(
-    shards: Shards, searches: Sequence[_Search], queries: Sequence[NDArray[np.float32]], tell: int
+    shards: Shards, states: Sequence[_QueryState], queries: Sequence[NDArray[np.float32]], n_described: int
 ) -> None:
-    """Have shards score what searches want, until these want no more."""
-    while waiting := [number for number, search in enumerate(searches) if search.wanted]:
-        wanted = {
-            shard: [(number, searches[number].wanted[shard]) for number in waiting if shard in searches[number].wanted]
+    """Score the documents that the queries need, until none needs more."""
+    while pending := [query for query, state in enumerate(states) if state.needed]:
+        needed = {
+            shard: [(query, states[query].needed[shard]) for query in pending if shard in states[query].needed]
             for shard in shards.alive
         }
-        scores = await shards.ask_all(
+        replies = await shards.call_each(
             "score",
             {
-                shard: ([queries[number] for number, _ in pairs], [numbers_M for _, numbers_M in pairs], tell)
-                for shard, pairs in wanted.items()
+                shard: ([queries[query] for query, _ in pairs], [ordinals_M for _, ordinals_M in pairs], n_described)
+                for shard, pairs in needed.items()
                 if pairs
             },
         )
-        for shard, answers in scores.items():
-            for (number, numbers_M), answer in zip(wanted[shard], answers, strict=True):
-                searches[number].take(numbers_M, answer)
-        for search in searches:
-            search.go_on(shards.alive)
+        for shard, scored in replies.items():
+            for (query, ordinals_M), found in zip(needed[shard], scored, strict=True):
+                states[query].add_scores(ordinals_M, found)
+        for state in states:
+            state.advance(shards.alive)
 
 
-async def _describe(shards: Shards, searches: Sequence[_Search]) -> None:
-    """Ask for what is kept of the best documents, where it is not known yet."""
-    unknown: dict[int, set[int]] = {}
-    for search in searches:
-        missing = [number for number, _ in search.best if number not in search.documents]
-        for number, shard in zip(missing, search.shards_of(missing).tolist(), strict=True):
-            unknown.setdefault(shard, set()).add(number)
-    answers = await shards.ask_all(
+async def _describe(shards: Shards, states: Sequence[_QueryState]) -> None:
+    """Fetch ids and metadata of the best documents that are still missing."""
+    missing_by_shard: dict[int, set[int]] = {}
+    for state in states:
+        missing = [ordinal for ordinal, _ in state.best if ordinal not in state.documents]
+        for ordinal, shard in zip(missing, state.shards_of(missing).tolist(), strict=True):
+            missing_by_shard.setdefault(shard, set()).add(ordinal)
+    replies = await shards.call_each(
         "describe",
-        {shard: (np.array(sorted(numbers), dtype=np.int64),) for shard, numbers in unknown.items()},
+        {shard: (np.array(sorted(ordinals), dtype=np.int64),) for shard, ordinals in missing_by_shard.items()},
     )
-    for search in searches:
-        for described in answers.values():
-            search.documents |= {number: described[number] for number, _ in search.best if number in described}
+    for state in states:
+        for documents in replies.values():
+            state.documents |= {ordinal: documents[ordinal] for ordinal, _ in state.best if ordinal in documents}
 
 
-def _share(n: int, shards: int, what: str) -> int:
-    """How many of `n` documents to take from one of the shards."""
+def _share(n: int, shards: int, kind: str) -> int:
+    """The number of documents out of `n` to request from each shard."""
     if shards <= 1:
         return n
-    times, more = {"candidates": (_CANDIDATES_SHARE, _CANDIDATES_MORE), "ahead": (_AHEAD_SHARE, _AHEAD_MORE)}[what]
-    return min(n, math.ceil(times * n / shards) + more)
+    factor, extra = {
+        "candidates": (_CANDIDATES_SHARE, _CANDIDATES_EXTRA),
+        "eager": (_EAGER_SHARE, _EAGER_EXTRA),
+    }[kind]
+    return min(n, math.ceil(factor * n / shards) + extra)
 
 
-class _Chosen(NamedTuple):
-    """Candidates by ascending numbers, int64 [M], their scores by centroids, int32 [M], and shards, int64 [M]."""
+class _SelectedCandidates(NamedTuple):
+    """Candidates by ascending ordinals, int64 [M], their centroid scores, int32 [M], and their shards, int64 [M]."""
 
-    numbers_M: NDArray[np.int64]
+    ordinals_M: NDArray[np.int64]
     scores_M: NDArray[np.int32]
     shards_M: NDArray[np.int64]
 
 
-def _choose(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _Chosen:
-    """Those of the shards' candidates that a search over all partitions would have: the first by their estimates."""
-    found = [part.candidates for part in parts.values()]
-    numbers_M = np.concatenate([_NO_NUMBERS, *(each.numbers_M for each in found)])
-    scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in found)])
-    shards_M = np.repeat(list(parts), [len(each.numbers_M) for each in found]).astype(np.int64)
-    kept_M = np.argsort(numbers_M)
-    if plan.n_probe and len(numbers_M) > plan.n_candidates:
-        # One key for both, of equal estimates the first numbers: the last one that is kept is found without sorting.
-        estimates_M = np.concatenate([each.estimates_M for each in found])
-        keys_M = (estimates_M.astype(np.int64) << _NUMBER_BITS) - numbers_M
-        last = np.partition(keys_M, -plan.n_candidates)[-plan.n_candidates]
-        kept_M = kept_M[keys_M[kept_M] >= last]
-    return _Chosen(numbers_M[kept_M], scores_M[kept_M], shards_M[kept_M])
+def _select_candidates(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _SelectedCandidates:
+    """The candidates that a search over all partitions would select: the highest estimates, ties by ordinal."""
+    candidates = [part.candidates for part in parts.values()]
+    ordinals_M = np.concatenate([_NO_ORDINALS, *(each.numbers_M for each in candidates)])
+    scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in candidates)])
+    shards_M = np.repeat(list(parts), [len(each.numbers_M) for each in candidates]).astype(np.int64)
+    selected_M = np.argsort(ordinals_M)
+    if plan.n_probe and len(ordinals_M) > plan.n_candidates:
+        # One integer key, estimate before descending ordinal: `partition` finds the lowest selected key in O(M).
+        estimates_M = np.concatenate([each.estimates_M for each in candidates])
+        keys_M = (estimates_M.astype(np.int64) << _ORDINAL_BITS) - ordinals_M
+        lowest = np.partition(keys_M, -plan.n_candidates)[-plan.n_candidates]
+        selected_M = selected_M[keys_M[selected_M] >= lowest]
+    return _SelectedCandidates(ordinals_M[selected_M], scores_M[selected_M], shards_M[selected_M])
 
 
-class _Search:
-    """The search of one query: which documents it wants scored next, of which shards, until it has its hits."""
+class _QueryState:
+    """The state of one query: its candidates, the scores it needs next from each shard, and its best documents."""
 
     def __init__(self, k: int, plan: SearchPlan, parts: dict[int, ShardCandidates]) -> None:
         self._k = k
-        self.wanted: dict[int, NDArray[np.int64]] = {}
+        self.needed: dict[int, NDArray[np.int64]] = {}
         self.best: list[tuple[int, float]] = []
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
         self._plan = plan
         self._parts: dict[int, ShardCandidates] = {}
         self._scores: dict[int, float] = {}
-        # At work, and what it asks for; None at the end.
-        self._steps: Rescoring | None = None
-        self._asked_M = _NO_NUMBERS
-        self.widen(parts)
+        # None once the best documents are known.
+        self._rescoring: Rescoring | None = None
+        self._round_M = _NO_ORDINALS
+        self.replace_candidates(parts)
 
-    def widen(self, parts: dict[int, ShardCandidates]) -> None:
-        """Take what shards have found, in place of what they had before."""
+    def replace_candidates(self, parts: dict[int, ShardCandidates]) -> None:
+        """Replace the candidates of some shards, and restart rescoring."""
         self._parts |= parts
         for part in parts.values():
-            self.take(part.scored_M, part.found)
+            self.add_scores(part.scored_M, part.found)
         self._start()
 
-    def take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
-        """Take the exact scores of some documents."""
-        self._scores.update(zip(numbers_M.tolist(), found.scores_M.tolist(), strict=True))
+    def add_scores(self, ordinals_M: NDArray[np.int64], found: Found) -> None:
+        """Add the exact scores of documents, and the metadata that came with them."""
+        self._scores.update(zip(ordinals_M.tolist(), found.scores_M.tolist(), strict=True))
         self.documents.update(found.documents)
 
-    def used_up(self, limit: int) -> list[int]:
-        """The shards whose candidates are all chosen, `limit` of them: they may have more."""
+    def exhausted_shards(self, limit: int) -> list[int]:
+        """The shards whose `limit` candidates were all selected: they may have more."""
         return [
             shard
             for shard, part in self._parts.items()
-            if len(part.candidates.numbers_M) == limit == np.count_nonzero(self._chosen.shards_M == shard)
+            if len(part.candidates.numbers_M) == limit == np.count_nonzero(self._selected.shards_M == shard)
         ]
 
-    def shards_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
-        """Which shard holds each of some candidates."""
-        return self._chosen.shards_M[np.searchsorted(self._chosen.numbers_M, numbers)]
+    def shards_of(self, ordinals: Sequence[int]) -> NDArray[np.int64]:
+        """The shard of each candidate, int64 [M]."""
+        return self._selected.shards_M[np.searchsorted(self._selected.ordinals_M, ordinals)]
 
-    def go_on(self, alive: Sequence[int]) -> None:
-        """To where scores are wanted that no shard has given, or to the end. What lost shards found is given up."""
+    def advance(self, alive: Sequence[int]) -> None:
+        """Rescore until scores are missing (`needed`) or the best documents are known (`best`).
+
+        Drops the candidates of shards that are not alive, which restarts rescoring.
+        """
         if any(shard not in alive for shard in self._parts):
             self._parts = {shard: part for shard, part in self._parts.items() if shard in alive}
             self._start()
-        while self._steps is not None:
-            missing = [number for number in self._asked_M.tolist() if number not in self._scores]
+        while self._rescoring is not None:
+            missing = [ordinal for ordinal in self._round_M.tolist() if ordinal not in self._scores]
             if missing:
                 shards = self.shards_of(missing)
-                numbers_M = np.array(missing, dtype=np.int64)
-                self.wanted = {shard: numbers_M[shards == shard] for shard in np.unique(shards).tolist()}
+                missing_M = np.array(missing, dtype=np.int64)
+                self.needed = {shard: missing_M[shards == shard] for shard in np.unique(shards).tolist()}
                 return
-            scores = [self._scores[number] for number in self._asked_M.tolist()]
+            scores = [self._scores[ordinal] for ordinal in self._round_M.tolist()]
             try:
-                self._asked_M = self._steps.send(np.array(scores, dtype=np.float32))
+                self._round_M = self._rescoring.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
-                found: Rescored = best(done.value, self._k)
-                self.best = list(zip(found.numbers_M.tolist(), found.scores_M.tolist(), strict=True))
-                self.wanted, self._steps = {}, None
+                rescored: Rescored = best(done.value, self._k)
+                self.best = list(zip(rescored.numbers_M.tolist(), rescored.scores_M.tolist(), strict=True))
+                self.needed, self._rescoring = {}, None
 
-    def hits(self) -> list[FoundHit]:
-        """The best documents, equal scores by id: the last of these go where there are more than `k`."""
-        kept = [(score, *self.documents[number]) for number, score in self.best]
-        hits = [FoundHit(id_, score, metadata) for score, id_, metadata in kept]
+    def hits(self) -> list[DocumentHit]:
+        """The best `k` documents, best first, ties by id."""
+        described = [(score, *self.documents[ordinal]) for ordinal, score in self.best]
+        hits = [DocumentHit(id_, score, metadata) for score, id_, metadata in described]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[: self._k]
 
     def _start(self) -> None:
-        self._chosen = _choose(self._parts, self._plan)
-        numbers_M, scores_M, _ = self._chosen
-        ranked_M = rank(Candidates(numbers_M, scores_M, scores_M))
-        steps = rescoring(ranked_M, self._plan.n_rescore, self._k)
-        self._asked_M = next(steps)
-        self._steps = steps
+        self._selected = _select_candidates(self._parts, self._plan)
+        ordinals_M, scores_M, _ = self._selected
+        ranked_M = rank(Candidates(ordinals_M, scores_M, scores_M))
+        rounds = rescoring(ranked_M, self._plan.n_rescore, self._k)
+        self._round_M = next(rounds)
+        self._rescoring = rounds

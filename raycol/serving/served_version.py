@@ -1,6 +1,6 @@
-"""Which version an endpoint serves: the one that an administrator chose last, kept beside the index.
+"""The version that endpoints of an index serve, recorded in the index (`served.json`).
 
-So a choice outlives gateways, shards and the whole endpoint, and all gateways of an endpoint learn of it.
+The record outlives gateways, shards and endpoints, and every gateway of an endpoint polls it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from raycol.storage import Store
 _MAX_BYTES = 1024
 
 
-class Pin(BaseModel):
-    """A choice: the version, whether it was chosen for being the newest, and when, in nanoseconds."""
+class ServedVersion(BaseModel):
+    """The record: the version, whether "newest" was requested, and when, in nanoseconds since the epoch."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -26,48 +26,56 @@ class Pin(BaseModel):
     at: int = Field(ge=1)
 
 
-def read_pin(store: Store) -> Pin | None:
-    """What was chosen last; None where nothing was.
+def read_served_version(store: Store) -> ServedVersion | None:
+    """The record, or None if no version was recorded.
 
     Raises:
-        IndexCorruptError: the file is not what raycol writes.
+        IndexCorruptError: the file is not a valid record.
     """
     try:
         content = store.read(SERVED, _MAX_BYTES)
-    except (FileNotFoundError, NotADirectoryError):  # a file in place of the folder is for the manifest to tell of
+    except (FileNotFoundError, NotADirectoryError):  # `read_manifest` reports a file in place of the folder
         return None
     try:
-        return Pin.model_validate_json(content)
+        return ServedVersion.model_validate_json(content)
     except ValidationError:
         raise IndexCorruptError(
-            f"{store.place(SERVED)}: not the record of a version to serve; remove it to serve the newest"
+            f"{store.place(SERVED)}: not a record of the served version; delete it to serve the newest"
         ) from None
 
 
-def write_pin(store: Store, version: int, *, newest: bool) -> Pin:
-    """Record which version is to be served; where it is the newest, an endpoint starts with what that is then."""
-    pin = Pin(version=version, newest=newest, at=time.time_ns())
-    store.write(SERVED, pin.model_dump_json().encode())
-    return pin
+def write_served_version(store: Store, version: int, *, newest: bool) -> ServedVersion:
+    """Record the version to serve. With `newest`, an endpoint that starts later serves the newest version then."""
+    record = ServedVersion(version=version, newest=newest, at=time.time_ns())
+    store.write(SERVED, record.model_dump_json().encode())
+    return record
 
 
-def starting_version(store: Store, wanted: int | None) -> tuple[int | None, int]:
-    """The version that an endpoint starts with, None for the newest, and the time of the choice that it has seen.
+def starting_version(store: Store, requested: int | None) -> tuple[int | None, int]:
+    """The version that an endpoint starts with, None for the newest, and the time of the record, 0 without one.
 
     Raises:
-        IndexCorruptError: what was chosen cannot be read.
+        IndexCorruptError: the record is invalid.
     """
-    pin = read_pin(store)
-    if pin is None:
-        return wanted, 0
-    chosen = None if pin.newest or pin.version not in versions(store) else pin.version
-    return wanted or chosen, pin.at
+    record = read_served_version(store)
+    if record is None:
+        return requested, 0
+    recorded = None if record.newest or record.version not in versions(store) else record.version
+    return requested or recorded, record.at
 
 
-def current_version(store: Store, started: int, seen: int) -> int:
-    """The version that a part of an endpoint opens when it starts again: one that was chosen since, if it is there."""
+def current_version(store: Store, deployed: int, recorded_at: int) -> int:
+    """The version that a restarted replica opens: the recorded one if the record is new and the version exists.
+
+    Args:
+        store: of the index.
+        deployed: the version at deployment.
+        recorded_at: time of the record at deployment.
+    """
     try:
-        pin = read_pin(store)
+        record = read_served_version(store)
     except RaycolError:
-        return started
-    return pin.version if pin is not None and pin.at != seen and pin.version in versions(store) else started
+        return deployed
+    if record is None or record.at == recorded_at or record.version not in versions(store):
+        return deployed
+    return record.version

@@ -29,7 +29,7 @@ def test_shards_scale_over_hosts(tiny_colbert: Path, tmp_path: Path) -> None:
     index = Index.open(JobFiles(tmp_path, tiny_colbert).run_locally("index") / "index")
     app = {"index": index.uri, "host": "0.0.0.0", "open": True, "shards": 2, "max_replicas": 2, "timeout_s": 30}
     deployments = [{"name": name, "max_replicas_per_node": 1, "autoscaling_config": AUTOSCALING} for name in SHARDS]
-    policy = {"policy_function": "raycol.serving.scaling:together"}
+    policy = {"policy_function": "raycol.serving.scaling:scale_together"}
     with running_hosts(3, cpus=4) as hosts, deployed(hosts, tmp_path, app, deployments, autoscaling_policy=policy):
         assert replicas(hosts, tmp_path) == [1, 1]
         with load(hosts, tmp_path, "heavy") as many:

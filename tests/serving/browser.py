@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages, and what went on in it."""
+"""A headless Chromium for page tests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A running browser; skips where there is none.
+    """A running browser; skips the test if none is installed.
 
-    While it runs there is an event loop in this thread, in which asyncio.run and Serve's handles refuse to work: what
-    needs them is started before, and the browser ended with the module that uses it.
+    While it runs, this thread has a running event loop, in which asyncio.run and Serve's handles fail: use them
+    before, and close the browser with the module that uses it.
     """
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -30,7 +30,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Tab:
-    """A page of its own, with all that it wrote to the console and all that it asked for."""
+    """A page in its own browser context, recording console messages and requests."""
 
     def __init__(self, browser: Any, **settings: Any) -> None:
         self.context = browser.new_context(**settings)

@@ -1,4 +1,4 @@
-"""An endpoint as `serve deploy` makes it, on this machine."""
+"""An endpoint started as by `serve deploy`, on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raycol.client.sync_client import check_health
 
 @contextmanager
 def deployed_by_config(args: Mapping[str, Any], **options: object) -> Iterator[str]:
-    """The application with these arguments and options of a config file's; yields its address. Ray runs already."""
+    """Deploy the application with these `args` and options on the running Ray; yields its URL."""
     from ray import serve
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema

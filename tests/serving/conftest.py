@@ -1,4 +1,4 @@
-"""An index, the same with a second version, and what each version finds."""
+"""Fixtures: indexes with one and two versions, their expected results, and a shared endpoint."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +17,14 @@ from tests.serving.on_serve import OnServe, large_endpoint
 
 @pytest.fixture(scope="package")
 def on_serve(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[OnServe]:
-    """One endpoint on Ray Serve for all tests that only ask."""
+    """One endpoint on Ray Serve for all tests that only send requests."""
     with large_endpoint(tmp_path_factory.mktemp("on-serve"), tiny_backbone) as running:
         yield running
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Of an index with versions 1 to 3, without a model."""
+    """Store of an index with versions 1 to 3, without a model."""
     arrays = make_clustered(20, 16, seed=1)
     index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
     index.delete(["d1"])
@@ -40,7 +40,7 @@ def first_version(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def index(tiny_colbert: Path, first_version: Index) -> Index:
-    """Two versions: all, and without every third document but with ten new ones."""
+    """Two versions: all documents; then every third document replaced by ten new ones."""
     made = first_version
     ids = [id_ for partition in made.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))]
     made.delete(ids[::3])
@@ -58,7 +58,7 @@ def index(tiny_colbert: Path, first_version: Index) -> Index:
 
 @pytest.fixture(scope="module")
 def expected(index: Index, tiny_colbert: Path) -> dict[int, list[list[str]]]:
-    """For each version the ids that each query finds."""
+    """The ids that each query returns, by version."""
     encoder = load_encoder(tiny_colbert, device="cpu")
     queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
     return {

@@ -1,4 +1,4 @@
-"""Replicas in this process, asked as Serve's handles are: what Ray would carry goes straight to them."""
+"""In-process stand-ins for Serve's deployment handles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Broadcast:
 
 
 class Handle:
-    """The only replica of a deployment; one that is None is lost."""
+    """Handle of a deployment's only replica; None for a lost replica."""
 
     def __init__(self, replica: Any) -> None:
         self._replica = replica
@@ -34,7 +34,7 @@ class Handle:
         async def call(*arguments: Any) -> Any:
             self.calls.append(name)
             if self._replica is None:
-                raise ConnectionError("the replica is gone")
+                raise ConnectionError("the replica is lost")
             return await getattr(self._replica, name)(*arguments)
 
         return Method(call)

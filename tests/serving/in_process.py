@@ -1,7 +1,7 @@
-"""An endpoint whose gateway, encoder and shards are all in this process; Ray and Serve carry nothing.
+"""An endpoint with gateway, encoder and shards in this process, without Ray.
 
-The parts are those that `build_app` binds, made as Serve's replicas make them; only the handles between them are
-those of `handles`. Asked through ASGI (`Served.app`), or over a socket of uvicorn's (`on_a_socket`).
+It constructs the deployments that `build_app` binds, connected by the handles of `handles`. Requests go through ASGI
+(`Served.app`), or to a uvicorn socket (`on_a_socket`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.serving.handles import Handle
 
 
 class Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -47,7 +47,7 @@ class Loop:
 
 
 class Transport(httpx2.BaseTransport):
-    """Carries a client's requests to an ASGI application in another thread's event loop."""
+    """Sends a client's requests to an ASGI application in another thread's event loop."""
 
     def __init__(self, app: Any, loop: Loop) -> None:
         self._inner = httpx2.ASGITransport(app, raise_app_exceptions=False)
@@ -64,7 +64,7 @@ class Transport(httpx2.BaseTransport):
 
 
 class Served:
-    """The parts of an endpoint, in this process."""
+    """An endpoint in this process."""
 
     def __init__(self, config: ServeConfig) -> None:
         from ray.serve._private.common import DeploymentID, ReplicaID
@@ -73,7 +73,7 @@ class Served:
 
         from raycol.serving.app import build_app
         from raycol.serving.gateway import api
-        from raycol.serving.http.headers import Headers
+        from raycol.serving.http.headers import HeaderMiddleware
 
         self.loop = Loop()
         bound = build_app(config.model_copy(update={"host": config.host or LOOPBACK}))._bound_deployment
@@ -82,7 +82,7 @@ class Served:
         self.encoder = None if encoder is None else Handle(_made(encoder))
 
         async def start() -> Any:
-            # As in a replica: routes ask Serve for the object whose methods they are.
+            # As in a replica: routes get the object of their methods from Serve.
             name = ReplicaID("gateway", DeploymentID(name="gateway", app_name="raycol"))
             rank = ReplicaRank(rank=0, node_rank=0, local_rank=0)
             common = {"replica_id": name, "_deployment_config": None, "rank": rank, "world_size": 1}
@@ -93,11 +93,11 @@ class Served:
             return made
 
         self.gateway = self.loop.run(start())
-        self.app = Headers(api)
+        self.app = HeaderMiddleware(api)
 
     @property
     def manifest(self) -> Manifest:
-        return read_manifest(open_store(self.gateway.endpoint.settings.index), self.gateway.endpoint.settings.version)
+        return read_manifest(open_store(self.gateway.state.settings.index), self.gateway.state.settings.version)
 
     def client(self, **settings: Any) -> httpx2.Client:
         """A client of the application, without a socket."""
@@ -117,7 +117,7 @@ def _made(application: Any) -> Any:
 
 @contextlib.contextmanager
 def served_here(config: ServeConfig) -> Iterator[Served]:
-    """The parts of an endpoint for a block; one at a time, since what Serve and the guard know is the process's."""
+    """Run an endpoint for a block; one at a time, since Serve's context and `Guard.settings` are per process."""
     served = Served(config)
     try:
         yield served
@@ -127,7 +127,7 @@ def served_here(config: ServeConfig) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def on_a_socket(served: Served) -> Iterator[RunningEndpoint]:
-    """Have uvicorn serve it on a free port of the loopback interface."""
+    """Serve it with uvicorn on a free loopback port."""
     server = uvicorn.Server(uvicorn.Config(served.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning"))
     stopped = asyncio.run_coroutine_threadsafe(server.serve(), served.loop._loop)
     while not server.started:

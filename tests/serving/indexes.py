@@ -1,4 +1,4 @@
-"""Indexes to serve, made in this process: that Ray makes the same ones is tested elsewhere."""
+"""Indexes to serve, built in this process."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from raycol.models.encoder import encoder_fingerprint, load_encoder
 def index_of_texts(
     out: Path, model: Path, passages: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None
 ) -> Index:
-    """Passages with `_id`, `title`, `text` and whatever else, encoded, in five partitions."""
+    """An index of passages with `_id`, `title`, `text` and other columns, in five partitions."""
     encoder = load_encoder(model, device="cpu")
     texts = [f"{passage['title']} {passage['text']}" for passage in passages]
     arrays = encoder.encode_document(texts, convert_to_numpy=True)

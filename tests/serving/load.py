@@ -1,4 +1,4 @@
-"""Clients that search an endpoint in threads, while something happens to it."""
+"""Load generation: client threads that search an endpoint during a test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUERIES = [
 
 @dataclass
 class Answered:
-    """One answer, or why there was none: when it was asked for, after how many seconds, and what it was."""
+    """One response or failure: request time, latency, status and body."""
 
     asked: float
     seconds: float
@@ -38,21 +38,21 @@ class Answered:
 
 @dataclass
 class Load:
-    """What clients have been answered so far."""
+    """The responses so far."""
 
     answers: list[Answered] = field(default_factory=list)
 
     @property
     def statuses(self) -> Counter[int]:
-        """How many answers of each status, 0 for none."""
+        """The number of responses by status; 0 counts failures."""
         return Counter(answer.status for answer in self.answers)
 
     def since(self, moment: float) -> list[Answered]:
-        """Those asked for after a moment."""
+        """The responses to requests sent since a time."""
         return [answer for answer in self.answers if answer.asked >= moment]
 
     def wait(self, condition: Callable[[list[Answered]], bool], timeout: float = 30.0) -> float:
-        """Until the answers since now are as a condition says; returns when that was."""
+        """Wait until the responses since now meet a condition; returns the time."""
         started = time.monotonic()
         while not condition(self.since(started)):
             assert time.monotonic() < started + timeout, self.statuses
@@ -62,7 +62,7 @@ class Load:
 
 @contextmanager
 def clients(url: str, body: Callable[[int], dict[str, Any]], n: int, *, pause: float = 0.0) -> Iterator[Load]:
-    """Clients that search one request after another while the block runs."""
+    """Run `n` clients that each send one search after another while the block runs."""
     load, stop = Load(), threading.Event()
 
     def work(first: int) -> None:
@@ -91,7 +91,7 @@ def clients(url: str, body: Callable[[int], dict[str, Any]], n: int, *, pause: f
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
-    """Processes of this session's Ray that run replicas of a deployment."""
+    """The replica processes of a deployment in this Ray session."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -107,7 +107,7 @@ def one_query(number: int) -> dict:
 
 
 def check_answers(load: Load, expected: dict[int, list[list[str]]]) -> None:
-    """Every whole answer is wholly of the version that it names."""
+    """Check that every complete response has the hits of the version that it names."""
     by_query = {version: {tuple(ids) for ids in found} for version, found in expected.items()}
     for answer in load.answers:
         if answer.status == 200 and not answer.body["partial"]:
@@ -116,5 +116,5 @@ def check_answers(load: Load, expected: dict[int, list[list[str]]]) -> None:
 
 
 def heavy(number: int | str) -> dict:
-    """64 queries that no one has asked before, so that all are encoded, and all documents for each."""
+    """64 new queries, so that all are encoded, with all documents as hits."""
     return {"queries": [f"{QUERIES[n % 8]} {number} {n}" for n in range(64)], "k": 100, "timeout_ms": 2000}

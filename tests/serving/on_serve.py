@@ -1,7 +1,7 @@
-"""An endpoint on Ray Serve, behind HAProxy, for all tests that ask a real one: it takes half a minute to start.
+"""A shared endpoint on Ray Serve behind HAProxy, which takes half a minute to start.
 
-One shard, through which all that messages may hold goes; texts and ids as long as they may be, and few passages to
-find among them. Asked with keys.
+One shard, so that its messages reach the maximum size; texts and ids of maximum length, and a few passages to search.
+It has keys.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DOCUMENTS = 20_000
 
 @dataclass(frozen=True)
 class OnServe:
-    """Where it is, and its keys by their scope; its index and keys are in the folder."""
+    """URL of the endpoint, folder of its index and key file, and its keys by scope."""
 
     url: str
     folder: Path

@@ -1,4 +1,4 @@
-"""More replicas for more load."""
+"""Autoscaling adds replicas under load."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_shards_get_more_replicas_together(index: Index, ray_local: None) -> None:
-    """By the policy that serve/config.yaml names, which Serve takes from configurations only."""
+    """With the policy of serve/config.yaml, which Serve reads from config files only."""
     from ray import serve
 
     def counts() -> list[int]:
@@ -18,11 +18,11 @@ def test_shards_get_more_replicas_together(index: Index, ray_local: None) -> Non
         return [deployments[f"shard-{n:04d}"].replica_states.get("RUNNING", 0) for n in range(2)]
 
     def patient(number: int) -> dict:
-        # A slow machine takes long over these until there are more replicas; how fast it is, is not asked here.
+        # Long time limit: on a slow machine these take long until replicas are added.
         return {**heavy(number), "timeout_ms": 60_000}
 
     args = {"index": index.uri, "shards": 2, "max_replicas": 2, "timeout_s": 60}
-    policy = {"policy_function": "raycol.serving.scaling:together"}
+    policy = {"policy_function": "raycol.serving.scaling:scale_together"}
     with deployed_by_config(args, autoscaling_policy=policy) as url:
         assert counts() == [1, 1]
         with clients(url, patient, 8) as load:

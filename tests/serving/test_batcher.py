@@ -1,4 +1,4 @@
-"""Items that come while others are at work are done together, and each gets its own result."""
+"""Items that arrive while a batch runs form the next batch, and each gets its own result."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from raycol.serving.batcher import Batcher
 
 
 class Work:
-    """Squares that are made once they may be; what was asked for together."""
+    """Squares items once `may` is set, and records the batches."""
 
     def __init__(self) -> None:
         self.may = threading.Event()
@@ -32,14 +32,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_what_waits_is_done_together() -> None:
+def test_queued_items_are_batched() -> None:
     async def run() -> None:
         work = Work()
         together = Batcher(work, lambda item: 1, 4)
         first = asyncio.create_task(together(1))
         await until(lambda: work.batches == [[1]])
         rest = []
-        for item in range(2, 9):  # one after another, with time in between
+        for item in range(2, 9):  # arriving at intervals
             rest.append(asyncio.create_task(together(item)))
             await asyncio.sleep(0.002)
         work.may.set()
@@ -50,7 +50,7 @@ def test_what_waits_is_done_together() -> None:
     asyncio.run(run())
 
 
-def test_a_failure_is_of_those_it_was_done_with_and_who_gave_up_is_left_out() -> None:
+def test_an_error_fails_its_batch_only_and_cancelled_items_are_skipped() -> None:
     async def run() -> None:
         work = Work()
         together = Batcher(work, lambda item: 1, 2)
@@ -73,7 +73,7 @@ def test_a_failure_is_of_those_it_was_done_with_and_who_gave_up_is_left_out() ->
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 12))
-def test_none_is_larger_than_most_but_for_one_alone(sizes: list[int], most: int) -> None:
+def test_batches_are_full_and_within_the_size_limit(sizes: list[int], most: int) -> None:
     batches: list[list[int]] = []
 
     def work(items: list[int]) -> list[int]:
@@ -87,5 +87,5 @@ def test_none_is_larger_than_most_but_for_one_alone(sizes: list[int], most: int)
     assert asyncio.run(run()) == sizes
     assert [size for batch in batches for size in batch] == sizes
     assert all(sum(batch) <= most or len(batch) == 1 for batch in batches)
-    # And none could have taken the next one's first.
+    # Batches are full: none could have held the next batch's first item.
     assert all(sum(one) + other[0] > most for one, other in pairwise(batches))

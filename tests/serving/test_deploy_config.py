@@ -27,7 +27,7 @@ FULL = {
             "route_prefix": "/",
             "import_path": "raycol.serving.app:build_app",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
-            "autoscaling_policy": {"policy_function": "raycol.serving.scaling:together"},
+            "autoscaling_policy": {"policy_function": "raycol.serving.scaling:scale_together"},
             "args": {"index": "/shared/index", "shards": 2, "host": "0.0.0.0", "keys": "/shared/keys.json"},
             "deployments": [
                 {
@@ -37,7 +37,7 @@ FULL = {
                     "autoscaling_config": {
                         "min_replicas": 1,
                         "max_replicas": 4,
-                        "policy": {"policy_function": "raycol.serving.scaling:alone"},
+                        "policy": {"policy_function": "raycol.serving.scaling:scale_alone"},
                     },
                     "request_router_config": {"request_routing_stats_period_s": 5.0},
                     "ray_actor_options": {"num_cpus": 1, "label_selector": {"market": "on-demand"}},
@@ -46,18 +46,18 @@ FULL = {
         }
     ],
 }
-# What Serve and raycol leave open: names of variables and of labels.
+# Mappings with free keys: environment variables and labels.
 OPEN = {"OMP_NUM_THREADS", "market"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_files_in_serve_are_taken(path: Path) -> None:
+def test_the_files_in_serve_are_valid(path: Path) -> None:
     config = read_deploy_config(path)
     assert [application.name for application in config.applications] == ["raycol"]
 
 
 @pytest.mark.parametrize("document", [*(yaml.safe_load(path.read_text()) for path in FILES), FULL])
-def test_a_misspelt_key_is_refused_at_every_level(document: dict[str, Any]) -> None:
+def test_misspelt_keys_are_rejected_at_every_level(document: dict[str, Any]) -> None:
     check_deploy_config(document, "serve.yaml")
     for place in keys_of(document):
         if place[-1] in OPEN:
@@ -66,8 +66,8 @@ def test_a_misspelt_key_is_refused_at_every_level(document: dict[str, Any]) -> N
             check_deploy_config(misspelt(document, place), "serve.yaml")
 
 
-def test_serve_itself_takes_misspelt_keys() -> None:
-    """Why there is a check of ours. When this fails, Serve has one too."""
+def test_serve_itself_ignores_misspelt_keys() -> None:
+    """The reason for `deploy_config`. If this fails, Serve has become strict."""
     from ray.serve.schema import ServeDeploySchema
 
     wrong = copy.deepcopy(FULL)
@@ -79,39 +79,38 @@ def test_serve_itself_takes_misspelt_keys() -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value", "message"),
     [
-        ((), "aplications", [], "unknown key 'aplications'; the nearest known key there is 'applications'"),
-        (("http_options",), "prot", 1, "unknown key 'prot' in http_options; the nearest known key there is 'port'"),
+        ((), "aplications", [], "unknown key 'aplications'; the nearest known key is 'applications'"),
+        (("http_options",), "prot", 1, "unknown key 'prot' in http_options; the nearest known key is 'port'"),
         (
             ("applications", 0),
             "arg",
             {},
-            "unknown key 'arg' in applications[0]; the nearest known key there is 'args'",
+            "unknown key 'arg' in applications[0]; the nearest known key is 'args'",
         ),
         (
             ("applications", 0, "args"),
             "max_replica",
             4,
-            "unknown key 'max_replica' in applications[0].args; the nearest known key there is 'max_replicas'",
+            "unknown key 'max_replica' in applications[0].args; the nearest known key is 'max_replicas'",
         ),
         (
             ("applications", 0, "deployments", 0),
             "num_replcas",
             2,
-            "unknown key 'num_replcas' in applications[0].deployments[0]; the nearest known key there is "
-            "'num_replicas'",
+            "unknown key 'num_replcas' in applications[0].deployments[0]; the nearest known key is 'num_replicas'",
         ),
         (
             ("applications", 0, "deployments", 0, "ray_actor_options"),
             "num_cpu",
             2,
-            "unknown key 'num_cpu' in applications[0].deployments[0].ray_actor_options; the nearest known key there "
+            "unknown key 'num_cpu' in applications[0].deployments[0].ray_actor_options; the nearest known key "
             "is 'num_cpus'",
         ),
         (
             ("applications", 0, "runtime_env"),
             "env_var",
             {},
-            "unknown key 'env_var' in applications[0].runtime_env; the nearest known key there is 'env_vars'",
+            "unknown key 'env_var' in applications[0].runtime_env; the nearest known key is 'env_vars'",
         ),
         (("http_options",), "port", "many", "http_options.port is 'many': "),
         (("applications", 0, "args"), "shards", 0, "applications[0].args.shards is 0: input should be greater than"),
@@ -119,13 +118,13 @@ def test_serve_itself_takes_misspelt_keys() -> None:
             ("applications", 0, "args"),
             "replicas",
             9,
-            "applications[0].args: max_replicas is 8; expected at least the 9",
+            "applications[0].args: max_replicas is 8; expected at least replicas, 9",
         ),
         (
             ("applications", 0, "args"),
             "port",
             8000,
-            "applications[0].args.port has no effect: Serve listens where http_options.port says; say it there, and ",
+            "applications[0].args.port has no effect; set http_options.port and remove applications[0].args.port",
         ),
         (
             ("applications", 0, "deployments", 0),
@@ -143,18 +142,18 @@ def test_serve_itself_takes_misspelt_keys() -> None:
         (
             ("applications", 0, "autoscaling_policy"),
             "policy_function",
-            "raycol.serving.scaling:togther",
-            "applications[0].autoscaling_policy.policy_function is 'raycol.serving.scaling:togther'; raycol has",
+            "raycol.serving.scaling:scale_togther",
+            "applications[0].autoscaling_policy.policy_function is 'raycol.serving.scaling:scale_togther'; raycol has",
         ),
         (
             ("applications", 0, "deployments", 0, "autoscaling_config", "policy"),
             "policy_function",
-            "raycol.serving.scalling:alone",
+            "raycol.serving.scalling:scale_alone",
             "applications[0].deployments[0].autoscaling_config.policy.policy_function is 'raycol.serving.scalling:",
         ),
     ],
 )
-def test_the_message_says_where_and_what_is_expected(
+def test_errors_name_the_key_path_and_the_expectation(
     place: tuple[Any, ...], key: str, value: object, message: str, tmp_path: Path
 ) -> None:
     document = copy.deepcopy(FULL)
@@ -171,7 +170,7 @@ def test_the_message_says_where_and_what_is_expected(
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_settings_are_named() -> None:
     document = copy.deepcopy(FULL)
     del document["applications"][0]["args"]["index"]
     with pytest.raises(InputError, match=r"^serve\.yaml: applications\[0\]\.args\.index is missing$"):
@@ -181,7 +180,7 @@ def test_what_is_missing_is_named() -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [("- 1", "expected a mapping"), ("a: [", "not YAML"), ("{}", "applications is missing")]
 )
-def test_what_is_no_config_at_all_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_configs_are_rejected(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
@@ -190,7 +189,7 @@ def test_what_is_no_config_at_all_is_refused(content: str, message: str, tmp_pat
         read_deploy_config(tmp_path / "gone.yaml")
 
 
-def test_applications_of_others_are_left_to_them() -> None:
-    """Their code may be on the cluster only, and what their args mean is theirs to know."""
+def test_other_applications_are_not_checked() -> None:
+    """Their code may be installed on the cluster only, and their args are unknown."""
     document = {"applications": [{"name": "other", "import_path": "their.module:app", "args": {"anything": 1}}]}
     check_deploy_config(document, "serve.yaml")

@@ -1,4 +1,4 @@
-"""An index without a model is served to those who bring embeddings."""
+"""An index without a model accepts embeddings as queries."""
 
 import base64
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from raycol.index.search.effort import EFFORTS
 from raycol.index.search.pipeline import plan_search
 from raycol.index.search.shard import whole_size
 from raycol.serving.config import ServeConfig
-from raycol.serving.probing import centroids_once
+from raycol.serving.probing import probe_in_gateway
 from tests.conftest import make_clustered
 from tests.serving.in_process import on_a_socket, served_here
 
@@ -28,7 +28,7 @@ def packed(query: np.ndarray) -> dict:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Of so many centroids that the gateway finds them for five shards."""
+    """Has enough centroids for the gateway to probe for five shards."""
     documents = [Document(f"d{n}", array) for n, array in enumerate(ARRAYS)]
     folder = tmp_path_factory.mktemp("embeddings") / "index"
     return Index.create(folder, documents, partition_tokens=sum(map(len, ARRAYS)) // 7, n_centroids=1 << 14)
@@ -40,9 +40,9 @@ def url(index: Index) -> Iterator[str]:
         yield running.url
 
 
-def test_several_shards_find_what_the_index_finds(index: Index, url: str) -> None:
-    """By lists, whose centroids the gateway finds where there are so many."""
-    assert centroids_once(5, index.stats().n_centroids)
+def test_five_shards_match_index_search(index: Index, url: str) -> None:
+    """Probes found by the gateway."""
+    assert probe_in_gateway(5, index.stats().n_centroids)
     queries = [array + np.float32(0.05) for array in ARRAYS[::100]]
     size, settings = whole_size(index.manifest), EFFORTS["fast"]
     plans = [plan_search(len(query), size, index.stats().n_centroids, k=5, settings=settings) for query in queries]
@@ -57,7 +57,7 @@ def test_several_shards_find_what_the_index_finds(index: Index, url: str) -> Non
     assert min(answer.took_ms["centroids"] for answer in (together, *alone)) > 0.1
 
 
-def test_embeddings_are_answered_and_texts_refused(index: Index, url: str) -> None:
+def test_embeddings_are_accepted_and_texts_rejected(index: Index, url: str) -> None:
     queries = ARRAYS[:600:100]
     expected = [[hit.id for hit in hits] for hits in index.search(queries, k=5)]
     with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
@@ -75,6 +75,6 @@ def test_embeddings_are_answered_and_texts_refused(index: Index, url: str) -> No
         ):
             answer = client.post(f"/v1/{path}", json=body)
             assert answer.status_code == 422
-            assert "no model is known" in answer.json()["detail"]
+            assert "names no model" in answer.json()["detail"]
         assert client.get("/v1/index").json()["model"] is None
         assert client.get("/v1/documents/d1").json()["id"] == "d1"

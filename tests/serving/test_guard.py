@@ -1,4 +1,4 @@
-"""What stands before every request, without Ray: the middleware around a small application, asked directly."""
+"""The middleware around a small ASGI application, without Ray."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from starlette.requests import Request
 from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.errors import IndexCorruptError, InputError
 from raycol.serving import gateway, metrics
-from raycol.serving.endpoint import UnavailableError
+from raycol.serving.gateway_state import UnavailableError
 from raycol.serving.http import middleware as guard
-from raycol.serving.http.headers import Headers
+from raycol.serving.http.headers import HeaderMiddleware
 from raycol.serving.http.middleware import REQUEST_ID, Guard, GuardSettings, Hosts
 
 KEYS = {"r3ad": "read", "adm1n": "admin"}
@@ -58,7 +58,7 @@ class Answer:
 
 
 class Inner:
-    """An application that answers with what it was sent; `hold` keeps it at work."""
+    """An application that echoes the request id and body size; `hold` blocks it."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -82,17 +82,17 @@ def inner() -> Inner:
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
-    """No keys, and four requests at once; whatever happens, nothing is held afterwards."""
-    found = GuardSettings(4)
-    monkeypatch.setattr(Guard, "rules", found)
-    yield found
-    assert (found.in_flight, found.incoming_bytes) == (0, 0)
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardSettings]:
+    """No keys and four concurrent requests; checks that nothing is in flight afterwards."""
+    settings = GuardSettings(4)
+    monkeypatch.setattr(Guard, "settings", settings)
+    yield settings
+    assert (settings.in_flight, settings.incoming_bytes) == (0, 0)
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is logged; Serve sets its own logger up otherwise where it has run before."""
+def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, on a logger of our own: Serve may have reconfigured its logger."""
     monkeypatch.setattr(guard, "log", logging.getLogger("tests.guard"))
     caplog.set_level(logging.INFO, "tests.guard")
     return caplog
@@ -102,8 +102,8 @@ async def never() -> Any:
     raise AssertionError("the body was asked for")
 
 
-def coming(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
-    """What receives a body; then, nothing more ever comes."""
+def body_of(chunks: Iterable[bytes]) -> Callable[[], Awaitable[Any]]:
+    """An ASGI `receive` that returns a body, then blocks."""
     parts = list(chunks)
 
     async def receive() -> Any:
@@ -132,7 +132,7 @@ async def ask(
 
     encoded = [(name.lower().encode(), v.encode() if isinstance(v, str) else v) for name, v in headers]
     scope = {"type": "http", "method": method, "path": path, "headers": encoded, "root_path": "", **scope}
-    await app(scope, body or coming([b""]), send)
+    await app(scope, body or body_of([b""]), send)
     return answer
 
 
@@ -140,44 +140,47 @@ def bearer(key: str | bytes) -> list[tuple[str, str | bytes]]:
     return [("Authorization", b"Bearer " + (key.encode() if isinstance(key, str) else key))]
 
 
-def says_nothing_of_the_index(answer: Answer) -> bool:
-    """Whether all there is to read is fixed text and the request's own name."""
+def reveals_nothing(answer: Answer) -> bool:
+    """Whether the response has only fixed text and the request id."""
     problem = answer.problem
-    details = {"give a key of this endpoint as 'Authorization: Bearer KEY'", "this needs a key of scope admin"}
+    details = {
+        "missing or unknown API key; send one as 'Authorization: Bearer KEY'",
+        "this path needs a key of scope admin",
+    }
     return problem.detail in details and set(json.loads(answer.body)) == set(Problem.model_fields)
 
 
 @pytest.fixture
-def keyed(rules: GuardSettings) -> GuardSettings:
-    """Keys, of either scope."""
-    rules.scope_of = lambda key: KEYS.get(key or "")
-    return rules
+def keyed(settings: GuardSettings) -> GuardSettings:
+    """With one key per scope."""
+    settings.scope_of = lambda key: KEYS.get(key or "")
+    return settings
 
 
 @pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
-def test_nothing_is_answered_without_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
+def test_every_guarded_path_needs_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
     others = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
     others += [("POST", "/healthz"), ("OPTIONS", "/v1/search"), ("TRACE", "/"), ("GET", "/healthz/")]
     headers = [] if value is None else [("Authorization", value)]
     for method, path in GUARDED + others:
         answer = asyncio.run(ask(Guard(inner), method, path, headers, never))
         assert (answer.status, answer.header("www-authenticate")) == (401, "Bearer")
-        assert says_nothing_of_the_index(answer)
+        assert reveals_nothing(answer)
     assert not inner.bodies
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_with_the_key_of_a_scope_its_paths_are(inner: Inner, keyed: GuardSettings, method: str, path: str) -> None:
+def test_each_scope_allows_its_paths(inner: Inner, keyed: GuardSettings, method: str, path: str) -> None:
     admin = path.startswith("/v1/admin/")
     assert admin == (path == "/v1/admin/version")
     assert asyncio.run(ask(Guard(inner), method, path, bearer("adm1n"))).status == 200
     body = never if admin else None
     answer = asyncio.run(ask(Guard(inner), method, path, bearer("r3ad"), body))
     assert answer.status == (403 if admin else 200)
-    assert not admin or says_nothing_of_the_index(answer)
+    assert not admin or reveals_nothing(answer)
 
 
-def test_wherever_the_application_is_mounted(inner: Inner, keyed: GuardSettings) -> None:
+def test_a_mount_point_does_not_change_access(inner: Inner, keyed: GuardSettings) -> None:
     mounted = {"root_path": "/search"}
     answer = asyncio.run(ask(Guard(inner), "POST", "/search/v1/admin/version", bearer("r3ad"), never, **mounted))
     assert answer.status == 403
@@ -188,17 +191,17 @@ def test_wherever_the_application_is_mounted(inner: Inner, keyed: GuardSettings)
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz"])
-def test_the_page_and_its_health_need_none(inner: Inner, keyed: GuardSettings, path: str) -> None:
+def test_page_and_health_checks_need_no_key(inner: Inner, keyed: GuardSettings, path: str) -> None:
     assert asyncio.run(ask(Guard(inner), "GET", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "HEAD", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "POST", path, body=never)).status == 401
 
 
-def test_the_kind_of_key_is_read_in_any_case(inner: Inner, keyed: GuardSettings) -> None:
+def test_the_authorization_scheme_is_case_insensitive(inner: Inner, keyed: GuardSettings) -> None:
     assert asyncio.run(ask(Guard(inner), headers=[("Authorization", "bEARER  r3ad ")])).status == 200
 
 
-def test_no_origin_is_let_in_by_default(inner: Inner, keyed: GuardSettings) -> None:
+def test_no_origin_is_allowed_by_default(inner: Inner, keyed: GuardSettings) -> None:
     for headers in (PAGE, [("Origin", "null")], [("Origin", "")], [("Origin", b"\xff")]):
         answer = asyncio.run(ask(Guard(inner), headers=[*bearer("r3ad"), *headers]))
         assert answer.status == 200
@@ -208,7 +211,7 @@ def test_no_origin_is_let_in_by_default(inner: Inner, keyed: GuardSettings) -> N
     assert not [name for name, _ in answer.headers if name.startswith(b"access-control")]
 
 
-def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) -> None:
+def test_listed_origins_are_allowed(inner: Inner, keyed: GuardSettings) -> None:
     keyed.cors = frozenset({"https://page.example"})
     before = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
     assert (before.status, before.body) == (204, b"")
@@ -222,21 +225,21 @@ def test_an_origin_that_is_listed_is_let_in(inner: Inner, keyed: GuardSettings) 
     for other in ("https://page.example.evil", "http://page.example", "https://PAGE.example", "null", "*"):
         answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", [("Origin", other)], never))
         assert (answer.status, answer.header("access-control-allow-origin")) == (401, None)
-        # A cache must not hand the one's answer to the other.
+        # A cache must not return one origin's response to another.
         assert answer.header("vary") == "origin"
 
 
-def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: GuardSettings) -> None:
+def test_requests_over_capacity_get_429(inner: Inner, settings: GuardSettings) -> None:
     async def run() -> None:
         inner.hold = asyncio.Event()
         app = Guard(inner)
         working = [asyncio.ensure_future(ask(app)) for _ in range(4)]
         while len(inner.bodies) < 4:
             await asyncio.sleep(0)
-        refused = await ask(app, "POST", "/v1/search", body=never)
-        assert refused.status == 429
-        assert refused.header("retry-after") == "1"
-        assert refused.problem.status == 429
+        rejected = await ask(app, "POST", "/v1/search", body=never)
+        assert rejected.status == 429
+        assert rejected.header("retry-after") == "1"
+        assert rejected.problem.status == 429
         working += [asyncio.ensure_future(ask(app, path=path)) for path in ("/healthz", "/readyz", "/metrics")]
         while len(inner.bodies) < 7:
             await asyncio.sleep(0)
@@ -247,8 +250,8 @@ def test_beyond_the_most_at_once_requests_are_refused(inner: Inner, rules: Guard
     asyncio.run(run())
 
 
-def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what a client leaves untaken is no more than a piece of it."""
+def test_a_response_is_in_flight_until_it_is_read(settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one chunk is buffered for a client that does not read."""
     content = bytes(range(256)) * 8192
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
@@ -256,45 +259,43 @@ def test_an_answer_is_at_work_until_it_is_taken(rules: GuardSettings, monkeypatc
         await send({"type": "http.response.body", "body": content})
 
     async def run() -> None:
-        taken, untaken, take = bytearray(), 0, asyncio.Event()
+        received, buffered, resume = bytearray(), 0, asyncio.Event()
 
         async def send(message: Any) -> None:
-            nonlocal untaken
-            untaken = max(untaken, len(message.get("body", b"")))
-            await take.wait()
-            taken.extend(message.get("body", b""))
+            nonlocal buffered
+            buffered = max(buffered, len(message.get("body", b"")))
+            await resume.wait()
+            received.extend(message.get("body", b""))
 
         scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": [], "root_path": ""}
-        working = asyncio.ensure_future(Guard(large)(scope, coming([b""]), send))
+        working = asyncio.ensure_future(Guard(large)(scope, body_of([b""]), send))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert rules.in_flight == 1
-        take.set()
+        assert settings.in_flight == 1
+        resume.set()
         await working
-        assert bytes(taken) == content
-        assert untaken <= len(content) / 4
+        assert bytes(received) == content
+        assert buffered <= len(content) / 4
 
-        take.clear()
-        monkeypatch.setattr(guard, "_TAKEN_S", 0.0)
-        monkeypatch.setattr(guard, "_TAKEN_BYTES_S", 100 * len(content))
+        resume.clear()
+        monkeypatch.setattr(guard, "_SEND_S", 0.0)
+        monkeypatch.setattr(guard, "_SEND_BYTES_PER_S", 100 * len(content))
         begun = asyncio.Event()
 
-        async def stop_taking(message: Any) -> None:
+        async def stop_reading(message: Any) -> None:
             if "body" in message:
                 begun.set()
-                await take.wait()
+                await resume.wait()
 
         with pytest.raises(TimeoutError):
-            await Guard(large)(scope, coming([b""]), stop_taking)
+            await Guard(large)(scope, body_of([b""]), stop_reading)
         assert begun.is_set()
 
     asyncio.run(run())
 
 
 @pytest.mark.slow
-def test_bodies_that_trickle_in_take_no_room(
-    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_bodies_use_no_capacity(inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_S", 1.5)
 
     async def trickle() -> Any:
@@ -306,7 +307,7 @@ def test_bodies_that_trickle_in_take_no_room(
         slow = [asyncio.ensure_future(ask(app, "POST", "/v1/search", body=trickle)) for _ in range(1000)]
         await asyncio.sleep(0.05)
         for _ in range(20):
-            assert (await ask(app, "POST", "/v1/search", body=coming([b"a", b"b"]))).status == 200
+            assert (await ask(app, "POST", "/v1/search", body=body_of([b"a", b"b"]))).status == 200
         for answer in await asyncio.gather(*slow):
             assert answer.status == 408
             assert answer.header("connection") == "close"
@@ -316,8 +317,8 @@ def test_bodies_that_trickle_in_take_no_room(
 
 
 @pytest.mark.slow
-def test_large_bodies_have_a_limit_together_and_small_ones_none(
-    inner: Inner, rules: GuardSettings, monkeypatch: pytest.MonkeyPatch
+def test_large_bodies_share_a_limit_and_small_ones_are_exempt(
+    inner: Inner, settings: GuardSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_LARGE_BYTES", 3 << 20)
     monkeypatch.setattr(guard, "BODY_S", 1.5)
@@ -327,11 +328,11 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
         app = Guard(inner)
         stuck = [asyncio.ensure_future(ask(app, "POST", body=stalled([megabyte]))) for _ in range(3)]
         await asyncio.sleep(0.05)
-        refused = await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))
-        assert (refused.status, refused.header("retry-after")) == (429, "1")
-        assert (await ask(app, "POST", body=coming([b"a" * 30_000, b"b" * 30_000]))).status == 200
+        rejected = await ask(app, "POST", body=body_of([megabyte, megabyte, b"b"]))
+        assert (rejected.status, rejected.header("retry-after")) == (429, "1")
+        assert (await ask(app, "POST", body=body_of([b"a" * 30_000, b"b" * 30_000]))).status == 200
         assert [answer.status for answer in await asyncio.gather(*stuck)] == 3 * [408]
-        assert (await ask(app, "POST", body=coming([megabyte, megabyte, b"b"]))).status == 200
+        assert (await ask(app, "POST", body=body_of([megabyte, megabyte, b"b"]))).status == 200
 
     asyncio.run(run())
 
@@ -339,15 +340,15 @@ def test_large_bodies_have_a_limit_together_and_small_ones_none(
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ([("Content-Length", "10000000")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "9" * 5000)], coming([b"a"])),
-        ([], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "3")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", "-1")], coming([b"a" * 100_000] * 100)),
-        ([("Content-Length", b"\xb2")], coming([b"a" * 10_000_000])),
+        ([("Content-Length", "10000000")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "9" * 5000)], body_of([b"a"])),
+        ([], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "3")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", "-1")], body_of([b"a" * 100_000] * 100)),
+        ([("Content-Length", b"\xb2")], body_of([b"a" * 10_000_000])),
     ],
 )
-def test_too_large_a_body_is_refused(inner: Inner, rules: GuardSettings, headers: Any, body: Any) -> None:
+def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
     answer = asyncio.run(ask(Guard(inner), "POST", "/v1/search", headers, body))
     assert (answer.status, answer.header("connection")) == (413, "close")
     assert str(MAX_BODY_BYTES) in answer.problem.detail
@@ -355,12 +356,12 @@ def test_too_large_a_body_is_refused(inner: Inner, rules: GuardSettings, headers
 
 
 @pytest.mark.parametrize(
-    ("bytes_s", "taken"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
+    ("bytes_s", "n_read"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
 )
-def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
-    rules: GuardSettings, bytes_s: float, taken: float
+def test_the_rest_of_a_rejected_body_is_read_for_a_while(
+    settings: GuardSettings, bytes_s: float, n_read: float
 ) -> None:
-    # To close the connection at once would reset it under the client, which would not read the answer.
+    # Closing at once would reset the connection before the client reads the response.
     chunk = b"a" * 500_000
     happened: list[str] = []
 
@@ -376,18 +377,18 @@ def test_who_sends_too_much_is_answered_first_and_then_heard_out_for_a_while(
     asyncio.run(Guard(Inner())({**scope, "headers": [(b"content-length", b"99999999999")]}, receive, send))
     assert happened[:2] == ["http.response.start", "http.response.body"]
     assert happened[-1] == "ended"
-    assert happened.count("received") * len(chunk) == pytest.approx(taken, rel=0.6)
+    assert happened.count("received") * len(chunk) == pytest.approx(n_read, rel=0.6)
 
 
-def test_the_largest_body_is_read(inner: Inner, rules: GuardSettings) -> None:
+def test_the_largest_body_is_read(inner: Inner, settings: GuardSettings) -> None:
     chunks = [b"a" * (MAX_BODY_BYTES // 2)] * 2
     answer = asyncio.run(
-        ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], coming(chunks))
+        ask(Guard(inner), "POST", "/v1/search", [("Content-Length", str(MAX_BODY_BYTES))], body_of(chunks))
     )
     assert answer.body.split()[1] == str(MAX_BODY_BYTES).encode()
 
 
-def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: GuardSettings) -> None:
+def test_a_disconnected_client_gets_no_response(inner: Inner, settings: GuardSettings) -> None:
     messages = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:
@@ -398,14 +399,14 @@ def test_a_client_that_goes_away_is_not_answered(inner: Inner, rules: GuardSetti
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b_c", "a" * 64])
-def test_a_sane_name_is_kept(inner: Inner, rules: GuardSettings, given: str) -> None:
+def test_valid_request_ids_are_kept(inner: Inner, settings: GuardSettings, given: str) -> None:
     answer = asyncio.run(ask(Guard(inner), headers=[("X-Request-Id", given)]))
     assert answer.header("x-request-id") == given
     assert answer.body.split()[0] == given.encode()
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "a" * 65, "é", b"\xff", "a\r\nx: y", '"<script>', "a\n"])
-def test_any_other_is_replaced(inner: Inner, rules: GuardSettings, given: Any) -> None:
+def test_invalid_request_ids_are_replaced(inner: Inner, settings: GuardSettings, given: Any) -> None:
     headers = [] if given is None else [("X-Request-Id", given)]
     names = {asyncio.run(ask(Guard(inner), headers=headers)).header("x-request-id") for _ in range(3)}
     assert len(names) == 3
@@ -413,7 +414,9 @@ def test_any_other_is_replaced(inner: Inner, rules: GuardSettings, given: Any) -
 
 
 @pytest.mark.slow
-def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_response_has_the_request_id(
+    inner: Inner, keyed: GuardSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard, "BODY_S", 0.01)
     name = [("X-Request-Id", "mine")]
     asked = [
@@ -428,25 +431,25 @@ def test_every_answer_has_it(inner: Inner, keyed: GuardSettings, monkeypatch: py
         answer = asyncio.run(request)
         assert (answer.status, answer.header("x-request-id")) == (status, "mine")
         assert status == 200 or answer.problem.request_id == "mine"
-    monkeypatch.setattr(Guard, "rules", None)
+    monkeypatch.setattr(Guard, "settings", None)
     answer = asyncio.run(ask(Guard(inner), headers=name, body=never))
     assert (answer.status, answer.header("x-request-id")) == (503, "mine")
 
 
-def test_what_fails_says_nothing_but_its_name(
-    inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture
+def test_internal_errors_reveal_only_the_request_id(
+    inner: Inner, settings: GuardSettings, log: pytest.LogCaptureFixture
 ) -> None:
     answer = asyncio.run(ask(Guard(inner), path="/broken"))
     assert answer.status == 500
     assert b"secret" not in answer.body
-    assert "secret of the machine" in lines.text
-    assert answer.problem.request_id in lines.text
-    # What is half answered cannot be answered again.
+    assert "secret of the machine" in log.text
+    assert answer.problem.request_id in log.text
+    # A started response cannot be replaced.
     with pytest.raises(RuntimeError):
         asyncio.run(ask(Guard(inner), path="/half"))
 
 
-def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: GuardSettings) -> None:
+def test_clients_cannot_create_time_series(inner: Inner, settings: GuardSettings) -> None:
     def series() -> int:
         return sum(not line.startswith(b"#") for line in metrics.exposition("one").splitlines())
 
@@ -461,9 +464,9 @@ def test_series_do_not_grow_with_what_clients_make_up(inner: Inner, rules: Guard
     assert series() == before
 
 
-def test_a_line_of_the_log_is_one_line(inner: Inner, rules: GuardSettings, lines: pytest.LogCaptureFixture) -> None:
+def test_log_entries_are_one_line(inner: Inner, settings: GuardSettings, log: pytest.LogCaptureFixture) -> None:
     asyncio.run(ask(Guard(inner), path='/a\r\n"status": 200\x1b[31m' + "a" * 10_000))
-    (line,) = [record.getMessage() for record in lines.records]
+    (line,) = [record.getMessage() for record in log.records]
     assert len(line) < 500
     assert line.isprintable()
     assert json.loads(line)["status"] == 200
@@ -495,11 +498,11 @@ def test_a_line_of_the_log_is_one_line(inner: Inner, rules: GuardSettings, lines
         (None, "attacker.example", False),
     ],
 )
-def test_without_keys_an_endpoint_is_called_by_its_own_names(
-    inner: Inner, rules: GuardSettings, bound: str | None, host: str, allowed: bool
+def test_without_keys_only_own_host_names_are_allowed(
+    inner: Inner, settings: GuardSettings, bound: str | None, host: str, allowed: bool
 ) -> None:
-    """A page whose name is made to resolve to this machine sends that name."""
-    rules.hosts = Hosts(bound, ("search.example",))
+    """DNS rebinding: the `Host` header is the attacker's name."""
+    settings.hosts = Hosts(bound, ("search.example",))
     for path in ("/v1/index", "/v1/search", "/v1/admin/version", "/metrics", "/"):
         answer = asyncio.run(ask(Guard(inner), path=path, headers=[("Host", host)]))
         assert answer.status == (200 if allowed else 403), path
@@ -508,10 +511,8 @@ def test_without_keys_an_endpoint_is_called_by_its_own_names(
     assert len(inner.bodies) == (6 if allowed else 1)
 
 
-def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
-    inner: Inner, rules: GuardSettings
-) -> None:
-    """A browser sends a body of plain text without asking first."""
+def test_without_keys_cross_origin_admin_requests_are_rejected(inner: Inner, settings: GuardSettings) -> None:
+    """Browsers send text/plain bodies without a preflight."""
 
     def status(origin: str) -> int:
         headers = [("Host", "localhost:8000"), ("Origin", origin), ("Content-Type", "text/plain")]
@@ -520,15 +521,15 @@ def test_pages_of_other_origins_do_nothing_of_an_administrators_without_keys(
     assert status("https://page.example") == 403
     assert status("null") == 403
     assert status("http://localhost:8000") == 200
-    rules.cors = frozenset({"https://page.example"})
+    settings.cors = frozenset({"https://page.example"})
     assert status("https://page.example") == 200
 
 
-"""`Headers` stands before Serve, which reads headers before the gateway has the request."""
+# `HeaderMiddleware` runs in front of Serve, which reads headers before the gateway.
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """As Serve does: reads its headers as UTF-8, and adds the request's name to the answer."""
+    """Like Serve: decode headers as UTF-8, and add the request id to the response."""
     headers = dict(scope["headers"])
     [value.decode("utf-8") for name, value in headers.items() if name != b"x-other"]
     name = (b"X-Request-ID", headers[b"x-request-id"])
@@ -550,31 +551,31 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         "tracestate",
     ],
 )
-def test_no_header_makes_serve_fail(name: str) -> None:
-    answer = asyncio.run(ask(Headers(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
+def test_invalid_headers_do_not_fail_serve(name: str) -> None:
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[(name, b"\xe9\xff"), ("x-other", b"\xff")]))
     assert answer.status == 200
     assert json.loads(answer.body) == ["x-other", "x-request-id"]
 
 
-def test_clients_do_not_set_timeouts_of_serve() -> None:
+def test_clients_cannot_set_serve_timeouts() -> None:
     headers = [("X-Request-Timeout-Seconds", "0.001"), ("X-Request-Disconnect-Disabled", "?1"), ("Accept", "*/*")]
-    answer = asyncio.run(ask(Headers(echo), headers=headers))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=headers))
     assert json.loads(answer.body) == ["accept", "x-request-id"]
 
 
-def test_an_answer_has_the_requests_name_once() -> None:
-    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "mine")]))
+def test_a_response_has_one_request_id() -> None:
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "mine")]))
     assert answer.header("x-request-id") == "mine"
-    answer = asyncio.run(ask(Headers(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
+    answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
     assert len(answer.header("x-request-id") or "") == 16
 
 
 @pytest.mark.parametrize(
     ("handler", "error", "status", "detail"),
     [
-        (gateway.unusable, InputError("filter: no column 'x'"), 422, "filter: no column 'x'"),
-        (gateway.unavailable, UnavailableError("1 of 2 shards answered in time"), 503, "1 of 2 shards"),
-        (gateway.failed, IndexCorruptError("/srv/index: damaged"), 503, "cannot be read or written"),
+        (gateway.input_error, InputError("filter: no column 'x'"), 422, "filter: no column 'x'"),
+        (gateway.unavailable_error, UnavailableError("1 of 2 shards answered in time"), 503, "1 of 2 shards"),
+        (gateway.raycol_error, IndexCorruptError("/srv/index: damaged"), 503, "cannot be read or written"),
     ],
 )
 def test_errors_are_problems(handler: Any, error: Exception, status: int, detail: str) -> None:
@@ -587,7 +588,7 @@ def test_errors_are_problems(handler: Any, error: Exception, status: int, detail
 
 
 def stalled(chunks: list[bytes]) -> Callable[[], Awaitable[Any]]:
-    """What receives the beginning of a body, and then nothing."""
+    """An ASGI `receive` that returns the start of a body, then blocks."""
     parts = list(chunks)
 
     async def receive() -> Any:

@@ -1,6 +1,6 @@
-"""An endpoint under requests that mean it harm: refused with a problem, never a 500, and nothing else goes down.
+"""Hostile requests get a problem, never a 500, and the endpoint keeps working.
 
-In this process, through ASGI; what only bytes on a connection can do is in test_wire.py.
+In this process, over ASGI; attacks at the level of bytes and connections are in test_wire.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from raycol.client.schema import MAX_K, SearchRequest, SearchResponse
 from raycol.serving import gateway
-from tests.serving.asker import Asker as Served
-from tests.serving.asker import guarded
+from tests.serving.checked_client import CheckedClient as Served
+from tests.serving.checked_client import guarded
 from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
@@ -145,13 +145,13 @@ def test_bodies(served: Served, body: Any, status: int) -> None:
         ("/v1/admin/version", "%s"),
     ],
 )
-def test_half_a_surrogate_pair_is_no_text(served: Served, path: str, body: str) -> None:
+def test_lone_surrogates_are_rejected(served: Served, path: str, body: str) -> None:
     answer = served.post(body.replace("%s", HALF).encode(), path)
     assert answer.status_code == 400, answer.text
 
 
 def test_a_large_body_is_searched(served: Served) -> None:
-    # 1,000 queries' worth of numbers in one: as large as may be, in numbers and in bytes.
+    # The maximum number of vectors and bytes.
     body = {"embeddings": 16 * [1024 * [[0.25] * DIM]], "k": 1}
     answer = served.post(body)
     assert answer.status_code == 200
@@ -274,7 +274,7 @@ def test_content_types(served: Served, kind: str | bytes) -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_filters_that_are_no_conditions_are_refused(served: Served, text: str) -> None:
+def test_invalid_filters_are_rejected(served: Served, text: str) -> None:
     answer = served.post({"query": "rain", "filter": text})
     assert answer.status_code == 422
     assert len(answer.content) < 2000
@@ -309,7 +309,7 @@ def test_filters_that_are_no_conditions_are_refused(served: Served, text: str) -
     ],
     ids=lambda text: text[:40],
 )
-def test_filters_that_are_long_or_odd_are_answered(served: Served, text: str) -> None:
+def test_long_or_odd_filters_are_answered(served: Served, text: str) -> None:
     assert len(text) <= 8192
     answer = served.post({"query": "rain", "filter": text})
     assert answer.status_code in (200, 422), answer.text
@@ -330,28 +330,28 @@ def test_other_methods(served: Served, method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_without_a_key_nothing_is_told(served: Served, method: str, path: str) -> None:
+def test_every_path_needs_a_key(served: Served, method: str, path: str) -> None:
     body = b'{"query": "rain"}' if method == "POST" else None
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {served.keys['read']}"}):
         answer = served.ask(method, path, body, key=None, **headers)
         assert answer.status_code == (200 if path in PUBLIC else 401)
         if path not in PUBLIC:
-            assert answer.json()["detail"] == "give a key of this endpoint as 'Authorization: Bearer KEY'"
+            assert answer.json()["detail"] == "missing or unknown API key; send one as 'Authorization: Bearer KEY'"
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_document_of_the_endpoint_needs_a_key_too(served: Served) -> None:
+def test_the_openapi_document_needs_a_key(served: Served) -> None:
     assert served.ask("GET", "/openapi.json", key=None).status_code == 401
     assert served.ask("GET", "/openapi.json", key="read").json() == gateway.api.openapi()
 
 
-def test_a_key_to_read_is_none_to_administrate(served: Served) -> None:
+def test_a_read_key_does_not_allow_admin_paths(served: Served) -> None:
     for body in (b'{"version": 1}', b"{", b"a" * 1000):
         assert served.ask("POST", "/v1/admin/version", body, key="read").status_code == 403
     assert "there is no version 99" in served.ask("POST", "/v1/admin/version", b'{"version": 99}').json()["detail"]
 
 
-def test_series_do_not_grow_with_what_clients_make_up(served: Served) -> None:
+def test_clients_cannot_create_time_series(served: Served) -> None:
     def visit(numbers: range) -> None:
         for number in numbers:
             for path in (f"/made/up/{number}", f"/v1/documents/{number}", f"/v1/index?x={number}"):
@@ -368,7 +368,7 @@ def test_series_do_not_grow_with_what_clients_make_up(served: Served) -> None:
     assert series() == before
 
 
-# Made up by the thousand
+# Property-based
 
 strings = st.text(st.characters(), max_size=20)
 values = st.recursive(
@@ -398,7 +398,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def searches(draw: st.DrawFn, odd: int) -> dict[str, Any]:
-    """A body of a search with so many fields, or fewer, that hold anything."""
+    """A search body with up to `odd` arbitrary fields."""
     body = {draw(st.sampled_from(["query", "queries", "embeddings"])): None}
     body |= dict.fromkeys(draw(st.lists(st.sampled_from(sorted(set(VALID) - {"query", "queries", "embeddings"})))))
     body = {name: draw(VALID[name]) for name in body}
@@ -421,25 +421,25 @@ def check_search(served: Served, content: bytes) -> int:
     return answer.status_code
 
 
-def test_every_field_is_what_the_schema_knows() -> None:
+def test_the_strategies_cover_every_field() -> None:
     assert set(VALID) == set(SearchRequest.model_fields)
 
 
 @given(body=searches(odd=0))
 def test_valid_searches_are_answered(served: Served, body: dict[str, Any]) -> None:
-    # Random bytes may hold a NaN; all else must be found.
+    # Random bytes may contain a NaN.
     assert check_search(served, json.dumps(body).encode()) == 200 or "embeddings" in body
 
 
 @given(body=searches(odd=3))
-def test_any_json_is_answered_or_refused(served: Served, body: dict[str, Any]) -> None:
+def test_any_json_is_answered_or_rejected(served: Served, body: dict[str, Any]) -> None:
     if body.get("timeout_ms") in (*range(1, 10_000), True):
         body["timeout_ms"] = 10_000
     check_search(served, json.dumps(body).encode())
 
 
 @given(body=searches(odd=1), data=st.data())
-def test_bodies_with_a_few_bytes_changed(served: Served, body: dict[str, Any], data: st.DataObject) -> None:
+def test_mutated_bodies(served: Served, body: dict[str, Any], data: st.DataObject) -> None:
     body.pop("timeout_ms", None)
     content = bytearray(json.dumps(body, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass"))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -449,11 +449,11 @@ def test_bodies_with_a_few_bytes_changed(served: Served, body: dict[str, Any], d
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_are_refused(served: Served, content: bytes) -> None:
+def test_any_bytes_are_rejected(served: Served, content: bytes) -> None:
     assert check_search(served, content) in (400, 422)
 
 
-# By the document of the endpoint
+# OpenAPI
 
 SCHEMA = schemathesis.openapi.from_dict(gateway.api.openapi())
 CHECKS = [
@@ -467,16 +467,16 @@ CHECKS = [
 @pytest.mark.sampled
 @pytest.mark.parametrize("valid", [True, False])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_is_answered_is_documented(served: Served, method: str, path: str, valid: bool) -> None:
+def test_responses_conform_to_openapi(served: Served, method: str, path: str, valid: bool) -> None:
     operation = SCHEMA[path][method]
     if not valid and method == "GET" and "{" not in path:
-        return  # takes nothing that could be invalid
+        return  # has no parameters
     mode = schemathesis.GenerationMode.POSITIVE if valid else schemathesis.GenerationMode.NEGATIVE
 
     @given(case=operation.as_strategy(generation_mode=mode))
     def conforms(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
-            # One that waits no longer than a millisecond is told, as documented, that nothing came by then.
+            # A tiny time limit gets a 503, as documented.
             case.body.pop("timeout_ms", None)
         answer = case.call(base_url=served.url, headers={"authorization": f"Bearer {served.keys['admin']}"})
         case.validate_response(answer, checks=CHECKS)

@@ -21,7 +21,7 @@ from raycol.serving.keys import MAX_FILE_BYTES, MAX_KEYS, Key, Keys, Scope, Watc
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
-def kept(name: str = "ci", key: str = "x", **changes: Any) -> dict[str, Any]:
+def key_fields(name: str = "ci", key: str = "x", **changes: Any) -> dict[str, Any]:
     sha256 = hashlib.sha256(key.encode()).hexdigest()
     return {"name": name, "scope": "read", "sha256": sha256, "created": "2026-01-31T12:00:00Z", **changes}
 
@@ -63,29 +63,29 @@ def test_scopes(tmp_path: Path) -> None:
         (f" {read}", None),
         (keys.keys[0].sha256, None),
     ]
-    for presented, scope in cases:
-        assert keys.scope_of(presented) == scope
-        assert keys.allows(presented, "read") == (scope is not None)
-        assert keys.allows(presented, "admin") == (scope == "admin")
+    for secret, scope in cases:
+        assert keys.scope_of(secret) == scope
+        assert keys.allows(secret, "read") == (scope is not None)
+        assert keys.allows(secret, "admin") == (scope == "admin")
     assert not Keys(keys=()).allows(read, "read")
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.text(), st.data())
-def test_exactly_the_keys_that_are_kept_are_known(made: list[str], other: str, data: st.DataObject) -> None:
-    scopes = [data.draw(st.sampled_from(["read", "admin"])) for _ in made]
+def test_only_stored_keys_are_valid(secrets: list[str], other: str, data: st.DataObject) -> None:
+    scopes = [data.draw(st.sampled_from(["read", "admin"])) for _ in secrets]
     keys = Keys(
         keys=tuple(
-            Key.model_validate_json(json.dumps(kept(f"k{number}", scope=scope, sha256=module._digest(key))))
-            for number, (key, scope) in enumerate(zip(made, scopes, strict=True))
+            Key.model_validate_json(json.dumps(key_fields(f"k{number}", scope=scope, sha256=module._digest(key))))
+            for number, (key, scope) in enumerate(zip(secrets, scopes, strict=True))
         )
     )
-    for key, scope in zip(made, scopes, strict=True):
+    for key, scope in zip(secrets, scopes, strict=True):
         assert keys.scope_of(key) == scope
-    assert (keys.scope_of(other) is None) == (other not in made)
+    assert (keys.scope_of(other) is None) == (other not in secrets)
 
 
-def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = Keys.model_validate_json(json.dumps({"keys": [kept(name, name) for name in "abc"]}))
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Keys.model_validate_json(json.dumps({"keys": [key_fields(name, name) for name in "abc"]}))
     compared = []
 
     def compare(one: str, other: str) -> bool:
@@ -98,8 +98,8 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text(max_size=70) | st.from_regex(NAME, fullmatch=True))
-def test_names_are_plain(name: str) -> None:
-    content = json.dumps({"keys": [kept(name)]})
+def test_key_names_are_plain(name: str) -> None:
+    content = json.dumps({"keys": [key_fields(name)]})
     if NAME.fullmatch(name):
         assert Keys.model_validate_json(content).keys[0].name == name
     else:
@@ -108,21 +108,21 @@ def test_names_are_plain(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "-a", "é", "x" * 65, "../a", "\ud800"])
-def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
+def test_other_names_are_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="expected up to 64 letters"):
         new_key(tmp_path / "keys.json", name)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_name_is_taken_once(tmp_path: Path) -> None:
+def test_key_names_are_unique(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = new_key(file, "ci")
     before = file.read_bytes()
-    with pytest.raises(InputError, match="there is a key 'ci' already; revoke it first"):
+    with pytest.raises(InputError, match="key 'ci' already exists; revoke it first"):
         new_key(file, "ci", "admin")
-    with pytest.raises(InputError, match="scope 'write'; expected one of read, admin"):
+    with pytest.raises(InputError, match="unknown scope 'write'; expected one of read, admin"):
         new_key(file, "other", "write")
-    with pytest.raises(InputError, match="no key 'other' in it; it has ci"):
+    with pytest.raises(InputError, match="no key 'other'; the file has ci"):
         revoke_key(file, "other")
     assert file.read_bytes() == before
     revoke_key(file, "ci")
@@ -135,9 +135,9 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     new_key(file, "ci")
     revoke_key(file, "ci")
-    with pytest.raises(InputError, match="no keys in it; make one with `raycol key add`"):
+    with pytest.raises(InputError, match="the file has no keys; create one with `raycol key add`"):
         read_keys(file)
-    with pytest.raises(InputError, match="it has none"):
+    with pytest.raises(InputError, match="the file has none"):
         revoke_key(file, "ci")
     new_key(file, "ci")
 
@@ -150,23 +150,23 @@ def test_the_last_key_can_be_revoked(tmp_path: Path) -> None:
         (b"[" * 100_000, "Invalid JSON"),
         (b"[]", "should be an object"),
         (b"{}", "keys: Field required"),
-        (b'{"keys": []}', "no keys in it"),
+        (b'{"keys": []}', "the file has no keys"),
         (b'{"keys": {}}', "keys: "),
         (b'{"keys": [], "more": 1}', "more: "),
-        (b" " * (MAX_FILE_BYTES + 1), f"more than {MAX_FILE_BYTES} bytes"),
-        ({"keys": [kept(scope="write")]}, "keys.0.scope: "),
-        ({"keys": [kept(), kept("b", sha256="raycol_secret")]}, "keys.1.sha256: "),
-        ({"keys": [kept(sha256="A" * 64)]}, "keys.0.sha256: "),
-        ({"keys": [kept(created="yesterday")]}, "keys.0.created: "),
-        ({"keys": [kept(created="2026-01-31T12:00:00")]}, "keys.0.created: "),
-        ({"keys": [kept(key_="raycol_secret")]}, "keys.0.key_: "),
-        ({"keys": [kept(), kept(key="y")]}, "two keys have the same name"),
-        ({"keys": [kept(), kept("b")]}, "two keys have the same sha256"),
-        ({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS + 1)]}, "keys: "),
+        (b" " * (MAX_FILE_BYTES + 1), f"larger than {MAX_FILE_BYTES} bytes"),
+        ({"keys": [key_fields(scope="write")]}, "keys.0.scope: "),
+        ({"keys": [key_fields(), key_fields("b", sha256="raycol_secret")]}, "keys.1.sha256: "),
+        ({"keys": [key_fields(sha256="A" * 64)]}, "keys.0.sha256: "),
+        ({"keys": [key_fields(created="yesterday")]}, "keys.0.created: "),
+        ({"keys": [key_fields(created="2026-01-31T12:00:00")]}, "keys.0.created: "),
+        ({"keys": [key_fields(key_="raycol_secret")]}, "keys.0.key_: "),
+        ({"keys": [key_fields(), key_fields(key="y")]}, "two keys have the same name"),
+        ({"keys": [key_fields(), key_fields("b")]}, "two keys have the same sha256"),
+        ({"keys": [key_fields(f"k{n}", str(n)) for n in range(MAX_KEYS + 1)]}, "keys: "),
     ],
     ids=range(18),
 )
-def test_what_is_no_file_of_keys(tmp_path: Path, content: Any, message: str) -> None:
+def test_files_that_are_not_keys_are_rejected(tmp_path: Path, content: Any, message: str) -> None:
     file = tmp_path / "keys.json"
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     file.write_bytes(raw)
@@ -174,7 +174,7 @@ def test_what_is_no_file_of_keys(tmp_path: Path, content: Any, message: str) -> 
         read_keys(file)
     assert str(raised.value).startswith(f"{file}: ")
     assert "secret" not in str(raised.value)
-    if "no keys" not in message:
+    if "has no keys" not in message:
         for change in (new_key, revoke_key):
             with pytest.raises(InputError, match="not a file of API keys"):
                 change(file, "ci")
@@ -187,28 +187,28 @@ JSON = st.recursive(
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_content_is_keys_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_content_is_keys_or_rejected(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "any-keys.json"
     file.write_bytes(content)
     with pytest.raises(InputError):
         read_keys(file)
 
 
-def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_rejected(tmp_path: Path) -> None:
     for read in (read_keys, WatchedKeys):
-        with pytest.raises(InputError, match=r"keys.json: no such file; `raycol key add` makes one"):
+        with pytest.raises(InputError, match=r"keys.json: no such file; create it with `raycol key add`"):
             read(tmp_path / "keys.json")
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        new_key(tmp_path / "gone" / "keys.json", "ci")
+        new_key(tmp_path / "missing" / "keys.json", "ci")
 
 
-def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
+def test_the_number_of_keys_is_limited(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    file.write_text(json.dumps({"keys": [kept(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
+    file.write_text(json.dumps({"keys": [key_fields(f"k{n}", str(n)) for n in range(MAX_KEYS)]}, indent=2))
     assert len(read_keys(file).keys) == MAX_KEYS
-    with pytest.raises(InputError, match=f"holds {MAX_KEYS} keys, the most there may be"):
+    with pytest.raises(InputError, match=f"the file has {MAX_KEYS} keys, the maximum"):
         new_key(file, "one-more")
 
 
@@ -228,7 +228,7 @@ def test_a_failed_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path) == ["keys.json"]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "keys.json"
     link.symlink_to(tmp_path / "real" / "keys.json")
@@ -237,7 +237,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "real" / "keys.json").keys[0].name == "ci"
 
 
-def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
+def test_concurrent_changes_are_not_lost(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     threads = [threading.Thread(target=new_key, args=(file, f"k{n}")) for n in range(16)]
     for thread in threads:
@@ -247,7 +247,7 @@ def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
     assert {key.name for key in read_keys(file).keys} == {f"k{n}" for n in range(16)}
 
 
-def test_a_watched_file_is_followed(tmp_path: Path) -> None:
+def test_a_changed_file_is_reloaded(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     first = new_key(file, "first")
     watched = WatchedKeys(file)
@@ -261,14 +261,14 @@ def test_a_watched_file_is_followed(tmp_path: Path) -> None:
     revoke_key(file, "first")
     assert watched.refresh()
     assert not watched.keys.allows(first, "read")
-    # The last one too: a file without keys is one that allows nothing.
+    # Also the last one: an empty file allows nothing.
     revoke_key(file, "second")
     assert watched.refresh()
     assert not watched.keys.allows(second, "read")
     assert WatchedKeys(file).keys == Keys(keys=())
 
 
-def test_the_last_good_keys_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_file_keeps_the_previous_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     key = new_key(file, "ci")
     good = file.read_bytes()
@@ -285,13 +285,13 @@ def test_the_last_good_keys_stay(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "not a file of API keys" in first
     assert "no such file" in second
     file.write_bytes(good)
-    assert not watched.refresh()  # the same keys in another file
+    assert not watched.refresh()  # same keys, another inode
     other = new_key(file, "other")
     assert watched.refresh()
     assert watched.keys.allows(other, "read")
 
 
-def test_an_unchanged_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.json"
     new_key(file, "ci")
     watched = WatchedKeys(file)

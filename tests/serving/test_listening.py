@@ -1,4 +1,4 @@
-"""What an endpoint on this machine listens on, and whom its files are closed to."""
+"""HAProxy's files are private to their user."""
 
 import os
 import stat
@@ -19,21 +19,21 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_haproxys_files_are_in_a_folder_that_only_its_user_can_enter(unset: None) -> None:
+def test_haproxys_files_are_in_a_private_folder(unset: None) -> None:
     listening.keep_haproxy_private()
     folders = {Path(os.environ[name]) if not file else Path(os.environ[name]).parent
                for name, file in listening.PATHS.items()}  # fmt: skip
     (folder,) = folders
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert folder.stat().st_uid == os.geteuid()
-    # Serve puts a node's id between folder and file, and HAProxy takes no longer path for a socket.
+    # Serve adds a node id between folder and file; 97 characters is HAProxy's limit for a socket path.
     assert len(str(folder / ("0" * 56) / "metrics.sock")) <= 97
     listening.keep_haproxy_private()
     assert Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent == folder
 
 
 @pytest.mark.parametrize("kind", ["open", "link", "no folder", "another's"])
-def test_a_folder_that_others_control_is_refused(
+def test_a_folder_that_others_control_is_rejected(
     unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     folder = tmp_path / "haproxy"
@@ -54,7 +54,7 @@ def test_a_folder_that_others_control_is_refused(
         listening.keep_haproxy_private()
 
 
-def test_a_folder_of_ones_own_is_used(unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_private_folder_is_used(unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_SOCKET_PATH", str(tmp_path / "new" / "admin.sock"))
     listening.keep_haproxy_private()
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700

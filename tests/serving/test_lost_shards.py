@@ -1,4 +1,4 @@
-"""What an endpoint with one replica of each shard answers while a shard is gone or hangs."""
+"""Responses of an endpoint with one replica per shard while a shard is lost or hangs."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def test_the_only_replica_of_a_shard_killed(endpoint, expected) -> None:
         load.wait(lambda answers: len(answers) > 30)
         killed = time.monotonic()
         os.kill(replicas("shard-0001")[0].pid, signal.SIGKILL)
-        # It may be there again in a moment: both are looked for in all answers since.
+        # It may recover at once: look for both kinds of response in all of them.
         load.wait(lambda _: any(a.status == 200 and a.body["partial"] for a in load.since(killed)))
         load.wait(lambda _: any(a.status == 503 for a in load.since(killed)))
         load.wait(lambda answers: [a.status == 200 and not a.body["partial"] for a in answers[-30:]] == [True] * 30)
@@ -40,7 +40,7 @@ def test_the_only_replica_of_a_shard_killed(endpoint, expected) -> None:
     check_answers(load, expected)
 
 
-def test_a_shard_that_hangs_holds_no_request_beyond_its_deadline(endpoint, expected) -> None:
+def test_a_hanging_shard_delays_no_request_past_its_deadline(endpoint, expected) -> None:
     process = replicas("shard-0000")[0]
     with clients(endpoint.url, lambda n: {**one_query(n), "timeout_ms": 700}, 4, pause=0.02) as load:
         load.wait(lambda answers: len(answers) > 30)
@@ -55,11 +55,11 @@ def test_a_shard_that_hangs_holds_no_request_beyond_its_deadline(endpoint, expec
     check_answers(load, expected)
 
 
-def test_mapped_files_that_are_cut_short_cost_one_shard_and_no_time(endpoint, index, expected) -> None:
-    """Touching a page that a mapped file no longer has kills a process (SIGBUS), and so its successors."""
-    mine = assign_partitions(index.manifest.partitions, 2)[1]
-    files = [path for name in mine for path in (Path(index.uri) / "partitions" / name).iterdir()]
-    kept = {path: path.read_bytes() for path in files}
+def test_truncated_mapped_files_cost_one_shard_and_no_time(endpoint, index, expected) -> None:
+    """Reading past the end of a truncated mapped file kills the process (SIGBUS), and its successors."""
+    names = assign_partitions(index.manifest.partitions, 2)[1]
+    files = [path for name in names for path in (Path(index.uri) / "partitions" / name).iterdir()]
+    originals = {path: path.read_bytes() for path in files}
     with clients(endpoint.url, lambda n: {**one_query(n), "timeout_ms": 4000}, 4, pause=0.02) as load:
         load.wait(lambda answers: len(answers) > 30)
         usual = median(answer.seconds for answer in load.answers)
@@ -71,12 +71,12 @@ def test_mapped_files_that_are_cut_short_cost_one_shard_and_no_time(endpoint, in
             load.wait(
                 lambda answers: [a.status == 200 and a.body["partial"] for a in answers[-30:]] == [True] * 30, 60
             )
-            # The breaker is open, and stays open: whatever Serve starts in place of the replica dies too.
+            # The circuit breaker stays open: the replica's successors die, too.
             opened = time.monotonic()
             load.wait(lambda _: len(load.since(opened)) > 200 and time.monotonic() > opened + 10, 60)
             down = load.since(opened)
         finally:
-            for path, content in kept.items():
+            for path, content in originals.items():
                 path.write_bytes(content)
         assert all(answer.status == 200 and answer.body["partial"] for answer in down)
         late = [answer.seconds for answer in down if answer.seconds > max(0.5, 20 * usual)]

@@ -1,4 +1,4 @@
-"""Requests and answers at the documented maxima, between a gateway and its shards as Ray Serve carries them."""
+"""Requests and responses at the documented maxima, over Ray Serve."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def packed(tokens: int) -> dict[str, Any]:
     return {"tokens": tokens, "data": base64.b64encode(content).decode()}
 
 
-def test_as_many_hits_as_may_be_asked_for_with_long_texts(client: httpx2.Client) -> None:
+def test_maximum_hits_with_long_texts(client: httpx2.Client) -> None:
     queries = MAX_HITS // MAX_K
     body = {"queries": ["rain"] * queries, "k": MAX_K, "filter": "n < 2000"}
     answer = post(client, "/v1/search", body)
@@ -54,14 +54,14 @@ def test_as_many_hits_as_may_be_asked_for_with_long_texts(client: httpx2.Client)
     assert sum(len(hit["text"]) for hits in answer["results"] for hit in hits if hit["text"]) > 4 << 20
 
 
-def test_as_many_queries_as_may_be_asked_over_all_documents(client: httpx2.Client) -> None:
-    """Few centroids and documents of one token: lists are not worth visiting, and all documents are candidates."""
+def test_maximum_queries_over_all_documents(client: httpx2.Client) -> None:
+    """Few centroids and one-token documents: the plan visits no lists, and all documents are candidates."""
     body = {"queries": ["rain"] * MAX_QUERIES, "k": MAX_HITS // MAX_QUERIES, "effort": "thorough"}
     answer = post(client, "/v1/search", body)
     assert [len(hits) for hits in answer["results"]] == [MAX_HITS // MAX_QUERIES] * MAX_QUERIES
 
 
-def test_queries_of_as_many_characters_as_may_be(client: httpx2.Client) -> None:
+def test_queries_of_maximum_length(client: httpx2.Client) -> None:
     body = {"queries": ["a" * MAX_QUERY_CHARACTERS] * MAX_QUERIES, "k": 1}
     assert len(post(client, "/v1/search", body)["results"]) == MAX_QUERIES
 
@@ -75,26 +75,26 @@ def test_packed_queries_that_fill_a_body(client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/rerank"])
-def test_as_many_ids_as_may_be_named(client: httpx2.Client, path: str) -> None:
+def test_maximum_ids(client: httpx2.Client, path: str) -> None:
     ids = [ID.format(n) for n in range(3000, 3000 + MAX_IDS)]
     answer = post(client, path, {"query": "rain", "ids": ids, "k": MAX_K})
     hits = answer["results"] if path == "/v1/rerank" else answer["results"][0]
     assert len(hits) == MAX_K
 
 
-def test_as_many_texts_to_encode_as_may_be(client: httpx2.Client) -> None:
+def test_maximum_texts_to_encode(client: httpx2.Client) -> None:
     texts = [f"{n} " + "rain storm " * (MAX_DOCUMENT_CHARACTERS // 11 - 1) for n in range(MAX_INPUTS)]
     answer = post(client, "/v1/embeddings", {"input": texts, "is_query": False, "packed": True})
     assert sum(4 * DIM * array["tokens"] for array in answer["embeddings"]) > 4 << 20
 
 
-def test_as_many_documents_to_rerank_as_may_be(client: httpx2.Client) -> None:
+def test_maximum_documents_to_rerank(client: httpx2.Client) -> None:
     length = min(MAX_DOCUMENT_CHARACTERS, (MAX_BODY_BYTES - 10_000) // MAX_DOCUMENTS)
     documents = ["rain " * (length // 5)] * MAX_DOCUMENTS
     assert len(post(client, "/v1/rerank", {"query": "rain", "documents": documents})["results"]) == MAX_DOCUMENTS
 
 
-def test_a_text_too_large_for_an_answer_is_left_out_and_named(client: httpx2.Client) -> None:
+def test_texts_too_large_for_a_response_are_omitted_and_named(client: httpx2.Client) -> None:
     id_ = ID.format(7)
     (hits,) = post(client, "/v1/search", {"query": "rain", "filter": "n < 10"})["results"]
     assert len(hits) == 10

@@ -1,4 +1,4 @@
-"""More load than an endpoint can serve: refused at once, within bounds, and forgotten."""
+"""Overload: excess requests are rejected at once, memory is bounded, and the endpoint recovers."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def memory() -> int:
 
 
 def flood(url: str, rate: float, seconds: float, folder: Path) -> dict[str, Any]:
-    """Requests sent at a rate whatever is answered, by a process that costs little itself; what came of them."""
+    """Send requests at a fixed rate (open loop) from a cheap process; returns its report."""
     bodies = folder / "bodies.jsonl"
     bodies.write_text(json.dumps(heavy("%%NUMBER%%")) + "\n")
     job = {"port": int(url.rsplit(":", 1)[1]), "path": "/v1/search", "bodies": str(bodies), "seconds": seconds,
@@ -45,7 +45,7 @@ def flood(url: str, rate: float, seconds: float, folder: Path) -> dict[str, Any]
     return report
 
 
-def test_twenty_times_the_load_is_refused_at_once(endpoint: RunningEndpoint, tmp_path: Path) -> None:
+def test_twenty_times_the_load_is_rejected_at_once(endpoint: RunningEndpoint, tmp_path: Path) -> None:
     with clients(endpoint.url, heavy, 2) as load:
         load.wait(lambda answers: len(answers) > 20)
     usual = sorted(answer.seconds for answer in load.answers)[len(load.answers) // 2]
@@ -56,7 +56,7 @@ def test_twenty_times_the_load_is_refused_at_once(endpoint: RunningEndpoint, tmp
     assert set(statuses) <= {"200", "429", "503"}, statuses
     assert statuses["200"]
     assert statuses["429"] > n / 2, statuses
-    # The deadline, and what a machine with two cores takes to get round to sending an answer.
+    # The deadline, plus scheduling delay on two cores.
     assert max(report["slowest_ms"].values()) < 1000 * (TIMEOUT_S + 3), report["slowest_ms"]
     assert after < before + (300 << 20)
     # Back to normal within five seconds.

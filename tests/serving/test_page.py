@@ -1,4 +1,4 @@
-"""The search page: its files, and what it does in a browser with the answers of an endpoint."""
+"""The search page: its files, and its behaviour in a browser with canned responses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_page_is_three_files_with_their_types() -> None:
     assert all(file.content.strip() for file in page_files().values())
 
 
-def test_nothing_outside_is_loaded_or_allowed() -> None:
+def test_no_external_resources_are_loaded_or_allowed() -> None:
     policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
     assert policy.pop("img-src") == "'self' data:"
     assert {policy.pop(name) for name in ("default-src", "base-uri", "frame-ancestors")} == {"'none'"}
@@ -59,12 +59,12 @@ def test_nothing_outside_is_loaded_or_allowed() -> None:
     assert b"@import" not in page_files()["/page.css"].content
 
 
-def test_the_script_has_no_way_of_making_markup_of_text() -> None:
+def test_the_script_inserts_text_only() -> None:
     script = page_files()["/page.js"].content.decode()
     assert not re.search(r"HTML|document\.write|\beval\b|Function\(|setTimeout\(\s*[\"'`]|https?:", script)
 
 
-# ---------------------------------------------------------------- an endpoint with canned answers
+# ---------------------------------------------------------------- an endpoint with canned responses
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror=\"window.ran = 2\"><svg onload='window.ran = 3'>"
 LONG_WORD = "w" * 3000
@@ -101,7 +101,7 @@ def canned_search(query: str) -> SearchResponse:
 
 
 def canned_explain(id_: str) -> ExplainResponse:
-    """Of the query "storm sea": its words match the document's second "storm" and its last word."""
+    """For the query "storm sea": its words match the document's second "storm" and its last word."""
     title, text, _ = TEXTS[id_]
     query_tokens = [
         Token(text="[CLS]", start=0, end=0),
@@ -117,7 +117,7 @@ def canned_explain(id_: str) -> ExplainResponse:
     whole = " ".join(part for part in (title, text) if part is not None)
     storm = whole.rindex("storm") if "storm" in whole else whole.rindex("العاصفة")
     length = 5 if "storm" in whole else 7
-    # Places are Python's: characters, of which an emoji is one and a JavaScript string has two.
+    # Offsets count code points, as in Python: an emoji is one, and two UTF-16 units in JavaScript.
     document_tokens = [
         Token(text="[CLS]", start=0, end=0),
         Token(text=whole[0], start=0, end=1),
@@ -142,7 +142,7 @@ def canned_explain(id_: str) -> ExplainResponse:
 
 
 class Stub:
-    """An endpoint that answers by the schema without an index. `key` is what it asks for, `asked` what it got."""
+    """An endpoint with canned responses. `key` is the key it requires, `asked` the requests it received."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -229,7 +229,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture(scope="module")
 def base_url(stub: Stub) -> str:
-    """Where the page is: of a real endpoint, the same."""
+    """URL of the page."""
     return stub.url
 
 
@@ -246,7 +246,7 @@ def browser(base_url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def tab(browser: Any, stub: Stub) -> Iterator[Tab]:
-    """A tab. Whatever a test did in it, no request left this machine and nothing was refused by the policy."""
+    """A tab; checks afterwards that no request left this machine and no content was blocked by the policy."""
     stub.reset()
     tab = Tab(browser, viewport={"width": 1280, "height": 900})
     yield tab
@@ -255,7 +255,7 @@ def tab(browser: Any, stub: Stub) -> Iterator[Tab]:
     assert addresses
     assert {urlsplit(address).hostname for address in addresses} == {"127.0.0.1"}
     assert tab.page.evaluate("window.ran") is None
-    # An answer that is an error is noted by the browser itself.
+    # The browser itself logs error responses.
     allowed = re.compile(
         r"error: Failed to load resource: the server responded with a status of (401|404|429|502|503)"
     )
@@ -281,12 +281,12 @@ def hit(tab: Tab, id_: str) -> Any:
 
 
 def refused(tab: Tab) -> list[str]:
-    """What the console says of the page's policy."""
+    """The console's messages about the content security policy."""
     return [line for line in tab.console if "Content Security Policy" in line]
 
 
 def wait_until(tab: Tab, happened: Callable[[], bool]) -> None:
-    """Let the browser go on until something has happened."""
+    """Run the browser until a condition holds."""
     deadline = time.monotonic() + 20
     while not happened():
         assert time.monotonic() < deadline, tab.console
@@ -313,9 +313,9 @@ def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub
     assert hits.locator(".score-value").all_inner_texts()[:3] == ["20.500", "19.250", "18.000"]
     assert hits.locator(".title").all_inner_texts() == ["Storms", HOSTILE, "long", ARABIC, "unkept", "Pooled"]
     expect(hits.nth(0).locator(".metadata")).to_have_text(re.compile("year.*2021.*lang.*en"))
-    # More than a JavaScript number holds.
+    # Larger than a safe integer in JavaScript.
     expect(hits.nth(2).locator(".metadata")).to_contain_text(str(2**62 + 1))
-    expect(hits.nth(4).locator(".text")).to_have_text("The index does not keep the text.")
+    expect(hits.nth(4).locator(".text")).to_have_text("The index does not store the text.")
     expect(tab.page.get_by_role("status")).to_contain_text("6 hits")
     status = tab.page.get_by_role("status").inner_text()
     for part in ("version 3", "4 of 4 shards", "encode 4.2 ms", "search 13 ms", "total 17 ms"):
@@ -327,7 +327,7 @@ def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub
 
 
 @in_a_browser
-def test_the_first_hit_is_explained_and_others_when_opened(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_the_first_hit_is_explained_and_others_on_opening(tab: Tab, base_url: str, stub: Stub) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     expect(hit(tab, "plain").locator(".chip")).to_have_count(4)
@@ -344,13 +344,13 @@ def test_the_first_hit_is_explained_and_others_when_opened(tab: Tab, base_url: s
 
 
 @in_a_browser
-def test_matched_tokens_are_marked_where_they_stand_also_after_an_emoji(tab: Tab, base_url: str) -> None:
+def test_matched_tokens_are_marked_at_their_offsets_after_an_emoji(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     first = hit(tab, "plain")
     expect(first.locator("mark")).to_have_count(3)
     assert first.locator("mark").all_inner_texts() == ["[CLS]", "storm", "on."]
-    # The text as it was encoded, in place of the hit's, and the second of its storms.
+    # The text as it was encoded replaces the hit's text; its second "storm" is marked.
     title, text, _ = TEXTS["plain"]
     assert first.locator(".marked").inner_text() == f"[CLS]{title} {text}"
     assert first.locator(".marked").evaluate("box => box.childNodes[1].data").endswith("👩‍🚀 and the ")
@@ -366,7 +366,7 @@ def test_matched_tokens_are_marked_where_they_stand_also_after_an_emoji(tab: Tab
 
 
 @in_a_browser
-def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, base_url: str) -> None:
+def test_a_token_highlights_its_matches_in_both_directions(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
     first = hit(tab, "plain")
@@ -379,7 +379,7 @@ def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, bas
     tab.page.get_by_label("Filter").hover()
     assert lit(first) == []
     expect(first.locator(".note")).to_have_text("4 matches, 2.814 in all.")
-    # The same by keys: a stop for the query's tokens, one for the document's, arrows within.
+    # With the keyboard: one tab stop for query tokens, one for document tokens, arrows within.
     first.get_by_role("button", name=re.compile("Storms")).focus()
     tab.page.keyboard.press("Tab")
     assert lit(first) == ["storm\n0.950", "storm"]
@@ -393,10 +393,10 @@ def test_a_token_lights_up_what_it_matched_and_the_other_way_round(tab: Tab, bas
 
 @in_a_browser
 @pytest.mark.parametrize("id_", ["unkept", "pooled"])
-def test_without_the_documents_tokens_scores_are_by_query_token(tab: Tab, base_url: str, id_: str) -> None:
+def test_without_document_tokens_only_query_tokens_have_scores(tab: Tab, base_url: str, id_: str) -> None:
     tab.page.goto(base_url)
     search(tab, "storm sea")
-    # What is above stands still before something is pointed at.
+    # The layout is stable before hovering.
     expect(hit(tab, "plain").locator("mark")).to_have_count(3)
     opened = hit(tab, id_)
     opened.locator(".toggle").click()
@@ -425,17 +425,17 @@ def test_hostile_documents_are_shown_as_text(tab: Tab, base_url: str) -> None:
     for width in (1280, 400, 320):
         tab.page.set_viewport_size({"width": width, "height": 800})
         assert tab.page.evaluate("document.documentElement.scrollWidth") == width
-    # What would stop them, were they ever more than text: the page's own policy.
+    # As markup they would be blocked by the page's policy.
     markup = "<script>window.ran = 4</script><img src='data:,' onerror='window.ran = 5'>"
     tab.page.evaluate("text => document.body.append(document.createRange().createContextualFragment(text))", markup)
-    # One refusal each, of which the handler's comes when its picture has failed.
+    # One violation each; the event handler's comes once its image has failed.
     wait_until(tab, lambda: len(refused(tab)) == 2)
     assert tab.page.evaluate("window.ran") is None
     tab.console[:] = [line for line in tab.console if line not in refused(tab)]
 
 
 @in_a_browser
-def test_a_partial_answer_says_so(tab: Tab, base_url: str) -> None:
+def test_partial_results_show_a_warning(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "partial")
     expect(tab.page.locator("#partial")).to_be_visible()
@@ -445,7 +445,7 @@ def test_a_partial_answer_says_so(tab: Tab, base_url: str) -> None:
 
 
 @in_a_browser
-def test_no_document_found_is_said(tab: Tab, base_url: str) -> None:
+def test_an_empty_result_is_announced(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "nothing")
     expect(tab.page.get_by_role("status")).to_contain_text("No document found")
@@ -460,7 +460,7 @@ def test_no_document_found_is_said(tab: Tab, base_url: str) -> None:
         ("proxy", ["HTTP 502"]),
     ],
 )
-def test_an_error_is_an_alert_in_place_of_the_hits(tab: Tab, base_url: str, query: str, said: list[str]) -> None:
+def test_an_error_replaces_the_hits_with_an_alert(tab: Tab, base_url: str, query: str, said: list[str]) -> None:
     tab.page.goto(base_url)
     search(tab, "storm")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
@@ -475,7 +475,7 @@ def test_an_error_is_an_alert_in_place_of_the_hits(tab: Tab, base_url: str, quer
 
 
 @in_a_browser
-def test_an_explanation_that_fails_is_said_at_its_hit(tab: Tab, base_url: str) -> None:
+def test_a_failed_explanation_is_shown_at_its_hit(tab: Tab, base_url: str) -> None:
     tab.page.goto(base_url)
     search(tab, "no explain")
     expect(hit(tab, "plain").get_by_role("alert")).to_contain_text("no document 'plain'")
@@ -483,7 +483,7 @@ def test_an_explanation_that_fails_is_said_at_its_hit(tab: Tab, base_url: str) -
 
 
 @in_a_browser
-def test_a_key_is_asked_for_sent_and_kept_in_the_tab_alone(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_a_key_is_requested_sent_and_stored_in_the_tab_only(tab: Tab, base_url: str, stub: Stub) -> None:
     stub.key = "s3cret"
     tab.page.goto(base_url)
     field = tab.page.locator("#key")
@@ -514,7 +514,7 @@ def test_a_key_is_asked_for_sent_and_kept_in_the_tab_alone(tab: Tab, base_url: s
 
 
 @in_a_browser
-def test_a_search_is_an_address_and_back_goes_back(tab: Tab, base_url: str, stub: Stub) -> None:
+def test_a_search_has_a_url_and_back_works(tab: Tab, base_url: str, stub: Stub) -> None:
     tab.page.goto(base_url)
     search(tab, "storm & sea?")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
@@ -541,14 +541,14 @@ def test_a_search_is_an_address_and_back_goes_back(tab: Tab, base_url: str, stub
     tab.page.goto(linked)
     expect(tab.page.get_by_role("status")).to_contain_text("No document found")
     assert stub.bodies("/v1/search")[-1] == {"query": "nothing", "k": 3, "effort": "fast", "filter": "lang = 'en'"}
-    # What no form can hold is as usual.
+    # Invalid values fall back to the defaults.
     tab.page.goto(f"{base_url}/?q=storm&k=1e9&effort=heroic")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
     assert stub.bodies("/v1/search")[-1] == {"query": "storm", "k": 10, "effort": "default"}
 
 
 @in_a_browser
-def test_a_new_search_gives_the_one_before_up(tab: Tab, base_url: str) -> None:
+def test_a_new_search_cancels_the_previous_one(tab: Tab, base_url: str) -> None:
     given_up: list[str] = []
     tab.page.on("requestfailed", lambda request: given_up.append(request.post_data_json["query"]))
     tab.page.goto(base_url)

@@ -1,4 +1,4 @@
-"""The parts of serving that need no Ray."""
+"""Partition assignment, merging and request limits, without Ray."""
 
 import pytest
 from hypothesis import given
@@ -9,11 +9,11 @@ from raycol.client.schema import EmbeddingsRequest, ExplainRequest, RerankReques
 from raycol.index.format.manifest import PartitionInfo
 from raycol.index.search.pipeline import merge_hits
 from raycol.index.search.shard import assign_partitions
-from raycol.serving.scatter import FoundHit
+from raycol.serving.scatter import DocumentHit
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
-def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards: int) -> None:
+def test_partitions_are_assigned_once_and_evenly(tokens: list[int], shards: int) -> None:
     partitions = [
         PartitionInfo(name=f"p{n}", documents=1, tokens=size, id_bytes=1, error=0.0, files={})
         for n, size in enumerate(tokens)
@@ -21,14 +21,14 @@ def test_partitions_go_to_shards_once_each_and_evenly(tokens: list[int], shards:
     assigned = assign_partitions(partitions, shards)
     assert sorted(id_ for ids in assigned for id_ in ids) == sorted(info.name for info in partitions)
     loads = [sum(tokens[int(id_[1:])] for id_ in ids) for ids in assigned]
-    # Largest first, each to the emptiest: no two differ by more than one partition.
+    # Greedy, largest first: loads differ by at most one partition.
     assert max(loads) - min(loads) <= max(tokens)
     assert assign_partitions(partitions[::-1], shards) == assigned
 
 
 def test_shards_merge_by_score_and_then_by_id() -> None:
-    first = [FoundHit("b", 2.0, {}), FoundHit("c", 1.0, {})]
-    second = [FoundHit("a", 2.0, {}), FoundHit("d", 1.5, {})]
+    first = [DocumentHit("b", 2.0, {}), DocumentHit("c", 1.0, {})]
+    second = [DocumentHit("a", 2.0, {}), DocumentHit("d", 1.5, {})]
     assert [hit.id for hit in merge_hits([first, second, []], k=3)] == ["a", "b", "d"]
 
 
@@ -48,7 +48,7 @@ def test_shards_merge_by_score_and_then_by_id() -> None:
         {"query": 5},
     ],
 )
-def test_requests_outside_the_limits_are_refused(body: dict) -> None:
+def test_requests_outside_the_limits_are_rejected(body: dict) -> None:
     with pytest.raises(ValidationError):
         SearchRequest.model_validate(body)
 
@@ -70,8 +70,8 @@ def test_requests_outside_the_limits_are_refused(body: dict) -> None:
         (VersionRequest, {str(n): 0 for n in range(1000)}),
     ],
 )
-def test_a_body_that_is_wrong_all_over_is_refused_for_little_of_it(kind: type[BaseModel], body: dict) -> None:
-    """An error for each of a million items would take gigabytes, and a minute."""
+def test_bodies_full_of_errors_report_only_a_few(kind: type[BaseModel], body: dict) -> None:
+    """An error per item would take gigabytes and a minute for a million items."""
     with pytest.raises(ValidationError) as refused:
         kind.model_validate(body)
     assert refused.value.error_count() < 12

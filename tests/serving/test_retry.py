@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from raycol.client.calls import document, pack
-from raycol.client.retry import MAX_RETRY_AFTER_S, Tries, retry_after
+from raycol.client.retry import MAX_RETRY_AFTER_S, RetryBudget, retry_after
 
 CLIENT = httpx2.Client(
     base_url="http://endpoint/prefix", transport=httpx2.MockTransport(lambda _: httpx2.Response(200))
@@ -27,23 +27,23 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
     st.lists(st.tuples(st.floats(0, 20), st.none() | st.integers(0, 100)), min_size=31, max_size=31),
     st.floats(0, 1),
 )
-def test_tries_end_by_number_and_by_time(
+def test_retries_end_by_number_and_by_time(
     retries: int, timeout_s: float, steps: list[tuple[float, int | None]], draw: float
 ) -> None:
     now = start = 50.0
-    tries = Tries(retries, timeout_s, lambda: now, lambda low, high: low + draw * (high - low))
+    budget = RetryBudget(retries, timeout_s, lambda: now, lambda low, high: low + draw * (high - low))
     waits = 0
     for took, after in steps:
         now += took
         headers = {} if after is None else {"retry-after": str(after)}
-        wait = tries.next_wait(httpx2.Response(503, headers=headers))
+        wait = budget.next_wait(httpx2.Response(503, headers=headers))
         if wait is None:
             break
         assert wait >= min(after or 0, MAX_RETRY_AFTER_S)
         waits += 1
         now += wait
         assert now < start + timeout_s
-        assert 0 < tries.left_s <= timeout_s + 1e-6
+        assert 0 < budget.remaining_s <= timeout_s + 1e-6
     assert waits <= retries
 
 
@@ -70,7 +70,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) ->
 
 
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,30} Jan \d{1,30} \d\d:\d\d:\d\d [+-]\d{4}", fullmatch=True))
-def test_retry_after_is_never_more_than_the_limit(header: str) -> None:
+def test_retry_after_never_exceeds_the_limit(header: str) -> None:
     assert 0 <= retry_after(header, NOW) <= MAX_RETRY_AFTER_S
 
 
@@ -81,13 +81,13 @@ def test_retry_after_is_never_more_than_the_limit(header: str) -> None:
         elements=st.floats(-1024, 1024, width=16),
     )
 )
-def test_packed_embeddings_unpack_to_themselves(array: NDArray) -> None:
+def test_packing_round_trips(array: NDArray) -> None:
     packed = pack(array, "query")
     assert np.array_equal(packed.unpack(array.shape[1]), array)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100))
-def test_an_id_is_one_part_of_the_path(id_: str) -> None:
+def test_an_id_is_one_path_segment(id_: str) -> None:
     sent = CLIENT.build_request("GET", document(id_).path)
     path = sent.url.raw_path.decode()
     assert path.count("/") == 4

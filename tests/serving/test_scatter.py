@@ -15,8 +15,8 @@ from raycol.index import Document, Hit, Index
 from raycol.index.search.effort import EFFORTS, SearchSettings, resolve
 from raycol.index.search.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
-from raycol.serving.circuit_breaker import Breaker
-from raycol.serving.probing import Probing
+from raycol.serving.circuit_breaker import CircuitBreaker
+from raycol.serving.probing import Prober
 from raycol.storage import open_store
 
 DIM = 32
@@ -29,7 +29,7 @@ def unit(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """1,500 documents around 40 topics, in the order of their topics: shards differ; some documents are equal."""
+    """1,500 documents around 40 topics, ordered by topic, so that shards differ; some documents are duplicates."""
     rng = np.random.default_rng(5)
     topics = unit(rng, 40)
     documents = []
@@ -45,26 +45,26 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def queries() -> list[np.ndarray]:
-    """As many as the profile has examples, and 5 more: 30 in `make test`."""
+    """5 more than the hypothesis profile's examples: 30 in `make test`."""
     rng = np.random.default_rng(6)
     return [unit(rng, int(n)) for n in rng.integers(1, 40, 5 + settings.default.max_examples)]
 
 
 def in_process(shard: IndexShard, slow: float = 0.0, hangs: str | None = None):
-    async def ask(method, *arguments):
+    async def call(method, *arguments):
         if slow or method == hangs:
             await asyncio.sleep(60.0 if method == hangs else slow)
         return getattr(shard, method)(*arguments)
 
-    return ask
+    return call
 
 
 def search(
-    index, asks, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
+    index, calls, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
 ):
     manifest = index.manifest
     shards = scatter.Shards(
-        asks, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
+        calls, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
     )
     return asyncio.run(
         scatter.search(
@@ -86,20 +86,20 @@ def shards_of(index: Index, n: int) -> list[IndexShard]:
 
 @pytest.fixture(scope="module")
 def opened(index) -> Callable[[int], list[IndexShard]]:
-    """Shards that have been asked before, as those of an endpoint have."""
+    """Shards reused across tests, as in an endpoint."""
     return cache(partial(shards_of, index))
 
 
 @pytest.fixture(scope="module")
 def whole(index, queries) -> Callable[..., list[list[Hit]]]:
-    """What the index finds, searched once for all numbers of shards."""
+    """Results of `Index.search`, computed once for all numbers of shards."""
     return cache(lambda k, effort, **selection: index.search(queries, k=k, effort=effort, **selection))
 
 
 @pytest.fixture(scope="module")
-def probing(index: Index) -> Iterator[Probing]:
+def prober(index: Index) -> Iterator[Prober]:
     with ThreadPoolExecutor(1) as pool:
-        yield Probing(open_store(index.uri), index.manifest, pool)
+        yield Prober(open_store(index.uri), index.manifest, pool)
 
 
 def pairs(results):
@@ -123,124 +123,124 @@ def pairs(results):
         ({"filter": "n < 0"}, "default", 10),
     ],
 )
-def test_any_number_of_shards_finds_what_the_index_finds(
-    index, queries, probing, opened, whole, n_shards, selection, effort, k
+def test_any_number_of_shards_matches_index_search(
+    index, queries, prober, opened, whole, n_shards, selection, effort, k
 ) -> None:
-    asks = [in_process(shard) for shard in opened(n_shards)]
+    calls = [in_process(shard) for shard in opened(n_shards)]
     expected = whole(k, effort, **selection)
-    together = search(index, asks, queries, k, effort=effort, **selection)
-    assert pairs(together.results) == pairs(expected)
-    probed = search(index, asks, queries, k, effort=effort, probe=probing, **selection)
-    assert pairs(probed.results) == pairs(expected)
-    assert together.answered == n_shards
-    # One at a time, exact scores are asked for with the candidates: other steps, the same hits.
+    batched = search(index, calls, queries, k, effort=effort, **selection)
+    assert pairs(batched.hits) == pairs(expected)
+    probed = search(index, calls, queries, k, effort=effort, probe=prober, **selection)
+    assert pairs(probed.hits) == pairs(expected)
+    assert batched.answered == n_shards
+    # Single queries use eager scores: other steps, same hits.
     for number in range(0, len(queries), 20):
-        for probe in (None, probing):
-            alone = search(index, asks, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
-            assert pairs(alone.results) == pairs(expected[number : number + 1])
-    for hits in together.results[:5]:
+        for probe in (None, prober):
+            single = search(index, calls, queries[number : number + 1], k, effort=effort, probe=probe, **selection)
+            assert pairs(single.hits) == pairs(expected[number : number + 1])
+    for hits in batched.hits[:5]:
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
 
 
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize(("n_probe", "n_rescore"), [(1, 1), (2, 7), (4, 20), (30, 200)])
-def test_whatever_the_settings(index, queries, probing, opened, n_probe, n_rescore) -> None:
+def test_any_settings_match_index_search(index, queries, prober, opened, n_probe, n_rescore) -> None:
     chosen = SearchSettings(n_probe=n_probe, n_rescore=n_rescore)
-    asks = [in_process(shard) for shard in opened(4)]
+    calls = [in_process(shard) for shard in opened(4)]
     expected = index.search(queries, k=5, n_probe=n_probe, n_rescore=n_rescore)
-    for probe in (None, probing):
-        assert pairs(search(index, asks, queries, 5, settings=chosen, probe=probe).results) == pairs(expected)
+    for probe in (None, prober):
+        assert pairs(search(index, calls, queries, 5, settings=chosen, probe=probe).hits) == pairs(expected)
 
 
 def test_more_shards_than_partitions(index, queries) -> None:
     n = len(index.partitions) + 2
-    found = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
-    assert pairs(found.results) == pairs(index.search(queries[:20]))
+    result = search(index, [in_process(shard) for shard in shards_of(index, n)], queries[:20])
+    assert pairs(result.hits) == pairs(index.search(queries[:20]))
 
 
-def test_a_slow_shard_is_left_out_at_the_deadline(index, queries) -> None:
+def test_a_slow_shard_is_dropped_at_the_deadline(index, queries) -> None:
     shards = shards_of(index, 4)
-    asks = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
+    calls = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]
     failures: list = []
-    found = search(index, asks, queries[:3], timeout=0.5, failures=failures)
-    assert found.answered == 3
+    result = search(index, calls, queries[:3], timeout=0.5, failures=failures)
+    assert result.answered == 3
     assert [number for number, _ in failures] == [2]
-    gone = {
+    lost_ids = {
         id_
         for partition in shards[2].index.partitions
         for id_ in partition.ids.take(np.arange(partition.info.documents))
     }
-    assert all(len(hits) == 10 and not gone & {hit.id for hit in hits} for hits in found.results)
+    assert all(len(hits) == 10 and not lost_ids & {hit.id for hit in hits} for hits in result.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
-def test_a_shard_that_fails_midway_is_left_out(index, queries, step) -> None:
+def test_a_shard_that_fails_midway_is_dropped(index, queries, step) -> None:
     shards = shards_of(index, 3)
-    whole = in_process(shards[1])
+    working = in_process(shards[1])
 
     async def failing(method, *arguments):
         if method == step:
-            raise RuntimeError("gone")
-        return await whole(method, *arguments)
+            raise RuntimeError("failed")
+        return await working(method, *arguments)
 
-    asks = [in_process(shards[0]), failing, in_process(shards[2])]
-    found = search(index, asks, queries[:10], effort="fast", filter="n >= 0")
-    assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.results)
+    calls = [in_process(shards[0]), failing, in_process(shards[2])]
+    result = search(index, calls, queries[:10], effort="fast", filter="n >= 0")
+    assert result.answered == 2
+    assert all(len(hits) == 10 for hits in result.hits)
 
 
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
-def test_a_shard_that_hangs_leaves_the_others_time(index, queries, step) -> None:
-    """To be asked what else there is to ask: they take some, too."""
+def test_a_hanging_shard_leaves_time_for_the_others(index, queries, step) -> None:
+    """The deadline leaves time for further calls of the other shards."""
     shards = shards_of(index, 3)
-    asks = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
-    found = search(index, asks, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
-    assert found.answered == 2
-    assert all(len(hits) == 10 for hits in found.results)
+    calls = [in_process(shard, slow=0.005, hangs=step if n == 1 else None) for n, shard in enumerate(shards)]
+    result = search(index, calls, queries[:10], timeout=2.0, effort="fast", filter="n >= 0")
+    assert result.answered == 2
+    assert all(len(hits) == 10 for hits in result.hits)
 
 
-def test_a_shard_that_only_counts_is_down(index, queries) -> None:
-    """A filtered search asks for a number first, which needs none of the files that may be damaged."""
+def test_a_shard_that_only_answers_counts_is_down(index, queries) -> None:
+    """`count` needs no index files, so its success does not close the circuit breaker."""
     shards = shards_of(index, 2)
-    asks = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
+    calls = [in_process(shard, hangs="candidates" if n == 1 else None) for n, shard in enumerate(shards)]
 
-    async def is_alive() -> None:
+    async def ping() -> None:
         pass
 
     async def run() -> list[bool]:
-        breakers = [Breaker(str(number), is_alive) for number in range(2)]
+        breakers = [CircuitBreaker(str(number), ping) for number in range(2)]
         for breaker in breakers:
-            breaker.was_late(10.0)
-        asked = scatter.Shards(asks, time.monotonic() + 60, lambda *_: None, breakers)
-        assert sorted(await asked.ask_each("count", Selection())) == [0, 1]
+            breaker.record_timeout(10.0)
+        opened = scatter.Shards(calls, time.monotonic() + 60, lambda *_: None, breakers)
+        assert sorted(await opened.call_all("count", Selection())) == [0, 1]
         for breaker in breakers:
-            breaker.was_late(10.0)
+            breaker.record_timeout(10.0)
         return [breaker.is_down for breaker in breakers]
 
     assert asyncio.run(run()) == [True, True]
 
 
-def test_probes_that_come_too_late(index, queries) -> None:
+def test_slow_probing_times_out(index, queries) -> None:
     async def slow(queries, plans):
         await asyncio.sleep(60)
 
-    asks = [in_process(shard) for shard in shards_of(index, 2)]
-    with pytest.raises(TimeoutError, match="nearest centroids were not found in time"):
-        search(index, asks, queries[:2], timeout=0.1, probe=slow)
-    # None are wanted where no lists are visited.
-    assert search(index, asks, queries[:2], probe=slow, filter="n < 12").answered == 2
+    calls = [in_process(shard) for shard in shards_of(index, 2)]
+    with pytest.raises(TimeoutError, match="nearest centroids timed out"):
+        search(index, calls, queries[:2], timeout=0.1, probe=slow)
+    # A plan that visits no lists needs no probes.
+    assert search(index, calls, queries[:2], probe=slow, filter="n < 12").answered == 2
 
 
-def test_no_shard_at_all(index, queries) -> None:
+def test_all_shards_failing_returns_no_hits(index, queries) -> None:
     async def failing(method, *arguments):
-        raise RuntimeError("gone")
+        raise RuntimeError("failed")
 
-    found = search(index, [failing, failing], queries[:2])
-    assert (found.answered, found.results) == (0, [[], []])
+    result = search(index, [failing, failing], queries[:2])
+    assert (result.answered, result.hits) == (0, [[], []])
 
 
-def test_what_a_shard_refuses_is_refused(index, queries) -> None:
+def test_a_shards_input_error_is_raised(index, queries) -> None:
     with pytest.raises(InputError, match="nothing"):
         search(index, [in_process(shard) for shard in shards_of(index, 2)], queries[:1], filter="nothing = 1")
 

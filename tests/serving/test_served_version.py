@@ -1,4 +1,4 @@
-"""The record of the version to serve."""
+"""The record of the served version."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,49 +10,49 @@ import pytest
 
 from raycol.errors import IndexCorruptError, RaycolError
 from raycol.index import Document, Index
-from raycol.serving.served_version import current_version, read_pin, starting_version, write_pin
+from raycol.serving.served_version import current_version, read_served_version, starting_version, write_served_version
 from raycol.storage import Store
 
 
-def test_without_a_choice_an_endpoint_starts_with_what_it_is_told(store: Store) -> None:
+def test_without_a_record_an_endpoint_starts_with_the_requested_version(store: Store) -> None:
     assert starting_version(store, None) == (None, 0)
     assert starting_version(store, 2) == (2, 0)
     assert current_version(store, 2, 0) == 2
 
 
-def test_an_endpoint_starts_with_what_was_chosen_unless_it_is_told_another(store: Store) -> None:
-    chosen = write_pin(store, 1, newest=False)
-    assert starting_version(store, None) == (1, chosen.at)
-    assert starting_version(store, 2) == (2, chosen.at)
-    write_pin(store, 2, newest=True)
+def test_an_endpoint_starts_with_the_recorded_version_by_default(store: Store) -> None:
+    record = write_served_version(store, 1, newest=False)
+    assert starting_version(store, None) == (1, record.at)
+    assert starting_version(store, 2) == (2, record.at)
+    write_served_version(store, 2, newest=True)
     assert starting_version(store, None)[0] is None
 
 
-def test_a_part_that_starts_again_goes_by_what_was_chosen_since(store: Store) -> None:
-    _, seen = starting_version(store, None)
+def test_a_restarted_replica_opens_a_version_recorded_since(store: Store) -> None:
+    _, recorded_at = starting_version(store, None)
     for version, newest in ((1, False), (3, True)):
-        write_pin(store, version, newest=newest)
-        assert current_version(store, 2, seen) == version
-    _, seen = starting_version(store, 2)
-    assert current_version(store, 2, seen) == 2
-    # The same once more is a choice, too.
-    write_pin(store, 3, newest=True)
-    assert current_version(store, 2, seen) == 3
+        write_served_version(store, version, newest=newest)
+        assert current_version(store, 2, recorded_at) == version
+    _, recorded_at = starting_version(store, 2)
+    assert current_version(store, 2, recorded_at) == 2
+    # Recording the same version again is a new record.
+    write_served_version(store, 3, newest=True)
+    assert current_version(store, 2, recorded_at) == 3
 
 
-def test_a_choice_that_is_gone_or_cannot_be_read_is_none(store: Store) -> None:
-    write_pin(store, 9, newest=False)
+def test_missing_versions_and_invalid_records_are_ignored(store: Store) -> None:
+    write_served_version(store, 9, newest=False)
     assert starting_version(store, None)[0] is None
     assert current_version(store, 2, 0) == 2
     for content in (b"", b'{"version": 1}', b'{"version": 0, "newest": true, "at": 1}', b"a" * 2000):
         store.write("served.json", content)
         assert current_version(store, 2, 0) == 2
         with pytest.raises(IndexCorruptError, match=r"served\.json"):
-            read_pin(store)
+            read_served_version(store)
 
 
 def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> None:
-    """A vacuum must not take the record's unfinished file for what a dead writer left."""
+    """A vacuum must not delete the record's temporary file as that of a dead writer."""
     done = Event()
 
     def others() -> int:
@@ -68,10 +68,10 @@ def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> N
         working = threads.submit(others)
         try:
             for version in range(1, 200):
-                write_pin(store, version, newest=False)
-                pin = read_pin(store)
-                assert pin
-                assert pin.version == version
+                write_served_version(store, version, newest=False)
+                record = read_served_version(store)
+                assert record
+                assert record.version == version
         finally:
             done.set()
         assert working.result() > 3
@@ -79,9 +79,7 @@ def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> N
     assert Index.open(store.uri).verify() == []
 
 
-def test_a_record_that_a_vacuum_takes_on_its_way_is_written_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_deleted_by_a_vacuum_is_rewritten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, taken = os.replace, 0
 
     def take(source: Path, target: Path) -> None:
@@ -92,15 +90,15 @@ def test_a_record_that_a_vacuum_takes_on_its_way_is_written_again(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", take)
-    write_pin(store, 2, newest=False)
-    pin = read_pin(store)
-    assert pin
-    assert (pin.version, taken) == (2, 3)
+    write_served_version(store, 2, newest=False)
+    record = read_served_version(store)
+    assert record
+    assert (record.version, taken) == (2, 3)
 
 
-def test_a_record_that_cannot_be_written_is_an_error_of_raycols(store: Store) -> None:
+def test_an_unwritable_record_raises_raycol_error(store: Store) -> None:
     (Path(store.uri) / "served.json").mkdir()
     with pytest.raises(RaycolError, match=r"served\.json: cannot be written \(Is a directory\)"):
-        write_pin(store, 2, newest=False)
+        write_served_version(store, 2, newest=False)
     left = {path.name for path in Path(store.uri).iterdir()}
     assert left == {"codebooks", "deletes", "manifests", "partitions", "served.json"}

@@ -1,4 +1,4 @@
-"""What an endpoint answers, by its clients and over HTTP; its parts are in this process."""
+"""An endpoint in this process, through its clients and over HTTP."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def endpoint(index: Index) -> Iterator[RunningEndpoint]:
 QUERIES = ["violin and piano", "rain", "bread butter oven", "ship in the fog"]
 
 
-def test_the_endpoint_finds_what_the_index_finds(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
+def test_the_endpoint_matches_index_search(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     answer = search_endpoint(endpoint.url, QUERIES, k=10)
     queries = [encoder.encode_query([query], convert_to_numpy=True)[0] for query in QUERIES]
@@ -47,18 +47,18 @@ def test_the_endpoint_finds_what_the_index_finds(endpoint: RunningEndpoint, inde
     assert set(answer.took_ms) == {"encode", "centroids", "candidates", "scores", "total"}
 
 
-def test_a_folder_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index: Index) -> None:
+def test_an_index_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index: Index) -> None:
     by_target = [
         search(SearchConfig(target=target, queries=["violin and piano"], k=5)) for target in (endpoint.url, index.uri)
     ]
     assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
 
 
-def test_more_hits_than_documents_are_all_documents(endpoint: RunningEndpoint) -> None:
+def test_k_beyond_the_index_returns_all_documents(endpoint: RunningEndpoint) -> None:
     assert len(search_endpoint(endpoint.url, ["rain"], k=1000).results[0]) == 80
 
 
-def test_what_is_served_is_described(endpoint: RunningEndpoint, index: Index) -> None:
+def test_the_index_is_described(endpoint: RunningEndpoint, index: Index) -> None:
     described = httpx2.get(f"{endpoint.url}/v1/index").json()
     assert described["documents"] == 80
     assert described["shards"] == 3
@@ -76,7 +76,7 @@ def test_what_is_served_is_described(endpoint: RunningEndpoint, index: Index) ->
         (b'{"query": "' + b"a" * 9_000_000 + b'"}', 413),
     ],
 )
-def test_hostile_bodies_are_answered_with_a_problem(endpoint: RunningEndpoint, content: bytes, status: int) -> None:
+def test_hostile_bodies_get_a_problem(endpoint: RunningEndpoint, content: bytes, status: int) -> None:
     answer = httpx2.post(
         f"{endpoint.url}/v1/search", content=content, headers={"content-type": "application/json"}, timeout=20
     )
@@ -93,7 +93,7 @@ def test_other_paths_and_methods_are_problems(endpoint: RunningEndpoint) -> None
         assert answer.json()["status"] == status
 
 
-def test_the_client_says_what_was_refused(endpoint: RunningEndpoint) -> None:
+def test_client_errors_name_the_field(endpoint: RunningEndpoint) -> None:
     with pytest.raises(InputError, match="422: k: "):
         search_endpoint(endpoint.url, ["rain"], k=0)
     with pytest.raises(RaycolError, match="is the endpoint running"):
@@ -102,7 +102,7 @@ def test_the_client_says_what_was_refused(endpoint: RunningEndpoint) -> None:
         search(SearchConfig(target=endpoint.url, queries=["rain"], n_probe=3))
 
 
-def test_what_cannot_be_served_is_refused(endpoint: RunningEndpoint, index: Index, tmp_path: Path) -> None:
+def test_invalid_serve_configs_are_rejected(endpoint: RunningEndpoint, index: Index, tmp_path: Path) -> None:
     taken = int(endpoint.url.rsplit(":", 1)[1])
     file = tmp_path / "file"
     file.touch()
@@ -110,13 +110,13 @@ def test_what_cannot_be_served_is_refused(endpoint: RunningEndpoint, index: Inde
         (ServeConfig(index=index.uri, shards=9), "9 shards for 5 partitions"),
         (ServeConfig(index=tmp_path), "not an index"),
         (ServeConfig(index=file), "is a file; expected the folder of an index"),
-        (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is taken"),
+        (ServeConfig(index=index.uri, port=taken), f"port {taken} on 127.0.0.1 is in use"),
     ):
         with pytest.raises(InputError, match=message), serving(config):
             pass
 
 
-def test_reranking_by_ids_is_the_index_own(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
+def test_reranking_ids_matches_index_rerank(endpoint: RunningEndpoint, index: Index, tiny_colbert: Path) -> None:
     (query,) = load_encoder(tiny_colbert, device="cpu").encode_query(["rain"], convert_to_numpy=True)
     ids = [hit.id for hit in index.search([query], k=30)[0]][::-1]
     with Client(endpoint.url) as client:
@@ -140,7 +140,7 @@ def test_texts_are_reranked_by_maxsim(endpoint: RunningEndpoint, tiny_colbert: P
     assert [result.score for result in results] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
 
 
-def test_embeddings_are_the_encoder_own(endpoint: RunningEndpoint, tiny_colbert: Path) -> None:
+def test_embeddings_match_the_encoder(endpoint: RunningEndpoint, tiny_colbert: Path) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     with Client(endpoint.url) as client:
         for is_query, encode in ((True, encoder.encode_query), (False, encoder.encode_document)):
@@ -170,7 +170,7 @@ def test_a_hit_is_explained_by_its_tokens(endpoint: RunningEndpoint, index: Inde
     assert (document.text, document.metadata) == (hit.text, hit.metadata)
 
 
-def test_what_is_not_there(endpoint: RunningEndpoint) -> None:
+def test_unknown_documents_and_paths(endpoint: RunningEndpoint) -> None:
     with Client(endpoint.url) as client:
         with pytest.raises(InputError, match="404"):
             client.document("../nobody")
@@ -187,7 +187,7 @@ def test_the_page_the_probes_and_the_metrics(endpoint: RunningEndpoint) -> None:
     assert (ready.status_code, ready.json()["shards"]) == (200, {"total": 3, "answered": 3})
     search_endpoint(endpoint.url, ["rain"])
     counted = httpx2.get(f"{endpoint.url}/metrics").text
-    # Of several gateways any may answer: each has series of its own.
+    # Each gateway has its own series.
     (gateway,) = set(re.findall(r'gateway="(\w+)"', counted))
     assert f'raycol_requests_total{{gateway="{gateway}",path="/v1/search",status="200"}}' in counted
     assert f'raycol_shard_work_seconds_count{{gateway="{gateway}",shard="2",step="candidates"}}' in counted

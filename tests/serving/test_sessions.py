@@ -1,4 +1,4 @@
-"""Endpoints that start and end, one after another, with Ray sessions of their own."""
+"""Consecutive endpoints of one process, each with its own Ray session."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from raycol.serving.run import serving
 
 for _ in range(2):
     with serving(ServeConfig(index=sys.argv[1], version=1, port=0)) as running, raycol.Client(running.url) as client:
-        time.sleep(3)  # within which a gateway follows what others chose
+        time.sleep(3)  # longer than a gateway's poll interval
         before = client.index().version
         client.set_version(None)
         print(before, client.index().version, flush=True)
@@ -26,7 +26,7 @@ for _ in range(2):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_second_endpoint_of_a_process_begins_with_the_version_it_is_told(tmp_path: Path) -> None:
+def test_a_second_endpoint_of_a_process_starts_with_its_version(tmp_path: Path) -> None:
     arrays = make_clustered(40, 16, seed=3)
     index = Index.create(tmp_path / "index", [Document(f"d{n}", array) for n, array in enumerate(arrays)])
     index.delete(["d1"])

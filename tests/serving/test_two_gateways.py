@@ -1,4 +1,4 @@
-"""Several gateways follow what is chosen for the index, and what one of them is told."""
+"""All gateways of an endpoint follow version switches."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def url(index: Index, ray_local: None) -> Iterator[str]:
         yield url
 
 
-def test_all_serve_the_version_that_is_chosen_while_clients_ask(url: str, index: Index, expected) -> None:
+def test_all_gateways_switch_versions_under_load(url: str, index: Index, expected) -> None:
     newest = index.version
 
     def all_of(version: int):
@@ -34,7 +34,7 @@ def test_all_serve_the_version_that_is_chosen_while_clients_ask(url: str, index:
         load.wait(all_of(newest))
         deploy(DeployConfig(target=index.uri, version=1))
         load.wait(all_of(1))
-        # One is told, and the other follows.
+        # One gateway switches, the other follows.
         answer = httpx2.post(f"{url}/v1/admin/version", json={"version": None}, timeout=60)
         assert answer.json()["version"] == newest
         load.wait(all_of(newest))
@@ -43,7 +43,7 @@ def test_all_serve_the_version_that_is_chosen_while_clients_ask(url: str, index:
     check_answers(load, expected)
 
 
-def test_each_has_counts_of_its_own(url: str) -> None:
+def test_each_gateway_has_its_own_series(url: str) -> None:
     names = set()
     for _ in range(20):
         lines = httpx2.get(f"{url}/metrics").text.splitlines()

@@ -1,6 +1,6 @@
-"""An endpoint on Ray Serve, behind HAProxy: bytes that no client sends, slow clients, its log, what it listens on.
+"""An endpoint on Ray Serve behind HAProxy: malformed bytes, slow clients, its log and its listening sockets.
 
-What an endpoint answers to well-formed requests is tested without Ray, in test_hostile.py and test_serving.py.
+Well-formed requests are tested without Ray, in test_hostile.py and test_serving.py.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import httpx2
 import psutil
 import pytest
 
-from tests.serving.asker import Asker
+from tests.serving.checked_client import CheckedClient
 from tests.serving.on_serve import OnServe
 
 pytestmark = pytest.mark.slow
 
 
-class Served(Asker):
-    """The endpoint, and how to send it any bytes."""
+class Served(CheckedClient):
+    """Sends raw bytes to the endpoint."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -39,14 +39,14 @@ class Served(Asker):
         return parts.hostname or "", parts.port or 0
 
     def exchange(self, *parts: bytes, wait_s: float = 20.0) -> bytes:
-        """Send bytes as they are, and return all that comes back until the other side ends it."""
+        """Send bytes and return everything received until the peer closes the connection."""
         with socket.create_connection(self.address, timeout=wait_s) as connection:
             received = b""
             try:
                 for part in parts:
                     connection.sendall(part)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # refused before all of it was sent
+                pass  # rejected before all of it was sent
             while True:
                 try:
                     content = connection.recv(1 << 16)
@@ -67,7 +67,7 @@ class Served(Asker):
         length: bool = True,
         last: bool = True,
     ) -> bytes:
-        """The bytes of a request with a key; the connection ends after it where it is the last."""
+        """The bytes of a request with a key; the last one closes the connection."""
         lines = [b"Host: here", b"Authorization: Bearer " + self.keys["read"].encode(), *headers]
         if body:
             lines.append(b"Content-Type: application/json")
@@ -79,7 +79,7 @@ class Served(Asker):
 
 
 def statuses(received: bytes) -> list[int]:
-    """The statuses of the answers in what was received. None of the bodies has such a line in it."""
+    """The statuses of the received responses. No body contains a status line."""
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)]
 
 
@@ -110,7 +110,7 @@ def test_a_body_of_ten_megabytes_is_too_large(served: Served, size: int, declare
         chunks = [body[n : n + 50_000] for n in range(0, len(body), 50_000)]
         parts = [head, *(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n\r\n"]
     received = served.exchange(*parts)
-    # Where the connection was closed on what was still being sent, the answer may have been lost with it.
+    # If the connection was closed while we were sending, the response may be lost.
     assert statuses(received) in ([413], [])
 
 
@@ -169,7 +169,7 @@ def test_headers(served: Served, header: bytes, status: int) -> None:
 @pytest.mark.parametrize(
     ("given", "kept"), [(b"abc-1", True), (b"a b<c>", False), (b"a" * 65, False), ("é".encode(), False), (b"", False)]
 )
-def test_an_answer_has_one_name(served: Served, given: bytes, kept: bool) -> None:
+def test_a_response_has_one_request_id(served: Served, given: bytes, kept: bool) -> None:
     for path in (b"/v1/index", b"/nothing", b"/healthz"):
         head = served.exchange(served.request(path=path, headers=(b"X-Request-Id: " + given,))).split(b"\r\n\r\n")[0]
         (name,) = [line[14:] for line in head.lower().split(b"\r\n") if line.startswith(b"x-request-id: ")]
@@ -186,7 +186,7 @@ def test_an_answer_has_one_name(served: Served, given: bytes, kept: bool) -> Non
         ((b"Transfer-Encoding: chunked",), b"FFFFFFFFFFFFFFFFF\r\n" + SEARCH, [400]),
         ((b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity"), CHUNKED, [400]),
         ((b"Transfer-Encoding: gzip, chunked",), CHUNKED, [422]),
-        # What stands behind the last chunk must not be taken for another request.
+        # Bytes after the last chunk must not be parsed as another request.
         ((b"Content-Length: 100", b"Transfer-Encoding: chunked"), b"0\r\n\r\nGET /v1/index HTTP/1.1\r\n\r\n", [422]),
         ((b"Content-Length: 5", b"Content-Length: 5, 6"), SEARCH, [400]),
     ],
@@ -196,7 +196,7 @@ def test_smuggled_requests(served: Served, headers: tuple[bytes, ...], body: byt
     assert statuses(received) == expected
 
 
-def test_pipelined_requests_are_answered_in_their_order(served: Served) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     search = served.request(b"POST", b"/v1/search", body=SEARCH, last=False)
     other = served.request(path=b"/nothing", last=False)
     received = served.exchange(search + other + search + other + served.request(b"POST", b"/v1/search", body=SEARCH))
@@ -220,11 +220,11 @@ def test_pipelined_requests_are_answered_in_their_order(served: Served) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_no_request(served: Served, sent: bytes, expected: set[int]) -> None:
+def test_malformed_requests(served: Served, sent: bytes, expected: set[int]) -> None:
     assert set(statuses(served.exchange(sent))) <= expected
 
 
-def test_the_old_version_of_http(served: Served) -> None:
+def test_http_1_0(served: Served) -> None:
     received = served.exchange(served.request(b"POST", b"/v1/search", body=SEARCH, version=b"HTTP/1.0", last=False))
     assert statuses(received) == [200]
 
@@ -281,14 +281,14 @@ def test_paths(served: Served, path: bytes, statuses_: set[int]) -> None:
     served.check_secrets(received.decode("latin-1"))
 
 
-def test_an_encoded_path_of_an_administrator_is_one(served: Served) -> None:
+def test_encoded_admin_paths_need_an_admin_key(served: Served) -> None:
     for path in (b"/v1/admin/version", b"/v1/%61dmin/version", b"/v1/admin/%76ersion"):
         received = served.exchange(served.request(b"POST", path, body=b'{"version": null}'))
         assert statuses(received) == [403]
 
 
-def test_slow_clients_keep_nobody_from_being_answered(served: Served) -> None:
-    """120 connections that send a byte now and then, half of them headers, half bodies, are all ended in time."""
+def test_slow_clients_do_not_block_others(served: Served) -> None:
+    """120 connections that trickle headers or bodies are all closed in time."""
     start = served.request(b"POST", b"/v1/search", (b"Content-Length: 1000",), length=False)[:-2]
     waiting = selectors.DefaultSelector()
     ended: list[float] = []
@@ -328,10 +328,10 @@ def test_slow_clients_keep_nobody_from_being_answered(served: Served) -> None:
     assert answered > 20
 
 
-# Its log
+# Log
 
 
-def test_each_request_has_its_line_in_the_log(served: Served) -> None:
+def test_each_request_is_logged(served: Served) -> None:
     import ray
 
     name = "one-to-look-for"
@@ -343,27 +343,27 @@ def test_each_request_has_its_line_in_the_log(served: Served) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     (line,) = found
-    told = json.loads(line[line.index("{") :])
-    assert (told["request"], told["method"], told["path"], told["status"]) == (name, "GET", "/v1/index", 200)
-    assert told["ms"] > 0
+    entry = json.loads(line[line.index("{") :])
+    assert (entry["request"], entry["method"], entry["path"], entry["status"]) == (name, "GET", "/v1/index", 200)
+    assert entry["ms"] > 0
 
 
-# What it listens on, and whom its files are closed to
+# Listening sockets and file permissions
 
 
 def test_everything_listens_on_loopback(served: Served) -> None:
-    """Ray's servers, HAProxy's pages, the replicas: whatever this process started."""
-    found = [
+    """All processes of the endpoint: Ray's servers, HAProxy's pages, the replicas."""
+    listening = [
         (connection.laddr.ip, connection.laddr.port, process.name())
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
-    ports = {port for _, port, _ in found}
+    ports = {port for _, port, _ in listening}
     pages = {int(os.environ[f"RAY_SERVE_HAPROXY_{page}_PORT"]) for page in ("STATS", "METRICS")}
     assert int(served.url.rsplit(":", 1)[1]) in ports
     assert pages <= ports
-    assert [where for where in found if not _is_loopback(where[0])] == []
+    assert [where for where in listening if not _is_loopback(where[0])] == []
 
 
 def test_another_user_cannot_control_haproxy(served: Served) -> None:
@@ -386,8 +386,8 @@ def test_another_user_cannot_control_haproxy(served: Served) -> None:
         "        print('closed')\n"
     )
     command = [sys.executable, "-S", "-c", look, str(admin), str(admin.with_name("haproxy.cfg"))]
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.stdout.split() == ["closed"] * 3, told.stderr
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout.split() == ["closed"] * 3, result.stderr
 
 
 def _is_loopback(ip: str) -> bool:

@@ -1,1 +1,1 @@
-"""ASGI: middleware, headers and the search page."""
+"""ASGI middleware and the search page."""

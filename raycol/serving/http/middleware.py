@@ -1,6 +1,6 @@
-"""What stands before every request: a name for it, a key, room for it, a limit on its body, and a line in the log.
+"""ASGI middleware: request id, authentication, admission control, body limit, access log.
 
-ASGI middleware without Ray or FastAPI, so that nothing of a request is parsed before it is known to be allowed.
+It uses neither Ray nor FastAPI: nothing parses a request before it is admitted.
 """
 
 from __future__ import annotations
@@ -23,68 +23,68 @@ from raycol.serving.http.headers import request_id
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
-# A body that has not come by then is not waited for.
+# Time limit for receiving a body.
 BODY_S = 10.0
-# What comes in after a refusal, and for how long, before the connection is closed: to close it while the client
-# still sends would reset it, and the answer with it.
+# After a rejection, read and discard the body for this long before closing: closing while the client still sends
+# resets the connection, and the client never reads the response.
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 << 20
-# Of every body so much is read; what goes beyond, of all the bodies that are coming in together, has this limit. So
-# however many bodies trickle in, a usual request is read.
+# The first 64 KB of each body are free; the rest of all bodies being received shares one limit. Small requests are
+# therefore read even while many large bodies trickle in.
 _SMALL_BYTES = 64 << 10
 _LARGE_BYTES = 256 << 20
 _MAX_DIGITS = 19
-# A large answer is handed over piece by piece, each when the client has taken those before: so what is not taken is
-# no more than one, and the request counts as at work until then. A client has so long, and more for a long answer.
-_PIECE_BYTES = 256 << 10
-_TAKEN_S = 30.0
-_TAKEN_BYTES_S = 128 << 10
-# Without a key; the page has nothing of the index in it. The OpenAPI document needs one: it says what can be asked.
+# Send a large response in chunks, each once the client has taken the previous one: at most one chunk is buffered, and
+# the request counts as in flight until the end. Time limit: 30 s, plus 1 s per 128 KB.
+_CHUNK_BYTES = 256 << 10
+_SEND_S = 30.0
+_SEND_BYTES_PER_S = 128 << 10
+# Paths that need no key: the page contains no index data. The OpenAPI document lists the API and needs one.
 _PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
-# Asked by whatever watches over an endpoint, by any name.
-_PROBES = {"/healthz", "/readyz"}
+# Health checks may use any host name.
+_HEALTH_CHECKS = {"/healthz", "/readyz"}
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([^\]]+)\]|([^:]+))(?::\d*)?")
 _ANY = "0.0.0.0"  # noqa: S104
 
 log = logging.getLogger("ray.serve")
 
-Scope = Callable[[str | None], str | None]
+ScopeOf = Callable[[str | None], str | None]
 
 
 class Hosts:
-    """The names by which an endpoint may be called.
+    """The host names that requests may use.
 
-    A page whose own name is made to resolve to this endpoint's address (DNS rebinding) is of the same origin for its
-    browser, and could do whatever needs no key; but its name stands in the requests.
+    Protects against DNS rebinding: a page whose name resolves to this endpoint's address is same-origin for its
+    browser, but the `Host` header carries the page's name.
 
     Args:
-        bound: the address that the endpoint listens on. Of one that stands for all, any address is a name.
-        allowed: more names.
+        bound: the address that the endpoint listens on; a wildcard address allows every IP address.
+        allowed: additional names.
     """
 
     def __init__(self, bound: str | None, allowed: tuple[str, ...] = ()) -> None:
-        known = (*_LOOPBACK_NAMES, *allowed, *([bound] if bound else []))
-        self._names = {_name(host) for host in known}
+        names = (*_LOOPBACK_NAMES, *allowed, *([bound] if bound else []))
+        self._names = {_host_name(host) for host in names}
         address = _address(bound or _ANY)
         self._any_address = address is not None and address.is_unspecified
 
     def allows(self, host: str) -> bool:
         """Whether a `Host` header names this endpoint."""
-        name = _name(host)
+        name = _host_name(host)
         address = _address(name)
         if address is not None and (self._any_address or address.is_loopback):
             return True
         return name in self._names
 
 
-def _name(host: str) -> str:
-    """A host without its port, in lower case."""
+def _host_name(host: str) -> str:
+    """A host in lower case, without its port."""
     host = host.strip().lower()
-    if found := _HOST.fullmatch(host):
-        host = found[1] or found[2]
+    if match := _HOST.fullmatch(host):
+        host = match[1] or match[2]
     return host.removesuffix(".")
 
 
@@ -96,19 +96,19 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 class GuardSettings:
-    """What a guard goes by, for one gateway.
+    """Settings and load counters of a gateway's `Guard`.
 
     Args:
-        max_requests: at once.
-        scope_of: the scope, read or admin, of a presented key; None where no keys are needed.
-        cors: origins whose pages may call.
-        hosts: what requests may name as their host; None where they may name any.
+        max_requests: concurrent requests.
+        scope_of: returns the scope of a key, "read" or "admin"; None disables authentication.
+        cors: origins whose pages may call the endpoint.
+        hosts: allowed `Host` headers; None allows all.
     """
 
     def __init__(
         self,
         max_requests: int,
-        scope_of: Scope | None = None,
+        scope_of: ScopeOf | None = None,
         cors: tuple[str, ...] = (),
         hosts: Hosts | None = None,
     ) -> None:
@@ -119,152 +119,152 @@ class GuardSettings:
         self.in_flight = 0
         self.incoming_bytes = 0
 
-    def check_room(self) -> None:
-        """Refuse a request beyond those that can be worked on."""
+    def check_capacity(self) -> None:
+        """Reject a request if `max_requests` are in flight."""
         if self.in_flight >= self.max_requests:
-            raise _busy(f"{self.in_flight} requests are at work; try again")
+            raise _busy(f"{self.in_flight} requests are in flight; try again")
 
-    def check_space(self) -> None:
-        """Refuse a body beyond those that can be held while they come in."""
+    def check_body_capacity(self) -> None:
+        """Reject a large body if those being received exceed the limit."""
         if self.incoming_bytes > _LARGE_BYTES:
-            raise _busy("too many large bodies are coming in; try again")
+            raise _busy("too many large bodies are being received; try again")
 
 
-class _RefusedError(Exception):
+class _RejectedError(Exception):
     def __init__(self, status: int, title: str, detail: str, **headers: str) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail, self.headers = status, title, detail, headers
 
 
-def _busy(detail: str) -> _RefusedError:
+def _busy(detail: str) -> _RejectedError:
     metrics.REFUSED.inc()
-    return _RefusedError(429, "Too many requests", detail, **{"retry-after": "1"})
+    return _RejectedError(429, "Too many requests", detail, **{"retry-after": "1"})
 
 
 class Guard:
-    """ASGI middleware. `rules` is set when the gateway starts; until then every request is refused with 503."""
+    """ASGI middleware. The gateway sets `settings` when it starts; until then every request gets a 503."""
 
-    # Of this process: the application is made before its gateway is.
-    rules: GuardSettings | None = None
+    # Shared by the process: Serve builds the application before the gateway.
+    settings: GuardSettings | None = None
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request to the application, or reject it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         request = _Request(scope, headers, send)
         REQUEST_ID.set(request.id)
-        rules = Guard.rules
-        held = False
+        settings = Guard.settings
+        admitted = False
         try:
-            if rules is None:
-                raise _RefusedError(503, "Not ready", "the gateway is starting")
-            _check_host(request, headers, rules)
-            request.shared = bool(rules.cors)
-            request.origin = _origin(headers, rules)
+            if settings is None:
+                raise _RejectedError(503, "Not ready", "the gateway is starting")
+            _check_host(request, headers, settings)
+            request.varies_by_origin = bool(settings.cors)
+            request.origin = _allowed_origin(headers, settings)
             if scope["method"] == "OPTIONS" and request.origin:
-                await request.preflight()
+                await request.send_preflight()
                 return
-            _check_key(request, headers, rules)
-            _check_page(request, headers, rules)
+            _check_key(request, headers, settings)
+            _check_origin(request, headers, settings)
             limited = request.path not in _UNLIMITED
             if limited:
-                rules.check_room()
-            body = await _body(headers, receive, rules)
+                settings.check_capacity()
+            body = await _read_body(headers, receive, settings)
             if body is None:
                 return
             if limited:
-                # Only now, so that bodies that trickle in take no room from others.
-                rules.check_room()
-                held = True
-                rules.in_flight += 1
-                metrics.IN_FLIGHT.set(rules.in_flight)
-            await self.app(scope, _replay(body, receive), request.answer)
-        except _RefusedError as refused:
-            await request.refuse(refused, receive)
+                # Admit after reading the body: slow senders must not use up the capacity.
+                settings.check_capacity()
+                admitted = True
+                settings.in_flight += 1
+                metrics.IN_FLIGHT.set(settings.in_flight)
+            await self.app(scope, _replay(body, receive), request.send)
+        except _RejectedError as error:
+            await request.reject(error, receive)
         except Exception:
-            # Nothing of it in the answer: it may be of the machine rather than of the request.
+            # The response does not include the error, which may describe this machine.
             log.exception("request %s failed", request.id)
             if request.status:
                 raise
-            await request.refuse(_RefusedError(500, "Failed", "the request failed here; the log says why"), receive)
+            await request.reject(_RejectedError(500, "Failed", "internal error; see the gateway's log"), receive)
         finally:
-            if held and rules:
-                rules.in_flight -= 1
-                metrics.IN_FLIGHT.set(rules.in_flight)
+            if admitted and settings:
+                settings.in_flight -= 1
+                metrics.IN_FLIGHT.set(settings.in_flight)
             request.record()
 
 
 class _Request:
-    """One request: its name, what it is answered with, and how long that took."""
+    """One request: its id, its response, and its latency."""
 
     def __init__(self, scope: Any, headers: dict[bytes, bytes], send: Any) -> None:
         self.id = request_id(headers.get(b"x-request-id", b""))
-        # As the router sees it: below where the application is mounted.
+        # As the router sees it, relative to the mount point.
         self.path = get_route_path(scope)
         self.method = scope["method"]
-        self.shared = False
+        self.varies_by_origin = False
         self.origin: str | None = None
         self.status = 0
         self._scope = scope
         self._send = send
         self._started = time.perf_counter()
-        self._answered: float | None = None
+        self._responded: float | None = None
 
-    async def answer(self, message: Any) -> None:
-        """Send on, with the request's name."""
+    async def send(self, message: Any) -> None:
+        """Send a message of the response, with our headers and in chunks."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
         body = message.get("body", b"")
-        if len(body) <= _PIECE_BYTES:
+        if len(body) <= _CHUNK_BYTES:
             await self._send(message)
             return
-        async with asyncio.timeout(_TAKEN_S + len(body) / _TAKEN_BYTES_S):
-            for start in range(0, len(body), _PIECE_BYTES):
-                await self._send({**message, "body": body[start : start + _PIECE_BYTES], "more_body": True})
+        async with asyncio.timeout(_SEND_S + len(body) / _SEND_BYTES_PER_S):
+            for start in range(0, len(body), _CHUNK_BYTES):
+                await self._send({**message, "body": body[start : start + _CHUNK_BYTES], "more_body": True})
             await self._send({**message, "body": b""})
 
-    async def refuse(self, refused: _RefusedError, receive: Any) -> None:
-        """Answer with a problem."""
+    async def reject(self, error: _RejectedError, receive: Any) -> None:
+        """Respond with problem+json."""
         problem = Problem(
-            title=refused.title, status=refused.status, detail=refused.detail, request_id=self.id
+            title=error.title, status=error.status, detail=error.detail, request_id=self.id
         ).model_dump_json()
         content = problem.encode()
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(content)).encode()),
-            *((name.encode(), value.encode()) for name, value in refused.headers.items()),
+            *((name.encode(), value.encode()) for name, value in error.headers.items()),
         ]
-        # What is left of a body that is not read would be taken for the next request.
-        unread = refused.status in (408, 413)
+        # The server would parse the unread rest of the body as the next request.
+        unread = error.status in (408, 413)
         if unread:
             headers.append((b"connection", b"close"))
-        await self.answer({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await self.answer({"type": "http.response.body", "body": content, "more_body": unread})
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": content, "more_body": unread})
         if unread:
-            self._answered = time.perf_counter()
+            self._responded = time.perf_counter()
             await _linger(receive)
-            await self.answer({"type": "http.response.body", "body": b""})
+            await self.send({"type": "http.response.body", "body": b""})
 
-    async def preflight(self) -> None:
-        """Tell a browser what an allowed page may send."""
+    async def send_preflight(self) -> None:
+        """Answer a CORS preflight request of an allowed origin."""
         headers = [
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
             (b"access-control-max-age", b"600"),
         ]
-        await self.answer({"type": "http.response.start", "status": 204, "headers": headers})
-        await self.answer({"type": "http.response.body", "body": b""})
+        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
 
     def record(self) -> None:
-        """Count it, and write its line."""
-        seconds = (self._answered or time.perf_counter()) - self._started
-        # The route's pattern, not the path: a client must not be able to make up ever new series.
+        """Update the metrics and write the access log."""
+        seconds = (self._responded or time.perf_counter()) - self._started
+        # Label with the route pattern, not the path: clients must not be able to create time series.
         route = self._scope.get("route")
         path = getattr(route, "path", None) or "other"
         metrics.REQUESTS.labels(path, str(self.status)).inc()
@@ -273,55 +273,57 @@ class _Request:
         log.info("%s", json.dumps({**line, "ms": round(1000 * seconds, 2)}))
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        found = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
+        headers = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
         if self.origin:
-            found.append((b"access-control-allow-origin", self.origin.encode()))
-        if self.shared:
-            found.append((b"vary", b"origin"))
-        return found
+            headers.append((b"access-control-allow-origin", self.origin.encode()))
+        if self.varies_by_origin:
+            headers.append((b"vary", b"origin"))
+        return headers
 
 
-def _origin(headers: dict[bytes, bytes], rules: GuardSettings) -> str | None:
+def _allowed_origin(headers: dict[bytes, bytes], settings: GuardSettings) -> str | None:
     origin = headers.get(b"origin", b"").decode("latin-1")
-    return origin if origin in rules.cors else None
+    return origin if origin in settings.cors else None
 
 
-def _check_host(request: _Request, headers: dict[bytes, bytes], rules: GuardSettings) -> None:
+def _check_host(request: _Request, headers: dict[bytes, bytes], settings: GuardSettings) -> None:
     host = headers.get(b"host", b"").decode("latin-1")
-    if not host or rules.hosts is None or request.path in _PROBES or rules.hosts.allows(host):
+    if not host or settings.hosts is None or request.path in _HEALTH_CHECKS or settings.hosts.allows(host):
         return
-    detail = (
-        f"host {host[:200]!r} is no name of this endpoint; ask it by its address, or add the name to allowed_hosts"
-    )
-    raise _RefusedError(403, "Forbidden", detail)
+    detail = f"host {host[:200]!r} is not allowed; use the endpoint's address, or add the name to allowed_hosts"
+    raise _RejectedError(403, "Forbidden", detail)
 
 
-def _check_page(request: _Request, headers: dict[bytes, bytes], rules: GuardSettings) -> None:
-    """Without keys, keep pages of other origins from what administrators do: a browser sends some of it unasked."""
+def _check_origin(request: _Request, headers: dict[bytes, bytes], settings: GuardSettings) -> None:
+    """Without keys, reject admin requests of cross-origin pages: browsers send simple POSTs without a preflight."""
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if rules.scope_of is not None or not request.path.startswith(_ADMIN) or not origin or request.origin:
+    if settings.scope_of is not None or not request.path.startswith(_ADMIN) or not origin or request.origin:
         return
     if origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
-        raise _RefusedError(403, "Forbidden", "pages of other origins may not do this; cors names those that may")
+        raise _RejectedError(403, "Forbidden", f"origin {origin[:200]!r} is not allowed; add it to cors")
 
 
-def _check_key(request: _Request, headers: dict[bytes, bytes], rules: GuardSettings) -> None:
-    if rules.scope_of is None or (request.path in _PUBLIC and request.method in ("GET", "HEAD")):
+def _check_key(request: _Request, headers: dict[bytes, bytes], settings: GuardSettings) -> None:
+    if settings.scope_of is None or (request.path in _PUBLIC and request.method in ("GET", "HEAD")):
         return
     kind, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    scope = rules.scope_of(key.strip() if kind.lower() == "bearer" else None)
+    scope = settings.scope_of(key.strip() if kind.lower() == "bearer" else None)
     if scope is None:
         metrics.UNAUTHORISED.inc()
-        detail = "give a key of this endpoint as 'Authorization: Bearer KEY'"
-        raise _RefusedError(401, "Unauthorised", detail, **{"www-authenticate": "Bearer"})
+        detail = "missing or unknown API key; send one as 'Authorization: Bearer KEY'"
+        raise _RejectedError(401, "Unauthorised", detail, **{"www-authenticate": "Bearer"})
     if request.path.startswith(_ADMIN) and scope != "admin":
         metrics.UNAUTHORISED.inc()
-        raise _RefusedError(403, "Forbidden", "this needs a key of scope admin")
+        raise _RejectedError(403, "Forbidden", "this path needs a key of scope admin")
 
 
-async def _body(headers: dict[bytes, bytes], receive: Any, rules: GuardSettings) -> bytes | None:
-    """The whole body, up to the limit; None where the client went away."""
-    too_large = _RefusedError(413, "Body too large", f"the body exceeds {MAX_BODY_BYTES} bytes")
+async def _read_body(headers: dict[bytes, bytes], receive: Any, settings: GuardSettings) -> bytes | None:
+    """The whole body, or None if the client disconnected.
+
+    Raises:
+        _RejectedError: the body is too large or too slow, or too many large bodies are being received.
+    """
+    too_large = _RejectedError(413, "Body too large", f"the body exceeds {MAX_BODY_BYTES} bytes")
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > MAX_BODY_BYTES):
         raise too_large
@@ -339,19 +341,19 @@ async def _body(headers: dict[bytes, bytes], receive: Any, rules: GuardSettings)
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
                 large = max(0, len(body) - _SMALL_BYTES)
-                rules.incoming_bytes += large - counted
+                settings.incoming_bytes += large - counted
                 counted = large
                 if more and large:
-                    rules.check_space()
+                    settings.check_body_capacity()
     except TimeoutError:
-        raise _RefusedError(408, "Body too slow", f"the body was not there after {BODY_S:g} s") from None
+        raise _RejectedError(408, "Body too slow", f"the body did not arrive within {BODY_S:g} s") from None
     finally:
-        rules.incoming_bytes -= counted
+        settings.incoming_bytes -= counted
     return bytes(body)
 
 
 async def _linger(receive: Any) -> None:
-    """Read on, and forget, until the client is done or has had its time."""
+    """Read and discard the rest of a body, up to a time and size limit."""
     read = 0
     try:
         async with asyncio.timeout(_LINGER_S):
@@ -365,13 +367,14 @@ async def _linger(receive: Any) -> None:
 
 
 def _replay(body: bytes, receive: Any) -> Any:
-    handed_on = False
+    """An ASGI `receive` that returns the body first."""
+    replayed = False
 
     async def replay() -> Any:
-        nonlocal handed_on
-        if handed_on:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        handed_on = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

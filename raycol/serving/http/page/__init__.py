@@ -1,7 +1,7 @@
-"""The search page that an endpoint answers `GET /` with: which paths it has, their bytes, and the headers for them.
+"""The search page at `GET /`: its paths, contents and response headers.
 
-Plain HTML, CSS and JavaScript beside this module, without a build step. The page loads nothing but these files and
-asks nothing but the endpoint it came from; its addresses are relative, so that it works under a route prefix.
+Plain HTML, CSS and JavaScript beside this module, without a build step. The page loads only these files and calls
+only its own endpoint; its URLs are relative, so it works under a route prefix.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _FILES = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
 
-# For an answer with any of the files. What a document says can neither run nor load anything, nor can another site
-# put the page in a frame. The files have no version in their names: without no-cache an old script would stay.
+# Document text cannot run or load anything, and other sites cannot frame the page. File names carry no version:
+# without no-cache, browsers would keep an old script.
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": "; ".join(
@@ -42,7 +42,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 
 
 class PageFile(NamedTuple):
-    """What a path is answered with."""
+    """Content type and bytes of one file."""
 
     content_type: str
     content: bytes
@@ -50,7 +50,7 @@ class PageFile(NamedTuple):
 
 @cache
 def page_files() -> Mapping[str, PageFile]:
-    """The files of the page by the path that each is served from."""
+    """The page's files by URL path."""
     folder = resources.files(__name__)
     return MappingProxyType(
         {path: PageFile(content_type, (folder / name).read_bytes()) for path, (name, content_type) in _FILES.items()}

@@ -1,5 +1,5 @@
-// The search page: reads the form and the address, asks the endpoint, shows what it answers.
-// What comes from outside is put in place as text only, so that no document can run or load anything.
+// The search page: reads the form and the URL, calls the endpoint, renders the response.
+// External content is inserted as text only, so that no document can run or load anything.
 
 const KEY = "raycol-key"; // in sessionStorage
 const LEVELS = 5; // shades of a match, in page.css
@@ -9,12 +9,12 @@ const form = element("search-form");
 const fields = Object.fromEntries(["q", "filter", "k", "effort"].map((name) => [name, form.elements[name]]));
 const defaults = readForm();
 
-let running = new AbortController(); // the latest search, and the explanations of its hits
-let described; // the version whose columns are shown: undefined while it is asked for, null where it is not known
+let running = new AbortController(); // the latest search and the explanations of its hits
+let described; // the version whose columns are shown: undefined while loading, null if loading failed
 
-// ---------------------------------------------------------------- asking
+// ---------------------------------------------------------------- requests
 
-/** What an endpoint says in place of an answer. */
+/** An error response. */
 class Refusal extends Error {
   constructor(status, { title, detail, request_id }) {
     super(title);
@@ -26,7 +26,7 @@ function storedKey() {
   try {
     return sessionStorage.getItem(KEY) ?? "";
   } catch {
-    return element("key").value; // storage is switched off: the field itself has to do
+    return element("key").value; // storage is disabled: read the field
   }
 }
 
@@ -35,16 +35,16 @@ function storeKey(key) {
     if (key) sessionStorage.setItem(KEY, key);
     else sessionStorage.removeItem(KEY);
   } catch {
-    // As above.
+    // Storage is disabled.
   }
 }
 
-/** Integers that a JavaScript number would round stay as they are written. */
+/** JSON.parse reviver: keeps integers that a JavaScript number would round as source text. */
 function exact(name, value, context) {
   return Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source ? context.source : value;
 }
 
-/** Throws a Refusal, or an AbortError once `signal` has been given. */
+/** Returns the JSON response. Throws a Refusal, or an AbortError once `signal` is aborted. */
 async function ask(path, signal, body) {
   const headers = { Accept: "application/json, application/problem+json" };
   const key = storedKey();
@@ -72,12 +72,12 @@ async function ask(path, signal, body) {
   throw new Refusal(response.status, { ...problem, detail: detail.filter(Boolean).join(" ") });
 }
 
-/** An answer that the endpoint did not write: a proxy's, perhaps. */
+/** A problem for a response that is not problem+json, such as a proxy's. */
 function unnamed(response) {
-  return { title: `HTTP ${response.status}`, detail: response.ok ? "The answer is no JSON." : response.statusText };
+  return { title: `HTTP ${response.status}`, detail: response.ok ? "The response is not JSON." : response.statusText };
 }
 
-// ---------------------------------------------------------------- form and address
+// ---------------------------------------------------------------- form and URL
 
 function readForm() {
   return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
@@ -92,7 +92,7 @@ function readAddress() {
   }
 }
 
-/** The form as an address; what is as usual is left out. */
+/** The form as a URL query, without default values. */
 function address(state) {
   const given = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
@@ -165,7 +165,7 @@ function showAnswer(answer, query, signal) {
   );
   if (answer.partial) {
     element("partial").textContent =
-      `Partial: ${answered} of ${counted(total, "shard")} answered. Documents of the others are missing.`;
+      `Partial results: ${answered} of ${counted(total, "shard")} answered. Documents of the other shards are missing.`;
     element("partial").hidden = false;
   }
   hits[0]?.toggle();
@@ -180,7 +180,7 @@ function showHit(hit, rank, version, query, signal) {
   part(".title").textContent = title ?? hit.id;
   part(".score-value").textContent = decimal(hit.score);
   part(".id bdi").textContent = hit.id;
-  part(".text").textContent = hit.text ?? "The index does not keep the text.";
+  part(".text").textContent = hit.text ?? "The index does not store the text.";
   part(".text").classList.toggle("missing", hit.text === null);
   for (const [name, value] of Object.entries(hit.metadata)) {
     if (name === "title" && title !== null) continue;
@@ -198,15 +198,15 @@ function showHit(hit, rank, version, query, signal) {
 
   async function explain() {
     asked = true;
-    explanation.replaceChildren(make("p", "quiet", "Looking which tokens matched\u2026"));
+    explanation.replaceChildren(make("p", "quiet", "Matching tokens\u2026"));
     try {
       const answer = await ask("v1/explain", signal, { query, id: hit.id });
       explanation.replaceChildren(showExplanation(answer, version));
-      // The text as it was encoded takes the place of the hit's.
+      // The explanation shows the text as it was encoded; hide the hit's.
       part(".text").hidden = explanation.querySelector(".marked") !== null;
     } catch (error) {
       if (signal.aborted) return;
-      asked = false; // opened again, it asks again
+      asked = false; // retry when reopened
       explanation.replaceChildren(problem(error));
       explanation.firstChild.setAttribute("role", "alert");
       askForKey(error, false);
@@ -227,14 +227,14 @@ function showHit(hit, rank, version, query, signal) {
 
 // ---------------------------------------------------------------- which token matched which
 
-/** Where each code point of a text begins in it: offsets count code points, strings are UTF-16. */
+/** The UTF-16 index of each code point: token offsets count code points. */
 function codePointStarts(text) {
   const starts = [0];
   for (const point of text) starts.push(starts.at(-1) + point.length);
   return starts;
 }
 
-/** The text cut where tokens begin and end: for each piece the tokens that cover it. */
+/** Splits the text at token boundaries: each piece with the tokens that cover it. */
 function cut(text, tokens) {
   const starts = codePointStarts(text);
   const last = starts.length - 1;
@@ -247,7 +247,7 @@ function cut(text, tokens) {
   });
 }
 
-/** A fragment with the query's tokens, what is pointed at, and the text with the tokens that they matched. */
+/** A fragment with the query tokens, a note on the active token, and the text with matched tokens marked. */
 function showExplanation(answer, version) {
   const fragment = element("explanation-template").content.cloneNode(true);
   const [chips, note, marked] = fragment.children;
@@ -303,16 +303,16 @@ function showExplanation(answer, version) {
   const remarks = [`${counted(answer.matches.length, "match", "matches")}, ${decimal(answer.score)} in all.`];
   if (!known) {
     remarks.push(
-      "Which of the document's tokens they are with is not known: " +
-        "the index does not keep its text, or not an embedding for each token.",
+      "The matched document tokens are not known: " +
+        "the index does not store the text, or its embeddings are pooled.",
     );
   }
-  if (answer.version !== version) remarks.push(`By version ${answer.version}; the hits are version ${version}'s.`);
+  if (answer.version !== version) remarks.push(`Explained by version ${answer.version}; the hits are from version ${version}.`);
   link(chips, marked, note, answer, nameOf, remarks.join(" "));
   return fragment;
 }
 
-/** Light up what belongs to the token that is pointed at or has the focus, and say it in words. */
+/** Highlights the matches of the hovered or focused token and describes them in the note. */
 function link(chips, marked, note, answer, nameOf, otherwise) {
   const sides = [chips, marked];
   const indices = (node) => (node.dataset.query ?? node.dataset.document).split(" ").map(Number);
@@ -345,7 +345,7 @@ function link(chips, marked, note, answer, nameOf, otherwise) {
     return [name(own), key === "query_token" ? " matched" : " was matched by", ...ends];
   }
 
-  /** Scrolls the box of the text alone: the page stays where it is. */
+  /** Scrolls the text box only, not the page. */
   function reveal(node) {
     if (!node) return;
     const box = marked.getBoundingClientRect();
@@ -366,7 +366,7 @@ function link(chips, marked, note, answer, nameOf, otherwise) {
       light(token(event.target));
     });
     side.addEventListener("focusout", () => light(null));
-    // One stop of the tab key for each side; the arrows go from token to token.
+    // One tab stop per side; arrow keys move between tokens.
     side.addEventListener("keydown", (event) => {
       const step = STEPS[event.key];
       const place = items.indexOf(event.target);
@@ -384,12 +384,12 @@ function link(chips, marked, note, answer, nameOf, otherwise) {
   light(null);
 }
 
-/** Whether a token is none of the text: a marker, or what fills a query up. */
+/** Whether a token is not part of the text: a special token or query padding. */
 function isAdded(token) {
   return token.end <= token.start;
 }
 
-// ---------------------------------------------------------------- the index, the key, problems
+// ---------------------------------------------------------------- index, key, problems
 
 async function describe() {
   let index;
@@ -400,8 +400,8 @@ async function describe() {
     described = null;
     element("index-summary").textContent = "";
     element("columns").textContent = wantsKey(error)
-      ? "The endpoint says which columns there are to whoever has a key."
-      : `Which columns there are is not known: ${error.title ?? error.message}`;
+      ? "Enter an API key to list the columns."
+      : `Cannot list the columns: ${error.title ?? error.message}`;
     askForKey(error, false);
     return;
   }
@@ -429,8 +429,8 @@ function useKey(event) {
   event.preventDefault();
   const field = element("key");
   const key = field.value.trim();
-  // A header takes no other characters; the browser would refuse the request without a word.
-  field.setCustomValidity(/^[\x21-\x7e]*$/.test(key) ? "" : "Keys are of letters, digits and signs, without spaces.");
+  // The browser silently rejects other characters in a header.
+  field.setCustomValidity(/^[\x21-\x7e]*$/.test(key) ? "" : "A key has letters, digits and punctuation, without spaces.");
   if (!field.reportValidity()) return;
   field.value = key;
   storeKey(key);
@@ -445,7 +445,7 @@ function forgetKey() {
 }
 
 function problem(error) {
-  const unexpected = { title: "The answer is not as expected", detail: error.message };
+  const unexpected = { title: "Unexpected response", detail: error.message };
   const refusal = error instanceof Refusal ? error : new Refusal(0, unexpected);
   const node = element("problem-template").content.cloneNode(true).firstElementChild;
   node.querySelector(".problem-title").textContent = refusal.title;
@@ -454,7 +454,7 @@ function problem(error) {
   return node;
 }
 
-// ---------------------------------------------------------------- small things
+// ---------------------------------------------------------------- helpers
 
 function make(tag, className, text = "") {
   const node = document.createElement(tag);
@@ -484,6 +484,6 @@ form.addEventListener("submit", (event) => {
 });
 addEventListener("popstate", followAddress);
 describe();
-// Not the attribute autofocus: a browser that finds something focused already complains of it.
+// Not the autofocus attribute: browsers log a warning if another element has the focus.
 if (document.activeElement === document.body) element("q").focus();
 followAddress();

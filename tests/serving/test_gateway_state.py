@@ -1,4 +1,4 @@
-"""The gateway's endpoint, the shards and the encoder, without Ray between them."""
+"""Gateway state, shards and encoder, without Ray."""
 
 import asyncio
 import sys
@@ -16,9 +16,9 @@ from raycol.index import Document, Index
 from raycol.index.format.manifest import read_manifest
 from raycol.index.search.shard import Selection
 from raycol.serving import circuit_breaker as breaker
-from raycol.serving import endpoint as endpoint_module
+from raycol.serving import gateway_state as state_module
 from raycol.serving import shard as shard_module
-from raycol.serving.endpoint import GatewayState, Settings, UnavailableError
+from raycol.serving.gateway_state import GatewaySettings, GatewayState, UnavailableError
 from raycol.serving.keys import new_key, revoke_key
 from raycol.serving.shard import Shard
 from raycol.storage import Store
@@ -27,14 +27,14 @@ from tests.serving.handles import Handle, Method
 from tests.serving.indexes import index_of_texts
 
 
-def endpoint_of(
+def state_of(
     uri: str, shards: Iterable[Handle], encoder: Handle | None = None, keys: Path | None = None
 ) -> GatewayState:
-    settings = Settings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
+    settings = GatewaySettings(uri, 1, 0, None, 5.0, 64, None if keys is None else str(keys), ())
     return GatewayState(settings, encoder, list(shards))
 
 
-def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_a_partial_rerank_reports_no_unknown_ids(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.serving.encoder import QueryEncoder
 
     index = index_of_texts(tmp_path / "index", tiny_colbert, make_passages(40))
@@ -43,11 +43,11 @@ def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: P
 
     async def run() -> None:
         shards = [Handle(Shard(index.uri, 1, 0, number, 2)) for number in range(2)]
-        whole = await endpoint_of(index.uri, shards, encoder).rerank(RerankRequest(query="rain", ids=ids))
+        whole = await state_of(index.uri, shards, encoder).rerank(RerankRequest(query="rain", ids=ids))
         assert (whole.partial, whole.unknown, len(whole.results)) == (False, ["nowhere"], 10)
         assert whole.shards is not None
         assert (whole.shards.total, whole.shards.answered) == (2, 2)
-        lost = endpoint_of(index.uri, [shards[0], Handle(None)], encoder)
+        lost = state_of(index.uri, [shards[0], Handle(None)], encoder)
         with pytest.raises(UnavailableError, match="1 of 2 shards"):
             await lost.rerank(RerankRequest(query="rain", ids=ids))
         partly = await lost.rerank(RerankRequest(query="rain", ids=ids, allow_partial=True))
@@ -60,7 +60,7 @@ def test_a_partial_ranking_says_so_and_calls_no_document_unknown(tiny_colbert: P
 
 
 class Dying(Handle):
-    """Answers nothing while it is `dead`, and says what it was asked meanwhile."""
+    """Hangs while it is `dead`, and records the calls."""
 
     dead = False
 
@@ -77,39 +77,39 @@ class Dying(Handle):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
+def test_a_dead_shard_delays_one_search_and_recovers(
     store: Store, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
-    monkeypatch.setattr(breaker, "ALIVE_S", 0.1)
+    monkeypatch.setattr(breaker, "PING_TIMEOUT_S", 0.1)
     manifest = read_manifest(store, 1)
     query = [[1.0, *[0.0] * (manifest.dim - 1)]]
 
     async def run() -> None:
         last = Dying(Shard(store.uri, 1, 0, shards - 1, shards))
         handles = [*(Handle(Shard(store.uri, 1, 0, n, shards)) for n in range(shards - 1)), last]
-        endpoint = endpoint_of(store.uri, handles)
-        monkeypatch.setattr(endpoint, "settings", replace(endpoint.settings, timeout_s=600.0))
+        state = state_of(store.uri, handles)
+        monkeypatch.setattr(state, "settings", replace(state.settings, timeout_s=600.0))
 
         async def answered(timeout_ms: int | None = None) -> int:
             body = {"embeddings": [query], "k": 100, "timeout_ms": timeout_ms}
             try:
-                found = await endpoint.search(SearchRequest.model_validate(body))
+                response = await state.search(SearchRequest.model_validate(body))
             except UnavailableError:
                 return 0
-            assert found.partial == (found.shards.answered < shards)
-            return found.shards.answered
+            assert response.partial == (response.shards.answered < shards)
+            return response.shards.answered
 
         assert await answered() == shards
         last.dead = True
         assert await answered(300) == shards - 1
         await asyncio.sleep(0.5)
-        # Each of these would take as long as the endpoint allows.
+        # Without the circuit breaker each of these would take the endpoint's `timeout_s`.
         async with asyncio.timeout(60):
             assert [await answered() for _ in range(5)] == [shards - 1] * 5
-        assert last.calls.count("ask") < 6
-        # The one that is tried waits still.
+        assert last.calls.count("call") < 6
+        # The background retry still hangs.
         last.dead = False
-        for task in endpoint._breakers[-1]._working:
+        for task in state._breakers[-1]._tasks:
             task.cancel()
         async with asyncio.timeout(60):
             while await answered() < shards:
@@ -118,57 +118,55 @@ def test_a_dead_shard_is_waited_for_once_and_asked_again_when_it_is_back(
     asyncio.run(run())
 
 
-def test_a_shard_that_is_slow_and_alive_is_not_left_out(store: Store) -> None:
-    """Whoever gives a millisecond cannot have a shard left out for others."""
+def test_short_timeouts_do_not_open_the_circuit_breaker(store: Store) -> None:
+    """A client with a time limit of a millisecond must not take a shard down for others."""
 
     async def run() -> None:
         alive = asyncio.Event()
 
-        async def is_alive() -> None:
+        async def ping() -> None:
             alive.set()
 
         now = 0.0
-        watched = breaker.Breaker("0", is_alive, lambda: now)
+        watched = breaker.CircuitBreaker("0", ping, lambda: now)
         for _ in range(100):
-            watched.was_late(0.001)
+            watched.record_timeout(0.001)
             await asyncio.sleep(0)
         await asyncio.wait_for(alive.wait(), 60)
-        while watched._working:
+        while watched._tasks:
             await asyncio.sleep(0)
         assert not watched.is_down
-        watched.was_late(10.0)
+        watched.record_timeout(10.0)
         assert not watched.is_down
-        watched.answered()
-        watched.was_late(10.0)
+        watched.record_success()
+        watched.record_timeout(10.0)
         assert not watched.is_down
-        watched.was_late(10.0)
+        watched.record_timeout(10.0)
         assert watched.is_down
 
     asyncio.run(run())
 
 
-def test_whoever_asks_whether_all_are_ready_is_told_what_was_found_a_moment_ago(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         shard = Handle(Shard(store.uri, 1, 0, 0, 1))
-        endpoint = endpoint_of(store.uri, [shard])
-        found = await asyncio.gather(*(endpoint.ready() for _ in range(500)))
-        assert {health.status for health in found} == {"ok"}
+        state = state_of(store.uri, [shard])
+        replies = await asyncio.gather(*(state.ready() for _ in range(500)))
+        assert {health.status for health in replies} == {"ok"}
         assert shard.calls == ["status"]
-        monkeypatch.setattr(endpoint_module, "_READY_S", 0.0)
-        assert (await endpoint.ready()).status == "ok"
+        monkeypatch.setattr(state_module, "_READY_S", 0.0)
+        assert (await state.ready()).status == "ok"
         assert shard.calls == ["status", "status"]
-        lost = endpoint_of(store.uri, [shard, Handle(None)])
+        lost = state_of(store.uri, [shard, Handle(None)])
         assert (await lost.ready()).status == "not ready"
 
     asyncio.run(run())
 
 
-def test_a_revoked_key_ends_even_while_a_version_is_opened(
+def test_keys_are_revoked_during_a_version_switch(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_module, "_FOLLOW_S", 0.02)
+    monkeypatch.setattr(state_module, "_FOLLOW_S", 0.02)
     file = tmp_path / "keys.json"
     key = new_key(file, "one", "read")
     new_key(file, "two", "read")
@@ -177,55 +175,55 @@ def test_a_revoked_key_ends_even_while_a_version_is_opened(
         opening, opened = asyncio.Event(), asyncio.Event()
 
         class Slow:
-            """Opens nothing until it is let."""
+            """Blocks in `prepare` until `opened` is set."""
 
             async def prepare(self, version: int, served: int) -> None:
                 opening.set()
                 await opened.wait()
 
-        endpoint = endpoint_of(store.uri, [Handle(Slow())], keys=file)
-        following = asyncio.create_task(endpoint.follow())
-        switching = asyncio.create_task(endpoint.switch(2))
+        state = state_of(store.uri, [Handle(Slow())], keys=file)
+        follow_task = asyncio.create_task(state.follow())
+        switch_task = asyncio.create_task(state.switch(2))
         await opening.wait()
-        scope_of = endpoint.rules.scope_of
+        scope_of = state.guard_settings.scope_of
         assert scope_of is not None
         assert scope_of(key) == "read"
         revoke_key(file, "one")
         async with asyncio.timeout(20):
             while scope_of(key):
                 await asyncio.sleep(0.01)
-        assert not switching.done()
+        assert not switch_task.done()
         opened.set()
-        assert (await switching).version == 2
-        following.cancel()
+        assert (await switch_task).version == 2
+        follow_task.cancel()
 
     asyncio.run(run())
 
 
-def test_a_version_chosen_while_a_replica_starts_is_opened_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_starting_replica_opens_a_version_recorded_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = iter([1, 2, 2])
     monkeypatch.setattr(shard_module, "current_version", lambda *_: next(chosen))
-    assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).answer == [1, 2]
+    assert asyncio.run(Shard(store.uri, 1, 0, 0, 1).status()).result == [1, 2]
 
 
-def test_the_version_that_is_served_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though nobody has asked for a while, and others were prepared since."""
-    monkeypatch.setattr(shard_module, "_KEPT_S", 0.0)
+def test_the_served_version_stays_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when idle, and after other versions were prepared."""
+    monkeypatch.setattr(shard_module, "_IDLE_S", 0.0)
 
     async def run() -> None:
         shard = Shard(store.uri, 1, 0, 0, 1)
         await shard.prepare(2, served=1)
         await shard.prepare(3, served=1)
-        assert (await shard.status()).answer == [1, 3]
+        assert (await shard.status()).result == [1, 3]
         await shard.prepare(1, served=3)  # back again
         await shard.prepare(2, served=1)
-        assert (await shard.status()).answer == [1, 2]
+        assert (await shard.status()).result == [1, 2]
 
     asyncio.run(run())
 
 
-def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    """By all of its documents it would take a quarter of a minute, and who asks next would wait for it."""
+def test_a_slow_filter_is_interrupted_at_the_deadline(tmp_path: Path) -> None:
+    """Over all documents it would take 15 s and delay the next request."""
     texts = ["ab" * 2048] * 300
     documents = [
         Document(f"d{n}", array, {"text": text})
@@ -237,28 +235,28 @@ def test_a_filter_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     async def run() -> None:
         shard = Shard(index.uri, 1, 0, 0, 1)
         with pytest.raises(TimeoutError):
-            await shard.ask(1, "count", (slow,), 0.3, "slow")
-        assert (await shard.ask(1, "count", (Selection(filter="text LIKE 'ab%'"),), 5.0, "next")).answer == 300
+            await shard.call(1, "count", (slow,), 0.3, "slow")
+        assert (await shard.call(1, "count", (Selection(filter="text LIKE 'ab%'"),), 5.0, "next")).result == 300
 
     asyncio.run(run())
 
 
-def test_queries_beyond_the_time_are_not_begun(store: Store) -> None:
+def test_no_query_starts_after_the_deadline(store: Store) -> None:
     query_QD = np.ones((4, 16), dtype=np.float32)
 
     async def run() -> None:
         shard = Shard(store.uri, 1, 0, 0, 1)
         many = ([query_QD] * 100_000, [np.arange(20)] * 100_000, 0)
         with pytest.raises(TimeoutError):
-            await shard.ask(1, "score", many, 0.05, "many")
-        assert len((await shard.ask(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).answer) == 1
+            await shard.call(1, "score", many, 0.05, "many")
+        assert len((await shard.call(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).result) == 1
 
     asyncio.run(run())
 
 
 @pytest.mark.slow
-def test_tokens_and_embeddings_asked_for_at_once_are_those_asked_for_alone(tiny_colbert: Path) -> None:
-    """Both set how the same tokenizer cuts and pads."""
+def test_concurrent_tokens_and_embeddings_match_sequential_ones(tiny_colbert: Path) -> None:
+    """Both would change truncation and padding of a shared tokenizer."""
     from raycol.serving.encoder import QueryEncoder
 
     texts = [" ".join(["violin piano melody chord"] * 6) + f" {n}" for n in range(12)]
@@ -266,18 +264,18 @@ def test_tokens_and_embeddings_asked_for_at_once_are_those_asked_for_alone(tiny_
 
     async def run() -> None:
         alone, _ = await encoder.embed(texts, False)
-        places = await encoder.tokens(texts[0], True)
+        offsets = await encoder.tokens(texts[0], True)
         for _ in range(15):
-            asked = [encoder.tokens(texts[0], True) for _ in range(8)]
-            (embeddings, _), *found = await asyncio.gather(encoder.embed(texts, False), *asked)
+            calls = [encoder.tokens(texts[0], True) for _ in range(8)]
+            (embeddings, _), *concurrent = await asyncio.gather(encoder.embed(texts, False), *calls)
             assert [len(array) for array in embeddings] == [len(array) for array in alone]
-            assert found == [places] * 8
+            assert concurrent == [offsets] * 8
 
     asyncio.run(run())
 
 
 @pytest.mark.slow
-def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> None:
+def test_long_queries_are_truncated_in_the_cache(tiny_colbert: Path) -> None:
     from raycol.serving.encoder import QueryEncoder
 
     encoder = QueryEncoder(str(tiny_colbert), None)
@@ -285,25 +283,23 @@ def test_of_a_long_query_is_kept_what_the_model_reads(tiny_colbert: Path) -> Non
     async def run() -> None:
         long = "rain " * 13_000
         (first,), _ = await encoder.embed([long], True)
-        (again,), known = await encoder.embed([long + "fog"], True)
-        assert known == 1
+        (again,), n_cached = await encoder.embed([long + "fog"], True)
+        assert n_cached == 1
         assert np.array_equal(first, again)
-        assert max(map(sys.getsizeof, encoder._known)) < 4096
+        assert max(map(sys.getsizeof, encoder._cache)) < 4096
 
     asyncio.run(run())
 
 
 @pytest.mark.slow
-def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
-    tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor does a search wait for them, or they for a search."""
+def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explanations and searches do not block each other."""
     from raycol.serving import encoder as module
 
     read: list[int] = []
-    places = module.token_places
+    offsets = module.token_offsets
     monkeypatch.setattr(
-        module, "token_places", lambda model, text, query: read.append(len(text)) or places(model, text, query)
+        module, "token_offsets", lambda model, text, query: read.append(len(text)) or offsets(model, text, query)
     )
     encoder = module.QueryEncoder(str(tiny_colbert), None)
     weights = encoder._encoder.state_dict()
@@ -314,16 +310,16 @@ def test_the_tokens_of_a_long_text_are_those_of_what_the_model_reads(
     async def run() -> None:
         for is_query in (True, False):
             short = await encoder.tokens(long[:200], is_query)
-            with encoder._tokenizing:
-                found = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
+            with encoder._tokenizer_lock:
+                tokens = await asyncio.wait_for(encoder.tokens(long, is_query), 60)
             (array,), _ = await encoder.embed([long], is_query)
-            assert len(found) == len(array)
-            assert found == short
+            assert len(tokens) == len(array)
+            assert tokens == short
 
     asyncio.run(run())
     assert max(read) < 10_000
 
 
-def test_an_index_without_the_model_says_so(store: Store) -> None:
-    with pytest.raises(InputError, match="no model is known"):
-        asyncio.run(endpoint_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
+def test_texts_without_a_model_are_rejected(store: Store) -> None:
+    with pytest.raises(InputError, match="names no model"):
+        asyncio.run(state_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))

@@ -1,4 +1,4 @@
-"""What an endpoint does with each request: encode, ask the shards, put together. HTTP is in `gateway`."""
+"""Answers requests: encodes queries, calls the shards, merges their results. `gateway` maps this to HTTP."""
 
 from __future__ import annotations
 
@@ -43,41 +43,41 @@ from raycol.index.search.effort import resolve
 from raycol.index.search.filters import parse_filter
 from raycol.index.search.shard import Selection, whole_size
 from raycol.serving import metrics, scatter
-from raycol.serving.circuit_breaker import Breaker
+from raycol.serving.circuit_breaker import CircuitBreaker
 from raycol.serving.deploy import check_same_model, manifest_to_serve
 from raycol.serving.http.middleware import REQUEST_ID, GuardSettings, Hosts
 from raycol.serving.keys import WatchedKeys
-from raycol.serving.probing import Probing, centroids_once
-from raycol.serving.served_version import current_version, read_pin, write_pin
+from raycol.serving.probing import Prober, probe_in_gateway
+from raycol.serving.served_version import current_version, read_served_version, write_served_version
 from raycol.serving.shard import ShardReply
 from raycol.storage import open_store
 
 T = TypeVar("T")
 
-# How often the record of the version to serve, and the keys, are looked at.
+# Poll interval for the served version and the keys.
 _FOLLOW_S = 2.0
 _STATUS_S = 2.0
-# For so long what was found is told again to whoever asks: anybody may, and as often as they like.
+# Cache /readyz for this long: the path is public and must not fan out to the shards on every request.
 _READY_S = 1.0
 _SWITCH_S = 600.0
 _SWITCH_ATTEMPTS = 5
-# What is left of a request's time when its shards are given up on, to put an answer together.
-_SPARED = 0.05
+# Fraction of the time left that is reserved for merging after the shards' deadline.
+_MERGE_SHARE = 0.05
 
 log = logging.getLogger("ray.serve")
 
 
 class UnavailableError(RaycolError):
-    """A shard or the encoder does not answer, or not in time."""
+    """A shard or the encoder failed or timed out."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a gateway is told when it is deployed; `seen` is the time of the choice of a version known then."""
+class GatewaySettings:
+    """Deployment settings of a gateway. `recorded_at` is that of the served-version record read at deployment."""
 
     index: str
     version: int
-    seen: int
+    recorded_at: int
     model: str | None
     timeout_s: float
     max_requests: int
@@ -88,53 +88,58 @@ class Settings:
 
 
 class GatewayState:
-    """One gateway's view: the version it serves, the shards' and the encoder's handles.
+    """The version that a gateway serves, and its handles of the shards and the encoder.
 
-    `encoder` is None where no model is known: queries come as embeddings then, and texts are refused.
+    `encoder` is None if the index's model is unknown: requests then need embeddings, and texts raise `InputError`.
     """
 
-    def __init__(self, settings: Settings, encoder: Any, shards: Sequence[Any]) -> None:
+    def __init__(self, settings: GatewaySettings, encoder: Any, shards: Sequence[Any]) -> None:
         self.settings = settings
         self._encoder_or_none = encoder
         self._shards = list(shards)
-        self._breakers = [Breaker(str(number), partial(_alive, shard)) for number, shard in enumerate(self._shards)]
+        self._breakers = [
+            CircuitBreaker(str(number), partial(_ping, shard)) for number, shard in enumerate(self._shards)
+        ]
         self._store = open_store(settings.index)
-        self._manifest = read_manifest(self._store, current_version(self._store, settings.version, settings.seen))
-        # The time of the choice of a version that is served, or has been looked at.
-        self._seen = settings.seen
+        version = current_version(self._store, settings.version, settings.recorded_at)
+        self._manifest = read_manifest(self._store, version)
+        # Time of the latest served-version record that this gateway has applied.
+        self._recorded_at = settings.recorded_at
         self._switching = asyncio.Lock()
-        self._looking: asyncio.Task[Health] | None = None
-        self._looked = 0.0
+        self._ready_check: asyncio.Task[Health] | None = None
+        self._ready_checked = 0.0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
-        self._probing: Probing | None = None
-        self._probing = self._probing_of(self._manifest)
+        self._prober: Prober | None = None
+        self._prober = self._open_prober(self._manifest)
         metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
-        # A key is what a page of another name does not have.
+        # With keys, DNS rebinding gains nothing: the page has no key.
         hosts = None if self._keys and not settings.allowed_hosts else Hosts(settings.host, settings.allowed_hosts)
-        self.rules = GuardSettings(settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts)
+        self.guard_settings = GuardSettings(
+            settings.max_requests, self._scope_of if self._keys else None, settings.cors, hosts
+        )
 
     def _scope_of(self, key: str | None) -> str | None:
-        # The keys of this moment: they may have been read again.
+        # Look up `keys` on every call: `refresh` replaces it.
         return self._keys.keys.scope_of(key) if self._keys else None
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer `POST /v1/search`."""
         started = time.perf_counter()
-        manifest, probing, deadline = self._manifest, self._probing, self._deadline(request.timeout_ms)
+        manifest, prober, deadline = self._manifest, self._prober, self._deadline(request.timeout_ms)
         if request.filter is not None:
             parse_filter(request.filter, manifest.columns)
         if request.embeddings is not None:
             queries = [
-                check_embeddings(_unpacked(query, manifest.dim, number), manifest.dim, f"query {number}")
+                check_embeddings(_unpack(query, manifest.dim, number), manifest.dim, f"query {number}")
                 for number, query in enumerate(request.embeddings)
             ]
         else:
             queries = await self._embed(request.texts, deadline, is_query=True)
         encoded = time.perf_counter()
-        shards = self._ask_shards(manifest.version, deadline)
+        shards = self._open_shards(manifest.version, deadline)
         try:
-            found = await scatter.search(
+            result = await scatter.search(
                 shards,
                 queries,
                 k=request.k,
@@ -144,24 +149,24 @@ class GatewayState:
                 selection=Selection(
                     request.filter, None if request.ids is None else tuple(dict.fromkeys(request.ids))
                 ),
-                probe=probing,
+                probe=prober,
             )
         except TimeoutError as error:
             raise UnavailableError(str(error)) from None
-        partial = found.answered < len(self._shards)
+        partial = result.answered < len(self._shards)
         if partial:
             metrics.PARTIAL.inc()
-            if not found.answered or not request.allow_partial:
-                raise _incomplete(shards, found.answered)
+            if not result.answered or not request.allow_partial:
+                raise _incomplete(shards, result.answered)
         metrics.QUERIES.inc(len(queries))
-        stages = {"encode": encoded - started, **found.seconds, "total": time.perf_counter() - started}
+        stages = {"encode": encoded - started, **result.seconds, "total": time.perf_counter() - started}
         for stage, seconds in stages.items():
             metrics.STAGES.labels(stage).observe(seconds)
         return SearchResponse(
-            results=[[SearchHit.of(*hit) for hit in hits] for hits in found.results],
+            results=[[SearchHit.of(*hit) for hit in hits] for hits in result.hits],
             version=manifest.version,
             partial=partial,
-            shards=ShardCount(total=len(self._shards), answered=found.answered),
+            shards=ShardCount(total=len(self._shards), answered=result.answered),
             took_ms={stage: round(1000 * seconds, 2) for stage, seconds in stages.items()},
         )
 
@@ -172,17 +177,17 @@ class GatewayState:
         unknown: list[str] = []
         count, partial = None, False
         if request.documents is not None:
-            scores = await self._in_time(self._encoder.score.remote(request.query, request.documents), deadline)
-            results = [Reranked(index=place, score=score) for place, score in enumerate(scores)]
+            scores = await self._await_encoder(self._encoder.score.remote(request.query, request.documents), deadline)
+            results = [Reranked(index=index, score=score) for index, score in enumerate(scores)]
             results.sort(key=lambda result: (-result.score, result.index))
         else:
             queries = await self._embed([request.query], deadline, is_query=True)
             ids = list(dict.fromkeys(request.ids or ()))
-            shards = self._ask_shards(manifest.version, deadline)
-            answers = await self._ask_every(shards, "rerank", (queries, [ids]), allow_partial=request.allow_partial)
-            results = [Reranked(id=hit.id, score=hit.score) for answer in answers for hit in answer[0]]
+            shards = self._open_shards(manifest.version, deadline)
+            replies = await self._call_all(shards, "rerank", (queries, [ids]), allow_partial=request.allow_partial)
+            results = [Reranked(id=hit.id, score=hit.score) for reply in replies for hit in reply[0]]
             results.sort(key=lambda result: (-result.score, result.id))
-            count = ShardCount(total=len(self._shards), answered=len(answers))
+            count = ShardCount(total=len(self._shards), answered=len(replies))
             partial = count.answered < count.total
             if partial:
                 metrics.PARTIAL.inc()
@@ -201,22 +206,24 @@ class GatewayState:
 
     async def embed(self, request: EmbeddingsRequest) -> EmbeddingsResponse:
         """Answer `POST /v1/embeddings`."""
-        found = await self._embed(request.texts, self._deadline(None), is_query=request.is_query)
-        embeddings = [_packed(array) for array in found] if request.packed else [array.tolist() for array in found]
+        arrays = await self._embed(request.texts, self._deadline(None), is_query=request.is_query)
+        embeddings = [_pack(array) for array in arrays] if request.packed else [array.tolist() for array in arrays]
         return EmbeddingsResponse(embeddings=embeddings, dim=self._manifest.dim, model=self._model)
 
     async def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Answer `POST /v1/explain`."""
         manifest, deadline = self._manifest, self._deadline(None)
         (query_QD,) = await self._embed([request.query], deadline, is_query=True)
-        shards = self._ask_shards(manifest.version, deadline)
-        found = await self._ask_every(shards, "explain", (query_QD, request.id))
-        matches = next((answer for answer in found if answer is not None), None)
+        shards = self._open_shards(manifest.version, deadline)
+        replies = await self._call_all(shards, "explain", (query_QD, request.id))
+        matches = next((reply for reply in replies if reply is not None), None)
         if matches is None:
             raise InputError(f"document {request.id!r} is not in version {manifest.version}")
-        text = _content((await self._documents(shards, [request.id])).get(request.id, {}))
-        tokens = await self._in_time(self._encoder.tokens.remote(request.query, True), deadline)
-        document = [] if text is None else await self._in_time(self._encoder.tokens.remote(text, False), deadline)
+        text = _encoded_text((await self._read_documents(shards, [request.id])).get(request.id, {}))
+        tokens = await self._await_encoder(self._encoder.tokens.remote(request.query, True), deadline)
+        document = (
+            [] if text is None else await self._await_encoder(self._encoder.tokens.remote(text, False), deadline)
+        )
         aligned = manifest.pool_factor == 1 and max(match.document_token for match in matches) < len(document)
         return ExplainResponse(
             id=request.id,
@@ -236,10 +243,10 @@ class GatewayState:
     async def document(self, id_: str) -> DocumentResponse | None:
         """Answer `GET /v1/documents/{id}`."""
         version = self._manifest.version
-        found = await self._documents(self._ask_shards(version, self._deadline(None)), [id_])
-        if id_ not in found:
+        documents = await self._read_documents(self._open_shards(version, self._deadline(None)), [id_])
+        if id_ not in documents:
             return None
-        hit = SearchHit.of(id_, 0.0, found[id_])
+        hit = SearchHit.of(id_, 0.0, documents[id_])
         return DocumentResponse(id=id_, text=hit.text, metadata=hit.metadata, omitted=hit.omitted, version=version)
 
     async def describe(self) -> IndexDescription:
@@ -258,50 +265,52 @@ class GatewayState:
         )
 
     async def ready(self) -> Health:
-        """Answer `GET /readyz`, with what was found a moment ago where it was."""
-        looking, now = self._looking, time.monotonic()
-        if looking is None or (looking.done() and now - self._looked > _READY_S):
-            self._looked = now
-            looking = self._looking = asyncio.get_running_loop().create_task(self._look())
-        return await asyncio.shield(looking)
+        """Answer `GET /readyz`; the result is cached for `_READY_S` seconds."""
+        check, now = self._ready_check, time.monotonic()
+        if check is None or (check.done() and now - self._ready_checked > _READY_S):
+            self._ready_checked = now
+            check = self._ready_check = asyncio.get_running_loop().create_task(self._check_ready())
+        return await asyncio.shield(check)
 
-    async def _look(self) -> Health:
-        """Ask every shard and the encoder whether they are there."""
-        asked = [shard.status.remote() for shard in self._shards]
+    async def _check_ready(self) -> Health:
+        """Ping every shard and the encoder."""
+        responses = [shard.status.remote() for shard in self._shards]
         if self._encoder_or_none is not None:
-            asked.append(self._encoder.status.remote())
-        waiting = [asyncio.ensure_future(_result(response)) for response in asked]
-        await asyncio.wait(waiting, timeout=_STATUS_S)
-        there = [task.done() and not task.cancelled() and task.exception() is None for task in waiting]
-        for task in waiting:
+            responses.append(self._encoder.status.remote())
+        tasks = [asyncio.ensure_future(_result(response)) for response in responses]
+        await asyncio.wait(tasks, timeout=_STATUS_S)
+        succeeded = [task.done() and not task.cancelled() and task.exception() is None for task in tasks]
+        for task in tasks:
             task.cancel()
-        count = ShardCount(total=len(self._shards), answered=sum(there[: len(self._shards)]))
-        return Health(status="ok" if all(there) else "not ready", version=self._manifest.version, shards=count)
+        count = ShardCount(total=len(self._shards), answered=sum(succeeded[: len(self._shards)]))
+        return Health(status="ok" if all(succeeded) else "not ready", version=self._manifest.version, shards=count)
 
     async def switch(self, version: int | None) -> VersionResponse:
-        """Serve another version: every replica opens it, then it is recorded, then it is served.
+        """Serve another version: open it on every replica, record it, then serve it.
 
         Raises:
-            InputError: there is no such version, or it is of another model.
-            UnavailableError: a shard could not open it; what was served is served on.
+            InputError: the version does not exist, or has another model.
+            UnavailableError: a shard could not open it; the served version does not change.
         """
         async with self._switching:
             before = self._manifest
             manifest = await asyncio.to_thread(manifest_to_serve, self._store, before, version)
             await self._prepare(manifest.version)
-            probing = await asyncio.to_thread(self._probing_of, manifest)
-            pin = await asyncio.to_thread(write_pin, self._store, manifest.version, newest=version is None)
-            # A replica that came meanwhile may have read the record before, and not been asked with the others.
+            prober = await asyncio.to_thread(self._open_prober, manifest)
+            record = await asyncio.to_thread(
+                write_served_version, self._store, manifest.version, newest=version is None
+            )
+            # Again, for replicas that started after the first call and read the old record.
             try:
                 await self._prepare(manifest.version, attempts=1)
             except UnavailableError as error:
-                log.warning("%s; its replicas open it when they are asked", error)
-            self._serve(manifest, probing, pin.at)
+                log.warning("%s; its replicas open it on their first request", error)
+            self._serve(manifest, prober, record.at)
             return VersionResponse(version=manifest.version, before=before.version)
 
     async def follow(self) -> None:
-        """Serve, from now on, what another gateway of this endpoint was told to; learn of new and revoked keys."""
-        # Each by itself: a switch may take minutes, a revoked key may not.
+        """Poll the served-version record and the key file, and apply changes. Does not return."""
+        # Two loops: a switch may take minutes, and must not delay a key's revocation.
         await asyncio.gather(self._follow_version(), self._follow_keys())
 
     async def _follow_keys(self) -> None:
@@ -309,110 +318,110 @@ class GatewayState:
             await asyncio.sleep(_FOLLOW_S)
             try:
                 await asyncio.to_thread(self._keys.refresh)
-            except Exception as error:  # as below
-                log.warning("the keys are not known: %r", error)
+            except Exception as error:  # retried at the next poll
+                log.warning("cannot read the keys: %r", error)
 
     async def _follow_version(self) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_S)
             try:
                 async with self._switching:
-                    pin = await asyncio.to_thread(read_pin, self._store)
-                    if pin is not None and pin.at != self._seen:
-                        manifest = await asyncio.to_thread(read_manifest, self._store, pin.version)
+                    record = await asyncio.to_thread(read_served_version, self._store)
+                    if record is not None and record.at != self._recorded_at:
+                        manifest = await asyncio.to_thread(read_manifest, self._store, record.version)
                         check_same_model(self._manifest, manifest)
                         await self._prepare(manifest.version)
-                        self._serve(manifest, await asyncio.to_thread(self._probing_of, manifest), pin.at)
-            except Exception as error:  # whatever fails now may not fail in two seconds
-                log.warning("the version to serve is not known: %r", error)
+                        self._serve(manifest, await asyncio.to_thread(self._open_prober, manifest), record.at)
+            except Exception as error:  # retried at the next poll
+                log.warning("cannot switch to the recorded version: %r", error)
 
-    def _serve(self, manifest: Manifest, probing: Probing | None, chosen_at: int) -> None:
+    def _serve(self, manifest: Manifest, prober: Prober | None, recorded_at: int) -> None:
         log.warning("serving version %d in place of %d", manifest.version, self._manifest.version)
-        self._manifest, self._probing, self._seen = manifest, probing, chosen_at
+        self._manifest, self._prober, self._recorded_at = manifest, prober, recorded_at
         metrics.VERSION.set(manifest.version)
 
     async def _prepare(self, version: int, attempts: int = _SWITCH_ATTEMPTS) -> None:
-        """Have every replica of every shard open a version, and keep the one that is served."""
+        """Open a version on every replica of every shard; the served version stays open."""
         for attempt in range(1, attempts + 1):
-            asked = [
+            calls = [
                 shard.broadcast("prepare", version, self._manifest.version).results_async() for shard in self._shards
             ]
             try:
                 async with asyncio.timeout(_SWITCH_S):
-                    await asyncio.gather(*asked)
+                    await asyncio.gather(*calls)
                 return
             except Exception as error:
-                # A replica that died meanwhile is replaced soon, and its successor asked.
+                # Serve replaces a dead replica; the next attempt reaches its successor.
                 if attempt == attempts:
-                    detail = f"version {version} could not be opened by every shard ({error!r:.200})"
+                    detail = f"not every shard could open version {version} ({error!r:.200})"
                     raise UnavailableError(detail) from error
                 await asyncio.sleep(attempt)
 
     @property
     def _encoder(self) -> Any:
         if self._encoder_or_none is None:
-            raise InputError("no model is known here that encodes texts; give 'embeddings', or serve with --model")
+            raise InputError("the index names no model to encode texts; send 'embeddings', or serve with --model")
         return self._encoder_or_none
 
     @property
     def _model(self) -> str | None:
-        known = self._manifest.model
-        return self.settings.model or (known.name if known else None)
+        info = self._manifest.model
+        return self.settings.model or (info.name if info else None)
 
     def _deadline(self, timeout_ms: int | None) -> float:
-        asked = self.settings.timeout_s if timeout_ms is None else timeout_ms / 1000
-        return time.monotonic() + min(asked, self.settings.timeout_s)
+        timeout_s = self.settings.timeout_s if timeout_ms is None else timeout_ms / 1000
+        return time.monotonic() + min(timeout_s, self.settings.timeout_s)
 
-    async def _in_time(self, response: Any, deadline: float) -> Any:
-        """What the encoder answers."""
+    async def _await_encoder(self, response: Any, deadline: float) -> Any:
+        """The encoder's response. Raises `UnavailableError` if it fails or times out."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await response
         except TimeoutError:
-            raise UnavailableError("the encoder did not answer in time") from None
+            raise UnavailableError("the encoder timed out") from None
         except Exception as error:
             raise UnavailableError(f"the encoder is unavailable ({type(error).__name__})") from error
 
     async def _embed(self, texts: list[str], deadline: float, *, is_query: bool) -> list[NDArray[np.float32]]:
-        embeddings, known = await self._in_time(self._encoder.embed.remote(texts, is_query), deadline)
-        metrics.CACHED.inc(known)
+        embeddings, n_cached = await self._await_encoder(self._encoder.embed.remote(texts, is_query), deadline)
+        metrics.CACHED.inc(n_cached)
         return list(embeddings)
 
-    def _probing_of(self, manifest: Manifest) -> Probing | None:
-        """What finds probes in a version; None where its shards do that themselves."""
-        if not centroids_once(len(self._shards), manifest.codebook.n_centroids):
+    def _open_prober(self, manifest: Manifest) -> Prober | None:
+        """The prober of a version; None if its shards probe."""
+        if not probe_in_gateway(len(self._shards), manifest.codebook.n_centroids):
             return None
-        served = self._probing
+        served = self._prober
         same = served is not None and served.codebook_name == manifest.codebook.name
-        return served if same else Probing(self._store, manifest, self._pool)
+        return served if same else Prober(self._store, manifest, self._pool)
 
-    def _ask_shards(self, version: int, deadline: float) -> scatter.Shards:
-        # A little before the deadline, so that what the others found is answered by then.
-        spared = deadline - _SPARED * max(0.0, deadline - time.monotonic())
-        asks = [self._ask(number, version, spared) for number in range(len(self._shards))]
+    def _open_shards(self, version: int, deadline: float) -> scatter.Shards:
+        # The shards' deadline leaves time to merge.
+        shard_deadline = deadline - _MERGE_SHARE * max(0.0, deadline - time.monotonic())
+        calls = [self._shard_call(number, version, shard_deadline) for number in range(len(self._shards))]
 
         def on_failure(number: int, failure: BaseException) -> None:
             reason = _reason(failure)
             metrics.SHARD_FAILURES.labels(str(number), reason).inc()
             if reason == "down":
-                return  # the log says so once
+                return  # the circuit breaker logs it once
             log.warning("request %s: shard %d %s: %r", REQUEST_ID.get(), number, reason, failure)
 
-        return scatter.Shards(asks, spared, on_failure, self._breakers)
+        return scatter.Shards(calls, shard_deadline, on_failure, self._breakers)
 
     @cached_property
-    def _ask_handles(self) -> list[Any]:
-        """Made in the first request, since handles belong to the event loop that they are made in."""
-        # What crosses is arrays, tuples and plain values: Serve's cloudpickle would take twice the time for them.
+    def _call_handles(self) -> list[Any]:
+        """Handles of `Shard.call`, created in the first request: a handle belongs to its event loop."""
+        # Arguments and replies are arrays, tuples and plain values: Serve's cloudpickle takes twice as long.
         plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
-        return [shard.options(method_name="ask", **plain) for shard in self._shards]
+        return [shard.options(method_name="call", **plain) for shard in self._shards]
 
-    def _ask(self, number: int, version: int, deadline: float) -> scatter.Ask:
-        async def ask(method: str, *arguments: Any) -> Any:
+    def _shard_call(self, number: int, version: int, deadline: float) -> scatter.ShardCall:
+        async def call(method: str, *arguments: Any) -> Any:
             budget = deadline - time.monotonic()
-            response = self._ask_handles[number].remote(version, method, arguments, budget, REQUEST_ID.get())
+            response = self._call_handles[number].remote(version, method, arguments, budget, REQUEST_ID.get())
             try:
-                told: ShardReply = await response
+                reply: ShardReply = await response
             except asyncio.CancelledError:
                 response.cancel()
                 raise
@@ -421,28 +430,29 @@ class GatewayState:
                     raise cause from None
                 raise
             name = str(number)
-            metrics.SHARD_WORK.labels(name, method).observe(told.worked_s)
-            metrics.SHARD_WAIT.labels(name).observe(told.waited_s)
-            metrics.SHARD_AT_HAND.labels(name).set(told.at_hand)
-            metrics.SHARD_MEMORY.labels(name).set(told.memory)
-            return told.answer
+            metrics.SHARD_WORK.labels(name, method).observe(reply.work_s)
+            metrics.SHARD_WAIT.labels(name).observe(reply.wait_s)
+            metrics.SHARD_REQUESTS.labels(name).set(reply.in_flight)
+            metrics.SHARD_MEMORY.labels(name).set(reply.memory_bytes)
+            return reply.result
 
-        return ask
+        return call
 
-    async def _ask_every(
+    async def _call_all(
         self, shards: scatter.Shards, method: str, arguments: tuple[Any, ...], *, allow_partial: bool = False
     ) -> list[Any]:
-        """The answers of all shards. Raises `UnavailableError` where one has none, unless that is allowed."""
-        answers = await shards.ask_each(method, *arguments)
-        if len(answers) < len(self._shards) and not (allow_partial and answers):
-            raise _incomplete(shards, len(answers))
-        return [answers[number] for number in sorted(answers)]
+        """The replies of all shards. Raises `UnavailableError` if one is missing, unless `allow_partial`."""
+        replies = await shards.call_all(method, *arguments)
+        if len(replies) < len(self._shards) and not (allow_partial and replies):
+            raise _incomplete(shards, len(replies))
+        return [replies[number] for number in sorted(replies)]
 
-    async def _documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for answer in await self._ask_every(shards, "documents", (ids,)):
-            found |= answer
-        return found
+    async def _read_documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Metadata of documents by id; unknown ids are omitted."""
+        documents: dict[str, dict[str, Any]] = {}
+        for reply in await self._call_all(shards, "documents", (ids,)):
+            documents |= reply
+        return documents
 
 
 def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
@@ -452,13 +462,13 @@ def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
 
 
 def _reason(failure: BaseException) -> str:
-    """Why a shard has not answered."""
+    """Metric label of a shard's failure: down, late or failed."""
     if isinstance(failure, scatter.ShardDownError):
         return "down"
     return "late" if isinstance(failure, TimeoutError) else "failed"
 
 
-async def _alive(shard: Any) -> None:
+async def _ping(shard: Any) -> None:
     await shard.status.remote()
 
 
@@ -466,7 +476,7 @@ async def _result(response: Awaitable[T]) -> T:
     return await response
 
 
-def _unpacked(query: Any, dim: int, number: int) -> NDArray[np.float32]:
+def _unpack(query: Any, dim: int, number: int) -> NDArray[np.float32]:
     if isinstance(query, PackedEmbeddings):
         try:
             return query.unpack(dim)
@@ -474,16 +484,16 @@ def _unpacked(query: Any, dim: int, number: int) -> NDArray[np.float32]:
             raise InputError(f"query {number}: {error}") from None
     lengths = {len(vector) for vector in query}
     if lengths != {dim}:
-        raise InputError(f"query {number} has vectors of {sorted(lengths)} numbers; expected {dim}")
+        raise InputError(f"query {number} has vectors of dimension {sorted(lengths)}; expected {dim}")
     return np.array(query, dtype=np.float32)
 
 
-def _packed(array: NDArray[np.float32]) -> PackedEmbeddings:
+def _pack(array: NDArray[np.float32]) -> PackedEmbeddings:
     return PackedEmbeddings(tokens=len(array), data=base64.b64encode(array.astype("<f4").tobytes()).decode())
 
 
-def _content(kept: dict[str, Any]) -> str | None:
-    """A document's title and text as they were encoded."""
-    if not isinstance(kept.get("text"), str):
+def _encoded_text(metadata: dict[str, Any]) -> str | None:
+    """A document's title and text as they were encoded; None if the index does not store the text."""
+    if not isinstance(metadata.get("text"), str):
         return None
-    return f"{kept.get('title') or ''} {kept['text']}".strip()
+    return f"{metadata.get('title') or ''} {metadata['text']}".strip()

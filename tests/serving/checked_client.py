@@ -1,4 +1,4 @@
-"""Asking an endpoint with keys whatever one likes; what must hold of every answer is checked of every answer."""
+"""A test client of an endpoint with keys that checks invariants of every response."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from raycol.serving.keys import new_key
 from tests.conftest import make_passages
 from tests.serving.indexes import index_of_texts
 
-# 503 is documented, but only for an endpoint in trouble, or a client that does not wait.
+# 503 is documented, but occurs only for a failing endpoint or a client with a tiny time limit.
 STATUSES = {200, 400, 401, 403, 404, 405, 408, 413, 422, 429}
 
 
-class Asker:
-    """The endpoint, and how to ask it; every answer is checked for what must hold of all."""
+class CheckedClient:
+    """Sends requests to an endpoint and checks every response."""
 
     def __init__(self, url: str, client: httpx2.Client, folder: Path, keys: dict[str, str]) -> None:
         self.url, self.client, self.folder, self.keys = url, client, folder, keys
@@ -41,7 +41,7 @@ class Asker:
         return self.ask("POST", path, content)
 
     def check(self, answer: httpx2.Response) -> None:
-        """What holds of every answer of ours."""
+        """Check the invariants of every response."""
         assert answer.status_code in STATUSES, answer.text
         (name,) = answer.headers.get_list("x-request-id")
         assert 0 < len(name) <= 64
@@ -54,19 +54,19 @@ class Asker:
             self.check_secrets(answer.text)
 
     def check_secrets(self, text: str) -> None:
-        """That it says nothing of the machine, or of another request's key."""
+        """Check that a text reveals no local paths, tracebacks or keys."""
         for secret in ("root:", "Traceback", 'File "', str(self.folder), "site-packages", *self.keys.values()):
             assert secret not in text
 
     def check_alive(self) -> None:
-        """That a usual search has its usual answer."""
+        """Check that a normal search still works."""
         answer = SearchResponse.model_validate_json(self.post({"query": "violin and piano", "k": 3}).content)
         assert (len(answer.results[0]), answer.partial) == (3, False)
         assert {hit.metadata["title"] for hit in answer.results[0]} <= {"music", "kitchen", "harbour", "weather"}
 
 
 def guarded(folder: Path, model: Path) -> tuple[ServeConfig, dict[str, str]]:
-    """How to serve 80 passages with columns of every type, and a key of each scope."""
+    """Config of an endpoint for 80 passages with columns of every type, and a key per scope."""
     passages: list[dict[str, Any]] = [dict(passage) for passage in make_passages(80)]
     for n, passage in enumerate(passages):
         passage |= {"year": 2000 + n % 30, "lang": ["en", "de"][n % 2], "rank": n / 7, "open": n % 3 == 0}
