@@ -14,7 +14,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def all_gather(tensor: Tensor) -> list[Tensor]:
-    """Gather a tensor from every worker, in rank order, on the CPU. Shape and device type must agree on all workers."""
+    """Gather a tensor from every worker, in rank order, on the CPU. All workers must pass the same shape and dtype."""
     _, n_workers = rank_and_world_size()
     if n_workers == 1:
         return [tensor.detach().cpu()]

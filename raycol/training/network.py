@@ -21,9 +21,9 @@ _stores: list[TCPStore] = []
 class NodeAddressTorchConfig(TorchConfig):  # type: ignore[misc]
     """A process group whose workers listen on their Ray node's address.
 
-    By default Gloo binds to the hostname's address, which many systems resolve to loopback, where workers of other nodes
-    cannot connect; `GLOO_SOCKET_IFNAME` still wins if it is set. The rendezvous store accepts writes from any client and
-    by default listens on all addresses of the host; here it listens on the node's address only.
+    By default Gloo binds to the hostname's address, which many systems resolve to loopback, where workers of other
+    nodes cannot connect; `GLOO_SOCKET_IFNAME` still wins if it is set. The rendezvous store accepts writes from any
+    client and by default listens on all addresses of the host; here it listens on the node's address only.
     """
 
     @property

@@ -47,8 +47,8 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
     )
     if not steps:
         raise InputError(
-            f"--accumulate {config.accumulate}: the data has only {n_batches} batches of {config.batch_size} examples, "
-            "too few for a step; lower --accumulate or add examples"
+            f"--accumulate {config.accumulate}: the data has only {n_batches} batches of {config.batch_size} "
+            "examples, too few for a step; lower --accumulate or add examples"
         )
     if config.eval_data:
         dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
