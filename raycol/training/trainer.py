@@ -67,8 +67,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Torch dataset of a training set's examples, as columns: query, documents, and teacher scores as the label.
 
     Examples are padded to their source's `n_ways` documents. With teacher scores, an example repeats its own documents
-    and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives. The RNG is seeded
-    per example, so the choice does not depend on the number of workers.
+    and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
+    seeded per example, so the choice does not depend on the number of workers.
     """
 
     def __init__(self, examples: TrainingSet, plan: BatchPlan) -> None:
