@@ -106,9 +106,9 @@ def _ask_index(config: SearchConfig) -> list[list[SearchHit]]:
     if config.filter is not None:
         parse_filter(config.filter, index.manifest.columns)
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models.encoder import load_encoder_of
+    from raycol.models.encoder import load_index_encoder
 
-    encoder = load_encoder_of(index.manifest.model, config.model, device=None)
+    encoder = load_index_encoder(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
     chosen = {name: value for name in _SETTINGS if (value := getattr(config, name)) is not None}
     found = index.search(queries, config.k, filter=config.filter, ids=config.ids, **chosen)

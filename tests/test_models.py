@@ -8,7 +8,7 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.models.discovery import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
-from raycol.models.encoder import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map, probe_encoder
+from raycol.models.encoder import encoder_fingerprint, load_encoder, load_index_encoder, orthogonal_map, probe_encoder
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -265,7 +265,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
     for name in (str(tmp_path / "gone"), "./gone", "gone"):
         with pytest.raises(InputError, match="gone': no such folder"):
             find_checkpoint(name)
-    with pytest.raises(InputError, match=r"holds no config\.json or modules\.json"):
+    with pytest.raises(InputError, match=r"the folder has no config\.json or modules\.json"):
         find_checkpoint(tmp_path)
     for content, message in (("{}", "cannot be opened"), ("[1]", "holds a list"), ("{", "cannot be read")):
         (tmp_path / "config.json").write_text(content)
@@ -289,11 +289,11 @@ def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path)
 
     right = encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
     known = ModelInfo(name=str(tiny_colbert), fingerprint=right)
-    assert encoder_fingerprint(load_encoder_of(known, None, device="cpu")) == right
+    assert encoder_fingerprint(load_index_encoder(known, None, device="cpu")) == right
     with pytest.raises(InputError, match="not the one the index was built with"):
-        load_encoder_of(known, str(tiny_backbone), device="cpu")
+        load_index_encoder(known, str(tiny_backbone), device="cpu")
     with pytest.raises(InputError, match="pass --model"):
-        load_encoder_of(None, None, device="cpu")
+        load_index_encoder(None, None, device="cpu")
 
 
 def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,13 +45,13 @@ class QueryEncoder:
     def __init__(self, name_or_path: str | None, info: dict[str, str] | None, threads: int | None = None) -> None:
         import torch
 
-        from raycol.models.encoder import load_encoder_of
+        from raycol.models.encoder import load_index_encoder
 
         keep_replica_on_loopback()
         if threads:
             torch.set_num_threads(threads)
         known = ModelInfo.model_validate(info) if info else None
-        self._encoder = load_encoder_of(known, name_or_path, device=None)
+        self._encoder = load_index_encoder(known, name_or_path, device=None)
         # A tokenizer holds how it cuts and pads: whoever uses it with other settings meanwhile would get those. Texts
         # are explained with another one, so that no search waits for that.
         self._tokenizing = threading.Lock()
