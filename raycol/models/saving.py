@@ -32,11 +32,11 @@ _PROBES = ("", "a", "Rain, wind and 12 storms!", "(x) naïve Straße", "東京�
 def save_encoder(encoder: MultiVectorEncoder, folder: Path) -> str | None:
     """Write an encoder's weights, tokenizer and settings to a folder, created if missing.
 
-    raycol and sentence-transformers reopen an encoder with the same fingerprint. PyLate encodes identically too, except
-    for encoders that its format cannot represent, which are saved in sentence-transformers' format: those with modules
-    other than transformer, projection, mask and normalisation (token pooling, no projection), a prefix of several
-    tokens, unset lengths, query expansion other than to a fixed length with mask tokens, a skiplist for queries or with
-    words outside the vocabulary, or a token allowlist.
+    raycol and sentence-transformers reopen an encoder with the same fingerprint. PyLate encodes identically, unless
+    its format cannot represent the encoder, which is then saved in sentence-transformers' format. These are encoders
+    with modules other than transformer, projection, mask and normalisation (token pooling, no projection), a prefix of
+    several tokens, unset lengths, query expansion other than to a fixed length with mask tokens, a skiplist for
+    queries or with words outside the vocabulary, or a token allowlist.
 
     Returns:
         None if PyLate can open the folder, otherwise the reason why it cannot.

@@ -50,11 +50,11 @@ def save_albert(backbone: Path, folder: Path) -> Path:
 
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
-                "no_duplicates": False}  # fmt: skip
+                "allow_duplicates": True}  # fmt: skip
     return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
 
 
-def fit_here(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):
+def fit_in_process(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):
     """Prepare and train in this process, without Ray; return the encoder and the history."""
     from raycol.training.prepare import prepare
     from raycol.training.worker import fit
@@ -95,13 +95,13 @@ def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
 
     Trainer._get_grad_norm = note
     try:
-        _, history = fit_here(config.model_copy(update={"max_grad_norm": 1e9}), folder)
+        _, history = fit_in_process(config.model_copy(update={"max_grad_norm": 1e9}), folder)
     finally:
         Trainer._get_grad_norm = ask
     return np.concatenate([*found, losses(history)])
 
 
-def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], threads: int = 1) -> None:
+def run_in_group(rank: int, n: int, place: str, run: Callable[[], None], threads: int = 1) -> None:
     """One process of a group of `n` on this machine; `run` is called in each."""
     import torch
     from torch import distributed
@@ -133,7 +133,7 @@ def start_group(work: Sequence[Callable[[], None]], place: Path, threads: int = 
     n = len(work)
     context = _forked()
     group = [
-        context.Process(target=work_in_group, args=(rank, n, str(place), work[rank], threads)) for rank in range(n)
+        context.Process(target=run_in_group, args=(rank, n, str(place), work[rank], threads)) for rank in range(n)
     ]
     for process in group:
         process.start()

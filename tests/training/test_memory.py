@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from raycol.training import worker
-from tests.training.material import fit_here, settings, write_examples
+from tests.training.material import fit_in_process, settings, write_examples
 
 STEP = """
 import sys
 from pathlib import Path
 from raycol.core.memory import peak_memory
-from tests.training.material import fit_here, losses, settings
+from tests.training.material import fit_in_process, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
 values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1, "query_expansion": False}
-_, history = fit_here(settings(model, data, workspace / "m", **values), workspace)
+_, history = fit_in_process(settings(model, data, workspace / "m", **values), workspace)
 assert len(losses(history)) == 1
 print(peak_memory())
 """
@@ -57,7 +57,7 @@ def activations(model: Path, folder: Path, size: int, objective: str, monkeypatc
     data = write_examples(folder / f"{size}.jsonl", size)
     Held.now = Held.most = 0
     values = {"batch_size": size, "mini_batch_size": 16, "max_steps": 1, "objective": objective}
-    fit_here(settings(model, data, folder / "m", **values), folder / f"{objective}-{size}")
+    fit_in_process(settings(model, data, folder / "m", **values), folder / f"{objective}-{size}")
     monkeypatch.undo()
     return Held.most
 

@@ -4,17 +4,17 @@ import psutil
 import pytest
 from torch.distributed import TCPStore
 
-from raycol.training.network import interface_of, serve_store
+from raycol.training.network import interface_name, serve_store
 
 
 def test_the_loopback_has_its_own() -> None:
-    found = interface_of("127.0.0.1")
+    found = interface_name("127.0.0.1")
     assert found is not None
     assert any(one.address == "127.0.0.1" for one in psutil.net_if_addrs()[found])
 
 
 def test_an_address_of_another_host_has_none() -> None:
-    assert interface_of("192.0.2.1") is None
+    assert interface_name("192.0.2.1") is None
 
 
 @pytest.mark.sockets

@@ -14,7 +14,7 @@ from raycol.storage import open_store
 from raycol.training import train
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
-from raycol.training.run_storage import begin, clear, finish, mark_done, open_run
+from raycol.training.run_storage import export_model, mark_done, open_run, prepare_run, remove_run
 from raycol.training.worker import fit
 from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples
@@ -41,9 +41,9 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"held_out": 8, "eval_every": 2, "max_steps": 8, "keep_checkpoints": 1, "lora_rank": rank}
     config = settings(tiny_colbert, data, tmp_path / "made" / "m", **values)
-    config = config.model_copy(update={"storage": config.place})
-    store = open_store(config.place)
-    begin(store, config)
+    config = config.model_copy(update={"storage": config.storage_uri})
+    store = open_store(config.storage_uri)
+    prepare_run(store, config)
     run = open_run(store, config)
     at: dict[int, np.ndarray] = {}
     trained = []
@@ -63,8 +63,8 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
     # The newest one, and the best.
     assert len(list_checkpoints(store)) <= 2
     mark_done(store)
-    kept, history = finish(store, config, run)
-    clear(store)
+    kept, history = export_model(store, config, run)
+    remove_run(store)
     assert {path.name for path in tmp_path.rglob("*-training")} == set()
     told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
     assert kept.step == max(told, key=lambda step: (told[step], -step))
@@ -102,15 +102,15 @@ def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Pat
     for share in (0.0, 0.25, 0.999999):
         values = {"held_out": 8, "eval_every": 3, "max_steps": 3, "learning_rate": 0.05, "keep_initial": share}
         config = settings(tiny_colbert, data, tmp_path / f"m{share}", **values)
-        config = config.model_copy(update={"storage": config.place})
-        store = open_store(config.place)
-        begin(store, config)
+        config = config.model_copy(update={"storage": config.storage_uri})
+        store = open_store(config.storage_uri)
+        prepare_run(store, config)
         run = open_run(store, config)
         fit(
             config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, lambda _: None
         )
         mark_done(store)
-        kept, _ = finish(store, config, run)
+        kept, _ = export_model(store, config, run)
         found[share], measured[share] = weights(load_encoder(config.out, device="cpu")), kept.metrics["nDCG@10"]
         opened = open_collection(run.collection.open(store))
         assert evaluate_on(load_encoder(config.out, device="cpu"), opened)["nDCG@10"] == pytest.approx(measured[share])

@@ -8,7 +8,7 @@ import pytest
 
 from raycol.training import TrainConfig
 from tests.conftest import PROJECT, write_jsonl
-from tests.training.material import fit_here, losses, write_examples
+from tests.training.material import fit_in_process, losses, write_examples
 
 RECIPES = sorted((PROJECT / "jobs" / "configs").glob("*.yaml"))
 
@@ -67,8 +67,8 @@ def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> N
              "mini_batch_size": 8, "max_steps": 2}  # fmt: skip
     config = TrainConfig.load(recipe, {**small, "data": LAYOUTS[recipe.stem](tmp_path), "out": tmp_path / "m"})
     lengths = {"query_length": 16, "document_length": 64}  # the tiny model has 128 positions
-    config = config.model_copy(update={"no_duplicates": False, **lengths})
-    _, history = fit_here(config, tmp_path / "work")
+    config = config.model_copy(update={"allow_duplicates": True, **lengths})
+    _, history = fit_in_process(config, tmp_path / "work")
     assert len(losses(history)) == 2
     assert np.isfinite(losses(history)).all()
 

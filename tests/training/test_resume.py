@@ -11,10 +11,10 @@ import pytest
 from raycol.errors import InputError, RaycolError
 from raycol.storage import open_store
 from raycol.training import TrainConfig
-from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
+from raycol.training.checkpoints import best_checkpoint, list_checkpoints, prune, save_checkpoint
 from raycol.training.trainer import StoppedError
 from tests.conftest import write_jsonl
-from tests.training.material import end_group, fit_here, losses, settings, start_group, weights, write_examples
+from tests.training.material import end_group, fit_in_process, losses, settings, start_group, weights, write_examples
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(wavering: Path, tmp_
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6}
     config = settings(wavering, data, tmp_path / "m", objective=objective, **values)
-    encoder, history = fit_here(config, tmp_path / "whole", open_store(tmp_path / "a"))
+    encoder, history = fit_in_process(config, tmp_path / "whole", open_store(tmp_path / "a"))
     store = open_store(tmp_path / "b")
     for step in (3, 7, 13):
         with pytest.raises(HaltError):
-            fit_here(config, tmp_path / "parts", store, until(step))
-    again, history_again = fit_here(config, tmp_path / "parts", store)
+            fit_in_process(config, tmp_path / "parts", store, until(step))
+    again, history_again = fit_in_process(config, tmp_path / "parts", store)
     assert np.array_equal(weights(encoder), weights(again))
     assert losses(history) == losses(history_again)
     assert len(losses(history)) == 14
@@ -87,7 +87,7 @@ def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(broken: Path,
     model, data = broken, with_violin(tmp_path)
     config = settings(model, data, tmp_path / "m", max_steps=9, save_every=1, batch_size=4)
     with pytest.raises(RaycolError) as caught:
-        fit_here(config, tmp_path / "work", open_store(tmp_path / "store"))
+        fit_in_process(config, tmp_path / "work", open_store(tmp_path / "store"))
     message = str(caught.value)
     assert f"{data}, line 25" in message
     step = int(message.partition("step ")[2].partition(":")[0])
@@ -98,7 +98,7 @@ def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(broken: Path,
 
 def stopped(config: TrainConfig, folder: Path, rank: int) -> None:
     with pytest.raises(StoppedError) as caught:
-        fit_here(config, folder / f"{rank}")
+        fit_in_process(config, folder / f"{rank}")
     (folder / f"{rank}.txt").write_text(str(caught.value))
 
 
@@ -122,10 +122,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 ) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     store = open_store(tmp_path / "store")
-    fit_here(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
+    fit_in_process(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
     other = settings(tiny_backbone, data, tmp_path / "m", max_steps=3, embedding_size=24)
     with pytest.raises(InputError, match=r"another architecture: .* is of shape"):
-        fit_here(other, tmp_path / "b", store)
+        fit_in_process(other, tmp_path / "b", store)
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
         save_checkpoint(store, step, metrics, lambda folder, step=step: (folder / "a").write_text(f"{step}") and None)
     found = list_checkpoints(store)
     assert [saved.step for saved in found] == [1, 2, 3, 4, 5]
-    assert best_of(found, "nDCG@10") == found[1]
-    assert best_of(found, "other") is None
+    assert best_checkpoint(found, "nDCG@10") == found[1]
+    assert best_checkpoint(found, "other") is None
     prune(store, 2, "nDCG@10")
     assert [saved.step for saved in list_checkpoints(store)] == [2, 4, 5]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raycol.training import table as module
-from raycol.training.table import Course, live_table
+from raycol.training.table import TableState, live_table
 
 
 def a_step(step: int, steps: int = 400) -> dict[str, float]:
@@ -55,10 +55,10 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
-def drawn(course: Course, now: float, height: int = 40) -> list[str]:
+def drawn(state: TableState, now: float, height: int = 40) -> list[str]:
     console = Console(file=io.StringIO(), width=120, height=height)
     with console.capture() as capture:
-        console.print(course.draw(console, now))
+        console.print(state.render(console, now))
     return capture.get().splitlines()
 
 
@@ -106,31 +106,31 @@ def test_an_error_ends_the_table_and_goes_on(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_before_the_first_step_it_says_that_it_starts() -> None:
-    assert drawn(Course(began=5), now=68) == ["Training: starting, 0:01:03"]
+    assert drawn(TableState(start_time=5), now=68) == ["Training: starting, 0:01:03"]
 
 
 def test_slow_steps_have_a_row_each_and_fast_ones_not() -> None:
-    slow = fast = Course(began=0)
+    slow = fast = TableState(start_time=0)
     for step in range(1, 31):
-        slow = slow.after(a_step(step), now=10 * step)
-        fast = fast.after(a_step(step), now=0.25 * step)
+        slow = slow.add(a_step(step), now=10 * step)
+        fast = fast.add(a_step(step), now=0.25 * step)
     assert [row.step for row in slow.rows] == [*range(19, 31)]
     assert [row.step for row in fast.rows] == [1, 9, 17, 25, 30]
 
 
 def test_the_time_left_goes_by_the_steps_that_were_seen() -> None:
     """An earlier run had done 300 of 400."""
-    course = Course(began=0).after(a_step(301), now=60).after(a_step(311), now=160)
-    assert drawn(course, now=160)[0].rstrip() == "Training: 78% in 0:02:40, about 0:14:50 left"
+    state = TableState(start_time=0).add(a_step(301), now=60).add(a_step(311), now=160)
+    assert drawn(state, now=160)[0].rstrip() == "Training: 78% in 0:02:40, about 0:14:50 left"
     # A worker died: training goes on from a checkpoint, and what was done twice is not taken for speed.
-    course = course.after(a_step(306), now=500)
-    assert [row.step for row in course.rows] == [301, 306]
-    assert drawn(course.after(a_step(310), now=540), now=540)[0].rstrip().endswith("0:09:00, about 0:15:00 left")
+    state = state.add(a_step(306), now=500)
+    assert [row.step for row in state.rows] == [301, 306]
+    assert drawn(state.add(a_step(310), now=540), now=540)[0].rstrip().endswith("0:09:00, about 0:15:00 left")
 
 
 def test_an_evaluation_joins_the_row_of_its_step() -> None:
-    course = Course(began=0).after(a_step(8), now=1).after(an_evaluation(8, 0.5), now=9).after(a_step(9), now=10)
-    lines = [cells(line) for line in drawn(course, now=10) if re.match(r" +\d", line)]
+    state = TableState(start_time=0).add(a_step(8), now=1).add(an_evaluation(8, 0.5), now=9).add(a_step(9), now=10)
+    lines = [cells(line) for line in drawn(state, now=10) if re.match(r" +\d", line)]
     assert [line[0] for line in lines] == ["8", "9"]
     assert (lines[0][1], lines[0][-1], len(lines[1])) == ("0.3750", "0.5000", 6)
 
@@ -149,20 +149,20 @@ def test_an_evaluation_joins_the_row_of_its_step() -> None:
     height=st.integers(10, 60),
 )
 def test_the_table_is_short_and_in_order(events: list, height: int) -> None:
-    course, step, now, values = Course(began=0), 0, 0.0, []
+    state, step, now, values = TableState(start_time=0), 0, 0.0, []
     for further, seconds, value, back in events:
         step = max(1, step - 3) if back == 0 else step + further
         now += seconds
-        course = course.after(a_step(step), now)
+        state = state.add(a_step(step), now)
         if value is not None:
-            course = course.after(an_evaluation(step, value), now)
+            state = state.add(an_evaluation(step, value), now)
             values.append(value)
-        steps = [row.step for row in course.rows]
+        steps = [row.step for row in state.rows]
         assert steps == sorted(set(steps))
         assert steps[-1] == step
-        assert sum(row.is_evaluated for row in course.rows) <= 12
-        assert sum(not row.is_evaluated for row in course.rows) <= 12
-        for earlier, later in zip(course.rows, course.rows[1:-1], strict=False):
-            assert later.is_evaluated or later.at - earlier.at >= 2
-    assert (course.best or {}).get("nDCG@10") == (max(values) if values else None)
-    assert len(drawn(course, now, height)) <= height
+        assert sum(row.is_evaluated for row in state.rows) <= 12
+        assert sum(not row.is_evaluated for row in state.rows) <= 12
+        for earlier, later in zip(state.rows, state.rows[1:-1], strict=False):
+            assert later.is_evaluated or later.time - earlier.time >= 2
+    assert (state.best or {}).get("nDCG@10") == (max(values) if values else None)
+    assert len(drawn(state, now, height)) <= height

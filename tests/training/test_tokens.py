@@ -16,11 +16,11 @@ from raycol.serving.encoder import QueryEncoder
 from raycol.training import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.prepare import make_plan, prepare
-from raycol.training.trainer import columns
+from raycol.training.trainer import to_columns
 from tests.conftest import write_jsonl
 from tests.indexing.here import build_index
 from tests.mining.here import mine_negatives
-from tests.training.material import fit_here, losses, settings, write_examples
+from tests.training.material import fit_in_process, losses, settings, write_examples
 
 QUERIES = ["rain and wind", "bread?", "a violin, a piano and a choir in the storm tonight"]
 DOCUMENTS = ["The storm: rain, wind and fog.", "Bread is made in an oven.", " ".join(["melody (song)"] * 40)]
@@ -68,7 +68,7 @@ def test_training_mining_indexing_and_serving_see_the_same_ids(
         by_path[path] = dict(seen)
         seen.clear()
 
-    fit_here(settings(model, data, tmp_path / "x", batch_size=3, max_steps=1), tmp_path / "w")
+    fit_in_process(settings(model, data, tmp_path / "x", batch_size=3, max_steps=1), tmp_path / "w")
     end("training")  # the Trainer encodes texts of its own for its model card
     build_index(IndexConfig(model=str(model), corpus=str(corpus), out=tmp_path / "index"))
     end("indexing")
@@ -124,7 +124,7 @@ def prepared(backbone: Path, folder: Path, objective: str) -> tuple[TrainConfig,
     work = prepare(config, folder / "set", folder)
     examples = TrainingSet(folder / "set")
     plan = make_plan(config, work.sources, examples)
-    return config, [[columns(examples[row]) for row in batch] for batch in plan.batches(20)]
+    return config, [[to_columns(examples[row]) for row in batch] for batch in plan.batches(20)]
 
 
 _CONTRASTIVE = [
@@ -146,7 +146,7 @@ PYLATE = {
 @pytest.mark.parametrize("objective", PYLATE)
 def test_twenty_steps_have_the_losses_of_pylate(tiny_backbone: Path, tmp_path: Path, objective: str) -> None:
     config, _ = prepared(tiny_backbone, tmp_path, objective)
-    encoder, history = fit_here(config, tmp_path / "work")
+    encoder, history = fit_in_process(config, tmp_path / "work")
     assert losses(history) == pytest.approx(PYLATE[objective], rel=5e-5)
     assert losses(history)[:1] == pytest.approx(PYLATE[objective][:1], rel=1e-6)
     # The markers' embeddings are trained too.
