@@ -1,4 +1,4 @@
-"""Training with its storage in an object store: what was interrupted goes on. With Ray: tests/storage/."""
+"""Resuming a training whose storage is in an object store, without Ray; with Ray in tests/storage/."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.training.test_resume import HaltError, until
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_ends_with_the_same_weights(
+def test_a_resumed_training_ends_with_the_same_weights(
     tiny_colbert: Path, tmp_path: Path, s3: str, s3_server: Server
 ) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
@@ -35,5 +35,5 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     again, history_again = fit_in_process(config, tmp_path / "parts", open_store(s3))
     assert np.array_equal(weights(encoder), weights(again))
     assert losses(history) == losses(history_again)
-    # The newest two are kept.
+    # The two newest checkpoints.
     assert {name.split("/")[1][:8] for name in listed(s3)} == {"00000004", "00000006"}

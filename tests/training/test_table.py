@@ -1,4 +1,4 @@
-"""What is seen of a training on a terminal, and elsewhere."""
+"""The progress of a training on a terminal and in a log."""
 
 import io
 import re
@@ -40,7 +40,7 @@ def use_console(monkeypatch: pytest.MonkeyPatch, terminal: bool, height: int = 4
 
 
 def screen(written: str) -> list[str]:
-    """What stands on a terminal after all that was written to it: lines and the cursor's way up and down."""
+    """Lines on a terminal after it has interpreted the written text and cursor movements."""
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if part == "\n":
@@ -66,7 +66,7 @@ def cells(line: str) -> list[str]:
     return line.replace(" GiB", "GiB").split()
 
 
-def test_one_table_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=True)
     with live_table() as on_record:
         for step in range(1, 3001):
@@ -80,10 +80,10 @@ def test_one_table_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[0].endswith("best nDCG@10 0.3000 at step 3,000")
     assert cells(seen[-1]) == ["3,000", "0.0010", "1.00e-05", "1.25", "12,346", "3.00GiB", "0.3000"]
     assert [cells(line)[-1] for line in seen if re.match(r" +[123],000 ", line)] == ["0.1000", "0.2000", "0.3000"]
-    assert file.getvalue().count("\n") < 1000  # some frames, not thousands of lines
+    assert file.getvalue().count("\n") < 1000  # a few frames, not a line per step
 
 
-def test_elsewhere_evaluations_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_each_evaluation_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=False)
     with live_table() as on_record:
         for step in range(1, 101):
@@ -92,7 +92,7 @@ def test_elsewhere_evaluations_have_a_line_each(monkeypatch: pytest.MonkeyPatch)
     assert file.getvalue() == "step 100 of 400: nDCG@10 0.6100, R@10 0.7000, R@100 0.9000, RR@10 0.5000\n"
 
 
-def test_an_error_ends_the_table_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_stops_the_table_and_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=True)
     before = set(threading.enumerate())
     with suppress(KeyboardInterrupt), live_table() as on_record:
@@ -105,11 +105,11 @@ def test_an_error_ends_the_table_and_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     assert any("3.0000" in line for line in screen(file.getvalue()))
 
 
-def test_before_the_first_step_it_says_that_it_starts() -> None:
+def test_the_table_says_starting_before_the_first_step() -> None:
     assert drawn(TableState(start_time=5), now=68) == ["Training: starting, 0:01:03"]
 
 
-def test_slow_steps_have_a_row_each_and_fast_ones_not() -> None:
+def test_only_slow_steps_have_a_row_each() -> None:
     slow = fast = TableState(start_time=0)
     for step in range(1, 31):
         slow = slow.add(a_step(step), now=10 * step)
@@ -118,11 +118,11 @@ def test_slow_steps_have_a_row_each_and_fast_ones_not() -> None:
     assert [row.step for row in fast.rows] == [1, 9, 17, 25, 30]
 
 
-def test_the_time_left_goes_by_the_steps_that_were_seen() -> None:
-    """An earlier run had done 300 of 400."""
+def test_the_remaining_time_is_estimated_from_this_runs_steps() -> None:
+    """An earlier run completed 300 of 400 steps."""
     state = TableState(start_time=0).add(a_step(301), now=60).add(a_step(311), now=160)
     assert drawn(state, now=160)[0].rstrip() == "Training: 78% in 0:02:40, about 0:14:50 left"
-    # A worker died: training goes on from a checkpoint, and what was done twice is not taken for speed.
+    # A worker died and training resumes from a checkpoint: the speed is measured from there.
     state = state.add(a_step(306), now=500)
     assert [row.step for row in state.rows] == [301, 306]
     assert drawn(state.add(a_step(310), now=540), now=540)[0].rstrip().endswith("0:09:00, about 0:15:00 left")
@@ -138,7 +138,7 @@ def test_an_evaluation_joins_the_row_of_its_step() -> None:
 @given(
     events=st.lists(
         st.tuples(
-            st.integers(1, 4),  # steps further; now and then back to a checkpoint
+            st.integers(1, 4),  # steps forward; sometimes back to a checkpoint
             st.sampled_from([0.0, 0.1, 1.0, 3.0, 50.0]),
             st.one_of(st.none(), st.floats(0, 1)),
             st.integers(0, 20),
@@ -148,7 +148,7 @@ def test_an_evaluation_joins_the_row_of_its_step() -> None:
     ),
     height=st.integers(10, 60),
 )
-def test_the_table_is_short_and_in_order(events: list, height: int) -> None:
+def test_the_table_is_ordered_and_fits_the_screen(events: list, height: int) -> None:
     state, step, now, values = TableState(start_time=0), 0, 0.0, []
     for further, seconds, value, back in events:
         step = max(1, step - 3) if back == 0 else step + further
