@@ -56,10 +56,10 @@ def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None =
 def rows(card: str, section: str) -> list[list[str]]:
     """Cells of a section's table, without its header."""
     text = card.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    found = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in text.splitlines()
+    cells = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in text.splitlines()
              if line.startswith("|")]  # fmt: skip
-    assert {len(row) for row in found} == {len(found[0])}
-    return found[2:]
+    assert {len(row) for row in cells} == {len(cells[0])}
+    return cells[2:]
 
 
 @pytest.mark.slow
@@ -69,9 +69,9 @@ def test_the_front_matter_parses_as_the_hubs(tiny_colbert: Path, tmp_path: Path)
     assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "feature-extraction")
     assert (data.base_model, data.datasets, data.model_name) == ("org/some-backbone", ["org/data"], "my-model")
     assert {"colbert", "late-interaction", "PyLate"} <= set(data.tags)
-    found = {result.metric_name: (result.metric_type, result.metric_value) for result in data.eval_results}
-    assert found["nDCG@10"] == ("ndcg_at_10", 0.61235)
-    assert found.keys() == METRICS.keys()
+    results = {result.metric_name: (result.metric_type, result.metric_value) for result in data.eval_results}
+    assert results["nDCG@10"] == ("ndcg_at_10", 0.61235)
+    assert results.keys() == METRICS.keys()
     assert {result.dataset_name for result in data.eval_results} == {"50 held-out queries of the training data"}
 
 

@@ -49,7 +49,7 @@ def test_training_survives_the_loss_of_a_worker_a_node_and_the_driver(tiny_colbe
 
 def run(cluster: Nodes, words: list, store, rng: random.Random) -> None:
     def at(step: int):
-        return lambda: (found := list_checkpoints(store)) and found[-1].step >= step
+        return lambda: (saved := list_checkpoints(store)) and saved[-1].step >= step
 
     with Command(cluster, *words) as training:
         assert training.wait_for(at(30))

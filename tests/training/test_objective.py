@@ -31,16 +31,16 @@ def maxsim(
     if D.dim() == 4:
         if len(D) != len(Q):
             raise ValueError(f"KD layout needs D.shape[0] == Q.shape[0]; got {len(Q)} vs {len(D)}")
-        found = torch.einsum("qsd,qntd->qnst", Q, D)
+        scores = torch.einsum("qsd,qntd->qnst", Q, D)
         mask = None if d_mask is None else d_mask[:, :, None, :]
     else:
-        found = torch.einsum("qsd,ntd->qnst", Q, D)
+        scores = torch.einsum("qsd,ntd->qnst", Q, D)
         mask = None if d_mask is None else d_mask[None, :, None, :]
     assert d_mask is None or d_mask.shape == D.shape[:-1]
     assert q_mask is None or q_mask.shape == Q.shape[:-1]
     if mask is not None:
-        found = found.masked_fill(~mask, -torch.inf)
-    best = found.max(dim=-1).values
+        scores = scores.masked_fill(~mask, -torch.inf)
+    best = scores.max(dim=-1).values
     return (best if q_mask is None else best * q_mask[:, None, :]).sum(dim=-1)
 
 
@@ -91,5 +91,5 @@ def test_the_reference_matches_the_kernels_own() -> None:
     expected = maxsim_reference(queries, documents, *masks)
     assert torch.allclose(maxsim(queries, documents, *masks, backward="unified"), expected)
     own = torch.tensor([[0, 1], [2, 3], [4, 0]])
-    found = maxsim(queries, documents[own], masks[0], masks[1][own], backward="unified")
-    assert torch.allclose(found, expected.gather(1, own))
+    scores = maxsim(queries, documents[own], masks[0], masks[1][own], backward="unified")
+    assert torch.allclose(scores, expected.gather(1, own))

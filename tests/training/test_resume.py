@@ -135,14 +135,14 @@ def test_checkpoints_are_saved_atomically_and_pruned(tmp_path: Path) -> None:
     for step in range(1, 6):
         metrics = {"nDCG@10": (0.1, 0.9, 0.3, 0.9, 0.2)[step - 1]}
         save_checkpoint(store, step, metrics, lambda folder, step=step: (folder / "a").write_text(f"{step}") and None)
-    found = list_checkpoints(store)
-    assert [saved.step for saved in found] == [1, 2, 3, 4, 5]
-    assert best_checkpoint(found, "nDCG@10") == found[1]
-    assert best_checkpoint(found, "other") is None
+    checkpoints = list_checkpoints(store)
+    assert [saved.step for saved in checkpoints] == [1, 2, 3, 4, 5]
+    assert best_checkpoint(checkpoints, "nDCG@10") == checkpoints[1]
+    assert best_checkpoint(checkpoints, "other") is None
     prune(store, 2, "nDCG@10")
     assert [saved.step for saved in list_checkpoints(store)] == [2, 4, 5]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 6
-    (tmp_path / found[4].folder / "a").unlink()
+    (tmp_path / checkpoints[4].folder / "a").unlink()
     (tmp_path / "checkpoints/00000004.json").write_text('{"step": 4')
     assert [saved.step for saved in list_checkpoints(store)] == [2]
 
