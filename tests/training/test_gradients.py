@@ -50,9 +50,9 @@ def all_gradients(data: dict[str, Path], models: dict[str, Path], folder: Path, 
     for name, (values, kind) in CASES.items():
         model = models.get(name, models["usual"])
         config = settings(model, data[kind], folder / "x", num_workers=n, **{"max_steps": 1, **values})
-        values = gradient(config, folder / f"{name}-{n}-{rank}")
+        vector = gradient(config, folder / f"{name}-{n}-{rank}")
         if not rank:
-            np.save(folder / f"{name}-{n}.npy", values)
+            np.save(folder / f"{name}-{n}.npy", vector)
 
 
 @pytest.fixture(scope="module")
