@@ -100,7 +100,7 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
         run = TrainingRun.model_validate_json(store.read(RUN, _MAX_BYTES))
     except (OSError, ValidationError):  # an outage of an object store raises another error
         if store.names("checkpoints"):
-            raise InputError(f"{store}: has checkpoints but no readable {RUN}; remove the folder") from None
+            raise InputError(f"{store}: has checkpoints but no readable {RUN}; remove them to train anew") from None
         _check_unused(store)
         return None
     settings = config.outcome()
@@ -119,7 +119,7 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
 
 
 def _check_unused(store: Store) -> None:
-    """Raise `InputError` if a store without a training holds entries that `remove_run` would delete.
+    """Raise `InputError` if a store without a training holds an index, or entries that `remove_run` would delete.
 
     Content-named folders are accepted: a training killed before it wrote `run.json` leaves them.
     """
