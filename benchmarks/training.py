@@ -77,7 +77,7 @@ def _pairs(folder: Path, n: int) -> Path:
 def _config(data: Path, folder: Path, **values: Any) -> Any:
     from raycol.training import TrainConfig
 
-    defaults = {"model": MODEL, "batch_size": 32, "mini_batch_size": 16, "max_steps": STEPS, "no_duplicates": False}
+    defaults = {"model": MODEL, "batch_size": 32, "mini_batch_size": 16, "max_steps": STEPS, "allow_duplicates": True}
     return TrainConfig.model_validate({**defaults, "data": str(data), "out": folder / "model", **values})
 
 

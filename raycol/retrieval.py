@@ -106,9 +106,9 @@ def _search_index(config: SearchConfig) -> list[list[SearchHit]]:
     if config.filter is not None:
         parse_filter(config.filter, index.manifest.columns)
     # Imports torch, which takes seconds: after the other checks.
-    from raycol.models.encoder import load_encoder_of
+    from raycol.models.encoder import load_index_encoder
 
-    encoder = load_encoder_of(index.manifest.model, config.model, device=None)
+    encoder = load_index_encoder(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
     arguments = {name: value for name in _SEARCH_ARGUMENTS if (value := getattr(config, name)) is not None}
     results = index.search(queries, config.k, filter=config.filter, ids=config.ids, **arguments)

@@ -8,7 +8,7 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.models.discovery import PACKAGED_BACKBONE, find_checkpoint, is_late_interaction, packaged_backbone
-from raycol.models.encoder import encoder_fingerprint, load_encoder, load_encoder_of, orthogonal_map, probe_encoder
+from raycol.models.encoder import encoder_fingerprint, load_encoder, load_index_encoder, orthogonal_map, probe_encoder
 
 TEXTS = ["rain, wind and a storm!", "violin"]
 
@@ -17,7 +17,7 @@ def encode(encoder, texts=TEXTS) -> list[np.ndarray]:
     return encoder.encode_document(texts, convert_to_numpy=True)
 
 
-def test_a_bare_backbone_gets_what_a_colbert_needs(tiny_backbone: Path) -> None:
+def test_a_bare_backbone_becomes_a_colbert(tiny_backbone: Path) -> None:
     encoder = load_encoder(tiny_backbone, device="cpu")
     assert encoder.get_embedding_dimension() == 128
     assert encoder.prompts == {"query": "[Q] ", "document": "[D] "}
@@ -77,19 +77,19 @@ def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
 
 @pytest.mark.slow
 def test_a_new_encoder_does_not_depend_on_threads(tiny_backbone: Path) -> None:
-    """An index is built by one-threaded actors and searched by processes with more: one encoder for both."""
+    """Single-threaded actors build an index that multi-threaded processes search, with the same fingerprint."""
     import torch
 
     threads = torch.get_num_threads()
-    found = set()
+    fingerprints = set()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
             for source in (tiny_backbone, PACKAGED_BACKBONE):
-                found.add((str(source), encoder_fingerprint(load_encoder(source, device="cpu"))))
+                fingerprints.add((str(source), encoder_fingerprint(load_encoder(source, device="cpu"))))
     finally:
         torch.set_num_threads(threads)
-    assert len(found) == 2
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.parametrize(("n_out", "n_in"), [(16, 32), (32, 16), (128, 384)])
@@ -102,7 +102,7 @@ def test_the_projection_is_orthogonal(n_out: int, n_in: int) -> None:
 
 
 def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
-    """A checkpoint as PyLate writes it: transformer and Dense, all else in the configuration."""
+    """A checkpoint in PyLate's format: transformer and Dense, everything else in the configuration."""
     encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16)
     folder = tmp_path / "pylate"
     encoder.save_pretrained(str(folder))
@@ -112,8 +112,8 @@ def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 19, "do_lower_case": False}))
     dense = json.loads((folder / "1_Dense" / "config.json").read_text())
-    kept = {name: dense[name] for name in ("in_features", "out_features", "bias", "activation_function")}
-    (folder / "1_Dense" / "config.json").write_text(json.dumps(kept))
+    options = {name: dense[name] for name in ("in_features", "out_features", "bias", "activation_function")}
+    (folder / "1_Dense" / "config.json").write_text(json.dumps(options))
     settings = {
         "query_prefix": "[Q] ",
         "document_prefix": "[D] ",
@@ -130,12 +130,12 @@ def test_pylate_settings_are_kept(tiny_backbone: Path, tmp_path: Path) -> None:
     assert opened.encode_query("rain").shape == (12, 16)
     for before, after in zip(encode(encoder), encode(opened), strict=True):
         assert np.allclose(before, after, atol=1e-6)
-    with pytest.raises(InputError, match="16 dimensions, which is part of its weights"):
+    with pytest.raises(InputError, match="16 dimensions, fixed by its weights; embedding_size 32"):
         load_encoder(folder, embedding_size=32)
 
 
 def add_weights(backbone: Path, folder: Path, added: dict, prefix: str = "") -> Path:
-    """A copy of a backbone whose file of weights has some more, and a prefix before the others' names."""
+    """Copy a backbone, prefix the names of its weights and add some weights."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(backbone, folder)
@@ -146,7 +146,7 @@ def add_weights(backbone: Path, folder: Path, added: dict, prefix: str = "") -> 
 
 @pytest.mark.parametrize("architecture", ["HF_ColBERT", "ColBERT", "BertModel"])
 def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path, architecture: str) -> None:
-    """A checkpoint as Stanford's ColBERT writes it: one file of weights with the projection in it."""
+    """A checkpoint in the format of Stanford's ColBERT: a single file of weights, including the projection."""
     import torch
 
     projection = torch.randn(16, 32)
@@ -164,12 +164,12 @@ def test_stanford_settings_are_kept(tiny_backbone: Path, tmp_path: Path, archite
     assert torch.equal(encoder[0].auto_model.state_dict()[word][:40], backbone[word][:40])
     assert encoder_fingerprint(load_encoder(folder, device="cpu")) == encoder_fingerprint(encoder)
     (folder / "artifact.metadata").unlink()
-    found = load_encoder(folder, device="cpu")
-    assert np.allclose(found[1].linear.weight.detach().numpy(), projection.numpy()), "known by its weights alone"
+    by_weights = load_encoder(folder, device="cpu")
+    assert np.allclose(by_weights[1].linear.weight.detach().numpy(), projection.numpy())
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_stanford_weights_may_be_in_pytorchs_own_file(tiny_backbone: Path, tmp_path: Path, zipped: bool) -> None:
+def test_stanford_weights_in_pytorch_format(tiny_backbone: Path, tmp_path: Path, zipped: bool) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -184,7 +184,7 @@ def test_stanford_weights_may_be_in_pytorchs_own_file(tiny_backbone: Path, tmp_p
 def test_stanford_settings_without_a_projection_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_backbone, tmp_path / "m")
     (tmp_path / "m" / "artifact.metadata").write_text("{}")
-    with pytest.raises(InputError, match=r"so it is a ColBERT, and no linear\.weight"):
+    with pytest.raises(InputError, match=r"has the artifact\.metadata of a ColBERT but no linear\.weight"):
         load_encoder(tmp_path / "m")
 
 
@@ -197,7 +197,9 @@ def test_stanford_settings_without_a_projection_are_refused(tiny_backbone: Path,
         ("bert.encoder.layer.0.attention.self.query.lora_A.default.weight", "has an adapter, which"),
     ],
 )
-def test_a_trained_head_is_not_dropped(tiny_backbone: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_checkpoint_with_a_trained_head_is_refused(
+    tiny_backbone: Path, tmp_path: Path, name: str, message: str
+) -> None:
     import torch
 
     folder = add_weights(tiny_backbone, tmp_path / "m", {name: torch.ones(16, 32)}, "bert.")
@@ -206,7 +208,7 @@ def test_a_trained_head_is_not_dropped(tiny_backbone: Path, tmp_path: Path, name
     assert load_encoder(folder, device="cpu", new_projection=True).get_embedding_dimension() == 128
 
 
-def test_settings_of_a_model_that_have_no_effect_are_refused(tiny_backbone: Path, tiny_colbert: Path) -> None:
+def test_settings_without_effect_on_a_model_are_refused(tiny_backbone: Path, tiny_colbert: Path) -> None:
     with pytest.raises(
         InputError, match="whose projection is kept: new_projection has no effect; leave new_projection"
     ):
@@ -217,7 +219,7 @@ def test_settings_of_a_model_that_have_no_effect_are_refused(tiny_backbone: Path
     assert attends[0].query_expansion["attend"]
 
 
-def test_heads_of_pretraining_are_no_matter(
+def test_pretraining_heads_are_ignored(
     tiny_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -228,7 +230,7 @@ def test_heads_of_pretraining_are_no_matter(
     assert "new random projection of 24 dimensions: train it, or pass a ColBERT" in capsys.readouterr().err
 
 
-def test_what_lies_beside_the_weights_is_not_dropped(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_projection_in_a_separate_file_is_refused(tiny_backbone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(tiny_backbone, folder)
     (folder / "colbert_linear.pt").write_bytes(b"x")
@@ -247,11 +249,11 @@ def test_what_lies_beside_the_weights_is_not_dropped(tiny_backbone: Path, tmp_pa
     assert load_encoder(folder, device="cpu")
 
 
-def test_adapters_and_models_of_images_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_adapters_and_image_models_are_refused(tiny_backbone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
-    with pytest.raises(InputError, match="an adapter of org/base, not a whole model; merge it"):
+    with pytest.raises(InputError, match="an adapter of org/base, not a full model; merge it"):
         load_encoder(folder)
     shutil.copytree(tiny_backbone, tmp_path / "m")
     config = json.loads((tiny_backbone / "config.json").read_text())
@@ -262,10 +264,10 @@ def test_adapters_and_models_of_images_are_refused(tiny_backbone: Path, tmp_path
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    for name in (str(tmp_path / "gone"), "./gone", "gone"):
-        with pytest.raises(InputError, match="gone': no such folder"):
+    for name in (str(tmp_path / "missing"), "./missing", "missing"):
+        with pytest.raises(InputError, match="missing': no such folder"):
             find_checkpoint(name)
-    with pytest.raises(InputError, match=r"holds no config\.json or modules\.json"):
+    with pytest.raises(InputError, match=r"the folder has no config\.json or modules\.json"):
         find_checkpoint(tmp_path)
     for content, message in (("{}", "cannot be opened"), ("[1]", "holds a list"), ("{", "cannot be read")):
         (tmp_path / "config.json").write_text(content)
@@ -284,19 +286,19 @@ def test_damaged_weights_are_named(tiny_colbert: Path, tmp_path: Path) -> None:
         load_encoder(tiny_colbert, device="nonsense")
 
 
-def test_an_index_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path) -> None:
+def test_load_index_encoder_refuses_another_model(tiny_backbone: Path, tiny_colbert: Path) -> None:
     from raycol.index.format.manifest import ModelInfo
 
-    right = encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
-    known = ModelInfo(name=str(tiny_colbert), fingerprint=right)
-    assert encoder_fingerprint(load_encoder_of(known, None, device="cpu")) == right
+    fingerprint = encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
+    info = ModelInfo(name=str(tiny_colbert), fingerprint=fingerprint)
+    assert encoder_fingerprint(load_index_encoder(info, None, device="cpu")) == fingerprint
     with pytest.raises(InputError, match="not the one the index was built with"):
-        load_encoder_of(known, str(tiny_backbone), device="cpu")
+        load_index_encoder(info, str(tiny_backbone), device="cpu")
     with pytest.raises(InputError, match="pass --model"):
-        load_encoder_of(None, None, device="cpu")
+        load_index_encoder(None, None, device="cpu")
 
 
-def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_weights_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_checkpoint(PACKAGED_BACKBONE) == str(packaged_backbone())
     monkeypatch.setattr("raycol.models.discovery.PACKAGED_BACKBONE_SHA256", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
@@ -305,16 +307,16 @@ def test_the_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def part_of_cranfield(beside: tuple[Path, Path], tmp_path: Path) -> Path:
-    """The first 20 queries, what was judged for them, and 80 other passages, in BEIR's layout."""
+    """A BEIR folder with Cranfield's first 20 queries, their judged passages and 80 others."""
     source, folder = beside[0] / "cranfield", tmp_path / "cranfield"
     header, *judgements = (source / "qrels" / "test.tsv").read_text().splitlines()
     queries = list(dict.fromkeys(line.split("\t")[0] for line in judgements))[:20]
-    kept = [line for line in judgements if line.split("\t")[0] in queries]
-    judged = {line.split("\t")[1] for line in kept}
+    selected = [line for line in judgements if line.split("\t")[0] in queries]
+    judged = {line.split("\t")[1] for line in selected}
     passages = (source / "corpus.jsonl").read_text().splitlines()
     others = [line for line in passages if json.loads(line)["_id"] not in judged][:80]
     (folder / "qrels").mkdir(parents=True)
-    (folder / "qrels" / "test.tsv").write_text("\n".join([header, *kept]))
+    (folder / "qrels" / "test.tsv").write_text("\n".join([header, *selected]))
     (folder / "queries.jsonl").write_text((source / "queries.jsonl").read_text())
     (folder / "corpus.jsonl").write_text(
         "\n".join([*(line for line in passages if json.loads(line)["_id"] in judged), *others])
@@ -340,7 +342,7 @@ def test_a_real_colbert_on_a_part_of_cranfield(part_of_cranfield: Path, beside: 
 
 
 def make_gpt2(folder: Path, **special: str) -> Path:
-    """A GPT-2 of two layers, whose tokenizer has the special tokens given."""
+    """A two-layer GPT-2 whose tokenizer has the given special tokens."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
@@ -366,8 +368,8 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(tmp_path: P
         load_encoder(make_gpt2(tmp_path / "bare"), device="cpu")
 
 
-def test_a_document_is_cut_to_the_positions_that_there_are(tiny_backbone: Path, tmp_path: Path) -> None:
-    """RoBERTa has as many positions fewer than its configuration says as stand before the first token's."""
+def test_documents_are_truncated_to_the_models_positions(tiny_backbone: Path, tmp_path: Path) -> None:
+    """RoBERTa numbers positions after the padding index, so it takes fewer tokens than configured."""
     from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
@@ -385,11 +387,11 @@ def test_a_document_is_cut_to_the_positions_that_there_are(tiny_backbone: Path, 
     encoder = load_encoder(tmp_path / "m", device="cpu")
     probe_encoder(encoder, "m")
     assert len(encode(encoder, ["rain " * 100])[0]) == 41
-    with pytest.raises(InputError, match="document_length is 42; the model has 41 positions"):
+    with pytest.raises(InputError, match="document_length is 42, but the model has only 41 positions"):
         load_encoder(tmp_path / "m", device="cpu", document_length=42)
 
 
-def test_a_model_that_cannot_encode_is_refused_before_any_work(
+def test_a_model_that_cannot_encode_raises_before_any_work(
     tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import torch
@@ -401,7 +403,7 @@ def test_a_model_that_cannot_encode_is_refused_before_any_work(
     encoder = load_encoder(tiny_colbert, device="cpu")
     with torch.no_grad():
         for weight in encoder[0].auto_model.encoder.parameters():
-            weight *= 10  # so that tokens attend to each other as they do in trained models
+            weight *= 10  # so that tokens attend to each other as in trained models
     encoder.save_pretrained(str(tmp_path / "m"))
     backbone = type(encoder[0].auto_model)
     forward = backbone.forward
@@ -415,18 +417,18 @@ def test_a_model_that_cannot_encode_is_refused_before_any_work(
             raise IndexError("index out of range in self")
         return forward(self, input_ids=input_ids, **others)
 
-    def of_no_numbers(self, **others):
-        found = forward(self, **others)
-        found.last_hidden_state[:] = float("nan")
-        return found
+    def with_nan(self, **others):
+        output = forward(self, **others)
+        output.last_hidden_state[:] = float("nan")
+        return output
 
     def without_argument(self, input_ids, token_type_ids=None):
         return forward(self, input_ids=input_ids)
 
     for broken, message in (
-        (without_mask, "padding is not masked"),
+        (without_mask, "does not mask padding"),
         (for_short_texts, r"fails to encode a document of 32 tokens .* index out of range"),
-        (of_no_numbers, "not finite numbers"),
+        (with_nan, "embeddings are not finite"),
         (without_argument, "takes no attention mask"),
     ):
         monkeypatch.setattr(backbone, "forward", broken)

@@ -28,9 +28,9 @@ def encode(encoder: MultiVectorEncoder) -> list[np.ndarray]:
 
 
 def as_pylate(folder: Path) -> list[np.ndarray]:
-    """What `pylate.models.ColBERT(folder).encode` does for queries and documents, a text at a time, in plain steps.
+    """Reimplementation of `pylate.models.ColBERT(folder).encode` for queries and documents, one text at a time.
 
-    `make bench-pylate` asks PyLate itself.
+    `make bench-pylate` compares with PyLate itself.
     """
     config = json.loads((folder / "config_sentence_transformers.json").read_text())
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
@@ -38,7 +38,7 @@ def as_pylate(folder: Path) -> list[np.ndarray]:
         tokenizer.pad_token_id = tokenizer.mask_token_id
     module_paths = [module["path"] for module in json.loads((folder / "modules.json").read_text())[1:]]
     skiplist = [tokenizer.convert_tokens_to_ids(word) for word in config["skiplist_words"]]
-    found = []
+    encoded = []
     for task in ("query", "document"):
         prefix, length = config[f"{task}_prefix"], config[f"{task}_length"]
         expands = task == "query" and config["do_query_expansion"]
@@ -62,18 +62,18 @@ def as_pylate(folder: Path) -> list[np.ndarray]:
                 for path in module_paths:
                     embeddings = load_dense(folder / path)({"token_embeddings": embeddings})["token_embeddings"]
             ids = tokens["input_ids"][0]
-            kept = torch.ones_like(ids).bool() if expands else tokens["attention_mask"][0].bool()
+            scored = torch.ones_like(ids).bool() if expands else tokens["attention_mask"][0].bool()
             if task == "document":
-                kept &= ~torch.isin(ids, torch.tensor(skiplist, dtype=torch.long))
-            found.append(torch.nn.functional.normalize(embeddings[0][kept], dim=1).numpy())
-    return found
+                scored &= ~torch.isin(ids, torch.tensor(skiplist, dtype=torch.long))
+            encoded.append(torch.nn.functional.normalize(embeddings[0][scored], dim=1).numpy())
+    return encoded
 
 
 def load_dense(folder: Path) -> Dense:
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text())
-    # What PyLate's Dense takes; anything else is an error there.
+    # PyLate's Dense raises for any other argument.
     assert config.keys() <= {"in_features", "out_features", "bias", "activation_function", "use_residual"}
     config["activation_function"] = getattr(torch.nn, config["activation_function"].rpartition(".")[2])()
     dense = Dense(**config, module_input_name="token_embeddings")
@@ -82,7 +82,7 @@ def load_dense(folder: Path) -> Dense:
 
 
 def check(encoder: MultiVectorEncoder, folder: Path) -> None:
-    """A folder in PyLate's layout, which encodes as the encoder does wherever it is opened."""
+    """Save in PyLate's format and check that every library's copy encodes as the encoder does."""
     assert save_encoder(encoder, folder) is None
     assert not (folder / "README.md").exists()
     expected = encode(encoder)
@@ -111,7 +111,7 @@ def check(encoder: MultiVectorEncoder, folder: Path) -> None:
     expansion=st.sampled_from([(False, None), (True, False), (True, True)]),
     skiplist=st.sampled_from([None, [], ["rain", "!", "[UNK]"]]),
 )
-def test_all_settings_come_back(
+def test_all_settings_round_trip(
     tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory, expansion: tuple[bool, bool | None], **chosen
 ) -> None:
     chosen |= dict(zip(("query_expansion", "attend_to_expansion"), expansion, strict=True))
@@ -140,7 +140,7 @@ def test_several_projections(tiny_backbone: Path, tmp_path: Path, residual: bool
 
 @pytest.fixture(scope="module")
 def byte_level_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny ModernBERT, whose tokens have white space in them."""
+    """A tiny ModernBERT with a byte-level tokenizer, whose tokens include white space."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
 
@@ -173,7 +173,7 @@ def byte_level_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tokens_with_white_space_in_them(byte_level_backbone: Path, tmp_path: Path) -> None:
+def test_byte_level_tokens(byte_level_backbone: Path, tmp_path: Path) -> None:
     encoder = load_encoder(byte_level_backbone, device="cpu", embedding_size=16, query_length=16, document_length=40)
     start, *rain = encoder.tokenizer("rain")["input_ids"]
     marker = encoder.tokenizer.convert_tokens_to_ids("[Q]")
@@ -182,7 +182,7 @@ def test_tokens_with_white_space_in_them(byte_level_backbone: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "obstacle"),
+    ("change", "reason"),
     [
         (lambda encoder: encoder.append(HierarchicalTokenPooling(2.0)), "its modules are Transformer, Dense"),
         (lambda encoder: encoder[0].__setattr__("document_length", None), "document_length is None; PyLate has 180"),
@@ -194,30 +194,34 @@ def test_tokens_with_white_space_in_them(byte_level_backbone: Path, tmp_path: Pa
         (lambda encoder: encoder[2].__setattr__("skiplist_tasks", ["query", "document"]), "skiplist_tasks is"),
         (
             lambda encoder: encoder[2].__setattr__("skiplist_words", ["!", "rain wind"]),
-            "does not have the words ['rain wind']",
+            "lacks the skiplist words ['rain wind']",
         ),
-        (lambda encoder: encoder.prompts.__setitem__("query", "question: "), "query prefix 'question: ' is not one"),
+        (
+            lambda encoder: encoder.prompts.__setitem__("query", "question: "),
+            "query prefix 'question: ' is not a single",
+        ),
         (lambda encoder: encoder.__setattr__("default_prompt_name", "query"), "a default prompt, 'query'"),
     ],
     ids=["pooling", "length", "min", "allowlist", "skiplist of queries", "unknown word", "text", "default"],
 )
-def test_what_pylate_has_no_room_for_is_saved_natively(tiny_colbert: Path, tmp_path: Path, change, obstacle) -> None:
+def test_encoders_that_pylate_cannot_represent_are_saved_natively(
+    tiny_colbert: Path, tmp_path: Path, change, reason
+) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     change(encoder)
-    found = save_encoder(encoder, tmp_path / "m")
-    assert obstacle in (found or "")
+    assert reason in (save_encoder(encoder, tmp_path / "m") or "")
     again = load_encoder(tmp_path / "m", device="cpu")
     assert encoder_fingerprint(again) == encoder_fingerprint(encoder)
 
 
-def test_no_projection_is_saved_natively(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_an_encoder_without_projection_is_saved_natively(tiny_backbone: Path, tmp_path: Path) -> None:
     made = load_encoder(tiny_backbone, device="cpu")
     encoder = MultiVectorEncoder(modules=[made[0], made[2], made[3]], prompts=made.prompts, device="cpu")
     assert "its modules are Transformer, MultiVectorMask, Normalize" in (save_encoder(encoder, tmp_path / "m") or "")
     assert encoder_fingerprint(load_encoder(tmp_path / "m", device="cpu")) == encoder_fingerprint(encoder)
 
 
-def test_a_new_encoder_skips_only_words_that_its_tokenizer_has(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_a_new_skiplist_has_only_words_of_the_vocabulary(tiny_backbone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
     shutil.copytree(tiny_backbone, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

@@ -72,10 +72,10 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     index = Index.open(config.index) if config.index else None
     if index:
         notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
-    from raycol.models.encoder import load_encoder, load_encoder_of, probe_encoder
+    from raycol.models.encoder import load_encoder, load_index_encoder, probe_encoder
 
     if index:
-        encoder = load_encoder_of(index.manifest.model, config.model, device=config.device)
+        encoder = load_index_encoder(index.manifest.model, config.model, device=config.device)
         run, method = run_index(encoder, index, dataset), f"index {config.index}"
     else:
         encoder = load_encoder(str(config.model), device=config.device)

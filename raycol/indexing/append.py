@@ -241,7 +241,7 @@ def _find_model(manifest: Manifest, plan: BuildPlan, name_or_path: str | None) -
             raise InputError(f"embeddings of {dim} dimensions; the index has {manifest.dim}")
         return None
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models.encoder import load_encoder_of
+    from raycol.models.encoder import load_index_encoder
 
-    load_encoder_of(info, name_or_path, device="cpu")
+    load_index_encoder(info, name_or_path, device="cpu")
     return info.model_copy(update={"name": model_name(name_or_path or info.name)})

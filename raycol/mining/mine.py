@@ -150,9 +150,9 @@ def _in_full(config: MineConfig, index: Index) -> MineConfig:
 def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     """The fingerprints of the encoder and of the cross-encoder, if there is one. Raises `InputError`."""
     # torch is imported once the rest of the input is known to be good.
-    from raycol.models.encoder import encoder_fingerprint, load_encoder_of
+    from raycol.models.encoder import encoder_fingerprint, load_index_encoder
 
-    encoder = load_encoder_of(index.manifest.model, config.model, device="cpu")
+    encoder = load_index_encoder(index.manifest.model, config.model, device="cpu")
     if (dim := encoder.get_embedding_dimension()) != index.manifest.dim:
         raise InputError(
             f"model {config.model!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}"

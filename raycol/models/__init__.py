@@ -1,1 +1,1 @@
-"""Models: finding a checkpoint, opening an encoder, saving it, copies of models in object stores."""
+"""Models: checkpoint discovery, opening and saving encoders, models in object stores, tokenization."""

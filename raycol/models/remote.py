@@ -1,6 +1,6 @@
-"""Models in an object store: a model's folder under a URI, and copies of such on this machine, to be opened.
+"""Models in object stores: upload, and download to a local cache.
 
-The files that make it a model are put last, so what an upload that broke leaves behind is not taken for one.
+The files by which a model is recognised are uploaded last, so an interrupted upload is not taken for a model.
 """
 
 from __future__ import annotations
@@ -18,48 +18,49 @@ from raycol.errors import InputError, RaycolError, writing
 from raycol.storage.cache import cache_root
 from raycol.storage.object_store import RemoteStore
 
-# A model has one of these at least.
-MARKS = ("modules.json", "config.json")
-_MOST_FILES = 1000
+# A model has at least one of these files.
+MARKER_FILES = ("modules.json", "config.json")
+_MAX_FILES = 1000
 
 
-def holds_model(uri: str) -> bool:
+def model_exists(uri: str) -> bool:
     """Whether there is a model under a URI.
 
     Raises:
-        InputError: the URI cannot be opened, or what is under it listed.
+        InputError: the URI cannot be opened or listed.
     """
     return _is_model(_list(open_uri(uri), uri))
 
 
 def check_writable(uri: str) -> None:
-    """Raise what stands in the way of putting a model there, by an object that is written and removed."""
+    """Raise if a model cannot be uploaded there; writes and deletes a test object."""
     RemoteStore(uri).check_room()
 
 
 def publish_model(folder: Path, uri: str) -> None:
-    """Put a model's folder under a URI.
+    """Upload a model's folder to a URI.
 
     Raises:
-        RaycolError: it cannot be written.
+        RaycolError: the store cannot be written.
     """
     store = RemoteStore(uri)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in sorted(names, key=lambda name: MARKS.index(name) if name in MARKS else -1):
+    for name in sorted(names, key=lambda name: MARKER_FILES.index(name) if name in MARKER_FILES else -1):
         store.put(name, folder / name)
 
 
 def fetch_model(uri: str) -> Path:
-    """A folder of this machine with the model that is under a URI now, downloaded where there is none yet.
+    """Return a local folder with the current model under a URI; downloads it unless it is cached.
 
     Raises:
-        InputError: there is no model, or it cannot be read.
+        InputError: there is no model under the URI, or it cannot be listed.
+        RaycolError: a file cannot be downloaded.
     """
     opened = open_uri(uri)
     files = _list(opened, uri)
     if not _is_model(files):
-        raise InputError(f"model {shown(uri)!r}: there is no config.json or modules.json under it")
-    # By time and size another model of the same name has another folder.
+        raise InputError(f"model {shown(uri)!r}: no config.json or modules.json; pass the URI of a model's folder")
+    # Sizes and times are part of the key, so a replaced model is downloaded again.
     key = "\n".join(
         [
             opened.endpoint,
@@ -67,16 +68,16 @@ def fetch_model(uri: str) -> Path:
             *(f"{name} {info.size} {info.mtime_ns}" for name, info in sorted(files.items())),
         ]
     )
-    place = cache_root() / "models" / xxhash.xxh3_128_hexdigest(key.encode())
-    final = place / PurePosixPath(opened.path).name
+    parent = cache_root() / "models" / xxhash.xxh3_128_hexdigest(key.encode())
+    final = parent / PurePosixPath(opened.path).name
     if final.is_dir():
         return final
-    with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place))
+    with writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
         try:
             _download(opened, uri, files, unfinished)
-            # Of several processes the first one's copy is kept; they are the same.
+            # If several processes download the model, the first copy is kept; all are identical.
             if not final.is_dir():
                 os.rename(unfinished, final)
         except OSError:
@@ -95,25 +96,27 @@ def _download(opened: Opened, uri: str, files: dict[str, pafs.FileInfo], folder:
             pafs.copy_files(info.path, str(path), source_filesystem=opened.system)
         except OSError as error:
             raise RaycolError(failed(uri, f"model, {name} cannot be read", error)) from error
-        if (found := path.stat().st_size) != info.size:
-            raise RaycolError(f"{shown(uri)}: {name} has {found} bytes; {info.size} were listed; try again")
+        if (size := path.stat().st_size) != info.size:
+            raise RaycolError(f"{shown(uri)}: {name} has {size} bytes, expected {info.size} as listed; try again")
 
 
 def _is_model(files: dict[str, pafs.FileInfo]) -> bool:
-    return any(name in files for name in MARKS)
+    return any(name in files for name in MARKER_FILES)
 
 
 def _list(opened: Opened, uri: str) -> dict[str, pafs.FileInfo]:
-    """The files under a URI, by their names below it."""
+    """List the files under a URI, by relative path."""
     selector = pafs.FileSelector(opened.path, recursive=True, allow_not_found=True)
     try:
-        found = [info for info in opened.system.get_file_info(selector) if info.type == pafs.FileType.File]
+        infos = [info for info in opened.system.get_file_info(selector) if info.type == pafs.FileType.File]
     except OSError as error:
         raise InputError(failed(uri, "model cannot be listed", error)) from error
-    if len(found) > _MOST_FILES:
-        raise InputError(f"{shown(uri)}: has {len(found):,} files under it; a model has {_MOST_FILES:,} at most")
-    files = {info.path.removeprefix(f"{opened.path}/"): info for info in found}
+    if len(infos) > _MAX_FILES:
+        raise InputError(
+            f"{shown(uri)}: has {len(infos):,} files, expected at most {_MAX_FILES:,}; pass the URI of a model folder"
+        )
+    files = {info.path.removeprefix(f"{opened.path}/"): info for info in infos}
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{shown(uri)}: has a file {name!r:.100}, which is no name of a model's")
+            raise InputError(f"{shown(uri)}: file name {name!r:.100} leads out of the folder; rename or remove it")
     return files

@@ -1,7 +1,7 @@
-"""Saving encoders: into a folder that `raycol.models.encoder.load_encoder`, sentence-transformers and PyLate all open.
+"""Saving encoders in a format that raycol, sentence-transformers and PyLate open.
 
-All three read PyLate's layout: a transformer, linear layers, and the settings that ColBERT papers name. What PyLate
-cannot express is saved in sentence-transformers' own layout, which PyLate does not read.
+All three read PyLate's format: a transformer, linear layers and ColBERT's settings. Encoders that it cannot represent
+are saved in sentence-transformers' own format, which PyLate does not read.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers import PreTrainedModel
 
-from raycol.models.encoder import DOCUMENT_LENGTH, QUERY_LENGTH, quiet_transformers, words_not_in
+from raycol.models.encoder import DOCUMENT_LENGTH, QUERY_LENGTH, quiet_transformers, unknown_words
 
-# What sentence-transformers makes of the modules of a checkpoint in PyLate's layout.
+# Settings of the modules that sentence-transformers creates for a checkpoint in PyLate's format.
 _TRANSFORMER = {
     "transformer_task": "feature-extraction",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
     "module_output_name": "token_embeddings",
 }
-_OF_TOKENS = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+_TOKEN_EMBEDDINGS = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
 
-# Texts that are tokenised as PyLate does and as sentence-transformers does, to see that both do alike.
+# Texts to compare PyLate's and sentence-transformers' handling of prefixes on.
 _PROBES = ("", "a", "Rain, wind and 12 storms!", "(x) naïve Straße", "東京の雨")
 
 
 def save_encoder(encoder: MultiVectorEncoder, folder: Path) -> str | None:
-    """Write an encoder's weights, tokenizer and settings to a folder, which is made if need be.
+    """Write an encoder's weights, tokenizer and settings to a folder, created if missing.
 
-    raycol and sentence-transformers open it as the encoder that it was: its fingerprint is the same. PyLate encodes
-    queries and documents alike too, unless the encoder has what PyLate's layout has no room for: modules beside
-    transformer, projection, mask and normalisation (token pooling, no projection), a prefix that is not one token,
-    lengths left open, expansion of another kind than to a fixed length with mask tokens, a skiplist for queries or of
-    words that the tokenizer does not have, an allowlist of tokens. Then it is saved as sentence-transformers does.
+    raycol and sentence-transformers reopen an encoder with the same fingerprint. PyLate encodes identically, unless
+    its format cannot represent the encoder, which is then saved in sentence-transformers' format. These are encoders
+    with modules other than transformer, projection, mask and normalisation (token pooling, no projection), a prefix of
+    several tokens, unset lengths, query expansion other than to a fixed length with mask tokens, a skiplist for
+    queries or with words outside the vocabulary, or a token allowlist.
 
     Returns:
-        None where PyLate opens the folder, and otherwise what stands in the way.
+        None if PyLate can open the folder, otherwise the reason why it cannot.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    obstacle = _obstacle(encoder)
+    incompatibility = _pylate_incompatibility(encoder)
     with quiet_transformers():
-        if obstacle:
+        if incompatibility:
             encoder.save_pretrained(str(folder), create_model_card=False)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             _save_for_pylate(encoder, folder)
-    return obstacle
+    return incompatibility
 
 
 def _save_for_pylate(encoder: MultiVectorEncoder, folder: Path) -> None:
@@ -64,7 +64,9 @@ def _save_for_pylate(encoder: MultiVectorEncoder, folder: Path) -> None:
         path = f"{number}_Dense"
         (folder / path).mkdir(exist_ok=True)
         projection.save_torch_weights(str(folder / path))
-        options = {name: value for name, value in projection.get_config_dict().items() if name not in _OF_TOKENS}
+        options = {
+            name: value for name, value in projection.get_config_dict().items() if name not in _TOKEN_EMBEDDINGS
+        }
         _write(folder / path / "config.json", options)
         modules.append({"idx": number, "name": str(number), "path": path, "type": "pylate.models.Dense.Dense"})
     _write(folder / "modules.json", modules)
@@ -72,8 +74,8 @@ def _save_for_pylate(encoder: MultiVectorEncoder, folder: Path) -> None:
     settings = {
         "model_type": "ColBERT",
         "similarity_fn_name": {"maxsim": "MaxSim"}.get(encoder.similarity_fn_name, encoder.similarity_fn_name),
-        # PyLate puts a prefix, one token, behind the first one. sentence-transformers puts prompts before the text:
-        # the same tokens, and with them the white space that the prefix had.
+        # PyLate inserts the prefix, a single token, after the first token; sentence-transformers prepends the prompt,
+        # with its trailing white space, to the text. Both give the same ids.
         "query_prefix": _prefix(encoder, "query"),
         "document_prefix": _prefix(encoder, "document"),
         "prompts": encoder.prompts,
@@ -91,37 +93,38 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _obstacle(encoder: MultiVectorEncoder) -> str | None:
-    """What an encoder has that PyLate's layout cannot express, if anything."""
+def _pylate_incompatibility(encoder: MultiVectorEncoder) -> str | None:
+    """Why PyLate's format cannot represent an encoder; None if it can."""
     kinds = [type(module) for module in encoder]
     if len(kinds) < 4 or kinds != [Transformer, *[Dense] * (len(kinds) - 3), MultiVectorMask, Normalize]:
         names = ", ".join(kind.__name__ for kind in kinds)
-        return f"its modules are {names}; PyLate has Transformer, Dense (one or more), MultiVectorMask, Normalize"
+        return f"its modules are {names}; PyLate supports Transformer, Dense (1 or more), MultiVectorMask, Normalize"
     for module in encoder:
-        found, expected = module.get_config_dict(), _settings_in_pylate(module)
-        for name in sorted(found.keys() | expected.keys()):
-            if found.get(name) != expected.get(name):
-                return f"{type(module).__name__}: {name} is {found.get(name)!r}; PyLate has {expected.get(name)!r}"
+        actual, expected = module.get_config_dict(), _settings_in_pylate(module)
+        for name in sorted(actual.keys() | expected.keys()):
+            if actual.get(name) != expected.get(name):
+                return f"{type(module).__name__}: {name} is {actual.get(name)!r}; PyLate has {expected.get(name)!r}"
     if not isinstance(encoder[0].model, PreTrainedModel):
-        return f"its weights are in a {type(encoder[0].model).__name__}, which transformers alone does not open"
+        return f"its weights are in a {type(encoder[0].model).__name__}, which transformers alone cannot open"
     if encoder.default_prompt_name:
         return f"it has a default prompt, {encoder.default_prompt_name!r}, which PyLate would add to the prefixes"
     for task in ("query", "document"):
         if _prefix(encoder, task) is None:
-            return f"its {task} prefix {encoder.prompts[task]!r} is not one token of its own"
-    unknown = words_not_in(encoder.tokenizer, encoder[-2].skiplist_words)
-    return f"its tokenizer does not have the words {unknown} of the skiplist" if unknown else None
+            return f"its {task} prefix {encoder.prompts[task]!r} is not a single token"
+    unknown = unknown_words(encoder.tokenizer, encoder[-2].skiplist_words)
+    return f"its tokenizer lacks the skiplist words {unknown}" if unknown else None
 
 
 def _settings_in_pylate(module: Any) -> dict[str, Any]:
-    """The settings that a module has after saving and opening it in PyLate's layout."""
+    """The settings of a module after a round trip through PyLate's format."""
     if isinstance(module, Dense):
-        free = ("in_features", "out_features", "bias", "activation_function", "use_residual")
-        return {**{name: value for name, value in module.get_config_dict().items() if name in free}, **_OF_TOKENS}
+        preserved = ("in_features", "out_features", "bias", "activation_function", "use_residual")
+        options = {name: value for name, value in module.get_config_dict().items() if name in preserved}
+        return {**options, **_TOKEN_EMBEDDINGS}
     if isinstance(module, MultiVectorMask):
         return {"skiplist_words": module.skiplist_words, "skiplist_tasks": ["document"]}
     if isinstance(module, Normalize):
-        return _OF_TOKENS
+        return _TOKEN_EMBEDDINGS
     settings = {**_TRANSFORMER, "document_length": module.document_length or DOCUMENT_LENGTH}
     expansion = module.query_expansion
     if expansion is None:
@@ -130,7 +133,7 @@ def _settings_in_pylate(module: Any) -> dict[str, Any]:
 
 
 def _prefix(encoder: MultiVectorEncoder, task: str) -> str | None:
-    """The token that PyLate puts where the prompt of a task comes out; None where it would not be the same."""
+    """Prefix token with which PyLate tokenizes as with a task's prompt; "" without a prompt, None if impossible."""
     tokenizer, prompt = encoder.tokenizer, encoder.prompts.get(task) or ""
     if not prompt:
         return ""
@@ -138,9 +141,9 @@ def _prefix(encoder: MultiVectorEncoder, task: str) -> str | None:
         if prefix not in tokenizer.get_vocab():
             continue
         token = tokenizer.convert_tokens_to_ids(prefix)
-        apart = [tokenizer(text)["input_ids"] for text in _PROBES]
-        together = [tokenizer(prompt + text)["input_ids"] for text in _PROBES]
+        without_prompt = [tokenizer(text)["input_ids"] for text in _PROBES]
+        with_prompt = [tokenizer(prompt + text)["input_ids"] for text in _PROBES]
         sides = {tokenizer.padding_side, tokenizer.truncation_side}
-        if together == [[*ids[:1], token, *ids[1:]] for ids in apart] and sides == {"right"}:
+        if with_prompt == [[*ids[:1], token, *ids[1:]] for ids in without_prompt] and sides == {"right"}:
             return str(prefix)
     return None

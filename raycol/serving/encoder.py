@@ -45,13 +45,13 @@ class QueryEncoder:
     def __init__(self, name_or_path: str | None, info: dict[str, str] | None, threads: int | None = None) -> None:
         import torch
 
-        from raycol.models.encoder import load_encoder_of
+        from raycol.models.encoder import load_index_encoder
 
         keep_replica_on_loopback()
         if threads:
             torch.set_num_threads(threads)
         expected = ModelInfo.model_validate(info) if info else None
-        self._encoder = load_encoder_of(expected, name_or_path, device=None)
+        self._encoder = load_index_encoder(expected, name_or_path, device=None)
         # Truncation and padding are mutable state of a tokenizer, so its users take turns. `tokens` uses a tokenizer
         # of its own: searches do not wait for explanations.
         self._tokenizer_lock = threading.Lock()

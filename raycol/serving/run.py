@@ -53,9 +53,9 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
     index = Index.open(config.index, starting_version(open_store(config.index), config.version)[0])
     if index.manifest.model or config.model:
         # Imports torch.
-        from raycol.models.encoder import load_encoder_of
+        from raycol.models.encoder import load_index_encoder
 
-        load_encoder_of(index.manifest.model, config.model, device="cpu")
+        load_index_encoder(index.manifest.model, config.model, device="cpu")
     config = config.model_copy(update={"host": config.host or LOOPBACK})
     host = str(config.host)
     app = build_app(config)

@@ -1,4 +1,4 @@
-"""Training encoders, in this process or on Ray Train."""
+"""Training of encoders, in this process or on Ray Train."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Which examples make which batch: the same for every worker, from a seed and the examples' queries and positives.
+"""The batch plan: every worker derives the same batches from the seed and takes its slice of each.
 
-Workers need no word from each other: each makes the whole plan and takes its slice of every batch. So all have equally
-many batches of equal size, however many examples there are, and training goes on at any batch after a crash.
+Workers exchange no messages about batches. All of them take the same number of batches of the same size, whatever the
+number of examples, and a resumed training starts at any batch.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from raycol.errors import InputError
 
-# Examples that were put off and are looked at again for each batch, in batches.
-_LOOK_BACK = 4
+# Deferred examples that each batch reconsiders, in multiples of the batch size.
+_RECONSIDERED_BATCHES = 4
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Share:
-    """Examples of one source.
+class MixtureSource:
+    """One data source of the training mixture.
 
     Args:
-        name: of the source.
-        examples: their indices.
-        weight: how often batches are taken from there, beside the others.
-        n_ways: documents of each example in a batch; examples of fewer are filled up.
+        name: shown in error messages.
+        examples: indices of its examples.
+        weight: sampling weight, relative to the other sources.
+        n_ways: documents per example in a batch; shorter examples are padded to it.
     """
 
     name: str
@@ -43,63 +43,63 @@ class BatchPlan:
     """All batches of a training.
 
     Args:
-        shares: examples by source. Each batch is of one source, drawn by weight.
-        queries_N: for every example a number that tells its query from others.
-        positives_N: the same of its positive; None where equal ones do no harm.
-        batch_size: examples a batch, over all workers.
-        seed: of the order.
-        distinct: keep examples of one query, or of one positive, out of the same batch.
+        sources: the mixture. A batch comes from one source, sampled by weight.
+        queries_N: query id of each example.
+        positives_N: id of each example's positive; None if examples with the same positive may share a batch.
+        batch_size: examples per batch, over all workers.
+        seed: seeds the order of the examples.
+        allow_duplicates: let examples with the same query or the same positive share a batch.
     """
 
-    shares: tuple[Share, ...]
+    sources: tuple[MixtureSource, ...]
     queries_N: Indices
     positives_N: Indices | None
     batch_size: int
     seed: int
-    distinct: bool
+    allow_duplicates: bool
 
     def batches(self, n: int) -> Iterator[Indices]:
-        """The first `n` batches, each of `batch_size` indices.
+        """Yield the first `n` batches, each of `batch_size` example indices.
 
-        A source is gone through in another order each time. Of two examples that may not stand together, one waits for
-        a later batch, so that none is lost.
+        Every epoch over a source has its own order. An example that duplicates another one of the batch is deferred to
+        a later batch, not dropped.
 
         Raises:
-            InputError: too many examples of one source share their query or positive.
+            InputError: too many examples of one source share a query or a positive.
         """
-        streams = [_Stream(self, number, share) for number, share in enumerate(self.shares)]
-        weights = np.array([share.weight for share in self.shares])
+        streams = [_Stream(self, number, source) for number, source in enumerate(self.sources)]
+        weights = np.array([source.weight for source in self.sources])
         rng = np.random.default_rng([self.seed, 0])
         for _ in range(n):
             chosen = rng.choice(len(streams), p=weights / weights.sum()) if len(streams) > 1 else 0
             yield streams[chosen].batch()
 
     def check(self) -> None:
-        """Raise `InputError` where a batch cannot be filled from each source."""
-        for number, share in enumerate(self.shares):
-            if len(share.examples) < self.batch_size:
+        """Raise `InputError` if a source cannot fill a batch."""
+        for number, source in enumerate(self.sources):
+            if len(source.examples) < self.batch_size:
                 raise InputError(
-                    f"{share.name}: {len(share.examples)} examples to train on, fewer than the batch of "
-                    f"{self.batch_size}; lower --batch-size or bring more"
+                    f"{source.name}: {len(source.examples)} examples to train on, fewer than --batch-size "
+                    f"{self.batch_size}; lower it or add examples"
                 )
-            _Stream(self, number, share).batch()
+            _Stream(self, number, source).batch()
 
 
 class _Stream:
-    """An endless run through one source's examples."""
+    """An endless stream over the examples of one source."""
 
-    def __init__(self, plan: BatchPlan, number: int, share: Share) -> None:
+    def __init__(self, plan: BatchPlan, number: int, source: MixtureSource) -> None:
         self._plan = plan
-        self._share = share
+        self._source = source
         self._number = number
-        self._order = self._endless()
-        self._waiting: deque[int] = deque()
+        self._order = self._shuffled_epochs()
+        self._deferred: deque[int] = deque()
 
-    def _endless(self) -> Iterator[int]:
+    def _shuffled_epochs(self) -> Iterator[int]:
         epoch = 0
         while True:
             rng = np.random.default_rng([self._plan.seed, 1, self._number, epoch])
-            yield from rng.permutation(self._share.examples).tolist()
+            yield from rng.permutation(self._source.examples).tolist()
             epoch += 1
 
     def batch(self) -> Indices:
@@ -108,8 +108,8 @@ class _Stream:
         queries: set[int] = set()
         positives: set[int] = set()
 
-        def fits(example: int) -> bool:
-            if not self._plan.distinct:
+        def accepts(example: int) -> bool:
+            if self._plan.allow_duplicates:
                 return True
             query = int(self._plan.queries_N[example])
             positive = -1 if self._plan.positives_N is None else int(self._plan.positives_N[example])
@@ -119,31 +119,31 @@ class _Stream:
             positives.add(positive)
             return True
 
-        again: list[int] = []
-        for _ in range(min(len(self._waiting), _LOOK_BACK * size)):
+        deferred_again: list[int] = []
+        for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * size)):
             if len(batch) == size:
                 break
-            example = self._waiting.popleft()
-            (batch if fits(example) else again).append(example)
-        self._waiting.extendleft(reversed(again))
-        drawn = 0
+            example = self._deferred.popleft()
+            (batch if accepts(example) else deferred_again).append(example)
+        self._deferred.extendleft(reversed(deferred_again))
+        n_drawn = 0
         while len(batch) < size:
-            if drawn > 2 * len(self._share.examples):
+            if n_drawn > 2 * len(self._source.examples):
                 raise InputError(
-                    f"{self._share.name}: a batch of {size} cannot be filled, since only {len(batch)} of the examples "
-                    "differ in query and positive; lower --batch-size, or allow both with --no-no-duplicates"
+                    f"{self._source.name}: only {len(batch)} examples differ in query and positive, too few for a "
+                    f"batch of {size}; lower --batch-size or pass --allow-duplicates"
                 )
             example = next(self._order)
-            drawn += 1
-            if fits(example):
+            n_drawn += 1
+            if accepts(example):
                 batch.append(example)
             else:
-                self._waiting.append(example)
+                self._deferred.append(example)
         return np.array(batch, np.int64)
 
 
 class WorkerBatches:
-    """One worker's slices of a plan's batches: what torch's DataLoader takes as a batch sampler."""
+    """One worker's slice of every batch of a plan; a batch sampler for torch's DataLoader."""
 
     def __init__(self, plan: BatchPlan, n: int, rank: int, n_workers: int) -> None:
         self._plan = plan

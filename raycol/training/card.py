@@ -1,9 +1,9 @@
-"""What lies beside the weights of a trained model: its card, its settings, and how training went.
+"""The files next to a trained model's weights: model card, settings, metrics, training curves.
 
-README.md               the model card, as the Hugging Face hub reads it
-training/config.yaml    the settings, as `raycol train` takes them
-training/metrics.jsonl  what was noted of each step and evaluation, a line each
-training/curves.png     the same as a picture
+README.md               the model card, in the Hugging Face hub's format
+training/config.yaml    the settings, as input of `raycol train`
+training/metrics.jsonl  a line per step and evaluation
+training/curves.png     the same metrics, plotted
 """
 
 from __future__ import annotations
@@ -30,63 +30,64 @@ from raycol.training.record import Record
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-    from raycol.training.checkpoints import Saved
+    from raycol.training.checkpoints import Checkpoint
     from raycol.training.config import TrainConfig
     from raycol.training.prepare import TrainingTask
 
-# What is told of a step and of an evaluation; the Trainer notes more, which says nothing about the model.
-_NOTED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", *METRICS)
-# The hub's names of metrics.
+# Entries of `metrics.jsonl`; the Trainer logs more, which says nothing about the model.
+_RECORDED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", *METRICS)
+# Metric names on the hub.
 _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}
 
-# Settings that the card tells of whatever they are, and those it never does: places, and what its sections say.
-_ALWAYS = ("objective", "scoring", "temperature", "batch_size", "epochs", "learning_rate", "schedule", "warmup",
-           "dtype", "seed", "num_workers")  # fmt: skip
-_NEVER = ("model", "data", "out", "storage", "eval_data", "wait_for_nodes")
+# Settings that the card lists even at their defaults, and those it never lists: locations, and the content of other
+# sections.
+_ALWAYS_LISTED = ("objective", "scoring", "temperature", "batch_size", "epochs", "learning_rate", "schedule", "warmup",
+                  "dtype", "seed", "num_workers")  # fmt: skip
+_NEVER_LISTED = ("model", "data", "out", "storage", "eval_data", "wait_for_nodes")
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "ray")
-# Where the packaged backbone's weights come from.
-_PACKAGED_FROM = "sentence-transformers/all-MiniLM-L6-v2"
+# Hub name of the packaged backbone's weights.
+_PACKAGED_ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def write_extras(
-    folder: Path, config: TrainConfig, work: TrainingTask, kept: Saved, history: Sequence[Record]
+    folder: Path, config: TrainConfig, task: TrainingTask, best: Checkpoint, history: Sequence[Record]
 ) -> None:
-    """Write the card and all else beside a saved model.
+    """Write the model card and the folder `training` next to a saved model.
 
     Args:
-        folder: the model's, not yet where `config.out` says.
+        folder: the saved model, before it is moved to `config.out`.
         config: the settings of the training.
-        work: what was prepared for it.
-        kept: the checkpoint that the model was made of.
-        history: what the Trainer noted of each step and evaluation.
+        task: the prepared sources and steps.
+        best: the checkpoint with the model's weights.
+        history: the Trainer's log history.
 
     Raises:
         OSError: the folder cannot be written.
-        InputError: what is in the folder does not open.
+        InputError: the saved model cannot be opened.
     """
     records = [
-        {name: entry[name] for name in _NOTED if name in entry}
+        {name: entry[name] for name in _RECORDED if name in entry}
         for entry in history
         if "loss" in entry or any(name in entry for name in METRICS)
     ]
-    notes = folder / "training"
-    notes.mkdir(exist_ok=True)
+    details = folder / "training"
+    details.mkdir(exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    (notes / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    (notes / "config.yaml").write_text(_settings_file(config), encoding="utf-8")
-    draw_curves(notes / "curves.png", records, kept.step)
-    card = _card(load_encoder(folder, device="cpu"), _opens_in_pylate(folder), config, work, kept, records)
+    (details / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    (details / "config.yaml").write_text(_settings_file(config), encoding="utf-8")
+    draw_curves(details / "curves.png", records, best.step)
+    card = _card(load_encoder(folder, device="cpu"), _opens_in_pylate(folder), config, task, best, records)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _settings_file(config: TrainConfig) -> str:
-    """The settings as YAML. Where checkpoints went is left out if nobody chose it."""
+    """The settings as YAML, without a default `storage`."""
     settings = config.effective()
     if _is_packaged(config.model):
         settings["model"] = PACKAGED_BACKBONE
-    if config.storage == config.model_copy(update={"storage": None}).place:
+    if config.storage == config.model_copy(update={"storage": None}).storage_uri:
         del settings["storage"]
-    head = f"# raycol {raycol.__version__}; to train anew: raycol train config.yaml --out ANOTHER_FOLDER\n"
+    head = f"# raycol {raycol.__version__}; to repeat the training: raycol train config.yaml --out ANOTHER_FOLDER\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -98,23 +99,23 @@ def _card(
     encoder: MultiVectorEncoder,
     opens_in_pylate: bool,
     config: TrainConfig,
-    work: TrainingTask,
-    kept: Saved,
+    task: TrainingTask,
+    best: Checkpoint,
     records: Sequence[Record],
 ) -> str:
     sections = [
         f"# {_text(config.name)}\n\n{_about(encoder, config)}",
         f"## Use\n\n{_use(config.name, opens_in_pylate)}",
-        f"## Scores\n\n{_scores(config, work, kept, records)}",
-        f"## Data\n\n{_data(work)}",
-        f"## Settings\n\n{_settings(config, work)}",
+        f"## Scores\n\n{_scores(config, task, best, records)}",
+        f"## Data\n\n{_data(task)}",
+        f"## Settings\n\n{_settings(config, task)}",
         f"## Versions\n\n{_versions()}",
     ]
-    return f"---\n{_front_matter(config, work, kept, opens_in_pylate)}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_front_matter(config, task, best, opens_in_pylate)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(config: TrainConfig, work: TrainingTask, kept: Saved, opens_in_pylate: bool) -> str:
-    """YAML that the hub reads. It links to models and data sets, so only those of the hub are named here."""
+def _front_matter(config: TrainConfig, task: TrainingTask, best: Checkpoint, opens_in_pylate: bool) -> str:
+    """Front matter for the hub. The hub links models and data sets by name, so local ones are left out."""
     results = [
         EvalResult(
             task_type="information-retrieval",
@@ -122,10 +123,10 @@ def _front_matter(config: TrainConfig, work: TrainingTask, kept: Saved, opens_in
             dataset_name=_collection(config),
             metric_type=_HUB_METRICS[name],
             metric_name=name,
-            metric_value=round(kept.metrics[name], 5),
+            metric_value=round(best.metrics[name], 5),
         )
         for name in METRICS
-        if name in kept.metrics
+        if name in best.metrics
     ]
     data = ModelCardData(
         model_name=config.name,
@@ -134,7 +135,7 @@ def _front_matter(config: TrainConfig, work: TrainingTask, kept: Saved, opens_in
         tags=["sentence-transformers", "multi-vector", "colbert", "late-interaction", *["PyLate"] * opens_in_pylate,
               "raycol"],
         base_model=_hub_model(config),
-        datasets=sorted({info.path[len(HUB) :] for info in work.sources if info.path.startswith(HUB)}) or None,
+        datasets=sorted({info.path[len(HUB) :] for info in task.sources if info.path.startswith(HUB)}) or None,
         eval_results=results or None,
     )  # fmt: skip
     return f"{data.to_yaml().strip()}\n"
@@ -144,9 +145,9 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
     transformer, expansion = encoder[0], encoder[0].query_expansion
     query = f"at most {transformer.query_length or encoder.max_seq_length} tokens"
     if expansion:
-        query = f"{'at least ' if expansion['strategy'] == 'min' else ''}{expansion['length']} tokens, filled up with "
-        query += f"mask tokens that are scored too, and {'' if expansion['attend'] else 'not '}attended to"
-    together = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed up"
+        query = f"{'at least ' if expansion['strategy'] == 'min' else ''}{expansion['length']} tokens, padded with "
+        query += f"mask tokens that are scored too and {'' if expansion['attend'] else 'not '}attended to"
+    aggregation = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed"
     base = _hub_model(config)
     origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(last_name(config.model))
     rows = [
@@ -157,12 +158,12 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
             (f"{task} prefix", f"`{prefix}`" if (prefix := encoder.prompts.get(task)) else "none")
             for task in ("query", "document")
         ),
-        ("similarity", f"MaxSim: for each query token its best dot product with a document token, {together}"),
+        ("similarity", f"MaxSim: each query token's maximum dot product with a document token, {aggregation}"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
     return (
-        "A late-interaction (ColBERT-style, multi-vector) retrieval model: it turns each token of a query or a "
-        "document into a unit vector and compares them one by one.\n\n"
+        "A late-interaction (ColBERT-style, multi-vector) retrieval model: it encodes each token of a query or a "
+        "document as a unit vector and compares them token by token.\n\n"
         f"Trained with raycol {raycol.__version__} from {origin}.\n\n{_table(('setting', 'value'), rows)}"
     )
 
@@ -203,27 +204,27 @@ print(rank.rerank(documents_ids=[["0", "1"]], queries_embeddings=queries, docume
         del examples["PyLate"]
     parts = [f"With {title}:\n\n```python\n{code}```" for title, code in examples.items()]
     if not opens_in_pylate:
-        parts.append("PyLate does not open it: its layout has no room for some of the settings.")
+        parts.append("PyLate cannot open this model: its format does not support some of the settings.")
     return "\n\n".join(parts)
 
 
-def _scores(config: TrainConfig, work: TrainingTask, kept: Saved, records: Sequence[Record]) -> str:
+def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: Sequence[Record]) -> str:
     losses = [record for record in records if "loss" in record]
-    taken = int(losses[-1]["step"]) if losses else kept.step
-    course = f"{taken:,} steps" + (f", of {work.steps:,} that were planned." if taken < work.steps else ".")
+    n_steps = int(losses[-1]["step"]) if losses else best.step
+    summary = f"{n_steps:,} steps" + (f" of {task.steps:,} planned." if n_steps < task.steps else ".")
     if losses:
-        course += f" Loss: {losses[0]['loss']:.4g} in the first, {losses[-1]['loss']:.4g} in the last."
+        summary += f" Loss: {losses[0]['loss']:.4g} in the first step, {losses[-1]['loss']:.4g} in the last."
     picture = "![Loss, learning rate, gradient norm and evaluations over the steps](training/curves.png)"
-    if not kept.metrics:
-        return f"{course} It was not evaluated; these are the weights after step {kept.step:,}.\n\n{picture}"
-    rows = [(name, f"{kept.metrics[name]:.4f}") for name in METRICS if name in kept.metrics]
+    if not best.metrics:
+        return f"{summary} Not evaluated; the weights are those of step {best.step:,}.\n\n{picture}"
+    rows = [(name, f"{best.metrics[name]:.4f}") for name in METRICS if name in best.metrics]
     return (
-        f"{course} These are the weights after step {kept.step:,}, the best of the evaluations on "
+        f"{summary} The weights are those of step {best.step:,}, which scored best on "
         f"{_text(_collection(config))}:\n\n{_table(('metric', 'exact MaxSim'), rows)}\n\n{picture}"
     )
 
 
-def _data(work: TrainingTask) -> str:
+def _data(task: TrainingTask) -> str:
     rows = [
         (
             _text(_data_name(info.path)),
@@ -232,38 +233,38 @@ def _data(work: TrainingTask) -> str:
             f"{info.weight:,.10g}",
             f"{info.skipped:,}",
         )
-        for info in work.sources
+        for info in task.sources
     ]
-    header = ("source", "examples", "documents of each", "weight in the mixture", "left out")
-    remarks = [f"- {_text(_data_name(info.path))}: {_text(one)}" for info in work.sources for one in info.remarks()]
-    listed = "\n\n" + "\n".join(remarks) if remarks else ""
-    return f"{_table(header, rows)}\n\nBatches are of one source each, drawn by weight.{listed}"
+    header = ("source", "examples", "documents per example", "sampling weight", "unusable records")
+    remarks = [f"- {_text(_data_name(info.path))}: {_text(one)}" for info in task.sources for one in info.remarks()]
+    remark_list = "\n\n" + "\n".join(remarks) if remarks else ""
+    return f"{_table(header, rows)}\n\nEach batch comes from one source, sampled by weight.{remark_list}"
 
 
-def _settings(config: TrainConfig, work: TrainingTask) -> str:
-    """The main settings, and all that differ from the defaults."""
+def _settings(config: TrainConfig, task: TrainingTask) -> str:
+    """Table of the main settings and of those that differ from the defaults."""
     fields = type(config).model_fields
-    chosen = {
+    listed = {
         name: getattr(config, name)
-        for name in (*_ALWAYS, *(name for name in fields if name not in _ALWAYS))
-        if name not in _NEVER and (name in _ALWAYS or getattr(config, name) != fields[name].default)
+        for name in (*_ALWAYS_LISTED, *(name for name in fields if name not in _ALWAYS_LISTED))
+        if name not in _NEVER_LISTED and (name in _ALWAYS_LISTED or getattr(config, name) != fields[name].default)
     }
     if config.epochs is None:
-        del chosen["epochs"]  # the steps say it
-    rows = [("steps", f"{work.steps:,}"), *((f"`{name}`", _value(value)) for name, value in chosen.items())]
-    return f"{_table(('setting', 'value'), rows)}\n\nAll of them are in [training/config.yaml](training/config.yaml)."
+        del listed["epochs"]  # the number of steps tells it
+    rows = [("steps", f"{task.steps:,}"), *((f"`{name}`", _value(value)) for name, value in listed.items())]
+    return f"{_table(('setting', 'value'), rows)}\n\nAll settings: [training/config.yaml](training/config.yaml)."
 
 
 def _versions() -> str:
-    found = {"raycol": raycol.__version__, **{name: version(name) for name in _PACKAGES}}
-    return _table(("package", "version"), list(found.items()))
+    versions = {"raycol": raycol.__version__, **{name: version(name) for name in _PACKAGES}}
+    return _table(("package", "version"), list(versions.items()))
 
 
 def _collection(config: TrainConfig) -> str:
-    """What the model was evaluated on, by name."""
+    """Name of the evaluation collection."""
     if config.eval_data:
-        place = shown(config.eval_data)
-        return f"{Path(place).name if is_uri(place) else Path(place).resolve().name} ({config.eval_split})"
+        location = shown(config.eval_data)
+        return f"{Path(location).name if is_uri(location) else Path(location).resolve().name} ({config.eval_split})"
     return f"{config.held_out} held-out queries of the training data"
 
 
@@ -272,15 +273,15 @@ def _is_packaged(model: str) -> bool:
 
 
 def _hub_model(config: TrainConfig) -> str | None:
-    """The model on the hub that training started from, if it is one."""
+    """Hub name of the initial model; None for a local one."""
     if _is_packaged(config.model):
-        return _PACKAGED_FROM
-    place = Path(config.model)
-    return None if is_uri(config.model) or place.is_absolute() or place.exists() else config.model
+        return _PACKAGED_ORIGIN
+    path = Path(config.model)
+    return None if is_uri(config.model) or path.is_absolute() or path.exists() else config.model
 
 
 def _data_name(path: str) -> str:
-    """The last name of where data was. Names on the hub stay whole."""
+    """The last component of a path or URI, or the full name of a hub data set."""
     return path[len(HUB) :] if path.startswith(HUB) else last_name(path)
 
 
@@ -295,5 +296,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """A name as text in Markdown: on one line, without what would be taken for markup."""
+    """Escape a name for Markdown, on one line."""
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", " ".join(text.split()))

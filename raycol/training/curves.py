@@ -1,4 +1,4 @@
-"""The course of a training as a picture: loss, learning rate, gradient norm, evaluations."""
+"""Training curves as a PNG: loss, learning rate, gradient norm, evaluations."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from raycol.evaluation.metrics import METRICS
 from raycol.training.record import Record
 
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
-_WIDTH, _HEIGHT = 8.0, 2.0  # inches: of all, of each curve
-# Steps with at most so many marks are marked one by one; a single one would not be seen as a line.
-_MOST_MARKS = 40
+_WIDTH, _HEIGHT = 8.0, 2.0  # inches: of the figure, of each subplot
+# Curves of at most this many points get a marker per point: a single point is invisible as a line.
+_MAX_MARKERS = 40
 
 
-def draw_curves(path: Path, records: Sequence[Record], kept: int) -> None:
-    """Draw a PNG with a curve below the other, over the steps.
+def draw_curves(path: Path, records: Sequence[Record], best_step: int) -> None:
+    """Plot each metric over the steps, one subplot below the other.
 
     Args:
-        path: the file to write.
-        records: what was noted of steps and evaluations, in their order.
-        kept: the step whose weights were kept; it is marked among the evaluations.
+        path: the PNG to write.
+        records: of steps and evaluations, in order.
+        best_step: the step whose weights the model has; marked in the subplot of the evaluations.
     """
-    # Without pyplot, which keeps figures and a backend for the whole process.
+    # pyplot would keep figures and a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = {name: title for name, title in _CURVES.items() if any(name in record for record in records)}
+    curves = {name: title for name, title in _CURVES.items() if any(name in record for record in records)}
     metrics = [name for name in METRICS if any(name in record for record in records)]
-    n_rows = max(1, len(found) + bool(metrics))
+    n_rows = max(1, len(curves) + bool(metrics))
     figure = Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(n_rows, 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, title) in zip(rows, found.items(), strict=False):
-        _draw(axes, records, name, color="tab:blue")
+    for axes, (name, title) in zip(rows, curves.items(), strict=False):
+        _plot(axes, records, name, color="tab:blue")
         axes.set_ylabel(title)
     if metrics:
         for name in metrics:
-            _draw(rows[-1], records, name, label=name)
-        rows[-1].axvline(kept, color="grey", linestyle=":", label=f"kept: step {kept}")
+            _plot(rows[-1], records, name, label=name)
+        rows[-1].axvline(best_step, color="grey", linestyle=":", label=f"kept: step {best_step}")
         rows[-1].set_ylabel("evaluation")
         rows[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in rows:
@@ -49,7 +49,7 @@ def draw_curves(path: Path, records: Sequence[Record], kept: int) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw(axes: Any, records: Sequence[Record], name: str, **style: Any) -> None:
+def _plot(axes: Any, records: Sequence[Record], name: str, **style: Any) -> None:
     points = [(record["step"], record[name]) for record in records if name in record]
-    marker = "." if len(points) <= _MOST_MARKS else ""
+    marker = "." if len(points) <= _MAX_MARKERS else ""
     axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, **style)

@@ -1,8 +1,8 @@
-"""The training set: examples of all sources, checked and written once as Arrow files that every worker maps.
+"""The training set: the examples of all sources, validated and written once as Arrow files that workers memory-map.
 
-`texts.arrow` holds each distinct text once. `examples.arrow` has a row an example: `query` and `documents` are rows of
-`texts.arrow`, `scores` a teacher's scores of the documents, `source` the number of its source and `where` its place
-there. Neither is ever read into memory whole.
+`texts.arrow` has a row per distinct text. `examples.arrow` has a row per example: `query` and `documents` are rows of
+`texts.arrow`, `scores` are the teacher's scores of the documents, `source` is the index of the source, `where` the
+position in the source for error messages. Neither file is ever read into memory as a whole.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from raycol.training.config import TrainConfig
 
 TEXTS, EXAMPLES = "texts.arrow", "examples.arrow"
 
-# What is left out of examples, as reports name it.
-BEYOND = "documents beyond --n-ways"
-UNRELATED = "pairs labelled 0"
-UNUSED = "examples' scores (the positive is named)"
-AS_GOOD = "documents scored as high as the positive"
+# Keys of `SourceInfo.left_out`, as reports print them.
+BEYOND_N_WAYS = "documents beyond --n-ways"
+LABELLED_ZERO = "pairs labelled 0"
+UNUSED_SCORES = "examples' scores (the positive is named)"
+TIED_WITH_POSITIVE = "documents scored as high as the positive"
 
 _EXAMPLE = pa.schema(
     [
@@ -46,16 +46,16 @@ _TEXT = pa.schema([("text", pa.large_string())])
 
 
 class SourceInfo(BaseModel):
-    """What a source brought.
+    """Statistics of one source.
 
     Args:
-        path: where it is.
-        weight: how often batches are taken from it, beside the others.
-        examples: that are trained on.
-        n_ways: documents of an example, in its batch.
-        skipped: records that could not be used.
-        short: examples of fewer documents, which are filled up.
-        left_out: how many of what else was left out, by what it is.
+        path: path, URI or hub name.
+        weight: sampling weight, relative to the other sources.
+        examples: number of training examples.
+        n_ways: documents per example in a batch.
+        skipped: number of unusable records.
+        short: number of examples with fewer than `n_ways` documents, which are padded.
+        left_out: number of other items left out, by kind.
     """
 
     path: str
@@ -67,19 +67,19 @@ class SourceInfo(BaseModel):
     left_out: dict[str, int] = {}
 
     def remarks(self) -> list[str]:
-        """Sentences on what was left out or filled up, for a report."""
-        counts = {"records that cannot be used": self.skipped, **self.left_out}
-        found = [f"{n:,} {what} left out" for what, n in counts.items() if n]
+        """Phrases for reports on what was left out or padded."""
+        counts = {"unusable records": self.skipped, **self.left_out}
+        phrases = [f"{n:,} {kind} left out" for kind, n in counts.items() if n]
         if self.short:
-            found.append(f"{self.short:,} examples of fewer than {self.n_ways} documents filled up (--n-ways)")
-        return found
+            phrases.append(f"{self.short:,} examples with fewer than {self.n_ways} documents padded (--n-ways)")
+        return phrases
 
 
 def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
-    """Read all sources, check every example against the objective, and write the files.
+    """Read all sources, validate every example for the objective, and write the files.
 
     Raises:
-        InputError: an unusable source or example (unless such are skipped), or one without any example.
+        InputError: a source is unusable or has no examples, or an example is unusable and `on_error` is "fail".
     """
     with ExitStack() as stack:
         texts = _Texts(stack.enter_context(RowWriter(folder / TEXTS, _TEXT)))
@@ -96,100 +96,100 @@ def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Text
     for example in read_examples(source, config.on_error, problems, config.n_ways):
         try:
             if config.distils:
-                documents, scores = _scored(config, example)
+                documents, scores = _scored_documents(config, example)
             else:
                 documents, scores = _positive_and_negatives(example, left_out), None
         except ValueError as error:
             refuse(BadRecord(example.where, str(error)), config.on_error)
             problems.append(BadRecord(example.where, str(error)))
             continue
-        left_out[BEYOND] += example.documents_left_out
+        left_out[BEYOND_N_WAYS] += example.documents_left_out
         if documents:
             lengths[len(documents)] += 1
             rows.add((texts.add(example.query), list(map(texts.add, documents)), scores, number, example.where))
-    count = lengths.total()
-    if not count:
-        found = [
-            *(f"the first was {problem}" for problem in problems[:1]),
-            *(f"{n} {what}" for what, n in left_out.items() if n),
+    n_examples = lengths.total()
+    if not n_examples:
+        reasons = [
+            *(f"the first problem is {problem}" for problem in problems[:1]),
+            *(f"{n} {kind}" for kind, n in left_out.items() if n),
         ]
-        why = f"; every one was left out: {', '.join(found)}" if found else ""
-        raise InputError(f"{source.path}: no training examples in it{why}")
+        why = f"; all records were left out: {', '.join(reasons)}" if reasons else ""
+        raise InputError(f"{source.path}: no training examples{why}")
     n_ways = max(lengths)
     return SourceInfo(
         path=str(source.path),
-        weight=source.weight or float(count),
-        examples=count,
+        weight=source.weight or float(n_examples),
+        examples=n_examples,
         n_ways=n_ways,
         skipped=len(problems),
-        short=count - lengths[n_ways],
-        left_out={what: n for what, n in left_out.items() if n},
+        short=n_examples - lengths[n_ways],
+        left_out={kind: n for kind, n in left_out.items() if n},
     )
 
 
-def _scored(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The documents and their scores, for an objective that learns from scores. Raises `ValueError`."""
+def _scored_documents(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The documents and their teacher scores. Raises `ValueError` if distillation cannot use them."""
     if example.scores is None:
-        raise ValueError(f"has no teacher scores, which {config.objective} learns from; make them with raycol score")
+        raise ValueError(f"has no teacher scores, which {config.objective} needs; add them with raycol score")
     if len(example.documents) < 2:
         raise ValueError(f"has one document; {config.objective} compares at least 2")
     return example.documents, example.scores
 
 
 def _positive_and_negatives(example: Example, left_out: Counter[str]) -> tuple[str, ...]:
-    """The positive, then its negatives; nothing if the example has no positive.
+    """Return the positive followed by the negatives; empty if the example is a pair labelled 0.
 
-    Scores say which document is the positive, unless it is known. Documents that are scored as high as the positive
-    are no negatives.
+    Unless the example names its positive, the highest-scored document is the positive. Documents that tie with
+    the positive are not used as negatives.
 
     Args:
         example: an example.
-        left_out: counts what is left out.
+        left_out: counter of left-out items, updated in place.
 
     Raises:
-        ValueError: the scores do not tell which one it is.
+        ValueError: all documents have the same score.
     """
     documents, scores = example.documents, example.scores
     if scores is None:
         return documents
     if example.is_unrelated():
-        left_out[UNRELATED] += 1
+        left_out[LABELLED_ZERO] += 1
         return ()
     if len(documents) + example.documents_left_out == 1:
         return documents
     if example.positive_first:
-        left_out[UNUSED] += 1
+        left_out[UNUSED_SCORES] += 1
         return documents
     best = max(scores)
     negatives = tuple(text for text, score in zip(documents, scores, strict=True) if score < best)
     if len(documents) > 1 and not negatives:
         raise ValueError(
-            f"all {len(documents)} documents are scored {best:g}, so that none is known to be the positive"
+            f"all {len(documents)} documents have the score {best:g}; expected a positive with a higher score"
         )
-    left_out[AS_GOOD] += len(documents) - 1 - len(negatives)
+    left_out[TIED_WITH_POSITIVE] += len(documents) - 1 - len(negatives)
     return (documents[scores.index(best)], *negatives)
 
 
 class _Texts:
-    """Writes distinct texts; in memory stays a digest of each."""
+    """Writer of distinct texts; keeps only their digests in memory."""
 
     def __init__(self, rows: RowWriter) -> None:
         self._rows = rows
-        self._known: dict[int, int] = {}
+        self._row_by_digest: dict[int, int] = {}
 
     def add(self, text: str) -> int:
-        """The row of a text."""
-        key = xxhash.xxh3_128_intdigest(text.encode())
-        row = self._known.get(key)
+        """Write a text unless it was written before; return its row."""
+        digest = xxhash.xxh3_128_intdigest(text.encode())
+        row = self._row_by_digest.get(digest)
         if row is None:
-            row = self._known[key] = len(self._known)
+            row = self._row_by_digest[digest] = len(self._row_by_digest)
             self._rows.add((text,))
         return row
 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One example: its texts, and a teacher's scores of the documents."""
+    """The texts of one example, and the teacher's scores of its documents, if any."""
 
     query: str
     documents: list[str]
@@ -197,7 +197,7 @@ class TrainingRow:
 
 
 class TrainingSet:
-    """The written files, mapped."""
+    """The memory-mapped files of a training set."""
 
     def __init__(self, folder: Path) -> None:
         self._texts, self._examples = (MappedRows(pa.memory_map(str(folder / name))) for name in (TEXTS, EXAMPLES))
@@ -206,31 +206,31 @@ class TrainingSet:
         return len(self._examples)
 
     def __getitem__(self, number: int) -> TrainingRow:
-        query, documents, scores = self.places(number)
+        query, documents, scores = self.text_rows(number)
         return TrainingRow(self.text(query), [self.text(one) for one in documents], scores)
 
-    def text(self, number: int) -> str:
-        """A text by its row."""
-        return str(self._texts.cell(number, "text"))
+    def text(self, row: int) -> str:
+        """The text at a row of `texts.arrow`."""
+        return str(self._texts.cell(row, "text"))
 
     def where(self, number: int) -> str:
-        """Where an example stands in its source."""
+        """Position of an example in its source, for error messages."""
         return str(self._examples.cell(number, "where"))
 
     def column(self, name: str) -> NDArray[np.int64]:
-        """`query` or `source` of all examples."""
+        """The column `query` or `source`, [n_examples]."""
         return np.concatenate([batch.column(name).to_numpy() for batch in self._examples.batches]).astype(np.int64)
 
     def positives(self) -> NDArray[np.int64]:
-        """The first document of all examples."""
-        found = []
+        """Text row of each example's first document, [n_examples]."""
+        first_documents = []
         for batch in self._examples.batches:
             documents = batch.column("documents")
             starts = documents.offsets.to_numpy()[:-1]
-            found.append(documents.values.to_numpy()[starts])
-        return np.concatenate(found).astype(np.int64)
+            first_documents.append(documents.values.to_numpy()[starts])
+        return np.concatenate(first_documents).astype(np.int64)
 
-    def places(self, number: int) -> tuple[int, list[int], list[float] | None]:
-        """An example by the rows of its query and its documents, and their scores."""
+    def text_rows(self, number: int) -> tuple[int, list[int], list[float] | None]:
+        """Text rows of an example's query and documents, and the scores of the documents."""
         query, documents, scores = (self._examples.cell(number, name) for name in ("query", "documents", "scores"))
         return query, documents, scores

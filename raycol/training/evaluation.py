@@ -1,6 +1,6 @@
-"""Evaluating in the midst of training: each worker encodes its share of the passages, and all merge what they found.
+"""Evaluation during training: each worker encodes a share of the passages, then all merge their runs.
 
-The collection lies in the store as a BEIR folder laid flat, so that every worker reads the same one.
+The collection is stored as a flat BEIR folder that every worker reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raycol.evaluation.runs import run_exact
 from raycol.training.dataset import TrainingSet
 
 if TYPE_CHECKING:
-    # They take seconds to load, and the command line reads this module to know what it may be asked.
+    # These take seconds to import, and the CLI imports this module to build its options.
     import torch
     from sentence_transformers import MultiVectorEncoder
 
@@ -42,51 +42,51 @@ def save_collection(folder: Path, dataset: Dataset) -> None:
 
 
 def open_collection(folder: Path) -> Dataset:
-    """Read it again."""
+    """Read a collection that `save_collection` wrote."""
     passages = list(read_corpus(folder / CORPUS))
     return Dataset(passages, read_queries(folder / QUERIES), read_qrels(folder / QRELS))
 
 
 def held_out_rows(examples: TrainingSet, n: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of all examples of `n` queries that are kept out of training.
+    """Indices of all examples of `n` random queries, to hold out from training.
 
     Raises:
-        InputError: there are no more queries than that.
+        InputError: the training set has `n` queries or fewer.
     """
     queries_N = examples.column("query")
     distinct = np.unique(queries_N)
     if n >= len(distinct):
-        raise InputError(f"held_out is {n} and there are {len(distinct)} queries; expected fewer")
+        raise InputError(f"held_out is {n}, but there are only {len(distinct)} queries; hold out fewer")
     chosen = np.random.default_rng([seed, 2]).permutation(distinct)[:n]
     return np.flatnonzero(np.isin(queries_N, chosen))
 
 
 def held_out_collection(examples: TrainingSet, rows: NDArray[np.int64]) -> Dataset:
-    """Examples as a test collection: each query looks for its positives among the documents of all.
+    """Build a test collection from held-out examples: every query searches the documents of all of them.
 
-    A query's positive is the document that its teacher scores highest, or else the first one.
+    The positive is the document with the highest teacher score, or the first document if there are no scores.
     """
     documents: dict[int, None] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     for number in rows.tolist():
-        query, ids, scores = examples.places(number)
+        query, ids, scores = examples.text_rows(number)
         positive = ids[int(np.argmax(scores))] if scores else ids[0]
         documents.update(dict.fromkeys(ids if scores else [positive]))
         queries[str(query)] = examples.text(query)
         qrels.setdefault(str(query), {})[str(positive)] = 1
-    passages = [Passage(str(place), "", examples.text(place)) for place in documents]
+    passages = [Passage(str(row), "", examples.text(row)) for row in documents]
     return Dataset(passages, queries, qrels)
 
 
 def evaluate_on(encoder: MultiVectorEncoder, dataset: Dataset) -> dict[str, float]:
-    """Metrics of an encoder by exact MaxSim, over the workers of the process group, where there is one."""
-    from raycol.training.group import place_in_group
+    """Evaluate an encoder by exact MaxSim, distributed over the workers of the process group, if there is one."""
+    from raycol.training.group import rank_and_world_size
 
     was_training = encoder.training
     encoder.eval()
     try:
-        rank, n_workers = place_in_group()
+        rank, n_workers = rank_and_world_size()
         share = replace(dataset, passages=dataset.passages[rank::n_workers])
         run = run_exact(encoder, share) if share.passages else {}
         return score_run(dataset.qrels, _merged(run, dataset, encoder.device) if n_workers > 1 else run)
@@ -95,22 +95,27 @@ def evaluate_on(encoder: MultiVectorEncoder, dataset: Dataset) -> dict[str, floa
 
 
 def _merged(run: Run, dataset: Dataset, device: torch.device) -> Run:
-    """All workers' runs in one: each sends the positions of its passages and their scores."""
+    """Merge the workers' runs: gather the positions of each worker's hits and their scores."""
     import torch
 
-    from raycol.training.group import of_all
+    from raycol.training.group import all_gather
 
-    place = {passage.id: position for position, passage in enumerate(dataset.passages)}
+    position_of = {passage.id: position for position, passage in enumerate(dataset.passages)}
     positions_QN = torch.full((len(dataset.queries), DEPTH), -1, dtype=torch.int64)
     scores_QN = torch.zeros((len(dataset.queries), DEPTH), dtype=torch.float64)
     for row, query in enumerate(dataset.queries):
         hits = sorted(run.get(query, {}).items(), key=lambda hit: (-hit[1], hit[0]))[:DEPTH]
-        positions_QN[row, : len(hits)] = torch.tensor([place[id_] for id_, _ in hits], dtype=torch.int64)
+        positions_QN[row, : len(hits)] = torch.tensor([position_of[id_] for id_, _ in hits], dtype=torch.int64)
         scores_QN[row, : len(hits)] = torch.tensor([score for _, score in hits], dtype=torch.float64)
     merged: dict[str, dict[str, float]] = {query: {} for query in dataset.queries}
-    all_positions, all_scores = of_all(positions_QN.to(device)), of_all(scores_QN.to(device))
+    all_positions, all_scores = all_gather(positions_QN.to(device)), all_gather(scores_QN.to(device))
     for positions, scores in zip(all_positions, all_scores, strict=True):
         for query, row, values in zip(dataset.queries, positions.tolist(), scores.tolist(), strict=True):
-            hits_ = zip(row, values, strict=True)
-            merged[query].update({dataset.passages[at].id: score for at, score in hits_ if at >= 0})
+            merged[query].update(
+                {
+                    dataset.passages[position].id: score
+                    for position, score in zip(row, values, strict=True)
+                    if position >= 0
+                }
+            )
     return merged

@@ -1,4 +1,4 @@
-"""The workers of one training: their process group, or this process alone."""
+"""The process group of a training's workers; a single process without one counts as a group of 1."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, distributed
 
 
-def place_in_group() -> tuple[int, int]:
-    """This worker's number, and how many there are."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank of this worker and number of workers."""
     if not distributed.is_initialized():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def of_all(tensor: Tensor) -> list[Tensor]:
-    """A tensor of every worker, by their numbers, in main memory. Its shape and place are the same on all of them."""
-    _, n_workers = place_in_group()
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """Gather a tensor from every worker, in rank order, on the CPU. All workers must pass the same shape and dtype."""
+    _, n_workers = rank_and_world_size()
     if n_workers == 1:
         return [tensor.detach().cpu()]
-    found = [torch.empty_like(tensor) for _ in range(n_workers)]
-    distributed.all_gather(found, tensor.detach().contiguous())
-    return [one.cpu() for one in found]
+    gathered = [torch.empty_like(tensor) for _ in range(n_workers)]
+    distributed.all_gather(gathered, tensor.detach().contiguous())
+    return [one.cpu() for one in gathered]

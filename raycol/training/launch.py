@@ -1,8 +1,8 @@
-"""`raycol train`: the driver's side of training on Ray Train.
+"""`raycol train`: the driver of a training on Ray Train.
 
-    prepare -> run.json, data -> workers train, checkpoints -> done.json -> assemble the model -> out
+    prepare -> run.json, data -> workers train, checkpoints -> done.json -> export the model -> out
 
-All but the last lies in the storage of the run. The same command goes on with whatever it finds there.
+Everything but `out` is in the storage of the run; the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from raycol.training.config import TrainConfig
 from raycol.training.record import OnRecord
 from raycol.training.run_storage import (
     METRICS,
-    Run,
-    alone,
-    begin,
+    TrainingRun,
     check_out,
-    clear,
-    finish,
+    export_model,
     is_done,
+    lock_storage,
     mark_done,
     open_run,
+    prepare_run,
+    remove_run,
 )
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training did.
+    """Outcome of a training.
 
     Args:
-        model: where it is: a folder's full path, or a URI.
-        examples: that were trained on.
-        losses: of each step.
-        metrics: the kept model's evaluation, if there was one.
-        best_step: after which step it was kept.
-        seconds: of this run; an earlier one's are not counted.
-        remarks: what was left out of the data or filled up, by source.
+        model: absolute path or URI of the trained model.
+        examples: number of training examples.
+        losses: loss of each step.
+        metrics: evaluation of the exported checkpoint; empty if nothing was evaluated.
+        best_step: step of the exported checkpoint.
+        seconds: wall time of this command, without the runs that it resumes.
+        remarks: what was skipped or padded in the data, by source.
     """
 
     model: str
@@ -78,132 +78,135 @@ def train(
     on_record: OnRecord | None = None,
     executor: Executor = ON_RAY,
 ) -> TrainReport:
-    """Train an encoder on Ray Train and save it to `config.out`, whole or not at all.
+    """Train an encoder on Ray Train and save it to `config.out` atomically.
 
-    A training that was interrupted goes on from its last checkpoint.
+    Resumes an interrupted training from its newest checkpoint.
 
     Args:
         config: the settings.
-        report: told of the steps.
-        on_record: told of all that is known of each step and evaluation: a mapping from names to numbers.
+        report: progress callback, called on every step and evaluation.
+        on_record: called on every step and evaluation with its metrics.
         executor: `ON_RAY`, or `IN_PROCESS` for one worker without Ray Train.
 
     Raises:
-        InputError: no such model or data, too few examples, `out` exists, an unfinished training of other settings
-            is in its storage, or several workers are to train in this process.
-        RaycolError: workers failed again and again, or the loss is no number any more.
+        InputError: the model or the data does not exist, there are too few examples, `out` exists, the storage holds
+            an unfinished training with other settings, or `IN_PROCESS` with several workers.
+        RaycolError: workers failed repeatedly, or the loss or gradient is not finite.
     """
     started = time.monotonic()
     if executor.in_process and config.num_workers > 1:
-        raise InputError(f"num_workers is {config.num_workers}; a training in this process has one worker")
+        raise InputError(f"num_workers is {config.num_workers}; in-process training has 1 worker: pass 1 or use Ray")
     check_out(config.out)
-    found = find_checkpoint(config.model)
-    # Workers run in folders of their own, and on other machines, so everything is named by its full path.
-    full = {
-        "model": config.model if is_uri(config.model) else found,
+    model = find_checkpoint(config.model)
+    # Workers have other working directories, and may be on other machines.
+    absolute_paths = {
+        "model": config.model if is_uri(config.model) else model,
         "out": absolute(config.out),
-        "storage": config.place,
+        "storage": config.storage_uri,
     }
-    config = config.model_copy(update=full)
-    store = open_store(config.place)
-    with alone(store):
-        begun = open_run(store, config)
+    config = config.model_copy(update=absolute_paths)
+    store = open_store(config.storage_uri)
+    with lock_storage(store):
+        unfinished = open_run(store, config)
         try:
-            run = begun or begin(store, config)
+            run = unfinished or prepare_run(store, config)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
-                fit(config, run, report, _noting(store, on_record))
+                fit(config, run, report, _record_writer(store, on_record))
             report(run.work.steps, run.work.steps, "saving the model")
-            kept, history = finish(store, config, run)
+            best, history = export_model(store, config, run)
         except BaseException:
-            if not begun and not store.names("checkpoints"):
-                clear(store)
+            if not unfinished and not store.names("checkpoints"):
+                remove_run(store)
             raise
-        clear(store)
+        remove_run(store)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     examples = sum(source.examples for source in run.work.sources)
     remarks = tuple(f"{shown(one.path)}: {remark}" for one in run.work.sources for remark in one.remarks())
-    return TrainReport(config.out, examples, losses, kept.metrics, kept.step, time.monotonic() - started, remarks)
+    return TrainReport(config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks)
 
 
-def _noting(store: Store, on_record: OnRecord | None) -> OnRecord:
-    """Pass records on, and keep `metrics.jsonl` up to date in a local store; what comes again replaces what was."""
+def _record_writer(store: Store, on_record: OnRecord | None) -> OnRecord:
+    """Return a callback that calls `on_record` and, in a local store, appends to `metrics.jsonl`.
+
+    After a resume, repeated steps replace the records of the lost ones.
+    """
     lines: dict[tuple[float, bool], str] = {}
     path = Path(store.uri) / METRICS if store.is_local else None
     if path and path.is_file():
         for line in path.read_text().splitlines():
-            with suppress(ValueError):  # the last one may be half of one
+            with suppress(ValueError):  # the last line may be truncated
                 record = json.loads(line)
                 lines[record["step"], "loss" in record] = line
 
-    def note(record: dict[str, float]) -> None:
+    def write(record: dict[str, float]) -> None:
         if on_record:
             on_record(record)
         if not path:
             return
         key = record["step"], "loss" in record
-        again = any(step > key[0] for step, _ in lines) or key in lines
-        for old in [old for old in lines if old[0] > key[0]]:
-            del lines[old]
+        rewinds = any(step > key[0] for step, _ in lines) or key in lines
+        for stale in [other for other in lines if other[0] > key[0]]:
+            del lines[stale]
         lines[key] = json.dumps(record)
-        if again:
+        if rewinds:
             path.write_text("".join(f"{line}\n" for line in lines.values()))
         else:
             with path.open("a") as file:
                 file.write(lines[key] + "\n")
 
-    return note
+    return write
 
 
-def _train_in_process(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
-    from raycol.training.run_monitor import remark
+def _train_in_process(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
+    from raycol.training.run_monitor import summarize
 
-    def tell(record: dict[str, float]) -> None:
-        report(record["step"], record["steps"], remark(record))
+    def forward(record: dict[str, float]) -> None:
+        report(record["step"], record["steps"], summarize(record))
         on_record(record)
 
     store = open_store(str(config.storage))
-    _fit(config, run, store, tell)
+    _fit(config, run, store, forward)
     mark_done(store)
 
 
-def _fit(config: TrainConfig, run: Run, store: Store, tell: OnRecord) -> None:
-    """Train as one worker, on what `begin` has prepared."""
+def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecord) -> None:
+    """Train as one worker on the data of a prepared run."""
     from raycol.training.worker import fit
 
     collection = run.collection.open(store) if run.collection else None
     with tempfile.TemporaryDirectory() as workspace:
-        fit(config, run.work, run.data.open(store), collection, Path(workspace), store, tell)
+        fit(config, run.work, run.data.open(store), collection, Path(workspace), store, on_record)
 
 
-def _train_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
+def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
     with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
         _fit_on_ray(config, run, report, on_record)
 
 
-def _fit_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnRecord) -> None:
+def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from raycol.training.network import Connected
-    from raycol.training.run_monitor import make_board, watch
+    from raycol.training.network import NodeAddressTorchConfig
+    from raycol.training.run_monitor import start_run_monitor, watch
 
-    board = make_board()
+    monitor = start_run_monitor()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"config": config.effective(), "run": run.model_dump_json(), "board": board},
+        train_loop_config={"config": config.effective(), "run": run.model_dump_json(), "monitor": monitor},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
         ),
-        torch_config=Connected(timeout_s=config.stall_timeout),
-        # Ray's own notes of the run; checkpoints are raycol's. Whether to start workers again is decided by the board.
+        torch_config=NodeAddressTorchConfig(timeout_s=config.stall_timeout),
+        # Only for Ray's own files, since raycol writes the checkpoints; the run monitor limits restarts, not Ray.
         run_config=RunConfig(
             name=f"run-{time.time_ns()}",
             storage_path=inside(str(config.storage), "ray"),
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
-    with ray_errors("training"), watch(board, report, on_record), _own_interrupts():
+    with ray_errors("training"), watch(monitor, report, on_record), _restore_sigint():
         failure: str = trainer.fit().return_value
     if failure:
         kind, _, message = failure.partition(" ")
@@ -211,77 +214,77 @@ def _fit_on_ray(config: TrainConfig, run: Run, report: Report, on_record: OnReco
 
 
 @contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Put the handler of SIGINT back: Ray Train leaves its own, which keeps the ended training's actors alive."""
+def _restore_sigint() -> Iterator[None]:
+    """Restore the SIGINT handler after the block: Ray Train leaves its own, which keeps finished actors alive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _train_worker(loop: dict[str, Any]) -> str:
-    """The train loop of one worker; returns what ended training before its time, if anything did."""
+    """Train loop of one worker. Returns the failure that ended training, as in `RunMonitor.report_failure`, or ""."""
     import ray
     import ray.train
 
     with loading():
         from raycol.training.trainer import StoppedError
 
-    config, run = TrainConfig.model_validate(loop["config"]), Run.model_validate_json(loop["run"])
-    board, store = loop["board"], open_store(str(config.storage))
-    leads = ray.train.get_context().get_world_rank() == 0
-    failure = _agreed(partial(_start, board, store) if leads else None)
+    config, run = TrainConfig.model_validate(loop["config"]), TrainingRun.model_validate_json(loop["run"])
+    monitor, store = loop["monitor"], open_store(str(config.storage))
+    is_rank_0 = ray.train.get_context().get_world_rank() == 0
+    failure = _broadcast(partial(_register_start, monitor, store) if is_rank_0 else None)
     if failure:
         return failure
     try:
-        _fit(config, run, store, _teller(board) if leads else lambda record: None)
+        _fit(config, run, store, _record_publisher(monitor) if is_rank_0 else lambda record: None)
     except RaycolError as error:
-        together = isinstance(error, StoppedError)
-        failure = f"{'RaycolError' if together else type(error).__name__} {error}"
-        if together or config.num_workers == 1:
+        on_all_workers = isinstance(error, StoppedError)
+        failure = f"{'RaycolError' if on_all_workers else type(error).__name__} {error}"
+        if on_all_workers or config.num_workers == 1:
             return failure
-        # The others wait for this one: Ray starts all again, and then they hear of it.
-        ray.get(board.fail.remote(failure, final=True))
+        # The other workers block on this one. Ray restarts all of them, and they get the failure from the monitor.
+        ray.get(monitor.report_failure.remote(failure, final=True))
         raise
     except Exception as error:
-        ray.get(board.fail.remote(f"{type(error).__name__} {type(error).__name__}: {error}", final=False))
+        ray.get(monitor.report_failure.remote(f"{type(error).__name__} {type(error).__name__}: {error}", final=False))
         raise
-    if leads:
+    if is_rank_0:
         mark_done(store)
     return ""
 
 
-def _agreed(ask: Callable[[], str] | None) -> str:
-    """What the leading worker finds out, on all workers."""
+def _broadcast(compute: Callable[[], str] | None) -> str:
+    """Broadcast the result of rank 0's `compute` to all workers; the others pass None."""
     from torch import distributed
 
-    answer = [ask() if ask else ""]
+    result = [compute() if compute else ""]
     if distributed.is_initialized():
-        distributed.broadcast_object_list(answer)
-    return answer[0]
+        distributed.broadcast_object_list(result)
+    return result[0]
 
 
-def _start(board: Any, store: Store) -> str:
+def _register_start(monitor: Any, store: Store) -> str:
     import ray
 
     from raycol.training.checkpoints import list_checkpoints
 
-    saved = list_checkpoints(store)
-    return str(ray.get(board.start.remote(saved[-1].step if saved else 0)))
+    checkpoints = list_checkpoints(store)
+    return str(ray.get(monitor.register_start.remote(checkpoints[-1].step if checkpoints else 0)))
 
 
-def _teller(board: Any) -> Any:
-    """Posts records on the board, and as Ray's metrics."""
+def _record_publisher(monitor: Any) -> Any:
+    """Return a callback that sends records to the run monitor and to Ray's metrics."""
     from raycol.training.metrics import TrainingMetrics
 
     metrics = TrainingMetrics()
 
-    def tell(record: dict[str, float]) -> None:
-        board.post.remote(record)
-        metrics.show(record)
+    def publish(record: dict[str, float]) -> None:
+        monitor.add_record.remote(record)
+        metrics.update(record)
 
-    return tell
+    return publish

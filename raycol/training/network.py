@@ -1,4 +1,4 @@
-"""How workers of a training find each other across hosts."""
+"""Rendezvous of training workers across hosts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from torch.distributed import TCPStore
 
-_VARIABLE = "GLOO_SOCKET_IFNAME"
-# Connections that wait until the store accepts them: each worker makes a few.
+_INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+# Listen backlog of the rendezvous store: every worker opens a few connections.
 _BACKLOG = 4096
 
-# The store of a process's group. What it listens on is closed with it.
+# The rendezvous store of this process's group; kept alive because its destructor closes the listening socket.
 _stores: list[TCPStore] = []
 
 
-class Connected(TorchConfig):  # type: ignore[misc]
-    """A process group whose workers listen where Ray knows their nodes.
+class NodeAddressTorchConfig(TorchConfig):  # type: ignore[misc]
+    """A process group whose workers listen on their Ray node's address.
 
-    Gloo takes the address of the host's own name, which many a system resolves to the loopback: workers of other nodes
-    cannot reach that. A variable that is set already wins. The store by which workers find each other, to which anyone
-    who reaches it can write, listens on all of a host's addresses otherwise.
+    By default Gloo binds to the hostname's address, which many systems resolve to loopback, where workers of other
+    nodes cannot connect; `GLOO_SOCKET_IFNAME` still wins if it is set. The rendezvous store accepts writes from any
+    client and by default listens on all addresses of the host; here it listens on the node's address only.
     """
 
     @property
@@ -34,32 +34,32 @@ class Connected(TorchConfig):  # type: ignore[misc]
 
 class _Backend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """As Ray Train does it, but for the address that the store listens on."""
+        """As in Ray Train, except for the address that the rendezvous store listens on."""
         import ray
 
-        worker_group.execute(_choose_interface)
+        worker_group.execute(_set_interface)
         address, port = worker_group.execute_single(0, serve_store)
-        worker_group.execute(_name_store, address, port)
+        worker_group.execute(_set_store_address, address, port)
         worker_group.execute(_set_torch_distributed_env_vars)
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         ray.get(
             [
                 worker_group.execute_single_async(
-                    number,
+                    rank,
                     _setup_torch_process_group,
                     backend=backend_config.backend or ("nccl" if on_gpus else "gloo"),
-                    world_rank=number,
+                    world_rank=rank,
                     world_size=len(worker_group),
                     init_method="env://",
                     timeout_s=backend_config.timeout_s,
                 )
-                for number in range(len(worker_group))
+                for rank in range(len(worker_group))
             ]
         )
 
 
 def serve_store(address: str | None = None) -> tuple[str, int]:
-    """Start a store that listens on one address only, by default this node's; return the address and its port."""
+    """Start a rendezvous store on one address, by default this node's; return the address and the port."""
     import ray
 
     address = address or str(ray.util.get_node_ip_address())
@@ -72,21 +72,21 @@ def serve_store(address: str | None = None) -> tuple[str, int]:
     return address, port
 
 
-def _name_store(address: str, port: int) -> None:
-    """Have this worker connect to a store that is there, and start none."""
+def _set_store_address(address: str, port: int) -> None:
+    """Make this worker connect to the running store instead of starting one."""
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(True)}
 
 
-def _choose_interface() -> None:
+def _set_interface() -> None:
     import ray
 
-    name = interface_of(ray.util.get_node_ip_address())
+    name = interface_name(ray.util.get_node_ip_address())
     if name:
-        os.environ.setdefault(_VARIABLE, name)
+        os.environ.setdefault(_INTERFACE_VARIABLE, name)
 
 
-def interface_of(address: str) -> str | None:
-    """The name of this host's network interface that has an address; None where there is none."""
+def interface_name(address: str) -> str | None:
+    """Name of this host's network interface that has an address; None if no interface has it."""
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():

@@ -1,7 +1,7 @@
-"""The objectives: sentence-transformers' losses, with the scoring that the configuration names.
+"""The training objectives: sentence-transformers' losses with the configured scoring function.
 
-Losses average over a worker's queries, and DistributedDataParallel over workers; with equal batches, which the plan
-gives, that is the average over the whole batch.
+A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
+worker the same number of queries, so the result is the average over the whole batch.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from torch import Tensor, nn
 
 from raycol.training.config import TrainConfig
 
-Score = Any  # a callable of embeddings and masks that returns scores
+ScoringFunction = Any  # (embeddings, masks) -> scores
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
-    """The loss of a configuration over an encoder."""
+    """Return the configured loss over an encoder."""
     gather = config.gather_across_workers and config.num_workers > 1
     if config.objective in ("cached", "contrastive"):
         common = {
             "scale": 1 / config.temperature,
-            "similarity_fct": _scores(config, colbert_scores, mean_colbert_scores, XTRScores),
+            "similarity_fct": _scoring_function(config, colbert_scores, mean_colbert_scores, XTRScores),
             "mini_batch_size": config.mini_batch_size,
             "gather_across_devices": gather,
         }
@@ -46,10 +46,10 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
             return CachedMultiVectorMultipleNegativesRankingLoss(encoder, **common)
         return MultiVectorMultipleNegativesRankingLoss(encoder, **common)
     if config.objective == "distillation":
-        scores = _scores(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
+        scoring = _scoring_function(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
         return MultiVectorDistillKLDivLoss(
             encoder,
-            similarity_fct=stretched(scores) if config.normalize_scores else scores,
+            similarity_fct=min_max_normalized(scoring) if config.normalize_scores else scoring,
             temperature=config.temperature,
             teacher_temperature=config.teacher_temperature,
             mini_batch_size=config.mini_batch_size,
@@ -58,46 +58,48 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
     return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
 
 
-def _scores(config: TrainConfig, maxsim: Score, mean: Score, xtr: Any) -> Score:
-    """That of several ways to score which the configuration names."""
+def _scoring_function(
+    config: TrainConfig, maxsim: ScoringFunction, mean_maxsim: ScoringFunction, xtr: Any
+) -> ScoringFunction:
+    """Select the configured scoring function; on a GPU, the fused MaxSim if its package is installed."""
     if config.scoring == "xtr":
         return xtr(top_k=config.xtr_tokens)
     if config.scoring == "mean-maxsim":
-        return mean
-    fused = _fused() if config.on_gpu else None
+        return mean_maxsim
+    fused = _fused_maxsim() if config.on_gpu else None
     return fused[maxsim] if fused else maxsim
 
 
-def _fused() -> dict[Score, Score] | None:
-    """What late-interaction-kernels (extra `gpu`) has in place of sentence-transformers' scores, by these.
+def _fused_maxsim() -> dict[ScoringFunction, ScoringFunction] | None:
+    """Map sentence-transformers' MaxSim functions to the fused kernels of late-interaction-kernels (extra `gpu`).
 
-    The similarities of all pairs of tokens are not stored. Its gradients are asked for in float32: by its own choice
-    some of them would be rounded to half precision.
+    The kernels do not materialise token-pair similarities. `backward="unified"` keeps gradients in float32; the
+    package's default rounds some of them to half precision. Returns None if the package is not installed.
     """
     try:
         from late_interaction_kernels import maxsim
     except ImportError:
         return None
 
-    # The kernel tells two layouts apart by the number of axes: [n_docs, tokens, dim] are scored for all queries,
-    # [n_queries, n_ways, tokens, dim] for their own query each. The losses have groups of documents in both cases.
-    def of_all(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
+    # The kernel selects the layout by the number of axes: it scores [n_docs, tokens, dim] against every query and
+    # [n_queries, n_ways, tokens, dim] against each group's own query. The losses pass groups in both cases.
+    def score_all_queries(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
         flat, flat_mask = documents.flatten(0, 1), documents_mask.flatten(0, 1)
         return maxsim(queries, flat, queries_mask, flat_mask, backward="unified")  # type: ignore[no-any-return]
 
-    def of_own(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
+    def score_own_query(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
         return maxsim(queries, documents, queries_mask, documents_mask, backward="unified")  # type: ignore[no-any-return]
 
-    return {colbert_scores: of_all, colbert_kd_scores: of_own}
+    return {colbert_scores: score_all_queries, colbert_kd_scores: score_own_query}
 
 
-def stretched(scores: Score) -> Score:
-    """Scores of each query stretched to [0, 1]: min-max normalisation, as PyLate's Distillation has it."""
+def min_max_normalized(scoring: ScoringFunction) -> ScoringFunction:
+    """Wrap a scoring function to min-max normalise each query's scores to [0, 1], as PyLate's Distillation does."""
 
-    def stretch(*embeddings: Tensor, **masks: Any) -> Tensor:
-        found_QN = scores(*embeddings, **masks)
-        low_Q1 = found_QN.min(dim=-1, keepdim=True).values
-        spread_Q1 = found_QN.max(dim=-1, keepdim=True).values - low_Q1
-        return (found_QN - low_Q1) / (spread_Q1 + 1e-8)
+    def normalized(*embeddings: Tensor, **masks: Any) -> Tensor:
+        scores_QN = scoring(*embeddings, **masks)
+        low_Q1 = scores_QN.min(dim=-1, keepdim=True).values
+        spread_Q1 = scores_QN.max(dim=-1, keepdim=True).values - low_Q1
+        return (scores_QN - low_Q1) / (spread_Q1 + 1e-8)
 
-    return stretch
+    return normalized

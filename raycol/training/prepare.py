@@ -1,6 +1,6 @@
-"""Before the first step: the training set, the collection to evaluate on, and all batches that there will be.
+"""Preparation on the driver: the training set, the evaluation collection, the number of steps.
 
-Whatever is wrong with the input is found here, by the process that was started, before any worker is.
+All input errors surface here, before any worker starts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from raycol.core.progress import console
 from raycol.data import load_beir
 from raycol.errors import InputError
-from raycol.training.batches import BatchPlan, Share
+from raycol.training.batches import BatchPlan, MixtureSource
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
 from raycol.training.evaluation import held_out_collection, held_out_rows, save_collection
 
 
 class TrainingTask(BaseModel):
-    """What there is to do."""
+    """The prepared sources and the number of optimiser steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class TrainingTask(BaseModel):
 
 
 def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
-    """Write the training set to one empty folder and the collection to evaluate on, if any, to another.
+    """Write the training set to the empty folder `data`, and the evaluation collection, if any, to `collection`.
 
     Raises:
         InputError: unusable data, or too few examples for a batch.
@@ -40,13 +40,15 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
     plan.check()
     _check_negatives(config, plan)
     epochs = config.epochs or 1
-    batches = epochs * sum(len(share.examples) for share in plan.shares) // config.batch_size
-    of_epochs = batches // config.accumulate
-    steps = min(config.max_steps, of_epochs) if config.max_steps and config.epochs else config.max_steps or of_epochs
+    n_batches = epochs * sum(len(source.examples) for source in plan.sources) // config.batch_size
+    epoch_steps = n_batches // config.accumulate
+    steps = (
+        min(config.max_steps, epoch_steps) if config.max_steps and config.epochs else config.max_steps or epoch_steps
+    )
     if not steps:
         raise InputError(
-            f"{batches} batches of {config.batch_size} examples make no step of {config.accumulate}; "
-            "lower --accumulate or bring more"
+            f"--accumulate {config.accumulate}: the data has only {n_batches} batches of {config.batch_size} "
+            "examples, too few for a step; lower --accumulate or add examples"
         )
     if config.eval_data:
         dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
@@ -59,37 +61,37 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
 
 
 def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
-    """Raise `InputError` where a query has no document but its positive to compare: its loss is 0 and says nothing."""
+    """Raise `InputError` if a query is compared with its positive only: its loss is 0."""
     if config.distils:
         return
     n_queries = config.batch_size if config.gather_across_workers else config.batch_size // config.num_workers
-    for share in plan.shares:
-        if n_queries * share.n_ways < 2:
-            whose = "a batch" if config.gather_across_workers else "a worker's part of a batch"
+    for source in plan.sources:
+        if n_queries * source.n_ways < 2:
+            batch = "a batch" if config.gather_across_workers else "a worker's share of a batch"
             raise InputError(
-                f"{share.name}: {whose} is one query and its positive, without any negative, so that nothing is "
-                f"learned; raise --batch-size ({config.batch_size}), or bring negatives (raycol mine)"
+                f"{source.name}: {batch} is one query and its positive, without negatives, so its loss is always 0; "
+                f"raise --batch-size ({config.batch_size}) or mine negatives (raycol mine)"
             )
 
 
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
-    """All batches of a training set; those of queries that are held out are in none."""
+    """Return the batch plan of a training set, without the examples of held-out queries."""
     source_N = examples.column("source")
-    kept_N = np.ones(len(examples), bool)
+    trained_N = np.ones(len(examples), bool)
     if config.held_out:
-        kept_N[_held_out(config, examples)] = False
-    shares = tuple(
-        Share(info.path, np.flatnonzero(kept_N & (source_N == number)), info.weight, info.n_ways)
+        trained_N[_held_out(config, examples)] = False
+    mixture = tuple(
+        MixtureSource(info.path, np.flatnonzero(trained_N & (source_N == number)), info.weight, info.n_ways)
         for number, info in enumerate(sources)
     )
     return BatchPlan(
-        shares=shares,
+        sources=mixture,
         queries_N=examples.column("query"),
-        # A teacher scores each document for its own query only.
+        # In distillation a document is compared with its own query only, so equal positives do no harm.
         positives_N=None if config.distils else examples.positives(),
         batch_size=config.batch_size,
         seed=config.seed,
-        distinct=config.no_duplicates,
+        allow_duplicates=config.allow_duplicates,
     )
 
 

@@ -1,6 +1,6 @@
-"""How a driver and its workers know of each other: an actor that workers write to and a thread that reads it.
+"""The run monitor: an actor that the rank-0 worker reports to, and a driver thread that polls it.
 
-The board outlives the workers, so it is also what remembers why they failed.
+The actor outlives the workers, so it also counts restarts and keeps the cause of the last failure.
 """
 
 from __future__ import annotations
@@ -14,95 +14,92 @@ from typing import Any
 from raycol.core.progress import Report
 from raycol.training.record import OnRecord, Record
 
-_PERIOD_S = 0.5
-# Starts from one checkpoint after which training is given up.
-_MOST_STARTS = 3
+_POLL_INTERVAL_S = 0.5
+# Starts from the same checkpoint after which training gives up.
+_MAX_STARTS = 3
 
 
-class Board:
-    """What the leading worker posted, and how starts and failures went.
+class RunMonitor:
+    """Records of the rank-0 worker, and the history of starts and failures.
 
-    Runs as a Ray actor where the driver is, or elsewhere once that node is gone; only what it knew is lost then.
+    Runs as a Ray actor on the driver's node. If that node is lost, Ray restarts the actor elsewhere with empty state.
     """
 
     def __init__(self) -> None:
-        self._life = uuid.uuid4().hex
+        self._instance = uuid.uuid4().hex
         self._records: list[Record] = []
-        self._starts: list[int] = []
+        self._start_steps: list[int] = []
         self._failure = ""
         self._last_error = ""
 
-    def post(self, record: Record) -> None:
-        """Take note of a step or an evaluation."""
+    def add_record(self, record: Record) -> None:
+        """Append the record of a step or an evaluation."""
         self._records.append(record)
 
-    def since(self, life: str, n: int) -> tuple[str, list[Record]]:
-        """All records but the first `n` of the actor's life; of another life, all."""
-        return self._life, self._records[n if life == self._life else 0 :]
+    def records_since(self, instance: str, n: int) -> tuple[str, list[Record]]:
+        """This instance's id, and its records after the first `n`; all of them if `instance` is another id."""
+        return self._instance, self._records[n if instance == self._instance else 0 :]
 
-    def start(self, step: int) -> str:
-        """Take note that workers start from a step; return why they should not, as `fail` takes it."""
-        self._starts.append(step)
-        if not self._failure and self._starts[-_MOST_STARTS - 1 :] == [step] * (_MOST_STARTS + 1):
-            why = self._last_error or "a worker died; its machine may lack memory"
-            self._failure = f"RaycolError training failed {_MOST_STARTS} times from step {step}: {why}"
+    def register_start(self, step: int) -> str:
+        """Register that workers start from a step; return the failure that forbids it, as in `report_failure`."""
+        self._start_steps.append(step)
+        if not self._failure and self._start_steps[-_MAX_STARTS - 1 :] == [step] * (_MAX_STARTS + 1):
+            cause = self._last_error or "a worker died, perhaps out of memory"
+            self._failure = f"RaycolError training failed {_MAX_STARTS} times from step {step}: {cause}"
         return self._failure
 
-    def fail(self, failure: str, final: bool) -> None:
-        """Take note of an error: its class and its message. A final one ends training."""
+    def report_failure(self, failure: str, final: bool) -> None:
+        """Register an error, as its class name, a space and its message. A final one ends training."""
         if final:
             self._failure = self._failure or failure
         self._last_error = failure.partition(" ")[2]
 
-    def failure(self) -> str:
-        """What ended training."""
-        return self._failure
 
-
-def make_board() -> Any:
-    """A board, on the driver's node if possible."""
+def start_run_monitor() -> Any:
+    """Start a `RunMonitor` actor, on the driver's node if possible."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
-    return actor.options(scheduling_strategy=here).remote()
+    on_this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(RunMonitor)
+    return actor.options(scheduling_strategy=on_this_node).remote()
 
 
 @contextmanager
-def watch(board: Any, report: Report, on_record: OnRecord) -> Iterator[None]:
-    """Pass on what is posted while the block runs, and what is left at its end."""
+def watch(monitor: Any, report: Report, on_record: OnRecord) -> Iterator[None]:
+    """Forward a monitor's records to `report` and `on_record` until the block ends, the last ones included."""
     import ray
 
     done = threading.Event()
-    life, seen = "", 0
+    instance, n_seen = "", 0
 
-    def look() -> None:
-        nonlocal life, seen
+    def poll() -> None:
+        nonlocal instance, n_seen
         try:
-            before, (life, records) = life, ray.get(board.since.remote(life, seen), timeout=10)
+            current, records = ray.get(monitor.records_since.remote(instance, n_seen), timeout=10)
         except ray.exceptions.RayError:
             return
-        seen = len(records) + (seen if before == life else 0)
+        n_seen = len(records) + (n_seen if current == instance else 0)
+        instance = current
         for record in records:
-            report(record["step"], record["steps"], remark(record))
+            report(record["step"], record["steps"], summarize(record))
             on_record(record)
 
-    def follow() -> None:
-        while not done.wait(_PERIOD_S):
-            look()
+    def poll_until_done() -> None:
+        while not done.wait(_POLL_INTERVAL_S):
+            poll()
 
-    thread = threading.Thread(target=follow, name="raycol-training-progress", daemon=True)
+    thread = threading.Thread(target=poll_until_done, name="raycol-training-progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        look()
+        poll()
 
 
-def remark(record: Record) -> str:
+def summarize(record: Record) -> str:
     """A record in a few words."""
     if "loss" not in record:
         return next((f"{name} {record[name]:.4f}" for name in record if "@" in name), "")

@@ -1,14 +1,12 @@
-"""What the storage of a training holds, from its beginning to its end.
+"""The storage of a training; removed once the model is published.
 
-All of it is removed once the model is in its place.
-
-    run.json        the settings, what was prepared, and where it is
-    data/...        the training set
-    collection/...  the collection to evaluate on, if any
-    checkpoints/    see checkpoints.py
-    metrics.jsonl   what is known of each step, as it comes
-    done.json       there once all steps are done: which was the last
-    ray/            Ray Train's own notes
+run.json        settings, fingerprint of the inputs, prepared task, folders of its data
+data/...        the training set
+collection/...  the evaluation collection, if any
+checkpoints/    see checkpoints.py
+metrics.jsonl   a line per step and evaluation, appended as they complete
+done.json       the last step; written when all steps are done
+ray/            Ray Train's files
 """
 
 from __future__ import annotations
@@ -31,18 +29,18 @@ from raycol.data import corpus_files
 from raycol.data.corpus import source_state
 from raycol.data.files import folder_state, path_kind
 from raycol.errors import InputError, RaycolError, writing
-from raycol.models.remote import check_writable, holds_model, publish_model
+from raycol.models.remote import check_writable, model_exists, publish_model
 from raycol.storage import MANIFESTS, Store, open_store
 from raycol.storage.checked_files import fsync_folder, fsync_tree, is_content_name
 from raycol.storage.store import UNFINISHED
 from raycol.training.checkpoints import (
-    Folder,
-    Saved,
-    by_metric,
-    first_whole,
+    Checkpoint,
+    StoredFolder,
+    first_intact,
     list_checkpoints,
-    newest_whole,
+    newest_intact,
     publish,
+    rank_by_metric,
 )
 from raycol.training.config import TrainConfig
 from raycol.training.evaluation import METRIC
@@ -50,29 +48,29 @@ from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
 _LOCK = ".lock"
-_OURS = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray", _LOCK)
-_FOLDERS = ("data", "collection")
+_ENTRIES = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray", _LOCK)
+_CONTENT_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
 
 
-class Run(BaseModel):
-    """A training that was begun."""
+class TrainingRun(BaseModel):
+    """A prepared training, as in `run.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, Any]
     inputs: list[str]
     work: TrainingTask
-    data: Folder
-    collection: Folder | None
+    data: StoredFolder
+    collection: StoredFolder | None
 
 
 @contextmanager
-def alone(store: Store) -> Iterator[None]:
-    """Keep other commands from training in a local storage while the block runs.
+def lock_storage(store: Store) -> Iterator[None]:
+    """Lock a local storage against other trainings for the duration of the block.
 
     Raises:
-        InputError: one is at work there.
+        InputError: another process holds the lock.
     """
     store.check_room()
     if not store.is_local:
@@ -91,18 +89,18 @@ def alone(store: Store) -> Iterator[None]:
                     folder.rmdir()
 
 
-def open_run(store: Store, config: TrainConfig) -> Run | None:
-    """The training that is in a store.
+def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
+    """Return the unfinished training in a store, or None if there is none.
 
     Raises:
-        InputError: it is another one.
+        InputError: the training has other settings or inputs, or the store holds other files.
     """
     store.check_room()
     try:
-        run = Run.model_validate_json(store.read(RUN, _MAX_BYTES))
-    except (OSError, ValidationError):  # an object store's outage is neither
+        run = TrainingRun.model_validate_json(store.read(RUN, _MAX_BYTES))
+    except (OSError, ValidationError):  # an outage of an object store raises another error
         if store.names("checkpoints"):
-            raise InputError(f"{store}: holds checkpoints without a readable {RUN}; remove it") from None
+            raise InputError(f"{store}: has checkpoints but no readable {RUN}; remove them to train anew") from None
         _check_unused(store)
         return None
     settings = config.outcome()
@@ -110,37 +108,36 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
         if settings.get(name) != run.settings.get(name):
             raise InputError(
                 f"{store}: holds an unfinished training with {name} {run.settings.get(name)!r}, not "
-                f"{settings.get(name)!r}; give the same settings to go on with it, remove it, or choose another --out"
+                f"{settings.get(name)!r}; pass the same settings to resume it, remove it, or choose another --out"
             )
     if _inputs(config) != run.inputs:
         raise InputError(
-            f"{store}: holds an unfinished training, and its model or data has changed since; bring back what it was "
-            "begun with, remove it, or choose another --out"
+            f"{store}: holds an unfinished training whose model or data has changed; restore them, remove the "
+            "training, or choose another --out"
         )
     return run
 
 
 def _check_unused(store: Store) -> None:
-    """Raise `InputError` where no training is and something else has a name that a training's files have.
+    """Raise `InputError` if a store without a training holds an index, or entries that `remove_run` would delete.
 
-    All of these names are removed once the training is done. A training that was killed before it had begun may have
-    left folders of its own, which are named after their contents.
+    Content-named folders are accepted: a training killed before it wrote `run.json` leaves them.
     """
-    there = store.names("")
-    found = [name for name in (RUN, DONE, METRICS, "ray", MANIFESTS, "partitions") if name in there]
-    for folder in _FOLDERS:
-        found += [f"{folder}/{name}" for name in store.names(folder) if not is_content_name(name)]
-        if folder in there and store.describe(folder):
-            found.append(folder)
-    if found:
+    entries = store.names("")
+    foreign = [name for name in (RUN, DONE, METRICS, "ray", MANIFESTS, "partitions") if name in entries]
+    for folder in _CONTENT_FOLDERS:
+        foreign += [f"{folder}/{name}" for name in store.names(folder) if not is_content_name(name)]
+        if folder in entries and store.describe(folder):
+            foreign.append(folder)
+    if foreign:
         raise InputError(
-            f"{store}: holds {found[0]}, which no training has written; expected a folder for checkpoints alone, "
-            "which are removed when it is done"
+            f"{store}: holds {foreign[0]}, which is not part of a training; pass a folder used for checkpoints only "
+            "(they are deleted after training)"
         )
 
 
-def begin(store: Store, config: TrainConfig) -> Run:
-    """Prepare a training and write down what was prepared.
+def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
+    """Prepare a training in a store and write its `run.json`.
 
     Raises:
         InputError: see `prepare`; or the model cannot be opened.
@@ -152,13 +149,13 @@ def begin(store: Store, config: TrainConfig) -> Run:
         data, collection = workspace / "data", workspace / "collection"
         data.mkdir()
         collection.mkdir()
-        work = prepare(config, data, collection)
-        # What is wrong with it is said now, not by every worker.
+        task = prepare(config, data, collection)
+        # A broken model fails here, once, and not in every worker.
         probe_encoder(new_encoder(config, "cpu"), config.model)
-        run = Run(
+        run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),
-            work=work,
+            work=task,
             data=publish(store, data, data.name),
             collection=publish(store, collection, collection.name) if config.evaluates else None,
         )
@@ -167,27 +164,27 @@ def begin(store: Store, config: TrainConfig) -> Run:
 
 
 def _inputs(config: TrainConfig) -> list[str]:
-    """What tells whether the model and the data are other ones now."""
-    places = [config.model, *(str(place) for place in [config.eval_data] if place)]
+    """Fingerprints of the model and the data, a string per location."""
+    locations = [config.model, *(str(location) for location in [config.eval_data] if location)]
     for source in config.data:
-        places += [str(place) for place in (source.path, source.queries, source.documents) if place]
-    return [f"{place} {_state(place)}" for place in places]
+        locations += [str(location) for location in (source.path, source.queries, source.documents) if location]
+    return [f"{location} {_fingerprint(location)}" for location in locations]
 
 
-def _state(place: str) -> str:
+def _fingerprint(location: str) -> str:
     try:
-        if path_kind(place) == "folder":
-            return folder_state(place, "*")
-        return " ".join(source_state(file) for file in corpus_files(place))
-    except InputError:  # a model of the hub, a glob of lookups
+        if path_kind(location) == "folder":
+            return folder_state(location, "*")
+        return " ".join(source_state(file) for file in corpus_files(location))
+    except InputError:  # a model on the hub, a glob of lookup files
         return ""
 
 
-def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dict[str, float]]]:
-    """Make the trained model of the best checkpoint, or of the last, and put it to `config.out`.
+def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[Checkpoint, list[dict[str, float]]]:
+    """Export the best evaluated checkpoint, or the last one, as a model to `config.out`.
 
     Returns:
-        The checkpoint, and what was noted of each step.
+        The checkpoint, and the Trainer's log history.
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
@@ -196,35 +193,35 @@ def finish(store: Store, config: TrainConfig, run: Run) -> tuple[Saved, list[dic
     from raycol.training.state import WEIGHTS, load_weights, mix_weights, snapshot
     from raycol.training.worker import merge_adapters, new_encoder
 
-    if not (last := _last(store)):
-        raise RaycolError(f"{store}: training ended without a whole checkpoint; run the same command again to go on")
-    kept = first_whole(store, by_metric(list_checkpoints(store), METRIC)) or last
+    if not (last := _last_checkpoint(store)):
+        raise RaycolError(f"{store}: training left no intact checkpoint; repeat the command to resume")
+    best = first_intact(store, rank_by_metric(list_checkpoints(store), METRIC)) or last
     history = json.loads((last.open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
-    start = snapshot(encoder) if config.keep_initial else {}
-    load_weights(kept.open(store) / WEIGHTS, encoder)
+    initial = snapshot(encoder) if config.keep_initial else {}
+    load_weights(best.open(store) / WEIGHTS, encoder)
     merge_adapters(encoder)
-    if start:
-        mix_weights(encoder, start, config.keep_initial)
-    with placing(config.out) as folder:
+    if initial:
+        mix_weights(encoder, initial, config.keep_initial)
+    with publishing_model(config.out) as folder:
         save_encoder(encoder, folder)
-        write_extras(folder, config, run.work, kept, history)
-    return kept, history
+        write_extras(folder, config, run.work, best, history)
+    return best, history
 
 
 def check_out(out: str) -> None:
-    """Raise what stands in the way of a model there: another one, or a place that cannot be written."""
+    """Raise if `out` exists already or cannot be written."""
     if is_uri(out):
         check_writable(out)
     elif not Path(out).exists():
         open_store(out).check_room()
-    if holds_model(out) if is_uri(out) else Path(out).exists():
+    if model_exists(out) if is_uri(out) else Path(out).exists():
         raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
 
 
 @contextmanager
-def placing(out: str) -> Iterator[Path]:
-    """A folder for a model's files, which are at their place after the block, or none of them."""
+def publishing_model(out: str) -> Iterator[Path]:
+    """Yield a folder for a model's files and publish it to `out` atomically when the block succeeds."""
     if is_uri(out):
         with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -236,7 +233,7 @@ def placing(out: str) -> Iterator[Path]:
         with writing(out):
             final.parent.mkdir(parents=True, exist_ok=True)
             yield unfinished
-            # The checkpoints are removed once the model is in its place, so it must be on the disk by then.
+            # The checkpoints are deleted next, so the model must be on disk first.
             fsync_tree(unfinished)
             os.rename(unfinished, final)
             fsync_folder(final.parent)
@@ -245,8 +242,8 @@ def placing(out: str) -> Iterator[Path]:
 
 
 def is_done(store: Store) -> bool:
-    """Whether all steps are done, and the last checkpoint is whole: otherwise training goes on from one before it."""
-    if DONE in store.names("") and not _last(store):
+    """Whether all steps are done; if the last checkpoint is damaged, unmark the run so that it resumes earlier."""
+    if DONE in store.names("") and not _last_checkpoint(store):
         with writing(store):
             store.remove(DONE)
         return False
@@ -254,26 +251,26 @@ def is_done(store: Store) -> bool:
 
 
 def mark_done(store: Store) -> None:
-    """Note that all steps are done, and which was the last: training may stop early."""
+    """Record that all steps are done, with the last one: early stopping may end before the planned step."""
     store.write(DONE, json.dumps({"step": list_checkpoints(store)[-1].step}).encode())
 
 
-def _last(store: Store) -> Saved | None:
-    """The checkpoint of the last step, if it is whole."""
+def _last_checkpoint(store: Store) -> Checkpoint | None:
+    """The checkpoint of the last step, if it is intact."""
     try:
         step = json.loads(store.read(DONE, _MAX_BYTES))["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = newest_whole(store)
-    return whole if whole and whole.step == step else None
+    newest = newest_intact(store)
+    return newest if newest and newest.step == step else None
 
 
-def clear(store: Store) -> None:
-    """Remove what a training kept, and nothing else: the folder may be somebody's."""
+def remove_run(store: Store) -> None:
+    """Remove a training's files, and its folder if nothing else is in it."""
     unfinished = [name for name in store.names("") if UNFINISHED in name]
     with writing(store):
-        for name in (*_OURS, *unfinished):
+        for name in (*_ENTRIES, *unfinished):
             store.remove(name)
     if store.is_local:
         with suppress(OSError):
-            Path(store.uri).rmdir()  # only where it is empty
+            Path(store.uri).rmdir()  # fails if not empty

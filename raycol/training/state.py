@@ -1,6 +1,7 @@
-"""The state of a training in files: weights, optimiser, schedule, random numbers, history.
+"""Training state on disk: weights, optimiser, learning-rate schedule, RNG states, history.
 
-Tensors are safetensors, the rest JSON; nothing is pickled. Together they continue a training as if it had not stopped.
+Tensors are safetensors, the rest is JSON, nothing is pickled. A training resumed from these files continues as if it
+had not been interrupted.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ SETTINGS, RANDOM = "optimiser.json", "random.json"
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's weights in main memory, by name."""
+    """Copy a module's weights to the CPU, by name."""
     return {name: _copy(tensor) for name, tensor in module.state_dict().items()}
 
 
-def mix_weights(module: nn.Module, start: Mapping[str, Tensor], share: float) -> None:
-    """Move a module's weights towards those that it started from, in place: `share` of these, and the rest its own.
+def mix_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) -> None:
+    """Interpolate a module's weights with its initial ones, in place: `share * initial + (1 - share) * trained`.
 
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903).
     """
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
-                tensor.lerp_(start[name].to(tensor.device), share)
+                tensor.lerp_(initial[name].to(tensor.device), share)
 
 
 @contextmanager
-def mixed(module: nn.Module, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
-    """The same while the block runs; the module's own weights come back after it."""
-    own = snapshot(module)
-    mix_weights(module, start, share)
+def mixed_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) -> Iterator[None]:
+    """Apply `mix_weights` for the duration of the block, then restore the trained weights."""
+    trained = snapshot(module)
+    mix_weights(module, initial, share)
     try:
         yield
     finally:
-        module.load_state_dict(own)
+        module.load_state_dict(trained)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def snapshot_optimiser(optimiser: Any, schedule: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of an optimiser's tensors, and what else it and its schedule consist of."""
+    """Copy an optimiser's tensors to the CPU; return them with its parameter groups and the schedule's state."""
     state = optimiser.state_dict()
     tensors = {
         f"{number}.{name}": _copy(tensor)
@@ -66,29 +67,30 @@ def snapshot_optimiser(optimiser: Any, schedule: Any) -> tuple[dict[str, Tensor]
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Read weights into a module.
+    """Load a checkpoint's weights into a module.
 
     Raises:
-        InputError: they are of another architecture.
+        InputError: the checkpoint has another architecture.
     """
     weights = load_file(path)
-    have = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if have != found:
-        name = min(name for name in have.keys() | found.keys() if have.get(name) != found.get(name))
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != saved:
+        name = min(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
         raise InputError(
-            f"{path}: a checkpoint of another architecture: {name} is {_shape(found.get(name))} there and "
-            f"{_shape(have.get(name))} in the model; train from that model, or choose another --out"
+            f"{path}: a checkpoint of another architecture: {name} is {_describe_shape(saved.get(name))} in the "
+            f"checkpoint and {_describe_shape(expected.get(name))} in the model; pass the --model that it was trained "
+            "from, or choose another --out"
         )
     module.load_state_dict(weights)
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
+def _describe_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {list(shape)}"
 
 
 def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
-    """Put an optimiser and its schedule into the state that was saved."""
+    """Restore an optimiser and its learning-rate schedule from a checkpoint's folder."""
     settings = json.loads((folder / SETTINGS).read_bytes())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / OPTIMISER).items():
@@ -99,7 +101,7 @@ def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator that training draws from, as JSON has it."""
+    """State of every random number generator that training uses, JSON-serialisable."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -112,7 +114,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set every generator."""
+    """Restore every random number generator from `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]

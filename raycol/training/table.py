@@ -1,4 +1,4 @@
-"""How a training goes, as a table that stays in its place on a terminal; elsewhere a line for each evaluation."""
+"""Progress of a training: a live table on a terminal, otherwise a line per evaluation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from raycol.evaluation.metrics import METRICS
 from raycol.training.record import OnRecord, Record
 
 _METRIC = "nDCG@10"
-# At most so many steps are shown, and so many evaluations; steps this many seconds apart, so that they can be read.
-_STEPS, _EVALUATIONS = 12, 12
-_APART_S = 2.0
+_MAX_STEPS, _MAX_EVALUATIONS = 12, 12  # rows of the table
+# Minimum time between two rows of steps, so that they can be read.
+_ROW_INTERVAL_S = 2.0
 _FRAMES_PER_SECOND = 2.0
-# Lines of a terminal that rows are not for: title, header, rules, what stands above and below.
-_OTHER_LINES = 8
+# Terminal lines that are not rows: title, header, rules, lines above and below the table.
+_RESERVED_LINES = 8
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", "{:.4f}".format),
@@ -38,23 +38,23 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 @contextmanager
 def live_table() -> Iterator[OnRecord]:
-    """Show the course of a training while the block runs; the block calls what it is given with each record.
+    """Show a live table for the duration of the block; yields the callback that adds a record to it.
 
-    A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...). Where there
-    is no terminal, only evaluations are printed, a line each; `raycol.core.progress.progress` prints the rest there.
+    A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...). Without a
+    terminal only evaluations are printed, a line each; `raycol.core.progress.progress` prints the steps.
     """
     if not console.is_terminal:
         yield _print_evaluation
         return
-    course = Course(time.monotonic())
+    state = TableState(time.monotonic())
 
     def on_record(record: Record) -> None:
-        nonlocal course
-        course = course.after(record, time.monotonic())
+        nonlocal state
+        state = state.add(record, time.monotonic())
 
-    # A course never changes, so the thread that draws needs no lock: it draws the one that there is.
+    # The state is immutable, so the rendering thread needs no lock.
     with Live(
-        get_renderable=lambda: course.draw(console, time.monotonic()),
+        get_renderable=lambda: state.render(console, time.monotonic()),
         console=console,
         refresh_per_second=_FRAMES_PER_SECOND,
     ):
@@ -63,16 +63,16 @@ def live_table() -> Iterator[OnRecord]:
 
 def _print_evaluation(record: Record) -> None:
     if _METRIC in record:
-        found = ", ".join(f"{name} {record[name]:.4f}" for name in METRICS if name in record)
-        console.print(f"step {record['step']:,.0f} of {record['steps']:,.0f}: {found}")
+        metrics = ", ".join(f"{name} {record[name]:.4f}" for name in METRICS if name in record)
+        console.print(f"step {record['step']:,.0f} of {record['steps']:,.0f}: {metrics}")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A step: what is known of it, an evaluation included, and when it was first heard of."""
+    """A step, with its evaluation if there was one, and the time of its first record."""
 
     record: Record
-    at: float
+    time: float
 
     @property
     def step(self) -> float:
@@ -84,59 +84,61 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class Course:
-    """What is shown of a training.
+class TableState:
+    """Immutable state of the table. Times are in seconds of a monotonic clock.
 
     Args:
-        began: when it was started, in seconds of some clock.
-        rows: oldest first; the last one is the newest step, whether or not it will stay.
-        first: the row that the speed is measured from.
+        start_time: start of the training.
+        rows: oldest first. The last row is always the newest step; a later step may replace it.
+        speed_base: the row from which the speed is measured.
         best: the best evaluation so far.
     """
 
-    began: float
+    start_time: float
     rows: tuple[_Row, ...] = ()
-    first: _Row | None = None
+    speed_base: _Row | None = None
     best: Record | None = None
 
-    def after(self, record: Record, now: float) -> Course:
-        """After a record. One of an earlier step than the last means that training went back to a checkpoint."""
+    def add(self, record: Record, now: float) -> TableState:
+        """Return the state after a record. An earlier step than the last one means a restart from a checkpoint."""
         rows = [row for row in self.rows if row.step < record["step"]]
-        same = next((row for row in self.rows if row.step == record["step"]), _Row({}, now))
-        went_back = bool(self.rows) and record["step"] < self.rows[-1].step
-        if len(rows) > 1 and not rows[-1].is_evaluated and rows[-1].at - rows[-2].at < _APART_S:
+        same_step = next((row for row in self.rows if row.step == record["step"]), _Row({}, now))
+        rewinds = bool(self.rows) and record["step"] < self.rows[-1].step
+        if len(rows) > 1 and not rows[-1].is_evaluated and rows[-1].time - rows[-2].time < _ROW_INTERVAL_S:
             del rows[-1]
-        rows.append(replace(same, record={**same.record, **record}))
-        first = rows[-1] if self.first is None or went_back else self.first
+        rows.append(replace(same_step, record={**same_step.record, **record}))
+        speed_base = rows[-1] if self.speed_base is None or rewinds else self.speed_base
         best = self.best
         if _METRIC in record and (best is None or record[_METRIC] > best[_METRIC]):
             best = record
-        steps = [row for row in rows if not row.is_evaluated][-_STEPS:]
-        evaluated = [row for row in rows if row.is_evaluated][-_EVALUATIONS:]
+        steps = [row for row in rows if not row.is_evaluated][-_MAX_STEPS:]
+        evaluated = [row for row in rows if row.is_evaluated][-_MAX_EVALUATIONS:]
         shown = tuple(sorted([*steps, *evaluated], key=lambda row: row.step))
-        return Course(self.began, shown, first, best)
+        return TableState(self.start_time, shown, speed_base, best)
 
-    def draw(self, screen: Console, now: float) -> RenderableType:
-        """The table, no higher than the screen."""
+    def render(self, screen: Console, now: float) -> RenderableType:
+        """Render the table, cut to the height of the screen."""
         if not self.rows:
-            return Text(f"Training: starting, {_duration(now - self.began)}")
+            return Text(f"Training: starting, {_duration(now - self.start_time)}")
         table = Table(
             title=self._title(now), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False
         )
         table.add_column(f"step of {self.rows[-1].record['steps']:,.0f}", justify="right")
         for title, _ in _COLUMNS.values():
             table.add_column(title, justify="right")
-        for row in self.rows[-max(1, screen.height - _OTHER_LINES) :]:
-            cells = (show(row.record[name]) if name in row.record else "" for name, (_, show) in _COLUMNS.items())
+        for row in self.rows[-max(1, screen.height - _RESERVED_LINES) :]:
+            cells = (
+                format_(row.record[name]) if name in row.record else "" for name, (_, format_) in _COLUMNS.items()
+            )
             table.add_row(f"{row.step:,.0f}", *cells, style="bold" if row.is_evaluated else "")
         return table
 
     def _title(self, now: float) -> Text:
         step, steps = self.rows[-1].step, self.rows[-1].record["steps"]
-        parts = [f"Training: {step / steps:.0%} in {_duration(now - self.began)}"]
-        if self.first and self.first.step < step < steps:
-            pace = (now - self.first.at) / (step - self.first.step)
-            parts.append(f"about {_duration(pace * (steps - step))} left")
+        parts = [f"Training: {step / steps:.0%} in {_duration(now - self.start_time)}"]
+        if self.speed_base and self.speed_base.step < step < steps:
+            seconds_per_step = (now - self.speed_base.time) / (step - self.speed_base.step)
+            parts.append(f"about {_duration(seconds_per_step * (steps - step))} left")
         if self.best:
             parts.append(f"best {_METRIC} {self.best[_METRIC]:.4f} at step {self.best['step']:,.0f}")
         return Text(", ".join(parts), style="bold")

@@ -1,6 +1,6 @@
-"""What each Ray Train worker runs.
+"""The training loop of one worker.
 
-Nothing here needs Ray: `fit` runs in a plain process too, alone or under torch.distributed.
+Independent of Ray: `fit` runs in any process, alone or in a torch.distributed process group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raycol.errors import InputError
 from raycol.models.encoder import load_encoder, new_tokens, quiet_transformers
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
-from raycol.training.checkpoints import newest_whole
+from raycol.training.checkpoints import newest_intact
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.evaluation import open_collection
@@ -23,9 +23,9 @@ from raycol.training.objective import make_loss
 from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.record import OnRecord
 from raycol.training.state import snapshot
-from raycol.training.trainer import Rhythm, Trainer
+from raycol.training.trainer import EvalAndSaveCallback, Trainer
 
-_OF_THE_ENCODER = (
+_ENCODER_SETTINGS = (
     "embedding_size",
     "new_projection",
     "query_length",
@@ -43,30 +43,30 @@ _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 
 def fit(
     config: TrainConfig,
-    work: TrainingTask,
+    task: TrainingTask,
     data: Path,
     collection: Path | None,
     workspace: Path,
     store: Store | None,
     on_record: OnRecord,
 ) -> tuple[MultiVectorEncoder, list[dict[str, float]]]:
-    """Train an encoder, as one worker of `config.num_workers`; return it with what was noted of each step.
+    """Train an encoder as one of `config.num_workers` workers; return it with the Trainer's log history.
 
-    Each worker takes `batch_size / num_workers` examples of a batch and gathers the others' passages, with their
-    gradients, so that the step equals that of one worker on the whole batch. A training that left a checkpoint in the
-    store goes on from the newest one.
+    Each worker trains on `batch_size / num_workers` examples of a batch and gathers the other workers' passages with
+    their gradients, so a step equals that of one worker on the whole batch. Resumes from the newest intact checkpoint
+    in the store, if there is one.
 
     Args:
         config: the settings.
-        work: from `prepare`.
+        task: from `prepare`.
         data: folder of the training set.
-        collection: folder of the collection to evaluate on, if any.
-        workspace: a folder for the Trainer's own files.
-        store: where checkpoints go; None saves none.
-        on_record: called on every step and evaluation with what is known of it.
+        collection: folder of the evaluation collection, if any.
+        workspace: output folder of the base Trainer.
+        store: destination of checkpoints; None saves none.
+        on_record: called on every step and evaluation with its metrics.
 
     Raises:
-        InputError: the model cannot be opened, or a checkpoint is of another one.
+        InputError: the model cannot be opened, or the checkpoint has another architecture.
         RaycolError: the loss or the gradient is not finite, or a checkpoint cannot be saved.
     """
     torch.manual_seed(config.seed)
@@ -79,30 +79,30 @@ def fit(
     examples = TrainingSet(data)
     trainer = Trainer(
         encoder,
-        _arguments(config, work, workspace),
+        _arguments(config, task, workspace),
         make_loss(encoder, config),
         examples,
-        make_plan(config, work.sources, examples),
-        Rhythm(config.save_every if store else 0, config.eval_every if collection else 0, config.patience,
-               config.keep_checkpoints),
+        make_plan(config, task.sources, examples),
+        EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collection else 0, config.patience,
+                            config.keep_checkpoints),
         store,
         open_collection(collection) if collection else None,
         on_record,
         (snapshot(encoder), config.keep_initial) if collection and config.keep_initial else None,
     )  # fmt: skip
-    saved = newest_whole(store) if store else None
+    checkpoint = newest_intact(store) if store else None
     with quiet_transformers():
-        trainer.train(resume_from_checkpoint=str(saved.open(store)) if store and saved else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint.open(store)) if store and checkpoint else None)
     return encoder, trainer.state.log_history
 
 
 def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
-    """The encoder that training starts from, with adapters where they are trained.
+    """Open the initial encoder, with low-rank adapters if `lora_rank` is set.
 
     Raises:
-        InputError: it cannot be opened, or made as the settings ask for.
+        InputError: the model cannot be opened, or cannot have these settings.
     """
-    encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _OF_THE_ENCODER})
+    encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _ENCODER_SETTINGS})
     if config.scoring == "mean-maxsim":
         encoder.similarity_fn_name = "meanmaxsim"
     if config.lora_rank:
@@ -111,9 +111,9 @@ def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
 
 
 def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
-    """Freeze the backbone and put low-rank adapters beside its linear layers (Hu et al. 2021, arXiv 2106.09685).
+    """Freeze the backbone and add low-rank adapters to its linear layers (Hu et al. 2021, arXiv 2106.09685).
 
-    The embeddings of new markers start as random vectors, so they are trained: those rows, not the whole table.
+    The embeddings of new markers are randomly initialised, so these rows of the embedding table are trained as well.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -132,9 +132,9 @@ def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
 
 
 def freeze_unused(encoder: MultiVectorEncoder) -> None:
-    """Freeze the weights that no embedding depends on, such as a backbone's pooler.
+    """Freeze the weights that do not contribute to embeddings, such as a backbone's pooler.
 
-    DistributedDataParallel waits for a gradient of every weight that is not frozen.
+    DistributedDataParallel waits for a gradient of every trainable weight.
     """
     for task in _TASKS:
         features = tokenize(encoder, ["one text", "and a longer one, with some more words"], task)
@@ -149,18 +149,18 @@ def freeze_unused(encoder: MultiVectorEncoder) -> None:
 
 
 def merge_adapters(encoder: MultiVectorEncoder) -> None:
-    """Add adapters, if there are any, to the weights that they stand beside."""
+    """Merge low-rank adapters, if there are any, into the backbone's weights."""
     backbone = encoder[0].model
     if hasattr(backbone, "merge_and_unload"):
         encoder[0].model = backbone.merge_and_unload()
 
 
-def _arguments(config: TrainConfig, work: TrainingTask, workspace: Path) -> MultiVectorEncoderTrainingArguments:
+def _arguments(config: TrainConfig, task: TrainingTask, workspace: Path) -> MultiVectorEncoderTrainingArguments:
     settings: dict[str, Any] = {
         "output_dir": str(workspace),
         "per_device_train_batch_size": config.batch_size // config.num_workers,
         "gradient_accumulation_steps": config.accumulate,
-        "max_steps": work.steps,
+        "max_steps": task.steps,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": _SCHEDULES[config.schedule],
         "warmup_steps": config.warmup,
@@ -170,7 +170,7 @@ def _arguments(config: TrainConfig, work: TrainingTask, workspace: Path) -> Mult
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": not config.on_gpu,
-        # On a GPU texts are tokenised while it works; on a CPU that would be one more process for the same cores.
+        # Tokenizing in the background pays only on a GPU; on a CPU it would compete for the same cores.
         "dataloader_num_workers": 2 if config.on_gpu else 0,
         "dataloader_pin_memory": config.on_gpu,
         "ddp_find_unused_parameters": False,

@@ -20,7 +20,7 @@ from tests.training.material import write_examples
 
 LOG = logging.getLogger(__name__)
 TRAIN = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 6, "learning_rate": 1e-3, "seed": 1,
-         "no_duplicates": False, "num_workers": 2, "save_every": 2}  # fmt: skip
+         "allow_duplicates": True, "num_workers": 2, "save_every": 2}  # fmt: skip
 
 
 class JobFiles:

@@ -8,7 +8,7 @@ import pytest
 
 from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import encoder_fingerprint, load_encoder
-from raycol.models.remote import fetch_model, holds_model, publish_model
+from raycol.models.remote import fetch_model, model_exists, publish_model
 from raycol.training import TrainConfig, train
 from tests.storage.server import Server, put
 
@@ -18,9 +18,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_opened_from_a_store_as_from_its_folder(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
-    assert not holds_model(f"{s3}/model")
+    assert not model_exists(f"{s3}/model")
     publish_model(tiny_colbert, f"{s3}/model")
-    assert holds_model(f"{s3}/model")
+    assert model_exists(f"{s3}/model")
     assert contents(fetch_model(f"{s3}/model")) == contents(tiny_colbert)
     here, there = (load_encoder(place, device="cpu") for place in (tiny_colbert, f"{s3}/model"))
     assert encoder_fingerprint(here) == encoder_fingerprint(there)
@@ -50,7 +50,7 @@ def test_what_makes_it_a_model_comes_last(s3: str, s3_server: Server, tiny_colbe
 @pytest.mark.parametrize("name", ["README.md", "below/config.json"])
 def test_what_is_no_model_is_said(s3: str, name: str) -> None:
     put(f"{s3}/model/{name}", b"{}")
-    with pytest.raises(InputError, match=r"/model': there is no config.json or modules.json under it"):
+    with pytest.raises(InputError, match=r"/model': no config.json or modules.json"):
         load_encoder(f"{s3}/model", device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Training examples on a few topics, and trainings without Ray."""
+"""Synthetic training examples, and helpers to train without Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import TOPICS, write_jsonl
 
 
 def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = False, seed: int = 0) -> Path:
-    """Queries of three words and passages of four to eight on one of four topics; negatives are of the others."""
+    """Write queries of 3 words and passages of 4 to 8 words on four topics; negatives are from other topics."""
     rng = np.random.default_rng(seed)
     topics = [text.split() for text in TOPICS.values()]
     records = []
@@ -35,7 +35,7 @@ def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = F
 
 
 def save_albert(backbone: Path, folder: Path) -> Path:
-    """A tiny ALBERT with random weights, which has a pooler that no embedding depends on."""
+    """Save a tiny ALBERT with random weights, including a pooler that no embedding depends on."""
     import torch
     from transformers import AlbertConfig, AlbertModel, AutoTokenizer
 
@@ -50,12 +50,12 @@ def save_albert(backbone: Path, folder: Path) -> Path:
 
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
-                "no_duplicates": False}  # fmt: skip
+                "allow_duplicates": True}  # fmt: skip
     return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
 
 
-def fit_here(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):
-    """Prepare and train in this process, without Ray; return the encoder and the history."""
+def fit_in_process(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):
+    """Prepare and train in this process, without Ray; return the encoder and the log history."""
     from raycol.training.prepare import prepare
     from raycol.training.worker import fit
 
@@ -80,38 +80,38 @@ def losses(history: list[dict[str, float]]) -> list[float]:
 
 
 def gradient(config: TrainConfig, folder: Path) -> np.ndarray:
-    """The gradient of the first step, as the optimiser gets it, in this process or over those of a process group."""
+    """The first step's gradient before clipping, followed by the losses; in this process or a process group."""
     from raycol.training.trainer import Trainer
 
-    found = []
-    ask = Trainer._get_grad_norm
+    gradients = []
+    get_grad_norm = Trainer._get_grad_norm
 
-    def note(self, model, grad_norm=None):
-        if not found:
-            found.append(
+    def record_gradient(self, model, grad_norm=None):
+        if not gradients:
+            gradients.append(
                 np.concatenate([p.grad.numpy().ravel() for p in self.model.parameters() if p.grad is not None])
             )
-        return ask(self, model, grad_norm)
+        return get_grad_norm(self, model, grad_norm)
 
-    Trainer._get_grad_norm = note
+    Trainer._get_grad_norm = record_gradient
     try:
-        _, history = fit_here(config.model_copy(update={"max_grad_norm": 1e9}), folder)
+        _, history = fit_in_process(config.model_copy(update={"max_grad_norm": 1e9}), folder)
     finally:
-        Trainer._get_grad_norm = ask
-    return np.concatenate([*found, losses(history)])
+        Trainer._get_grad_norm = get_grad_norm
+    return np.concatenate([*gradients, losses(history)])
 
 
-def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], threads: int = 1) -> None:
-    """One process of a group of `n` on this machine; `run` is called in each."""
+def run_in_group(rank: int, n: int, rendezvous: str, run: Callable[[], None], threads: int = 1) -> None:
+    """Call `run` as one process of a group of `n` on this machine."""
     import torch
     from torch import distributed
 
     torch.set_num_threads(threads)
-    # accelerate chooses a number of its own where this one is not set.
+    # Without it accelerate sets another number of threads.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
-    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=n)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=n)
     try:
         run()
     finally:
@@ -120,20 +120,20 @@ def work_in_group(rank: int, n: int, place: str, run: Callable[[], None], thread
 
 @functools.cache
 def _forked() -> multiprocessing.context.BaseContext:
-    """Where processes are forked from one that has loaded what a training needs."""
+    """A fork-server context whose server has imported the training modules."""
     context = multiprocessing.get_context("forkserver")
-    # A server that runs already loads nothing more.
+    # A running server would ignore the preload list.
     forkserver._forkserver._stop()
     context.set_forkserver_preload(["tests.training.preloaded"])
     return context
 
 
-def start_group(work: Sequence[Callable[[], None]], place: Path, threads: int = 1) -> list[BaseProcess]:
-    """Start processes of one group on this machine, which meet at a path: one for each of what they are to do."""
+def start_group(work: Sequence[Callable[[], None]], rendezvous: Path, threads: int = 1) -> list[BaseProcess]:
+    """Start a process group on this machine, one process per function; they meet at the file `rendezvous`."""
     n = len(work)
     context = _forked()
     group = [
-        context.Process(target=work_in_group, args=(rank, n, str(place), work[rank], threads)) for rank in range(n)
+        context.Process(target=run_in_group, args=(rank, n, str(rendezvous), work[rank], threads)) for rank in range(n)
     ]
     for process in group:
         process.start()
@@ -141,7 +141,7 @@ def start_group(work: Sequence[Callable[[], None]], place: Path, threads: int = 
 
 
 def end_group(group: Iterable[BaseProcess]) -> None:
-    """Wait for the processes of a group, all of which must have done what they were to do."""
+    """Wait for the processes of a group and check that all succeeded."""
     for process in group:
         process.join(300)
         assert process.exitcode == 0

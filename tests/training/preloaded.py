@@ -1,4 +1,4 @@
-"""What processes of a group have in common: loaded once, by the server that forks them."""
+"""Imports shared by the processes of a group, loaded once by the fork server."""
 
 from raycol.core.lazy import loading
 

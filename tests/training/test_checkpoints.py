@@ -1,4 +1,4 @@
-"""Checkpoints: on the disk before a record names them, and compared with their checksums before training goes on."""
+"""Checkpoints are durable before their manifest is written, and verified before training resumes from them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.storage import open_store
 from raycol.training import TrainConfig, train
-from raycol.training.checkpoints import list_checkpoints, newest_whole, prune, save_checkpoint
-from raycol.training.run_storage import placing
+from raycol.training.checkpoints import list_checkpoints, newest_intact, prune, save_checkpoint
+from raycol.training.run_storage import publishing_model
 from tests.index.disk_model import Disk, write_tree
 from tests.index.fault_worker import intercepted
 from tests.training.material import settings, weights, write_examples
@@ -26,13 +26,13 @@ from tests.training.test_resume import HaltError, until
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write as the model of a disk sees it, and flush nothing: as other libraries do."""
+    """Write without fsync, as other libraries do, by calls that the disk model intercepts."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, content)
     os.close(descriptor)
 
 
-def test_a_power_failure_leaves_every_checkpoint_whole_or_none(tmp_path: Path) -> None:
+def test_a_power_failure_leaves_only_intact_checkpoints(tmp_path: Path) -> None:
     root = tmp_path / "disk" / "store"
     root.mkdir(parents=True)
     save_checkpoint(open_store(root), 1, {}, lambda folder: write(folder / "weights", b"one" * 100))
@@ -41,34 +41,34 @@ def test_a_power_failure_leaves_every_checkpoint_whole_or_none(tmp_path: Path) -
         save_checkpoint(open_store(root), 2, {}, lambda folder: write(folder / "weights", b"two" * 100))
     assert len(disk.failures) > 5
     for number, tree in enumerate([*disk.failures, disk.durable()]):
-        place = tmp_path / f"trial{number}"
-        write_tree(tree, place)
-        store = open_store(place / "store")
-        found = list_checkpoints(store)
-        assert [saved.step for saved in found] in ([1], [1, 2]), disk.failures.get(tree)
-        for saved in found:
-            content = (saved.open(store) / "weights").read_bytes()
-            assert content == (b"one", b"two")[saved.step - 1] * 100, disk.failures.get(tree)
-    assert [saved.step for saved in found] == [1, 2], "what was saved when the power failed is there"
+        root = tmp_path / f"trial{number}"
+        write_tree(tree, root)
+        store = open_store(root / "store")
+        checkpoints = list_checkpoints(store)
+        assert [checkpoint.step for checkpoint in checkpoints] in ([1], [1, 2]), disk.failures.get(tree)
+        for checkpoint in checkpoints:
+            content = (checkpoint.open(store) / "weights").read_bytes()
+            assert content == (b"one", b"two")[checkpoint.step - 1] * 100, disk.failures.get(tree)
+    assert [checkpoint.step for checkpoint in checkpoints] == [1, 2], "a saved checkpoint survives a power failure"
 
 
-def test_a_power_failure_leaves_a_model_whole_or_none(tmp_path: Path) -> None:
-    """Once it has its name, the checkpoints that it was made of are removed."""
+def test_a_power_failure_leaves_an_intact_model_or_none(tmp_path: Path) -> None:
+    """The checkpoints are removed as soon as the model has its final name."""
     out = tmp_path / "disk" / "model"
     out.parent.mkdir()
     disk = Disk(out.parent)
-    with intercepted(disk.around, Disk.CALLS), placing(str(out)) as folder:
+    with intercepted(disk.around, Disk.CALLS), publishing_model(str(out)) as folder:
         os.mkdir(folder)
         os.mkdir(folder / "1_Dense")
         write(folder / "weights", b"one" * 100)
         write(folder / "1_Dense" / "weights", b"two" * 100)
     for number, tree in enumerate([*disk.failures, disk.durable()]):
-        place = tmp_path / f"trial{number}"
-        write_tree(tree, place)
-        if (place / "model").exists():
-            assert (place / "model" / "weights").read_bytes() == b"one" * 100
-            assert (place / "model" / "1_Dense" / "weights").read_bytes() == b"two" * 100
-    assert (place / "model").exists()
+        root = tmp_path / f"trial{number}"
+        write_tree(tree, root)
+        if (root / "model").exists():
+            assert (root / "model" / "weights").read_bytes() == b"one" * 100
+            assert (root / "model" / "1_Dense" / "weights").read_bytes() == b"two" * 100
+    assert (root / "model").exists()
 
 
 def flip(path: Path) -> None:
@@ -87,7 +87,7 @@ def cut(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def halted(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """A training that was interrupted after its fifth step of six, and beside it what came of a whole one."""
+    """A training interrupted after step 5 of 6; the model of an uninterrupted one is in the folder `whole`."""
     folder = tmp_path_factory.mktemp("halted")
     data = write_examples(folder / "pairs.jsonl")
     config = settings(tiny_colbert, data, folder / "m", max_steps=6, save_every=2)
@@ -98,7 +98,7 @@ def halted(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
 
 
 def copied(halted: TrainConfig, folder: Path) -> TrainConfig:
-    """The same training in another folder."""
+    """Copy the interrupted training to another folder."""
     shutil.copytree(Path(halted.out).parent / ".m-training", folder / ".m-training")
     return halted.model_copy(update={"out": str(folder / "m")})
 
@@ -118,17 +118,17 @@ def assert_same_model(halted: TrainConfig, out: str) -> None:
         ("weights.safetensors", cut),
         ("optimiser.safetensors", flip),
         ("random.json", flip),
-        ("record", zero),
+        ("manifest", zero),
     ],
 )
-def test_training_falls_back_to_the_newest_whole_checkpoint(
+def test_training_falls_back_to_the_newest_intact_checkpoint(
     halted: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], name: str
 ) -> None:
     config = copied(halted, tmp_path)
     store = open_store(tmp_path / ".m-training")
     first, second = list_checkpoints(store)
     assert (first.step, second.step) == (2, 4)
-    damage(Path(store.uri) / (f"{second.folder}/{name}" if name != "record" else "checkpoints/00000004.json"))
+    damage(Path(store.uri) / (f"{second.folder}/{name}" if name != "manifest" else "checkpoints/00000004.json"))
     steps: list[float] = []
     with caplog.at_level(logging.WARNING, "raycol"):
         train(config, on_record=lambda record: steps.append(record["step"]), executor=IN_PROCESS)
@@ -140,10 +140,10 @@ def test_training_falls_back_to_the_newest_whole_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut])
-def test_a_last_checkpoint_that_is_damaged_is_made_again(
+def test_a_damaged_last_checkpoint_is_trained_again(
     halted: TrainConfig, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """All steps were done; the model that comes of them must not be of an earlier one."""
+    """All steps are done, but the model must not be exported from an earlier checkpoint."""
     config = copied(halted, tmp_path)
 
     def halt(done: float, total: float | None = None, note: str = "") -> None:
@@ -163,11 +163,11 @@ def test_a_last_checkpoint_that_is_damaged_is_made_again(
 def test_damaged_training_data_is_not_trained_on(halted: TrainConfig, tmp_path: Path) -> None:
     config = copied(halted, tmp_path)
     flip(max((tmp_path / ".m-training" / "data").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size))
-    with pytest.raises(RaycolError, match=r"\.m-training: what this training keeps there is damaged .*; remove it"):
+    with pytest.raises(RaycolError, match=r"\.m-training: the training's storage is damaged .*; remove it"):
         train(config, executor=IN_PROCESS)
 
 
-def test_what_a_killed_writer_left_is_pruned(tmp_path: Path) -> None:
+def test_prune_removes_the_files_of_a_killed_writer(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for step in (1, 2):
         save_checkpoint(store, step, {}, lambda folder, step=step: write(folder / "weights", b"%d" % step))
@@ -179,11 +179,11 @@ def test_what_a_killed_writer_left_is_pruned(tmp_path: Path) -> None:
     prune(store, 1, "nDCG@10")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-    assert newest_whole(store) == list_checkpoints(store)[-1]
+    assert newest_intact(store) == list_checkpoints(store)[-1]
 
 
 @pytest.mark.slow
-def test_two_commands_do_not_train_in_one_storage(halted: TrainConfig, tmp_path: Path) -> None:
+def test_a_storage_is_locked_while_training(halted: TrainConfig, tmp_path: Path) -> None:
     config = copied(halted, tmp_path)
 
     def disturb(record: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Training on a cluster that loses a worker, a node and the driver ends with the weights of one that loses nothing."""
+"""Training that loses a worker, a node and the driver ends with the weights of an undisturbed one."""
 
 import random
 from functools import partial
@@ -11,7 +11,7 @@ from raycol.models.encoder import load_encoder
 from raycol.storage import open_store
 from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
-from tests.training.material import end_group, fit_here, settings, start_group, weights, write_examples
+from tests.training.material import end_group, fit_in_process, settings, start_group, weights, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -19,12 +19,12 @@ STEPS, SAVE_EVERY = 200, 10
 
 
 def fit_and_save(config, folder: Path, rank: int) -> None:
-    encoder, _ = fit_here(config, folder / f"work-{rank}")
+    encoder, _ = fit_in_process(config, folder / f"work-{rank}")
     if not rank:
         encoder.save_pretrained(str(folder / "undisturbed"))
 
 
-def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_training_survives_the_loss_of_a_worker_a_node_and_the_driver(tiny_colbert: Path, tmp_path: Path) -> None:
     data, out = write_examples(tmp_path / "pairs.jsonl", 64), tmp_path / "m"
     values = {"max_steps": STEPS, "save_every": SAVE_EVERY, "num_workers": 2}
     config = settings(tiny_colbert, data, out, **values)
@@ -32,7 +32,7 @@ def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tm
     undisturbed = start_group(work, tmp_path / "g", threads=2)
     words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--resources", "CPU=2",
              "--learning-rate", config.learning_rate, "--batch-size", 8, "--mini-batch-size", 4, "--seed", 1,
-             "--no-no-duplicates"]  # fmt: skip
+             "--allow-duplicates"]  # fmt: skip
     for name, value in values.items():
         words += [f"--{name.replace('_', '-')}", value]
     rng = random.Random(0)
@@ -49,14 +49,14 @@ def test_training_outlives_a_worker_a_node_and_its_driver(tiny_colbert: Path, tm
 
 def run(cluster: Nodes, words: list, store, rng: random.Random) -> None:
     def at(step: int):
-        return lambda: (found := list_checkpoints(store)) and found[-1].step >= step
+        return lambda: (saved := list_checkpoints(store)) and saved[-1].step >= step
 
     with Command(cluster, *words) as training:
         assert training.wait_for(at(30))
         assert cluster.kill_worker(rng, TRAINERS)
         reached = list_checkpoints(store)[-1].step
         assert training.wait_for(at(reached + 2 * SAVE_EVERY))
-        # Two workers of two CPUs each: one is on the node that goes.
+        # Two workers of two CPUs each: one of them is on the lost node.
         cluster.lose()
         reached = list_checkpoints(store)[-1].step
         cluster.add()

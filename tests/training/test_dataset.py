@@ -1,4 +1,4 @@
-"""What is written of the examples."""
+"""The written training set."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from raycol.errors import InputError
 from raycol.training import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
 from raycol.training.prepare import make_plan
-from raycol.training.trainer import Examples
+from raycol.training.trainer import ExampleDataset
 from tests.conftest import write_jsonl
 
 SCORED = [
@@ -21,7 +21,7 @@ SCORED = [
     ("objective", "first", "scores"),
     [("contrastive", ["a storm", "a loaf"], False), ("distillation", ["a cake", "a loaf"], True)],
 )
-def test_the_best_scored_document_is_the_positive_where_scores_are_not_learnt(
+def test_contrastive_training_takes_the_best_scored_document_as_the_positive(
     tmp_path: Path, objective: str, first: list[str], scores: bool
 ) -> None:
     data = write_jsonl(tmp_path / "scored.jsonl", SCORED)
@@ -34,7 +34,7 @@ def test_the_best_scored_document_is_the_positive_where_scores_are_not_learnt(
 
 
 def written(folder: Path, records: list[dict], **values: object) -> tuple[SourceInfo, list[tuple[str, list[str]]]]:
-    """What is noted of records, and their queries and documents."""
+    """Write a training set of records; return its statistics and the written (query, documents) rows."""
     data = write_jsonl(folder / "data.jsonl", records)
     config = TrainConfig.model_validate({"model": "m", "data": str(data), "out": folder / "model", **values})
     (info,) = write_training_set(config, folder)
@@ -47,7 +47,7 @@ PERU = {"query": "capital of peru", "documents": ["quito", "bogota", "caracas", 
 
 @pytest.mark.parametrize("objective", ["contrastive", "distillation"])
 @pytest.mark.parametrize("n_ways", [2, 3])
-def test_documents_are_cut_around_the_positive(tmp_path: Path, objective: str, n_ways: int) -> None:
+def test_n_ways_never_cuts_the_positive(tmp_path: Path, objective: str, n_ways: int) -> None:
     info, ((_, documents),) = written(tmp_path, [PERU], objective=objective, n_ways=n_ways)
     first = ["quito", "bogota"][: n_ways - 1]
     assert documents == (["lima", *first] if objective == "contrastive" else [*first, "lima"])
@@ -55,28 +55,28 @@ def test_documents_are_cut_around_the_positive(tmp_path: Path, objective: str, n
     assert f"{4 - n_ways} documents beyond --n-ways left out" in info.remarks()
 
 
-def test_pairs_labelled_zero_are_no_positives(tmp_path: Path) -> None:
+def test_pairs_labelled_zero_are_left_out(tmp_path: Path) -> None:
     records = [{"query": "capital of peru", "answer": "lima", "label": 1},
                {"query": "capital of peru", "answer": "bogota", "label": 0}]  # fmt: skip
     info, rows = written(tmp_path, records)
     assert rows == [("capital of peru", ["lima"])]
     assert (info.examples, info.left_out) == (1, {"pairs labelled 0": 1})
-    with pytest.raises(InputError, match="no training examples in it; every one was left out: 1 pairs labelled 0"):
+    with pytest.raises(InputError, match="no training examples; all records were left out: 1 pairs labelled 0"):
         written(tmp_path, records[1:])
     with pytest.raises(InputError, match=r"line 1: its only document is labelled 0\.3; .*'columns'"):
         written(tmp_path, [{**records[0], "label": 0.3}])
 
 
-def test_documents_scored_as_high_as_the_positive_are_no_negatives(tmp_path: Path) -> None:
+def test_documents_that_tie_with_the_positive_are_no_negatives(tmp_path: Path) -> None:
     labelled = {"query": "q", "documents": ["a", "b", "c", "d"], "labels": [0, 1, 1, 0]}
     info, rows = written(tmp_path, [labelled])
     assert rows == [("q", ["b", "a", "d"])]
     assert info.left_out == {"documents scored as high as the positive": 1}
-    with pytest.raises(InputError, match="all 4 documents are scored 0, so that none is known to be the positive"):
+    with pytest.raises(InputError, match="all 4 documents have the score 0; expected a positive"):
         written(tmp_path, [{**labelled, "labels": [0, 0, 0, 0]}])
 
 
-def test_scores_that_a_named_positive_makes_useless_are_counted(tmp_path: Path) -> None:
+def test_unused_scores_of_a_named_positive_are_counted(tmp_path: Path) -> None:
     info, rows = written(tmp_path, [{"query": "q", "positive": "a", "negative": "b", "label": 0.4}])
     assert rows == [("q", ["a", "b"])]
     assert info.remarks() == ["1 examples' scores (the positive is named) left out"]
@@ -90,28 +90,26 @@ VARYING = [
 
 
 @pytest.mark.parametrize("records", [VARYING, VARYING[::-1]], ids=["short first", "short last"])
-def test_examples_of_fewer_negatives_are_filled_up_with_positives_of_other_queries(
-    tmp_path: Path, records: list[dict]
-) -> None:
+def test_short_examples_are_padded_with_positives_of_other_queries(tmp_path: Path, records: list[dict]) -> None:
     info, rows = written(tmp_path, records)
     assert (info.examples, info.n_ways, info.short, info.left_out) == (4, 4, 2, {})
-    assert info.remarks() == ["2 examples of fewer than 4 documents filled up (--n-ways)"]
+    assert info.remarks() == ["2 examples with fewer than 4 documents padded (--n-ways)"]
     config = TrainConfig(model="m", data=str(tmp_path / "data.jsonl"), out=tmp_path / "model", batch_size=2)
     examples = TrainingSet(tmp_path)
-    filled = Examples(examples, make_plan(config, (info,), examples))
+    padded = ExampleDataset(examples, make_plan(config, (info,), examples))
     positives = {query: [row[1][0] for row in rows if row[0] == query] for query, _ in rows}
     for number, (query, documents) in enumerate(rows):
-        found = list(filled[number].values())
-        assert found[: 1 + len(documents)] == [query, *documents]
-        assert len(found) == 5
-        assert not {*found[1 + len(documents) :]} & {*positives[query]}
-        assert filled[number] == filled[number]
+        texts = list(padded[number].values())
+        assert texts[: 1 + len(documents)] == [query, *documents]
+        assert len(texts) == 5
+        assert not {*texts[1 + len(documents) :]} & {*positives[query]}
+        assert padded[number] == padded[number]
 
 
-def test_short_lists_of_scored_documents_repeat_them_with_their_scores(tmp_path: Path) -> None:
+def test_short_scored_examples_repeat_their_documents_and_scores(tmp_path: Path) -> None:
     short = {"query": "capital of chile", "documents": ["santiago", "quito"], "scores": [9.0, 1.0]}
     info, _ = written(tmp_path, [PERU, short], objective="distillation")
     config = TrainConfig(model="m", data="d", out=tmp_path / "model", objective="distillation", batch_size=1)
     examples = TrainingSet(tmp_path)
-    filled = Examples(examples, make_plan(config, (info,), examples))[1]
-    assert [*filled.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]
+    padded = ExampleDataset(examples, make_plan(config, (info,), examples))[1]
+    assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]

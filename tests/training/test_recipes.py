@@ -1,4 +1,4 @@
-"""Each recipe under jobs/configs trains; here on a tiny model and a few examples, in the layout that it names."""
+"""Every recipe in jobs/configs trains, here with a tiny model on a few examples in the recipe's data format."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 
 from raycol.training import TrainConfig
 from tests.conftest import PROJECT, write_jsonl
-from tests.training.material import fit_here, losses, write_examples
+from tests.training.material import fit_in_process, losses, write_examples
 
 RECIPES = sorted((PROJECT / "jobs" / "configs").glob("*.yaml"))
 
 
 def beir(folder: Path) -> Path:
-    """A folder with a train split."""
+    """A BEIR folder with a train split."""
     records = [json.loads(line) for line in write_examples(folder / "pairs.jsonl").read_text().splitlines()]
     write_jsonl(folder / "corpus.jsonl", [{"_id": f"d{n}", "text": one["positive"]} for n, one in enumerate(records)])
     write_jsonl(folder / "queries.jsonl", [{"_id": f"q{n}", "text": one["query"]} for n, one in enumerate(records)])
@@ -25,7 +25,7 @@ def beir(folder: Path) -> Path:
 
 
 def by_ids(folder: Path) -> Path:
-    """PyLate's layout for distillation: ids and scores, and two lookups."""
+    """PyLate's format for distillation: ids and scores, with queries and documents in separate folders."""
     rng = np.random.default_rng(0)
     records = [json.loads(line) for line in write_examples(folder / "pairs.jsonl").read_text().splitlines()]
     made = folder / "kd"
@@ -44,7 +44,7 @@ def by_ids(folder: Path) -> Path:
 
 
 def questions_and_titles(folder: Path) -> list[dict]:
-    """A folder with a split, and a corpus with titles."""
+    """A BEIR folder, and a corpus with titles as queries."""
     titled = [{"_id": f"t{n}", "title": f"rain {n}", "text": f"wind and rain {n}"} for n in range(16)]
     (folder / "other").mkdir()
     corpus = write_jsonl(folder / "other" / "corpus.jsonl", titled)
@@ -67,11 +67,11 @@ def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> N
              "mini_batch_size": 8, "max_steps": 2}  # fmt: skip
     config = TrainConfig.load(recipe, {**small, "data": LAYOUTS[recipe.stem](tmp_path), "out": tmp_path / "m"})
     lengths = {"query_length": 16, "document_length": 64}  # the tiny model has 128 positions
-    config = config.model_copy(update={"no_duplicates": False, **lengths})
-    _, history = fit_here(config, tmp_path / "work")
+    config = config.model_copy(update={"allow_duplicates": True, **lengths})
+    _, history = fit_in_process(config, tmp_path / "work")
     assert len(losses(history)) == 2
     assert np.isfinite(losses(history)).all()
 
 
-def test_every_recipe_names_its_layout() -> None:
+def test_every_recipe_has_test_data() -> None:
     assert {path.stem for path in RECIPES} == LAYOUTS.keys()

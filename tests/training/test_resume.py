@@ -1,4 +1,4 @@
-"""Training that was interrupted goes on as if it had not been. Here without Ray; with it in test_crashes.py."""
+"""A resumed training equals an uninterrupted one. Without Ray; with Ray in test_crashes.py."""
 
 import json
 import shutil
@@ -11,16 +11,16 @@ import pytest
 from raycol.errors import InputError, RaycolError
 from raycol.storage import open_store
 from raycol.training import TrainConfig
-from raycol.training.checkpoints import best_of, list_checkpoints, prune, save_checkpoint
+from raycol.training.checkpoints import best_checkpoint, list_checkpoints, prune, save_checkpoint
 from raycol.training.trainer import StoppedError
 from tests.conftest import write_jsonl
-from tests.training.material import end_group, fit_here, losses, settings, start_group, weights, write_examples
+from tests.training.material import end_group, fit_in_process, losses, settings, start_group, weights, write_examples
 
 
 @pytest.fixture(scope="module")
-def wavering(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with dropout, so that a step depends on the random numbers before it."""
-    folder = tmp_path_factory.mktemp("wavering") / "model"
+def with_dropout(tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with dropout, so that a step depends on the RNG state."""
+    folder = tmp_path_factory.mktemp("dropout") / "model"
     shutil.copytree(tiny_colbert, folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
@@ -42,27 +42,29 @@ def until(step: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["cached", "contrastive"])
-def test_an_interrupted_training_ends_with_the_same_weights(wavering: Path, tmp_path: Path, objective: str) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_path: Path, objective: str) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6}
-    config = settings(wavering, data, tmp_path / "m", objective=objective, **values)
-    encoder, history = fit_here(config, tmp_path / "whole", open_store(tmp_path / "a"))
+    config = settings(with_dropout, data, tmp_path / "m", objective=objective, **values)
+    encoder, history = fit_in_process(config, tmp_path / "whole", open_store(tmp_path / "a"))
     store = open_store(tmp_path / "b")
     for step in (3, 7, 13):
         with pytest.raises(HaltError):
-            fit_here(config, tmp_path / "parts", store, until(step))
-    again, history_again = fit_here(config, tmp_path / "parts", store)
+            fit_in_process(config, tmp_path / "parts", store, until(step))
+    again, history_again = fit_in_process(config, tmp_path / "parts", store)
     assert np.array_equal(weights(encoder), weights(again))
     assert losses(history) == losses(history_again)
     assert len(losses(history)) == 14
-    told = [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history]
-    assert told == [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history_again]
+    evaluations = [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history]
+    assert evaluations == [
+        {name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history_again
+    ]
     assert [entry["step"] for entry in history if "nDCG@10" in entry] == [6, 12, 14]
 
 
 @pytest.fixture
 def broken(tiny_colbert: Path, tmp_path: Path) -> Path:
-    """A model in which the word `violin` has no usable embedding."""
+    """A model in which the word `violin` has a NaN embedding."""
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
@@ -76,18 +78,18 @@ def broken(tiny_colbert: Path, tmp_path: Path) -> Path:
 
 
 def with_violin(folder: Path, **kind) -> Path:
-    """Twenty-four examples, and one more that has the word."""
+    """Twenty-four examples without the word `violin`, then one with it."""
     records = [json.loads(line) for line in write_examples(folder / "all.jsonl", 64, **kind).read_text().splitlines()]
     clean = [record for record in records if "violin" not in json.dumps(record)]
     return write_jsonl(folder / "data.jsonl", [*clean[:24], clean[0] | {"query": "violin"}])
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(broken: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_examples_and_the_last_checkpoint(broken: Path, tmp_path: Path) -> None:
     model, data = broken, with_violin(tmp_path)
     config = settings(model, data, tmp_path / "m", max_steps=9, save_every=1, batch_size=4)
     with pytest.raises(RaycolError) as caught:
-        fit_here(config, tmp_path / "work", open_store(tmp_path / "store"))
+        fit_in_process(config, tmp_path / "work", open_store(tmp_path / "store"))
     message = str(caught.value)
     assert f"{data}, line 25" in message
     step = int(message.partition("step ")[2].partition(":")[0])
@@ -98,13 +100,13 @@ def test_a_loss_that_is_no_number_stops_with_what_there_is_to_know(broken: Path,
 
 def stopped(config: TrainConfig, folder: Path, rank: int) -> None:
     with pytest.raises(StoppedError) as caught:
-        fit_here(config, folder / f"{rank}")
+        fit_in_process(config, folder / f"{rank}")
     (folder / f"{rank}.txt").write_text(str(caught.value))
 
 
 @pytest.mark.slow
-def test_all_workers_stop_where_the_loss_of_one_is_no_number(broken: Path, tmp_path: Path) -> None:
-    """Each has a loss of its own here; the one that is no number is named by both."""
+def test_all_workers_stop_if_the_loss_of_one_is_not_finite(broken: Path, tmp_path: Path) -> None:
+    """With distillation the workers have different losses; all report the examples of the failed worker."""
     data = with_violin(tmp_path, negatives=1, scores=True)
     values = {"objective": "distillation", "max_steps": 12, "batch_size": 4, "num_workers": 2}
     config = settings(broken, data, tmp_path / "m", **values)
@@ -112,7 +114,7 @@ def test_all_workers_stop_where_the_loss_of_one_is_no_number(broken: Path, tmp_p
     one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert one == other
     assert f"{data}, line 25" in one
-    # Of a batch of four the half that one worker had.
+    # The failed worker's half of a batch of four.
     assert one.count(", line ") == 2
 
 
@@ -122,25 +124,25 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 ) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     store = open_store(tmp_path / "store")
-    fit_here(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
+    fit_in_process(settings(tiny_colbert, data, tmp_path / "m", max_steps=2), tmp_path / "a", store)
     other = settings(tiny_backbone, data, tmp_path / "m", max_steps=3, embedding_size=24)
     with pytest.raises(InputError, match=r"another architecture: .* is of shape"):
-        fit_here(other, tmp_path / "b", store)
+        fit_in_process(other, tmp_path / "b", store)
 
 
-def test_checkpoints_are_whole_or_not_there(tmp_path: Path) -> None:
+def test_checkpoints_are_saved_atomically_and_pruned(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for step in range(1, 6):
         metrics = {"nDCG@10": (0.1, 0.9, 0.3, 0.9, 0.2)[step - 1]}
         save_checkpoint(store, step, metrics, lambda folder, step=step: (folder / "a").write_text(f"{step}") and None)
-    found = list_checkpoints(store)
-    assert [saved.step for saved in found] == [1, 2, 3, 4, 5]
-    assert best_of(found, "nDCG@10") == found[1]
-    assert best_of(found, "other") is None
+    checkpoints = list_checkpoints(store)
+    assert [saved.step for saved in checkpoints] == [1, 2, 3, 4, 5]
+    assert best_checkpoint(checkpoints, "nDCG@10") == checkpoints[1]
+    assert best_checkpoint(checkpoints, "other") is None
     prune(store, 2, "nDCG@10")
     assert [saved.step for saved in list_checkpoints(store)] == [2, 4, 5]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 6
-    (tmp_path / found[4].folder / "a").unlink()
+    (tmp_path / checkpoints[4].folder / "a").unlink()
     (tmp_path / "checkpoints/00000004.json").write_text('{"step": 4')
     assert [saved.step for saved in list_checkpoints(store)] == [2]
 

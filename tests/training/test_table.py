@@ -1,4 +1,4 @@
-"""What is seen of a training on a terminal, and elsewhere."""
+"""The progress of a training on a terminal and in a log."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raycol.training import table as module
-from raycol.training.table import Course, live_table
+from raycol.training.table import TableState, live_table
 
 
 def a_step(step: int, steps: int = 400) -> dict[str, float]:
@@ -40,7 +40,7 @@ def use_console(monkeypatch: pytest.MonkeyPatch, terminal: bool, height: int = 4
 
 
 def screen(written: str) -> list[str]:
-    """What stands on a terminal after all that was written to it: lines and the cursor's way up and down."""
+    """Lines on a terminal after it has interpreted the written text and cursor movements."""
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if part == "\n":
@@ -55,10 +55,10 @@ def screen(written: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
-def drawn(course: Course, now: float, height: int = 40) -> list[str]:
+def drawn(state: TableState, now: float, height: int = 40) -> list[str]:
     console = Console(file=io.StringIO(), width=120, height=height)
     with console.capture() as capture:
-        console.print(course.draw(console, now))
+        console.print(state.render(console, now))
     return capture.get().splitlines()
 
 
@@ -66,7 +66,7 @@ def cells(line: str) -> list[str]:
     return line.replace(" GiB", "GiB").split()
 
 
-def test_one_table_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=True)
     with live_table() as on_record:
         for step in range(1, 3001):
@@ -80,10 +80,10 @@ def test_one_table_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[0].endswith("best nDCG@10 0.3000 at step 3,000")
     assert cells(seen[-1]) == ["3,000", "0.0010", "1.00e-05", "1.25", "12,346", "3.00GiB", "0.3000"]
     assert [cells(line)[-1] for line in seen if re.match(r" +[123],000 ", line)] == ["0.1000", "0.2000", "0.3000"]
-    assert file.getvalue().count("\n") < 1000  # some frames, not thousands of lines
+    assert file.getvalue().count("\n") < 1000  # a few frames, not a line per step
 
 
-def test_elsewhere_evaluations_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_each_evaluation_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=False)
     with live_table() as on_record:
         for step in range(1, 101):
@@ -92,7 +92,7 @@ def test_elsewhere_evaluations_have_a_line_each(monkeypatch: pytest.MonkeyPatch)
     assert file.getvalue() == "step 100 of 400: nDCG@10 0.6100, R@10 0.7000, R@100 0.9000, RR@10 0.5000\n"
 
 
-def test_an_error_ends_the_table_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_stops_the_table_and_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=True)
     before = set(threading.enumerate())
     with suppress(KeyboardInterrupt), live_table() as on_record:
@@ -105,32 +105,32 @@ def test_an_error_ends_the_table_and_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     assert any("3.0000" in line for line in screen(file.getvalue()))
 
 
-def test_before_the_first_step_it_says_that_it_starts() -> None:
-    assert drawn(Course(began=5), now=68) == ["Training: starting, 0:01:03"]
+def test_the_table_says_starting_before_the_first_step() -> None:
+    assert drawn(TableState(start_time=5), now=68) == ["Training: starting, 0:01:03"]
 
 
-def test_slow_steps_have_a_row_each_and_fast_ones_not() -> None:
-    slow = fast = Course(began=0)
+def test_only_slow_steps_have_a_row_each() -> None:
+    slow = fast = TableState(start_time=0)
     for step in range(1, 31):
-        slow = slow.after(a_step(step), now=10 * step)
-        fast = fast.after(a_step(step), now=0.25 * step)
+        slow = slow.add(a_step(step), now=10 * step)
+        fast = fast.add(a_step(step), now=0.25 * step)
     assert [row.step for row in slow.rows] == [*range(19, 31)]
     assert [row.step for row in fast.rows] == [1, 9, 17, 25, 30]
 
 
-def test_the_time_left_goes_by_the_steps_that_were_seen() -> None:
-    """An earlier run had done 300 of 400."""
-    course = Course(began=0).after(a_step(301), now=60).after(a_step(311), now=160)
-    assert drawn(course, now=160)[0].rstrip() == "Training: 78% in 0:02:40, about 0:14:50 left"
-    # A worker died: training goes on from a checkpoint, and what was done twice is not taken for speed.
-    course = course.after(a_step(306), now=500)
-    assert [row.step for row in course.rows] == [301, 306]
-    assert drawn(course.after(a_step(310), now=540), now=540)[0].rstrip().endswith("0:09:00, about 0:15:00 left")
+def test_the_remaining_time_is_estimated_from_this_runs_steps() -> None:
+    """An earlier run completed 300 of 400 steps."""
+    state = TableState(start_time=0).add(a_step(301), now=60).add(a_step(311), now=160)
+    assert drawn(state, now=160)[0].rstrip() == "Training: 78% in 0:02:40, about 0:14:50 left"
+    # A worker died and training resumes from a checkpoint: the speed is measured from there.
+    state = state.add(a_step(306), now=500)
+    assert [row.step for row in state.rows] == [301, 306]
+    assert drawn(state.add(a_step(310), now=540), now=540)[0].rstrip().endswith("0:09:00, about 0:15:00 left")
 
 
 def test_an_evaluation_joins_the_row_of_its_step() -> None:
-    course = Course(began=0).after(a_step(8), now=1).after(an_evaluation(8, 0.5), now=9).after(a_step(9), now=10)
-    lines = [cells(line) for line in drawn(course, now=10) if re.match(r" +\d", line)]
+    state = TableState(start_time=0).add(a_step(8), now=1).add(an_evaluation(8, 0.5), now=9).add(a_step(9), now=10)
+    lines = [cells(line) for line in drawn(state, now=10) if re.match(r" +\d", line)]
     assert [line[0] for line in lines] == ["8", "9"]
     assert (lines[0][1], lines[0][-1], len(lines[1])) == ("0.3750", "0.5000", 6)
 
@@ -138,7 +138,7 @@ def test_an_evaluation_joins_the_row_of_its_step() -> None:
 @given(
     events=st.lists(
         st.tuples(
-            st.integers(1, 4),  # steps further; now and then back to a checkpoint
+            st.integers(1, 4),  # steps forward; sometimes back to a checkpoint
             st.sampled_from([0.0, 0.1, 1.0, 3.0, 50.0]),
             st.one_of(st.none(), st.floats(0, 1)),
             st.integers(0, 20),
@@ -148,21 +148,21 @@ def test_an_evaluation_joins_the_row_of_its_step() -> None:
     ),
     height=st.integers(10, 60),
 )
-def test_the_table_is_short_and_in_order(events: list, height: int) -> None:
-    course, step, now, values = Course(began=0), 0, 0.0, []
+def test_the_table_is_ordered_and_fits_the_screen(events: list, height: int) -> None:
+    state, step, now, values = TableState(start_time=0), 0, 0.0, []
     for further, seconds, value, back in events:
         step = max(1, step - 3) if back == 0 else step + further
         now += seconds
-        course = course.after(a_step(step), now)
+        state = state.add(a_step(step), now)
         if value is not None:
-            course = course.after(an_evaluation(step, value), now)
+            state = state.add(an_evaluation(step, value), now)
             values.append(value)
-        steps = [row.step for row in course.rows]
+        steps = [row.step for row in state.rows]
         assert steps == sorted(set(steps))
         assert steps[-1] == step
-        assert sum(row.is_evaluated for row in course.rows) <= 12
-        assert sum(not row.is_evaluated for row in course.rows) <= 12
-        for earlier, later in zip(course.rows, course.rows[1:-1], strict=False):
-            assert later.is_evaluated or later.at - earlier.at >= 2
-    assert (course.best or {}).get("nDCG@10") == (max(values) if values else None)
-    assert len(drawn(course, now, height)) <= height
+        assert sum(row.is_evaluated for row in state.rows) <= 12
+        assert sum(not row.is_evaluated for row in state.rows) <= 12
+        for earlier, later in zip(state.rows, state.rows[1:-1], strict=False):
+            assert later.is_evaluated or later.time - earlier.time >= 2
+    assert (state.best or {}).get("nDCG@10") == (max(values) if values else None)
+    assert len(drawn(state, now, height)) <= height

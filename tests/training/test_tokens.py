@@ -1,4 +1,4 @@
-"""The tokens that a model is trained on are those that it encodes with, and PyLate's."""
+"""Token ids in training equal those of encoding, and losses equal PyLate's."""
 
 import asyncio
 from collections import defaultdict
@@ -16,11 +16,11 @@ from raycol.serving.encoder import QueryEncoder
 from raycol.training import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.prepare import make_plan, prepare
-from raycol.training.trainer import columns
+from raycol.training.trainer import to_columns
 from tests.conftest import write_jsonl
 from tests.indexing.here import build_index
 from tests.mining.here import mine_negatives
-from tests.training.material import fit_here, losses, settings, write_examples
+from tests.training.material import fit_in_process, losses, settings, write_examples
 
 QUERIES = ["rain and wind", "bread?", "a violin, a piano and a choir in the storm tonight"]
 DOCUMENTS = ["The storm: rain, wind and fog.", "Bread is made in an oven.", " ".join(["melody (song)"] * 40)]
@@ -28,11 +28,11 @@ DOCUMENTS = ["The storm: rain, wind and fog.", "Bread is made in an oven.", " ".
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[tuple[int, ...]]]:
-    """Ids of all that transformers are given, by their task: of a document those attended to, of a query all.
+    """Token ids of all texts that the transformer encodes, by task; of documents without padding.
 
-    Those in training are under "training query" and "training document".
+    In training mode the keys are "training query" and "training document".
     """
-    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    ids_by_task: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     forward = Transformer.forward
 
     def note(self: Transformer, features: dict[str, Any], *arguments: Any, **named: Any) -> Any:
@@ -40,17 +40,17 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[tuple[int, ...]]]:
         task = ("training " if self.training else "") + ("query" if is_query else "document")
         for ids, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
             kept = ids if is_query else ids[mask.bool()]
-            found[task].add(tuple(kept.tolist()))
+            ids_by_task[task].add(tuple(kept.tolist()))
         return forward(self, features, *arguments, **named)
 
     monkeypatch.setattr(Transformer, "forward", note)
-    return found
+    return ids_by_task
 
 
 @pytest.mark.parametrize(
     "prefixes", [{}, {"query_prefix": "query: ", "document_prefix": ""}], ids=["markers", "words"]
 )
-def test_training_mining_indexing_and_serving_see_the_same_ids(
+def test_training_mining_indexing_and_serving_use_the_same_token_ids(
     tiny_backbone: Path, tmp_path: Path, seen: dict[str, set[tuple[int, ...]]], prefixes: dict[str, str]
 ) -> None:
     from raycol.indexing import IndexConfig
@@ -68,7 +68,7 @@ def test_training_mining_indexing_and_serving_see_the_same_ids(
         by_path[path] = dict(seen)
         seen.clear()
 
-    fit_here(settings(model, data, tmp_path / "x", batch_size=3, max_steps=1), tmp_path / "w")
+    fit_in_process(settings(model, data, tmp_path / "x", batch_size=3, max_steps=1), tmp_path / "w")
     end("training")  # the Trainer encodes texts of its own for its model card
     build_index(IndexConfig(model=str(model), corpus=str(corpus), out=tmp_path / "index"))
     end("indexing")
@@ -82,7 +82,7 @@ def test_training_mining_indexing_and_serving_see_the_same_ids(
     assert len(by_path["serving"]["query"]) == len(by_path["serving"]["document"]) == 3
     assert by_path["training"]["training query"] == by_path["serving"]["query"]
     assert by_path["training"]["training document"] == by_path["serving"]["document"]
-    # Beside texts of their own, by which a model is tried before work starts.
+    # Indexing and mining also encode the texts of `probe_encoder`.
     assert by_path["indexing"]["document"] >= by_path["serving"]["document"]
     assert by_path["mining"]["query"] >= by_path["serving"]["query"]
     tokenizer = load_encoder(model, device="cpu").tokenizer
@@ -91,8 +91,8 @@ def test_training_mining_indexing_and_serving_see_the_same_ids(
         assert marked == [not prefixes] * 3
 
 
-def of_numbers(encoder: Any, seed: int = 0) -> Any:
-    """Give an encoder weights that no library's initialisation decides."""
+def with_fixed_weights(encoder: Any, seed: int = 0) -> Any:
+    """Set an encoder's weights independently of any library's initialisation."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, tensor in sorted(encoder.state_dict().items()):
@@ -103,8 +103,10 @@ def of_numbers(encoder: Any, seed: int = 0) -> Any:
 
 
 def prepared(backbone: Path, folder: Path, objective: str) -> tuple[TrainConfig, list[list[dict[str, Any]]]]:
-    """Settings of twenty steps, and their batches as `benchmarks/peers/pylate_losses.py` takes them."""
-    encoder = of_numbers(load_encoder(backbone, device="cpu", embedding_size=16, query_length=8, document_length=16))
+    """Settings of twenty steps, and their batches as input of `benchmarks/peers/pylate_losses.py`."""
+    encoder = with_fixed_weights(
+        load_encoder(backbone, device="cpu", embedding_size=16, query_length=8, document_length=16)
+    )
     save_encoder(encoder, folder / "model")
     distils = objective == "distillation"
     data = write_examples(folder / "data.jsonl", 40, negatives=2, scores=distils)
@@ -124,14 +126,14 @@ def prepared(backbone: Path, folder: Path, objective: str) -> tuple[TrainConfig,
     work = prepare(config, folder / "set", folder)
     examples = TrainingSet(folder / "set")
     plan = make_plan(config, work.sources, examples)
-    return config, [[columns(examples[row]) for row in batch] for batch in plan.batches(20)]
+    return config, [[to_columns(examples[row]) for row in batch] for batch in plan.batches(20)]
 
 
 _CONTRASTIVE = [
     3.014752, 3.147566, 3.071603, 3.146098, 3.093857, 3.077389, 2.952462, 3.047074, 3.078709, 2.914484,
     2.906978, 3.019264, 2.956321, 2.985852, 2.880913, 3.036764, 2.821805, 2.858261, 2.833109, 2.812640,
 ]  # fmt: skip
-# What benchmarks/peers/pylate_losses.py printed for `prepared`, with PyLate 1.6.0 and sentence-transformers 5.3.0.
+# Output of benchmarks/peers/pylate_losses.py for `prepared`, with PyLate 1.6.0 and sentence-transformers 5.3.0.
 PYLATE = {
     "contrastive": _CONTRASTIVE,
     "cached": _CONTRASTIVE,
@@ -144,9 +146,9 @@ PYLATE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", PYLATE)
-def test_twenty_steps_have_the_losses_of_pylate(tiny_backbone: Path, tmp_path: Path, objective: str) -> None:
+def test_the_losses_of_twenty_steps_equal_pylates(tiny_backbone: Path, tmp_path: Path, objective: str) -> None:
     config, _ = prepared(tiny_backbone, tmp_path, objective)
-    encoder, history = fit_here(config, tmp_path / "work")
+    encoder, history = fit_in_process(config, tmp_path / "work")
     assert losses(history) == pytest.approx(PYLATE[objective], rel=5e-5)
     assert losses(history)[:1] == pytest.approx(PYLATE[objective][:1], rel=1e-6)
     # The markers' embeddings are trained too.

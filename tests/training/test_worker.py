@@ -1,4 +1,4 @@
-"""What a worker does to an encoder before the first step."""
+"""Preparation of the encoder in a training worker."""
 
 from pathlib import Path
 
@@ -9,9 +9,7 @@ from raycol.training.worker import freeze_unused
 from tests.training.material import save_albert
 
 
-def test_only_weights_that_no_embedding_depends_on_are_frozen(
-    tiny_backbone: Path, tiny_colbert: Path, tmp_path: Path
-) -> None:
+def test_only_unused_weights_are_frozen(tiny_backbone: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     for model in (save_albert(tiny_backbone, tmp_path / "albert"), tiny_colbert):
         encoder = load_encoder(model, device="cpu")
         encoder[0].auto_model.unused = torch.nn.Linear(2, 2)
