@@ -117,7 +117,7 @@ def test_nodes_come_for_a_build_and_go_after_it(environment: dict[str, str], tmp
     # The head has no room, and none is waited for.
     refused = build(environment, corpus, tmp_path / "refused", 0)
     assert refused.returncode == 2
-    assert "Ray has 0 of the resource CPU here and this needs 2" in refused.stderr
+    assert "the Ray cluster has 0 CPU, the workers need 2" in refused.stderr
     assert "--wait-for-nodes" in refused.stderr
     built = build(environment, corpus, tmp_path / "index", 120)
     assert built.returncode == 0, built.stderr
