@@ -49,7 +49,7 @@ _ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.http.headers.middlewares",
     # Close an idle client connection after 30 s instead of an hour; one that awaits a response stays open.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
-    # The kernel of a gateway's host accepts connections even if the gateway is busy, so a timeout of seconds means that
+    # The kernel of a gateway's host accepts connections even if the gateway is busy: a timeout of seconds means that
     # the host is down. HAProxy's health checks use the same timeout, and two of them must fail.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
     # When the set of gateways changes, a new HAProxy process takes over. The old one stops its health checks, so

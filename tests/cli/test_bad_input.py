@@ -211,7 +211,7 @@ CASES = [
     ),
     (
         ["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--make-ids", "d", "--id-column", "_id"],
-        "id_column has no effect: make_ids makes ids, so none are read",
+        "id_column has no effect: make_ids numbers the documents",
     ),
     (["index", "plan", "good.jsonl", "--model", "m", "--wait-for-nodes", "9"], "wait_for_nodes has no effect: a plan"),
     (["index", "append", "index", "good.jsonl", "--batch-tokens", "9"], "batch_tokens has no effect: the index's doc"),
