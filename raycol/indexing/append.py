@@ -129,7 +129,7 @@ def _is_committed(store: Store, version: int, added: tuple[PartitionInfo, ...]) 
 
 @dataclass(frozen=True)
 class _PreparedAppend:
-    """A planned append to a snapshot. `replaced` holds the positions of replaced documents in each of its partitions."""
+    """A planned append to a snapshot. `replaced` are the positions of replaced documents in each partition."""
 
     snapshot: Snapshot
     plan: BuildPlan

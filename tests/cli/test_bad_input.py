@@ -52,7 +52,7 @@ CASES = [
         "text.txt: no format that is known; expected .jsonl, .csv",
     ),
     (["index", "build", "notext.jsonl", "--model", "m", "--out", "i"], "document 'a' has no text"),
-    (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: the id 'a' stands on line 1"),
+    (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: duplicate id 'a', first on line 1"),
     (["index", "build", "folder", "--model", "m", "--out", "i"], "folder: no corpus here"),
     (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
