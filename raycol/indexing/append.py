@@ -31,7 +31,7 @@ from raycol.indexing.config import AppendConfig
 from raycol.indexing.existing_documents import ExistingDocuments, positions_of
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Task
+from raycol.indexing.part import PartSettings
 from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
@@ -81,7 +81,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
     with writing_from(store, current.version), executor.session(config):
         with clock("encode"):
             built = build_partitions(
-                config, plan, prepared.task, target, prepared.journal, reused, report_if_current, executor
+                config, plan, prepared.settings, target, prepared.journal, reused, report_if_current, executor
             )
         infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
         with clock("merge"):
@@ -120,7 +120,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
 
 
 def _is_committed(store: Store, version: int, added: tuple[PartitionInfo, ...]) -> bool:
-    """Return whether a version ends with these partitions; their names are hashes of their contents."""
+    """Return whether a version ends with these partitions, which are named after their contents."""
     try:
         return bool(added) and read_manifest(store, version).partitions[-len(added) :] == added
     except InputError:  # vacuumed
@@ -135,7 +135,7 @@ class _PreparedAppend:
     plan: BuildPlan
     replaced: list[NDArray[np.int64]]
     model: ModelInfo | None
-    task: Task
+    settings: PartSettings
     journal: Journal
 
 
@@ -163,7 +163,7 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
     with clock("plan"):
         plan, replaced = _plan(config, snapshot, fields, report)
         model = _find_model(manifest, plan, config.model)
-    task = Task(
+    settings = PartSettings(
         fields,
         manifest.columns,
         config.batch,
@@ -172,9 +172,9 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
         manifest.version,
         manifest.split,
     )
-    name = fingerprint(config, plan, task, model, bits=manifest.bits, codebook=manifest.codebook.name)
+    name = fingerprint(config, plan, settings, model, bits=manifest.bits, codebook=manifest.codebook.name)
     journal = Journal(snapshot.store, manifest.version, name)
-    return _PreparedAppend(snapshot, plan, replaced, model, task, journal)
+    return _PreparedAppend(snapshot, plan, replaced, model, settings, journal)
 
 
 def _plan(

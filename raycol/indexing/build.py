@@ -27,7 +27,7 @@ from raycol.indexing.codebook import SampleStats, train_on_sample
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Task
+from raycol.indexing.part import PartSettings
 from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
@@ -56,9 +56,9 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     check_codec(source.dim, config.bits)
 
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(metadata)
-    task = Task(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
+    settings = PartSettings(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
     codec = config.model_dump(include={"bits", "n_centroids", "sample_documents", "seed"})
-    journal = Journal(store, 0, fingerprint(config, plan, task, source.model, **codec))
+    journal = Journal(store, 0, fingerprint(config, plan, settings, source.model, **codec))
     if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
         check_new(store)  # otherwise this build died between its commit and its cleanup
     with executor.session(config):
@@ -68,13 +68,13 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         sample = SampleStats()
         if codebook is None:
             codebook, sample = train_on_sample(
-                config, plan, task, store, source.model, source.dim, source.mean_tokens, clock, report, executor
+                config, plan, settings, store, source.model, source.dim, source.mean_tokens, clock, report, executor
             )
             journal.discard_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)
         with clock("encode"):
-            built = build_partitions(config, plan, task, target, journal, reused, report, executor)
+            built = build_partitions(config, plan, settings, target, journal, reused, report, executor)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         with clock("merge"):

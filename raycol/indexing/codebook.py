@@ -16,7 +16,7 @@ from raycol.index.codec.codebook_files import save_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
-from raycol.indexing.part import Task
+from raycol.indexing.part import PartSettings
 from raycol.indexing.plan import BuildPlan, sample_documents
 from raycol.indexing.workers import SampleEncoder
 from raycol.storage import Store
@@ -37,7 +37,7 @@ class SampleStats:
 def train_on_sample(
     config: IndexConfig,
     plan: BuildPlan,
-    task: Task,
+    settings: PartSettings,
     store: Store,
     model: ModelInfo | None,
     dim: int,
@@ -68,7 +68,7 @@ def train_on_sample(
     run = IN_PROCESS.run if on_driver else executor.run
     name = model.model_dump_json() if model else None
     with clock("sample"):
-        for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):
+        for row in run(SampleEncoder, config, rows, {"settings": settings.to_json(), "model": name, "dim": dim}):
             if row["dim"]:
                 arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
             done += row["documents"]

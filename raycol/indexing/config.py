@@ -115,7 +115,7 @@ class PlanConfig(EncodingConfig):
         if self.split_tokens and self.overlap >= self.split_tokens:
             raise ValueError(f"overlap is {self.overlap}; expected less than split_tokens, {self.split_tokens}")
         if self.model and self.embeddings_column:
-            raise ValueError("model and embeddings_column are both set: documents are encoded or come encoded")
+            raise ValueError("embeddings_column is for documents that come encoded, a model for texts; leave one out")
         if self.split_tokens and not self.model:
             raise ValueError("split_tokens needs a model: embeddings cannot be split")
         return self

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from raycol.errors import writing
 from raycol.index.format.manifest import BUILDS, CODEBOOKS, FORMAT_VERSION, PARTITIONS, CodebookInfo, ModelInfo
 from raycol.indexing.config import EncodingConfig
-from raycol.indexing.part import BuiltPart, Task
+from raycol.indexing.part import BuiltPart, PartSettings
 from raycol.indexing.plan import BuildPlan
 from raycol.storage import Files, Store
 from raycol.storage.checked_files import seal, unseal
@@ -28,20 +28,22 @@ _MAX_RECORD_BYTES = 64 << 20
 R = TypeVar("R", bound=BaseModel)
 
 
-def fingerprint(config: EncodingConfig, plan: BuildPlan, task: Task, model: ModelInfo | None, **codec: object) -> str:
+def fingerprint(
+    config: EncodingConfig, plan: BuildPlan, settings: PartSettings, model: ModelInfo | None, **codec: object
+) -> str:
     """Return the XXH3 of everything that determines the bytes of a build or an append.
 
     Args:
         config: settings; `on_error` and the number of workers are not part of the fingerprint.
         plan: the corpus, cut into parts.
-        task: settings of every part.
+        settings: settings of every part.
         model: the encoder; None if documents come encoded.
         codec: settings of the codebook, or its name.
     """
-    part_settings = json.loads(task.to_json())
+    part_settings = json.loads(settings.to_json())
     del part_settings["on_error"]
-    settings = [config.docs_per_partition, config.dtype, config.on_gpu]
-    inputs = [FORMAT_VERSION, plan.digest, part_settings, model.fingerprint if model else None, settings, codec]
+    encoding = [config.docs_per_partition, config.dtype, config.on_gpu]
+    inputs = [FORMAT_VERSION, plan.digest, part_settings, model.fingerprint if model else None, encoding, codec]
     return xxhash.xxh3_64_hexdigest(json.dumps(inputs).encode())
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class PartSettings:
     """Settings of every part of a build. `base` is the version that the build started from, 0 for a new index."""
 
     fields: Fields
@@ -54,15 +54,15 @@ class Task:
 
     def to_json(self) -> str:
         """Serialise for a worker."""
-        return _TASK.dump_json(self).decode()
+        return _PART_SETTINGS.dump_json(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
+    def from_json(cls, text: str) -> PartSettings:
         """Parse what `to_json` returns."""
-        return _TASK.validate_json(text)
+        return _PART_SETTINGS.validate_json(text)
 
 
-_TASK = TypeAdapter(Task)
+_PART_SETTINGS = TypeAdapter(PartSettings)
 
 
 class BuiltPart(BaseModel):
@@ -97,21 +97,21 @@ class BuiltPart(BaseModel):
 
 
 def build_partition(
-    part: PartitionPlan, task: Task, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
+    part: PartitionPlan, settings: PartSettings, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
 ) -> BuiltPart:
     """Write the partition of a part: encode its texts, or read its embeddings, and quantise them.
 
     Raises:
-        InputError: unusable embeddings, unless `task.on_error` skips them.
+        InputError: unusable embeddings, unless `settings.on_error` skips them.
         RaycolError: the corpus changed since it was planned, or the index cannot be written.
     """
     started, clock = time.perf_counter(), Clock()
     coder = Coder(codebook)
     coded = _CodedPassages()
     if encoder is None:
-        _code_embeddings(part, task, coder, coded, clock)
+        _code_embeddings(part, settings, coder, coded, clock)
     else:
-        _code_texts(part, task, coder, encoder, coded, clock)
+        _code_texts(part, settings, coder, encoder, coded, clock)
     # The coder has the passages in encoding order; the partition stores them in corpus order.
     passages = [coded.passages[position] for position in sorted(coded.passages)]
     info = None
@@ -123,12 +123,12 @@ def build_partition(
             info = save_partition(
                 store,
                 [passage.id for passage in passages],
-                metadata_table([stored_values(passage, task.columns) for passage in passages], task.columns),
+                metadata_table([stored_values(passage, settings.columns) for passage in passages], settings.columns),
                 lengths_N[order_N],
                 reorder_tokens(tokens, lengths_N, order_N),
                 error,
                 codebook.n_centroids,
-                task.base,
+                settings.base,
             )
     return BuiltPart(
         info=info,
@@ -158,16 +158,21 @@ class _CodedPassages:
 
 
 def _code_texts(
-    part: PartitionPlan, task: Task, coder: Coder, encoder: MultiVectorEncoder, coded: _CodedPassages, clock: Clock
+    part: PartitionPlan,
+    settings: PartSettings,
+    coder: Coder,
+    encoder: MultiVectorEncoder,
+    coded: _CodedPassages,
+    clock: Clock,
 ) -> None:
     """Read, split, encode and quantise, batch by batch."""
-    pool = token_pooling(task.pool_factor)
+    pool = token_pooling(settings.pool_factor)
     with clock("read"):
-        documents, split = list(read_part(part, task.fields)), _splitter(task, encoder)
+        documents, split = list(read_part(part, settings.fields)), _splitter(settings, encoder)
         passages = [
             (ordinal, passage) for ordinal, (_, document) in enumerate(documents) for passage in split(document)
         ]
-    batches = encode_texts(encoder, [passage.content for _, passage in passages], task.batch_tokens)
+    batches = encode_texts(encoder, [passage.content for _, passage in passages], settings.batch_tokens)
     while True:
         with clock("encode"):
             batch = next(batches, None)
@@ -179,7 +184,7 @@ def _code_texts(
             try:
                 tokens_TD = check_embeddings(embeddings, None, f"document {passage.id!r}")
             except InputError as error:  # most likely an overflow
-                coded.refuse(documents[ordinal][0], error, task.on_error)
+                coded.refuse(documents[ordinal][0], error, settings.on_error)
                 continue
             with clock("pool"):
                 tokens_TD = pool(tokens_TD) if pool else tokens_TD
@@ -190,17 +195,19 @@ def _code_texts(
     coded.left_out += [document.id for ordinal, (_, document) in enumerate(documents) if ordinal not in with_passages]
 
 
-def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
+def _splitter(settings: PartSettings, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
     """Return a function from a document to its passages; the document itself if it is not split."""
-    if task.split is None:
+    if settings.split is None:
         return lambda document: [document]
-    return Splitter(encoder.tokenizer, task.split, document_length(encoder), prompt_of(encoder, "document"))
+    return Splitter(encoder.tokenizer, settings.split, document_length(encoder), prompt_of(encoder, "document"))
 
 
-def _code_embeddings(part: PartitionPlan, task: Task, coder: Coder, coded: _CodedPassages, clock: Clock) -> None:
+def _code_embeddings(
+    part: PartitionPlan, settings: PartSettings, coder: Coder, coded: _CodedPassages, clock: Clock
+) -> None:
     """Read and quantise embeddings, document by document: none is kept in memory."""
-    pool = token_pooling(task.pool_factor)
-    documents = read_part(part, task.fields, tokens=True)
+    pool = token_pooling(settings.pool_factor)
+    documents = read_part(part, settings.fields, tokens=True)
     while True:
         with clock("read"):
             item = next(documents, None)
@@ -210,7 +217,7 @@ def _code_embeddings(part: PartitionPlan, task: Task, coder: Coder, coded: _Code
         try:
             tokens_TD = check_tokens(passage, coder.dim)
         except InputError as error:
-            coded.refuse(where, error, task.on_error)
+            coded.refuse(where, error, settings.on_error)
             coded.left_out.append(passage.id)
             continue
         with clock("pool"):
@@ -228,28 +235,28 @@ def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
 
 
 def encode_sample(
-    part: PartitionPlan, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None, dim: int
+    part: PartitionPlan, positions: Sequence[int], settings: PartSettings, encoder: MultiVectorEncoder | None, dim: int
 ) -> NDArray[np.float16]:
     """Return the token directions of a part's sampled documents, float16 [T, dim], in the documents' order.
 
     Skips unusable embeddings: building their partition reports them.
     """
     sampled = set(positions)
-    documents = islice(read_part(part, task.fields, tokens=encoder is None), max(sampled) + 1)
+    documents = islice(read_part(part, settings.fields, tokens=encoder is None), max(sampled) + 1)
     sample = [document for position, (_, document) in enumerate(documents) if position in sampled]
     tokens: dict[int, NDArray[np.float32]] = {}
     if encoder is None:
         passages = sample
         encoded: Iterable[tuple[int, Any]] = enumerate(passage.embeddings for passage in passages)
     else:
-        split = _splitter(task, encoder)
+        split = _splitter(settings, encoder)
         passages = [passage for document in sample for passage in split(document)]
-        batches = encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens)
+        batches = encode_texts(encoder, [passage.content for passage in passages], settings.batch_tokens)
         encoded = (pair for batch in batches for pair in zip(batch.positions, batch.embeddings, strict=True))
     for position, embeddings in encoded:
         with suppress(InputError):
             tokens[position] = check_tokens(replace(passages[position], embeddings=embeddings), dim)
-    pool = token_pooling(task.pool_factor)
+    pool = token_pooling(settings.pool_factor)
     directions = [directions_of(pool(tokens[position]) if pool else tokens[position]) for position in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
 

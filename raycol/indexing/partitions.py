@@ -18,7 +18,7 @@ from raycol.index.write.compact import merge, mergers
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import BuildMetrics
-from raycol.indexing.part import BuiltPart, Task
+from raycol.indexing.part import BuiltPart, PartSettings
 from raycol.indexing.plan import BuildPlan
 from raycol.indexing.workers import PartitionBuilder
 from raycol.storage import open_store
@@ -48,7 +48,7 @@ def built_parts(journal: Journal, plan: BuildPlan) -> dict[int, BuiltPart]:
 def build_partitions(
     config: EncodingConfig,
     plan: BuildPlan,
-    task: Task,
+    settings: PartSettings,
     target: Target,
     journal: Journal,
     reused: Mapping[int, BuiltPart],
@@ -63,7 +63,7 @@ def build_partitions(
     unfinished = [number for number in range(len(plan.parts)) if number not in done]
     rows = [{"number": number, "part": plan.parts[number].to_json()} for number in unfinished]
     arguments: dict[str, Any] = {
-        "task": task.to_json(),
+        "settings": settings.to_json(),
         "model": target.model.model_dump_json() if target.model else None,
         "uri": target.uri,
         "codebook": target.codebook.model_dump_json(),

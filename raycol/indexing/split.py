@@ -92,8 +92,8 @@ def cut(text: str, starts: Sequence[int], size: int, overlap: int, count: Callab
         text: the text.
         starts: offsets of its tokens, ascending; several tokens may start at one character.
         size: maximum tokens of a piece, which has at least one character.
-        overlap: tokens shared with the previous piece, fewer than `size`; more to begin at a word, 0 if the previous
-            piece is shorter than this.
+        overlap: tokens of a piece that the next one repeats, fewer than `size`; more to begin at a word,
+            0 if the piece is shorter than this.
         count: returns the number of tokens of a piece tokenised on its own, where a cut word may have more tokens.
     """
 
@@ -101,7 +101,7 @@ def cut(text: str, starts: Sequence[int], size: int, overlap: int, count: Callab
         return starts[token] if token < len(starts) else len(text)
 
     def find_stop(start: int, after: int) -> int:
-        """End of the piece that begins at `start`; it ends behind `after` unless it has no space for that."""
+        """End of the piece that begins at `start`; at a word boundary if one is behind `after`."""
         first = bisect_left(starts, start)
         last = first + size
         while True:

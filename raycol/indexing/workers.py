@@ -13,7 +13,7 @@ from raycol.index.codec.codebook_files import open_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
+from raycol.indexing.part import PartSettings, build_partition, encode_sample, release_memory
 from raycol.indexing.plan import PartitionPlan
 from raycol.storage import open_store
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Ray Data actor that holds a model. It uses one CPU thread, so that the bytes do not depend on the machine."""
+    """Ray Data actor that holds a model.
+
+    On a CPU it uses one thread, so that the bytes do not depend on the number of threads.
+    """
 
     empty_result: ClassVar[Mapping[str, Any]]
     """The columns that `work` returns, with placeholder values, for a row whose work failed."""
@@ -65,9 +68,9 @@ class Worker:
 class _PartWorker(Worker):
     """Processes parts of a corpus, with an encoder unless documents come encoded."""
 
-    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
+    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str) -> None:
         super().__init__(on_gpu, dtype)
-        self.task = Task.from_json(task)
+        self.settings = PartSettings.from_json(settings)
         self.encoder: MultiVectorEncoder | None = None
         self._model = ModelInfo.model_validate_json(model) if model else None
 
@@ -147,8 +150,8 @@ def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
 class SampleEncoder(_PartWorker):
     """Encodes the sampled documents of one part."""
 
-    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
-        super().__init__(task, model, on_gpu, dtype)
+    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
+        super().__init__(settings, model, on_gpu, dtype)
         self.dim = dim
 
     empty_result = {"number": -1, "documents": 0, "dim": 0, "tokens": b"", "cpu_s": 0.0, "peak_bytes": 0}  # noqa: RUF012
@@ -158,7 +161,7 @@ class SampleEncoder(_PartWorker):
         clock = Clock()
         with clock("sample"):
             tokens_TD = encode_sample(
-                PartitionPlan.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim
+                PartitionPlan.from_json(row["part"]), row["positions"], self.settings, self.encoder, self.dim
             )
         return {
             "number": int(row["number"]),
@@ -177,7 +180,7 @@ class PartitionBuilder(_PartWorker):
 
     def __init__(
         self,
-        task: str,
+        settings: str,
         model: str | None,
         on_gpu: bool,
         dtype: str,
@@ -187,7 +190,7 @@ class PartitionBuilder(_PartWorker):
         bits: int,
         journal: str,
     ) -> None:
-        super().__init__(task, model, on_gpu, dtype)
+        super().__init__(settings, model, on_gpu, dtype)
         self.store = open_store(uri)
         self.journal = Journal.from_name(self.store, journal)
         self._codec = CodebookInfo.model_validate_json(codebook), dim, bits
@@ -200,7 +203,7 @@ class PartitionBuilder(_PartWorker):
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
         """Build the row's part and return its `BuiltPart` as JSON."""
         part = PartitionPlan.from_json(row["part"])
-        built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
+        built = build_partition(part, self.settings, self.codebook, self.store, self.encoder)
         self.journal.save_built(int(row["number"]), built)
         release_memory()
         return {"number": int(row["number"]), "built": built.model_dump_json()}

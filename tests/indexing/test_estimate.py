@@ -18,7 +18,7 @@ from raycol.errors import InputError
 from raycol.index.codec.codebook import train_codebook
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
-from raycol.indexing.part import BuiltPart, Task, build_partition
+from raycol.indexing.part import BuiltPart, PartSettings, build_partition
 from raycol.indexing.plan import plan_build
 from raycol.indexing.sampling import sample_corpus
 from raycol.storage import open_store
@@ -62,9 +62,9 @@ def build(folder: Path, config: PlanConfig, encoder: object) -> list[BuiltPart]:
     tokens = np.concatenate(make_clustered(100, dim, seed=9)).astype(np.float16)
     codebook = train_codebook(tokens, bits=config.bits, n_centroids=64, seed=0)
     columns = {"title": "string", "text": "string"} if config.store_text else {}
-    task = Task(config.fields(), columns, 4096, config.pool_factor, "fail", 0)
+    settings = PartSettings(config.fields(), columns, 4096, config.pool_factor, "fail", 0)
     store = open_store(str(folder / "index"))
-    return [build_partition(part, task, codebook, store, encoder) for part in plan.parts]
+    return [build_partition(part, settings, codebook, store, encoder) for part in plan.parts]
 
 
 def check(estimate: Estimate, built: list[BuiltPart], within: float) -> None:

@@ -15,7 +15,7 @@ from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo
 from raycol.index.format.snapshot import Snapshot
 from raycol.indexing.encode import Encoded, document_length, encode_texts
-from raycol.indexing.part import BuiltPart, Task, build_partition, encode_sample
+from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
 from raycol.indexing.split import Splitter
 from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
@@ -64,7 +64,7 @@ def build(index: Index, path: Path, encoder: Any = None, **changes: Any) -> Buil
     plan = plan_build(corpus_files(str(path)), fields, 1000)
     values = {"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 1, **changes}
     snapshot = Snapshot.open(index._snapshot.store, index.manifest)
-    return build_partition(plan.parts[0], Task(fields, **values), snapshot.codebook, snapshot.store, encoder)
+    return build_partition(plan.parts[0], PartSettings(fields, **values), snapshot.codebook, snapshot.store, encoder)
 
 
 def test_encoded_documents_are_quantised_as_by_index_create(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_texts_that_overflow_are_reported_or_skipped(
 def test_texts_that_overflow_are_not_sampled(tmp_path: Path, encoder: Any, pool_factor: float) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
     plan = plan_build(corpus_files(str(path)), Fields(), 1000)
-    task = Task(Fields(), {}, 100, pool_factor, "fail", 0)
-    whole = encode_sample(plan.parts[0], range(4), task, encoder, 16)
-    good = encode_sample(plan.parts[0], [0, 3], task, encoder, 16)
+    settings = PartSettings(Fields(), {}, 100, pool_factor, "fail", 0)
+    whole = encode_sample(plan.parts[0], range(4), settings, encoder, 16)
+    good = encode_sample(plan.parts[0], [0, 3], settings, encoder, 16)
     assert np.isfinite(whole).all()
     assert len(whole) == len(good) > 0
-    assert len(encode_sample(plan.parts[0], [1, 2], task, encoder, 16)) == 0
+    assert len(encode_sample(plan.parts[0], [1, 2], settings, encoder, 16)) == 0
 
 
 @pytest.mark.parametrize("size", [8, 32])

@@ -10,7 +10,7 @@ from raycol.distributed.executor import IN_PROCESS
 from raycol.index.format.manifest import CodebookInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import BuiltPart, Task
+from raycol.indexing.part import BuiltPart, PartSettings
 from raycol.indexing.partitions import Target, build_partitions
 from raycol.indexing.plan import plan_build
 from raycol.storage import open_store
@@ -41,7 +41,7 @@ def test_the_reported_rate_excludes_reused_parts_and_worker_startup(corpus: Path
     done = build_partitions(
         IndexConfig(corpus="c", out="i"),
         plan,
-        Task(Fields(), {}, 100, 1, "fail", 0),
+        PartSettings(Fields(), {}, 100, 1, "fail", 0),
         target,
         Journal(open_store(str(tmp_path)), 0, "f"),
         {2: built(10**9, 1.0)},

@@ -18,7 +18,7 @@ from raycol.index.codec.codebook import Codebook, train_codebook
 from raycol.index.format.manifest import PartitionInfo
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from raycol.indexing.encode import encode_texts
-from raycol.indexing.part import Task, build_partition
+from raycol.indexing.part import PartSettings, build_partition
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.storage import open_store
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
@@ -63,10 +63,10 @@ def plan_of(path: Path, fields: Fields, on_error: str = "fail") -> BuildPlan:
 
 
 def build_all(
-    plan: BuildPlan, out: Path, codebook: Codebook, task: Task, encoder: object = None
+    plan: BuildPlan, out: Path, codebook: Codebook, settings: PartSettings, encoder: object = None
 ) -> list[PartitionInfo]:
     store = open_store(str(out))
-    return [build_partition(part, task, codebook, store, encoder).info for part in plan.parts]
+    return [build_partition(part, settings, codebook, store, encoder).info for part in plan.parts]
 
 
 def small_codebook(dim: int = 16) -> Codebook:
@@ -80,14 +80,16 @@ def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Pa
 
     encoder, codebook = load_encoder(tiny_colbert, device="cpu"), small_codebook()
     columns = {"title": "string", "text": "string", "year": "int64"}
-    task = Task(FIELDS, columns, 512, 1.0, "fail", 0)
+    settings = PartSettings(FIELDS, columns, 512, 1.0, "fail", 0)
     names = ["c.jsonl", "c.jsonl.gz", "c.jsonl.zst", "c.csv", "c.tsv", "c.parquet", "dataset"]
     for name in names:
         save(tmp_path / name, RECORDS)
     save_several(tmp_path / "several")
     plans = [plan_of(tmp_path / name, FIELDS) for name in [*names, "several"]]
     assert {plan.digest for plan in plans} == {plans[0].digest}
-    built = [build_all(plan, tmp_path / f"out-{number}", codebook, task, encoder) for number, plan in enumerate(plans)]
+    built = [
+        build_all(plan, tmp_path / f"out-{number}", codebook, settings, encoder) for number, plan in enumerate(plans)
+    ]
     assert len(built[0]) == 6
     assert all(infos == built[0] for infos in built)
 
@@ -96,9 +98,9 @@ def test_encoded_npz_and_parquet_give_the_same_partitions(tmp_path: Path) -> Non
     documents = make_clustered(45, 16, seed=1)
     npz, parquet = save_both(tmp_path, documents)
     fields, codebook = Fields(encoded=True), small_codebook()
-    task = Task(fields, {"title": "string", "text": "string"}, 512, 1.0, "fail", 0)
+    settings = PartSettings(fields, {"title": "string", "text": "string"}, 512, 1.0, "fail", 0)
     first, second = (
-        build_all(plan_of(path, fields), tmp_path / path.suffix[1:], codebook, task) for path in (npz, parquet)
+        build_all(plan_of(path, fields), tmp_path / path.suffix[1:], codebook, settings) for path in (npz, parquet)
     )
     assert first == second
     assert sum(info.tokens for info in first) == sum(map(len, documents))
@@ -253,11 +255,11 @@ def test_a_partition_is_in_corpus_order(tiny_colbert: Path, tmp_path: Path, pool
     save(tmp_path / "c.jsonl", RECORDS[:8])
     encoder = load_encoder(tiny_colbert, device="cpu")
     plan = plan_of(tmp_path / "c.jsonl", Fields())
-    task = Task(plan.fields, {}, 64, pool_factor, "fail", 0)
+    settings = PartSettings(plan.fields, {}, 64, pool_factor, "fail", 0)
     encoded = encoder.encode_document([f"{r['title']} {r['text']}" for r in RECORDS[:8]], convert_to_numpy=True)
     codebook = train_codebook(np.concatenate(encoded).astype(np.float16), bits=8, n_centroids=8, seed=0)
     store = open_store(str(tmp_path / "i"))
-    info = build_partition(plan.parts[0], task, codebook, store, encoder).info
+    info = build_partition(plan.parts[0], settings, codebook, store, encoder).info
     assert info
     offsets = np.load(tmp_path / "i" / "partitions" / info.name / "offsets.npy")
     kept = [1 + (len(tokens) - 1) // 2 if pool_factor == 2 else len(tokens) for tokens in encoded]

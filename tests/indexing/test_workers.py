@@ -13,7 +13,7 @@ from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError, RaycolError
 from raycol.index.format.manifest import ModelInfo
 from raycol.indexing import IndexConfig
-from raycol.indexing.part import Task
+from raycol.indexing.part import PartSettings
 from raycol.indexing.plan import plan_build
 from raycol.indexing.workers import SampleEncoder, open_encoder
 from raycol.models.encoder import encoder_fingerprint, load_encoder
@@ -24,16 +24,18 @@ def fingerprint(tiny_colbert: Path) -> str:
     return encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
 
 
-def sample(corpus: Path, model: Path, fingerprint: str, **task: Any) -> list[dict[str, Any]]:
+def sample(corpus: Path, model: Path, fingerprint: str, **changes: Any) -> list[dict[str, Any]]:
     """Return the rows of a `SampleEncoder` for a corpus's parts."""
     plan = plan_build(corpus_files(str(corpus)), Fields(), 40)
     rows = [{"number": number, "part": part.to_json(), "positions": [1]} for number, part in enumerate(plan.parts)]
-    settings = Task(
-        Fields(), **{"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 0} | task
+    part_settings = PartSettings(
+        Fields(), **{"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 0} | changes
     )
     info = ModelInfo(name=str(model), fingerprint=fingerprint).model_dump_json()
     config = IndexConfig(corpus=str(corpus), out="i")
-    return list(IN_PROCESS.run(SampleEncoder, config, rows, {"task": settings.to_json(), "model": info, "dim": 16}))
+    return list(
+        IN_PROCESS.run(SampleEncoder, config, rows, {"settings": part_settings.to_json(), "model": info, "dim": 16})
+    )
 
 
 def test_a_worker_refuses_another_model_than_the_drivers(
