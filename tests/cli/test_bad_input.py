@@ -61,7 +61,7 @@ CASES = [
     (["index", "build", "good.jsonl", "--out", "i"], "has no embeddings; to encode texts, name a model with --model"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "the command line: bits is 3"),
     (["index", "build", "good.jsonl", "--out", "i", "--split-tokens", "9"], "split_tokens needs a model"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--overlap", "9"], "give split_tokens too"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--overlap", "9"], "set split_tokens too"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "a:x"], "column 'a' of type 'x'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "text"], "metadata 'text'"),
     (
@@ -89,7 +89,7 @@ CASES = [
     (["index", "append", "folder", "good.jsonl"], "folder: not an index"),
     (
         ["index", "append", "index", "good.jsonl"],
-        "has no embeddings; the index's documents came encoded, so must these",
+        "has no embeddings; the index has no model, so its documents must come encoded",
     ),
     (["index", "append", "index", "gone.jsonl"], "gone.jsonl: no such file"),
     (["index", "delete", "folder", "a"], "folder: not an index"),
