@@ -1,4 +1,4 @@
-"""Corpora, queries, judgements and training examples, read from files."""
+"""Read corpora, queries, judgements and training examples."""
 
 from raycol.data.beir import Dataset, load_beir
 from raycol.data.corpus import Passage, read_corpus

@@ -1,7 +1,7 @@
 """BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv (Thakur et al. 2021, arXiv 2104.08663).
 
-Judgements may also be TREC's four columns (query, iteration, document, grade), as MS MARCO has them. Each of the files
-may be compressed.
+Qrels files may also have TREC's four columns (query, iteration, document, grade), as in MS MARCO. Every file may be
+compressed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raycol.core.uris import inside
 from raycol.data.cells import read_id
 from raycol.data.corpus import OnError, Passage, read_corpus
 from raycol.data.fields import Fields
-from raycol.data.files import compression_of, folder_of, names_in, open_lines, what_is
+from raycol.data.files import compression_of, list_folder, open_lines, parent_folder, path_kind
 from raycol.data.position import BadRecord
 from raycol.data.readers.jsonl import parse_object, read_lines, write_objects
 from raycol.errors import InputError
@@ -36,7 +36,7 @@ _EXPECTED = "expected query-id, corpus-id and an integer score separated by tabs
 class Dataset:
     """A retrieval test collection: passages, queries by id, and judgements by query and passage id.
 
-    `notes` says what a reader of metrics should know: judged documents that are missing, repeated judgements.
+    `notes` are caveats about the metrics: judged documents missing from the corpus, repeated judgements.
     """
 
     passages: list[Passage]
@@ -47,18 +47,18 @@ class Dataset:
 
 
 def load_beir(folder: str | Path, split: str = "test", on_error: OnError = "fail") -> Dataset:
-    """Read a BEIR folder, local or by its URI, with the queries that the split judges.
+    """Read a BEIR folder, given as a local path or URI; only the queries judged in the split.
 
     Raises:
         InputError: a file is missing or malformed, a judged query has no text, or the corpus has none of the judged
             documents.
     """
-    if (kind := what_is(folder)) != "folder":
-        found = "is a file" if kind == "file" else "no such folder"
-        raise InputError(f"{folder}: {found}; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
+    if (kind := path_kind(folder)) != "folder":
+        problem = "is a file" if kind == "file" else "no such folder"
+        raise InputError(f"{folder}: {problem}; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)")
     notes: list[str] = []
-    qrels = read_qrels(find_qrels(folder, split), notes)
-    texts = read_queries(_in_folder(folder, "queries.jsonl"), qrels)
+    qrels = read_qrels(qrels_path(folder, split), notes)
+    texts = read_queries(_find_file(folder, "queries.jsonl"), qrels)
     for query_id in qrels:
         if query_id not in texts:
             raise InputError(f"{folder}/queries.jsonl: no query {query_id!r}, which qrels/{split}.tsv judges")
@@ -70,48 +70,57 @@ def load_beir(folder: str | Path, split: str = "test", on_error: OnError = "fail
     return Dataset(passages, queries, qrels, tuple(problems), tuple(notes))
 
 
-def missing_documents(qrels: Qrels, has: Callable[[str], bool], what: str) -> list[str]:
-    """A note if some of the judged documents are not there, where they count as not found.
+def missing_documents(qrels: Qrels, has_document: Callable[[str], bool], collection: str) -> list[str]:
+    """A note if judged documents are missing from the collection, so that metrics count them as not retrieved.
+
+    Args:
+        qrels: the judgements.
+        has_document: whether the collection has a document id.
+        collection: name of the collection, for the note.
 
     Raises:
-        InputError: none of them is there: the ids are of another kind, or of another collection.
+        InputError: all of them are missing: the judgements belong to another collection or use other ids.
     """
     judged = list(dict.fromkeys(id_ for grades in qrels.values() for id_ in grades))
-    missing = [id_ for id_ in judged if not has(id_)]
+    missing = [id_ for id_ in judged if not has_document(id_)]
     if len(missing) == len(judged):
         raise InputError(
-            f"none of the {len(judged)} judged documents, such as {judged[0]!r:.60}, is in {what}; expected "
-            "judgements by the ids of its documents"
+            f"none of the {len(judged)} judged documents, such as {judged[0]!r:.60}, is in {collection}; expected "
+            "judgements with the ids of its documents"
         )
     if not missing:
         return []
-    return [f"{len(missing)} of {len(judged)} judged documents, such as {missing[0]!r:.60}, are not in {what}"]
+    return [f"{len(missing)} of {len(judged)} judged documents, such as {missing[0]!r:.60}, are not in {collection}"]
 
 
-def find_qrels(folder: str | Path, split: str) -> str:
-    """Where a split's judgements are, whether or not there is such a file."""
-    return _in_folder(folder, f"qrels/{split}.tsv")
+def qrels_path(folder: str | Path, split: str) -> str:
+    """Path or URI of a split's judgements; the file need not exist."""
+    return _find_file(folder, f"qrels/{split}.tsv")
 
 
-def _in_folder(folder: str | Path, name: str) -> str:
-    """A file of a folder by its name, or with the suffix of a compression after it."""
+def _find_file(folder: str | Path, name: str) -> str:
+    """Path or URI of a file in a folder; a compression suffix after the name is allowed."""
     plain = inside(str(folder), name)
     base = PurePosixPath(name).name
-    there = [
+    matches = [
         other
-        for other in names_in(folder_of(plain))
+        for other in list_folder(parent_folder(plain))
         if other == base or (compression_of(other) and PurePosixPath(other).stem == base)
     ]
-    if len(there) > 1:
-        raise InputError(f"{folder}: holds {' and '.join(there)}; keep one of them")
-    return inside(str(folder), str(PurePosixPath(name).with_name(there[0]))) if there else plain
+    if len(matches) > 1:
+        raise InputError(f"{folder}: holds {' and '.join(matches)}; keep one of them")
+    return inside(str(folder), str(PurePosixPath(name).with_name(matches[0]))) if matches else plain
 
 
-def read_queries(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, str]:
-    """Read queries.jsonl into texts by id: all, or those that are wanted; what is wrong with others is no matter.
+def read_queries(path: str | Path, ids: Collection[str] | None = None) -> dict[str, str]:
+    """Read queries.jsonl into texts by id.
+
+    Args:
+        path: the file, compressed or not.
+        ids: read only these queries; the others are not checked beyond their ids. By default all.
 
     Raises:
-        InputError: the file cannot be read, a line is not JSON or has no id, or a query has no text or stands twice.
+        InputError: the file cannot be read, a line is not JSON or has no id, or a query has no text or is repeated.
     """
     queries = {}
     for position, line in read_lines(path):
@@ -124,20 +133,20 @@ def read_queries(path: str | Path, wanted: Collection[str] | None = None) -> dic
             id_ = read_id(record[name], name)
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        if wanted is not None and id_ not in wanted:
+        if ids is not None and id_ not in ids:
             continue
         text = record.get("text")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: query {id_!r} has no text")
         if id_ in queries:
-            raise InputError(f"{where}: the query id {id_!r} stands on an earlier line already")
+            raise InputError(f"{where}: duplicate query id {id_!r}; keep one line for each query")
         queries[id_] = text
     return queries
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of a qrels file are read: what separates fields, how many there are, and which are what."""
+    """Layout of a qrels file: the separator, the number of columns, and the column of each field."""
 
     tabs: bool
     width: int
@@ -146,7 +155,7 @@ class _Layout:
     grade: int = -1
 
     def read(self, line: str) -> tuple[str, str, int] | None:
-        """Query id, document id and grade, where the line is a judgement."""
+        """Query id, document id and grade; None if the line is not a judgement."""
         fields = _split(line, tabs=self.tabs)
         if len(fields) != self.width or self.width < 3:
             return None
@@ -156,18 +165,18 @@ class _Layout:
 
 
 def _layout_of(line: str) -> _Layout:
-    """The layout that a file's first line of data shows: three columns, or TREC's four."""
+    """Infer the layout from the first line of data: three columns, or TREC's four."""
     tabs = "\t" in line
     width = len(_split(line, tabs=tabs))
     return _Layout(tabs, width if width in (3, 4) else 0)
 
 
 def _layout_of_header(line: str) -> _Layout | None:
-    """The layout that a header gives by the names of its columns, if the line is such a header."""
+    """Layout given by the column names of a header; None if the line is not a header."""
     tabs = "\t" in line
     names = [name.strip().lower() for name in _split(line, tabs=tabs)]
     roles = [
-        next((at for at, name in enumerate(names) if name in known), None)
+        next((column for column, name in enumerate(names) if name in known), None)
         for known in (_QUERY_NAMES, _DOCUMENT_NAMES, _GRADE_NAMES)
     ]
     query, document, grade = roles
@@ -181,46 +190,46 @@ def _split(line: str, *, tabs: bool) -> list[str]:
 
 
 def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
-    """Read judgements: query id, document id and a whole number as grade, separated by tabs or by spaces.
+    """Read judgements: query id, document id and an integer grade, separated by tabs or spaces.
 
-    TREC's second column, the iteration, may stand between. Columns are taken by the names of a header if there is
-    one, else in this order.
+    Columns are identified by the header, if there is one; otherwise by this order, with TREC's iteration optional as
+    the second column.
 
     Args:
         path: the file, compressed or not.
-        notes: receives a remark if judgements are repeated.
+        notes: receives a note if judgements are repeated.
 
     Raises:
-        InputError: no such file, a line that is no judgement, or a document with two grades for one query.
+        InputError: no such file, a line that is not a judgement, or a document with two grades for one query.
     """
-    if what_is(path) != "file":
-        parent = folder_of(str(path))
-        splits = sorted({name.partition(".tsv")[0] for name in names_in(parent) if ".tsv" in name})
-        have = f"splits here: {', '.join(splits)}" if splits else f"{parent} holds no .tsv file"
-        raise InputError(f"{path}: no such file; {have}")
+    if path_kind(path) != "file":
+        parent = parent_folder(str(path))
+        splits = sorted({name.partition(".tsv")[0] for name in list_folder(parent) if ".tsv" in name})
+        available = f"existing splits: {', '.join(splits)}" if splits else f"{parent} holds no .tsv file"
+        raise InputError(f"{path}: no such file; {available}")
     lines = [(number, line) for number, line in enumerate(_text_lines(path), start=1) if line.strip()]
     layout = _layout_of_header(lines[0][1]) if lines else None
-    # One of another number of columns than a judgement has is a header in other words.
+    # A first line of one or two columns is a header with unknown names.
     if layout or (lines and len(lines[0][1].split()) < 3):
         lines = lines[1:]
     if not lines:
-        raise InputError(f"{path}: no judgements in this file")
+        raise InputError(f"{path}: no judgements; {_EXPECTED}")
     layout = layout or _layout_of(lines[0][1])
     qrels: Qrels = {}
     for number, line in lines:
-        found = layout.read(line)
-        if found is None:
+        judgement = layout.read(line)
+        if judgement is None:
             raise InputError(f"{path}, line {number}: {_EXPECTED}; found {line!r:.100}")
-        query_id, document_id, grade = found
+        query_id, document_id, grade = judgement
         earlier = qrels.setdefault(query_id, {}).setdefault(document_id, grade)
         if earlier != grade:
             raise InputError(
-                f"{path}, line {number}: the document {document_id!r} has the grade {grade} for the query "
-                f"{query_id!r}, and {earlier} on an earlier line; leave one of them out"
+                f"{path}, line {number}: document {document_id!r} has grade {grade} for query {query_id!r}, but "
+                f"grade {earlier} on an earlier line; remove one of them"
             )
     repeated = len(lines) - sum(map(len, qrels.values()))
     if repeated and notes is not None:
-        notes.append(f"{repeated} judgements of {path} stand there more than once, with the same grade")
+        notes.append(f"{repeated} judgements of {path} are repeated, with the same grade")
     return qrels
 
 

@@ -1,6 +1,6 @@
-"""What stands in a cell of a training example, checked: a text, texts, an id, ids, scores.
+"""Parse and validate the cells of a training example: texts, ids and scores.
 
-Each function raises `ValueError` saying what was found and what was expected.
+Every function raises `ValueError` with the name and the value of an invalid cell.
 """
 
 from __future__ import annotations
@@ -16,30 +16,35 @@ import numpy as np
 from raycol.data.corpus import encode_text, is_missing
 from raycol.data.corpus import read_id as _read_id
 
-# A longer list in quotes of Python's is refused: nobody has one.
+# Limit on a list in Python's syntax, in characters.
 _LARGEST_LITERAL = 1 << 22
-# With the escapes that Python prints.
+# A string with the escapes that `repr` prints, or a number.
 _ITEM = re.compile(r"""\s*('(?:[^'\\]|\\[\\'nrtxuU])*'|"(?:[^"\\]|\\[\\"nrtxuU])*"|[^\s,'"()\[\]{}]+)\s*(?:,|$)""")
 _PYTHON = {"None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def read_text(value: Any, name: str) -> str:
-    """A text that is not blank."""
+    """A non-blank text."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name!r} is {_show(value)}; expected a non-empty string")
     encode_text(repr(name), value)
     return value
 
 
-def read_texts(value: Any, name: str, *, listed: bool) -> list[str]:
-    """A text, a list of texts, or none at all. `listed`: a text is a list written as one.
+def read_texts(value: Any, name: str, *, is_list: bool) -> list[str]:
+    """The texts of a cell with a text, a list of texts, or nothing.
 
-    An object of a title and a text, as DPR and Tevatron have them, is both, joined by a space.
+    An object with a title and a text, as in DPR and Tevatron, becomes both, joined by a space.
+
+    Args:
+        value: the cell.
+        name: its column.
+        is_list: parse a string as a serialised list.
     """
     if is_missing(value):
         return []
     if isinstance(value, str):
-        if not listed:
+        if not is_list:
             return [read_text(value, name)]
         value = parse_list(value, name)
     if isinstance(value, np.ndarray):
@@ -57,15 +62,15 @@ def _text_of(item: Any) -> Any:
 
 
 def read_id(value: Any, name: str) -> str:
-    """An id; whole numbers are ids too."""
+    """An id as a string; integers are converted."""
     return _read_id(value, repr(name))
 
 
-def read_ids(value: Any, name: str, *, listed: bool) -> list[str]:
-    """An id, a list of ids, or none at all. `listed`: a text is a list written as one."""
+def read_ids(value: Any, name: str, *, is_list: bool) -> list[str]:
+    """The ids of a cell with an id, a list of ids, or nothing. `is_list` parses a string as a serialised list."""
     if is_missing(value):
         return []
-    if isinstance(value, str) and listed:
+    if isinstance(value, str) and is_list:
         value = parse_list(value, name)
     if isinstance(value, list | tuple | np.ndarray):
         return [read_id(item, f"{name}[{number}]") for number, item in enumerate(value)]
@@ -73,15 +78,15 @@ def read_ids(value: Any, name: str, *, listed: bool) -> list[str]:
 
 
 def read_scores(value: Any, name: str) -> list[float]:
-    """Finite numbers: a list of them, one written as a text, or a single number."""
+    """The scores of a cell with a list of finite numbers, the same serialised as a string, or a single number."""
     if isinstance(value, str):
         value = parse_list(value, name)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if value is None:
-        raise ValueError(f"{name!r} is missing; expected a list of numbers, one a document")
+        raise ValueError(f"{name!r} is missing; expected a list of numbers, one for each document")
     values = value if isinstance(value, list | tuple) else [value]
-    return [_number(item, name if values is not value else f"{name}[{at}]") for at, item in enumerate(values)]
+    return [_number(item, name if values is not value else f"{name}[{index}]") for index, item in enumerate(values)]
 
 
 def _number(value: Any, name: str) -> float:
@@ -97,7 +102,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def parse_list(text: str, name: str) -> Any:
-    """What a text of JSON holds, or of a flat list of strings and numbers as Python prints it."""
+    """Parse JSON, or a flat list of strings and numbers as printed by Python."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -107,25 +112,25 @@ def parse_list(text: str, name: str) -> Any:
         items = _items(inner[1:-1].strip())
         if items is not None:
             return items
-    raise ValueError(f"{name!r} is the text {_show(text)}; expected a list, or one written in JSON")
+    raise ValueError(f"{name!r} is the text {_show(text)}; expected a list, or a list serialised as JSON")
 
 
 def _items(inner: str) -> list[Any] | None:
-    found: list[Any] = []
-    at = 0
-    while at < len(inner):
-        match = _ITEM.match(inner, at)
+    items: list[Any] = []
+    position = 0
+    while position < len(inner):
+        match = _ITEM.match(inner, position)
         if not match:
             return None
-        item, at = match[1], match.end()
+        item, position = match[1], match.end()
         try:
             if item in _PYTHON:
-                found.append(_PYTHON[item])
-            else:  # one string: literal_eval has nothing to nest
-                found.append(ast.literal_eval(item) if item[0] in "'\"" else json.loads(item))
+                items.append(_PYTHON[item])
+            else:  # a single string: literal_eval cannot recurse
+                items.append(ast.literal_eval(item) if item[0] in "'\"" else json.loads(item))
         except (ValueError, SyntaxError):
             return None
-    return found
+    return items
 
 
 def _show(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""A corpus: documents with an id, an optional title, a text or its embeddings, and metadata.
+"""Read a corpus: documents with an id, an optional title, a text or embeddings, and metadata.
 
-It comes as JSON Lines, CSV, TSV, Parquet, .npz or a Hugging Face dataset (`files` says from where). Every record is
-checked on the way in; what is wrong with one is a `Problem` that says where it stands.
+Formats are JSON Lines, CSV, TSV, Parquet, .npz and Hugging Face datasets; `raycol.data.files` lists the locations.
+Every record is validated; an unusable one becomes a `BadRecord` with its location and the reason.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raycol.data.fields import USUAL, Fields, convert
-from raycol.data.files import CorpusFile, corpus_files, state_of
+from raycol.data.fields import COMMON_NAMES, Fields, convert
+from raycol.data.files import CorpusFile, corpus_files, file_state
 from raycol.data.position import START, BadRecord, Position
-from raycol.data.readers.delimited import Guess, is_quoted, read_delimited, usual_names
+from raycol.data.readers.delimited import InferNames, default_names, is_quoted, read_delimited
 from raycol.data.readers.hub import dataset_state, read_dataset
 from raycol.data.readers.jsonl import is_array, parse_object, read_lines
-from raycol.data.readers.npz import read_arrays
+from raycol.data.readers.npz import read_npz
 from raycol.data.readers.parquet import read_parquet
 from raycol.errors import InputError
 
@@ -30,7 +30,7 @@ MAX_ID_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One retrievable text, or what stands for it: `embeddings` as they were read, not yet checked."""
+    """A retrievable text, or its precomputed `embeddings`, which are not validated yet."""
 
     id: str
     title: str
@@ -40,21 +40,21 @@ class Passage:
 
     @property
     def content(self) -> str:
-        """What is encoded: title and text, joined by a space as BEIR's own evaluation does."""
+        """The text to encode: title and text, joined by a space as in BEIR's evaluation."""
         return f"{self.title} {self.text}".strip()
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, or the NaN that pandas writes for it."""
+    """Whether a value is missing: null, or the NaN that pandas writes for null."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def read_id(value: Any, name: str) -> str:
-    """An id; whole numbers are ids too. Raises `ValueError` saying, under the name, what was found."""
+    """An id as a string; integers are converted. Raises `ValueError` with `name` and the value."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         value = f"{value:d}"
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {value!r:.100}; expected an id, a string or a whole number")
+        raise ValueError(f"{name} is {value!r:.100}; expected an id: a non-empty string or an integer")
     size = len(encode_text(name.removeprefix("the "), value))
     if size > MAX_ID_BYTES:
         raise ValueError(f"{name} takes {size} bytes; expected at most {MAX_ID_BYTES}")
@@ -62,7 +62,7 @@ def read_id(value: Any, name: str) -> str:
 
 
 def check_id(record: dict[str, Any], fields: Fields | None = None) -> str:
-    """The record's id. Raises `ValueError` saying what is wrong with it."""
+    """Id of a record. Raises `ValueError` if it is missing or invalid."""
     name = (fields or Fields()).find("id", record)
     value = record.get(name) if name else None
     if is_missing(value):
@@ -71,17 +71,23 @@ def check_id(record: dict[str, Any], fields: Fields | None = None) -> str:
 
 
 def encode_text(name: str, value: str) -> bytes:
-    """A text in UTF-8. Raises `ValueError`, naming it, where it holds half of a character."""
+    """A text in UTF-8. Raises `ValueError` with its name if it has a lone surrogate."""
     try:
         return value.encode()
     except UnicodeEncodeError as error:
-        # How the readers of tables pass on what they cannot decode.
+        # The readers decode with `surrogateescape`, which maps invalid bytes to these code points.
         undecoded = 0xDC80 <= ord(value[error.start]) <= 0xDCFF
         raise ValueError(f"the {name} {'is not UTF-8' if undecoded else 'holds half of a surrogate pair'}") from None
 
 
 def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0) -> Passage:
-    """Make a passage of one record. Raises `ValueError` saying what is wrong with it."""
+    """Passage of a record. Raises `ValueError` if the record is unusable.
+
+    Args:
+        record: the record.
+        fields: names of its fields.
+        number: running number of the record in the corpus, for generated ids.
+    """
     id_ = f"{fields.make_ids}{number}" if fields.make_ids is not None else check_id(record, fields)
     if not fields.encoded and fields.find("text", record) is None:
         raise ValueError(f"document {id_!r} has no {_missing_text(fields)}")
@@ -92,7 +98,7 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0) -> Pa
         value = record.get(name)
         if kind in ("", "string") and isinstance(value, list | dict | np.ndarray):
             raise ValueError(
-                f"{name!r} of {id_!r} is a {type(value).__name__}; expected one value: join what it holds into a "
+                f"{name!r} of {id_!r} is a {type(value).__name__}; expected a single value: join the values into a "
                 "text, which filters search with LIKE, or leave this metadata out"
             )
         try:
@@ -109,9 +115,9 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0) -> Pa
 
 
 def _missing_text(fields: Fields) -> str:
-    """Without the field, a document is not one of a title alone: another field may be its text."""
-    usual = ", ".join(map(repr, USUAL["text"]))
-    return repr(fields.text) if fields.text else f"text (none of {usual}); name its field with --text-column"
+    """Description of a missing text field. A title alone is not enough: the text may be in a field of another name."""
+    names = ", ".join(map(repr, COMMON_NAMES["text"]))
+    return repr(fields.text) if fields.text else f"text (none of {names}); name its field with --text-column"
 
 
 def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
@@ -128,16 +134,16 @@ def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str
 def scan_corpus(
     file: CorpusFile, fields: Fields, start: Position = START, number: int = 0, *, tokens: bool = False
 ) -> Iterator[tuple[Position, Passage | BadRecord]]:
-    """Yield each record of a file, in order, as a passage or as the problem with it.
+    """Yield each record of a file in order, as a passage or as a `BadRecord`, with its position.
 
-    Ids are not compared with each other here: see `read_corpus` and `raycol.indexing.plan`.
+    Duplicate ids are not detected here: see `read_corpus` and `raycol.indexing.plan`.
 
     Args:
-        file: one of the corpus.
-        fields: which fields are what.
-        start: where to begin.
-        number: records of the corpus before that.
-        tokens: read embeddings too; without, passages of an encoded corpus have none.
+        file: a file of the corpus.
+        fields: names of the fields.
+        start: position of the first record to read.
+        number: records of the corpus before `start`.
+        tokens: read embeddings too; without it, passages of an encoded corpus have none.
 
     Raises:
         InputError: the file cannot be read, or lacks a column.
@@ -157,35 +163,35 @@ def scan_corpus(
 def _records(
     file: CorpusFile, fields: Fields, start: Position, tokens: bool
 ) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    guess = usual_names("csv" if file.format == "csv" else "tsv", fields.knows)
-    return read_records(file, guess, lambda names: fields.choose(file, names, tokens=tokens), start)
+    infer_names = default_names("csv" if file.format == "csv" else "tsv", fields.is_known)
+    return read_records(file, infer_names, lambda names: fields.select_columns(file, names, tokens=tokens), start)
 
 
 def read_records(
-    file: CorpusFile, guess: Guess, choose: Callable[[list[str]], list[str]], start: Position = START
+    file: CorpusFile, infer_names: InferNames, select: Callable[[list[str]], list[str]], start: Position = START
 ) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    """Yield each record of a file: a row of a table, a line of JSON, or what is wrong with a row of text.
+    """Yield each record of a file with its position: a row as a dict, a line of JSON as bytes, an error as a string.
 
     Args:
-        file: what to read.
-        guess: names the columns of CSV or TSV without a header.
-        choose: picks from the names of a table's columns.
-        start: where to begin.
+        file: the file.
+        infer_names: returns column names for CSV or TSV without a header.
+        select: returns the columns of a table to read, given all names.
+        start: position of the first record to read.
 
     Raises:
-        InputError: the file cannot be read, or what `choose` raises.
+        InputError: the file cannot be read; also errors of `select`.
     """
     match file.format:
         case "jsonl":
             yield from read_lines(file.uri, start)
         case "csv" | "tsv":
-            yield from read_delimited(file.uri, file.format, guess, choose, start)
+            yield from read_delimited(file.uri, file.format, infer_names, select, start)
         case "parquet":
-            yield from read_parquet(file.uri, choose, start)
+            yield from read_parquet(file.uri, select, start)
         case "npz":
-            yield from read_arrays(file.uri, choose, start)
+            yield from read_npz(file.uri, select, start)
         case "dataset":
-            yield from read_dataset(file, choose, start)
+            yield from read_dataset(file, select, start)
 
 
 def read_corpus(
@@ -194,17 +200,16 @@ def read_corpus(
     problems: list[BadRecord] | None = None,
     fields: Fields | None = None,
 ) -> Iterator[Passage]:
-    """Yield the passages of a corpus, ids checked to be distinct; all ids are kept in memory.
+    """Yield the passages of a corpus, checking that ids are unique; all ids are held in memory.
 
     Args:
         corpus: as in `corpus_files`.
-        on_error: "fail" raises at the first unusable record, "skip" leaves it out.
-        problems: with "skip", receives what was left out.
-        fields: which fields are what; guessed by default.
+        on_error: "fail" raises at the first bad record, "skip" skips it.
+        problems: with "skip", receives the skipped records.
+        fields: names of the fields; inferred by default.
 
     Raises:
-        InputError: at the first problem (a bad record or a repeated id) where `on_error` is "fail"; at the
-            end where nothing usable was found.
+        InputError: a bad record or a duplicate id with `on_error="fail"`; no usable record in the corpus.
     """
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
@@ -217,28 +222,26 @@ def read_corpus(
                     seen[item.id] = (file, position.number)
                     yield item
                     continue
-                other, place = seen[item.id]
-                elsewhere = "" if other == file else f" of {other}"
-                item = BadRecord(
-                    file.where(position.number), f"the id {item.id!r} stands on {file.unit} {place}{elsewhere} already"
-                )
+                first_file, first_number = seen[item.id]
+                location = f"{file.unit} {first_number}" if first_file == file else first_file.where(first_number)
+                item = BadRecord(file.where(position.number), f"duplicate id {item.id!r}, first on {location}")
             refuse(item, on_error)
             first = first or item
             if problems is not None:
                 problems.append(item)
     if not seen:
-        raise nothing_usable(corpus, first)
+        raise empty_corpus_error(corpus, first)
 
 
 def is_sequential(file: CorpusFile) -> bool:
-    """Whether records of a file of lines are found only by reading all before them: a line may be a part of one."""
+    """Whether a file of lines must be read from the start to find record boundaries: records may span lines."""
     if file.format == "jsonl":
         return is_array(file.uri)
     return file.format in ("csv", "tsv") and is_quoted(file.uri, file.format)  # type: ignore[arg-type]
 
 
 def has_field(file: CorpusFile, name: str) -> bool:
-    """Whether any record has a field; tables were refused without the column."""
+    """Whether any record of a file has a field. Always true for tables: reading them fails without the column."""
     if file.format != "jsonl":
         return True
     for _, line in read_lines(file.uri):
@@ -250,24 +253,24 @@ def has_field(file: CorpusFile, name: str) -> bool:
     return False
 
 
-def nothing_usable(corpus: object, first: BadRecord | None) -> InputError:
-    """What to say of a corpus without a document; `first` is the first record that was left out, if any was."""
-    why = f"; every record was left out, the first was {first}" if first else ""
-    return InputError(f"{corpus}: an empty corpus; expected at least one document{why}")
+def empty_corpus_error(corpus: object, first: BadRecord | None) -> InputError:
+    """The error for a corpus without documents; `first` is the first skipped record, if any."""
+    reason = f"; every record was skipped, the first was {first}" if first else ""
+    return InputError(f"{corpus}: an empty corpus; expected at least one document{reason}")
 
 
-def identity(file: CorpusFile) -> str:
-    """What tells whether a file of a corpus is another one now, without reading it.
+def source_state(file: CorpusFile) -> str:
+    """State of a file of a corpus; comparing it detects a change without reading the file.
 
     Raises:
-        InputError: it is not there.
+        InputError: no such file.
     """
     if file.format == "dataset":
         return f"{file.subset} {file.split} {dataset_state(file)}"
-    return state_of(file.uri)
+    return file_state(file.uri)
 
 
 def refuse(problem: BadRecord, on_error: OnError) -> None:
-    """Raise `InputError` for an unusable record, unless such are to be skipped."""
+    """Raise `InputError` for a bad record if `on_error` is "fail"."""
     if on_error == "fail":
-        raise InputError(f"{problem}; correct it, or leave such records out with --on-error skip")
+        raise InputError(f"{problem}; correct it, or skip bad records with --on-error skip")

@@ -1,4 +1,4 @@
-"""Which fields of a record are its id, title, text, embeddings and metadata: chosen, or guessed by the usual names."""
+"""Names of the fields of a record: id, title, text, embeddings and metadata; given, or inferred from common names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from raycol.errors import InputError
 
-USUAL = {
-    # A passage's own id before its document's: MS MARCO v2 has both.
+COMMON_NAMES = {
+    # The id of a passage before that of its document: MS MARCO v2 has both.
     "id": ("_id", "id", "pid", "passage_id", "docid", "doc_id", "document_id", "corpus_id", "corpus-id", "ids"),
     "title": ("title", "doc_title"),
     "text": ("text", "contents", "content", "body", "passage", "document", "segment"),
@@ -20,16 +20,16 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of fields; where one is None, the first of the usual names that there is, in capitals or not.
+    """Names of the fields of a record. None means the first of the `COMMON_NAMES` in the record, in any case.
 
     Args:
         id: the document's id.
         title: its title.
         text: its text.
-        embeddings: its embeddings, one row a token, where documents come encoded.
-        metadata: what else is kept, with the type that a value is turned into, or "" where it is taken as it is.
-        make_ids: make ids of this prefix and the running number of the record, from 0, in place of reading any.
-        encoded: read embeddings, not text to encode.
+        embeddings: its embeddings [n_tokens, dim], in an encoded corpus.
+        metadata: fields to store as metadata, each with the type to convert to, or "" to keep the value as it is.
+        make_ids: generate ids from this prefix and the running number of the record, from 0, instead of reading them.
+        encoded: the corpus has embeddings instead of texts to encode.
     """
 
     id: str | None = None
@@ -46,46 +46,46 @@ class Fields:
                 raise InputError(f"metadata {name!r} of type {kind!r}; expected one of {', '.join(_CONVERSIONS)}")
 
     def find(self, role: str, names: Mapping[str, Any] | Sequence[str]) -> str | None:
-        """The name of the field that is the id, title, text or embeddings, if it is among `names`."""
-        chosen = getattr(self, role)
-        if chosen:
-            return chosen if chosen in names else None
-        usual = USUAL[role]
-        found = next((name for name in usual if name in names), None)
-        if found:
-            return found
+        """The name of the field with this role (id, title, text or embeddings); None if it is not in `names`."""
+        explicit = getattr(self, role)
+        if explicit:
+            return explicit if explicit in names else None
+        common = COMMON_NAMES[role]
+        exact = next((name for name in common if name in names), None)
+        if exact:
+            return exact
         lowered = {name.lower(): name for name in names}
-        return next((lowered[name] for name in usual if name in lowered), None)
+        return next((lowered[name] for name in common if name in lowered), None)
 
-    def knows(self, name: str) -> bool:
-        """Whether a name tells a header from a row."""
-        usual = any(name.lower() in names for names in USUAL.values())
-        return usual or name in (self.id, self.title, self.text) or name in self.metadata
+    def is_known(self, name: str) -> bool:
+        """Whether a first row with this value is a header."""
+        common = any(name.lower() in names for names in COMMON_NAMES.values())
+        return common or name in (self.id, self.title, self.text) or name in self.metadata
 
-    def choose(self, file: object, names: Sequence[str], *, tokens: bool) -> list[str]:
-        """Which columns of a table to read; of embeddings only if `tokens`.
+    def select_columns(self, file: object, names: Sequence[str], *, tokens: bool) -> list[str]:
+        """Columns of a table to read; embeddings only if `tokens`.
 
         Raises:
-            InputError: a column that was asked for is not there, or none is the id or the text.
+            InputError: a configured column is missing, or no column is the id or the text.
         """
-        for role in USUAL:
-            if (chosen := getattr(self, role)) and chosen not in names:
-                raise InputError(f"{file}: no column {chosen!r} for the {role}; it has {', '.join(names)}")
+        for role in COMMON_NAMES:
+            if (explicit := getattr(self, role)) and explicit not in names:
+                raise InputError(f"{file}: no column {explicit!r} for the {role}; it has {', '.join(names)}")
         for name in self.metadata:
             if name not in names:
                 raise InputError(f"{file}: no column {name!r} for metadata; it has {', '.join(names)}")
-        needed = [*([] if self.make_ids is not None else ["id"]), "embeddings" if self.encoded else "text"]
-        for role in needed:
+        required = [*([] if self.make_ids is not None else ["id"]), "embeddings" if self.encoded else "text"]
+        for role in required:
             if self.find(role, names) is None:
-                remedy = f"name it with --{role}-column" + ", or choose --make-ids" * (role == "id")
-                raise InputError(f"{file}: no column is known to be the {role}, of {', '.join(names)}; {remedy}")
+                remedy = f"name it with --{role}-column" + ", or generate ids with --make-ids" * (role == "id")
+                raise InputError(f"{file}: no column for the {role} among {', '.join(names)}; {remedy}")
         roles = ["id", "title", "text"] + ["embeddings"] * tokens
-        found = [self.find(role, names) for role in roles if role != "id" or self.make_ids is None]
-        return list(dict.fromkeys([*(name for name in found if name), *self.metadata]))
+        columns = [self.find(role, names) for role in roles if role != "id" or self.make_ids is None]
+        return list(dict.fromkeys([*(name for name in columns if name), *self.metadata]))
 
 
 def convert(value: Any, kind: str) -> Any:
-    """A value as the type that was asked for. Raises `ValueError` where it is no such thing."""
+    """A metadata value converted to a type. Raises `ValueError`, `TypeError` or `OverflowError`."""
     if value is None or (value == "" and kind != "string"):
         return None
     return _CONVERSIONS[kind](value)
@@ -93,32 +93,32 @@ def convert(value: Any, kind: str) -> Any:
 
 def _to_bool(value: Any) -> bool:
     truths = {"true": True, "1": True, "false": False, "0": False}
-    found = truths.get(str(value).lower())
-    if found is None:
+    truth = truths.get(str(value).lower())
+    if truth is None:
         raise ValueError(f"{value!r} is neither true nor false")
-    return found
+    return truth
 
 
 def _to_int(value: Any) -> int:
-    found = int(value)
-    if not isinstance(value, str) and found != value:
-        raise ValueError(f"{value!r} is no whole number")
-    if not -(2**63) <= found < 2**63:
+    number = int(value)
+    if not isinstance(value, str) and number != value:
+        raise ValueError(f"{value!r} is not an integer")
+    if not -(2**63) <= number < 2**63:
         raise ValueError(f"{value!r} takes more than 64 bits")
-    return found
+    return number
 
 
 def _to_date(value: Any) -> datetime.date:
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value
-    found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
-    return found.date()
+    parsed = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+    return parsed.date()
 
 
 def _to_timestamp(value: Any) -> datetime.datetime:
-    found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
-    # In UTC, where it is stored: there it may lie beyond the calendar, which is an OverflowError.
-    return found.astimezone(datetime.UTC) if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    parsed = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+    # Stored in UTC. The conversion raises OverflowError if it leaves the years 1 to 9999.
+    return parsed.astimezone(datetime.UTC) if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {

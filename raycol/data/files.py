@@ -1,4 +1,4 @@
-"""The files of a corpus: found from a path, a folder, a glob or a URI, always in the same order; and opening them."""
+"""List and open the files of a corpus, given as a path, folder, glob, URI or Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 _LINES = ("jsonl", "csv", "tsv")
 EXPECTED = ".jsonl, .csv or .tsv (also .gz, .zst, .bz2, .xz), .parquet or .npz"
 
-# Bytes of one record in a file of lines, decompressed. A line without an end would take all memory.
+# Limit on one decompressed record in a file of lines, in bytes: a line that never ends would fill the memory.
 MAX_RECORD_BYTES = 1 << 26
-TOO_LARGE = f"a record of more than {MAX_RECORD_BYTES >> 20} MiB, which is the limit"
-# `zstd --long=31` writes windows of 2 GiB; a reader takes as much memory as the window that a file was written with.
+TOO_LARGE = f"the record exceeds the limit of {MAX_RECORD_BYTES >> 20} MiB"
+# `zstd --long=31` writes windows of 2 GiB; decompression needs memory for the window that the file was written with.
 _LARGEST_ZSTD_WINDOW_LOG = 31
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 HUB = "hf:"
-# What `save_to_disk` leaves in a folder, of a dataset and of one with splits.
+# Files that `save_to_disk` writes for a `Dataset`, and for a `DatasetDict`.
 _SAVED_DATASET = (("state.json", "dataset_info.json"), ("dataset_dict.json",))
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
-    """A file, by absolute path or URI, and how to read it.
+    """A file, by absolute path or URI, and its format.
 
-    A Hugging Face dataset counts as one: its `uri` is `hf:` and a name, or a folder; `subset` and `split` are its own.
+    A Hugging Face dataset is one `CorpusFile`: its `uri` is `hf:NAME` or the folder of a saved dataset. Only datasets
+    have a `subset` and a `split`.
     """
 
     uri: str
@@ -67,33 +68,33 @@ class CorpusFile:
 
     @property
     def is_table(self) -> bool:
-        """Whether it has rows of typed columns, not lines of text."""
+        """Whether the file has rows of typed columns rather than lines of text."""
         return self.format in ("parquet", "npz", "dataset")
 
     @property
     def unit(self) -> str:
-        """What a record of it is called; those of an array in JSON are not lines."""
+        """Name of a record in messages: row, line, or record in .json files, whose arrays span lines freely."""
         if self.is_table:
             return "row"
         return "record" if ".json" in PurePosixPath(self.uri.lower()).suffixes[-2:] else "line"
 
     def where(self, number: int) -> str:
-        """Where a record stands, by its row or line."""
+        """Location of a record, for messages: the file and its row or line."""
         return f"{self}, {self.unit} {number}"
 
 
 def corpus_files(corpus: str, subset: str | None = None, split: str | None = None) -> list[CorpusFile]:
-    """The files of a corpus, in the order in which they are read.
+    """List the files of a corpus in reading order, which is always the same.
 
     Args:
-        corpus: a file; a BEIR folder; any other folder, whose files are taken by name, those in folders below too;
-            a glob; a URI of any of these (s3://, gs://, ...); a folder that `Dataset.save_to_disk` wrote; or hf:NAME,
-            a dataset of the Hugging Face hub.
-        subset: which configuration of a hub dataset.
-        split: which split of a dataset.
+        corpus: a file; a BEIR folder; any other folder, of which all files are read recursively, sorted by path; a
+            glob; a URI of any of these (s3://, gs://, ...); a folder written by `Dataset.save_to_disk`; or hf:NAME, a
+            dataset on the Hugging Face hub.
+        subset: configuration of a hub dataset.
+        split: split of a dataset.
 
     Raises:
-        InputError: nothing there, or nothing that is a corpus.
+        InputError: no such path, or no file in a known format.
     """
     if corpus.startswith(HUB):
         if len(corpus) == len(HUB):
@@ -105,9 +106,9 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         if info.type == pafs.FileType.Directory:
             if isinstance(system, pafs.LocalFileSystem) and _is_saved_dataset(Path(path)):
                 return [CorpusFile(path, "dataset", subset, split)]
-            found = _in_folder(system, path)
+            paths = _in_folder(system, path)
         elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
-            found = _in_glob(system, path)
+            paths = _in_glob(system, path)
         elif info.type == pafs.FileType.NotFound:
             bucket = lacks_bucket(open_uri(corpus)) if is_uri(corpus) else ""
             where = f", and no bucket {bucket!r}" if bucket else ""
@@ -115,61 +116,61 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
                 f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder"
             )
         else:
-            found = [path]
+            paths = [path]
             if not _format_of(path):
-                raise InputError(f"{corpus}: no format that is known; expected {EXPECTED}")
+                raise InputError(f"{corpus}: unknown format; expected {EXPECTED}")
     except (OSError, pa.ArrowException, UnicodeError) as error:
         raise InputError(failed(corpus, "cannot be read", error)) from None
-    if not found:
-        raise InputError(f"{corpus}: no corpus here; expected a BEIR folder, or files in {EXPECTED}")
+    if not paths:
+        raise InputError(f"{corpus}: no corpus files; expected a BEIR folder, or files in {EXPECTED}")
     if subset or split:
-        raise InputError(f"{corpus}: a subset or split is of Hugging Face datasets only")
-    return [CorpusFile(uri_of(file), cast(Format, _format_of(file))) for file in found]
+        raise InputError(f"{corpus}: only Hugging Face datasets have subsets and splits; leave them out")
+    return [CorpusFile(uri_of(file), cast(Format, _format_of(file))) for file in paths]
 
 
-def parts_of(location: str) -> dict[str, list[str]] | None:
-    """What lies in a folder, by name without suffixes: folders, files of a known format; None where it is no folder.
+def folder_entries(location: str) -> dict[str, list[str]] | None:
+    """Paths or URIs of the subfolders and known files of a folder, by name without suffixes; None if not a folder.
 
-    Shards as the hub names them (train-00000-of-00002.parquet) count as one name.
+    Shards as the hub names them (train-00000-of-00002.parquet) share one name.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the folder cannot be read.
     """
     with reading(location):
         system, path, uri_of = _locate(location)
         if system.get_file_info(path).type != pafs.FileType.Directory:
             return None
-        found: dict[str, list[str]] = {}
+        entries: dict[str, list[str]] = {}
         for info in sorted(system.get_file_info(pafs.FileSelector(path)), key=lambda info: str(info.path)):
             name = PurePosixPath(info.path).name
             if not name.startswith((".", "_")) and (info.type == pafs.FileType.Directory or _format_of(name)):
-                found.setdefault(_SHARD.sub("", name.partition(".")[0]), []).append(uri_of(info.path))
-        return found
+                entries.setdefault(_SHARD.sub("", name.partition(".")[0]), []).append(uri_of(info.path))
+        return entries
 
 
-def what_is(location: str | Path) -> Literal["file", "folder", "nothing"]:
-    """What stands at a path or URI. Raises `InputError` where that cannot be found out."""
+def path_kind(location: str | Path) -> Literal["file", "folder", "nothing"]:
+    """Whether a path or URI is a file, a folder or absent. Raises `InputError` if it cannot be accessed."""
     with reading(location):
         system, path, _ = _locate(str(location))
         kind = system.get_file_info(path).type
     return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(kind, "nothing")  # type: ignore[return-value]
 
 
-def names_in(location: str) -> list[str]:
-    """Names of what lies in a folder; none where there is no such folder."""
+def list_folder(location: str) -> list[str]:
+    """Sorted names of the entries of a folder; empty if there is no such folder."""
     with reading(location):
         system, path, _ = _locate(location)
         return sorted(info.base_name for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
 
 
-def folder_of(location: str) -> str:
-    """The folder that a file or folder lies in."""
+def parent_folder(location: str) -> str:
+    """Path or URI of the parent folder."""
     _, path, uri_of = _locate(location)
     return uri_of(str(PurePosixPath(path).parent))
 
 
 def _locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
-    """The file system, the path in it, and what turns such a path into a path or URI that can be opened."""
+    """The file system, the path in it, and a function from such paths to paths or URIs that can be opened."""
     if not is_uri(corpus):
         return pafs.LocalFileSystem(), os.path.abspath(corpus), str
     opened = open_uri(corpus)
@@ -181,28 +182,27 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def _in_glob(system: pafs.FileSystem, pattern: str) -> list[str]:
-    """Files of a known format, also in folders that match by such a name; hidden ones only if they are asked for.
+    """Files of a known format that match, and those in matching folders with a format suffix.
 
-    Those of an index are left out, as in folders.
+    Hidden files match only an explicit dot, as in a shell. Files of an index are skipped, as in folders.
     """
-    found = ArrowFSWrapper(system).glob(pattern, detail=True)
+    matches = ArrowFSWrapper(system).glob(pattern, detail=True)
     files: set[str] = set()
-    asked = PurePosixPath(pattern)
-    for path, info in found.items():
-        # As a shell does it.
-        hidden = any(part.startswith(".") and part not in asked.parts for part in PurePosixPath(path).parts)
-        if not _format_of(path) or _is_of_an_index(PurePosixPath(path)):
+    glob = PurePosixPath(pattern)
+    for path, info in matches.items():
+        hidden = any(part.startswith(".") and part not in glob.parts for part in PurePosixPath(path).parts)
+        if not _format_of(path) or _is_index_metadata(PurePosixPath(path)):
             continue
-        if not hidden or asked.name.startswith("."):
+        if not hidden or glob.name.startswith("."):
             files.update(_in_folder(system, path) if info["type"] == "directory" else [path])
     return sorted(files)
 
 
 def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
-    """BEIR's corpus file where there is one; else all files of a known format, except hidden ones and an index's."""
+    """BEIR's corpus file if there is one; otherwise all files of a known format, except hidden ones and an index's."""
     infos = system.get_file_info(pafs.FileSelector(folder, recursive=True))
     paths = sorted(info.path for info in infos if info.type == pafs.FileType.File and _format_of(info.path))
-    # A .json beside a corpus describes it, more often than not; by its own name it is taken for JSON Lines.
+    # In a folder, a .json file usually describes the corpus; only one that is named explicitly is read as JSON Lines.
     files = [path for path in paths if not path.lower().endswith(".json")]
     relative = {file: PurePosixPath(file).relative_to(folder) for file in files}
     beir = [file for file in files if len(relative[file].parts) == 1 and relative[file].name.startswith("corpus.")]
@@ -210,13 +210,13 @@ def _in_folder(system: pafs.FileSystem, folder: str) -> list[str]:
         names = " and ".join(PurePosixPath(file).name for file in beir)
         raise InputError(f"{folder}: holds {names}; name one of them")
     hidden = {file for file in files if any(part.startswith((".", "_")) for part in relative[file].parts)}
-    return beir or [file for file in files if file not in hidden and not _is_of_an_index(relative[file])]
+    return beir or [file for file in files if file not in hidden and not _is_index_metadata(relative[file])]
 
 
-def _is_of_an_index(path: PurePosixPath) -> bool:
-    """Whether a file is the metadata of an index's partition, finished or not: one may be built beside its corpus."""
-    in_place, unfinished = path.parts[-3:-2] == ("partitions",), path.parts[-4:-3] == ("unfinished",)
-    return path.name == "documents.parquet" and (in_place or unfinished)
+def _is_index_metadata(path: PurePosixPath) -> bool:
+    """Whether a file is the metadata of an index partition, committed or not: an index may be built in the corpus."""
+    committed, unfinished = path.parts[-3:-2] == ("partitions",), path.parts[-4:-3] == ("unfinished",)
+    return path.name == "documents.parquet" and (committed or unfinished)
 
 
 def _format_of(path: str) -> Format | None:
@@ -228,16 +228,16 @@ def _format_of(path: str) -> Format | None:
 
 
 def compression_of(path: str) -> str | None:
-    """How a file of lines is compressed, by its name."""
+    """Compression of a file of lines, from its suffix; None if uncompressed."""
     return _COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
 
 
 @contextmanager
 def open_file(uri: str) -> Iterator[pa.NativeFile]:
-    """Open a file for reading anywhere in it.
+    """Open a file for random access.
 
     Raises:
-        InputError: it is not there, or cannot be read.
+        InputError: the file is missing or cannot be read.
     """
     with reading(uri):
         system, path, _ = _locate(uri)
@@ -247,10 +247,10 @@ def open_file(uri: str) -> Iterator[pa.NativeFile]:
 
 @contextmanager
 def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
-    """Open a file of lines, decompressed where its name says so, at a byte of its (decompressed) content.
+    """Open a file of lines at an offset in bytes of its content, decompressed if its suffix says so.
 
     Raises:
-        InputError: it is not there, cannot be read, or is damaged.
+        InputError: the file is missing, cannot be read, or is damaged.
     """
     with reading(uri):
         system, path, _ = _locate(uri)
@@ -261,21 +261,21 @@ def open_lines(uri: str, offset: int = 0) -> Iterator[BinaryIO]:
         else:
             raw.seek(offset)
         with io.BufferedReader(raw, 1 << 20) as file:
-            left = offset if compression else 0
-            while left and (skipped := len(file.read(min(left, 1 << 20)))):
-                left -= skipped
+            remaining = offset if compression else 0
+            while remaining and (skipped := len(file.read(min(remaining, 1 << 20)))):
+                remaining -= skipped
             yield cast(BinaryIO, file)
 
 
 def decompressed(raw: pa.NativeFile, compression: str, buffer_size: int) -> Any:
-    """The content of an open file, which is closed with it. Reading a damaged one raises `OSError`."""
+    """Decompressing stream over an open file; closing it closes the file. Damaged content raises `OSError`."""
     if compression == "gzip":
         return pa.CompressedInputStream(raw, compression)
     return _Decompressed(io.BufferedReader(cast(Any, raw), buffer_size), compression)
 
 
 class _Decompressed(io.RawIOBase):
-    """The content of a compressed file, of one member or several; a file without a byte has none."""
+    """Decompressing stream over a file of one or several members; an empty file has no content."""
 
     def __init__(self, raw: IO[bytes], compression: str) -> None:
         self._raw = raw
@@ -295,11 +295,11 @@ class _Decompressed(io.RawIOBase):
             self._damage += (zstd.ZstdError,)
 
     def readable(self) -> bool:
-        """As `io.RawIOBase` has it."""
+        """See `io.RawIOBase`."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase` has it. Raises `OSError` where the file is damaged."""
+        """See `io.RawIOBase`. Raises `OSError` if the file is damaged."""
         try:
             return int(self._file.readinto(buffer))
         except self._damage as error:
@@ -308,7 +308,7 @@ class _Decompressed(io.RawIOBase):
             raise OSError(str(error)) from None
 
     def close(self) -> None:
-        """As `io.RawIOBase` has it."""
+        """See `io.RawIOBase`."""
         if not self.closed:
             self._file.close()
             self._raw.close()
@@ -316,7 +316,7 @@ class _Decompressed(io.RawIOBase):
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield each line and how many bytes it takes; of one above `MAX_RECORD_BYTES` only so many bytes and one more."""
+    """Yield each line with its size in bytes; a line above `MAX_RECORD_BYTES` is cut one byte after the limit."""
     while line := file.readline(MAX_RECORD_BYTES + 1):
         n_bytes = len(line)
         more = line
@@ -327,14 +327,14 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def size_of(uri: str) -> int:
-    """Bytes of a file."""
+    """Size of a file in bytes."""
     with reading(uri):
         system, path, _ = _locate(uri)
         return int(system.get_file_info(path).size)
 
 
-def state_of(uri: str) -> str:
-    """A file's length and time of change, to tell whether it is another one now."""
+def file_state(uri: str) -> str:
+    """Size and modification time of a file; comparing them detects a change."""
     with reading(uri):
         system, path, _ = _locate(uri)
         info = system.get_file_info(path)
@@ -342,7 +342,7 @@ def state_of(uri: str) -> str:
 
 
 def folder_state(folder: str, pattern: str) -> str:
-    """The same of all files in a folder and below it that match a pattern."""
+    """State of all files below a folder that match a pattern; see `file_state`."""
     with reading(folder):
         if is_uri(folder):
             system, path, _ = _locate(folder)
@@ -354,7 +354,7 @@ def folder_state(folder: str, pattern: str) -> str:
 
 @contextmanager
 def reading(name: object) -> Iterator[None]:
-    """Turn what the system or Arrow says of a failed read into an `InputError`."""
+    """Turn errors of the file system and of Arrow into an `InputError` that names what is read."""
     try:
         yield
     except FileNotFoundError:

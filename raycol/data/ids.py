@@ -1,4 +1,4 @@
-"""Files of ids, one on a line."""
+"""Files with one id per line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from raycol.errors import InputError
 
 
 def read_id_lines(path: str | Path) -> Iterator[str]:
-    """Yield the id on each line: all of the line, spaces too, but for its end. Empty lines are left out.
+    """Yield the id on each line, spaces included. Empty lines are skipped.
 
     Raises:
-        InputError: the file cannot be read, or a line is no id.
+        InputError: the file cannot be read, or a line is not a valid id.
     """
     with open_lines(str(path)) as file:
         for number, (line, _) in enumerate(lines_of(file), start=1):

@@ -1,4 +1,4 @@
-"""Where a record starts, so that reading can begin there again; and what is wrong with one."""
+"""Positions of records in a file, and records that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a record starts.
+    """Start of a record, from which reading can resume.
 
     Args:
-        offset: bytes into a file of lines (decompressed); records before it in any other.
-        number: its line, or its row, from 1.
+        offset: in a file of lines, bytes of (decompressed) content before the record; in any other file, records
+            before it.
+        number: line or row of the record, from 1.
     """
 
     offset: int = 0
@@ -23,7 +24,7 @@ START = Position()
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that cannot be used: where it stands and what is wrong with it."""
+    """A record that cannot be used: `where` is its file and line or row, `what` the reason."""
 
     where: str
     what: str

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from raycol.data import Dataset, ExampleSource, Passage, load_beir, read_examples
-from raycol.data.beir import find_qrels, save_beir
+from raycol.data.beir import qrels_path, save_beir
 from raycol.data.readers.jsonl import write_objects
 from raycol.demo.config import DemoConfig
 from raycol.demo.docstrings import collect, make_dataset
@@ -60,7 +60,7 @@ def save(data: DemoData, out: Path) -> None:
 
 
 def _pairs_of_beir(folder: Path, split: str, passages: list[Passage]) -> tuple[list[tuple[str, str]], str]:
-    if Path(find_qrels(folder, split)).is_file():
+    if Path(qrels_path(folder, split)).is_file():
         examples = read_examples(ExampleSource(path=str(folder), split=split), on_error="skip")
         return [(example.query, example.documents[0]) for example in examples], f"qrels/{split}.tsv"
     pairs = [(passage.title, passage.text) for passage in passages if passage.title.strip() and passage.text.strip()]

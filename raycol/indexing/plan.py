@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from raycol.core.progress import Report, no_report
 from raycol.data import BadRecord, CorpusFile, Fields, Passage
-from raycol.data.corpus import OnError, has_field, identity, nothing_usable, refuse, scan_corpus
+from raycol.data.corpus import OnError, empty_corpus_error, has_field, refuse, scan_corpus, source_state
 from raycol.data.position import Position
 from raycol.errors import InputError, RaycolError
 
@@ -202,14 +202,14 @@ def plan_build(
     parts, duplicates = _without_duplicates(builder.parts, fields, hashes, on_error)
     problems += duplicates
     if not parts:
-        raise nothing_usable(files[0], problems[0] if problems else None)
+        raise empty_corpus_error(files[0], problems[0] if problems else None)
     if fields.title and not has_titles and not any(has_field(file, fields.title) for file in files):
         raise InputError(
             f"{files[0]}: no document has a field {fields.title!r} for the title; leave --title-column out"
         )
     digest = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
     if fields.encoded:  # embeddings are not read, so the identity of their files and fields stands for them
-        digest.update("\n".join([repr(fields), *map(identity, files)]).encode("utf-8", "surrogatepass"))
+        digest.update("\n".join([repr(fields), *map(source_state, files)]).encode("utf-8", "surrogatepass"))
     return BuildPlan(parts, fields, problems, digest.hexdigest(), lengths)
 
 

@@ -15,13 +15,13 @@ from itertools import islice
 import numpy as np
 
 from raycol.data import BadRecord, CorpusFile, Fields, Passage
-from raycol.data.corpus import OnError, is_sequential, nothing_usable, refuse, scan_corpus
+from raycol.data.corpus import OnError, empty_corpus_error, is_sequential, refuse, scan_corpus
 from raycol.data.files import compression_of, decompressed, open_file, size_of
 from raycol.data.position import START, Position
 from raycol.data.readers.hub import open_dataset
 from raycol.data.readers.jsonl import read_lines
-from raycol.data.readers.npz import look_at_arrays
-from raycol.data.readers.parquet import cheap_rows, n_rows
+from raycol.data.readers.npz import inspect_npz
+from raycol.data.readers.parquet import cheap_starts, count_rows
 
 _SAMPLE_SIZE = 1024
 # Positions in a large file, or files of a large corpus, that are sampled.
@@ -75,7 +75,7 @@ def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError
         refuse(problems[0], on_error)
     passages = [(where, item) for where, item in records if isinstance(item, Passage)]
     if not passages:
-        raise nothing_usable(files[0], problems[0] if problems else None)
+        raise empty_corpus_error(files[0], problems[0] if problems else None)
     rows = sum(size for file, size in sizes.items() if file.is_table)
     n_bytes = sum(size for file, size in sizes.items() if not file.is_table)
     density = float(np.mean(records_per_byte)) if records_per_byte else 0.0
@@ -85,16 +85,16 @@ def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError
 def _n_rows(file: CorpusFile) -> int:
     if file.format == "dataset":
         return len(open_dataset(file))
-    return n_rows(file.uri) if file.format == "parquet" else look_at_arrays(file.uri)[0]
+    return count_rows(file.uri) if file.format == "parquet" else inspect_npz(file.uri)[0]
 
 
 def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterator[tuple[str, Passage | BadRecord]]:
     """Yield about `n` rows, evenly spread over a table of `size` rows."""
-    compressed = file.format == "npz" and look_at_arrays(file.uri)[1]
+    compressed = file.format == "npz" and inspect_npz(file.uri)[1]
     each = math.ceil(n / _N_POSITIONS)
     starts = [max(0, middle - each // 2) for middle in _middles(size)] if size > n and not compressed else [0]
     if file.format == "parquet":
-        starts = cheap_rows(file.uri, starts)
+        starts = cheap_starts(file.uri, starts)
     for start in starts:
         rows = scan_corpus(file, fields, Position(start, start + 1), start, tokens=fields.encoded)
         for position, item in islice(rows, math.ceil(n / len(starts))):

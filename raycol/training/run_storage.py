@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raycol.core.locks import held
 from raycol.core.uris import is_uri, shown
 from raycol.data import corpus_files
-from raycol.data.corpus import identity
-from raycol.data.files import folder_state, what_is
+from raycol.data.corpus import source_state
+from raycol.data.files import folder_state, path_kind
 from raycol.errors import InputError, RaycolError, writing
 from raycol.models.remote import check_writable, holds_model, publish_model
 from raycol.storage import MANIFESTS, Store, open_store
@@ -176,9 +176,9 @@ def _inputs(config: TrainConfig) -> list[str]:
 
 def _state(place: str) -> str:
     try:
-        if what_is(place) == "folder":
+        if path_kind(place) == "folder":
             return folder_state(place, "*")
-        return " ".join(identity(file) for file in corpus_files(place))
+        return " ".join(source_state(file) for file in corpus_files(place))
     except InputError:  # a model of the hub, a glob of lookups
         return ""
 

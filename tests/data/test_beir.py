@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_dataset_survives_its_folder(folder: Path) -> None:
+def test_save_and_load_round_trip(folder: Path) -> None:
     assert load_beir(folder) == DATASET
 
 
@@ -35,21 +35,21 @@ def test_a_dataset_survives_its_folder(folder: Path) -> None:
         ("qrels/test.tsv", "q1\td1\t0.5\n", "line 1: expected query-id"),
         ("qrels/test.tsv", "q1\td1\t1\t\n", "line 1: expected query-id"),
         ("qrels/test.tsv", "q1\td1\t1\nq2\t0\td1\t1\n", "line 2: expected query-id"),
-        ("qrels/test.tsv", "q1\td1\t1\nq1\td2\t1\nq1\td1\t0\n", "line 3: the document 'd1' has the grade 0"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1\td2\t1\nq1\td1\t0\n", "line 3: document 'd1' has grade 0"),
         ("qrels/test.tsv", "q1\tMED-1\t1\nq2\tMED-2\t1\n", "none of the 2 judged documents, such as 'MED-1'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "query 'q1' has no text"),
         ("queries.jsonl", '{"text": "x"}\n', "line 1: no '_id'"),
-        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n' * 2, "line 2: the query id 'q1' stands on an earlier line"),
+        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n' * 2, "line 2: duplicate query id 'q1'"),
     ],
 )
-def test_malformed_files_are_named(folder: Path, file: str, content: str, message: str) -> None:
+def test_malformed_file_is_reported(folder: Path, file: str, content: str, message: str) -> None:
     (folder / file).write_text(content)
     with pytest.raises(InputError) as error:
         load_beir(folder)
     assert message in str(error.value)
 
 
-def test_judgements_need_no_header(folder: Path) -> None:
+def test_qrels_header_is_optional(folder: Path) -> None:
     path = folder / "qrels" / "test.tsv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     assert load_beir(folder).qrels == DATASET.qrels
@@ -58,8 +58,8 @@ def test_judgements_need_no_header(folder: Path) -> None:
         load_beir(folder)
 
 
-def test_a_missing_split_says_which_there_are(folder: Path) -> None:
-    with pytest.raises(InputError, match="splits here: test"):
+def test_missing_split_lists_existing_splits(folder: Path) -> None:
+    with pytest.raises(InputError, match="existing splits: test"):
         load_beir(folder, "dev")
 
 
@@ -77,33 +77,33 @@ def test_a_missing_split_says_which_there_are(folder: Path) -> None:
         "\ufeffquery-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t2\nq2\td1\t0\n",
     ],
 )
-def test_judgements_are_read_in_every_layout_in_use(folder: Path, judgements: str) -> None:
+def test_qrels_layouts(folder: Path, judgements: str) -> None:
     (folder / "qrels" / "test.tsv").write_text(judgements, encoding="utf-8")
     dataset = load_beir(folder)
     assert dataset == DATASET
     assert dataset.notes == ()
 
 
-def test_every_file_may_be_compressed(folder: Path) -> None:
+def test_compressed_files(folder: Path) -> None:
     for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv"):
         path = folder / name
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert load_beir(folder) == DATASET
-    with pytest.raises(InputError, match="splits here: test"):
+    with pytest.raises(InputError, match="existing splits: test"):
         load_beir(folder, "dev")
     (folder / "queries.jsonl").write_text("")
     with pytest.raises(InputError, match=r"holds queries\.jsonl and queries\.jsonl\.gz"):
         load_beir(folder)
 
 
-def test_query_ids_may_be_whole_numbers_and_queries_without_judgements_anything(folder: Path) -> None:
+def test_integer_query_ids_and_unchecked_unjudged_queries(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text("7\td1\t1\n")
     (folder / "queries.jsonl").write_text('{"_id": 7, "text": "seven"}\n{"_id": "q9", "text": ""}\n')
     assert load_beir(folder).queries == {"7": "seven"}
 
 
-def test_notes_say_what_is_missing_or_repeated(folder: Path) -> None:
+def test_notes_on_missing_documents_and_repeated_judgements(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\td1\t1\nq1\td7\t1\nq2\td8\t1\n")
     dataset = load_beir(folder)
     assert dataset.qrels == {"q1": {"d1": 1, "d7": 1}, "q2": {"d8": 1}}

@@ -15,23 +15,23 @@ BAD_LINES = {
     b"not json\n": "line 2: not JSON",
     b"[1]\n": "line 2: not a JSON object but a list",
     b'{"text": "x"}\n': "line 2: no '_id'",
-    b'{"_id": 5.0, "text": "x"}\n': "line 2: the id is 5.0; expected an id, a string or a whole number",
+    b'{"_id": 5.0, "text": "x"}\n': "line 2: the id is 5.0; expected an id: a non-empty string or an integer",
     b'{"_id": true, "text": "x"}\n': "line 2: the id is True",
     b'{"_id": "", "text": "x"}\n': "line 2: the id is ''",
     b'{"_id": "b"}\n': "document 'b' has no text",
     b'{"_id": "b", "text": "  "}\n': "document 'b' has no text",
     b'{"_id": "b", "text": 7}\n': "the text of 'b' is a int",
-    b'{"_id": "a", "text": "again"}\n': "the id 'a' stands on line 1 already",
+    b'{"_id": "a", "text": "again"}\n': "duplicate id 'a', first on line 1",
     b'{"_id": "b", "text": "\xff"}\n': "line 2: not UTF-8",
     b'{"_id": "b", "text": "\\ud800"}\n': "half of a surrogate pair",
     b'{"_id": "' + b"b" * 600 + b'", "text": "x"}\n': "the id takes 600 bytes",
     b'{"a":' * 100_000 + b"\n": "line 2: not",
-    b'{"n": ' + b"1" * 5000 + b"}\n": "line 2: not usable JSON (a number of too many digits)",
+    b'{"n": ' + b"1" * 5000 + b"}\n": "line 2: not usable JSON (a number with too many digits)",
 }
 
 
 @pytest.mark.parametrize(("line", "message"), BAD_LINES.items(), ids=BAD_LINES.values())
-def test_a_bad_line_is_named_or_skipped(tmp_path: Path, line: bytes, message: str) -> None:
+def test_bad_line_is_reported_or_skipped(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(GOOD + line + GOOD.replace(b'"a"', b'"z"'))
     with pytest.raises(InputError) as error:
@@ -46,17 +46,17 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, line: bytes, message: st
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not json\n"])
-def test_nothing_usable_is_an_empty_corpus(tmp_path: Path, content: bytes) -> None:
+def test_corpus_without_usable_records_is_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match="an empty corpus"):
         list(read_corpus(path, "skip"))
 
 
-def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+def test_missing_file_and_empty_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_corpus(tmp_path / "gone.jsonl"))
-    with pytest.raises(InputError, match=r"no corpus here"):
+    with pytest.raises(InputError, match=r"no corpus files"):
         list(read_corpus(tmp_path))
 
 
@@ -66,7 +66,7 @@ def test_content_joins_title_and_text() -> None:
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text())
-def test_any_text_survives(text: str, title: str) -> None:
+def test_any_text_is_parsed_unchanged(text: str, title: str) -> None:
     try:
         line = json.dumps({"id": "a", "title": title, "text": text}, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Every layout of training examples: what comes of it, what is refused, and how that is said."""
+"""Every layout of training examples: the examples it gives, and the errors for unusable input."""
 
 import csv
 import gzip
@@ -34,7 +34,7 @@ TEXTS = {"a": "text a", "b": "text b", "c": "text c"}
 
 
 def save(path: Path, records: Records) -> Path:
-    """Records in the format that the name says, or as a Hugging Face dataset where it says none."""
+    """Save records in the format of the suffix; without a suffix, as a Hugging Face dataset."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(records), path)
     elif path.suffix in (".csv", ".tsv"):
@@ -76,14 +76,14 @@ def parts(examples: list[Example]) -> list[tuple[str, tuple[str, ...], tuple[flo
 
 
 def refusal(path: Path | str, n_ways: int | None = None, **settings: Any) -> str:
-    """What reading is refused with."""
+    """Message of the error that reading a source raises."""
     with pytest.raises(InputError) as error:
         list(read_examples(ExampleSource(path=str(path), **settings), n_ways=n_ways))
     return str(error.value)
 
 
-def refused(tmp_path: Path, *records: Any) -> str:
-    """What records in JSON Lines are refused with, at their last line."""
+def last_line_refusal(tmp_path: Path, *records: Any) -> str:
+    """Message of the error that reading records as JSON Lines raises at the last line."""
     path = tmp_path / "data.jsonl"
     path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
     message = refusal(path)
@@ -134,7 +134,7 @@ tuples = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min
 
 @given(tuples)
 @example([("[1]", ['["a"]', "'"]), ("nan", ["\x00", "None", "\u2028x"])])
-def test_tuples_survive_their_files(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+def test_tuples_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
     folder = tmp_path_factory.mktemp("tuples")
     numbered = [
         {"query": query, "positive": documents[0]}
@@ -155,7 +155,7 @@ scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.tuples(texts, scores), min_size=1, max_size=6), st.booleans())
-def test_lists_written_as_texts_are_the_lists(
+def test_serialised_lists_are_parsed(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, float]], in_python: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("lists")
@@ -174,17 +174,17 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 @example("['" + "\\" * 1001 + "']")
 @example('["\\ud800"]')
 @example("9" * 5000)
-def test_any_cell_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, cell: Any) -> None:
+def test_any_cell_is_parsed_or_refused(tmp_path_factory: pytest.TempPathFactory, cell: Any) -> None:
     folder = tmp_path_factory.mktemp("cells")
     base = {"query": "q", "positive": "p", "negatives": ["n"], "scores": [1, 2], "query_id": "1", "document_ids": "ab"}
     records = [base | {name: cell} for name in base] + [{"query": "q", "documents": cell, "scores": cell}, {"a": cell}]
     problems: list[BadRecord] = []
-    found = []
+    examples = []
     for number, record in enumerate(records):
         path = write_jsonl(folder / f"{number}.jsonl", [{"query": "q", "positive": "p"}, record])
-        found += read_examples(ExampleSource(path=str(path)), "skip", problems)
-    assert len(found) + len(problems) >= 2 * len(records)
-    for item in found:
+        examples += read_examples(ExampleSource(path=str(path)), "skip", problems)
+    assert len(examples) + len(problems) >= 2 * len(records)
+    for item in examples:
         assert all(text.strip() and text.encode() for text in (item.query, *item.documents))
         assert all(map(math.isfinite, item.scores or ()))
         assert item.scores is None or len(item.scores) == len(item.documents)
@@ -194,77 +194,85 @@ def test_any_cell_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, 
 @given(st.lists(st.text(max_size=12) | st.sampled_from(
     ["query", "positive", "negative", "negative_1", "documents", "document_1", "scores", "label", "query_id",
      "document_ids", "positive_id", "negative_id", "ANCHOR", "text", "id"]), max_size=6, unique=True))  # fmt: skip
-def test_any_columns_are_told_or_refused(names: list[str]) -> None:
+def test_any_column_names_are_mapped_or_refused(names: list[str]) -> None:
     try:
-        found = find_columns(tuple(names))
+        columns = find_columns(tuple(names))
     except ValueError:
         return
-    assert {*found.names()} <= {*names}
-    assert found.query or found.query_id
-    assert not {name for name in (found.query, found.positive, *found.others) if name and name.lower().endswith("id")}
+    assert {*columns.names()} <= {*names}
+    assert columns.query or columns.query_id
+    texts = (columns.query, columns.positive, *columns.others)
+    assert not any(name.lower().endswith("id") for name in texts if name)
 
 
-def test_columns_may_be_named(tmp_path: Path) -> None:
+def test_columns_setting_maps_names(tmp_path: Path) -> None:
     record = {"_id": "1", "title": "q", "text": "p", "other": "n"}
-    named = {"query": "title", "positive": "text", "negative": "other"}
+    mapping = {"query": "title", "positive": "text", "negative": "other"}
     for name in ("x.jsonl", "x.parquet", "x.csv"):
-        (found,) = read_examples(ExampleSource(path=str(save(tmp_path / name, [record])), columns=named))
-        assert (found.query, found.documents) == ("q", ("p", "n"))
+        (item,) = read_examples(ExampleSource(path=str(save(tmp_path / name, [record])), columns=mapping))
+        assert (item.query, item.documents) == ("q", ("p", "n"))
     for wrong, message in (
         ({"query": "titel", "positive": "text"}, "has no column 'titel', which 'columns' names; it has"),
         ({"query": "title", "positiv": "text"}, "no 'positive', only 'query', 'positiv'"),
-        ({"query": "title", "positive": "text", "weight": "other"}, "'columns' names 'weight', which examples do not"),
+        (
+            {"query": "title", "positive": "text", "weight": "other"},
+            "'columns' has the unknown role 'weight'; expected",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             list(read_examples(ExampleSource(path=str(tmp_path / "x.jsonl"), columns=wrong)))
 
 
-def test_several_positives_are_an_example_each(tmp_path: Path) -> None:
+def test_one_example_per_positive(tmp_path: Path) -> None:
     record = {"query": "q", "pos": ["p", "o"], "neg": ["n"], "pos_id": [1, 2], "neg_id": [3]}
-    found = read(save(tmp_path / "x.jsonl", [record]))
-    assert [example.documents for example in found] == [("p", "n"), ("o", "n")]
-    assert [example.document_ids for example in found] == [("1", "3"), ("2", "3")]
-    message = refused(tmp_path, record | {"scores": [1, 2, 3]})
+    examples = read(save(tmp_path / "x.jsonl", [record]))
+    assert [example.documents for example in examples] == [("p", "n"), ("o", "n")]
+    assert [example.document_ids for example in examples] == [("1", "3"), ("2", "3")]
+    message = last_line_refusal(tmp_path, record | {"scores": [1, 2, 3]})
     assert "'scores' of 2 positives" in message
 
 
-def test_ids_go_with_their_texts(tmp_path: Path) -> None:
+def test_ids_beside_texts(tmp_path: Path) -> None:
     record = {"query_id": 7, "query": "q", "positive": "p", "positive_id": "a", "negatives": ["x", "y"]}
-    (found,) = read(save(tmp_path / "x.jsonl", [record | {"negative_ids": [1, "b"]}]))
-    assert (found.query_id, found.document_ids) == ("7", ("a", "1", "b"))
-    (found,) = read(save(tmp_path / "x.jsonl", [record | {"query_id": None}]))
-    assert (found.query_id, found.document_ids) == (None, None)
-    (found,) = read(save(tmp_path / "x.parquet", [record | {"document_ids": [1, 2, 3]}]))
-    assert found.document_ids == ("1", "2", "3")
-    assert "2 ids for 3 documents" in refused(tmp_path, record | {"document_ids": [1, 2]})
-    assert "'query_id' is 1.5; expected an id" in refused(tmp_path, record | {"query_id": 1.5})
+    (item,) = read(save(tmp_path / "x.jsonl", [record | {"negative_ids": [1, "b"]}]))
+    assert (item.query_id, item.document_ids) == ("7", ("a", "1", "b"))
+    (item,) = read(save(tmp_path / "x.jsonl", [record | {"query_id": None}]))
+    assert (item.query_id, item.document_ids) == (None, None)
+    (item,) = read(save(tmp_path / "x.parquet", [record | {"document_ids": [1, 2, 3]}]))
+    assert item.document_ids == ("1", "2", "3")
+    assert "2 ids for 3 documents" in last_line_refusal(tmp_path, record | {"document_ids": [1, 2]})
+    assert "'query_id' is 1.5; expected an id" in last_line_refusal(tmp_path, record | {"query_id": 1.5})
 
 
-def test_empty_cells_of_csv_and_nulls_are_no_documents(tmp_path: Path) -> None:
+def test_empty_csv_cells_are_missing_documents(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("query,positive,negative_1,negative_2\na,b,,c\nd,e,,\nf,,g,h\n")
     problems: list[BadRecord] = []
-    found = list(read_examples(ExampleSource(path=str(path)), "skip", problems))
-    assert [example.documents for example in found] == [("b", "c"), ("e",)]
+    examples = list(read_examples(ExampleSource(path=str(path)), "skip", problems))
+    assert [example.documents for example in examples] == [("b", "c"), ("e",)]
     assert [str(problem) for problem in problems] == [
         f"{path}, line 4: 'positive' is None; expected a non-empty string"
     ]
 
 
-def test_lines_of_json_may_differ(tmp_path: Path) -> None:
+def test_json_lines_may_have_different_columns(tmp_path: Path) -> None:
     records = [{"query": "a", "positive": "b"}, {"positive": "d", "anchor": "c", "negative": "e"},
                {"query": "f", "documents": ["g"], "scores": [1]}]  # fmt: skip
-    found = read(save(tmp_path / "x.jsonl", records))
-    assert parts(found) == [("a", ("b",), None), ("c", ("d", "e"), None), ("f", ("g",), (1.0,))]
+    examples = read(save(tmp_path / "x.jsonl", records))
+    assert parts(examples) == [("a", ("b",), None), ("c", ("d", "e"), None), ("f", ("g",), (1.0,))]
 
 
-def test_positions_are_those_of_the_first_line(tmp_path: Path) -> None:
+def test_positional_roles_come_from_the_first_line(tmp_path: Path) -> None:
     records = [{"x": "a", "y": "b", "z": "c"}, {"z": "f", "y": "e", "x": "d"}, {"y": "h", "x": "g"}]
-    found = read(save(tmp_path / "x.jsonl", records))
-    assert parts(found) == [("a", ("b", "c"), None), ("d", ("e", "f"), None), ("g", ("h",), None)]
-    assert "no 'query', only 'x', 'y', 'more'" in refused(tmp_path, *records, {"x": "a", "y": "b", "more": "c"})
-    assert "'x' is None" in refused(tmp_path, *records, {"y": "b"})
-    assert "no 'query', only 'a', 'b'" in refused(tmp_path, {"query": "q", "positive": "p"}, {"a": "x", "b": "y"})
+    examples = read(save(tmp_path / "x.jsonl", records))
+    assert parts(examples) == [("a", ("b", "c"), None), ("d", ("e", "f"), None), ("g", ("h",), None)]
+    assert "no 'query', only 'x', 'y', 'more'" in last_line_refusal(
+        tmp_path, *records, {"x": "a", "y": "b", "more": "c"}
+    )
+    assert "'x' is None" in last_line_refusal(tmp_path, *records, {"y": "b"})
+    assert "no 'query', only 'a', 'b'" in last_line_refusal(
+        tmp_path, {"query": "q", "positive": "p"}, {"a": "x", "b": "y"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,11 +295,11 @@ def test_positions_are_those_of_the_first_line(tmp_path: Path) -> None:
         ({"query": "x", "positive": "y", "negatives": "a, b"}, "'negatives' is the text 'a, b'; expected a list"),
         ({"query": "\ud800", "positive": "y"}, "'query' holds half of a surrogate pair"),
         ({"query": "x", "positive": "y", "query_id": "\udfff"}, "'query_id' holds half of a surrogate pair"),
-        ({"query": "x", "documents": ["a"]}, "so that none is known to be the positive; bring 'scores'"),
+        ({"query": "x", "documents": ["a"]}, "so no positive is known; add 'scores'"),
         ({"query": "x", "documents": [], "scores": []}, "no documents in 'query', 'documents', 'scores'"),
         ({"query": "x", "documents": ["a", "b"], "scores": None}, "'scores' is missing; expected a list of numbers"),
-        ({"query": "x", "documents": ["a", "b"], "scores": [1]}, "has 1 for 2 documents; expected one for each;"),
-        ({"query": "x", "documents": ["a", "b"], "scores": 1}, "'scores' has 1 for 2 documents"),
+        ({"query": "x", "documents": ["a", "b"], "scores": [1]}, "has 1 scores for 2 documents; expected one each;"),
+        ({"query": "x", "documents": ["a", "b"], "scores": 1}, "'scores' has 1 scores for 2 documents"),
         ({"query": "x", "documents": ["a"], "scores": [math.nan]}, "'scores[0]' is nan; expected a finite number"),
         ({"query": "x", "documents": ["a"], "scores": [-math.inf]}, "'scores[0]' is -inf; expected a finite number"),
         ({"query": "x", "documents": ["a"], "scores": [10**400]}, "expected a finite number"),
@@ -314,25 +322,25 @@ def test_positions_are_those_of_the_first_line(tmp_path: Path) -> None:
         ("7", "not a JSON object but a int"),
     ],
 )  # fmt: skip
-def test_a_record_that_cannot_be_used_is_named(tmp_path: Path, record: dict[str, Any] | str, message: str) -> None:
-    found = refused(tmp_path, {"query": "a", "positive": "b"}, record)
-    assert message in found
-    assert "--on-error skip" in found
+def test_unusable_record_is_reported(tmp_path: Path, record: dict[str, Any] | str, message: str) -> None:
+    error = last_line_refusal(tmp_path, {"query": "a", "positive": "b"}, record)
+    assert message in error
+    assert "--on-error skip" in error
     problems: list[BadRecord] = []
     (kept,) = read_examples(ExampleSource(path=str(tmp_path / "data.jsonl")), "skip", problems)
     assert kept.query == "a"
     assert [problem.where for problem in problems] == [f"{tmp_path}/data.jsonl, line 2"]
 
 
-def test_what_goes_by_its_position_is_a_text(tmp_path: Path) -> None:
-    expected = "'b' is 7, but counts as a text, since no column is known by its name; expected 'query' and 'positive'"
-    assert expected in refused(tmp_path, {"a": "x", "b": 7})
+def test_positional_columns_must_be_texts(tmp_path: Path) -> None:
+    expected = "'b' is 7, which is not a text, and no column name is known; expected 'query' and 'positive'"
+    assert expected in last_line_refusal(tmp_path, {"a": "x", "b": 7})
     assert expected in refusal(save(tmp_path / "x.parquet", [{"a": "x", "b": 7}]))
-    assert "'b' is ['x'], but counts" in refused(tmp_path, {"a": "x", "b": ["x"]})
+    assert "'b' is ['x'], which is not a text" in last_line_refusal(tmp_path, {"a": "x", "b": ["x"]})
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.parquet", "x"])
-def test_a_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
+def test_missing_column_error_lists_the_columns(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, [{"positive": "a", "lang": "en"}])
     problems: list[BadRecord] = []
     with pytest.raises(InputError) as error:
@@ -345,7 +353,7 @@ def test_a_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
-def test_a_first_line_that_reads_as_data_is_data(
+def test_first_line_of_data_is_not_a_header(
     tmp_path: Path, separator: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / ("triples.csv" if separator == "," else "triples.tsv")
@@ -359,15 +367,15 @@ def test_a_first_line_that_reads_as_data_is_data(
     assert parts(read(path)) == [("question", ("What is asked?",), None), ("a", ("b",), None)]
     path.write_text(separator.join(["what is it", "that", "0.75"]) + "\n")
     assert parts(read(path)) == [("what is it", ("that",), (0.75,))]
-    assert "one column and no known name ('what is it')" in refusal(write(path, "what is it\n"))
+    assert "a single column of no known name ('what is it')" in refusal(write(path, "what is it\n"))
 
 
-def test_what_goes_by_its_position_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_positional_roles_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("x.jsonl", "x.tsv", "x.parquet"):
         path = save(tmp_path / name, [{"title": "a", "body": "b", "more": "c", "label": [1, 2]}] * 2)
         read(path)
         assert capsys.readouterr().err.replace("\n", " ").count(
-            f"{path}: no column is known by its name; by position, 'title' is the query, 'body' is the positive, "
+            f"{path}: no known column name; by position, 'title' is the query, 'body' is the positive, "
             "'more' further documents, 'label' is the scores"
         ) == 1  # fmt: skip
         read(save(path, [{"query": "a", "positive": "b"}]))
@@ -376,7 +384,7 @@ def test_what_goes_by_its_position_is_printed(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("ids", [["10", "11", "1", "2", "3"], ["q1", "q2", "a", "b", "c"]])
 @pytest.mark.parametrize("beside", [True, False])
-def test_triples_of_ids_without_a_header_are_looked_up(tmp_path: Path, ids: list[str], beside: bool) -> None:
+def test_headerless_id_triples_are_resolved(tmp_path: Path, ids: list[str], beside: bool) -> None:
     q1, q2, a, b, c = ids
     queries = write(tmp_path / ("queries.tsv" if beside else "q.tsv"), f"{q1}\tfirst\n{q2}\tsecond\n")
     documents = write(tmp_path / ("corpus.tsv" if beside else "c.tsv"), f"{a}\ttext a\n{b}\ttext b\n{c}\ttext c\n")
@@ -390,47 +398,47 @@ def test_triples_of_ids_without_a_header_are_looked_up(tmp_path: Path, ids: list
     path = write(tmp_path / "triples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     assert parts(read(path, **settings)) == expected
     assert parts(read(write(tmp_path / "triples.json", json.dumps(lines)), **settings)) == expected
-    (found,) = read(write(path, json.dumps([q1, [a, 2.5], [b, 0.5]])), **settings)
-    assert (found.query, found.documents, found.scores) == ("first", ("text a", "text b"), (2.5, 0.5))
-    assert not found.positive_first
+    (item,) = read(write(path, json.dumps([q1, [a, 2.5], [b, 0.5]])), **settings)
+    assert (item.query, item.documents, item.scores) == ("first", ("text a", "text b"), (2.5, 0.5))
+    assert not item.positive_first
 
 
-def test_ids_without_a_header_are_never_texts(tmp_path: Path) -> None:
+def test_headerless_ids_are_never_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "triples.tsv", "10\t0\t3\n11\t1\t4\n")
-    assert "has ids where queries should be, and no 'queries' beside it" in refusal(path)
+    assert "has ids instead of queries, and no 'queries' next to it" in refusal(path)
     write(path, "a\tb\tc\n10\t0\t3\n")
-    assert "the columns 'a', 'b', 'c' hold whole numbers, but none is known by its name" in refusal(path)
+    assert "the columns 'a', 'b', 'c' hold integers, but no name is known" in refusal(path)
     numbers = [{"a": "10", "b": "0"}]
     for name in ("x.jsonl", "x.parquet"):
-        with pytest.raises(InputError, match="holds whole numbers"):
+        with pytest.raises(InputError, match="holds integers"):
             read(save(tmp_path / name, numbers))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("1 0 1\n2 1 1\n", "reads as judgements or a ranking"),
-        ("1 4 0\n2 5 2\n3 5 0\n", "reads as judgements or a ranking"),
-        ("1 0 7 1\n", "reads as judgements or a ranking"),
-        ("q1 Q0 d7 2\n", "reads as judgements or a ranking"),
-        ("1 7 1\n1 9 2\n1 4 3\n2 8 1\n", "reads as judgements or a ranking"),
-        ("1 7 12.5\n1 9 11.25\n", "reads as judgements or a ranking"),
-        ("12.5 8.25 1 7 9\n", "column 1 holds fractions, and no name tells what they are; put a header above it"),
+        ("1 0 1\n2 1 1\n", "looks like judgements or a ranking"),
+        ("1 4 0\n2 5 2\n3 5 0\n", "looks like judgements or a ranking"),
+        ("1 0 7 1\n", "looks like judgements or a ranking"),
+        ("q1 Q0 d7 2\n", "looks like judgements or a ranking"),
+        ("1 7 1\n1 9 2\n1 4 3\n2 8 1\n", "looks like judgements or a ranking"),
+        ("1 7 12.5\n1 9 11.25\n", "looks like judgements or a ranking"),
+        ("12.5 8.25 1 7 9\n", "column 1 holds fractions of unknown meaning; add a header"),
     ],
 )
-def test_judgements_are_no_triples(tmp_path: Path, rows: str, message: str) -> None:
+def test_judgements_are_refused_as_triples(tmp_path: Path, rows: str, message: str) -> None:
     path = write(tmp_path / "qrels.tsv", rows.replace(" ", "\t"))
     assert message in refusal(path)
 
 
-def test_triples_of_ids_may_have_a_margin(tmp_path: Path) -> None:
+def test_id_triples_with_margin(tmp_path: Path) -> None:
     write(tmp_path / "queries.tsv", "10\tfirst\n")
     write(tmp_path / "documents.tsv", "1\ttext a\n2\ttext b\n")
     path = write(tmp_path / "train.tsv", "10\t1\t2\t3.5\n")
     assert parts(read(path)) == [("first", ("text a", "text b"), (0.0, -3.5))]
 
 
-def test_a_lookup_that_is_not_used_is_named(tmp_path: Path) -> None:
+def test_unused_queries_or_documents_setting_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jsonl", [{"query": "a", "positive": "b"}])
     queries = save(tmp_path / "q.csv", QUERIES)
     assert "so the setting 'queries' has no effect; leave it out" in refusal(path, queries=str(queries))
@@ -440,8 +448,7 @@ def test_a_lookup_that_is_not_used_is_named(tmp_path: Path) -> None:
 # Layouts of other projects
 
 
-def test_passages_with_titles_are_read(tmp_path: Path) -> None:
-    """DPR's and Tevatron's."""
+def test_dpr_and_tevatron_passages_with_titles(tmp_path: Path) -> None:
     dpr = {"question": "q", "answers": ["x"], "positive_ctxs": [{"title": "T", "text": "p"}, {"text": "s"}],
            "negative_ctxs": [{"title": "N", "text": "m"}],
            "hard_negative_ctxs": [{"title": "H", "text": "n"}]}  # fmt: skip
@@ -454,45 +461,45 @@ def test_passages_with_titles_are_read(tmp_path: Path) -> None:
         assert parts(read(save(tmp_path / name, [tevatron]))) == [("q", ("T p", "n"), None)]
 
 
-def test_ids_under_tevatrons_names_are_looked_up(tmp_path: Path) -> None:
+def test_tevatron_id_columns_are_resolved(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     record = {"query_id": "q1", "positive_document_ids": ["a"], "negative_document_ids": ["b", "c"]}
     assert parts(read(save(tmp_path / "t.jsonl", [record]))) == [("first", ("text a", "text b", "text c"), None)]
 
 
-def test_labeled_lists_are_an_example_of_each_positive(tmp_path: Path) -> None:
+def test_labeled_list_is_one_example_per_positive(tmp_path: Path) -> None:
     record = {"query": "q", "answer": ["a", "b", "c"], "labels": [1, 0, 1]}
     for name in ("x.jsonl", "x.parquet"):
         assert parts(read(save(tmp_path / name, [record]))) == [("q", ("a", "b"), None), ("q", ("c", "b"), None)]
-    assert "'labels' has no 1; expected a positive" in refused(tmp_path, record | {"labels": [0, 0, 0]})
+    assert "'labels' has no 1; expected a positive" in last_line_refusal(tmp_path, record | {"labels": [0, 0, 0]})
 
 
-def test_a_missing_value_of_pandas_is_none(tmp_path: Path) -> None:
+def test_nan_is_a_missing_value(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", '{"query": "q", "positive": "p", "negative": NaN}')
     assert parts(read(path)) == [("q", ("p",), None)]
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
-def test_nothing_is_refused(tmp_path: Path, name: str) -> None:
+def test_source_without_examples_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("")
     assert refusal(path) == f"{path}: no training examples in it; expected at least one"
     path.write_text("query,positive\n" if name == "x.csv" else "\n")
     assert refusal(path) == f"{path}: no training examples in it; expected at least one"
     (tmp_path / "x.jsonl").write_text('{"query": ""}\n')
-    with pytest.raises(InputError, match=r"every record was left out, the first was .*line 1: no 'positive'"):
+    with pytest.raises(InputError, match=r"every record was skipped, the first was .*line 1: no 'positive'"):
         list(read_examples(ExampleSource(path=str(tmp_path / "x.jsonl")), "skip"))
     pq.write_table(pa.table({"query": pa.array([], pa.string()), "positive": pa.array([], pa.string())}), path)
     path = path.rename(tmp_path / "x.parquet")
     assert "no training examples in it" in refusal(path)
 
 
-def test_arrays_are_no_examples(tmp_path: Path) -> None:
+def test_npz_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", ids=np.array(["a"]), lengths=np.array([1]), embeddings=np.ones((1, 2)))
     assert "holds arrays; expected training examples" in refusal(tmp_path / "x.npz")
 
 
-def test_tables_of_any_types(tmp_path: Path) -> None:
+def test_arrow_column_types(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     columns = {
         "query": pa.array(["q", "r"]).dictionary_encode(),
@@ -505,26 +512,26 @@ def test_tables_of_any_types(tmp_path: Path) -> None:
     broken = [[1, None], None]
     pq.write_table(pa.table(columns | {"scores": pa.array(broken, pa.list_(pa.float32()))}), path)
     problems: list[BadRecord] = []
-    with pytest.raises(InputError, match="every record was left out"):
+    with pytest.raises(InputError, match="every record was skipped"):
         list(read_examples(ExampleSource(path=str(path)), "skip", problems))
     assert [problem.what for problem in problems] == [
         "'scores[1]' is nan; expected a finite number",
-        "'scores' is missing; expected a list of numbers, one a document",
+        "'scores' is missing; expected a list of numbers, one for each document",
     ]
 
 
-def test_many_files_are_read_by_name(tmp_path: Path) -> None:
+def test_folder_is_read_in_name_order(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         save(tmp_path / f"{name}.jsonl", [{"query": name, "positive": "p"}])
-    assert [found.query for found in read(tmp_path)] == ["a", "b", "c"]
-    assert [found.query for found in read(tmp_path / "[ac].jsonl")] == ["a", "c"]
-    assert [found.query for found in read(f"file://{tmp_path}")] == ["a", "b", "c"]
-    assert "split is of Hugging Face datasets only" in refusal(tmp_path, split="train")
+    assert [item.query for item in read(tmp_path)] == ["a", "b", "c"]
+    assert [item.query for item in read(tmp_path / "[ac].jsonl")] == ["a", "c"]
+    assert [item.query for item in read(f"file://{tmp_path}")] == ["a", "b", "c"]
+    assert "only Hugging Face datasets have subsets and splits" in refusal(tmp_path, split="train")
     assert "no such file or folder" in refusal(tmp_path / "gone")
 
 
 def lay_out(folder: Path, layout: str) -> Path:
-    """PyLate's data in a folder, in one of the ways in which people keep it; return what is the path."""
+    """Save PyLate's data in a folder, in one of the common layouts; return the path of the source."""
     folder.mkdir(exist_ok=True)
     if layout == "parquet shards":
         save(folder / "train-00000-of-00002.parquet", KD[:1])
@@ -572,53 +579,53 @@ LAYOUTS = ["lines", "parquet shards", "folders", "saved datasets", "a folder bes
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_distillation_looks_ids_up(tmp_path: Path, layout: str) -> None:
+def test_distillation_ids_are_resolved(tmp_path: Path, layout: str) -> None:
     path = lay_out(tmp_path / "kd", layout)
-    found = read(path)
-    assert parts(found) == [
+    examples = read(path)
+    assert parts(examples) == [
         ("first", ("text a", "text b", "text c"), (1.5, -2.0, 0.25)),
         ("second", ("text c", "text a", "text b"), (9.0, 8.0, 7.0)),
     ]
-    assert [(item.query_id, item.document_ids) for item in found] == [("q1", (*"abc",)), ("q2", (*"cab",))]
+    assert [(item.query_id, item.document_ids) for item in examples] == [("q1", (*"abc",)), ("q2", (*"cab",))]
     cut = list(read_examples(ExampleSource(path=str(path)), n_ways=2))
     assert parts(cut) == [("first", ("text a", "text b"), (1.5, -2.0)), ("second", ("text c", "text a"), (9.0, 8.0))]
     assert [item.document_ids for item in cut] == [("a", "b"), ("c", "a")]
     assert [item.documents_left_out for item in cut] == [1, 1]
-    assert parts(list(read_examples(ExampleSource(path=str(path)), n_ways=4))) == parts(found)
+    assert parts(list(read_examples(ExampleSource(path=str(path)), n_ways=4))) == parts(examples)
 
 
-def test_the_best_scored_document_is_kept_where_documents_are_cut(tmp_path: Path) -> None:
+def test_n_ways_keeps_the_highest_scored_document(tmp_path: Path) -> None:
     lines = [{"query": "q", "documents": ["a", "b", "c"], "scores": [1, 2, 9]}]
-    (found,) = read_examples(ExampleSource(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
-    assert (found.documents, found.scores) == (("a", "c"), (1, 9))
+    (item,) = read_examples(ExampleSource(path=str(save(tmp_path / "a.jsonl", lines))), n_ways=2)
+    assert (item.documents, item.scores) == (("a", "c"), (1, 9))
 
 
-def test_lookups_lie_where_the_source_says(tmp_path: Path) -> None:
+def test_source_sets_queries_and_documents(tmp_path: Path) -> None:
     path = save(tmp_path / "kd.jsonl", KD)
     assert refusal(path) == (
-        f"{path}: has ids where queries should be, and no 'queries' beside it to look them up in; expected such a "
-        "file, folder or subset, or the setting 'queries' of this source to say where it is"
+        f"{path}: has ids instead of queries, and no 'queries' next to it with their texts; add such a file, folder "
+        "or subset, or set 'queries' of this source to its location"
     )
     queries, documents = save(tmp_path / "q.csv", QUERIES), save(tmp_path / "d.parquet", DOCUMENTS)
     message = refusal(path, queries=queries)
-    assert "has ids where documents should be, and no 'documents' or 'corpus' beside it" in message
+    assert "has ids instead of documents, and no 'documents' or 'corpus' next to it" in message
     assert len(read(path, queries=queries, documents=documents)) == 2
 
 
-def test_texts_and_ids_may_be_mixed(tmp_path: Path) -> None:
+def test_texts_and_ids_in_one_file(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     records = [{"query": "own", "positive_id": "b", "negative_ids": ["a", "c"], "score": [1, 2]},
                {"query_id": "q2", "positive": "own"},
                {"query_id": "q1", "positive_id": "a", "negative_id": "b", "negative_id_2": "c"}]  # fmt: skip
-    found = read(save(tmp_path / "mixed.jsonl", records))
-    assert parts(found) == [
+    examples = read(save(tmp_path / "mixed.jsonl", records))
+    assert parts(examples) == [
         ("own", ("text b", "text a", "text c"), (0.0, -1.0, -2.0)),
         ("second", ("own",), None),
         ("first", ("text a", "text b", "text c"), None),
     ]
 
 
-def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
+def test_unknown_id_is_reported(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     path = save(
         tmp_path / "train.jsonl.gz", [*KD, KD[0] | {"query_id": "q3"}, KD[0] | {"document_ids": ["a", "z", "y"]}]
@@ -630,7 +637,7 @@ def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
         f"{path}, line 4: the document id 'z' is not in {tmp_path}/documents.jsonl.zst",
     ]
     assert "line 3: the query id 'q3' is not in" in refusal(tmp_path)
-    # Only what is kept is looked up.
+    # Documents dropped by `n_ways` are not looked up.
     assert len(list(read_examples(ExampleSource(path=str(tmp_path)), "skip", n_ways=1))) == 3
 
 
@@ -647,16 +654,16 @@ def test_ids_that_are_nowhere_are_named(tmp_path: Path) -> None:
         ([*DOCUMENTS, {"document_id": "d", "text": 5}], "line 4: 'text' of 'd' is a int; expected a string"),
         ([*DOCUMENTS, {"document_id": "d", "text": "\ud800"}], "'text' of 'd' holds half of a surrogate pair"),
         ([*DOCUMENTS, {"document_id": "", "text": "x"}], "line 4: 'document_id' is ''; expected an id"),
-        ([*DOCUMENTS, DOCUMENTS[1]], "line 4: the id 'b' stands at"),
+        ([*DOCUMENTS, DOCUMENTS[1]], "line 4: duplicate id 'b', first on"),
         ([], "empty; expected at least one document with an id and a text"),
     ],
 )
-def test_a_lookup_that_cannot_be_used_is_named(tmp_path: Path, records: Records, message: str) -> None:
+def test_unusable_documents_file_is_reported(tmp_path: Path, records: Records, message: str) -> None:
     lay_out(tmp_path, "lines")
     path = write_jsonl(tmp_path / "d.jsonl", records)
-    found = refusal(tmp_path, documents=path)
-    assert found.startswith(str(path))
-    assert message in found
+    error = refusal(tmp_path, documents=path)
+    assert error.startswith(str(path))
+    assert message in error
     if len(records) > 1:
         problems: list[BadRecord] = []
         source = ExampleSource(path=str(tmp_path), documents=str(path))
@@ -664,33 +671,33 @@ def test_a_lookup_that_cannot_be_used_is_named(tmp_path: Path, records: Records,
         assert [problem.where for problem in problems] == [f"{path}, line 4"]
 
 
-def test_a_lookup_without_columns_is_named(tmp_path: Path) -> None:
+def test_documents_file_without_id_column_is_reported(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     path = save(tmp_path / "d.parquet", [{"name": "a", "text": "x"}])
     assert f"{path}: none of 'pid', 'passage_id', " in refusal(tmp_path, documents=path)
 
 
-def test_which_part_of_a_folder_is_to_be_read(tmp_path: Path) -> None:
+def test_split_of_a_folder(tmp_path: Path) -> None:
     lay_out(tmp_path, "lines")
     save(tmp_path / "dev.jsonl", KD[1:])
-    assert [found.query for found in read(tmp_path, split="dev")] == ["second"]
-    assert "no 'test' beside the queries and documents, only 'dev', 'train'" in refusal(tmp_path, split="test")
+    assert [item.query for item in read(tmp_path, split="dev")] == ["second"]
+    assert "no 'test' next to the queries and documents, only 'dev', 'train'" in refusal(tmp_path, split="test")
     (tmp_path / "train.jsonl.gz").unlink()
-    assert [found.query for found in read(tmp_path)] == ["second"]
+    assert [item.query for item in read(tmp_path)] == ["second"]
     save(tmp_path / "other.jsonl", KD)
-    assert "no 'train' beside the queries and documents, only 'dev', 'other'" in refusal(tmp_path)
+    assert "no 'train' next to the queries and documents, only 'dev', 'other'" in refusal(tmp_path)
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), texts, min_size=1, max_size=30))
-def test_every_id_finds_its_text(tmp_path_factory: pytest.TempPathFactory, documents: dict[str, str]) -> None:
+def test_any_id_is_resolved(tmp_path_factory: pytest.TempPathFactory, documents: dict[str, str]) -> None:
     folder = tmp_path_factory.mktemp("lookup")
     save(folder / "documents.parquet", [{"document_id": id_, "text": text} for id_, text in documents.items()])
     record = {"query": "q", "document_ids": [*documents], "scores": [0] * len(documents)}
-    (found,) = read(save(folder / "train.parquet", [record]))
-    assert found.documents == tuple(documents.values())
+    (item,) = read(save(folder / "train.parquet", [record]))
+    assert item.documents == tuple(documents.values())
 
 
-def test_many_texts_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_store_with_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import xxhash
 
     documents = [{"_id": number, "text": f"text {number}" + "x" * (number % 50)} for number in range(10_000)]
@@ -699,13 +706,13 @@ def test_many_texts_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = save(tmp_path / "x.jsonl", [{"query": "q", "document_ids": ids, "scores": ids}])
     expected = tuple(documents[id_]["text"] for id_ in ids)
     assert read(path)[0].documents == expected
-    # Ids are compared where their hashes are the same.
+    # Ids are compared when their hashes collide.
     monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda data: data[-1] % 3)
     save(tmp_path / "corpus.parquet", documents[:300])
     path = save(tmp_path / "x.jsonl", [{"query": "q", "document_ids": [*range(300)], "scores": [*range(300)]}])
     assert read(path)[0].documents == tuple(document["text"] for document in documents[:300])
     save(tmp_path / "corpus.parquet", [*documents[:300], documents[7]])
-    assert "row 301: the id '7' stands at" in refusal(path)
+    assert "row 301: duplicate id '7', first on" in refusal(path)
 
 
 BEIR = Dataset(
@@ -715,7 +722,7 @@ BEIR = Dataset(
 )
 
 
-def test_judgements_above_zero_are_pairs(tmp_path: Path) -> None:
+def test_judgements_above_zero_become_pairs(tmp_path: Path) -> None:
     save_beir(tmp_path, BEIR, "train")
     save_beir(tmp_path, Dataset(BEIR.passages, BEIR.queries, {"q1": {"d2": 1}}), "dev")
     qrels = f"{tmp_path}/qrels/train.tsv"
@@ -723,26 +730,26 @@ def test_judgements_above_zero_are_pairs(tmp_path: Path) -> None:
         Example(f"{qrels}, 'q1' and 'd1'", "first", ("one",), None, "q1", ("d1",)),
         Example(f"{qrels}, 'q2' and 'd2'", "second", ("Two two",), None, "q2", ("d2",)),
     ]
-    assert [found.documents for found in read(tmp_path, split="dev")] == [("Two two",)]
-    assert "splits here: dev, train" in refusal(tmp_path, split="test")
+    assert [item.documents for item in read(tmp_path, split="dev")] == [("Two two",)]
+    assert "existing splits: dev, train" in refusal(tmp_path, split="test")
     assert "has no subsets" in refusal(tmp_path, subset="x")
-    assert [found.documents for found in read(f"file://{tmp_path}")] == [("one",), ("Two two",)]
+    assert [item.documents for item in read(f"file://{tmp_path}")] == [("one",), ("Two two",)]
 
 
-def test_pairs_with_a_skipped_document_are_left_out(tmp_path: Path) -> None:
+def test_pair_with_a_skipped_document_is_skipped(tmp_path: Path) -> None:
     save_beir(tmp_path, BEIR, "train")
     path = tmp_path / "corpus.jsonl"
     path.write_text(path.read_text().replace('"one"', '" "'))
     assert "corpus.jsonl, line 1: document 'd1' has no text" in refusal(tmp_path)
     problems: list[BadRecord] = []
-    found = list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))
-    assert [example.query for example in found] == ["second"]
+    examples = list(read_examples(ExampleSource(path=str(tmp_path)), "skip", problems))
+    assert [example.query for example in examples] == ["second"]
     assert [problem.what for problem in problems] == [
         "document 'd1' has no text", f"the document id 'd1' is not in {path}"
     ]  # fmt: skip
 
 
-def test_a_corpus_without_judgements_is_no_training_data(tmp_path: Path) -> None:
+def test_beir_folder_without_judgements_is_refused(tmp_path: Path) -> None:
     save_beir(tmp_path, BEIR, "train")
     (tmp_path / "qrels" / "train.tsv").unlink()
     assert "holds no .tsv file" in refusal(tmp_path)
@@ -750,7 +757,7 @@ def test_a_corpus_without_judgements_is_no_training_data(tmp_path: Path) -> None
     assert "qrels/train.tsv: no such file" in refusal(tmp_path)
 
 
-def test_subsets_of_the_hub(tmp_path: Path) -> None:
+def test_hub_subsets(tmp_path: Path) -> None:
     for name, records in (("train", KD), ("queries", QUERIES), ("documents", DOCUMENTS)):
         save(tmp_path / f"{name}.parquet", records)
     configs = "".join(
@@ -758,16 +765,19 @@ def test_subsets_of_the_hub(tmp_path: Path) -> None:
         for name in ("queries", "documents", "train")
     )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    found = read(f"hf:{tmp_path}")
-    assert [example.documents for example in found] == [("text a", "text b", "text c"), ("text c", "text a", "text b")]
-    assert parts(read(f"hf:{tmp_path}", subset="train", split="train")) == parts(found)
-    assert found[0].where == f"hf:{tmp_path}, row 1"
+    examples = read(f"hf:{tmp_path}")
+    assert [example.documents for example in examples] == [
+        ("text a", "text b", "text c"),
+        ("text c", "text a", "text b"),
+    ]
+    assert parts(read(f"hf:{tmp_path}", subset="train", split="train")) == parts(examples)
+    assert examples[0].where == f"hf:{tmp_path}, row 1"
     assert "no split 'dev'; choose one of train" in refusal(f"hf:{tmp_path}", split="dev")
     assert "cannot be opened" in refusal("hf:nobody/nothing")
     assert "no 'positive', only 'query_id', 'text'" in refusal(f"hf:{tmp_path}", subset="queries")
 
 
-def test_a_source_may_be_a_bare_path() -> None:
+def test_source_from_a_bare_path() -> None:
     assert (
         ExampleSource.model_validate("a.jsonl")
         == ExampleSource(path="a.jsonl")
@@ -778,6 +788,6 @@ def test_a_source_may_be_a_bare_path() -> None:
             ExampleSource.model_validate(wrong)
 
 
-def test_columns_of_a_beir_folder_are_not_named(tmp_path: Path) -> None:
+def test_columns_setting_is_refused_for_a_beir_folder(tmp_path: Path) -> None:
     save_beir(tmp_path, BEIR, "train")
-    assert "a BEIR folder has columns of its own; leave 'columns' out" in refusal(tmp_path, columns={"query": "title"})
+    assert "a BEIR folder has fixed columns; leave 'columns' out" in refusal(tmp_path, columns={"query": "title"})

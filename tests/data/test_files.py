@@ -1,4 +1,4 @@
-"""What a path, a folder, a glob, a URI or a dataset's name stands for."""
+"""List the files of a corpus, given as a path, folder, glob, URI or dataset."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ def line(id_: str) -> bytes:
 
 
 def fill(folder: Path, *names: str) -> Path:
-    """Files of one document each, whose id is the file's name."""
+    """Write files of one document each, with the file name as id."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,12 @@ def refusal(corpus: object, **options: str) -> str:
         ("a.npz", "npz"),
     ],
 )
-def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, format_: str) -> None:
+def test_format_follows_from_the_suffix(tmp_path: Path, name: str, format_: str) -> None:
     path = fill(tmp_path, name) / name
     assert corpus_files(str(path)) == [CorpusFile(str(path), format_)]  # type: ignore[arg-type]
 
 
-def test_a_relative_path_becomes_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "below/a.jsonl")
     monkeypatch.chdir(tmp_path / "below")
     for corpus in ("a.jsonl", "../below/a.jsonl", ".", "*.jsonl"):
@@ -68,17 +68,17 @@ def test_a_relative_path_becomes_an_absolute_one(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.gz", "a.parquet.gz", "a.npz.zst", "a.jsonl.zip", ".jsonl"])
-def test_other_names_are_refused_with_what_is_expected(tmp_path: Path, name: str) -> None:
+def test_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
     path = fill(tmp_path, name) / name
     assert refusal(path) == (
-        f"{path}: no format that is known; expected .jsonl, .csv or .tsv (also .gz, .zst, .bz2, .xz), .parquet or .npz"
+        f"{path}: unknown format; expected .jsonl, .csv or .tsv (also .gz, .zst, .bz2, .xz), .parquet or .npz"
     )
 
 
 @pytest.mark.parametrize(
     "name", ["gone", "gone.jsonl", "gone/a.jsonl", "a\0b.jsonl", "a" * 300 + ".jsonl", "\udcff.csv"]
 )
-def test_what_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_missing_path_is_reported(tmp_path: Path, name: str) -> None:
     message = refusal(tmp_path / name)
     assert message.startswith(str(tmp_path))
     assert "no such file or folder; expected a corpus" in message or "cannot be read" in message
@@ -88,24 +88,24 @@ def test_what_is_not_there_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("corpus", ["corpus.jsonl", "corpus.jsonl.gz", "corpus.tsv"])
-def test_a_beir_folder_is_its_corpus_file(tmp_path: Path, corpus: str) -> None:
+def test_beir_folder_is_its_corpus_file(tmp_path: Path, corpus: str) -> None:
     fill(tmp_path, corpus, "queries.jsonl", "qrels/test.tsv", "a.jsonl", "corpus/b.jsonl", "corpus.json")
     assert names(tmp_path, tmp_path) == [corpus]
 
 
-def test_two_corpus_files_in_a_folder_are_one_too_many(tmp_path: Path) -> None:
+def test_two_corpus_files_in_a_folder_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "corpus.jsonl", "corpus.jsonl.gz")
     assert refusal(tmp_path) == f"{tmp_path}: holds corpus.jsonl and corpus.jsonl.gz; name one of them"
 
 
-def test_any_other_folder_is_its_files_by_name_with_those_below(tmp_path: Path) -> None:
+def test_folder_is_read_recursively_in_path_order(tmp_path: Path) -> None:
     fill(tmp_path, "b.jsonl", "a/c.csv", "a/b/d.parquet", "a.tsv.gz", "B.jsonl", "10.jsonl", "9.jsonl")
     expected = ["10.jsonl", "9.jsonl", "B.jsonl", "a.tsv.gz", "a/b/d.parquet", "a/c.csv", "b.jsonl"]
     assert names(tmp_path, tmp_path) == expected
     assert names(f"{tmp_path}/", tmp_path) == expected
 
 
-def test_hidden_files_and_others_are_left_out(tmp_path: Path) -> None:
+def test_hidden_and_unknown_files_are_ignored(tmp_path: Path) -> None:
     left_out = [".hidden.jsonl", "_temporary/b.jsonl", ".git/c.jsonl", "a/.d.jsonl", "README.md", "about.json"]
     fill(tmp_path, "a/b.jsonl", "_SUCCESS", *left_out)
     assert names(tmp_path, tmp_path) == ["a/b.jsonl"]
@@ -113,24 +113,24 @@ def test_hidden_files_and_others_are_left_out(tmp_path: Path) -> None:
     assert names(tmp_path / ".cache", tmp_path) == [".cache/e.jsonl"]
 
 
-def test_an_index_inside_the_corpus_is_none_of_it(tmp_path: Path) -> None:
-    """Neither a finished one nor what a killed build left."""
+def test_index_inside_a_corpus_folder_is_ignored(tmp_path: Path) -> None:
+    """Both a committed index and the unfinished files of a killed build."""
     fill(tmp_path, "a.jsonl", "documents.parquet", "below/partitions/b.jsonl")
     fill(tmp_path / "index", "partitions/00000001-ab/documents.parquet", "unfinished/0-x/partition/documents.parquet")
     expected = ["a.jsonl", "below/partitions/b.jsonl", "documents.parquet"]
     assert names(tmp_path, tmp_path) == names(f"{tmp_path}/**/*.*", tmp_path) == expected
-    assert "no corpus here" in refusal(tmp_path / "index")
+    assert "no corpus files" in refusal(tmp_path / "index")
 
 
 @pytest.mark.parametrize("files", [[], ["README.md"], ["a.json"], [".a.jsonl"], ["_a/b.jsonl"]])
-def test_a_folder_without_a_corpus_is_refused(tmp_path: Path, files: list[str]) -> None:
+def test_folder_without_corpus_files_is_refused(tmp_path: Path, files: list[str]) -> None:
     fill(tmp_path, *files)
-    message = f"{tmp_path}: no corpus here; expected a BEIR folder, or files in .jsonl, .csv or .tsv"
+    message = f"{tmp_path}: no corpus files; expected a BEIR folder, or files in .jsonl, .csv or .tsv"
     assert refusal(tmp_path).startswith(message)
-    assert refusal(f"{tmp_path}/*.csv").startswith(f"{tmp_path}/*.csv: no corpus here")
+    assert refusal(f"{tmp_path}/*.csv").startswith(f"{tmp_path}/*.csv: no corpus files")
 
 
-def test_odd_names_are_read(tmp_path: Path) -> None:
+def test_unusual_file_names(tmp_path: Path) -> None:
     odd = ["a b.jsonl", "a#b%20.jsonl", "a?b.jsonl", "[a].jsonl", "é大.jsonl", "x=y&z.jsonl", "it's.jsonl"]
     fill(tmp_path / "od d", *odd)
     assert {passage.id for passage in read_corpus(tmp_path / "od d")} == set(odd)
@@ -138,7 +138,7 @@ def test_odd_names_are_read(tmp_path: Path) -> None:
         assert [passage.id for passage in read_corpus(tmp_path / "od d" / name)] == [name]
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")).write_bytes(line("a"))
     except OSError:
@@ -146,7 +146,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"{tmp_path}: cannot be read (")
 
 
-def test_links_are_followed_and_broken_ones_left_out(tmp_path: Path) -> None:
+def test_symlinks_are_followed_and_broken_ones_ignored(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", "a.jsonl")
     folder = fill(tmp_path / "here", "b.jsonl")
     (folder / "c.jsonl").symlink_to(tmp_path / "elsewhere" / "a.jsonl")
@@ -171,28 +171,28 @@ def test_links_are_followed_and_broken_ones_left_out(tmp_path: Path) -> None:
         ("**/part*.parquet", ["table.parquet/part-0.parquet", "table.parquet/part-1.parquet"]),
     ],
 )
-def test_a_glob_is_what_matches_in_order(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+def test_glob_lists_matches_in_order(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     fill(tmp_path, "c.jsonl", "a.jsonl", "b.jsonl", "d.csv", "x.txt", ".hidden.jsonl")
     fill(tmp_path / "below", "e.jsonl", "deep/f.jsonl", ".hidden/g.jsonl")
     fill(tmp_path / "table.parquet", "part-1.parquet", "part-0.parquet", "_SUCCESS", "_part.parquet", ".part.parquet")
     assert names(tmp_path / pattern, tmp_path) == expected
 
 
-def test_a_file_of_a_globs_name_is_that_file(tmp_path: Path) -> None:
+def test_existing_file_takes_precedence_over_glob(tmp_path: Path) -> None:
     fill(tmp_path, "a[1].jsonl", "a1.jsonl")
     assert names(tmp_path / "a[1].jsonl", tmp_path) == ["a[1].jsonl"]
 
 
 @given(text=st.text(st.one_of(st.sampled_from("*?[]{}!/.:@%#= hfs3"), st.characters()), max_size=20))
-def test_any_text_is_a_corpus_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_location_is_listed_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = fill(tmp_path_factory.mktemp("any"), "a.jsonl")
     text = text.replace("..", "")
     for corpus in (f"{folder}/{text}", f"file://{folder}/{text}", f"nonsense://{text}"):
         try:
-            found = corpus_files(corpus)
+            files = corpus_files(corpus)
         except InputError:
             continue
-        assert [Path(file.uri).name for file in found] == ["a.jsonl"]
+        assert [Path(file.uri).name for file in files] == ["a.jsonl"]
 
 
 # Datasets
@@ -200,7 +200,7 @@ def test_any_text_is_a_corpus_or_refused(tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def save() -> Callable[..., Path]:
-    """Writes a dataset of documents of these ids, or one with such splits."""
+    """Save a dataset of documents with the given ids, or a dataset with the given splits."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -222,52 +222,54 @@ def ids(corpus: object, **options: str) -> list[str]:
     return [item.id for file in files for _, item in scan_corpus(file, Fields())]  # type: ignore[union-attr]
 
 
-def test_a_saved_dataset_is_one_file(tmp_path: Path, save: Callable[..., Path]) -> None:
+def test_saved_dataset_is_one_file(tmp_path: Path, save: Callable[..., Path]) -> None:
     folder = save(tmp_path / "saved", "a", "b")
     assert corpus_files(str(folder)) == [CorpusFile(str(folder), "dataset")]
     assert ids(folder) == ids(f"file://{folder}") == ["a", "b"]
 
 
-def test_of_several_splits_one_is_chosen(tmp_path: Path, save: Callable[..., Path]) -> None:
+def test_split_must_be_selected(tmp_path: Path, save: Callable[..., Path]) -> None:
     folder = save(tmp_path / "saved", train=["a"], test=["b"])
     assert ids(folder, split="test") == ["b"]
-    for split, found in ((None, "several splits"), ("dev", "no split 'dev'")):
+    for split, problem in ((None, "several splits"), ("dev", "no split 'dev'")):
         with pytest.raises(InputError) as error:
             ids(folder, **{"split": split} if split else {})
-        assert str(error.value) == f"{folder}: {found}; choose one of train, test with --split"
+        assert str(error.value) == f"{folder}: {problem}; choose one of train, test with --split"
     assert ids(save(tmp_path / "single", train=["a"])) == ["a"]
 
 
 @pytest.mark.parametrize(("option", "message"), [("split", "has no splits"), ("subset", "a folder has no subsets")])
-def test_splits_and_subsets_that_there_are_not_are_refused(
+def test_split_or_subset_without_such_is_refused(
     tmp_path: Path, save: Callable[..., Path], option: str, message: str
 ) -> None:
     folder = save(tmp_path / "saved", "a")
     with pytest.raises(InputError, match=f"{message}; leave --{option} out"):
         ids(folder, **{option: "x"})
     path = fill(tmp_path, "a.jsonl") / "a.jsonl"
-    assert refusal(path, **{option: "x"}) == f"{path}: a subset or split is of Hugging Face datasets only"
+    assert refusal(path, **{option: "x"}) == (
+        f"{path}: only Hugging Face datasets have subsets and splits; leave them out"
+    )
 
 
-def test_a_dataset_that_was_saved_anew_is_read_anew(tmp_path: Path, save: Callable[..., Path]) -> None:
+def test_overwritten_dataset_is_read_again(tmp_path: Path, save: Callable[..., Path]) -> None:
     assert ids(save(tmp_path / "saved", "a")) == ["a"]
     (tmp_path / "saved").rename(tmp_path / "old")
     assert ids(save(tmp_path / "saved", "b", "c")) == ["b", "c"]
 
 
-def test_a_folder_that_only_resembles_a_saved_dataset_is_a_folder(tmp_path: Path) -> None:
+def test_folder_that_resembles_a_saved_dataset(tmp_path: Path) -> None:
     fill(tmp_path, "a.jsonl", "state.json")
     assert ids(tmp_path) == ["a.jsonl"]
 
 
-def test_hf_names_a_dataset_of_the_hub(tmp_path: Path) -> None:
+def test_hub_dataset_by_hf_name(tmp_path: Path) -> None:
     assert corpus_files("hf:BeIR/scifact", "corpus", "x") == [CorpusFile("hf:BeIR/scifact", "dataset", "corpus", "x")]
     assert refusal("hf:") == "hf:: names no dataset; expected hf:NAME, for instance hf:BeIR/scifact"
     with pytest.raises(InputError, match=f"hf:{tmp_path}/gone: cannot be opened"):
         ids(f"hf:{tmp_path}/gone")
 
 
-def test_a_dataset_may_be_a_folder_of_any_files_that_the_library_reads(tmp_path: Path) -> None:
+def test_hf_name_may_be_a_folder_of_data_files(tmp_path: Path) -> None:
     fill(tmp_path, "train.jsonl", "test.jsonl")
     assert ids(f"hf:{tmp_path}", split="test") == ["test.jsonl"]
 
@@ -277,7 +279,7 @@ def test_a_dataset_may_be_a_folder_of_any_files_that_the_library_reads(tmp_path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """An S3-compatible server on loopback with a bucket called `corpora`; its settings in a URI."""
+    """Query string of a URI for an S3-compatible server on loopback, which has a bucket `corpora`."""
     from moto.server import ThreadedMotoServer
 
     running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -308,7 +310,7 @@ def put(server: str) -> Callable[[str, bytes], None]:
     return write
 
 
-def test_a_corpus_may_be_in_an_object_store(server: str, put: Callable[[str, bytes], None]) -> None:
+def test_corpus_in_object_store(server: str, put: Callable[[str, bytes], None]) -> None:
     table, arrays = io.BytesIO(), io.BytesIO()
     pq.write_table(pa.table({"id": ["p"], "text": ["text"]}), table)
     np.savez(arrays, embeddings=np.ones((1, 2, 2), np.float32), ids=["n"])
@@ -342,19 +344,19 @@ def test_a_corpus_may_be_in_an_object_store(server: str, put: Callable[[str, byt
         assert "no such file or folder" in refusal(f"s3://{gone}?{server}")
 
 
-def test_odd_names_in_an_object_store_are_read(server: str, put: Callable[[str, bytes], None]) -> None:
+def test_unusual_names_in_object_store(server: str, put: Callable[[str, bytes], None]) -> None:
     odd = ["a b.jsonl", "a#b%20.jsonl", "a?b=c.jsonl", "[a].jsonl", "é.jsonl", "it's+1.jsonl"]
     for name in odd:
         put(f"odd/{name}", line(name))
     files = corpus_files(f"s3://corpora/odd?{server}")
     assert {passage.id for passage in read_corpus(f"s3://corpora/odd?{server}")} == set(odd)
-    for file in files:  # what came out is a corpus again
+    for file in files:  # a returned URI is a corpus again
         assert corpus_files(file.uri) == [file]
     assert ids(f"s3://corpora/odd/[[]a].jsonl?{server}") == ["[a].jsonl"]
     assert ids(f"s3://corpora/odd/a b.jsonl?{server}") == ["a b.jsonl"]
 
 
-def test_a_file_uri_is_the_path(tmp_path: Path) -> None:
+def test_file_uri_equals_path(tmp_path: Path) -> None:
     path = fill(tmp_path, "a.jsonl") / "a.jsonl"
     for corpus in (f"file://{path}", f"file://{tmp_path}", f"file://{tmp_path}/*.jsonl", f"file://{tmp_path}/?.jsonl"):
         assert corpus_files(corpus) == [CorpusFile(str(path), "jsonl")]
@@ -372,8 +374,8 @@ def test_a_file_uri_is_the_path(tmp_path: Path) -> None:
         ("s3://key:sec/ret@corpora/a", "s3://...: not a usable URI; credentials, if it has any, belong in the env"),
     ],
 )
-def test_uris_that_cannot_be_opened_are_refused_without_secrets(uri: str, message: str) -> None:
-    found = refusal(uri)
-    assert message in found
-    assert "secret" not in found
-    assert "sec/ret" not in found
+def test_unusable_uri_is_refused_without_leaking_secrets(uri: str, message: str) -> None:
+    error = refusal(uri)
+    assert message in error
+    assert "secret" not in error
+    assert "sec/ret" not in error

@@ -1,4 +1,4 @@
-"""Corpora, BEIR folders and training data in an object store that fails, or lacks what is asked for."""
+"""Corpora, BEIR folders and training data in an object store, with missing objects and failing requests."""
 
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ def folder(s3: str, tmp_path: Path) -> str:
     return f"{s3}/beir"
 
 
-def test_a_beir_folder_is_read_as_a_local_one(folder: str) -> None:
+def test_beir_folder_in_object_store(folder: str) -> None:
     assert load_beir(folder) == BEIR
     (example,) = read_examples(ExampleSource(path=folder, split="test"))
     assert (example.query, example.documents, example.document_ids) == ("first", ("Two two",), ("d2",))
-    with pytest.raises(InputError, match=f"{folder}/qrels/dev.tsv: no such file; splits here: test"):
+    with pytest.raises(InputError, match=f"{folder}/qrels/dev.tsv: no such file; existing splits: test"):
         load_beir(folder, "dev")
     with pytest.raises(InputError, match="no such folder; expected a BEIR folder"):
         load_beir(f"{folder}-2")
@@ -37,7 +37,7 @@ def test_a_beir_folder_is_read_as_a_local_one(folder: str) -> None:
         load_beir(f"{folder}/corpus.jsonl")
 
 
-def test_a_training_knows_that_its_data_has_changed(folder: str, tmp_path: Path) -> None:
+def test_changed_data_changes_the_inputs_of_a_run(folder: str, tmp_path: Path) -> None:
     config = TrainConfig(model="m", data=folder, out=tmp_path / "o", eval_data=folder)
     before = _inputs(config)
     assert before == _inputs(config)
@@ -46,20 +46,20 @@ def test_a_training_knows_that_its_data_has_changed(folder: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["beir", "beir/corpus.jsonl", "beir/*.jsonl", "more.parquet"])
-def test_what_may_not_be_read_is_named_with_what_to_do(folder: str, s3: str, s3_server: Server, name: str) -> None:
+def test_access_denied_is_reported_with_remedy(folder: str, s3: str, s3_server: Server, name: str) -> None:
     with s3_server.failing(denied), pytest.raises(InputError) as error:
         list(read_corpus(f"{s3}/{name}"))
     assert f"{s3}/{name}: cannot be read (" in str(error.value)
     assert "no permission: look at the credentials in the environment" in str(error.value)
 
 
-def test_a_bucket_that_there_is_not_is_named(s3: str) -> None:
+def test_missing_bucket_is_reported(s3: str) -> None:
     with pytest.raises(InputError, match="s3://nowhere/x: no such file or folder, and no bucket 'nowhere'"):
         list(read_corpus("s3://nowhere/x"))
 
 
-def test_the_endpoint_goes_in_the_midst_of_a_file(s3: str, s3_server: Server) -> None:
-    """A corpus larger than what is read at once: its beginning is read, and is not taken for all of it."""
+def test_endpoint_failing_while_a_file_is_read(s3: str, s3_server: Server) -> None:
+    """A corpus larger than one read: a failure after the first reads is an error, not the end of the file."""
     line = b'{"_id": "%07d", "text": "' + b"word " * 200 + b'"}\n'
     put(f"{s3}/corpus.jsonl", b"".join(line % number for number in range(5000)))
     seen: list[Any] = []

@@ -100,7 +100,7 @@ def test_duplicate_hashes_are_found_across_blocks() -> None:
 @pytest.mark.parametrize("content", ["oops\noops\n", '{"_id": "a", "text": ""}\n'])
 def test_if_every_record_is_skipped_the_first_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.jsonl").write_text(content)
-    message = rf"an empty corpus; .*every record was left out, the first was {tmp_path}/c.jsonl, line 1: "
+    message = rf"an empty corpus; .*every record was skipped, the first was {tmp_path}/c.jsonl, line 1: "
     with pytest.raises(InputError, match=message):
         plan_of(tmp_path, 5, "skip")
     with pytest.raises(InputError, match=message):

@@ -88,7 +88,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         mine(index, data, f"{s3}/o")  # at the very last moment
     assert made == [1, 2, 3, 4]
     assert set(listed(f"{s3}/o")) == {"mining-report.json"}
-    with pytest.raises(InputError, match="no corpus here"):
+    with pytest.raises(InputError, match="no corpus files"):
         list(read_examples(ExampleSource(path=f"{s3}/o")))
     assert mine(index, data, f"{s3}/o").reused_parts == 5
     assert rows_in(f"{s3}/o") == rows_in(f"{s3}/whole")

@@ -1,1 +1,1 @@
-"""Readers, one per corpus format."""
+"""One reader for each file format."""

@@ -1,4 +1,4 @@
-"""Rows in an Arrow file: written one by one, and read one by one from where the file is mapped into memory."""
+"""Write rows to an Arrow file one by one, and read single rows from a memory-mapped one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-# Rows of a record batch; it ends also after so many characters of text.
+# A record batch ends after this many rows, or characters of text.
 _ROWS, _CHARACTERS = 4096, 1 << 24
 
 
 class RowWriter:
-    """Writes rows to a file; what a row holds is in memory until its batch is full, or the `with` block ends."""
+    """Writes rows to a file, buffering them in memory until a record batch is full or the `with` block ends."""
 
     def __init__(self, file: Path | IO[bytes], schema: pa.Schema) -> None:
         self._writer = pa.ipc.new_file(str(file) if isinstance(file, Path) else file, schema)
@@ -30,7 +30,7 @@ class RowWriter:
         self._writer.close()
 
     def add(self, row: tuple[Any, ...]) -> None:
-        """Write a row, with a value for each field of the schema."""
+        """Write a row: one value for each field of the schema."""
         self._batch.append(row)
         self._characters += sum(len(value) for value in row if isinstance(value, str))
         if len(self._batch) == _ROWS or self._characters >= _CHARACTERS:
@@ -43,7 +43,7 @@ class RowWriter:
 
 
 class MappedRows:
-    """Rows of a file that is mapped: each is read by itself, and none is kept."""
+    """Random access to the rows of a memory-mapped file, without caching."""
 
     def __init__(self, mapped: pa.NativeFile) -> None:
         reader = pa.ipc.open_file(mapped)
@@ -54,7 +54,7 @@ class MappedRows:
         return self._ends[-1] if self._ends else 0
 
     def cell(self, row: int, column: str) -> Any:
-        """One value."""
-        number = bisect_right(self._ends, row)
-        start = self._ends[number - 1] if number else 0
-        return self.batches[number].column(column)[row - start].as_py()
+        """Value of a column in a row."""
+        batch = bisect_right(self._ends, row)
+        start = self._ends[batch - 1] if batch else 0
+        return self.batches[batch].column(column)[row - start].as_py()

@@ -1,7 +1,7 @@
-"""CSV and TSV with positions.
+"""Read CSV and TSV, with the position of each record.
 
-CSV is as RFC 4180 has it, with quotes. TSV has none, as MS MARCO's files, unless its first rows say otherwise: DPR's
-passages and what pandas writes have them. Which names the columns of a file without a header have is up to who reads.
+CSV follows RFC 4180, with quoted fields. TSV is unquoted, as in MS MARCO, unless its first rows are quoted, as in the
+passages of DPR and in files written by pandas. The caller names the columns of files without a header.
 """
 
 from __future__ import annotations
@@ -21,100 +21,100 @@ from raycol.errors import InputError
 
 Kind = Literal["csv", "tsv"]
 
-# Given the first rows of a file, the names of its columns where the first row is none of names; else None. Raises
-# `ValueError` where neither can be.
-Guess = Callable[[list[list[str]]], list[str] | None]
+# From the first rows of a file, returns column names if the first row is data, or None if it is a header. Raises
+# `ValueError` if it can be neither.
+InferNames = Callable[[list[list[str]]], list[str] | None]
 
-# Rows, and bytes, that a guess is made from.
-_LOOK, _LOOK_BYTES = 100, 1 << 20
-# TSV files without a header, by their number of fields, as ColBERT's collection.tsv.
+# Rows and bytes at the start of a file that are inspected for a header and for quotes.
+_SAMPLE_ROWS, _SAMPLE_BYTES = 100, 1 << 20
+# Columns of TSV files without a header, by their number, as in ColBERT's collection.tsv.
 _WITHOUT_HEADER = {2: ["id", "text"], 3: ["id", "text", "title"]}
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-# The longest text that may be a column's name.
+# Maximum length of a column name, in characters.
 _LONGEST_NAME = 64
 
 
 def is_number(field: str) -> bool:
-    """Whether a field is a number, as no column's name is."""
+    """Whether a field is a number, and so not a column name."""
     return _NUMBER.fullmatch(field) is not None
 
 
-def is_header(fields: Sequence[str], knows: Callable[[str], bool]) -> bool:
-    """Whether a first row names columns: two names are known, or one is and no other field reads as data."""
-    known = [field for field in fields if knows(field)]
-    others = [field for field in fields if not knows(field)]
+def is_header(fields: Sequence[str], is_known: Callable[[str], bool]) -> bool:
+    """Whether a first row is a header: two names are known, or one is known and no other field looks like data."""
+    known = [field for field in fields if is_known(field)]
+    others = [field for field in fields if not is_known(field)]
     return len(known) > 1 or (
         len(known) == 1 and not any(is_number(field) or len(field) > _LONGEST_NAME for field in others)
     )
 
 
-def usual_names(kind: Kind, knows: Callable[[str], bool]) -> Guess:
-    """How texts by id lie in a file without a header: an id and a text, or an id, a text and a title. Of TSV only."""
+def default_names(kind: Kind, is_known: Callable[[str], bool]) -> InferNames:
+    """`InferNames` for texts by id. TSV without a header has an id and a text, or an id, a text and a title."""
 
-    def guess(rows: list[list[str]]) -> list[str] | None:
+    def infer_names(rows: list[list[str]]) -> list[str] | None:
         first = rows[0]
-        if is_header(first, knows):
+        if is_header(first, is_known):
             return None
         if kind == "tsv" and len(first) in _WITHOUT_HEADER:
             return _WITHOUT_HEADER[len(first)]
-        without = ", and without a header there are an id, a text and perhaps a title" if kind == "tsv" else ""
+        headerless = "; TSV without a header has an id, a text and optionally a title" if kind == "tsv" else ""
         raise ValueError(
-            f"no column here is known by its name ({', '.join(first)[:80]}); "
-            f"name those of id and text with --id-column and --text-column{without}"
+            f"no known column name in {', '.join(first)[:80]}; "
+            f"name the id and text with --id-column and --text-column{headerless}"
         )
 
-    return guess
+    return infer_names
 
 
 def read_delimited(
     uri: str,
     kind: Kind,
-    guess: Guess,
-    choose: Callable[[list[str]], list[str]],
+    infer_names: InferNames,
+    select: Callable[[list[str]], list[str]],
     start: Position = START,
 ) -> Iterator[tuple[Position, dict[str, Any] | str]]:
-    """Yield each record from `start` with its position; what is wrong with it, as text, where it is unusable.
+    """Yield each record from `start` with its position: a dict, or for an unusable record the reason as a string.
 
-    The first line names the columns unless `guess` does. What is guessed is printed in one line. `choose` picks from
-    the names of columns. An empty file has no records.
+    The first line names the columns unless `infer_names` does; inferred names are printed. `select` returns the
+    columns to read. An empty file has no records.
 
     Raises:
-        InputError: the file is missing or cannot be read, or its columns cannot be told.
+        InputError: the file is missing or cannot be read, or its columns cannot be determined.
     """
     quoted = is_quoted(uri, kind)
     if quoted and kind == "tsv":
-        remark(f"{uri}: its fields are in quotes, which are taken off as in CSV")
-    names, first = _header(uri, kind, guess, quoted=quoted)
-    wanted = set(choose(names)) if names else set()
+        remark(f"{uri}: fields are quoted; the quotes are removed as in CSV")
+    names, first = _header(uri, kind, infer_names, quoted=quoted)
+    selected = set(select(names)) if names else set()
     if first is None:
         return
     start = first if start.offset < first.offset else start
     for position, fields, n_lines in _rows(uri, kind, start, quoted=quoted):
         if isinstance(fields, str):
-            yield position, fields + _taking(n_lines)
+            yield position, fields + _spanning(n_lines)
         elif len(fields) != len(names):
-            yield position, f"{len(fields)} fields where the file has {len(names)} columns" + _taking(n_lines)
+            yield position, f"{len(fields)} fields; expected {len(names)}, one per column" + _spanning(n_lines)
         else:
-            yield position, {name: field for name, field in zip(names, fields, strict=True) if name in wanted}
+            yield position, {name: field for name, field in zip(names, fields, strict=True) if name in selected}
 
 
 def is_quoted(uri: str, kind: Kind) -> bool:
-    """Whether fields may be in quotes: those of CSV, and of TSV whose first rows are so written.
+    """Whether fields may be quoted: always in CSV, and in TSV if its first rows are quoted.
 
-    That is where every quote is as a writer of quoted fields leaves it, and the quotes are not the texts' own: they
-    hold doubled ones, or are around most fields of a column, or lines without them would be of several lengths.
+    They are quoted if they parse as quoted fields and the quotes are not part of the texts: some are doubled, or most
+    fields of a column are quoted, or the lines would otherwise differ in their number of fields.
     """
     if kind == "csv":
         return True
     with open_lines(uri) as file:
-        head = file.read(_LOOK_BYTES)
+        head = file.read(_SAMPLE_BYTES)
     if b'"' not in head:
         return False
-    whole = len(head) < _LOOK_BYTES
+    whole = len(head) < _SAMPLE_BYTES
     text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-    rows = list(islice(_fields_in(text), _LOOK))
-    if len(rows) < _LOOK and rows and not whole:
-        rows.pop()  # it may go on
+    rows = list(islice(_split_quoted(text), _SAMPLE_ROWS))
+    if len(rows) < _SAMPLE_ROWS and rows and not whole:
+        rows.pop()  # it may be cut
     if any(row is None for row in rows):
         return False
     fields = [row for row in rows if row and row != [""]]
@@ -130,38 +130,38 @@ def is_quoted(uri: str, kind: Kind) -> bool:
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^"\t\n][^\t\n"]*|)(\t|\n|$)')
 
 
-def _fields_in(text: str) -> Iterator[list[str] | None]:
-    """Rows of quoted TSV, quotes kept; None, and no more, where it is not quoted TSV."""
-    at = 0
+def _split_quoted(text: str) -> Iterator[list[str] | None]:
+    """Yield the rows of quoted TSV, with their quotes; stop with None at text that is not quoted TSV."""
+    offset = 0
     row: list[str] = []
-    while at < len(text):
-        match = _FIELD.match(text, at)
+    while offset < len(text):
+        match = _FIELD.match(text, offset)
         if not match:
             yield None
             return
         row.append(match[1])
-        at = match.end()
+        offset = match.end()
         if match[2] != "\t":
             yield row
             row = []
 
 
-def _taking(n_lines: int) -> str:
-    """A quote that is not closed, or closed by the next one, makes one record of many: that is to be said."""
-    return f"; it takes in {n_lines} lines, since a quote opens in it" if n_lines > 1 else ""
+def _spanning(n_lines: int) -> str:
+    """Hint for a record of several lines: an unclosed quote swallows the lines up to the next quote."""
+    return f"; a quote in it opens a field that spans {n_lines} lines" if n_lines > 1 else ""
 
 
-def _header(uri: str, kind: Kind, guess: Guess, *, quoted: bool) -> tuple[list[str], Position | None]:
-    """The columns' names, none in an empty file, and where the records begin if there are any."""
+def _header(uri: str, kind: Kind, infer_names: InferNames, *, quoted: bool) -> tuple[list[str], Position | None]:
+    """Column names (empty for an empty file) and the position of the first record (None if there is none)."""
     with closing(_rows(uri, kind, START, quoted=quoted)) as rows:
-        head = list(islice(rows, _LOOK))
+        head = list(islice(rows, _SAMPLE_ROWS))
     if not head:
         return [], None
     _, first, n_lines = head[0]
     if isinstance(first, str):
-        raise InputError(f"{uri}, line 1: {first}{_taking(n_lines)}")
+        raise InputError(f"{uri}, line 1: {first}{_spanning(n_lines)}")
     try:
-        names = guess([fields for _, fields, _ in head if isinstance(fields, list)])
+        names = infer_names([fields for _, fields, _ in head if isinstance(fields, list)])
     except ValueError as error:
         raise InputError(f"{uri}, line 1: {error}") from None
     if names:
@@ -169,34 +169,34 @@ def _header(uri: str, kind: Kind, guess: Guess, *, quoted: bool) -> tuple[list[s
         remark(f"{uri}: no header, the first line is data; {columns}")
         return names, START
     if len(set(first)) < len(first):
-        raise InputError(f"{uri}, line 1: a column's name comes twice ({', '.join(first)[:80]})")
+        raise InputError(f"{uri}, line 1: duplicate column name ({', '.join(first)[:80]})")
     return first, head[1][0] if len(head) > 1 else None
 
 
 class _TooLargeError(Exception):
-    """A record takes more bytes than one may."""
+    """A record exceeds `MAX_RECORD_BYTES`."""
 
 
 def _rows(
     uri: str, kind: Kind, start: Position, *, quoted: bool
 ) -> Generator[tuple[Position, list[str] | str, int], None, None]:
-    """Rows, where they start and how many lines they take; what is wrong with it for one that is none.
+    """Yield the position of each row, its fields (or the reason why it cannot be parsed), and its number of lines.
 
-    The csv module takes just the lines that a row needs, which tells where it ends.
+    The csv module pulls exactly the lines of a row, which gives the position of the next one.
     """
     csv.field_size_limit(MAX_RECORD_BYTES)
-    here = position = start
+    end = position = start
 
     with open_lines(uri, start.offset) as file:
         content = lines_of(file)
 
         def lines() -> Iterator[str]:
-            nonlocal here
+            nonlocal end
             for line, n_bytes in content:
-                first, here = here == START, Position(here.offset + n_bytes, here.number + 1)
-                if here.offset - position.offset > MAX_RECORD_BYTES:
+                first, end = end == START, Position(end.offset + n_bytes, end.number + 1)
+                if end.offset - position.offset > MAX_RECORD_BYTES:
                     raise _TooLargeError
-                # What is not UTF-8 turns into halves of surrogate pairs, which the checks of a passage refuse.
+                # Invalid UTF-8 becomes lone surrogates, which the validation of a passage refuses.
                 yield (line.removeprefix(codecs.BOM_UTF8) if first else line).decode("utf-8", "surrogateescape")
 
         def reader() -> Iterator[list[str]]:
@@ -205,19 +205,19 @@ def _rows(
 
         rows = reader()
         while True:
-            position = here
+            position = end
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except _TooLargeError:
-                yield position, TOO_LARGE, here.number - position.number
+                yield position, TOO_LARGE, end.number - position.number
                 rows = reader()
                 continue
             except csv.Error as error:
-                # What the module says of carriage returns is advice for programmers.
-                what = "a carriage return that ends no line" if "new-line" in str(error) else error
-                yield position, f"not a row of {kind.upper()} ({what})", here.number - position.number
+                # The csv module's message about carriage returns is advice on its API.
+                reason = "a carriage return inside a line" if "new-line" in str(error) else error
+                yield position, f"not a row of {kind.upper()} ({reason})", end.number - position.number
                 continue
             if row:
-                yield position, row, here.number - position.number
+                yield position, row, end.number - position.number

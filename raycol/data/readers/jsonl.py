@@ -1,6 +1,6 @@
-"""JSON Lines with positions: which line, at which byte, so that any part of a file can be read again.
+"""Read and write JSON Lines. Records are read with their positions, from which reading can resume.
 
-A file that is one JSON array, of objects or of arrays, is read as if each of its elements were a line.
+A file with a single JSON array of objects or arrays is read like JSON Lines, one record per element.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
 from raycol.data.position import START, Position
 from raycol.errors import InputError
 
-# Deeper values are refused: what walks through one is recursive, such as `repr`.
-_MOST_NESTING = 64
+# Limit on nesting: functions that traverse a value are recursive, such as `repr`.
+_MAX_DEPTH = 64
 
-# An array of objects or arrays. Lines of arrays, as ColBERT's triples are, begin with a number or a string in one.
+# Start of an array of objects or arrays. Lines of arrays, such as ColBERT's triples, start with a number or a string.
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*[\[{]")
 _BETWEEN = re.compile(rb"[\s,]*")
-# A string, a bracket, or the quote of a string that ends further on.
+# A string, a bracket, or the opening quote of a string that ends beyond the buffer.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}"]', re.DOTALL)
 _SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^],]+', re.DOTALL)
 _HEAD = 1 << 12
 
 
 def read_lines(path: str | Path, start: Position = START) -> Iterator[tuple[Position, bytes]]:
-    """Yield each line of a file, or element of its array, from `start`, with its position. Blank lines are left out.
+    """Yield each non-blank line of a file, or each element of its array, from `start`, with its position.
 
-    A compressed file is decompressed; offsets are then those of its content. A line that is too large is cut, which
-    `parse_json` refuses. Elements of an array are numbered from 1.
+    Compressed files are decompressed; offsets refer to the decompressed content. A line that is too large is cut, and
+    `parse_json` refuses it. Elements of an array are numbered from 1.
 
     Raises:
-        InputError: the file is missing or cannot be read, or is an array that does not end.
+        InputError: the file is missing or cannot be read, or is an incomplete array.
     """
     in_array = is_array(path) if start.offset else None
     with open_lines(str(path), start.offset) as file:
@@ -53,66 +53,67 @@ def read_lines(path: str | Path, start: Position = START) -> Iterator[tuple[Posi
 
 
 def is_array(path: str | Path) -> bool:
-    """Whether a file is one JSON array. Raises `InputError` where it cannot be read."""
+    """Whether a file is a single JSON array. Raises `InputError` if it cannot be read."""
     with open_lines(str(path)) as file:
         return bool(_ARRAY.match(file.read(_HEAD)))
 
 
 def _elements(file: BinaryIO, path: str | Path, start: Position) -> Iterator[tuple[Position, bytes]]:
-    """The elements of an array, from its beginning or from where one of them starts."""
-    buffer, place, number = b"", start.offset, start.number
-    at = 0
+    """Yield the elements of an array, from its start or from the position of an element."""
+    # The buffer starts at byte `offset` of the content; `index` is the position in the buffer.
+    buffer, offset, number = b"", start.offset, start.number
+    index = 0
 
-    def more() -> bool:
-        """Drop what was read, and read as much again."""
-        nonlocal buffer, place, at
-        if len(buffer) - at > MAX_RECORD_BYTES:
+    def read_more() -> bool:
+        """Drop the bytes before `index`, and read at least as many as remain; False at the end of the file."""
+        nonlocal buffer, offset, index
+        if len(buffer) - index > MAX_RECORD_BYTES:
             raise InputError(f"{path}, record {number}: {TOO_LARGE}")
-        got = file.read(max(1 << 20, len(buffer) - at))
-        buffer, place, at = buffer[at:] + got, place + at, 0
-        return bool(got)
+        block = file.read(max(1 << 20, len(buffer) - index))
+        buffer, offset, index = buffer[index:] + block, offset + index, 0
+        return bool(block)
 
     if not start.offset:
-        more()
-        at = buffer.index(b"[") + 1
+        read_more()
+        index = buffer.index(b"[") + 1
     while True:
-        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
-        if at == len(buffer):
-            if not more():
-                raise InputError(f"{path}, record {number}: the array ends early; expected a ']' behind its elements")
+        index = _BETWEEN.match(buffer, index).end()  # type: ignore[union-attr]
+        if index == len(buffer):
+            if not read_more():
+                raise InputError(f"{path}, record {number}: the array is incomplete; expected ']' after its elements")
             continue
-        if buffer[at : at + 1] == b"]":
-            at += 1
-            while more() or at < len(buffer):
-                if buffer[at:].strip():
-                    raise InputError(f"{path}, record {number}: more behind the end of the array; expected nothing")
-                at = len(buffer)
+        if buffer[index : index + 1] == b"]":
+            index += 1
+            while read_more() or index < len(buffer):
+                if buffer[index:].strip():
+                    raise InputError(f"{path}, record {number}: content after the array; expected the file to end")
+                index = len(buffer)
             return
-        while (end := _end_of_value(buffer, at)) is None:
-            if not more():
-                raise InputError(f"{path}, record {number}: the array ends early, in the midst of an element")
-        yield Position(place + at, number), buffer[at:end]
-        at, number = end, number + 1
+        while (end := _end_of_value(buffer, index)) is None:
+            if not read_more():
+                raise InputError(f"{path}, record {number}: the array is incomplete; the file ends inside an element")
+        yield Position(offset + index, number), buffer[index:end]
+        index, number = end, number + 1
 
 
-def _end_of_value(buffer: bytes, at: int) -> int | None:
-    """Where the JSON value that starts at `at` ends; None where it goes on behind the buffer."""
-    if buffer[at : at + 1] not in (b"{", b"["):
-        match = _SCALAR.match(buffer, at)
+def _end_of_value(buffer: bytes, start: int) -> int | None:
+    """End of the JSON value that starts at `start`; None if it may extend beyond the buffer."""
+    if buffer[start : start + 1] not in (b"{", b"["):
+        match = _SCALAR.match(buffer, start)
         return match.end() if match and match.end() < len(buffer) else None
     depth = 0
-    for token in _TOKEN.finditer(buffer, at):
-        found = token[0]
-        if found == b'"':
+    for match in _TOKEN.finditer(buffer, start):
+        token = match[0]
+        if token == b'"':
             return None
-        depth += (found in b"{[") - (found in b"}]")
+        depth += (token in b"{[") - (token in b"}]")
         if not depth:
-            return token.end()
+            return match.end()
     return None
 
 
 def parse_json(line: bytes) -> Any:
-    """Parse one line of JSON. Raises `ValueError` saying what is wrong with it."""
+    """Parse a line of JSON. Raises `ValueError` if it is invalid, too large or too deeply nested."""
     if len(line) > MAX_RECORD_BYTES:
         raise ValueError(TOO_LARGE)
     try:
@@ -120,21 +121,21 @@ def parse_json(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
-        several = "; is it one value over several lines? expected a value a line, or an array of objects"
-        goes_on = error.pos >= len(line.decode().rstrip()) and line.lstrip()[:1] in (b"{", b"[")
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno}){several * goes_on}") from None
+        hint = "; does a value span several lines? expected one value per line, or an array of objects"
+        incomplete = error.pos >= len(line.decode().rstrip()) and line.lstrip()[:1] in (b"{", b"[")
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno}){hint * incomplete}") from None
     except RecursionError:
         raise ValueError("not usable JSON (nested too deeply)") from None
     except ValueError:
-        raise ValueError("not usable JSON (a number of too many digits)") from None
-    if line.count(b"[") + line.count(b"{") > _MOST_NESTING and _is_deep(record):
+        raise ValueError("not usable JSON (a number with too many digits)") from None
+    if line.count(b"[") + line.count(b"{") > _MAX_DEPTH and _is_deep(record):
         raise ValueError("not usable JSON (nested too deeply)")
     return record
 
 
 def _is_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(_MOST_NESTING):
+    for _ in range(_MAX_DEPTH):
         inner = [iter(item.values()) if isinstance(item, dict) else item for item in level]
         level = [item for items in inner for item in items if isinstance(item, dict | list)]
         if not level:
@@ -143,7 +144,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """Parse one line as a JSON object. Raises `ValueError` saying what was found instead."""
+    """Parse a line as a JSON object. Raises `ValueError` if it is not one."""
     record = parse_json(line)
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but a {type(record).__name__}")
@@ -151,7 +152,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield each line of a file as a JSON object. Raises `InputError` naming the file and the line."""
+    """Yield each line of a file as a JSON object, with its position. Raises `InputError` with the file and line."""
     for position, line in read_lines(path):
         try:
             record = parse_object(line)
@@ -161,7 +162,7 @@ def read_objects(path: str | Path) -> Iterator[tuple[Position, dict[str, Any]]]:
 
 
 def write_objects(path: Path, records: Iterable[dict[str, Any]]) -> int:
-    """Write records as JSON Lines, whole or not at all; return how many."""
+    """Write records as JSON Lines atomically; return their number."""
     unfinished = path.with_name(path.name + ".tmp")
     count = 0
     with unfinished.open("w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""Embeddings in .npz files, read some documents at a time: memory does not depend on how large the file is.
+"""Read embeddings from .npz files in batches of documents, in memory independent of the file size.
 
-A file holds `embeddings`, either [n_tokens, dim] with the documents' `lengths`, or [n_documents, n_tokens, dim]; the
-documents' `ids` (text or integers), and any other array of one number or text a document: metadata.
+A file holds `embeddings`, either [n_tokens, dim] with the documents' `lengths`, or [n_documents, n_tokens, dim]; `ids`
+(strings or integers); and metadata: any other array with one number or string per document.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from raycol.errors import InputError, reason_of
 EMBEDDINGS = "embeddings"
 LENGTHS = "lengths"
 
-# Documents whose ids and metadata are read at once.
+# Documents per batch of ids and metadata.
 _ROWS = 512
-# Lengths that are added up at once.
+# Lengths per block when summing them.
 _BLOCK = 1 << 16
-# Where a member's header says how long its name is, and what follows that (APPNOTE.TXT 4.3.7).
+# Offset of the name and extra-field lengths in a member's local header (APPNOTE.TXT 4.3.7).
 _NAME_LENGTH = 26
 
-# Names of plain types only: others are code to NumPy, and some crash it ("<M8[ns/0]").
+# Only plain types: NumPy evaluates other type names, and some crash it ("<M8[ns/0]").
 _TYPE = rb"[<>|=]?(?:[?biufc]\d{0,2}|[SU]\d{1,9}|O\d?|[mM]8(?:\[\d{0,3}(?:[YMWDhms]|[munpfa]s)\])?)"
 _HEADER = re.compile(
     rb"\s*\{(?:\s*(?:'descr'\s*:\s*'" + _TYPE + rb"'|'fortran_order'\s*:\s*(?:True|False)"
@@ -43,7 +43,7 @@ _HEADER = re.compile(
 )
 _LONGEST_HEADER = 4096
 
-# What zipfile and NumPy raise: of damaged bytes, encrypted or unknown members, sizes that cannot be.
+# Raised by zipfile and NumPy for damaged bytes, encrypted or unsupported members, and impossible sizes.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -56,24 +56,24 @@ _DAMAGE = (
 )
 
 
-def read_arrays(
-    uri: str, choose: Callable[[list[str]], list[str]], start: Position = START
+def read_npz(
+    uri: str, select: Callable[[list[str]], list[str]], start: Position = START
 ) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield documents from `start` with their positions; `choose` picks from the names of arrays.
+    """Yield the documents from `start` with their positions; `select` returns the arrays to read.
 
-    All lengths are checked where reading begins with the first document. An empty file has no documents.
+    Reading from the first document checks all lengths. An empty file has no documents.
 
     Raises:
-        InputError: no such file, or arrays that do not fit together.
+        InputError: no such file, or the shapes of the arrays do not match.
     """
     with _open(uri) as arrays:
         if arrays is None:
             return
-        wanted = choose(arrays.names)
-        columns = {name: arrays.column(name, start.offset) for name in wanted if name != EMBEDDINGS}
+        selected = select(arrays.names)
+        columns = {name: arrays.column(name, start.offset) for name in selected if name != EMBEDDINGS}
         if not start.offset:
             arrays.check_lengths()
-        tokens = arrays.tokens(start.offset) if EMBEDDINGS in wanted else None
+        tokens = arrays.tokens(start.offset) if EMBEDDINGS in selected else None
         step = max(
             1, min(_ROWS, MAX_RECORD_BYTES // max(1, sum(column.dtype.itemsize for column in columns.values())))
         )
@@ -87,15 +87,15 @@ def read_arrays(
                 yield Position(first + row, first + row + 1), record
 
 
-def look_at_arrays(uri: str) -> tuple[int, bool]:
-    """How many documents a file has, and whether it is compressed. Raises `InputError` as `read_arrays` does."""
+def inspect_npz(uri: str) -> tuple[int, bool]:
+    """Number of documents of a file, and whether it is compressed. Raises `InputError` like `read_npz`."""
     with _open(uri) as arrays:
         return (arrays.n_documents, arrays.compressed) if arrays else (0, False)
 
 
 @contextmanager
 def _open(uri: str) -> Iterator[_Arrays | None]:
-    """The arrays of a file; None where it is empty."""
+    """The arrays of a file; None for an empty file."""
     with open_file(uri) as raw, ExitStack() as stack:
         try:
             yield _Arrays(raw, uri, stack) if raw.size() else None
@@ -104,7 +104,7 @@ def _open(uri: str) -> Iterator[_Arrays | None]:
 
 
 class _Arrays:
-    """The arrays of an open file; each is opened when it is asked for, and closed with `stack`."""
+    """The arrays of an open file; each is opened on demand and closed by `stack`."""
 
     def __init__(self, raw: pa.NativeFile, uri: str, stack: ExitStack) -> None:
         self._raw, self._uri, self._stack = raw, uri, stack
@@ -124,28 +124,30 @@ class _Arrays:
         self.n_documents = self._shape[0] if len(self._shape) == 3 else self._lengths().shape[0]
 
     def column(self, name: str, start: int) -> _Rows:
-        """An array of one value a document, from a document on."""
+        """An array with one value per document, from document `start`."""
         column = self._rows(name)
         if column.shape != (self.n_documents,):
-            found = f"{self._uri}: {name} of shape {column.shape}"
-            raise InputError(f"{found}; expected one value for each of {self.n_documents} documents")
+            raise InputError(
+                f"{self._uri}: {name} of shape {column.shape}; expected one value for each of {self.n_documents} "
+                "documents"
+            )
         column.skip(min(start, self.n_documents))
         return column
 
     def check_lengths(self) -> None:
-        """Raise `InputError` where the lengths are not those of the embeddings."""
+        """Raise `InputError` if the lengths are not positive or do not add up to the number of embeddings."""
         if len(self._shape) == 3:
             return
         lengths, total = self._lengths(), 0
         for lengths_N in _blocks(lengths, self.n_documents):
             if lengths_N.min() < 1:
-                raise _no_counts(self._uri, lengths)
+                raise _invalid_lengths(self._uri, lengths)
             total += int(lengths_N.sum())
         if total != self._shape[0]:
-            raise InputError(f"{self._uri}: {LENGTHS} add up to {total}; there are {self._shape[0]} embeddings")
+            raise InputError(f"{self._uri}: {LENGTHS} add up to {total}; expected {self._shape[0]}, one per embedding")
 
     def tokens(self, start: int) -> Iterator[NDArray[Any]]:
-        """The embeddings of each document, from a document on."""
+        """Yield the embeddings [n_tokens, dim] of each document, from document `start`."""
         tokens = self._rows(EMBEDDINGS)
         if len(self._shape) == 3:
             tokens.skip(min(start, self.n_documents))
@@ -159,7 +161,7 @@ class _Arrays:
     def _lengths(self) -> _Rows:
         lengths = self._rows(LENGTHS)
         if len(lengths.shape) != 1 or lengths.dtype.kind not in "iu":
-            raise _no_counts(self._uri, lengths)
+            raise _invalid_lengths(self._uri, lengths)
         return lengths
 
     def _rows(self, name: str) -> _Rows:
@@ -167,13 +169,15 @@ class _Arrays:
 
 
 def _blocks(lengths: _Rows, n_documents: int) -> Iterator[NDArray[np.int64]]:
-    """The next lengths, many at a time."""
+    """Yield the next lengths in blocks."""
     for start in range(0, n_documents, _BLOCK):
         yield lengths.read(min(_BLOCK, n_documents - start)).astype(np.int64)
 
 
-def _no_counts(uri: str, lengths: _Rows) -> InputError:
-    return InputError(f"{uri}: {LENGTHS} of shape {lengths.shape} and type {lengths.dtype}; expected counts from 1")
+def _invalid_lengths(uri: str, lengths: _Rows) -> InputError:
+    return InputError(
+        f"{uri}: {LENGTHS} of shape {lengths.shape} and type {lengths.dtype}; expected a positive integer per document"
+    )
 
 
 def _value(scalar: Any) -> Any:
@@ -184,19 +188,19 @@ def _value(scalar: Any) -> Any:
 
 
 class _Rows:
-    """An array inside an archive, read forward some rows at a time."""
+    """An array inside an archive, read forward in batches of rows."""
 
     def __init__(self, raw: pa.NativeFile, archive: zipfile.ZipFile, name: str) -> None:
         self._raw, self._info = raw, archive.getinfo(f"{name}.npy")
         self.compressed = self._info.compress_type != zipfile.ZIP_STORED
         self._opened = archive.open(self._info)
-        self._file: IO[bytes] | _Stored = self._opened
+        self._file: IO[bytes] | _StoredMember = self._opened
         self.shape, fortran, self.dtype = _read_header(self._opened, name)
         if min(self.shape, default=0) < 0:
             raise ValueError(f"{name} of shape {self.shape}")
         if fortran or self.dtype.hasobject:
             raise ValueError(f"{name} is a {self.dtype} array; expected numbers or text in C order")
-        self._left = self._info.file_size - self._opened.tell()
+        self._remaining = self._info.file_size - self._opened.tell()
 
     def __enter__(self) -> _Rows:
         return self
@@ -205,40 +209,40 @@ class _Rows:
         self._opened.close()
 
     def skip(self, n_rows: int) -> None:
-        """Pass over rows.
+        """Skip rows.
 
-        Where they are not compressed they are not read, so that a part in the middle of a large file costs no more
-        than any other; nor is the archive's checksum then looked at.
+        An uncompressed array seeks instead of reading, so that a part costs the same wherever it starts in a large
+        file; the archive's checksum is not verified then.
         """
-        left = self._take(n_rows)
+        n_bytes = self._consume(n_rows)
         if not self.compressed:
-            self._file = _Stored(self._raw, self._info, self._info.file_size - self._left)
+            self._file = _StoredMember(self._raw, self._info, self._info.file_size - self._remaining)
             return
-        while left:
-            got = len(self._file.read(min(left, 1 << 20)))
-            if not got:
-                raise EOFError("it ends early")
-            left -= got
+        while n_bytes:
+            n_read = len(self._file.read(min(n_bytes, 1 << 20)))
+            if not n_read:
+                raise EOFError("the file is truncated")
+            n_bytes -= n_read
 
     def read(self, n_rows: int) -> NDArray[Any]:
-        """The next rows. Raises `ValueError` where they are too large for memory."""
-        n_bytes = self._take(n_rows)
+        """The next rows. Raises `ValueError` if they exceed `MAX_RECORD_BYTES`."""
+        n_bytes = self._consume(n_rows)
         if n_bytes > MAX_RECORD_BYTES:
             raise ValueError(TOO_LARGE)
         content = self._file.read(n_bytes)
         return np.frombuffer(content, self.dtype).reshape(n_rows, *self.shape[1:])
 
-    def _take(self, n_rows: int) -> int:
-        """Bytes of the next rows, now taken. Raises `EOFError` where there are not so many."""
+    def _consume(self, n_rows: int) -> int:
+        """Size of the next rows in bytes, subtracted from the rest of the array. Raises `EOFError` beyond its end."""
         n_bytes = n_rows * math.prod(self.shape[1:]) * self.dtype.itemsize
-        if not 0 <= n_bytes <= self._left:
-            raise EOFError("it ends early")
-        self._left -= n_bytes
+        if not 0 <= n_bytes <= self._remaining:
+            raise EOFError("the file is truncated")
+        self._remaining -= n_bytes
         return n_bytes
 
 
 def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and type. What it says is checked first: NumPy evaluates it as Python."""
+    """Shape, Fortran order and dtype of an array. Validates the header first, since NumPy evaluates it as Python."""
     version = np.lib.format.read_magic(file)
     n_length = 2 if version == (1, 0) else 4
     length = file.read(n_length)
@@ -247,24 +251,24 @@ def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.
         raise ValueError(f"the header of {name} takes {n_bytes} bytes; expected at most {_LONGEST_HEADER}")
     header = file.read(n_bytes)
     if not _HEADER.fullmatch(header):
-        found = header.decode("utf-8", "replace").strip()
-        raise ValueError(f"{name} is {found:.80}; expected an array of numbers or text in C order")
+        shown = header.decode("utf-8", "replace").strip()
+        raise ValueError(f"{name} is {shown:.80}; expected an array of numbers or text in C order")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(io.BytesIO(length + header))
 
 
-class _Stored:
-    """An archive's member that is not compressed, read from some byte on."""
+class _StoredMember:
+    """An uncompressed member of an archive, read from an offset in bytes."""
 
     def __init__(self, raw: pa.NativeFile, info: zipfile.ZipInfo, offset: int) -> None:
         self._raw = raw
         raw.seek(info.header_offset + _NAME_LENGTH)
-        before = sum(struct.unpack("<HH", raw.read(4)))
-        self._place = info.header_offset + _NAME_LENGTH + 4 + before + offset
+        n_name_bytes = sum(struct.unpack("<HH", raw.read(4)))
+        self._offset = info.header_offset + _NAME_LENGTH + 4 + n_name_bytes + offset
 
     def read(self, n_bytes: int) -> bytes:
-        """The next bytes. Others read the same file, hence the seek."""
-        self._raw.seek(self._place)
+        """The next bytes. Seeks first, since the members share one file handle."""
+        self._raw.seek(self._offset)
         content: bytes = self._raw.read(n_bytes)
-        self._place += len(content)
+        self._offset += len(content)
         return content

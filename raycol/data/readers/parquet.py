@@ -1,4 +1,4 @@
-"""Rows of Parquet files, from any row on, and only the columns that are wanted."""
+"""Read selected columns of Parquet files, starting at any row."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from raycol.data.position import START, Position
 from raycol.errors import InputError
 
 _ROWS = 512
-# Bytes of each column that are read ahead.
+# Read-ahead per column, in bytes.
 _BUFFER = 1 << 20
-# Bytes of a column in a row group above which it may hold a value too large to repeat for each row.
+# Above this size in a row group, in bytes, a column may hold a value too large to materialise for each row.
 _LARGE = 1 << 20
-# So many bytes of a row group are little.
+# Bytes of a row group that are cheap to read and discard.
 _CHEAP = 64 << 20
 
 
 def read_parquet(
-    uri: str, choose: Callable[[list[str]], list[str]], start: Position = START
+    uri: str, select: Callable[[list[str]], list[str]], start: Position = START
 ) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield rows from `start` with their positions; `choose` picks from the names of columns.
+    """Yield the rows from `start` with their positions; `select` returns the columns to read.
 
-    Lists of numbers come as NumPy arrays, timestamps without a time zone as UTC. An empty file has no rows.
+    Lists of numbers become NumPy arrays; timestamps without a time zone are taken as UTC. An empty file has no rows.
 
     Raises:
         InputError: no such file, or not Parquet.
@@ -35,11 +35,11 @@ def read_parquet(
     with open_file(uri) as raw:
         if not raw.size():
             return
-        # A row group's columns are read as they are needed, not whole: there may be only one in a large file.
+        # Read row groups incrementally: a large file may be a single row group.
         file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER)
-        names = choose(file.schema_arrow.names)
-        if shared := _may_repeat_large_values(file, names):
-            file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=shared)
+        names = select(file.schema_arrow.names)
+        if large := _large_dictionary_columns(file, names):
+            file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=large)
         first = 0
         groups: list[int] = []
         for group in range(file.num_row_groups):
@@ -49,17 +49,17 @@ def read_parquet(
             else:
                 groups.append(group)
         for batch in file.iter_batches(_ROWS, row_groups=groups, columns=names):
-            before = min(max(0, start.offset - first), batch.num_rows)
-            rows = records_of(batch, uri) if before < batch.num_rows else {}
-            for number in range(before, batch.num_rows):
+            n_skipped = min(max(0, start.offset - first), batch.num_rows)
+            rows = records_of(batch, uri) if n_skipped < batch.num_rows else {}
+            for number in range(n_skipped, batch.num_rows):
                 position = Position(first + number, first + number + 1)
                 yield position, {name: rows[name][number] for name in names}
             first += batch.num_rows
 
 
-def _may_repeat_large_values(file: pq.ParquetFile, names: list[str]) -> list[str]:
-    """Columns of texts that a file may hold once for many rows, and that fill memory where each row gets its own."""
-    found = set()
+def _large_dictionary_columns(file: pq.ParquetFile, names: list[str]) -> list[str]:
+    """Columns of large dictionary-encoded texts. Decoding would copy a shared text for each row and fill memory."""
+    large = set()
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
         for number in range(metadata.num_columns):
@@ -70,36 +70,36 @@ def _may_repeat_large_values(file: pq.ParquetFile, names: list[str]) -> list[str
                 and column.total_uncompressed_size > _LARGE
                 and column.has_dictionary_page
             ):
-                found.add(column.path_in_schema)
-    return sorted(found)
+                large.add(column.path_in_schema)
+    return sorted(large)
 
 
-def n_rows(uri: str) -> int:
-    """How many rows a file has."""
+def count_rows(uri: str) -> int:
+    """Number of rows of a file."""
     with open_file(uri) as raw:
         return int(pq.ParquetFile(raw).metadata.num_rows) if raw.size() else 0
 
 
-def cheap_rows(uri: str, rows: list[int]) -> list[int]:
-    """For each row one at or before it for which little of its row group is to be read first; each once."""
+def cheap_starts(uri: str, rows: list[int]) -> list[int]:
+    """Rows to start reading at instead of the given ones: moved back to skip little of a row group; no duplicates."""
     with open_file(uri) as raw:
         metadata = pq.ParquetFile(raw).metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     ends = np.cumsum([group.num_rows for group in groups])
-    found = set()
+    starts = set()
     for row in rows:
         number = int(np.searchsorted(ends, row, side="right"))
         group = groups[number]
-        cheap = _CHEAP * group.num_rows // max(1, group.total_byte_size)
-        found.add(min(row, int(ends[number]) - group.num_rows + cheap))
-    return sorted(found)
+        n_cheap = _CHEAP * group.num_rows // max(1, group.total_byte_size)
+        starts.add(min(row, int(ends[number]) - group.num_rows + n_cheap))
+    return sorted(starts)
 
 
 def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
-    """A batch's columns, each a sequence of Python values; lists of numbers stay arrays.
+    """Columns of a batch, each a sequence of Python values; lists of numbers become arrays.
 
     Raises:
-        InputError: a column holds what Python has no value for.
+        InputError: a column has a value that Python cannot represent.
     """
     records = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -126,13 +126,13 @@ def _values(column: pa.Array) -> Any:
     except UnicodeDecodeError:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise
-        # What is not UTF-8 turns into halves of surrogate pairs, which the checks of a passage refuse.
+        # Invalid UTF-8 becomes lone surrogates, which the validation of a passage refuses.
         raw = column.cast(pa.large_binary()).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
 
 
 def as_array(scalar: pa.ListScalar) -> Any:
-    """Rows of numbers as an array [tokens, dim] (or [n]); as lists where rows differ in length."""
+    """A list of numbers as an array [n], or a list of rows as an array [n_tokens, dim]; lists if rows are ragged."""
     if not scalar.is_valid:
         return None
     values = scalar.values
@@ -142,12 +142,12 @@ def as_array(scalar: pa.ListScalar) -> Any:
         return values.to_pylist()
     n = len(values)
     flat = values.flatten().to_numpy(zero_copy_only=False)
-    if n and len(flat) % n == 0 and (pa.types.is_fixed_size_list(values.type) or _even(values, len(flat) // n)):
+    if n and len(flat) % n == 0 and (pa.types.is_fixed_size_list(values.type) or _have_width(values, len(flat) // n)):
         return flat.reshape(n, -1)
     return values.to_pylist()
 
 
-def _even(rows: pa.Array, width: int) -> bool:
+def _have_width(rows: pa.Array, width: int) -> bool:
     return bool((rows.value_lengths().to_numpy(zero_copy_only=False) == width).all())
 
 

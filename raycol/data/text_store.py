@@ -1,7 +1,7 @@
-"""Texts by id, of more queries or documents than fit into memory.
+"""Texts of queries or documents by id, for collections larger than memory.
 
-Ids and texts are written once, as Arrow, to a file without a name (in TMPDIR), which is mapped into memory. Memory
-itself holds 16 bytes a text: the hash of its id and its row.
+Ids and texts are written once, as Arrow, to an anonymous temporary file (in TMPDIR), which is memory-mapped. The index
+held in memory takes 16 bytes per text: the hash of the id and the row.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import pyarrow as pa
 import xxhash
 
 from raycol.data.cells import read_id
-from raycol.data.columns import first_name, list_names
+from raycol.data.columns import first_match, quote_names
 from raycol.data.corpus import OnError, encode_text, is_missing, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.position import BadRecord
 from raycol.data.readers.arrow import MappedRows, RowWriter
-from raycol.data.readers.delimited import usual_names
+from raycol.data.readers.delimited import default_names
 from raycol.data.readers.jsonl import parse_object
 from raycol.errors import InputError, writing
 
-# Id, text, number of the file, number of the record.
+# Id, text, index of the file, line or row of the record.
 _Row = tuple[str, str, int, int]
 
 Role = Literal["query", "document"]
@@ -46,12 +46,18 @@ _SCHEMA = pa.schema(
 )
 
 
-class Lookup:
-    """Texts by id. A document's title and text are joined by a space, as BEIR's own evaluation does.
+class TextStore:
+    """Texts by id. A document's title and text are joined by a space, as in BEIR's evaluation.
+
+    Args:
+        files: files with an id and a text per record.
+        role: whether these are queries or documents; decides the column names.
+        on_error: "fail" raises at the first bad record or duplicate id, "skip" skips it.
+        problems: with "skip", receives the skipped records.
 
     Raises:
-        InputError: a file cannot be read, has no columns for ids or texts, or nothing usable; at the first unusable or
-            repeated record where `on_error` is "fail".
+        InputError: a file cannot be read or has no column for ids or texts; no usable record; a bad record or a
+            duplicate id with `on_error="fail"`.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Lookup:
         self._on_error = on_error
         self._problems = problems
         hashes = array("Q")
-        # Not only what writes: an error of a file that is read is an InputError already.
+        # `writing` blames TMPDIR only for writes: read errors are already `InputError`s.
         with writing(tempfile.gettempdir()), tempfile.TemporaryFile(buffering=1 << 20) as file:
             self._write(file, hashes)
             mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -80,32 +86,32 @@ class Lookup:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def find(self, id_: str) -> str | None:
-        """The text of an id, if there is one."""
+    def get(self, id_: str) -> str | None:
+        """The text of an id; None for an unknown id."""
         row = self._find_row(id_)
         return None if row is None else str(self._table.cell(row, "text"))
 
     def _find_row(self, id_: str) -> int | None:
         hash_ = np.uint64(xxhash.xxh3_64_intdigest(id_.encode()))
-        at = int(np.searchsorted(self._hashes, hash_))
-        while at < len(self._hashes) and self._hashes[at] == hash_:
-            row = int(self._rows[at])
+        index = int(np.searchsorted(self._hashes, hash_))
+        while index < len(self._hashes) and self._hashes[index] == hash_:
+            row = int(self._rows[index])
             if self._table.cell(row, "id") == id_:
                 return row
-            at += 1
+            index += 1
         return None
 
     def _where(self, row: int) -> str:
         return self._files[int(self._table.cell(row, "file"))].where(int(self._table.cell(row, "number")))
 
     def _check_distinct(self) -> None:
-        """The first of those with one id counts."""
-        for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
-            row = int(self._rows[at + 1])
+        """Refuse every record with an id of an earlier record."""
+        for index in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
+            row = int(self._rows[index + 1])
             id_ = self._table.cell(row, "id")
             first = self._find_row(id_)
             if first is not None and first != row:
-                self._refuse(BadRecord(self._where(row), f"the id {id_!r} stands at {self._where(first)} already"))
+                self._refuse(BadRecord(self._where(row), f"duplicate id {id_!r}, first on {self._where(first)}"))
 
     def _refuse(self, problem: BadRecord) -> None:
         refuse(problem, self._on_error)
@@ -124,21 +130,21 @@ class Lookup:
                 writer.add(row)
         file.flush()
         if not hashes:
-            why = f"; every record was left out, the first was {first}" if first else ""
-            raise InputError(f"{self.name}: empty; expected at least one {self.role} with an id and a text{why}")
+            reason = f"; every record was skipped, the first was {first}" if first else ""
+            raise InputError(f"{self.name}: empty; expected at least one {self.role} with an id and a text{reason}")
 
     def _scan(self) -> Iterator[_Row | BadRecord]:
-        usual = {*_IDS[self.role], *_TEXTS[self.role], *_TITLES[self.role]}
+        common = {*_IDS[self.role], *_TEXTS[self.role], *_TITLES[self.role]}
         for number, file in enumerate(self._files):
 
-            def choose(names: list[str], file: CorpusFile = file) -> list[str]:
+            def select(names: list[str], file: CorpusFile = file) -> list[str]:
                 try:
                     return [name for name in self._names(names) if name]
                 except ValueError as error:
                     raise InputError(f"{file}: {error}") from None
 
-            guess = usual_names("csv" if file.format == "csv" else "tsv", lambda name: name.lower() in usual)
-            for position, record in read_records(file, guess, choose):
+            infer_names = default_names("csv" if file.format == "csv" else "tsv", lambda name: name.lower() in common)
+            for position, record in read_records(file, infer_names, select):
                 try:
                     if isinstance(record, str):
                         raise ValueError(record)
@@ -148,12 +154,12 @@ class Lookup:
                     yield BadRecord(file.where(position.number), str(error))
 
     def _names(self, names: list[str]) -> tuple[str, str, str | None]:
-        """Which columns are the id, the text and the title."""
-        id_, text = first_name(_IDS[self.role], names), first_name(_TEXTS[self.role], names)
-        for found, usual in ((id_, _IDS[self.role]), (text, _TEXTS[self.role])):
-            if not found:
-                raise ValueError(f"none of {list_names(usual)}, only {list_names(names)}")
-        return str(id_), str(text), first_name(_TITLES[self.role], names)
+        """Names of the columns of the id, the text and the title."""
+        id_, text = first_match(_IDS[self.role], names), first_match(_TEXTS[self.role], names)
+        for match, candidates in ((id_, _IDS[self.role]), (text, _TEXTS[self.role])):
+            if not match:
+                raise ValueError(f"none of {quote_names(candidates)}, only {quote_names(names)}")
+        return str(id_), str(text), first_match(_TITLES[self.role], names)
 
     def _parse(self, record: dict[str, Any]) -> tuple[str, str]:
         id_name, text_name, title_name = self._names(list(record))

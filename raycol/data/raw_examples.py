@@ -1,4 +1,4 @@
-"""The examples in one record: its columns' cells checked, texts or ids told apart, scores beside their documents."""
+"""Parse the training examples of one record: validate its cells and align ids and scores with the documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycol.data.columns import EXPECTED, Columns
 
 @dataclass(frozen=True, slots=True)
 class RawExample:
-    """An example as it was found: what is None is to be looked up by its id, or is not there."""
+    """An example as read from a record, before ids are resolved: texts that are None are looked up by id."""
 
     query: str | None = None
     query_id: str | None = None
@@ -23,13 +23,13 @@ class RawExample:
     positive_first: bool = True
 
 
-def read_rows(record: dict[str, Any], columns: Columns) -> list[RawExample]:
-    """The examples of a record: several where it has several positives. Raises `ValueError`."""
+def parse_examples(record: dict[str, Any], columns: Columns) -> list[RawExample]:
+    """The examples of a record, one per positive. Raises `ValueError` if the record is unusable."""
     if columns.by_position:
         for name in columns.names():
             if name != columns.scores and not isinstance(record.get(name), str | None):
                 raise ValueError(
-                    f"{name!r} is {record[name]!r:.100}, but counts as a text, since no column is known by its name; "
+                    f"{name!r} is {record[name]!r:.100}, which is not a text, and no column name is known; "
                     f"expected {EXPECTED}"
                 )
     query = read_text(record.get(columns.query), columns.query) if columns.query else None
@@ -45,14 +45,14 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[RawExample]:
     scores = None
     if columns.by_position and texts and query and all(map(str.isdecimal, (query, *texts[0]))):
         raise ValueError(
-            f"holds whole numbers ({query}, {texts[0][0]}), which no column's name says are ids; name the columns "
-            "query_id, positive_id, negative_id, or say so in 'columns'"
+            f"holds integers ({query}, {texts[0][0]}), but no column name marks them as ids; name the columns "
+            "query_id, positive_id, negative_id, or map them in 'columns'"
         )
-    if columns.scores and (labeled := _of_labels(record, columns, texts)):
+    if columns.scores and (labeled := _split_by_label(record, columns, texts)):
         return [RawExample(query, query_id, documents) for documents in labeled]
     if columns.scores:
         if n_positives > 1:
-            raise ValueError(f"{columns.scores!r} of {n_positives} positives; expected one positive to be scored")
+            raise ValueError(f"{columns.scores!r} of {n_positives} positives; expected a single positive")
         scores = _scores(record.get(columns.scores), columns, n_documents)
     return [
         RawExample(
@@ -67,8 +67,8 @@ def read_rows(record: dict[str, Any], columns: Columns) -> list[RawExample]:
     ]
 
 
-def _of_labels(record: dict[str, Any], columns: Columns, texts: _Groups | None) -> _Groups | None:
-    """Documents in a list with a label each, 0 or 1: each positive with all that are none. None for other records."""
+def _split_by_label(record: dict[str, Any], columns: Columns, texts: _Groups | None) -> _Groups | None:
+    """Groups of a list of documents labelled 0 or 1: each positive with all negatives. None for other layouts."""
     labels = record.get(str(columns.scores))
     if not texts or len(texts) < 2 or columns.others or not isinstance(labels, list | tuple | np.ndarray):
         return None
@@ -82,13 +82,13 @@ def _of_labels(record: dict[str, Any], columns: Columns, texts: _Groups | None) 
     return [(positive, *negatives) for positive in positives]
 
 
-# Of each positive of a record the documents, texts or ids: the positive and the others.
+# Documents (texts or ids) for each positive of a record: the positive, then the others.
 _Groups = list[tuple[str, ...]]
 
 
 def _texts(record: dict[str, Any], columns: Columns) -> _Groups:
     def read(name: str) -> list[str]:
-        return read_texts(record.get(name), name, listed=columns.is_list(name))
+        return read_texts(record.get(name), name, is_list=columns.is_list(name))
 
     others = [text for name in columns.others for text in read(name)]
     if not columns.positive:
@@ -100,10 +100,10 @@ def _texts(record: dict[str, Any], columns: Columns) -> _Groups:
 
 
 def _ids(record: dict[str, Any], columns: Columns, texts: _Groups | None) -> _Groups | None:
-    """Ids of the documents; with texts, which need none, None where not all have one."""
+    """Ids of the documents. With texts, ids are optional: None unless every document has one."""
 
     def read(name: str | None) -> list[str]:
-        return read_ids(record.get(name), name, listed=columns.is_list(name)) if name else []
+        return read_ids(record.get(name), name, is_list=columns.is_list(name)) if name else []
 
     positives = read(columns.positive_ids)
     negatives = [id_ for name in columns.negative_ids for id_ in read(name)]
@@ -117,7 +117,7 @@ def _ids(record: dict[str, Any], columns: Columns, texts: _Groups | None) -> _Gr
         if len(documents) in (0, len(positives)) and n_documents > len(positives):
             return None
         if len(documents) != n_documents or (positives and len(positives) != n_positives):
-            raise ValueError(f"{len(documents)} ids for {n_documents} documents; expected one for each")
+            raise ValueError(f"{len(documents)} ids for {n_documents} documents; expected one id for each")
     if not columns.has_positive:
         return [tuple(documents)]
     return [(positive, *documents[n_positives:]) for positive in documents[:n_positives]]
@@ -127,9 +127,9 @@ def _scores(value: Any, columns: Columns, n_documents: int) -> tuple[float, ...]
     name = str(columns.scores)
     scores = read_scores(value, name)
     if columns.has_positive and len(scores) == n_documents - 1:
-        # Margins of the positive's score over each negative's: only differences count.
+        # Margins of the positive over each negative: losses depend on score differences only.
         return (0.0, *(-margin for margin in scores))
     if len(scores) != n_documents:
         margins = f", or {n_documents - 1} margins of the first over the others" if columns.has_positive else ""
-        raise ValueError(f"{name!r} has {len(scores)} for {n_documents} documents; expected one for each{margins}")
+        raise ValueError(f"{name!r} has {len(scores)} scores for {n_documents} documents; expected one each{margins}")
     return tuple(scores)
