@@ -31,7 +31,7 @@ from measure import measured, print_table, say
 from raycol.data import Fields, corpus_files
 from raycol.index.codec.codebook import Codebook, train_codebook
 from raycol.indexing import IndexConfig, build_index
-from raycol.indexing.part import Task, build_partition
+from raycol.indexing.part import PartSettings, build_partition
 from raycol.indexing.plan import plan_build
 from raycol.storage import open_store
 
@@ -78,14 +78,14 @@ def encode(folder: Path, rounds: int) -> None:
     tokens = encoder.encode_document(texts, convert_to_numpy=True)
     codebook = _some_codebook(np.concatenate(tokens), 4096)
     plan = plan_build(corpus_files(str(path)), Fields(), DOCUMENTS)
-    task = Task(Fields(), {"title": "string", "text": "string"}, 4096, 1, "fail", 0)
+    settings = PartSettings(Fields(), {"title": "string", "text": "string"}, 4096, 1, "fail", 0)
     rows = []
     for number in range(rounds):
         say(f"round {number + 1}")
         with measured() as theirs:
             encoder.encode_document(texts, convert_to_numpy=True)
         with measured() as ours:
-            built = build_partition(plan.parts[0], task, codebook, open_store(folder / f"index-{number}"), encoder)
+            built = build_partition(plan.parts[0], settings, codebook, open_store(folder / f"index-{number}"), encoder)
         stages = built.cpu_s
         rest = sum(stages.values()) - stages["encode"]
         rows.append((theirs.cpu_s, ours.cpu_s, stages["encode"], rest, built.tokens))
@@ -116,13 +116,13 @@ def encoded(folder: Path, rounds: int, n_tokens: int = 600_000) -> None:
     codebook = _some_codebook(flat, 16384)
     fields = Fields(encoded=True)
     plan = plan_build(corpus_files(str(path)), fields, 4096)
-    task = Task(fields, {}, 4096, 1, "fail", 0)
+    settings = PartSettings(fields, {}, 4096, 1, "fail", 0)
     costs = []
     for number in range(rounds):
         say(f"round {number + 1}")
         store = open_store(folder / f"index-{number}")
         with measured() as cost:
-            built = [build_partition(part, task, codebook, store, None) for part in plan.parts]
+            built = [build_partition(part, settings, codebook, store, None) for part in plan.parts]
         costs.append(cost.cpu_s)
     stages = {stage: sum(part.cpu_s[stage] for part in built) for stage in built[0].cpu_s}
     print_table(["stage", "CPU s"], [[stage, f"{cpu_s:.2f}"] for stage, cpu_s in stages.items()])

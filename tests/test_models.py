@@ -398,7 +398,7 @@ def test_a_model_that_cannot_encode_raises_before_any_work(
 
     from raycol.indexing import IndexConfig
     from tests.conftest import make_passages, write_jsonl
-    from tests.indexing.here import build_index
+    from tests.indexing.in_process import build_index
 
     encoder = load_encoder(tiny_colbert, device="cpu")
     with torch.no_grad():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raycol.index import Document
 from raycol.index.codec.codebook import unit_vectors
-from raycol.indexing.codebook import enough_documents
+from raycol.indexing.codebook import default_sample_size
 
 PART_TOKENS = 1 << 20
 # Fewer parts than shards could not be served.
@@ -54,7 +54,7 @@ class Corpus:
 
     def sample(self) -> NDArray[np.float16]:
         """As many tokens as the library trains a codebook of such a corpus on, [T, D]."""
-        wanted = enough_documents(self.n_documents, MEAN_TOKENS, DIM, None)
+        wanted = default_sample_size(self.n_documents, MEAN_TOKENS, DIM, None)
         of_each = min(self.documents_a_part, math.ceil(wanted / self.n_parts))
         documents = (document for number in range(self.n_parts) for document in islice(self.part(number), of_each))
         return np.concatenate([unit_vectors(document.embeddings) for document in documents])

@@ -1,4 +1,4 @@
-"""Room for workers on a Ray cluster: what it has now, and what its autoscaler may add."""
+"""Capacity of a Ray cluster: what it has now, and what its autoscaler can add."""
 
 from __future__ import annotations
 
@@ -7,53 +7,55 @@ from collections.abc import Mapping
 
 from raycol.errors import InputError, RaycolError
 
-_LOOK_S = 2.0
+_POLL_S = 2.0
 
 
-def make_room(workers: int, each: Mapping[str, float], wait_s: float = 0.0) -> None:
-    """Return once the cluster has what so many workers need.
+def wait_for_capacity(workers: int, resources: Mapping[str, float], wait_s: float = 0.0) -> None:
+    """Return once the cluster has the resources for all workers.
 
-    An autoscaler starts nodes for what is asked of it, not for what is refused, so where room is waited for it is
-    asked for. Workers that have begun keep their nodes by themselves: the request is withdrawn at the end.
+    An autoscaler starts nodes for requested resources, not for refused work, so this requests them while it waits. The
+    request is withdrawn at the end: running workers keep their nodes.
 
     Args:
-        workers: how many.
-        each: what each needs, by Ray's names of resources.
-        wait_s: how long to wait for nodes; 0 asks for none.
+        workers: number of workers.
+        resources: what each worker needs, by Ray's resource names.
+        wait_s: seconds to wait for nodes; 0 requests none.
 
     Raises:
-        InputError: there is no room, and none is waited for.
-        RaycolError: there is none after that time.
+        InputError: the cluster is too small, and `wait_s` is 0.
+        RaycolError: the cluster is still too small after `wait_s`.
     """
     import ray
     from ray.autoscaler.sdk import request_resources
 
-    short = lacking(ray.cluster_resources(), workers, each)
-    if not short:
+    missing = missing_resources(ray.cluster_resources(), workers, resources)
+    if not missing:
         return
     if not wait_s:
-        name, missing = next(iter(short.items()))
-        needed = workers * each[name]
+        name, amount = next(iter(missing.items()))
+        needed = workers * resources[name]
         raise InputError(
-            f"Ray has {needed - missing:g} of the resource {name} here and this needs {needed:g}; "
-            "ask for fewer workers or shards, add nodes, or wait for those of an autoscaler (--wait-for-nodes)"
+            f"the Ray cluster has {needed - amount:g} {name}, the workers need {needed:g}; ask for fewer workers or "
+            "shards, add nodes, or wait for the autoscaler's (--wait-for-nodes)"
         )
     deadline = time.monotonic() + wait_s
-    request_resources(bundles=[dict(each)] * workers)
+    request_resources(bundles=[dict(resources)] * workers)
     try:
-        while short := lacking(ray.cluster_resources(), workers, each):
+        while missing := missing_resources(ray.cluster_resources(), workers, resources):
             if time.monotonic() > deadline:
-                found = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
+                listed = ", ".join(f"{amount:g} {name}" for name, amount in missing.items())
                 raise RaycolError(
-                    f"the cluster still lacks {found} after {wait_s:g} s; is there a node type of that kind, are its "
-                    "limits high enough, and are there such machines to be had? The autoscaler's log says more"
+                    f"the cluster still lacks {listed} after {wait_s:g} s; check in the autoscaler's log that a node "
+                    "type has these resources, that its limits are high enough, and that the cloud has such machines"
                 )
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
     finally:
         request_resources(bundles=[])
 
 
-def lacking(have: Mapping[str, float], workers: int, each: Mapping[str, float]) -> dict[str, float]:
-    """What is too little for so many workers, and by how much."""
-    short = {name: amount * workers - have.get(name, 0.0) for name, amount in each.items()}
-    return {name: amount for name, amount in short.items() if amount > 0}
+def missing_resources(
+    available: Mapping[str, float], workers: int, resources: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the amount of each resource that the workers need beyond what is available."""
+    missing = {name: amount * workers - available.get(name, 0.0) for name, amount in resources.items()}
+    return {name: amount for name, amount in missing.items() if amount > 0}

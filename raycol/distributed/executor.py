@@ -1,7 +1,7 @@
-"""Where workers run: as actors on Ray Data, or one after another in this process.
+"""Executors: run workers as actors on Ray Data, or one worker in this process.
 
-Building, appending, mining, scoring and training take an executor. Both kinds run the same worker classes over the
-same rows, so the bytes they write are the same; `IN_PROCESS` imports no Ray, which suits small inputs and tests.
+Building, appending, mining, scoring and training take an executor. Both run the same worker classes over the same
+rows and write the same bytes. `IN_PROCESS` does not import Ray, which suits small inputs and tests.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from raycol.distributed.session import ray_errors, ray_session
 
 
 class WorkersConfig(Config):
-    """Workers on Ray Data that hold a model: how many, of what, and what they compute in."""
+    """Number, resources and dtype of the Ray Data workers that hold a model."""
 
     num_workers: Positive | None = None
-    """Workers; by default as many as the cluster has room for."""
+    """Number of workers; by default as many as fit on the cluster."""
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
-    """What each worker needs of the cluster: CPU=1,GPU=0.5 puts two on a GPU; memory=4e9 is in bytes."""
+    """Ray resources of each worker: CPU=1,GPU=0.5 puts two workers on a GPU; memory=4e9 is in bytes."""
 
     wait_for_nodes: WaitForNodes = 0.0
-    """Seconds to wait for nodes that the cluster's autoscaler adds, where it has no room for the workers yet."""
+    """Seconds to wait for the autoscaler to add nodes if the workers do not fit on the cluster yet."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the encoder computes in; auto is half precision on a GPU, float32 on a CPU."""
+    """Dtype of the encoder; auto is half precision on a GPU, float32 on a CPU."""
 
     @property
     def on_gpu(self) -> bool:
@@ -43,22 +43,22 @@ class WorkersConfig(Config):
 
 Row = dict[str, Any]
 Calls = Mapping[int, tuple[Any, ...]]
-"""Arguments of a function by keys."""
+"""Arguments of each call, by the call's key."""
 
 
 class Executor(ABC):
-    """Runs workers."""
+    """Runs worker classes over rows, and functions over arguments."""
 
     in_process: bool
-    """Whether all work is done in this process, without Ray."""
+    """Whether all work runs in this process, without Ray."""
 
     @abstractmethod
     def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
-        """Return a block in which workers can run. Raises `InputError` if there is too little for them."""
+        """Return a context in which workers can run. Raises `InputError` if the cluster is too small for them."""
 
     @abstractmethod
     def n_workers(self, config: WorkersConfig) -> int:
-        """Return the number of workers that run at once."""
+        """Return the number of concurrent workers."""
 
     def run(
         self,
@@ -66,22 +66,22 @@ class Executor(ABC):
         config: WorkersConfig,
         rows: list[Row],
         arguments: Row,
-        doing: str = "the build",
+        operation: str = "the build",
     ) -> Iterator[Row]:
-        """Run a worker class over rows, one row a call; yield the rows it returns, in any order.
+        """Run a worker class over rows, one row per call; yield the rows it returns, in any order.
 
         Args:
             worker: a subclass of `raycol.indexing.workers.Worker`.
             config: number, resources and dtype of the workers.
             rows: the input of each call.
-            arguments: arguments of the worker class, beside `on_gpu` and `dtype`.
-            doing: names the work in error messages.
+            arguments: constructor arguments of the worker class, besides `on_gpu` and `dtype`.
+            operation: names the work in error messages.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
         """
-        made_with = {"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments}
-        with closing(self._run(worker, made_with, config, rows, doing)) as results:
+        worker_arguments = {"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments}
+        with closing(self._run(worker, worker_arguments, config, rows, operation)) as results:
             for row in results:
                 if row["error"]:
                     kind, _, message = row["error"].partition(" ")
@@ -90,13 +90,13 @@ class Executor(ABC):
 
     @abstractmethod
     def _run(
-        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
     ) -> Generator[Row, None, None]:
-        """Make workers with some arguments and yield what they return, an error perhaps."""
+        """Construct workers with `arguments` and yield the rows they return, including rows that report an error."""
 
     @abstractmethod
-    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
-        """Call a function with each tuple of arguments; yield the keys and results, in any order."""
+    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
+        """Call a function with each tuple of arguments; yield (key, result) pairs, in any order."""
 
 
 class _OnRay(Executor):
@@ -108,21 +108,21 @@ class _OnRay(Executor):
     def n_workers(self, config: WorkersConfig) -> int:
         import ray
 
-        have = ray.cluster_resources()
-        room = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
-        return config.num_workers or max(room, 1)
+        available = ray.cluster_resources()
+        capacity = min(int(available.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
+        return config.num_workers or max(capacity, 1)
 
     def _run(
-        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
     ) -> Generator[Row, None, None]:
         import ray.data
 
-        # Importing Ray Data configures its loggers; progress is reported by raycol itself.
+        # Importing Ray Data configures its loggers; raycol reports progress itself.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             worker,
-            fn_constructor_kwargs=made_with,
+            fn_constructor_kwargs=arguments,
             batch_size=1,
             memory=config.resources.get("memory"),
             compute=ray.data.ActorPoolStrategy(
@@ -132,18 +132,18 @@ class _OnRay(Executor):
             num_gpus=config.resources.get("GPU"),
             **({"resources": others} if others else {}),
         )
-        with ray_errors(doing):
+        with ray_errors(operation):
             yield from dataset.iter_rows()
 
-    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
+    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
         import ray
 
-        run = ray.remote(function)
-        waiting = {run.remote(*arguments): key for key, arguments in calls.items()}
-        with ray_errors(doing):
-            while waiting:
-                (ready, *_), _ = ray.wait(list(waiting))
-                yield waiting.pop(ready), ray.get(ready)
+        remote = ray.remote(function)
+        pending = {remote.remote(*arguments): key for key, arguments in calls.items()}
+        with ray_errors(operation):
+            while pending:
+                (ready, *_), _ = ray.wait(list(pending))
+                yield pending.pop(ready), ray.get(ready)
 
 
 class _InProcess(Executor):
@@ -156,29 +156,29 @@ class _InProcess(Executor):
         return 1
 
     def _run(
-        self, worker: Callable[..., Any], made_with: Row, config: WorkersConfig, rows: list[Row], doing: str
+        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
     ) -> Generator[Row, None, None]:
-        with _threads_kept():
-            made = worker(**made_with)
+        with _restored_torch_threads():
+            instance = worker(**arguments)
             for row in rows:
-                result = made({name: [value] for name, value in row.items()})
+                result = instance({name: [value] for name, value in row.items()})
                 yield {name: values[0] for name, values in result.items()}
 
-    def call(self, function: Callable[..., Any], calls: Calls, doing: str) -> Iterator[tuple[int, Any]]:
+    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
         for key, arguments in calls.items():
             yield key, function(*arguments)
 
 
 ON_RAY: Executor = _OnRay()
-"""Actors on Ray Data: an embedded session of this machine, or the cluster that this process belongs to."""
+"""Actors on Ray Data, in an embedded session on this machine or on the cluster that this process belongs to."""
 
 IN_PROCESS: Executor = _InProcess()
 """One worker in this process."""
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Restore torch's number of threads after a worker has set its own."""
+def _restored_torch_threads() -> Iterator[None]:
+    """Restore torch's number of threads, which a worker sets, on exit."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
     try:

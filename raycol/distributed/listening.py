@@ -1,7 +1,7 @@
-"""What an embedded session of Ray Serve listens on beside the endpoint's own port: loopback, and private sockets.
+"""Restrict what an embedded Ray Serve listens on besides the endpoint's port to loopback and private sockets.
 
-Ray Serve keeps HAProxy's configuration and admin socket in a fixed folder of the temporary directory, where the socket
-is open to every user, and has HAProxy's pages and its replicas' gRPC listen on every address.
+By default, Ray Serve puts HAProxy's configuration and admin socket in a fixed folder of the temporary directory, with
+the socket open to every user, and HAProxy's pages and the replicas' gRPC servers listen on every address.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from raycol.errors import InputError
 
-# HAProxy's files: the variable that names each, and its name in the folder.
+# Environment variable and file name of each of HAProxy's files; "" stands for the folder.
 PATHS = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -26,10 +26,10 @@ PATHS = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
 }
 _BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
-# HAProxy takes socket paths of up to 97 bytes; Serve puts a node's id, 56 characters, and the file's name below.
-_MOST_PATH_BYTES = 97 - len("/" + 56 * "0" + "/metrics.sock")
+# HAProxy limits socket paths to 97 bytes; Serve appends a node id of 56 characters and the file name to the folder.
+_MAX_FOLDER_BYTES = 97 - len("/" + 56 * "0" + "/metrics.sock")
 
-# Serve has no setting for the address of HAProxy's pages. The configuration is changed before HAProxy reads it.
+# Serve has no setting for the address of HAProxy's pages, so this launcher edits the configuration and runs HAProxy.
 _LAUNCHER = """#!/bin/sh
 previous=
 for argument do
@@ -45,12 +45,12 @@ exec '{binary}' "$@"
 
 
 def keep_haproxy_private() -> None:
-    """Name a folder for HAProxy's files that only this user can enter, and a launcher that has it listen on loopback.
+    """Set the environment so that HAProxy keeps its files in a private folder and its pages listen on loopback.
 
-    Variables that are set already are kept.
+    Variables that are already set take precedence.
 
     Raises:
-        InputError: a variable names a folder that is another user's, or that others can enter.
+        InputError: a variable names a folder that belongs to another user or is accessible to others.
     """
     for name, file in PATHS.items():
         if name not in os.environ:
@@ -65,9 +65,9 @@ def keep_haproxy_private() -> None:
 
 
 def keep_replica_on_loopback() -> None:
-    """In a replica of Serve whose node is on loopback, have the gRPC server for other replicas listen there too.
+    """Make a Serve replica's gRPC server listen on the node's address if that is a loopback address.
 
-    Called while a deployment's class is made, which is before Serve opens that port.
+    Call it in the constructor of a deployment's class, which runs before Serve opens the port.
     """
     replica = sys.modules.get("ray.serve._private.replica")
     if replica is None:
@@ -79,41 +79,41 @@ def keep_replica_on_loopback() -> None:
         return
     ip = ray.util.get_node_ip_address()
     if ipaddress.ip_address(ip).is_loopback:
-        here = f"[{ip}]:" if ":" in ip else f"{ip}:"
+        host = f"[{ip}]:" if ":" in ip else f"{ip}:"
         replica.add_port_to_grpc_server = lambda server, address: add_port_to_grpc_server(  # type: ignore[attr-defined]
-            server, address.replace("[::]:", here)
+            server, address.replace("[::]:", host)
         )
 
 
 @cache
-def _kept_folder() -> tempfile.TemporaryDirectory[str]:
-    # Made with mode 0700, and removed when this process ends.
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    # TemporaryDirectory creates it with mode 0700 and deletes it when the process exits.
     parent = tempfile.gettempdir()
-    short = len(os.fsencode(parent)) + len("/raycol-12345678") <= _MOST_PATH_BYTES
+    short = len(os.fsencode(parent)) + len("/raycol-12345678") <= _MAX_FOLDER_BYTES
     return tempfile.TemporaryDirectory(prefix="raycol-", dir=parent if short else "/tmp")  # noqa: S108
 
 
 def _folder() -> Path:
     try:
-        return Path(_kept_folder().name)
+        return Path(_temporary_folder().name)
     except OSError as error:
         raise InputError(
-            f"no folder for HAProxy's files can be made in /tmp ({error.strerror or error}); set TMPDIR to a folder "
-            f"whose path has at most {_MOST_PATH_BYTES - 16} bytes"
+            f"cannot create a folder for HAProxy's files in /tmp ({error.strerror or error}); set TMPDIR to a folder "
+            f"whose path has at most {_MAX_FOLDER_BYTES - 16} bytes"
         ) from None
 
 
 def _check_private(name: str, folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise InputError(f"{name}: {folder} cannot be used ({error.strerror or error}); unset it") from None
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode & 0o077:
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or mode & 0o077:
         raise InputError(
-            f"{name}: {folder} belongs to user {found.st_uid} and has mode {mode:04o}; expected a folder of user "
-            f"{os.geteuid()} with mode 0700, since whoever can enter it controls HAProxy; chmod it, or unset {name}"
+            f"{name}: {folder} belongs to user {status.st_uid} and has mode {mode:04o}; expected a folder of user "
+            f"{os.geteuid()} with mode 0700, because access to it controls HAProxy; chmod it, or unset {name}"
         )
 
 

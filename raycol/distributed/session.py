@@ -1,7 +1,7 @@
-"""Where Ray work runs: the cluster that this process belongs to, or an embedded one of this machine's own.
+"""Ray sessions: connect to the cluster of this process, or start an embedded one on this machine.
 
-Embedded is the default and needs nothing running. It has no dashboard, listens on the loopback interface with a token
-that only this process and its children know, and ends with the `with` block.
+An embedded session is the default and needs no running cluster. It has no dashboard, listens on loopback with a token
+that only this process and its children know, and stops at the end of the `with` block.
 """
 
 from __future__ import annotations
@@ -16,86 +16,85 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
-from raycol.distributed.capacity import make_room
+from raycol.distributed.capacity import wait_for_capacity
 from raycol.distributed.listening import keep_haproxy_private
 from raycol.errors import InputError, RaycolError
 
 _OBJECT_STORE_BYTES = 512 << 20
-# Ray waits half a minute for a node of its own, which a busy machine may not have started by then.
-_STARTS = 2
-# Something that is there accepts connections at once.
-_REACHED_S = 10.0
+# Ray gives its node half a minute to start, which can be too short on a busy machine.
+_START_ATTEMPTS = 2
+_CONNECT_TIMEOUT_S = 10.0
 _CLIENT_PORT = 10001
-# Of the 107 bytes that a socket's path may have, what is left of those that Ray puts below (the time, a process's id).
-_MOST_FOLDER_BYTES = 103 - len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
+# What a socket's path leaves for the folder, after the suffix that Ray appends (session time and process id).
+_MAX_FOLDER_BYTES = 103 - len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
 
-# Read by Ray at import or at start, so they are set before either. A value that is set already wins.
+# Ray reads these when it is imported or started. Variables that are already set take precedence.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
-    # How often Ray Train looks at its workers; two seconds otherwise, which a short training waits for at its end.
+    # Ray Train polls its workers at this interval; the default of 2 s delays the end of a short training.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Serve's fast settings (docs/serving.md says what they change): gRPC between replicas, user code on a replica's
-    # own event loop, HAProxy in place of the proxy in Python; and deployments end without half a minute of draining.
+    # Serve's throughput settings (see docs/serving.md): gRPC between replicas, user code on the replica's own event
+    # loop, HAProxy instead of the Python proxy; and no half minute of draining when a deployment stops.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # Messages between replicas have gRPC's limit of 4 MiB otherwise, which requests and answers of documented sizes
-    # exceed. What a shard tells of documents has a limit of its own (`raycol.serving.answer_limits`).
+    # gRPC's default of 4 MiB is too small for requests and responses of the documented sizes. The size of a shard's
+    # reply is limited separately (`raycol.serving.answer_limits`).
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
-    # A request's line is in the log at once, not with a thousand others.
+    # Write each access log line at once; the default buffers a thousand.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
-    # Around everything that Serve does with a request: a header that is not UTF-8 would be an error 500 of its own.
+    # Middleware around Serve's own request handling, which fails with a 500 on a header that is not UTF-8.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raycol.serving.http.headers.middlewares",
-    # A connection that sends nothing is ended after half a minute, not an hour; one that waits for an answer is not.
+    # Close an idle client connection after 30 s instead of an hour; one that awaits a response stays open.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
-    # The kernel of a gateway's host accepts connections even while the gateway is busy: seconds mean that the host is
-    # gone. HAProxy's checks of it end by the same clock, and two of them must fail.
+    # The kernel of a gateway's host accepts connections even if the gateway is busy: a timeout of seconds means that
+    # the host is down. HAProxy's health checks use the same timeout, and two of them must fail.
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
-    # When gateways come or go, a new process of HAProxy takes over. The old one checks no gateway any more: what waits
-    # there for one whose host is silent ends when it does. Nothing else should take so long.
+    # When the set of gateways changes, a new HAProxy process takes over. The old one stops its health checks, so
+    # requests to a dead host end only when that process does. No other request should take this long.
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
-    # There is no variable for how long a request's headers may take, and a byte now and then is not nothing; nor one
-    # for requests at a gateway whose host has gone silent, which would wait for ever. This one is written into the
-    # `defaults` of HAProxy's configuration as it is. The first line is Serve's own default.
+    # Serve has no variable for the timeout of a request's headers (the client timeout restarts with every byte), nor
+    # for closing connections to a dead gateway, whose requests would wait forever. Serve copies this value verbatim
+    # into the `defaults` of HAProxy's configuration. The first line is Serve's own default.
     "RAY_SERVE_HAPROXY_RETRY_ON": (
         "conn-failure\n    timeout http-request 10s\n    default-server on-marked-down shutdown-sessions"
     ),
 }
-# HAProxy's own pages: with Serve's fixed ports, two sessions on one machine would keep each other from starting.
+# Ports of HAProxy's own pages: Serve's fixed defaults would prevent a second session on the same machine.
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
 def set_environment() -> None:
-    """Set what Ray reads when it is imported: for those who import a part of it before they have a session."""
+    """Set the environment variables that Ray reads on import; call it before importing any part of Ray."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 @contextmanager
-def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) -> Iterator[None]:
-    """Make Ray ready for workers that need so much each: CPU, GPU, or other resources by their names.
+def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: float) -> Iterator[None]:
+    """Provide a Ray session with capacity for the workers.
 
-    Inside a Ray job, or where RAY_ADDRESS is set, that cluster is used and left running; so is a session
-    that the caller has open. Otherwise an embedded one is started, and stopped at the end. It has as many
-    logical CPUs as the work asks for, even where the machine has fewer, so that nothing waits for ever.
+    Inside a Ray job, or if RAY_ADDRESS is set, use that cluster and leave it running; likewise a session that the
+    caller has open. Otherwise start an embedded session and stop it at the end. It has as many logical CPUs as the
+    workers need, even if the machine has fewer, so that no worker waits forever.
 
     Args:
-        workers: how many.
+        workers: number of workers.
         wait_for_nodes: seconds to wait for nodes that the cluster's autoscaler adds.
-        each: what each worker needs.
+        resources: what each worker needs, by Ray's resource names (CPU, GPU, ...).
 
     Raises:
-        InputError: there is less of a resource than the work needs, Ray's sockets cannot be where TMPDIR says, or no
-            cluster is reached where RAY_ADDRESS says.
-        RaycolError: no session can be started here, or the cluster has no room in that time.
+        InputError: the cluster is too small, the path of Ray's sockets is too long, or no cluster answers at
+            RAY_ADDRESS.
+        RaycolError: the embedded session does not start, or the cluster is still too small after `wait_for_nodes`.
     """
     set_environment()
-    ours = not os.environ.get("RAY_ADDRESS")
-    if ours:
-        # Where RAY_AUTH_MODE does not say otherwise, `ray.init` turns token mode on for a new local cluster,
-        # and would write a token of its own making into the home folder if there were none.
+    embedded = not os.environ.get("RAY_ADDRESS")
+    if embedded:
+        # Unless RAY_AUTH_MODE is set, `ray.init` enables token mode for a new local cluster, and without a token it
+        # would write a generated one into the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True):
             os.environ.setdefault(name, str(port))
@@ -104,26 +103,26 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **each: float) ->
     import ray
 
     if ray.is_initialized():
-        make_room(workers, each, wait_for_nodes)
+        wait_for_capacity(workers, resources, wait_for_nodes)
         yield
         return
-    if ours:
-        _start(max(math.ceil(workers * each.get("CPU", 1)), os.cpu_count() or 1))
+    if embedded:
+        _start(max(math.ceil(workers * resources.get("CPU", 1)), os.cpu_count() or 1))
     else:
         _connect(os.environ["RAY_ADDRESS"])
     try:
-        make_room(workers, each, wait_for_nodes)
+        wait_for_capacity(workers, resources, wait_for_nodes)
         yield
     finally:
         ray.shutdown()
 
 
 def _start(num_cpus: int) -> None:
-    """Start a session of one node."""
+    """Start an embedded session of one node."""
     import ray
 
     check_socket_folder()
-    for attempt in range(1, _STARTS + 1):
+    for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             with _node_on_loopback():
                 ray.init(
@@ -135,58 +134,58 @@ def _start(num_cpus: int) -> None:
                     logging_level=logging.ERROR,
                 )
             return
-        except Exception as error:  # a node that is late is a plain one
+        except Exception as error:  # Ray raises a plain Exception if the node is late
             ray.shutdown()
-            late = "timed out" in str(error)
-            if attempt < _STARTS and late:
+            timed_out = "timed out" in str(error)
+            if attempt < _START_ATTEMPTS and timed_out:
                 continue
-            advice = "; this machine is busy, or short of memory: try again" if late else ""
-            raise RaycolError(f"Ray cannot be started here: {_first_line(error)}{advice}") from error
+            advice = "; the machine is busy or short of memory: try again" if timed_out else ""
+            raise RaycolError(f"cannot start Ray on this machine: {_first_line(error)}{advice}") from error
 
 
 def _connect(address: str) -> None:
-    """Connect to the cluster that RAY_ADDRESS names, where anything listens there: Ray tries for many minutes."""
+    """Connect to the cluster at RAY_ADDRESS. Check first that a server listens there: Ray would retry for minutes."""
     import ray
 
     try:
         host, port = _host_and_port(address)
         if host:
-            socket.create_connection((host, port), timeout=_REACHED_S).close()
+            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(
-            f"RAY_ADDRESS is {address!r}, and no cluster of Ray is reached there ({reason}); correct it, or unset it "
-            "to run on this machine"
+            f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({reason}); correct it, or unset it to run on "
+            "this machine"
         ) from error
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    """Where to connect to; no host where Ray looks for a cluster itself (auto, local)."""
+    """Return the host and port of an address; ("", 0) if Ray finds the cluster itself (auto, local)."""
     parts = urlsplit(address if "://" in address else f"//{address}")
-    # Of Ray's client the port may be left out.
+    # ray:// addresses may omit the port.
     port = parts.port or (_CLIENT_PORT if parts.scheme == "ray" else None)
     return (parts.hostname, port) if parts.hostname and port else ("", 0)
 
 
 def check_socket_folder() -> None:
-    """Raise `InputError` where the sockets of a session of Ray would have longer paths than a socket can."""
+    """Raise `InputError` if the paths of a Ray session's sockets would exceed the system's limit."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "TMPDIR")
     folder = os.environ.get(name) or tempfile.gettempdir()
     size = len(os.fsencode(folder))
-    if size > _MOST_FOLDER_BYTES:
+    if size > _MAX_FOLDER_BYTES:
         raise InputError(
-            f"{name} is {folder!r}, {size} bytes: the paths of Ray's sockets there are too long; set RAY_TMPDIR to a "
-            f"folder of at most {_MOST_FOLDER_BYTES} bytes, such as /tmp"
+            f"{name} is {folder!r}, {size} bytes: too long for the paths of Ray's sockets; set RAY_TMPDIR to a folder "
+            f"of at most {_MAX_FOLDER_BYTES} bytes, such as /tmp"
         )
 
 
 @contextmanager
 def _node_on_loopback() -> Iterator[None]:
-    """Have a node that starts take the loopback address, and its servers listen there alone.
+    """Make a node that starts in this context use the loopback address, so that its servers listen only there.
 
-    `ray.init` replaces a loopback address that it is given by the machine's own, but not where clusters are turned off
-    (`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`), which is read when Ray is imported, perhaps long before.
+    `ray.init` replaces a loopback address by the machine's own unless multi-node clusters are disabled. Their variable
+    (`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`) is read when Ray is imported, so this sets the constant.
     """
     from ray._private import ray_constants
 
@@ -199,19 +198,20 @@ def _node_on_loopback() -> Iterator[None]:
 
 
 def _free_ports(n: int) -> list[int]:
-    with ExitStack() as probes:
-        found = [probes.enter_context(socket.socket()) for _ in range(n)]
-        for probe in found:
-            probe.bind(("", 0))
-        return [int(probe.getsockname()[1]) for probe in found]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for each in sockets:
+            each.bind(("", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 @contextmanager
-def ray_errors(doing: str) -> Iterator[None]:
-    """Turn what Ray raises for a failed worker into the error that raycol's own code raised there.
+def ray_errors(operation: str) -> Iterator[None]:
+    """Replace an error that Ray raises for a failed worker by the `RaycolError` behind it.
 
     Raises:
-        RaycolError: that error; or, where the failure was another, one that says what was being done.
+        RaycolError: the error that raycol's code raised in the worker; for any other failure, one that names the
+            operation.
     """
     try:
         yield
@@ -219,11 +219,11 @@ def ray_errors(doing: str) -> Iterator[None]:
         cause = unwrap_ray_error(error)
         if isinstance(cause, RaycolError):
             raise cause from None
-        raise RaycolError(f"{doing} failed: {_first_line(cause)}") from error
+        raise RaycolError(f"{operation} failed: {_first_line(cause)}") from error
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, without the advice and the traceback that Ray writes below and above it."""
+    """Type and first line of an error's message, without the traceback and the advice that Ray adds."""
     while isinstance(inner := _inner(error), BaseException):
         error = inner
     lines = str(error).strip().splitlines()
@@ -231,16 +231,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _inner(error: BaseException) -> object:
-    """What an error of Ray Core's tasks, or of Ray Train's controller, is about."""
+    """The error that a Ray Core task error or a Ray Train controller error wraps, if any."""
     return getattr(error, "cause", None) or getattr(error, "controller_failure", None)
 
 
 def unwrap_ray_error(error: BaseException) -> BaseException:
-    """The error that raycol's own code raised in a worker, where Ray wrapped one; else the error itself."""
+    """Return the raycol error that a Ray error wraps; the error itself if it wraps none."""
     seen: set[int] = set()
-    waiting: list[BaseException] = [error]
-    while waiting:
-        current = waiting.pop()
+    pending: list[BaseException] = [error]
+    while pending:
+        current = pending.pop()
         if id(current) in seen:
             continue
         seen.add(id(current))
@@ -248,5 +248,5 @@ def unwrap_ray_error(error: BaseException) -> BaseException:
             return current
         inner = [_inner(current), current.__cause__, current.__context__]
         inner += list((getattr(current, "worker_failures", None) or {}).values())
-        waiting += [item for item in inner if isinstance(item, BaseException)]
+        pending += [item for item in inner if isinstance(item, BaseException)]
     return error

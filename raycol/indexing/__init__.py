@@ -1,4 +1,4 @@
-"""Building indexes from corpora with Ray Data."""
+"""Build indexes from corpora, and append to them, with Ray Data."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`raycol index append`: encode a corpus with the index's own encoder and codebook, and add it in one new version."""
+"""`raycol index append`: encode a corpus with the index's encoder and codebook, and commit it as one new version."""
 
 from __future__ import annotations
 
@@ -26,136 +26,144 @@ from raycol.index.format.snapshot import Snapshot
 from raycol.index.write.changes import check_writable, commit_change
 from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
-from raycol.indexing.codebook import Sampled
+from raycol.indexing.codebook import SampleStats
 from raycol.indexing.config import AppendConfig
-from raycol.indexing.existing_documents import Present, positions_of
+from raycol.indexing.existing_documents import ExistingDocuments, positions_of
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Task
-from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
+from raycol.indexing.part import PartSettings
+from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
 from raycol.storage import Store, absolute, open_store
 
-# Appends to one index at once of which one may be the last to get through.
+# Conflicts with other writers before an append gives up.
 _ATTEMPTS = 8
 
 
 def append_corpus(config: AppendConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
-    """Add a corpus to an index; or continue where the same command was interrupted.
+    """Append a corpus to an index, or continue an interrupted append of the same settings.
 
-    Where another writer changes the index meanwhile, the corpus is added to what that one has made, from the start.
+    If another writer commits first, start again from its version.
 
     Raises:
         InputError: no index there, an unusable corpus, another model than the index's, or (unless `upsert`) a
-            document that the index has already.
-        ConflictError: other writers changed the index meanwhile, again and again.
+            document that the index already has.
+        ConflictError: other writers committed first in every attempt.
     """
     for _ in range(_ATTEMPTS - 1):
         try:
             return _append(config, report, executor)
         except ConflictError:
-            report(0, None, "another writer was first: adding to its version")
+            report(0, None, "another writer committed first: starting again from its version")
     return _append(config, report, executor)
 
 
 def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildReport:
-    """One attempt. Raises as `append_corpus`, and `ConflictError` as soon as another writer is known to be first."""
+    """Try once. Raises as `append_corpus`, and `ConflictError` as soon as another writer has committed."""
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
     current = read_manifest(store)
-    work = _committed(config, store, current, report, clock)
-    if work is None:
+    prepared = _committed_append(config, store, current, report, clock)
+    if prepared is None:
         snapshot = Snapshot.open(store, current)
         check_writable(snapshot)
-        work = _prepare(config, snapshot, report, clock)
-    snapshot, manifest, plan = work.snapshot, work.snapshot.manifest, work.plan
-    before = built_before(work.journal, plan)
-    target = Target(store.uri, manifest.dim, manifest.bits, work.model, manifest.codebook)
+        prepared = _prepare(config, snapshot, report, clock)
+    snapshot, manifest, plan = prepared.snapshot, prepared.snapshot.manifest, prepared.plan
+    reused = built_parts(prepared.journal, plan)
+    target = Target(store.uri, manifest.dim, manifest.bits, prepared.model, manifest.codebook)
 
-    def while_first(done: float, total: float | None, note: str) -> None:
+    def report_if_current(done: float, total: float | None, note: str) -> None:
         check_current(store, current.version)
         report(done, total, note)
 
     with writing_from(store, current.version), executor.session(config):
         with clock("encode"):
-            built = build_partitions(config, plan, work.task, target, work.journal, before, while_first, executor)
+            built = build_partitions(
+                config, plan, prepared.settings, target, prepared.journal, reused, report_if_current, executor
+            )
         infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
         with clock("merge"):
-            added = merge_partitions(target, columns, base, infos, manifest.partition_tokens, while_first, executor)
-    left_out = [id_ for part in built for id_ in part.left_out]
-    kept = positions_of(snapshot, left_out)  # what does not come stays as it was
-    gone = [np.setdiff1d(positions, here) for positions, here in zip(work.gone, kept, strict=True)]
-    removed = sum(map(len, gone))
+            added = merge_partitions(
+                target, columns, base, infos, manifest.partition_tokens, report_if_current, executor
+            )
+    # A document stays as it was if its replacement is unusable.
+    retained = positions_of(snapshot, [id_ for part in built for id_ in part.left_out])
+    replaced = [
+        np.setdiff1d(positions, unchanged) for positions, unchanged in zip(prepared.replaced, retained, strict=True)
+    ]
+    n_replaced = sum(map(len, replaced))
     try:
         with clock("commit"):
-            commit_change(snapshot, gone, added)
+            commit_change(snapshot, replaced, added)
     except ConflictError:
         if not _is_committed(store, manifest.version + 1, added):
-            work.journal.forget_parts()
+            prepared.journal.discard_parts()
             raise
     done = make_report(
         config.index,
         manifest.version + 1,
         built,
         partitions=len(added),
-        before=before,
-        replaced=removed,
+        reused=reused,
+        replaced=n_replaced,
         skipped=plan.problems,
         seconds=time.monotonic() - started,
         clock=clock,
-        sampled=Sampled(),
+        sample=SampleStats(),
     )
     save_report(store, done)
     sweep(store)
-    work.journal.remove()
+    prepared.journal.remove()
     return done
 
 
 def _is_committed(store: Store, version: int, added: tuple[PartitionInfo, ...]) -> bool:
-    """Whether a version has these partitions: named after their contents, an append's own if it is the next one."""
+    """Return whether a version ends with these partitions, which are named after their contents."""
     try:
         return bool(added) and read_manifest(store, version).partitions[-len(added) :] == added
-    except InputError:  # it has been vacuumed
+    except InputError:  # vacuumed
         return False
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is to be appended to which version, and the documents of each of its partitions that are replaced."""
+class _PreparedAppend:
+    """A planned append to a snapshot. `replaced` are the positions of replaced documents in each partition."""
 
     snapshot: Snapshot
     plan: BuildPlan
-    gone: list[NDArray[np.int64]]
+    replaced: list[NDArray[np.int64]]
     model: ModelInfo | None
-    task: Task
+    settings: PartSettings
     journal: Journal
 
 
-def _committed(config: AppendConfig, store: Store, current: Manifest, report: Report, clock: Clock) -> _Work | None:
-    """The same append from the version before, if it may have died between its commit and its end."""
+def _committed_append(
+    config: AppendConfig, store: Store, current: Manifest, report: Report, clock: Clock
+) -> _PreparedAppend | None:
+    """Return the same append to the previous version if it may have died between its commit and its cleanup."""
     version = current.version
-    mark = f"{version - 1:08d}-"
-    begun = any(name.startswith(mark) for name in store.names(BUILDS))
-    if not begun or not any(info.name.startswith(mark) for info in current.partitions):
+    prefix = f"{version - 1:08d}-"
+    has_journal = any(name.startswith(prefix) for name in store.names(BUILDS))
+    if not has_journal or not any(info.name.startswith(prefix) for info in current.partitions):
         return None
     try:
-        work = _prepare(config, Snapshot.open(store, read_manifest(store, version - 1)), report, clock)
+        prepared = _prepare(config, Snapshot.open(store, read_manifest(store, version - 1)), report, clock)
     except (InputError, IndexCorruptError):
         return None
-    return work if work.journal.exists() else None
+    return prepared if prepared.journal.exists() else None
 
 
-def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Clock) -> _Work:
-    """Plan, and check everything that can be checked before the work."""
+def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Clock) -> _PreparedAppend:
+    """Plan the append, and check all input before any encoding starts."""
     manifest = snapshot.manifest
     _check_effects(config, manifest)
     fields = _fields(config, manifest)
     with clock("plan"):
-        plan, gone = _plan(config, snapshot, fields, report)
+        plan, replaced = _plan(config, snapshot, fields, report)
         model = _find_model(manifest, plan, config.model)
-    task = Task(
+    settings = PartSettings(
         fields,
         manifest.columns,
         config.batch,
@@ -164,83 +172,85 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
         manifest.version,
         manifest.split,
     )
-    name = fingerprint(config, plan, task, model, bits=manifest.bits, codebook=manifest.codebook.name)
+    name = fingerprint(config, plan, settings, model, bits=manifest.bits, codebook=manifest.codebook.name)
     journal = Journal(snapshot.store, manifest.version, name)
-    return _Work(snapshot, plan, gone, model, task, journal)
+    return _PreparedAppend(snapshot, plan, replaced, model, settings, journal)
 
 
 def _plan(
     config: AppendConfig, snapshot: Snapshot, fields: Fields, report: Report
 ) -> tuple[BuildPlan, list[NDArray[np.int64]]]:
-    """What is to come, and which documents of each partition go for it: with `upsert` those of the same ids.
+    """Plan the build; return it with the positions of replaced documents in each partition (none without `upsert`).
 
-    Without it, such documents cannot be used. They are looked up by thousands, so where they stand is found by
-    reading again, which is for this case only.
+    Without `upsert`, an existing document is unusable. Ids are looked up thousands at a time, when the line of each is
+    no longer known; so if any exists, the corpus is planned a second time to report it with its line.
     """
     metadata = MetadataCheck(fields, snapshot.manifest.columns, split=snapshot.manifest.split is not None)
-    present = Present(snapshot)
+    existing = ExistingDocuments(snapshot)
 
-    def look(passage: Passage) -> None:
+    def look_up(passage: Passage) -> None:
         metadata(passage)
-        present(passage)
+        existing(passage)
 
     def plan_with(check: Callable[[Passage], None]) -> BuildPlan:
         return plan_build(config.files(), fields, config.docs_per_partition, config.on_error, check, report)
 
-    plan, gone = plan_with(look), present.positions()
-    if config.upsert or not any(map(len, gone)):
-        return plan, gone
-    there = present.ids()
+    plan, positions = plan_with(look_up), existing.positions()
+    if config.upsert or not any(map(len, positions)):
+        return plan, positions
+    existing_ids = existing.ids()
 
     def refuse(passage: Passage) -> None:
         metadata(passage)
-        if passage.id in there:
-            raise InputError(f"document {passage.id!r} is in the index {snapshot.store} already; --upsert replaces it")
+        if passage.id in existing_ids:
+            raise InputError(f"document {passage.id!r} is already in the index {snapshot.store}; --upsert replaces it")
 
-    if config.on_error == "skip" and len(there) == plan.documents:
-        raise InputError(f"{config.corpus}: the index {snapshot.store} has all of it already; --upsert replaces it")
-    return plan_with(refuse), [np.empty(0, dtype=np.int64) for _ in gone]
+    if config.on_error == "skip" and len(existing_ids) == plan.documents:
+        raise InputError(
+            f"{config.corpus}: all its documents are already in the index {snapshot.store}; --upsert replaces them"
+        )
+    return plan_with(refuse), [np.empty(0, dtype=np.int64) for _ in positions]
 
 
 def _fields(config: AppendConfig, manifest: Manifest) -> Fields:
-    """Which fields are what: metadata is what the index has columns for, under their names."""
-    own = {*TEXT_COLUMNS, *(PARENT_COLUMNS if manifest.split else ())}
+    """The corpus's fields; the metadata fields are the index's columns of the same names."""
+    reserved = {*TEXT_COLUMNS, *(PARENT_COLUMNS if manifest.split else ())}
     return Fields(
         id=config.id_column,
         title=config.title_column,
         text=config.text_column,
         embeddings=config.embeddings_column,
-        metadata={name: kind for name, kind in manifest.columns.items() if name not in own},
+        metadata={name: kind for name, kind in manifest.columns.items() if name not in reserved},
         make_ids=config.make_ids,
         encoded=manifest.model is None,
     )
 
 
 def _check_effects(config: AppendConfig, manifest: Manifest) -> None:
-    """Raise `InputError` for a setting that was given and that nothing reads beside what the index is."""
+    """Raise `InputError` for a setting that is set although it has no effect with this index."""
     if manifest.model:
-        unread, reason = ["embeddings_column"], "the index has a model, which encodes the texts"
+        unused, reason = ["embeddings_column"], "the index has a model, which encodes the texts"
     elif "text" in manifest.columns:
-        unread, reason = ["batch_tokens", "dtype"], "the index's documents come encoded"
+        unused, reason = ["batch_tokens", "dtype"], "the index's documents come encoded"
     else:
-        unread = ["batch_tokens", "dtype", "title_column", "text_column"]
+        unused = ["batch_tokens", "dtype", "title_column", "text_column"]
         reason = "the index's documents come encoded, and it stores no texts"
-    for name in unread:
+    for name in unused:
         if name in config.model_fields_set and getattr(config, name) is not None:
             raise InputError(f"{name} has no effect: {reason}; leave {name} out")
 
 
 def _find_model(manifest: Manifest, plan: BuildPlan, name_or_path: str | None) -> ModelInfo | None:
-    """Where the index's model is now; opened once, so that a wrong one is found before any work is done."""
+    """Return the index's model at its current path. Opens it once, to refuse a wrong one before encoding starts."""
     info = manifest.model
     if info is None:
         if name_or_path:
-            raise InputError("the index has no model, its documents came encoded; leave --model out")
-        dim = open_encoded(plan, "the index's documents came encoded, so must these").dim
+            raise InputError("the index has no model: its documents come encoded; leave --model out")
+        dim = open_encoded(plan, "the index has no model, so its documents must come encoded").dim
         if dim != manifest.dim:
             raise InputError(f"embeddings of {dim} dimensions; the index has {manifest.dim}")
         return None
-    # torch is imported once the rest of the input is known to be good.
+    # Importing torch is slow, so the rest of the input is checked first.
     from raycol.models.encoder import load_index_encoder
 
     load_index_encoder(info, name_or_path, device="cpu")

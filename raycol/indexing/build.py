@@ -1,8 +1,8 @@
 """`raycol index build`: plan, sample, train the codebook, encode partitions on Ray Data, merge small ones, commit.
 
-Each row of the Ray Dataset is a part of the corpus, not a document: an actor reads it, encodes, quantises and writes
-its partition, and only a description comes back. So of the corpus's embeddings only those of the codebook's sample
-cross the object store, a lost worker costs one part, and the bytes do not depend on the number of workers.
+Each row of the Ray Dataset is a part of the corpus, not a document: an actor reads, encodes and quantises the part,
+writes its partition and returns only a description. So only the embeddings of the codebook's sample cross the object
+store, a lost worker costs one part, and the bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from raycol.index.format.manifest import (
 from raycol.index.write.create import check_new, partition_tokens_for
 from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
-from raycol.indexing.codebook import Sampled, train_on_sample
+from raycol.indexing.codebook import SampleStats, train_on_sample
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import Task
-from raycol.indexing.partitions import Target, build_partitions, built_before, merge_partitions
+from raycol.indexing.part import PartSettings
+from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
@@ -36,10 +36,10 @@ from raycol.storage import absolute, open_store
 
 
 def build_index(config: IndexConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
-    """Build an index of a corpus; or continue one that was interrupted, from the parts it finished.
+    """Build an index of a corpus, or continue an interrupted build from its finished parts.
 
     Raises:
-        InputError: an unusable corpus or model, or `out` holds an index already.
+        InputError: an unusable corpus or model, or `out` already holds an index.
         RaycolError: a worker failed, or `out` cannot be written.
     """
     started, clock = time.monotonic(), Clock()
@@ -51,30 +51,30 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     with clock("plan"):
         files = config.files()
         plan = plan_build(files, fields, config.docs_per_partition, config.on_error, check, report)
-        found = check.finish(files[0])
+        metadata = check.finish(files[0])
         source = open_source(plan, config.model, split)
     check_codec(source.dim, config.bits)
 
-    columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(found)
-    task = Task(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
+    columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(metadata)
+    settings = PartSettings(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
     codec = config.model_dump(include={"bits", "n_centroids", "sample_documents", "seed"})
-    journal = Journal(store, 0, fingerprint(config, plan, task, source.model, **codec))
+    journal = Journal(store, 0, fingerprint(config, plan, settings, source.model, **codec))
     if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
-        check_new(store)  # else this build died between its commit and its end
+        check_new(store)  # otherwise this build died between its commit and its cleanup
     with executor.session(config):
-        # Without their codebook, partitions are of no use: another one might differ in its last bits.
+        # Partitions are useless without their codebook: training it again may change its last bits.
         codebook = journal.codebook()
-        before = built_before(journal, plan) if codebook else {}
-        sampled = Sampled()
+        reused = built_parts(journal, plan) if codebook else {}
+        sample = SampleStats()
         if codebook is None:
-            codebook, sampled = train_on_sample(
-                config, plan, task, store, source.model, source.dim, source.mean_tokens, clock, report, executor
+            codebook, sample = train_on_sample(
+                config, plan, settings, store, source.model, source.dim, source.mean_tokens, clock, report, executor
             )
-            journal.forget_parts()
+            journal.discard_parts()
             journal.save_codebook(codebook)
         target = Target(store.uri, source.dim, config.bits, source.model, codebook)
         with clock("encode"):
-            built = build_partitions(config, plan, task, target, journal, before, report, executor)
+            built = build_partitions(config, plan, settings, target, journal, reused, report, executor)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         with clock("merge"):
@@ -103,12 +103,12 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         1,
         built,
         partitions=len(partitions),
-        before=before,
+        reused=reused,
         replaced=0,
         skipped=plan.problems,
         seconds=time.monotonic() - started,
         clock=clock,
-        sampled=sampled,
+        sample=sample,
     )
     save_report(store, done)
     sweep(store)

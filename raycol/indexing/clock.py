@@ -1,4 +1,4 @@
-"""What work takes: seconds by stage."""
+"""CPU and wall-clock seconds by stage."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """CPU seconds of this process, and seconds by the clock on the wall, by stage."""
+    """Adds up CPU seconds of this process and wall-clock seconds, by stage."""
 
     cpu_s: dict[str, float] = field(default_factory=dict)
     wall_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count what happens inside to a stage."""
+        """Add the time spent in this context to a stage."""
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The codebook of a build: a seeded sample of the corpus, encoded on the workers, and k-means here."""
+"""The codebook of a build: workers encode a seeded sample of the corpus, and the driver runs k-means on it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from raycol.index.codec.codebook_files import save_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
-from raycol.indexing.part import Task
+from raycol.indexing.part import PartSettings
 from raycol.indexing.plan import BuildPlan, sample_documents
 from raycol.indexing.workers import SampleEncoder
 from raycol.storage import Store
 
-# A sample of so few tokens is encoded where the build was started: that takes less than starting workers for it.
-_FEW_TOKENS = 8192
+# A sample of at most this many tokens is encoded on the driver, which takes less time than starting workers.
+_MAX_DRIVER_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """What sampling took: tokens, CPU seconds of the workers, and the largest one's memory (0: none was started)."""
+class SampleStats:
+    """Tokens of the sample, CPU seconds of its encoding, and peak memory of a worker (0 if none was started)."""
 
     tokens: int = 0
     cpu_s: float = 0.0
@@ -37,7 +37,7 @@ class Sampled:
 def train_on_sample(
     config: IndexConfig,
     plan: BuildPlan,
-    task: Task,
+    settings: PartSettings,
     store: Store,
     model: ModelInfo | None,
     dim: int,
@@ -45,33 +45,39 @@ def train_on_sample(
     clock: Clock,
     report: Report,
     executor: Executor,
-) -> tuple[CodebookInfo, Sampled]:
-    """Encode the sample, train, save. The sample's embeddings are what crosses the object store, in float16."""
-    size = config.sample_documents or enough_documents(plan.documents, mean_tokens, dim, config.n_centroids)
+) -> tuple[CodebookInfo, SampleStats]:
+    """Encode the sample, train the codebook and save it.
+
+    The sample's embeddings, in float16, are the only ones of a build that cross the object store.
+
+    Raises:
+        InputError: no sampled document has usable embeddings.
+    """
+    size = config.sample_documents or default_sample_size(plan.documents, mean_tokens, dim, config.n_centroids)
     positions = sample_documents(plan, size, config.seed)
     rows = [
-        {"number": number, "part": part.to_json(), "positions": chosen}
-        for number, (part, chosen) in enumerate(zip(plan.parts, positions, strict=True))
-        if chosen
+        {"number": number, "part": part.to_json(), "positions": sampled}
+        for number, (part, sampled) in enumerate(zip(plan.parts, positions, strict=True))
+        if sampled
     ]
     size = sum(map(len, positions))
     arrays: dict[int, NDArray[np.float16]] = {}
     done, cpu_s, peak_bytes = 0, 0.0, 0
     report(0, size, "sampling")
-    few = size * mean_tokens <= _FEW_TOKENS and not config.on_gpu
-    run = IN_PROCESS.run if few else executor.run
+    on_driver = size * mean_tokens <= _MAX_DRIVER_TOKENS and not config.on_gpu
+    run = IN_PROCESS.run if on_driver else executor.run
     name = model.model_dump_json() if model else None
     with clock("sample"):
-        for row in run(SampleEncoder, config, rows, {"task": task.to_json(), "model": name, "dim": dim}):
+        for row in run(SampleEncoder, config, rows, {"settings": settings.to_json(), "model": name, "dim": dim}):
             if row["dim"]:
                 arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
             done += row["documents"]
             cpu_s += row["cpu_s"]
-            peak_bytes = 0 if few else max(peak_bytes, row["peak_bytes"])
+            peak_bytes = 0 if on_driver else max(peak_bytes, row["peak_bytes"])
             report(done, size, "sampling")
     if not arrays:
         raise InputError(
-            f"none of {size} sampled documents has usable embeddings; sample more with --sample-documents"
+            f"none of the {size} sampled documents has usable embeddings; sample more with --sample-documents"
         )
     sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)])
     n_tokens = round(len(sample_TD) * plan.documents / size)
@@ -79,11 +85,11 @@ def train_on_sample(
     report(size, size, f"training {n_centroids} centroids")
     with clock("train"):
         codebook = train_codebook(sample_TD, bits=config.bits, n_centroids=n_centroids, seed=config.seed)
-        return save_codebook(store, codebook), Sampled(len(sample_TD), cpu_s, peak_bytes)
+        return save_codebook(store, codebook), SampleStats(len(sample_TD), cpu_s, peak_bytes)
 
 
-def enough_documents(n_documents: int, mean_tokens: float, dim: int, n_centroids: int | None) -> int:
-    """How many documents to train on: as many as PLAID would, but no more tokens than k-means will look at."""
+def default_sample_size(n_documents: int, mean_tokens: float, dim: int, n_centroids: int | None) -> int:
+    """Return the number of documents to train on: PLAID's, but no more tokens than k-means uses."""
     k = n_centroids or default_centroids(max(1, round(n_documents * mean_tokens)))
     enough = math.ceil(1.1 * sample_tokens(k, dim) / max(mean_tokens, 1.0))
     return max(1, min(sample_size(n_documents), enough))

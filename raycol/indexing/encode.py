@@ -1,4 +1,4 @@
-"""Encoding texts: batches of so many tokens, of documents of similar length, while the next ones are tokenised."""
+"""Encode texts in batches of similar length and a fixed number of tokens, while the next texts are tokenised."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-# Texts that are tokenised together.
+# Texts per call of the tokenizer.
 _TOKENISED = 256
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts that were encoded together: their positions, their embeddings [n_tokens, dim], how many were cut off."""
+    """A batch of encoded texts: their positions, embeddings [n_tokens, dim], and the number of truncated texts."""
 
     positions: list[int]
     embeddings: list[NDArray[np.float32]]
@@ -32,17 +32,17 @@ class Encoded:
 
 
 def encode_texts(encoder: MultiVectorEncoder, texts: Sequence[str], batch_tokens: int) -> Iterator[Encoded]:
-    """Encode documents, from the longest to the shortest, each batch when the one before has been taken.
+    """Yield batches of encoded documents, from the longest document to the shortest.
 
-    The embeddings are those of `encoder.encode_document`, but for rounding: it pads other documents together. They
-    depend on the texts and `batch_tokens` alone.
+    The embeddings equal those of `encoder.encode_document` up to rounding, because its batches pad differently. They
+    depend only on the texts and `batch_tokens`.
 
     Args:
         encoder: late-interaction encoder.
         texts: at least one.
-        batch_tokens: tokens a batch, padding included; a text that is longer is a batch of its own.
+        batch_tokens: tokens per batch, padding included; a longer text is a batch of its own.
     """
-    # Texts are flattened into one row where flash attention is there. Of one length nearly, they need not be.
+    # With flash attention, the encoder would flatten the batch into one row; texts of similar length do not need that.
     encoder[0].unpad_inputs = False
     order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
     chunks = [order[start : start + _TOKENISED] for start in range(0, len(order), _TOKENISED)]
@@ -53,7 +53,7 @@ def encode_texts(encoder: MultiVectorEncoder, texts: Sequence[str], batch_tokens
 
 
 def _ahead(function: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
-    """What a function makes of each item, computed in a thread while the result before is in use."""
+    """Yield the function's result for each item, computed in a thread while the caller uses the previous one."""
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
         current: Future[R] | None = None
         for item in items:
@@ -65,7 +65,7 @@ def _ahead(function: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
 
 
 def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-    """Padded features, and which texts are longer than the encoder takes."""
+    """Return padded features, and a mask of the texts that exceed the encoder's document length."""
     prompt = prompt_of(encoder, "document")
     features = tokenize(encoder, texts, "document")
     lengths = features["attention_mask"].sum(1).numpy()
@@ -78,14 +78,14 @@ def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, 
 
 
 def document_length(encoder: MultiVectorEncoder) -> int:
-    """Tokens that a document is cut to, markers included."""
+    """Maximum tokens of a document, special tokens and prompt included."""
     return int(min(encoder[0].document_length or encoder.max_seq_length, encoder.max_seq_length))
 
 
 def _encode(
     encoder: MultiVectorEncoder, features: dict[str, Any], batch_tokens: int
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
-    """Rows of features in batches of similar length, and their embeddings."""
+    """Yield batches of similar length: rows of the features, and their embeddings."""
     import torch
 
     lengths = features["attention_mask"].sum(1).numpy()
@@ -106,5 +106,5 @@ def _encode(
         with torch.inference_mode():
             encoded = encoder(batch, task="document")
             tokens, mask = encoded["token_embeddings"].float().cpu(), encoded["attention_mask"].bool().cpu()
-        yield rows, [row[kept].numpy() for row, kept in zip(tokens, mask, strict=True)]
+        yield rows, [row[is_token].numpy() for row, is_token in zip(tokens, mask, strict=True)]
         start += len(rows)

@@ -1,4 +1,4 @@
-"""`raycol index plan`: what a build will take, from a sample of the corpus and rates measured on this machine."""
+"""`raycol index plan`: estimate a build's cost from a sample of the corpus and rates measured on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook, check_codec, default_centroids
 from raycol.index.write.create import partition_tokens_for
-from raycol.indexing.codebook import enough_documents
+from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.part import check_tokens
@@ -25,36 +25,36 @@ from raycol.indexing.plan import ID_BYTES
 from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder
 
-# Tokens that rates are measured on, about.
+# Approximate number of tokens to measure rates on.
 _TIMED_TOKENS = 16384
-# The rate of quantising is measured with so many centroids at most; more cost little more.
+# Quantisation is timed with at most this many centroids; more hardly change the rate.
 _TIMED_CENTROIDS = 16384
-# What lists, codes, gains and scales add to a token's residual, and a document's ids and offsets to its text.
+# Bytes of a token beside its residual (lists, code, gain, scale), and of a document beside its text (id, offsets).
 _TOKEN_BYTES = 4 + 2 + 1 + 2
 _DOCUMENT_BYTES = 40
-# What holding, sorting and writing a part takes, times its bytes.
+# Memory for holding, sorting and writing a part, in multiples of its size.
 _PART_COPIES = 3
-# What training on the sample takes, times its bytes.
+# Memory for training on the sample, in multiples of its size.
 _SAMPLE_COPIES = 3
 
 
 class Estimate(BaseModel):
-    """What a build will take. Figures are estimates but for the rates, which were measured here.
+    """Estimated cost of a build. The rates are measured on this machine.
 
     Args:
-        documents: of the corpus that are usable; exact where its files say how many there are, and none is unusable.
-        tokens: that will be stored, pooled if so asked.
-        n_centroids: of the codebook.
-        index_bytes: of the finished index.
-        parts: tasks of the workers.
-        partitions: of the finished index.
-        encoded_per_second: tokens that one worker encodes; 0 where documents come encoded.
-        quantised_per_second: tokens that one worker quantises.
-        worker_hours: of all workers together, the codebook's sample included.
+        documents: usable documents; exact if the files state their number of records and all are usable.
+        tokens: tokens stored, after pooling.
+        n_centroids: centroids of the codebook.
+        index_bytes: size of the finished index.
+        parts: parts of the corpus, a worker's task each.
+        partitions: partitions of the finished index.
+        encoded_per_second: tokens per second that one worker encodes; 0 if documents come encoded.
+        quantised_per_second: tokens per second that one worker quantises.
+        worker_hours: hours of all workers together, including the codebook's sample.
         worker_bytes: memory of each worker.
         driver_bytes: memory of the process that starts the build.
-        sampled: documents that these figures are from.
-        on_gpu: whether workers are GPUs here.
+        sampled: documents in the sample behind these figures.
+        on_gpu: whether the workers use GPUs.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,85 +75,86 @@ class Estimate(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Timed:
-    """Tokens of the usable documents of a sample, and what encoding them took."""
+class _EncodedSample:
+    """Usable documents of a sample: their number, embeddings, and the encoder's rate (infinite without an encoder)."""
 
     documents: int
     dim: int
-    tokens_a_document: float
+    mean_tokens: float
     embeddings: list[NDArray[np.float32]]
-    per_second: float
+    tokens_per_second: float
 
 
 def estimate_build(config: PlanConfig) -> Estimate:
-    """Read a sample, measure, and multiply. What `config.on_error` says of unusable records holds for the sample.
+    """Estimate a build from a sample of its corpus. `config.on_error` applies to the sample's records.
 
     Raises:
         InputError: an unusable corpus or model.
     """
     sample = sample_corpus(config.files(), config.fields(), config.on_error)
     passages = [passage for _, passage in sample.passages]
-    timed = _time_encoding(config, config.model, passages) if config.model else _embeddings_of(sample, config.on_error)
-    check_codec(timed.dim, config.bits)
-    documents = max(1, round(sample.records * timed.documents / sample.looked_at))
-    tokens = max(1, round(documents * timed.tokens_a_document / config.pool_factor))
-    sampled = _sampled(config, documents, timed)
-    sampled_tokens = max(1, round(sampled * timed.tokens_a_document / config.pool_factor))
-    n_centroids = config.n_centroids or default_centroids(tokens, sampled_tokens)
-    quantised = _time_quantising(timed, n_centroids, config.bits)
-    per_token = timed.dim * config.bits / 8 + _TOKEN_BYTES
-    text = np.mean([len(passage.content.encode()) for passage in passages]) / 2 if config.store_text else 0
-    encoded_tokens = (documents + sampled) * timed.tokens_a_document
-    seconds = encoded_tokens / timed.per_second + tokens / quantised
-    sample_bytes = 2 * timed.dim * sampled_tokens
+    encoded = _encode_sample(config, config.model, passages) if config.model else _read_sample(sample, config.on_error)
+    check_codec(encoded.dim, config.bits)
+    documents = max(1, round(sample.records * encoded.documents / sample.n_read))
+    tokens = max(1, round(documents * encoded.mean_tokens / config.pool_factor))
+    training_documents = _training_documents(config, documents, encoded)
+    training_tokens = max(1, round(training_documents * encoded.mean_tokens / config.pool_factor))
+    n_centroids = config.n_centroids or default_centroids(tokens, training_tokens)
+    quantised_per_second = _time_quantising(encoded, n_centroids, config.bits)
+    token_bytes = encoded.dim * config.bits / 8 + _TOKEN_BYTES
+    # zstd compresses stored text to about half.
+    text_bytes = np.mean([len(passage.content.encode()) for passage in passages]) / 2 if config.store_text else 0
+    encoded_tokens = (documents + training_documents) * encoded.mean_tokens
+    seconds = encoded_tokens / encoded.tokens_per_second + tokens / quantised_per_second
+    training_bytes = 2 * encoded.dim * training_tokens
     parts = math.ceil(documents / config.docs_per_partition)
-    part_tokens = config.docs_per_partition * timed.tokens_a_document
+    part_tokens = config.docs_per_partition * encoded.mean_tokens
     return Estimate(
         documents=documents,
         tokens=tokens,
         n_centroids=n_centroids,
-        index_bytes=round(tokens * per_token + documents * (_DOCUMENT_BYTES + text)),
+        index_bytes=round(tokens * token_bytes + documents * (_DOCUMENT_BYTES + text_bytes)),
         parts=parts,
         partitions=min(parts, math.ceil(tokens / merged_tokens(tokens, partition_tokens_for(tokens)))),
-        encoded_per_second=0 if config.model is None else round(timed.per_second, 1),
-        quantised_per_second=round(quantised, 1),
+        encoded_per_second=0 if config.model is None else round(encoded.tokens_per_second, 1),
+        quantised_per_second=round(quantised_per_second, 1),
         worker_hours=seconds / 3600,
-        worker_bytes=round(peak_memory() + _PART_COPIES * part_tokens * per_token),
-        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * sample_bytes + ID_BYTES * documents),
-        sampled=timed.documents,
+        worker_bytes=round(peak_memory() + _PART_COPIES * part_tokens * token_bytes),
+        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * training_bytes + ID_BYTES * documents),
+        sampled=encoded.documents,
         on_gpu=config.on_gpu,
     )
 
 
-def _sampled(config: PlanConfig, documents: int, timed: _Timed) -> int:
-    """How many documents the codebook will be trained on."""
-    enough = enough_documents(documents, timed.tokens_a_document, timed.dim, config.n_centroids)
-    return min(config.sample_documents or enough, documents)
+def _training_documents(config: PlanConfig, documents: int, encoded: _EncodedSample) -> int:
+    """Number of documents that the codebook will be trained on."""
+    default = default_sample_size(documents, encoded.mean_tokens, encoded.dim, config.n_centroids)
+    return min(config.sample_documents or default, documents)
 
 
-def _time_encoding(config: PlanConfig, model: str, passages: list[Passage]) -> _Timed:
-    """Tokenise the sample, and encode as much of it as takes a few seconds."""
+def _encode_sample(config: PlanConfig, model: str, passages: list[Passage]) -> _EncodedSample:
+    """Tokenise the sample, and encode about `_TIMED_TOKENS` of it."""
     encoder = open_encoder(model, config.on_gpu, config.dtype)
-    longest = math.inf if config.split_tokens else document_length(encoder)
+    max_length = math.inf if config.split_tokens else document_length(encoder)
     texts = [passage.content for passage in passages]
     tokenised = encoder.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-    lengths = [min(len(ids), longest) for ids in tokenised]
+    lengths = [min(len(ids), max_length) for ids in tokenised]
     n = max(1, int(np.searchsorted(np.cumsum(lengths), _TIMED_TOKENS)))
-    list(encode_texts(encoder, texts[:8], config.batch))  # the first batch is slower than others
+    list(encode_texts(encoder, texts[:8], config.batch))  # warm up
     started = time.perf_counter()
     batches = list(encode_texts(encoder, texts[:n], config.batch))
     seconds = time.perf_counter() - started
     embeddings = [tokens_TD for batch in batches for tokens_TD in batch.embeddings]
     stored = sum(map(len, embeddings))
-    # Of what is tokenised, some is not stored (the skiplist); of what is split, some is stored twice.
-    kept = stored / sum(min(length, document_length(encoder)) for length in lengths[:n])
-    twice = config.split_tokens / (config.split_tokens - config.overlap) if config.split_tokens else 1.0
-    tokens_a_document = float(np.mean(lengths)) * kept * twice
-    return _Timed(len(passages), encoder.get_embedding_dimension(), tokens_a_document, embeddings, stored / seconds)
+    # The skiplist drops some tokens; overlapping passages store some twice.
+    stored_share = stored / sum(min(length, document_length(encoder)) for length in lengths[:n])
+    repetition = config.split_tokens / (config.split_tokens - config.overlap) if config.split_tokens else 1.0
+    mean_tokens = float(np.mean(lengths)) * stored_share * repetition
+    return _EncodedSample(len(passages), encoder.get_embedding_dimension(), mean_tokens, embeddings, stored / seconds)
 
 
-def _embeddings_of(sample: Sample, on_error: OnError) -> _Timed:
-    """The embeddings that documents came with. Raises `InputError` as the build would."""
+def _read_sample(sample: Sample, on_error: OnError) -> _EncodedSample:
+    """Read the embeddings of documents that come encoded. Raises `InputError` as the build would."""
     embeddings: list[NDArray[np.float32]] = []
     problems: list[BadRecord] = []
     for where, passage in sample.passages:
@@ -166,17 +167,17 @@ def _embeddings_of(sample: Sample, on_error: OnError) -> _Timed:
     if problems:
         refuse(problems[0], on_error)
     mean = float(np.mean(list(map(len, embeddings))))
-    return _Timed(len(embeddings), embeddings[0].shape[1], mean, embeddings, math.inf)
+    return _EncodedSample(len(embeddings), embeddings[0].shape[1], mean, embeddings, math.inf)
 
 
-def _time_quantising(timed: _Timed, n_centroids: int, bits: int) -> float:
-    """Tokens a second that one worker quantises; which centroids there are matters little to that."""
+def _time_quantising(encoded: _EncodedSample, n_centroids: int, bits: int) -> float:
+    """Tokens per second that one worker quantises, measured with random centroids."""
     rng = np.random.default_rng(0)
-    centroids_KD = rng.standard_normal((min(n_centroids, _TIMED_CENTROIDS), timed.dim), dtype=np.float32)
+    centroids_KD = rng.standard_normal((min(n_centroids, _TIMED_CENTROIDS), encoded.dim), dtype=np.float32)
     centroids_KD /= np.linalg.norm(centroids_KD, axis=1, keepdims=True)
-    ones_D = np.ones(timed.dim, dtype=np.float32)
+    ones_D = np.ones(encoded.dim, dtype=np.float32)
     codebook = Codebook(centroids_KD, -ones_D, ones_D / np.float32(8), bits)
-    tokens_TD = np.concatenate(timed.embeddings).astype(np.float32)[:_TIMED_TOKENS]
+    tokens_TD = np.concatenate(encoded.embeddings).astype(np.float32)[:_TIMED_TOKENS]
     codebook.quantise(tokens_TD[:256])
     started = time.perf_counter()
     codebook.quantise(tokens_TD)

@@ -1,6 +1,6 @@
-"""Metadata of a corpus: which columns there are, checked or inferred, and what is stored of a passage.
+"""Metadata of a corpus: check or infer its columns, and select what is stored of a passage.
 
-What is inferred depends on the corpus alone: on every document in order, also on those that turn out to repeat an id.
+Inferred columns depend only on the corpus: on every document in order, including those skipped for a duplicate id.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from raycol.errors import InputError
 from raycol.index.format.columns import ColumnInference, Columns, ColumnType, check_columns, check_metadata
 
 TEXT_COLUMNS: dict[str, ColumnType] = {"title": "string", "text": "string"}
-# Where documents are split: the id of the document that a passage is a part of.
+# Column of a split corpus: the id of the document that a passage is part of.
 PARENT = "parent"
 PARENT_COLUMNS: dict[str, ColumnType] = {PARENT: "string"}
 
-# What the number of a part takes in an id, at most.
-_PART_NUMBER_BYTES = 12
+# Maximum bytes that a passage's number adds to its document's id.
+_PASSAGE_NUMBER_BYTES = 12
 
 
 class MetadataCheck:
-    """Looks at the metadata of one passage after the other.
+    """Checks the metadata of passages one by one, and infers their columns.
 
     Args:
-        fields: says which metadata there is, and of what types if that was said.
-        known: the columns that an index has already, to which passages must keep; None where there is no index yet.
-        split: whether documents will be split, and their ids become longer.
+        fields: names the metadata fields, with their declared types.
+        known: columns of an existing index, which passages must match; None for a new index.
+        split: whether documents will be split, which lengthens their ids.
     """
 
     def __init__(self, fields: Fields, known: Columns | None = None, *, split: bool = False) -> None:
-        self._wanted = set(fields.metadata)
+        self._requested = set(fields.metadata)
         self._known = known
         self._inference = ColumnInference()
-        self._longest_id = MAX_ID_BYTES - _PART_NUMBER_BYTES * split
+        self._max_id_bytes = MAX_ID_BYTES - _PASSAGE_NUMBER_BYTES * split
         declared = {name: kind for name, kind in fields.metadata.items() if kind}
         self._inference.columns |= declared  # type: ignore[arg-type]
 
     def __call__(self, passage: Passage) -> None:
-        """Check one. Raises `InputError` where its metadata does not fit."""
-        if len(passage.id.encode()) > self._longest_id:
+        """Check a passage. Raises `InputError` if its id is too long or its metadata does not match the columns."""
+        if len(passage.id.encode()) > self._max_id_bytes:
             raise InputError(
-                f"document {passage.id[:40]!r}...: an id of over {self._longest_id} bytes cannot be split"
+                f"document {passage.id[:40]!r}...: documents that are split need ids of at most {self._max_id_bytes} "
+                "bytes; shorten the id"
             )
         if not passage.metadata:
             return
@@ -53,15 +54,15 @@ class MetadataCheck:
             check_columns(passage.id, metadata, self._known)
 
     def finish(self, where: object) -> Columns:
-        """The columns. Raises `InputError` where one that was asked for never came."""
+        """Return the columns. Raises `InputError` if no document has a requested field."""
         if self._known is not None:
             return self._known
-        if missing := sorted(self._wanted - set(self._inference.columns)):
+        if missing := sorted(self._requested - set(self._inference.columns)):
             raise InputError(f"{where}: no document has a value for the metadata {missing[0]!r}; leave it out")
         return {name: self._inference.columns[name] for name in sorted(self._inference.columns)}
 
 
-def stored(passage: Passage, columns: Columns) -> dict[str, Any]:
-    """What is kept of a passage beside its embeddings, by the columns of the index."""
+def stored_values(passage: Passage, columns: Columns) -> dict[str, Any]:
+    """Return the values of a passage that the index stores, by column."""
     values: dict[str, Any] = {"title": passage.title, "text": passage.text, **passage.metadata}
     return {name: value for name, value in values.items() if name in columns}

@@ -1,6 +1,6 @@
-"""The work on one part of the corpus, as plain functions: read, encode, quantise, write. No Ray.
+"""Build one part of the corpus, in plain functions without Ray: read, encode, quantise, write.
 
-A part's embeddings never leave the process that made them: what goes on to the disk is quantised.
+A part's embeddings never leave this process; only quantised tokens are written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raycol.index.format.manifest import PartitionInfo, SplitInfo
 from raycol.index.format.partition_writer import Quantiser, reorder_tokens, save_partition
 from raycol.indexing.clock import Clock
 from raycol.indexing.encode import document_length, encode_texts
-from raycol.indexing.metadata import stored
+from raycol.indexing.metadata import stored_values
 from raycol.indexing.plan import PartitionPlan, read_part
 from raycol.indexing.split import Splitter
 from raycol.models.tokenization import prompt_of
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the work on all parts has in common. `base` is the version that the build started from."""
+class PartSettings:
+    """Settings of every part of a build. `base` is the version that the build started from, 0 for a new index."""
 
     fields: Fields
     columns: Columns
@@ -53,23 +53,30 @@ class Task:
     split: SplitInfo | None = None
 
     def to_json(self) -> str:
-        """As a worker gets it."""
-        return _TASK.dump_json(self).decode()
+        """Serialise for a worker."""
+        return _PART_SETTINGS.dump_json(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
-        """Undo `to_json`."""
-        return _TASK.validate_json(text)
+    def from_json(cls, text: str) -> PartSettings:
+        """Parse what `to_json` returns."""
+        return _PART_SETTINGS.validate_json(text)
 
 
-_TASK = TypeAdapter(Task)
+_PART_SETTINGS = TypeAdapter(PartSettings)
 
 
-class Built(BaseModel):
-    """What became of a part: its partition (none where no document was usable), and how the work went.
+class BuiltPart(BaseModel):
+    """A finished part: its partition and statistics. The journal stores it.
 
-    `documents` are those of the corpus; of split ones the partition has several passages. `left_out` has the ids of
-    those of which nothing is in the partition. `problems` also tells of single passages. `cpu_s` is by stage.
+    Args:
+        info: the partition; None if the part has no usable document.
+        documents: documents of the corpus in the partition, each of which has several passages if it is split.
+        truncated: documents (passages) truncated at the model's length.
+        problems: unusable documents and passages.
+        left_out: ids of the documents of which the partition has no passage.
+        cpu_s: CPU seconds by stage.
+        wall_s: seconds of the whole part.
+        peak_bytes: peak memory of the worker.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -85,46 +92,45 @@ class Built(BaseModel):
 
     @property
     def tokens(self) -> int:
-        """Tokens that were stored."""
+        """Tokens in the partition."""
         return self.info.tokens if self.info else 0
 
 
 def build_partition(
-    part: PartitionPlan, task: Task, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
-) -> Built:
-    """Make the partition of a part: encode its texts, or take its embeddings, and quantise them.
+    part: PartitionPlan, settings: PartSettings, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
+) -> BuiltPart:
+    """Write the partition of a part: encode its texts, or read its embeddings, and quantise them.
 
     Raises:
-        InputError: embeddings that cannot be used, unless such documents are skipped.
-        RaycolError: the corpus is no longer what was planned, or the index cannot be written.
+        InputError: unusable embeddings, unless `settings.on_error` skips them.
+        RaycolError: the corpus changed since it was planned, or the index cannot be written.
     """
     started, clock = time.perf_counter(), Clock()
     coder = Quantiser(codebook)
-    coded = _Coded()
+    coded = _CodedPassages()
     if encoder is None:
-        _code_embeddings(part, task, coder, coded, clock)
+        _code_embeddings(part, settings, coder, coded, clock)
     else:
-        _code_texts(part, task, coder, encoder, coded, clock)
-    # Codes stand in the order of encoding, the partition in that of the corpus.
-    places = sorted(coded.passages)
-    passages = [coded.passages[place] for place in places]
+        _code_texts(part, settings, coder, encoder, coded, clock)
+    # The coder has the passages in encoding order; the partition stores them in corpus order.
+    passages = [coded.passages[position] for position in sorted(coded.passages)]
     info = None
     if passages:
         with clock("quantise"):
             tokens, error = coder.finish()
         with clock("write"):
-            lengths_N, place_N = np.array(coder.lengths), np.argsort(list(coded.passages))
+            lengths_N, order_N = np.array(coder.lengths), np.argsort(list(coded.passages))
             info = save_partition(
                 store,
                 [passage.id for passage in passages],
-                metadata_table([stored(passage, task.columns) for passage in passages], task.columns),
-                lengths_N[place_N],
-                reorder_tokens(tokens, lengths_N, place_N),
+                metadata_table([stored_values(passage, settings.columns) for passage in passages], settings.columns),
+                lengths_N[order_N],
+                reorder_tokens(tokens, lengths_N, order_N),
                 error,
                 codebook.n_centroids,
-                task.base,
+                settings.base,
             )
-    return Built(
+    return BuiltPart(
         info=info,
         documents=part.documents - len(coded.left_out),
         truncated=coded.truncated,
@@ -137,8 +143,8 @@ def build_partition(
 
 
 @dataclass
-class _Coded:
-    """What came of the passages of a part: those that were coded, by their place in it, in the order of coding."""
+class _CodedPassages:
+    """Quantised passages of a part, by position in the part and in the order of quantising; and what was left out."""
 
     passages: dict[int, Passage] = field(default_factory=dict)
     problems: list[BadRecord] = field(default_factory=list)
@@ -146,111 +152,119 @@ class _Coded:
     truncated: int = 0
 
     def refuse(self, where: str, error: InputError, on_error: OnError) -> None:
-        """Note a passage that cannot be used. Raises `InputError` unless such are skipped."""
+        """Record an unusable passage. Raises `InputError` unless `on_error` skips it."""
         refuse(problem := BadRecord(where, str(error)), on_error)
         self.problems.append(problem)
 
 
 def _code_texts(
-    part: PartitionPlan, task: Task, coder: Quantiser, encoder: MultiVectorEncoder, coded: _Coded, clock: Clock
+    part: PartitionPlan,
+    settings: PartSettings,
+    coder: Quantiser,
+    encoder: MultiVectorEncoder,
+    coded: _CodedPassages,
+    clock: Clock,
 ) -> None:
     """Read, split, encode and quantise, batch by batch."""
-    pool = token_pooling(task.pool_factor)
+    pool = token_pooling(settings.pool_factor)
     with clock("read"):
-        documents, split = list(read_part(part, task.fields)), _splitter(task, encoder)
-        pieces = [(number, piece) for number, (_, document) in enumerate(documents) for piece in split(document)]
-    batches = encode_texts(encoder, [piece.content for _, piece in pieces], task.batch_tokens)
+        documents, split = list(read_part(part, settings.fields)), _splitter(settings, encoder)
+        passages = [
+            (ordinal, passage) for ordinal, (_, document) in enumerate(documents) for passage in split(document)
+        ]
+    batches = encode_texts(encoder, [passage.content for _, passage in passages], settings.batch_tokens)
     while True:
         with clock("encode"):
             batch = next(batches, None)
         if batch is None:
             break
         coded.truncated += batch.truncated
-        for place, embeddings in zip(batch.positions, batch.embeddings, strict=True):
-            number, piece = pieces[place]
+        for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
+            ordinal, passage = passages[position]
             try:
-                tokens_TD = check_embeddings(embeddings, None, f"document {piece.id!r}")
-            except InputError as error:  # an overflow, most likely
-                coded.refuse(documents[number][0], error, task.on_error)
+                tokens_TD = check_embeddings(embeddings, None, f"document {passage.id!r}")
+            except InputError as error:  # most likely an overflow
+                coded.refuse(documents[ordinal][0], error, settings.on_error)
                 continue
             with clock("pool"):
                 tokens_TD = pool(tokens_TD) if pool else tokens_TD
             with clock("quantise"):
                 coder.add(tokens_TD)
-            coded.passages[place] = piece
-    there = {pieces[place][0] for place in coded.passages}
-    coded.left_out += [passage.id for number, (_, passage) in enumerate(documents) if number not in there]
+            coded.passages[position] = passage
+    with_passages = {passages[position][0] for position in coded.passages}
+    coded.left_out += [document.id for ordinal, (_, document) in enumerate(documents) if ordinal not in with_passages]
 
 
-def _splitter(task: Task, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
-    if task.split is None:
+def _splitter(settings: PartSettings, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
+    """Return a function from a document to its passages; the document itself if it is not split."""
+    if settings.split is None:
         return lambda document: [document]
-    return Splitter(encoder.tokenizer, task.split, document_length(encoder), prompt_of(encoder, "document"))
+    return Splitter(encoder.tokenizer, settings.split, document_length(encoder), prompt_of(encoder, "document"))
 
 
-def _code_embeddings(part: PartitionPlan, task: Task, coder: Quantiser, coded: _Coded, clock: Clock) -> None:
-    """Quantise the embeddings that came with the documents, which are not kept."""
-    pool = token_pooling(task.pool_factor)
-    documents = read_part(part, task.fields, tokens=True)
+def _code_embeddings(
+    part: PartitionPlan, settings: PartSettings, coder: Quantiser, coded: _CodedPassages, clock: Clock
+) -> None:
+    """Read and quantise embeddings, document by document: none is kept in memory."""
+    pool = token_pooling(settings.pool_factor)
+    documents = read_part(part, settings.fields, tokens=True)
     while True:
         with clock("read"):
-            found = next(documents, None)
-        if found is None:
+            item = next(documents, None)
+        if item is None:
             return
-        where, passage = found
+        where, passage = item
         try:
             tokens_TD = check_tokens(passage, coder.dim)
         except InputError as error:
-            coded.refuse(where, error, task.on_error)
+            coded.refuse(where, error, settings.on_error)
             coded.left_out.append(passage.id)
             continue
         with clock("pool"):
             tokens_TD = pool(tokens_TD) if pool else tokens_TD
         with clock("quantise"):
             coder.add(tokens_TD)
-        place = len(coded.passages)
-        coded.passages[place] = Passage(passage.id, passage.title, passage.text, passage.metadata)
+        coded.passages[len(coded.passages)] = replace(passage, embeddings=None)
 
 
 def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
-    """A passage's own embeddings, float32 [n_tokens, dim]. Raises `InputError`."""
+    """Return the embeddings of a passage that comes encoded, float32 [n_tokens, dim]. Raises `InputError`."""
     if passage.embeddings is None:
         raise InputError(f"document {passage.id!r} has no embeddings")
     return check_embeddings(passage.embeddings, dim, f"document {passage.id!r}")
 
 
 def encode_sample(
-    part: PartitionPlan, positions: Sequence[int], task: Task, encoder: MultiVectorEncoder | None, dim: int
+    part: PartitionPlan, positions: Sequence[int], settings: PartSettings, encoder: MultiVectorEncoder | None, dim: int
 ) -> NDArray[np.float16]:
-    """The directions of the tokens of some documents of a part, float16 [T, dim], in the documents' order.
+    """Return the token directions of a part's sampled documents, float16 [T, dim], in the documents' order.
 
-    Passages whose embeddings are unusable are left out: building their partition will name them.
+    Skips unusable embeddings: building their partition reports them.
     """
-    wanted = set(positions)
-    documents = islice(read_part(part, task.fields, tokens=encoder is None), max(wanted) + 1)
-    chosen = [passage for position, (_, passage) in enumerate(documents) if position in wanted]
+    sampled = set(positions)
+    documents = islice(read_part(part, settings.fields, tokens=encoder is None), max(sampled) + 1)
+    sample = [document for position, (_, document) in enumerate(documents) if position in sampled]
     tokens: dict[int, NDArray[np.float32]] = {}
     if encoder is None:
-        passages = chosen
-        made: Iterable[tuple[int, Any]] = enumerate(passage.embeddings for passage in passages)
+        passages = sample
+        encoded: Iterable[tuple[int, Any]] = enumerate(passage.embeddings for passage in passages)
     else:
-        split = _splitter(task, encoder)
-        passages = [piece for document in chosen for piece in split(document)]
-        batches = encode_texts(encoder, [passage.content for passage in passages], task.batch_tokens)
-        made = (pair for batch in batches for pair in zip(batch.positions, batch.embeddings, strict=True))
-    for place, embeddings in made:
+        split = _splitter(settings, encoder)
+        passages = [passage for document in sample for passage in split(document)]
+        batches = encode_texts(encoder, [passage.content for passage in passages], settings.batch_tokens)
+        encoded = (pair for batch in batches for pair in zip(batch.positions, batch.embeddings, strict=True))
+    for position, embeddings in encoded:
         with suppress(InputError):
-            tokens[place] = check_tokens(replace(passages[place], embeddings=embeddings), dim)
-    pool = token_pooling(task.pool_factor)
-    directions = [unit_vectors(pool(tokens[place]) if pool else tokens[place]) for place in sorted(tokens)]
+            tokens[position] = check_tokens(replace(passages[position], embeddings=embeddings), dim)
+    pool = token_pooling(settings.pool_factor)
+    directions = [unit_vectors(pool(tokens[position]) if pool else tokens[position]) for position in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
 
 
 def release_memory() -> None:
-    """Give back to the system what the last part left unused.
+    """Return freed heap memory to the system.
 
-    Batches of ever other sizes leave holes between what stays; glibc keeps those, in the long run some hundred
-    megabytes.
+    Batches of varying sizes fragment the heap, and glibc keeps the holes: over many parts, some hundred megabytes.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:

@@ -1,8 +1,8 @@
-"""The plan of a build: which records of the corpus make which partition, and which documents are sampled.
+"""The plan of a build: cut the corpus into parts, one per partition, and sample documents.
 
-One pass over the corpus checks every record and notes where each partition starts, so that any worker can
-read its own part. The plan depends on the corpus and the settings alone, never on who works. Memory holds the hash of
-each document's id, eight bytes; twice, and a byte more, while repeated ones are looked for.
+One pass over the corpus checks every record and records where each part starts, so that any worker can read its part.
+The plan depends only on the corpus and the settings, not on the workers. It holds an 8-byte hash of each document's id
+in memory, and twice that plus a byte during the search for duplicates.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from raycol.data.corpus import OnError, empty_corpus_error, has_field, refuse, s
 from raycol.data.position import Position
 from raycol.errors import InputError, RaycolError
 
-# Documents are counted by the length of their text, in steps of a quarter of an octave.
-_STEPS_AN_OCTAVE = 4
+# Bins per octave in the histogram of text lengths.
+_BINS_PER_OCTAVE = 4
 _REPORT_EVERY = 10_000
-# A part ends early where its texts are as long as this together: a worker holds them.
-_MOST_CHARACTERS = 1 << 26
-# What looking for repeated ids takes a document, as measured.
+# A part ends early at this many characters, because a worker holds its texts in memory.
+_MAX_CHARACTERS = 1 << 26
+# Memory per document of the search for duplicate ids, measured.
 ID_BYTES = 18
-# Hashes of ids that are compared at once.
+# Hashes compared per NumPy call.
 _BLOCK = 1 << 20
 
 
@@ -39,11 +39,11 @@ class Slice:
     """Consecutive records of one file.
 
     Args:
-        file: where they are.
-        start: where the first one starts.
-        number: how many records of the corpus come before it.
-        documents: how many usable documents to read from there.
-        skip: numbers (lines or rows) of the records among them that are left out.
+        file: the file.
+        start: position of the first record.
+        number: number of records of the corpus before it.
+        documents: number of usable documents to read.
+        skip: lines or rows of the records among them that are skipped.
     """
 
     file: CorpusFile
@@ -55,23 +55,23 @@ class Slice:
 
 @dataclass(frozen=True)
 class PartitionPlan:
-    """What makes one partition: slices of one file or more, and the XXH3 of their documents in hexadecimal."""
+    """The part of a corpus that makes one partition: slices of files, and the hexadecimal XXH3 of their documents."""
 
     slices: tuple[Slice, ...]
     digest: str
 
     @property
     def documents(self) -> int:
-        """How many documents."""
-        return sum(piece.documents for piece in self.slices)
+        """Number of documents."""
+        return sum(slice_.documents for slice_ in self.slices)
 
     def to_json(self) -> str:
-        """As a worker gets it."""
+        """Serialise for a worker."""
         return _PART.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> PartitionPlan:
-        """Undo `to_json`."""
+        """Parse what `to_json` returns."""
         return _PART.validate_json(text)
 
 
@@ -80,9 +80,10 @@ _PART = TypeAdapter(PartitionPlan)
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """A build's partitions in order, what is in them, and what was left out.
+    """The parts of a build in order, and the skipped records.
 
-    `lengths` counts documents by the length of their text: entry n those of about 2^(n / 4) characters.
+    `digest` is the XXH3 of the corpus. `lengths` is a histogram of text lengths: bin n counts the documents of about
+    2^(n / 4) characters.
     """
 
     parts: list[PartitionPlan]
@@ -93,16 +94,16 @@ class BuildPlan:
 
     @property
     def documents(self) -> int:
-        """How many documents."""
+        """Number of documents."""
         return sum(part.documents for part in self.parts)
 
-    def mean_tokens(self, characters_a_token: float, longest: float) -> float:
-        """About how many tokens a document has, where none may have more than `longest`."""
-        tokens = 2 ** ((np.arange(len(self.lengths)) + 0.5) / _STEPS_AN_OCTAVE) / characters_a_token
-        return float(np.average(np.minimum(tokens, longest), weights=self.lengths))
+    def mean_tokens(self, characters_per_token: float, max_tokens: float) -> float:
+        """Approximate mean number of tokens of a document, truncated at `max_tokens`."""
+        tokens = 2 ** ((np.arange(len(self.lengths)) + 0.5) / _BINS_PER_OCTAVE) / characters_per_token
+        return float(np.average(np.minimum(tokens, max_tokens), weights=self.lengths))
 
 
-class _Cutter:
+class _PartBuilder:
     """Cuts a corpus into parts, record by record."""
 
     def __init__(self, docs_per_partition: int) -> None:
@@ -117,7 +118,7 @@ class _Cutter:
         self._digest = xxhash.xxh3_64()
 
     def add(self, file: CorpusFile, position: Position, number: int, passage: Passage | None) -> None:
-        """Take the next record; None for one that is left out."""
+        """Add the next record of the corpus; `passage` is None if it is skipped."""
         if self._open is None:
             self._open = Slice(file, position, number, 0)
         if passage is None:
@@ -126,19 +127,19 @@ class _Cutter:
         self._documents += 1
         self._in_part += 1
         self._characters += len(passage.title) + len(passage.text)
-        _digest(self._digest, passage)
-        if self._in_part == self._size or self._characters >= _MOST_CHARACTERS:
+        _update_digest(self._digest, passage)
+        if self._in_part == self._size or self._characters >= _MAX_CHARACTERS:
             self.end_file()
             self.end_part()
 
     def end_file(self) -> None:
-        """The next record is in another file."""
+        """End the slice: the next record is in another file or part."""
         if self._open and self._documents:
             self._slices.append(replace(self._open, documents=self._documents, skip=tuple(self._skip)))
         self._open, self._documents, self._skip = None, 0, []
 
     def end_part(self) -> None:
-        """The next record begins a part."""
+        """End the part: the next record begins another one."""
         if self._slices:
             self.parts.append(PartitionPlan(tuple(self._slices), self._digest.hexdigest()))
         self._slices, self._digest = [], xxhash.xxh3_64()
@@ -157,21 +158,22 @@ def plan_build(
 
     Args:
         files: the corpus, in order.
-        fields: which fields are what.
-        docs_per_partition: documents a part.
-        on_error: what to do with a record that cannot be used.
-        check: looks at each passage; raises `InputError` where it cannot be used.
-        report: is told how it goes.
+        fields: names of the fields.
+        docs_per_partition: documents per part.
+        on_error: what to do with an unusable record.
+        check: called with each passage; raises `InputError` if it is unusable.
+        report: receives the progress.
 
     Raises:
-        InputError: an unusable record or a repeated id (unless skipped), or an empty corpus.
+        InputError: an unusable record or a duplicate id (unless skipped), an empty corpus, or a title field that no
+            document has.
     """
-    cutter = _Cutter(docs_per_partition)
+    builder = _PartBuilder(docs_per_partition)
     problems: list[BadRecord] = []
     hashes = array("Q")
-    lengths = np.zeros(64 * _STEPS_AN_OCTAVE, dtype=np.int64)
+    lengths = np.zeros(64 * _BINS_PER_OCTAVE, dtype=np.int64)
     number = 0
-    titled = False
+    has_titles = False
     for file in files:
         for position, item in scan_corpus(file, fields, number=number):
             passage: Passage | None = None
@@ -187,32 +189,32 @@ def plan_build(
                 refuse(problem, on_error)
                 problems.append(problem)
             if passage:
-                titled = titled or bool(passage.title)
-                lengths[int(_STEPS_AN_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
+                has_titles = has_titles or bool(passage.title)
+                lengths[int(_BINS_PER_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
                 if fields.make_ids is None:
                     hashes.append(xxhash.xxh3_64_intdigest(passage.id.encode()))
-            cutter.add(file, position, number, passage)
+            builder.add(file, position, number, passage)
             number += 1
             if number % _REPORT_EVERY == 0:
                 report(number, None, "reading")
-        cutter.end_file()
-    cutter.end_part()
-    parts, repeats = _without_repeats(cutter.parts, fields, hashes, on_error)
-    problems += repeats
+        builder.end_file()
+    builder.end_part()
+    parts, duplicates = _without_duplicates(builder.parts, fields, hashes, on_error)
+    problems += duplicates
     if not parts:
         raise empty_corpus_error(files[0], problems[0] if problems else None)
-    if fields.title and not titled and not any(has_field(file, fields.title) for file in files):
+    if fields.title and not has_titles and not any(has_field(file, fields.title) for file in files):
         raise InputError(
             f"{files[0]}: no document has a field {fields.title!r} for the title; leave --title-column out"
         )
-    whole = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
-    if fields.encoded:  # embeddings were not read: what stands for them is which field of which files they are
-        whole.update("\n".join([repr(fields), *map(source_state, files)]).encode("utf-8", "surrogatepass"))
-    return BuildPlan(parts, fields, problems, whole.hexdigest(), lengths)
+    digest = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
+    if fields.encoded:  # embeddings are not read, so the identity of their files and fields stands for them
+        digest.update("\n".join([repr(fields), *map(source_state, files)]).encode("utf-8", "surrogatepass"))
+    return BuildPlan(parts, fields, problems, digest.hexdigest(), lengths)
 
 
-def _digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
-    """Take in a passage, each part kept apart from the next by its length."""
+def _update_digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
+    """Add a passage to a digest, its strings preceded by their lengths."""
     metadata = repr(sorted(passage.metadata.items()))
     strings = (passage.id, passage.title, passage.text, metadata)
     digest.update(f"{' '.join(str(len(string)) for string in strings)} ".encode())
@@ -220,110 +222,112 @@ def _digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
 
 
 def read_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[str, Passage]]:
-    """The passages of a part, each with where it stands; with their embeddings if `tokens`.
+    """Yield the documents of a part with their file and line (row); with their embeddings if `tokens`.
 
     Raises:
-        RaycolError: the files are no longer what was planned; after the last passage, where only contents differ.
+        RaycolError: the files changed since they were planned; raised after the last document if only contents differ.
     """
     digest = xxhash.xxh3_64()
-    found = 0
+    n_read = 0
     for number, position, passage in _scan_part(part, fields, tokens=tokens):
-        _digest(digest, passage)
-        found += 1
+        _update_digest(digest, passage)
+        n_read += 1
         yield part.slices[number].file.where(position.number), passage
-    if found != part.documents or digest.hexdigest() != part.digest:
+    if n_read != part.documents or digest.hexdigest() != part.digest:
         raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
 def _scan_part(
     part: PartitionPlan, fields: Fields, *, tokens: bool = False
 ) -> Iterator[tuple[int, Position, Passage]]:
-    """The passages of a part as they are now, with the number of their slice and where in its file they stand."""
-    for number, piece in enumerate(part.slices):
-        left, skip = piece.documents, set(piece.skip)
-        for position, item in scan_corpus(piece.file, fields, piece.start, piece.number, tokens=tokens):
+    """Yield the documents of a part, each with the number of its slice and its position in the slice's file."""
+    for number, slice_ in enumerate(part.slices):
+        remaining, skip = slice_.documents, set(slice_.skip)
+        for position, item in scan_corpus(slice_.file, fields, slice_.start, slice_.number, tokens=tokens):
             if position.number in skip or not isinstance(item, Passage):
                 continue
             yield number, position, item
-            left -= 1
-            if not left:
+            remaining -= 1
+            if not remaining:
                 break
 
 
-def _without_repeats(
+def _without_duplicates(
     parts: list[PartitionPlan], fields: Fields, hashes: array[int], on_error: OnError
 ) -> tuple[list[PartitionPlan], list[BadRecord]]:
-    """The parts without documents whose id stood before; and these, as problems."""
+    """Return the parts without documents of duplicate ids, and these documents as problems."""
     hashes_N = np.frombuffer(hashes, dtype=np.uint64)
-    suspects = _shared(hashes_N)
-    if not suspects:
+    candidates = _duplicate_hashes(hashes_N)
+    if not candidates:
         return parts, []
     ends = np.cumsum([part.documents for part in parts])
-    by_part: dict[int, list[int]] = {}
-    for suspect in suspects:
-        number = int(np.searchsorted(ends, suspect, side="right"))
-        by_part.setdefault(number, []).append(suspect - (int(ends[number]) - parts[number].documents))
+    candidates_by_part: dict[int, set[int]] = {}
+    for ordinal in candidates:
+        number = int(np.searchsorted(ends, ordinal, side="right"))
+        start = int(ends[number]) - parts[number].documents
+        candidates_by_part.setdefault(number, set()).add(ordinal - start)
     first: dict[str, str] = {}
     problems: list[BadRecord] = []
-    kept = list(parts)
-    for number, positions in by_part.items():
-        wanted = set(positions)
-        drop: dict[int, list[int]] = {}
-        for place, (piece, position, passage) in enumerate(_scan_part(parts[number], fields)):
-            if place not in wanted:
+    unique = list(parts)
+    for number, ordinals in candidates_by_part.items():
+        dropped: dict[int, list[int]] = {}
+        for ordinal, (slice_number, position, passage) in enumerate(_scan_part(parts[number], fields)):
+            if ordinal not in ordinals:
                 continue
-            where = parts[number].slices[piece].file.where(position.number)
+            where = parts[number].slices[slice_number].file.where(position.number)
             if passage.id not in first:
                 first[passage.id] = where
                 continue
-            problem = BadRecord(where, f"the id {passage.id!r} stands on {_shorten(first[passage.id], where)} already")
+            problem = BadRecord(where, f"duplicate id {passage.id!r}, first on {_shorten(first[passage.id], where)}")
             refuse(problem, on_error)
             problems.append(problem)
-            drop.setdefault(piece, []).append(position.number)
-        if drop:
-            kept[number] = _dropping(parts[number], fields, drop)
-    return [part for part in kept if part.slices], problems
+            dropped.setdefault(slice_number, []).append(position.number)
+        if dropped:
+            unique[number] = _without_records(parts[number], fields, dropped)
+    return [part for part in unique if part.slices], problems
 
 
-def _shared(hashes_N: NDArray[np.uint64]) -> list[int]:
-    """Every document that shares its hash with another, in the order of the corpus. Sorts one copy, and no indices."""
+def _duplicate_hashes(hashes_N: NDArray[np.uint64]) -> list[int]:
+    """Ordinals of all documents whose hash is not unique, ascending. Sorts one copy of the hashes, without indices."""
     sorted_N = np.sort(hashes_N)
-    repeated_R = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    duplicates_R = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
     del sorted_N
-    found = []
-    for start in range(0, len(hashes_N) if len(repeated_R) else 0, _BLOCK):
+    ordinals = []
+    for start in range(0, len(hashes_N) if len(duplicates_R) else 0, _BLOCK):
         block = hashes_N[start : start + _BLOCK]
-        nearest = repeated_R[np.minimum(np.searchsorted(repeated_R, block), len(repeated_R) - 1)]
-        found += (start + np.flatnonzero(nearest == block)).tolist()
-    return found
+        nearest = duplicates_R[np.minimum(np.searchsorted(duplicates_R, block), len(duplicates_R) - 1)]
+        ordinals += (start + np.flatnonzero(nearest == block)).tolist()
+    return ordinals
 
 
 def _shorten(first: str, second: str) -> str:
-    """Where the first one stands, without the file if it is that of the second."""
-    file, _, place = first.rpartition(", ")
-    return place if second.startswith(f"{file}, ") else first
+    """Return a record's file and line, without the file if it is the same as the second record's."""
+    file, _, line = first.rpartition(", ")
+    return line if second.startswith(f"{file}, ") else first
 
 
-def _dropping(part: PartitionPlan, fields: Fields, drop: dict[int, list[int]]) -> PartitionPlan:
-    """A part without some records of each slice."""
+def _without_records(part: PartitionPlan, fields: Fields, dropped: dict[int, list[int]]) -> PartitionPlan:
+    """Return a part without some records (lines or rows) of each slice."""
     slices = [
         replace(
-            piece, documents=piece.documents - len(drop.get(number, [])), skip=(*piece.skip, *drop.get(number, []))
+            slice_,
+            documents=slice_.documents - len(dropped.get(number, [])),
+            skip=(*slice_.skip, *dropped.get(number, [])),
         )
-        for number, piece in enumerate(part.slices)
+        for number, slice_ in enumerate(part.slices)
     ]
-    smaller = PartitionPlan(tuple(piece for piece in slices if piece.documents), "")
+    remaining = PartitionPlan(tuple(slice_ for slice_ in slices if slice_.documents), "")
     digest = xxhash.xxh3_64()
-    for _, _, passage in _scan_part(smaller, fields):
-        _digest(digest, passage)
-    return replace(smaller, digest=digest.hexdigest())
+    for _, _, passage in _scan_part(remaining, fields):
+        _update_digest(digest, passage)
+    return replace(remaining, digest=digest.hexdigest())
 
 
 def sample_documents(plan: BuildPlan, size: int, seed: int) -> list[list[int]]:
-    """Seeded documents, as positions within each part, ascending."""
+    """Return a seeded sample of documents, as ascending positions within each part."""
     n = plan.documents
-    chosen = np.sort(np.random.default_rng(seed).choice(n, min(size, n), replace=False, shuffle=False))
+    sample = np.sort(np.random.default_rng(seed).choice(n, min(size, n), replace=False, shuffle=False))
     ends = np.cumsum([part.documents for part in plan.parts])
-    pieces = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     starts = np.concatenate([[0], ends[:-1]])
-    return [(piece - start).tolist() for piece, start in zip(pieces, starts, strict=True)]
+    by_part = np.split(sample, np.searchsorted(sample, ends[:-1]))
+    return [(ordinals - start).tolist() for ordinals, start in zip(by_part, starts, strict=True)]

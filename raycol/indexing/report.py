@@ -1,4 +1,4 @@
-"""What a build or an append did: on the screen, and as build-report.json in the index."""
+"""The report of a build or an append, stored in the index as build-report.json."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from raycol.data import BadRecord
 from raycol.errors import writing
 from raycol.index.format.manifest import REPORT
 from raycol.indexing.clock import Clock
-from raycol.indexing.codebook import Sampled
-from raycol.indexing.part import Built
+from raycol.indexing.codebook import SampleStats
+from raycol.indexing.part import BuiltPart
 from raycol.storage import Store
 
 _LIBRARIES = (
@@ -32,29 +32,30 @@ _LIBRARIES = (
 
 
 class BuildReport(BaseModel):
-    """What a build or an append did.
+    """Result and cost of a build or an append.
 
     Args:
-        index: where the index is.
-        version: the version that was committed.
-        documents: documents of the corpus that are in it now.
-        passages: what the index counts as documents: more than `documents` where these were split.
+        index: location of the index.
+        version: the committed version.
+        documents: documents of the corpus that were added.
+        passages: passages that were added; equal to `documents` unless documents were split.
         tokens: tokens stored.
-        truncated: documents (passages, where they were split) cut off at the model's length.
-        replaced: documents (passages) that were in the index before.
+        truncated: documents (passages, if split) truncated at the model's length.
+        replaced: existing documents (passages) that were replaced.
         partitions: partitions added.
         parts: parts that the corpus was cut into, a worker's task each.
         reused_parts: parts that an interrupted build had finished.
-        skipped: records that could not be used.
-        seconds: of the whole, by the clock.
-        stage_seconds: by the clock: plan, sample, train, encode, merge, commit; without what was done before.
-        stage_tokens_per_second: tokens by that time, of sample and encode.
-        cpu_seconds: by stage: of plan and train here, of the others in the workers, those of parts from before too.
-        tokens_per_cpu_second: of what the workers do to every token, by stage; those that took no time left out.
-        tokens_per_worker_second: tokens by the workers' time.
-        peak_worker_bytes: the largest worker's resident memory.
-        peak_driver_bytes: this process's.
-        versions: of raycol, Python and the libraries that matter.
+        skipped: unusable records.
+        seconds: wall-clock seconds of the command.
+        stage_seconds: wall-clock seconds of this command's plan, sample, train, encode, merge and commit.
+        stage_tokens_per_second: tokens per wall-clock second of sample and encode.
+        cpu_seconds: CPU seconds by stage: plan and train of the driver, the others of the workers, including those of
+            reused parts.
+        tokens_per_cpu_second: tokens per CPU second of each stage of the workers that took measurable time.
+        tokens_per_worker_second: tokens per wall-clock second of a worker.
+        peak_worker_bytes: peak resident memory of the largest worker.
+        peak_driver_bytes: peak resident memory of the driver.
+        versions: versions of raycol, Python and the main libraries.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,27 +85,27 @@ class BuildReport(BaseModel):
 def make_report(
     index: str,
     version: int,
-    built: Sequence[Built],
+    built: Sequence[BuiltPart],
     *,
     partitions: int,
-    before: Mapping[int, Built],
+    reused: Mapping[int, BuiltPart],
     replaced: int,
     skipped: Sequence[BadRecord],
     seconds: float,
     clock: Clock,
-    sampled: Sampled,
+    sample: SampleStats,
 ) -> BuildReport:
-    """Put together what the parts say, and the clock of this process."""
+    """Sum up the parts' statistics and the driver's clock."""
     stages: dict[str, float] = {}
     for part in built:
         for stage, spent in part.cpu_s.items():
             stages[stage] = stages.get(stage, 0.0) + spent
-    # What else this process does is waiting for workers.
+    # In the other stages the driver waits for workers.
     cpu_s = {stage: spent for stage, spent in clock.cpu_s.items() if stage in ("plan", "train")}
-    if sampled.tokens:
-        cpu_s["sample"] = sampled.cpu_s
+    if sample.tokens:
+        cpu_s["sample"] = sample.cpu_s
     tokens = sum(part.tokens for part in built)
-    made = {"sample": sampled.tokens, "encode": tokens - sum(part.tokens for part in before.values())}
+    stage_tokens = {"sample": sample.tokens, "encode": tokens - sum(part.tokens for part in reused.values())}
     return BuildReport(
         index=index,
         version=version,
@@ -115,15 +116,15 @@ def make_report(
         replaced=replaced,
         partitions=partitions,
         parts=len(built),
-        reused_parts=len(before),
+        reused_parts=len(reused),
         skipped=[*skipped, *(problem for part in built for problem in part.problems)],
         seconds=round(seconds, 3),
         stage_seconds=_rounded(clock.wall_s),
-        stage_tokens_per_second={stage: round(n / clock.wall_s[stage], 1) for stage, n in made.items() if n},
+        stage_tokens_per_second={stage: round(n / clock.wall_s[stage], 1) for stage, n in stage_tokens.items() if n},
         cpu_seconds=_rounded({**cpu_s, **stages}),
         tokens_per_cpu_second={stage: round(tokens / spent, 1) for stage, spent in stages.items() if spent >= 0.001},
         tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
-        peak_worker_bytes=max(sampled.peak_bytes, *(part.peak_bytes for part in built)),
+        peak_worker_bytes=max(sample.peak_bytes, *(part.peak_bytes for part in built)),
         peak_driver_bytes=peak_memory(),
         versions=library_versions(),
     )
@@ -134,17 +135,17 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def save_report(store: Store, report: BuildReport) -> None:
-    """Write the report into the index, in place of the last one's."""
+    """Write the report into the index, replacing the previous one."""
     with writing(store):
         store.write(REPORT, report.model_dump_json(indent=1).encode())
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of raycol, Python and the libraries that matter."""
-    found = {"raycol": raycol.__version__, "python": platform.python_version()}
+    """Return the versions of raycol, Python and the main libraries."""
+    versions = {"raycol": raycol.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,8 +1,8 @@
-"""A sample from all over a corpus, and how many records there are, without reading it all.
+"""Sample a corpus and estimate its number of records without reading all of it.
 
-Tables, and lines that are not compressed, are read at several places. Of CSV, whose quotes hide where a record starts,
-of quoted TSV, of JSON arrays, and of what is compressed only the beginning is read: where such files are sorted, the
-sample is not like the rest.
+Tables and uncompressed line formats are read at several positions. CSV and quoted TSV (quotes hide where a record
+starts), JSON arrays and compressed files are read from their beginning only, so the sample is biased if they are
+sorted.
 """
 
 from __future__ import annotations
@@ -23,61 +23,63 @@ from raycol.data.readers.jsonl import read_lines
 from raycol.data.readers.npz import inspect_npz
 from raycol.data.readers.parquet import cheap_starts, count_rows
 
-_SAMPLED = 1024
-# Places in a large file, or files of many, that the sample is taken from.
-_PLACES = 16
-# Records at each place that tell how long they are, about.
-_LOOK = 8
-# Content of a compressed file that is looked at.
-_COMPRESSED_LOOK = 16 << 20
+_SAMPLE_SIZE = 1024
+# Positions in a large file, or files of a large corpus, that are sampled.
+_N_POSITIONS = 16
+# Records read at each position to estimate their length.
+_PROBE_RECORDS = 8
+# Bytes of content decompressed to estimate the compression ratio.
+_PROBE_BYTES = 16 << 20
 
 Records = list[tuple[str, Passage | BadRecord]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Documents of a corpus, each with where it stands.
+    """Sampled documents of a corpus.
 
     Args:
-        passages: those that are usable as records; at least one.
-        looked_at: how many records were read for that.
-        records: how many the corpus has; exact where its files are tables.
+        passages: usable documents, each with its file and line (row); at least one.
+        n_read: records read for the sample.
+        records: estimated records of the corpus; exact if its files are tables.
     """
 
     passages: list[tuple[str, Passage]]
-    looked_at: int
+    n_read: int
     records: int
 
 
 def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError) -> Sample:
-    """Read some records.
+    """Sample about `_SAMPLE_SIZE` records.
 
     Raises:
-        InputError: a file that cannot be read, an unusable record (unless skipped), or none that is usable.
+        InputError: an unreadable file, an unusable record (unless skipped), or no usable record.
     """
     sizes = {file: _n_rows(file) if file.is_table else size_of(file.uri) for file in files}
-    full = [file for file in files if sizes[file]]
-    chosen = [full[place * len(full) // _PLACES] for place in range(_PLACES)] if len(full) > _PLACES else full
-    found: Records = []
-    records_a_byte = []
-    for file in chosen:
-        each = math.ceil(_SAMPLED / len(chosen))
+    nonempty = [file for file in files if sizes[file]]
+    sampled = nonempty
+    if len(nonempty) > _N_POSITIONS:
+        sampled = [nonempty[index * len(nonempty) // _N_POSITIONS] for index in range(_N_POSITIONS)]
+    records: Records = []
+    records_per_byte = []
+    for file in sampled:
+        n = math.ceil(_SAMPLE_SIZE / len(sampled))
         if file.is_table:
-            found += _sample_table(file, fields, sizes[file], each)
+            records += _sample_table(file, fields, sizes[file], n)
         else:
-            lines, density = _sample_lines(file, fields, sizes[file], each)
-            found += lines
-            records_a_byte.append(density)
-    problems = [BadRecord(where, item.what) for where, item in found if isinstance(item, BadRecord)]
+            lines, density = _sample_lines(file, fields, sizes[file], n)
+            records += lines
+            records_per_byte.append(density)
+    problems = [BadRecord(where, item.what) for where, item in records if isinstance(item, BadRecord)]
     if problems:
         refuse(problems[0], on_error)
-    passages = [(where, item) for where, item in found if isinstance(item, Passage)]
+    passages = [(where, item) for where, item in records if isinstance(item, Passage)]
     if not passages:
         raise empty_corpus_error(files[0], problems[0] if problems else None)
     rows = sum(size for file, size in sizes.items() if file.is_table)
     n_bytes = sum(size for file, size in sizes.items() if not file.is_table)
-    density = float(np.mean(records_a_byte)) if records_a_byte else 0.0
-    return Sample(passages, len(found), rows + round(n_bytes * density))
+    density = float(np.mean(records_per_byte)) if records_per_byte else 0.0
+    return Sample(passages, len(records), rows + round(n_bytes * density))
 
 
 def _n_rows(file: CorpusFile) -> int:
@@ -87,9 +89,9 @@ def _n_rows(file: CorpusFile) -> int:
 
 
 def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterator[tuple[str, Passage | BadRecord]]:
-    """Rows from all over a table."""
+    """Yield about `n` rows, evenly spread over a table of `size` rows."""
     compressed = file.format == "npz" and inspect_npz(file.uri)[1]
-    each = math.ceil(n / _PLACES)
+    each = math.ceil(n / _N_POSITIONS)
     starts = [max(0, middle - each // 2) for middle in _middles(size)] if size > n and not compressed else [0]
     if file.format == "parquet":
         starts = cheap_starts(file.uri, starts)
@@ -100,56 +102,57 @@ def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterat
 
 
 def _sample_lines(file: CorpusFile, fields: Fields, size: int, n: int) -> tuple[Records, float]:
-    """Records of a file of lines, and how many there are in a byte (of a compressed one, a compressed byte)."""
+    """Return about `n` records of a file of lines, and its records per (compressed) byte."""
     if compression_of(file.uri) or is_sequential(file):
-        read = list(islice(scan_corpus(file, fields), n + 1))
-        found = [(file.where(position.number), item) for position, item in read[:n]]
-        whole = len(read) <= n
-        return found, len(found) / (size if whole else max(1, read[-1][0].offset) * _compressed_share(file.uri))
+        scanned = list(islice(scan_corpus(file, fields), n + 1))
+        records = [(file.where(position.number), item) for position, item in scanned[:n]]
+        n_bytes = size if len(scanned) <= n else max(1, scanned[-1][0].offset) * _compression_ratio(file.uri)
+        return records, len(records) / n_bytes
     starts = [_line_start(file.uri, middle) for middle in _middles(size)]
-    # As many bytes at each place, not as many records: long ones are not to be met more often than there are.
-    looks = [_read_span(file, fields, start, size, size, _LOOK) for start in starts]
-    span = math.ceil(n / _PLACES / max(1 / size, float(np.mean([len(look) / n_bytes for look, n_bytes in looks]))))
-    if span * _PLACES >= size:
-        found, _ = _read_span(file, fields, START, size, size)
-        return found, len(found) / size
+    # Equal numbers of bytes at each position, not of records, which would oversample long records.
+    probes = [_read_span(file, fields, start, size, size, _PROBE_RECORDS) for start in starts]
+    density = float(np.mean([len(probe) / n_bytes for probe, n_bytes in probes]))
+    span = math.ceil(n / _N_POSITIONS / max(1 / size, density))
+    if span * _N_POSITIONS >= size:
+        records, _ = _read_span(file, fields, START, size, size)
+        return records, len(records) / size
     spans = [_read_span(file, fields, start, size, span) for start in starts]
-    found = [record for records, _ in spans for record in records]
-    return found, len(found) / sum(n_bytes for _, n_bytes in spans)
+    records = [record for span_records, _ in spans for record in span_records]
+    return records, len(records) / sum(n_bytes for _, n_bytes in spans)
 
 
 def _read_span(
-    file: CorpusFile, fields: Fields, start: Position, size: int, span: int, most: int | None = None
+    file: CorpusFile, fields: Fields, start: Position, size: int, span: int, max_records: int | None = None
 ) -> tuple[Records, int]:
-    """Records that begin within so many bytes from `start` (so many at most), and the bytes that they take."""
-    found: Records = []
+    """Return the records that begin in the `span` bytes from `start`, and the number of bytes that they occupy."""
+    records: Records = []
     for position, item in scan_corpus(file, fields, start):
-        if position.offset - start.offset >= span or len(found) == most:
-            return found, position.offset - start.offset
-        # Further on nobody has counted the lines before.
+        if position.offset - start.offset >= span or len(records) == max_records:
+            return records, position.offset - start.offset
+        # Line numbers are unknown unless the file was read from its beginning.
         where = f"{file}, the line at byte {position.offset}" if start.offset else file.where(position.number)
-        found.append((where, item))
-    return found, size - start.offset
+        records.append((where, item))
+    return records, size - start.offset
 
 
 def _middles(size: int) -> list[int]:
-    """Places evenly spread, none of them an end: what is sorted is at its oddest there."""
-    return [(2 * place + 1) * size // (2 * _PLACES) for place in range(_PLACES)]
+    """Evenly spread positions, none at an end, where records of a sorted file are least typical."""
+    return [(2 * index + 1) * size // (2 * _N_POSITIONS) for index in range(_N_POSITIONS)]
 
 
 def _line_start(uri: str, offset: int) -> Position:
-    """Where the first whole line after a byte starts."""
-    found = next(islice(read_lines(uri, Position(offset)), 1, 2), None)
-    return Position(found[0].offset) if found else START
+    """Return the start of the first whole line after a byte offset."""
+    line = next(islice(read_lines(uri, Position(offset)), 1, 2), None)
+    return Position(line[0].offset) if line else START
 
 
-def _compressed_share(uri: str) -> float:
-    """Compressed bytes a byte of content. Of so much content that what was read ahead matters little."""
+def _compression_ratio(uri: str) -> float:
+    """Compressed bytes per byte of content, measured on enough content that read-ahead hardly matters."""
     codec = compression_of(uri)
     if not codec:
         return 1.0
     with open_file(uri) as raw, decompressed(raw, codec, 1 << 16) as stream:
-        read = 0
-        while read < _COMPRESSED_LOOK and (n_bytes := len(stream.read(1 << 16))):
-            read += n_bytes
-        return float(raw.tell() / max(1, read))
+        n_read = 0
+        while n_read < _PROBE_BYTES and (n_bytes := len(stream.read(1 << 16))):
+            n_read += n_bytes
+        return float(raw.tell() / max(1, n_read))

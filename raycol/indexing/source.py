@@ -1,4 +1,4 @@
-"""Where a build's embeddings come from: an encoder, or the corpus itself."""
+"""The source of a build's embeddings: an encoder, or the corpus itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from raycol.indexing.encode import document_length
 from raycol.indexing.part import check_tokens
 from raycol.indexing.plan import BuildPlan, read_part
 
-# Documents that are looked at to tell how long they are in tokens.
-_LOOKED_AT = 64
+# Documents per part from which the mean number of tokens is estimated.
+_SAMPLE_SIZE = 64
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The encoder (none where documents come encoded), dimensions, and about how many tokens a document has."""
+    """Encoder (None if documents come encoded), dimension, and approximate tokens per document."""
 
     model: ModelInfo | None
     dim: int
@@ -26,41 +26,48 @@ class SourceInfo:
 
 
 def open_source(plan: BuildPlan, model: str | None, split: SplitInfo | None) -> SourceInfo:
-    """Find out what embeddings there will be.
+    """Open the encoder, or sample the corpus's embeddings.
 
     Raises:
-        InputError: no usable model or embeddings, or passages longer than the model takes.
+        InputError: no usable model or embeddings, or `split` exceeds the model's document length.
     """
     if model is None:
         return open_encoded(plan, "to encode texts, name a model with --model")
-    # torch is imported once the rest of the input is known to be good.
+    # Importing torch is slow, so the rest of the input is checked first.
     from raycol.models.encoder import encoder_fingerprint, load_encoder, probe_encoder
 
     encoder = load_encoder(model, device="cpu")
     probe_encoder(encoder, model)
     if split and not encoder.tokenizer.is_fast:
         raise InputError(
-            f"model {model!r}: its tokenizer does not tell where in a text its tokens are, as splitting needs; "
-            "leave --split-tokens out, or save it with a fast tokenizer"
+            f"model {model!r}: splitting needs token offsets, which its slow tokenizer does not have; leave "
+            "--split-tokens out, or save the model with a fast tokenizer"
         )
     limit = document_length(encoder)
     if split and split.tokens > limit:
-        raise InputError(f"split_tokens is {split.tokens}; {model!r} takes {limit} tokens, title and markers included")
-    texts = [passage.content for _, passage in islice(read_part(plan.parts[0], plan.fields), _LOOKED_AT)]
+        raise InputError(
+            f"split_tokens is {split.tokens}; expected at most {limit}, the document length of {model!r} with title, "
+            "prompt and special tokens"
+        )
+    texts = [passage.content for _, passage in islice(read_part(plan.parts[0], plan.fields), _SAMPLE_SIZE)]
     tokens = sum(map(len, encoder.tokenizer(texts, truncation=False, verbose=False)["input_ids"]))
-    longest = float("inf") if split else limit
-    mean = plan.mean_tokens(sum(map(len, texts)) / tokens, longest)
+    max_tokens = float("inf") if split else limit
+    mean = plan.mean_tokens(sum(map(len, texts)) / tokens, max_tokens)
     info = ModelInfo(name=model_name(model), fingerprint=encoder_fingerprint(encoder))
     return SourceInfo(info, encoder.get_embedding_dimension(), mean)
 
 
-def open_encoded(plan: BuildPlan, remedy: str) -> SourceInfo:
-    """What the embeddings that documents come with are like. Raises `InputError` where none is usable."""
+def open_encoded(plan: BuildPlan, advice: str) -> SourceInfo:
+    """Sample the embeddings of a corpus that comes encoded.
+
+    Raises:
+        InputError: none is usable; the message names the first problem and ends with `advice`.
+    """
     problem = ""
     for part in plan.parts:
         lengths = []
         dim = 0
-        for where, passage in islice(read_part(part, plan.fields, tokens=True), _LOOKED_AT):
+        for where, passage in islice(read_part(part, plan.fields, tokens=True), _SAMPLE_SIZE):
             try:
                 tokens_TD = check_tokens(passage, dim or None)
             except InputError as error:
@@ -70,10 +77,10 @@ def open_encoded(plan: BuildPlan, remedy: str) -> SourceInfo:
             lengths.append(len(tokens_TD))
         if lengths:
             return SourceInfo(None, dim, sum(lengths) / len(lengths))
-    raise InputError(f"{problem}; {remedy}")
+    raise InputError(f"{problem}; {advice}")
 
 
 def model_name(model: str) -> str:
-    """The model's name, as any process may open it."""
+    """Return a model's name such that every process can open it: the absolute path of a local folder."""
     path = Path(model)
     return str(path.resolve()) if path.is_dir() else model

@@ -1,4 +1,4 @@
-"""Workers that hold a model, and those of a build: each row they are given is a part of a corpus."""
+"""Ray Data actors that hold a model: the base class, and the workers of a build, whose rows are parts of a corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycol.index.codec.codebook_files import open_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.journal import Journal
-from raycol.indexing.part import Task, build_partition, encode_sample, release_memory
+from raycol.indexing.part import PartSettings, build_partition, encode_sample, release_memory
 from raycol.indexing.plan import PartitionPlan
 from raycol.storage import open_store
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """A model held by a Ray Data actor. One thread, so that the bytes do not depend on how many there are."""
+    """Ray Data actor that holds a model.
 
-    nothing: ClassVar[Mapping[str, Any]]
-    """The columns of what `work` returns, for where it fails."""
+    On a CPU it uses one thread, so that the bytes do not depend on the number of threads.
+    """
+
+    empty_result: ClassVar[Mapping[str, Any]]
+    """The columns that `work` returns, with placeholder values, for a row whose work failed."""
 
     def __init__(self, on_gpu: bool, dtype: str) -> None:
         self.on_gpu = on_gpu
@@ -34,7 +37,7 @@ class Worker:
         self._opened = False
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Take a batch of one row and return another. Errors come back in it: Ray Data would lose what they say."""
+        """Process a batch of one row. Returns an error in the column `error`: Ray Data would lose its message."""
         row = {name: values[0] for name, values in batch.items()}
         try:
             if not self._opened:
@@ -42,57 +45,57 @@ class Worker:
                 self._opened = True
             result = {"error": "", **self.work(row)}
         except RaycolError as error:
-            result = {"error": f"{type(error).__name__} {error}", **self.nothing}
+            result = {"error": f"{type(error).__name__} {error}", **self.empty_result}
         except Exception as error:
-            traceback.print_exc()  # goes to the worker's log
-            what = f"a worker failed on {self.place_of(row)}: {type(error).__name__}: {error}"
-            result = {"error": f"RaycolError {what}", **self.nothing}
+            traceback.print_exc()  # to the worker's log
+            message = f"a worker failed on {self.describe(row)}: {type(error).__name__}: {error}"
+            result = {"error": f"RaycolError {message}", **self.empty_result}
         return {name: [value] for name, value in result.items()}
 
     def open(self) -> None:
-        """Open what the work needs; not where the worker is made, from where no error comes back as itself."""
+        """Load the model, before the first row; errors of the constructor would not reach the driver unchanged."""
         raise NotImplementedError
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What is made of a row."""
+        """Process a row and return the result."""
         raise NotImplementedError
 
-    def place_of(self, row: dict[str, Any]) -> str:
-        """How messages name a row."""
+    def describe(self, row: dict[str, Any]) -> str:
+        """Describe a row for error messages."""
         raise NotImplementedError
 
 
 class _PartWorker(Worker):
-    """Works on parts of a corpus, with an encoder where documents do not come encoded."""
+    """Processes parts of a corpus, with an encoder unless documents come encoded."""
 
-    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str) -> None:
+    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str) -> None:
         super().__init__(on_gpu, dtype)
-        self.task = Task.from_json(task)
+        self.settings = PartSettings.from_json(settings)
         self.encoder: MultiVectorEncoder | None = None
         self._model = ModelInfo.model_validate_json(model) if model else None
 
     def open(self) -> None:
-        """The encoder."""
+        """Load the encoder."""
         if self._model:
             self.encoder = open_encoder(self._model.name, self.on_gpu, self.dtype, self._model.fingerprint)
 
-    def place_of(self, row: dict[str, Any]) -> str:
-        """Where a part begins."""
+    def describe(self, row: dict[str, Any]) -> str:
+        """File and first line (row) of a part."""
         first = PartitionPlan.from_json(row["part"]).slices[0]
         return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
 
 
 def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None) -> MultiVectorEncoder:
-    """The encoder as workers use it.
+    """Load an encoder on a worker's device and in its dtype.
 
     Args:
-        model: where it is.
-        on_gpu: whether it computes on a GPU; else in one thread.
-        dtype: `auto` or torch's name of one.
-        fingerprint: what the model must have: paths may lead elsewhere on another node.
+        model: path, URI or hub name.
+        on_gpu: compute on the GPU instead of in one CPU thread.
+        dtype: `auto`, or the name of a torch dtype.
+        fingerprint: expected fingerprint; a path may lead to another model on another node.
 
     Raises:
-        InputError: no model there, or another one.
+        InputError: the model cannot be loaded, or has another fingerprint.
     """
     from raycol.models.encoder import encoder_fingerprint, load_encoder
 
@@ -104,29 +107,31 @@ def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None =
 
 
 def device_of(on_gpu: bool) -> str:
-    """Where a worker computes: in one thread, which is set here, or on its GPU."""
+    """Return a worker's torch device; on a CPU, also limit torch to one thread."""
     import torch
 
     if not on_gpu:
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
-        raise RaycolError("a worker was given a GPU that its torch cannot use; install a torch with CUDA there")
+        raise RaycolError(
+            f"the worker on {platform.node()} has a GPU that its torch cannot use; install a torch with CUDA there"
+        )
     return "cuda" if on_gpu else "cpu"
 
 
-def check_same_model(model: str, found: str, fingerprint: str) -> None:
-    """Raise `InputError` where a model that was opened is not the one that the work began with."""
-    if found != fingerprint:
+def check_same_model(model: str, fingerprint: str, expected: str) -> None:
+    """Raise `InputError` if a loaded model is not the one that the driver started with."""
+    if fingerprint != expected:
         raise InputError(
-            f"model {model!r} on {platform.node()} has the fingerprint {found}, the one that the work began with has "
-            f"{fingerprint}; give all nodes the same model, and leave it as it is while the work goes on"
+            f"model {model!r} on {platform.node()} has fingerprint {fingerprint}, expected {expected}; put the same "
+            "model on all nodes, and do not change it while the command runs"
         )
 
 
 def cast_parameters(module: torch.nn.Module, on_gpu: bool, dtype: str) -> None:
-    """Turn a module that was checked (fingerprints are of float32) to what it is to compute in.
+    """Cast a module's parameters, after its fingerprint, which is of float32, is checked.
 
-    Only parameters are cast, as loading does it: buffers keep their precision.
+    Buffers keep their precision, as when a model is loaded in that dtype.
     """
     target = _dtype_of(on_gpu, dtype)
     for parameter in module.parameters():
@@ -145,18 +150,18 @@ def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
 class SampleEncoder(_PartWorker):
     """Encodes the sampled documents of one part."""
 
-    def __init__(self, task: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
-        super().__init__(task, model, on_gpu, dtype)
+    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
+        super().__init__(settings, model, on_gpu, dtype)
         self.dim = dim
 
-    nothing = {"number": -1, "documents": 0, "dim": 0, "tokens": b"", "cpu_s": 0.0, "peak_bytes": 0}  # noqa: RUF012
+    empty_result = {"number": -1, "documents": 0, "dim": 0, "tokens": b"", "cpu_s": 0.0, "peak_bytes": 0}  # noqa: RUF012
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The tokens of the documents at the row's positions."""
+        """Return the token directions of the documents at the row's positions, with statistics."""
         clock = Clock()
         with clock("sample"):
             tokens_TD = encode_sample(
-                PartitionPlan.from_json(row["part"]), row["positions"], self.task, self.encoder, self.dim
+                PartitionPlan.from_json(row["part"]), row["positions"], self.settings, self.encoder, self.dim
             )
         return {
             "number": int(row["number"]),
@@ -169,13 +174,13 @@ class SampleEncoder(_PartWorker):
 
 
 class PartitionBuilder(_PartWorker):
-    """Builds one partition after the other, and notes each in the journal before it tells of it."""
+    """Builds partitions, and records each in the journal before it returns."""
 
-    nothing = {"number": -1, "built": ""}  # noqa: RUF012
+    empty_result = {"number": -1, "built": ""}  # noqa: RUF012
 
     def __init__(
         self,
-        task: str,
+        settings: str,
         model: str | None,
         on_gpu: bool,
         dtype: str,
@@ -185,20 +190,20 @@ class PartitionBuilder(_PartWorker):
         bits: int,
         journal: str,
     ) -> None:
-        super().__init__(task, model, on_gpu, dtype)
+        super().__init__(settings, model, on_gpu, dtype)
         self.store = open_store(uri)
-        self.journal = Journal.named(self.store, journal)
+        self.journal = Journal.from_name(self.store, journal)
         self._codec = CodebookInfo.model_validate_json(codebook), dim, bits
 
     def open(self) -> None:
-        """The encoder and the codebook."""
+        """Load the encoder and the codebook."""
         super().open()
         self.codebook = open_codebook(self.store, *self._codec)
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What became of the row's part."""
+        """Build the row's part and return its `BuiltPart` as JSON."""
         part = PartitionPlan.from_json(row["part"])
-        built = build_partition(part, self.task, self.codebook, self.store, self.encoder)
+        built = build_partition(part, self.settings, self.codebook, self.store, self.encoder)
         self.journal.save_built(int(row["number"]), built)
         release_memory()
         return {"number": int(row["number"]), "built": built.model_dump_json()}

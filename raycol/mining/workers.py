@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 class _JobWorker(Worker):
     """Works on parts of a job, and saves each before it tells of it."""
 
-    nothing = {"number": -1}  # noqa: RUF012
+    empty_result = {"number": -1}  # noqa: RUF012
 
     def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
         super().__init__(on_gpu, dtype)
         self.job = MiningJob(open_place(folder))
         self._first = ""
 
-    def place_of(self, row: dict[str, Any]) -> str:
+    def describe(self, row: dict[str, Any]) -> str:
         """A part by its number and, once it was read, the first query in it."""
         begins = f", which begins with the query {self._first[:60]!r}" if self._first else ""
         return f"part {int(row['number'])}{begins}"

@@ -52,7 +52,7 @@ CASES = [
         "text.txt: unknown format; expected .jsonl, .csv",
     ),
     (["index", "build", "notext.jsonl", "--model", "m", "--out", "i"], "document 'a' has no text"),
-    (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: the id 'a' stands on line 1"),
+    (["index", "build", "twice.jsonl", "--model", "m", "--out", "i"], "line 2: duplicate id 'a', first on line 1"),
     (["index", "build", "folder", "--model", "m", "--out", "i"], "folder: no corpus files"),
     (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
@@ -61,7 +61,7 @@ CASES = [
     (["index", "build", "good.jsonl", "--out", "i"], "has no embeddings; to encode texts, name a model with --model"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "the command line: bits is 3"),
     (["index", "build", "good.jsonl", "--out", "i", "--split-tokens", "9"], "split_tokens needs a model"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--overlap", "9"], "give split_tokens too"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--overlap", "9"], "set split_tokens too"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "a:x"], "column 'a' of type 'x'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--metadata", "text"], "metadata 'text'"),
     (
@@ -89,7 +89,7 @@ CASES = [
     (["index", "append", "folder", "good.jsonl"], "folder: not an index"),
     (
         ["index", "append", "index", "good.jsonl"],
-        "has no embeddings; the index's documents came encoded, so must these",
+        "has no embeddings; the index has no model, so its documents must come encoded",
     ),
     (["index", "append", "index", "gone.jsonl"], "gone.jsonl: no such file"),
     (["index", "delete", "folder", "a"], "folder: not an index"),
@@ -214,7 +214,7 @@ CASES = [
     ),
     (
         ["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--make-ids", "d", "--id-column", "_id"],
-        "id_column has no effect: make_ids makes ids, so none are read",
+        "id_column has no effect: make_ids numbers the documents",
     ),
     (["index", "plan", "good.jsonl", "--model", "m", "--wait-for-nodes", "9"], "wait_for_nodes has no effect: a plan"),
     (["index", "append", "index", "good.jsonl", "--batch-tokens", "9"], "batch_tokens has no effect: the index's doc"),

@@ -117,7 +117,7 @@ def test_nodes_are_added_for_a_build_and_released_afterwards(environment: dict[s
     # The head has no CPUs, and this build does not wait for nodes.
     refused = build(environment, corpus, tmp_path / "refused", 0)
     assert refused.returncode == 2
-    assert "Ray has 0 of the resource CPU here and this needs 2" in refused.stderr
+    assert "the Ray cluster has 0 CPU, the workers need 2" in refused.stderr
     assert "--wait-for-nodes" in refused.stderr
     built = build(environment, corpus, tmp_path / "index", 120)
     assert built.returncode == 0, built.stderr

@@ -9,7 +9,7 @@ from raycol.errors import InputError
 from raycol.evaluation import EvaluateConfig, evaluate, score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
 from tests.conftest import make_passages, write_jsonl
-from tests.indexing.here import build_index
+from tests.indexing.in_process import build_index
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, builds on it as processes of their own, and ways to disturb them."""
+"""A Ray cluster of several nodes on this machine, builds on it in separate processes, and ways to kill them."""
 
 import os
 import random
@@ -19,23 +19,23 @@ from tests.conftest import PROJECT
 
 _NODE = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
 _SYSTEM = {
-    # Else each build starts a process a CPU of each node before it needs any.
+    # Otherwise each build starts one process per CPU of each node before it needs any.
     "enable_worker_prestart": False,
     "prestart_worker_first_driver": False,
-    # A node that is gone is missed within seconds.
+    # Detect a dead node within seconds.
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 4,
 }
-_PATIENCE_S = 240
-# Titles of actors that are not Ray Data's.
+_TIMEOUT_S = 240
+# Process titles of actors that are not Ray Data's.
 TRAINERS = "RayTrainWorker"
 _KINDS = (TRAINERS,)
 
 
 class Nodes:
-    """The nodes of one cluster; builds run where `RAY_ADDRESS` says."""
+    """The nodes of one cluster; builds connect to it by `RAY_ADDRESS`."""
 
     def __init__(self, n: int) -> None:
         from ray.cluster_utils import Cluster
@@ -43,7 +43,7 @@ class Nodes:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "_system_config": _SYSTEM})
         self._nodes: list[Any] = [self._cluster.head_node]
-        self._ours: list[psutil.Process] = []
+        self._processes: list[psutil.Process] = []
         for _ in range(n - 1):
             self.add()
 
@@ -55,36 +55,36 @@ class Nodes:
         self._nodes.append(self._cluster.add_node(**_NODE))
 
     def lose(self) -> None:
-        """Kill the newest node, as a power cut would."""
+        """Kill the newest node, as in a power cut."""
         node = self._nodes.pop()
-        self._ours += _below(node)
+        self._processes += _children(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
     def workers(self, actor: str = "") -> list[psutil.Process]:
-        """Processes of a build's actors, on all nodes; or of the actors of another kind."""
-        wanted = actor if actor in _KINDS else f"MapWorker(MapBatches({actor}"
-        return [process for node in self._nodes for process in _below(node) if wanted in _title(process)]
+        """Processes of the actors of builds, or of an actor class, on all nodes."""
+        title = actor if actor in _KINDS else f"MapWorker(MapBatches({actor}"
+        return [process for node in self._nodes for process in _children(node) if title in _title(process)]
 
     def kill_worker(self, rng: random.Random, actor: str = "") -> bool:
-        """Kill one actor's process, if there is any."""
-        found = self.workers(actor)
-        if found:
-            _end(rng.choice(found))
-        return bool(found)
+        """Kill the process of a random actor; return whether there was one."""
+        workers = self.workers(actor)
+        if workers:
+            _kill(rng.choice(workers))
+        return bool(workers)
 
     def settle(self, actor: str = "") -> None:
-        """Wait until nobody works any more: actors outlive their driver for a moment."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """Wait until all actors have stopped: they outlive their driver for a moment."""
+        deadline = time.monotonic() + _TIMEOUT_S
         while self.workers(actor) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def stop(self) -> None:
         for node in self._nodes:
-            self._ours += _below(node)
+            self._processes += _children(node)
         self._cluster.shutdown()
-        _, left = psutil.wait_procs(self._ours, timeout=10)
-        for process in left:
-            _end(process)
+        _, alive = psutil.wait_procs(self._processes, timeout=10)
+        for process in alive:
+            _kill(process)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def nodes(n: int) -> Iterator[Nodes]:
         running.stop()
 
 
-def _below(node: Any) -> list[psutil.Process]:
+def _children(node: Any) -> list[psutil.Process]:
     try:
         return psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -110,13 +110,13 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _end(process: psutil.Process) -> None:
+def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.kill()
 
 
 class Command:
-    """`raycol ...` on a cluster, in a process of its own; or another program in its place."""
+    """`raycol ...`, or another program, on a cluster in a separate process."""
 
     def __init__(self, cluster: Nodes, *words: object, program: Sequence[object] = ()) -> None:
         raycol = ("-c", "from raycol.cli import main; main()")
@@ -143,34 +143,34 @@ class Command:
         self._process.wait()
 
     def wait_for(self, happened: Callable[[], object]) -> bool:
-        """Wait until something has happened; False where the build ended before."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """Wait until `happened` returns true; return False if the command ends before that."""
+        deadline = time.monotonic() + _TIMEOUT_S
         while not happened():
             if not self.running:
                 return False
-            assert time.monotonic() < deadline, "nothing happens"
+            assert time.monotonic() < deadline, "timed out"
             time.sleep(0.01)
         return True
 
     def finish(self) -> None:
-        code, said = self.end()
-        assert code == 0, said
+        code, output = self.end()
+        assert code == 0, output
 
     def end(self) -> tuple[int, str]:
-        """Its exit code, and what it said."""
-        said, _ = self._process.communicate(timeout=_PATIENCE_S)
-        return self._process.returncode, said.decode()
+        """Wait for the command; return its exit code and output."""
+        output, _ = self._process.communicate(timeout=_TIMEOUT_S)
+        return self._process.returncode, output.decode()
 
 
 def Build(cluster: Nodes, verb: str, *arguments: object) -> Command:  # noqa: N802
-    """`raycol index build` or `append`; `job` builds as a Ray job does."""
+    """`raycol index build` or `append`, or with `job` the script of a Ray job."""
     if verb == "job":
         return Command(cluster, *arguments, program=[PROJECT / "jobs" / "index.py"])
     return Command(cluster, "index", verb, *arguments)
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Digests of all files but the report, which says how long things took."""
+    """Digests of all files except the report, which contains times."""
     files = [path for path in root.rglob("*") if path.is_file() and path.name != "build-report.json"]
     return {path.relative_to(root).as_posix(): xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in files}
 
@@ -180,11 +180,11 @@ def report_of(root: Path) -> BuildReport:
 
 
 def records(root: Path) -> dict[str, int]:
-    """The parts that an unfinished build has noted as done, each with what changes when it is noted again."""
-    found = {}
+    """Journal records of finished parts, each with its inode, which changes if it is written again."""
+    inodes = {}
     for path in root.glob("builds/*/0*.json"):
         try:
-            found[path.name] = path.stat().st_ino
+            inodes[path.name] = path.stat().st_ino
         except FileNotFoundError:
             continue
-    return found
+    return inodes

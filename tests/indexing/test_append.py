@@ -1,4 +1,4 @@
-"""Appending corpus after corpus; appends by other processes are among the crashes."""
+"""Appending corpora in this process; test_crashes.py appends on a cluster."""
 
 import shutil
 from functools import partial
@@ -13,7 +13,7 @@ from raycol.index import Document, Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from tests.conftest import make_clustered, save_encoded
 from tests.indexing.cluster import contents
-from tests.indexing.here import append_corpus, build_index
+from tests.indexing.in_process import append_corpus, build_index
 
 BATCHES, PER_BATCH = 10, 12
 
@@ -31,7 +31,7 @@ def answers(index: Index, queries: list[np.ndarray]) -> list[list[tuple[str, flo
 
 
 @pytest.mark.long
-def test_many_appended_batches_are_as_one(tmp_path: Path) -> None:
+def test_many_appends_equal_one_append(tmp_path: Path) -> None:
     documents = make_clustered(100 + BATCHES * PER_BATCH, 16, seed=5)
     few, whole = tmp_path / "few", tmp_path / "whole"
     corpus = save(tmp_path / "base.npz", documents[:100], 0)
@@ -53,7 +53,7 @@ def test_many_appended_batches_are_as_one(tmp_path: Path) -> None:
     many.compact()
     assert answers(one, queries) == answers(many, queries) == expected
     one, many = Index.open(whole), Index.open(few)
-    # The same documents in the same order: the same files, in folders that begin with other versions.
+    # The same documents in the same order give the same files, in folders with other version prefixes.
     assert [info.files for info in one.manifest.partitions] == [info.files for info in many.manifest.partitions]
     assert one.verify() == many.verify() == []
 
@@ -63,8 +63,8 @@ def interrupt(done: int, total: int | None, text: str) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_command_that_died_after_its_commit_is_only_tidied_up(tmp_path: Path) -> None:
-    """The same one again: nothing comes twice, and nothing is refused because it is there already."""
+def test_rerunning_a_command_that_died_after_its_commit_only_cleans_up(tmp_path: Path) -> None:
+    """It adds no document twice, and does not refuse its own documents as existing."""
     documents = make_clustered(60, 16, seed=6)
     out, aside = tmp_path / "i", tmp_path / "aside"
     first, second = (save(tmp_path / f"{n}.npz", documents[n : n + 30], n) for n in (0, 30))
@@ -76,7 +76,7 @@ def test_a_command_that_died_after_its_commit_is_only_tidied_up(tmp_path: Path) 
         shutil.copytree(out, aside)
         assert command().version == version
         whole = contents(out)
-        # As it was between the commit and the end.
+        # The state between the commit and the cleanup.
         shutil.copytree(aside, out, dirs_exist_ok=True)
         (out / "build-report.json").unlink()
         report = command()
@@ -86,7 +86,7 @@ def test_a_command_that_died_after_its_commit_is_only_tidied_up(tmp_path: Path) 
     assert len(Index.open(out)) == 60
 
 
-def test_an_append_that_another_writer_overtook_starts_again(tmp_path: Path) -> None:
+def test_an_interrupted_append_starts_again_after_another_writer_commits(tmp_path: Path) -> None:
     documents = make_clustered(40, 16, seed=7)
     out = tmp_path / "i"
     base, corpus = (save(tmp_path / f"{n}.npz", documents[n : n + 15], n) for n in (0, 15))
@@ -102,8 +102,7 @@ def test_an_append_that_another_writer_overtook_starts_again(tmp_path: Path) -> 
     assert index.verify() == []
 
 
-def test_of_two_appends_at_once_one_is_added_to_the_other(tmp_path: Path) -> None:
-    """Nothing is lost, and the index is as if one had come after the other."""
+def test_concurrent_appends_equal_consecutive_ones(tmp_path: Path) -> None:
     documents = make_clustered(60, 16, seed=8)
     at_once, in_turn = tmp_path / "at-once", tmp_path / "in-turn"
     base, slow, quick = (save(tmp_path / f"{n}.npz", documents[n : n + 20], n) for n in (0, 20, 40))
@@ -113,7 +112,7 @@ def test_of_two_appends_at_once_one_is_added_to_the_other(tmp_path: Path) -> Non
 
     def overtake(done: float, total: float | None, note: str) -> None:
         notes.append(note)
-        # Half of it is built when another command appends all of its own.
+        # Another command commits its append when half of this one is built.
         if done and len(Index.open(at_once)) == 20:
             assert append(at_once, quick).version == 2
 
@@ -121,7 +120,7 @@ def test_of_two_appends_at_once_one_is_added_to_the_other(tmp_path: Path) -> Non
         AppendConfig(index=str(at_once), corpus=str(slow), docs_per_partition=10, num_workers=1), overtake
     )
     assert report.version == 3
-    assert "another writer was first: adding to its version" in notes
+    assert "another writer committed first: starting again from its version" in notes
     for corpus, size in ((quick, 2048), (slow, 10)):
         append(in_turn, corpus, docs_per_partition=size)
     one, other = Index.open(at_once), Index.open(in_turn)
@@ -130,7 +129,7 @@ def test_of_two_appends_at_once_one_is_added_to_the_other(tmp_path: Path) -> Non
     assert one.verify() == other.verify() == []
 
 
-def test_what_both_append_is_refused_to_the_second(tmp_path: Path) -> None:
+def test_a_document_that_a_concurrent_writer_added_is_refused(tmp_path: Path) -> None:
     documents = make_clustered(30, 16, seed=9)
     out = tmp_path / "i"
     base, corpus = (save(tmp_path / f"{n}.npz", documents[n : n + 15], n) for n in (0, 15))
@@ -141,7 +140,7 @@ def test_what_both_append_is_refused_to_the_second(tmp_path: Path) -> None:
             Index.open(out).append([Document("d20", documents[20])])
 
     addition = AppendConfig(index=str(out), corpus=str(corpus), docs_per_partition=5, num_workers=1)
-    with pytest.raises(InputError, match="document 'd20' is in the index"):
+    with pytest.raises(InputError, match="document 'd20' is already in the index"):
         append_corpus(addition, overtake)
     report = append_corpus(addition.model_copy(update={"upsert": True}))
     assert (report.documents, report.replaced, len(Index.open(out))) == (15, 1, 30)
@@ -151,10 +150,10 @@ def test_what_both_append_is_refused_to_the_second(tmp_path: Path) -> None:
     "damaged", ["partitions/*/codes.npy", "partitions/*/id_bytes.npy", "codebooks/*/*", "builds/*/0*"]
 )
 @pytest.mark.parametrize("verb", ["build", "append"])
-def test_a_finished_part_that_has_been_damaged_is_built_anew(tmp_path: Path, verb: str, damaged: str) -> None:
-    """By a bit that has flipped: nothing is shorter than it was."""
+def test_a_damaged_finished_part_is_rebuilt(tmp_path: Path, verb: str, damaged: str) -> None:
+    """A flipped bit, which does not change a file's length."""
     if (verb, damaged) == ("append", "codebooks/*/*"):
-        return  # the index's own, which verify names
+        return  # the index's own codebook, which verify checks
     documents = make_clustered(60, 16, seed=6)
     out, whole = tmp_path / "i", tmp_path / "whole"
     first, second = (save(tmp_path / f"{n}.npz", documents[n : n + 30], n) for n in (0, 30))
@@ -177,7 +176,7 @@ def test_a_finished_part_that_has_been_damaged_is_built_anew(tmp_path: Path, ver
     start = "00000001-" if verb == "append" and "builds" not in damaged else ""
     path = next(path for path in sorted(out.glob(damaged)) if start in str(path))
     content = bytearray(path.read_bytes())
-    # Of a record a digit, so that it can still be read.
+    # In a record, flip a digit, so that it still parses.
     content[content.index(b'"tokens":') + 9 if "builds" in damaged else len(content) // 2] ^= 2
     path.write_bytes(content)
     report = run(out)

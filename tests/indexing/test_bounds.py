@@ -1,4 +1,4 @@
-"""What a build holds in memory does not depend on how large the corpus is."""
+"""The memory of a build does not depend on the size of the corpus."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from tests.conftest import unit
 
 pytestmark = pytest.mark.slow
 
-# One worker in a process of its own, whose peak is that of planning and merging, too.
+# A build in a separate process, whose peak memory includes planning and merging.
 BUILD = """
 import sys
 from raycol.distributed.executor import IN_PROCESS
@@ -53,7 +53,7 @@ def peak_of_a_worker(path: Path, documents: int) -> int:
 
 
 @pytest.mark.parametrize("format_", [pytest.param("npz", marks=pytest.mark.long), "parquet"])
-def test_a_worker_takes_no_more_for_a_larger_corpus(tmp_path: Path, format_: str) -> None:
+def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, format_: str) -> None:
     small, large = (peak_of_a_worker(tmp_path / f"{documents}.{format_}", documents) for documents in (1024, 4096))
     corpus = (4096 - 1024) * TOKENS * DIM * 4
     assert large - small < corpus / 3 < small

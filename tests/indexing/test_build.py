@@ -1,4 +1,4 @@
-"""Indexes of corpora, built in this process, and that Ray's workers write the same bytes."""
+"""Building and appending in this process, and the same bytes from Ray workers."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
 from tests.indexing.cluster import contents
-from tests.indexing.here import append_corpus, build_index
+from tests.indexing.in_process import append_corpus, build_index
 
 
 def configured(corpus: Path, model: Path, out: Path, **settings) -> IndexConfig:
@@ -45,8 +45,8 @@ def built(corpus: Path, tiny_colbert: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
-    """Two on Ray build what one in this process does."""
+def test_ray_workers_build_the_same_bytes(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+    """Two workers on Ray build the same index as one in this process."""
     out = tmp_path / "i"
     report = indexing.build_index(configured(corpus, tiny_colbert, out, bits=8, num_workers=2), executor=ON_RAY)
     assert (report.documents, report.parts, report.partitions) == (60, 4, 4)
@@ -56,8 +56,8 @@ def test_the_bytes_do_not_depend_on_the_workers(corpus: Path, built: Path, tiny_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_workers_on_ray_append_the_same_bytes_and_their_errors_come_back(tmp_path: Path) -> None:
-    """Encoded documents, for which workers need no model and start soon."""
+def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path) -> None:
+    """Uses encoded documents, for which workers need no model and start fast."""
     documents = make_clustered(60, 16, seed=0)
     first, more, bad = (tmp_path / name for name in ("first.npz", "more.npz", "bad.npz"))
     save_encoded(first, documents[:40])
@@ -65,24 +65,24 @@ def test_workers_on_ray_append_the_same_bytes_and_their_errors_come_back(tmp_pat
     save_encoded(bad, [np.full((2, 16), np.nan, np.float32), *documents[:3]], ["nan", "x", "y", "z"])
     for where, build_, append in (
         ("ray", indexing.build_index, indexing.append_corpus),
-        ("here", build_index, append_corpus),
+        ("in-process", build_index, append_corpus),
     ):
         out = str(tmp_path / where)
         build_(IndexConfig(corpus=str(first), out=out, docs_per_partition=10, num_workers=2))
         append(AppendConfig(index=out, corpus=str(more), docs_per_partition=5, num_workers=2))
     assert len(Index.open(tmp_path / "ray")) == 60
-    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "in-process")
     with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* --on-error skip"):
         indexing.append_corpus(AppendConfig(index=out, corpus=str(bad), num_workers=1))
 
 
-def test_an_append_takes_no_setting_of_indexes_of_another_kind(built: Path, corpus: Path) -> None:
+def test_append_refuses_settings_without_effect(built: Path, corpus: Path) -> None:
     config = AppendConfig(index=str(built), corpus=str(corpus), embeddings_column="vectors")
     with pytest.raises(InputError, match="embeddings_column has no effect: the index has a model, which encodes"):
         append_corpus(config)
 
 
-def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, tiny_colbert: Path) -> None:
+def test_an_index_reconstructs_the_encoder_embeddings(corpus: Path, built: Path, tiny_colbert: Path) -> None:
     from raycol.data import read_corpus
     from raycol.models.encoder import load_encoder
 
@@ -103,14 +103,14 @@ def test_a_built_index_holds_what_the_encoder_made(corpus: Path, built: Path, ti
     assert left == {"manifests", "partitions", "codebooks", "build-report.json"}
 
 
-def test_a_finished_index_is_not_built_over(corpus: Path, built: Path, tiny_colbert: Path) -> None:
+def test_a_build_does_not_overwrite_a_finished_index(corpus: Path, built: Path, tiny_colbert: Path) -> None:
     before = contents(built)
     with pytest.raises(InputError, match="holds an index already"):
         build(corpus, tiny_colbert, built)
     assert contents(built) == before
 
 
-def test_skipped_records_are_listed_and_the_rest_is_built_pooled(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_skipped_records_are_reported_and_the_rest_is_pooled(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
 
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(20))
@@ -136,7 +136,7 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     partly_file = write_jsonl(tmp_path / "partly.jsonl", [*again[:2], {"_id": "last", "text": "fog"}])
     mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [{"_id": "first", "text": "rain"}, *again])
     settings = {"index": str(out), "docs_per_partition": 2}
-    with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is in the index .* already; --upsert replaces it"):
+    with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is already in the index .*; --upsert replaces it"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
     report = append_corpus(AppendConfig(corpus=partly_file, on_error="skip", **settings))
     skipped = [problem.where.split(", ")[1] for problem in report.skipped]
@@ -151,8 +151,8 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_one_document_is_a_corpus(tmp_path: Path) -> None:
-    """For workers with memory of their own, too."""
+def test_a_corpus_of_one_document(tmp_path: Path) -> None:
+    """With a memory resource for the worker."""
     save_encoded(tmp_path / "corpus.npz", make_clustered(1, 16, seed=0))
     settings = {"num_workers": 1, "resources": {"CPU": 1, "memory": 1e8}}
     config = IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings)

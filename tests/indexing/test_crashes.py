@@ -1,4 +1,4 @@
-"""Builds and appends on a cluster: the same bytes, whoever works, and whoever is killed at seeded points."""
+"""Builds and appends on a cluster write the same bytes even if workers, nodes or drivers are killed."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import pytest
 
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.indexing.part import Built
+from raycol.indexing.part import BuiltPart
 from raycol.storage.checked_files import unseal
 from tests.conftest import make_clustered, make_passages, save_encoded
 from tests.indexing.cluster import Build, Nodes, contents, nodes, records, report_of
@@ -46,7 +46,7 @@ def start(cluster: Nodes, corpus: Path, out: Path, workers: int = WORKERS, appen
 
 
 def write_hostile(path: Path) -> list[tuple[int, str]]:
-    """A corpus with all that goes wrong; the lines that cannot be used and what is said of each."""
+    """Write a corpus with all kinds of unusable records; return their lines and the expected problems."""
     lines = [(json.dumps(record).encode(), "") for record in make_passages(TEXTS)]
     lines[3:3] = [
         (b'{"_id": "empty", "text": ""}', "has no text"),
@@ -63,23 +63,23 @@ def write_hostile(path: Path) -> list[tuple[int, str]]:
         (b'["rain"]', "not a JSON object"),
         (b'{"_id": "cut", "text": "ra', "not JSON"),
     ]
-    lines.append((json.dumps(make_passages(10)[0]).encode(), "stands on line 1 already"))
+    lines.append((json.dumps(make_passages(10)[0]).encode(), "first on line 1"))
     path.write_bytes(b"\n".join(line for line, _ in lines))
-    return [(number, what) for number, (_, what) in enumerate(lines, start=1) if what]
+    return [(number, problem) for number, (_, problem) in enumerate(lines, start=1) if problem]
 
 
 @pytest.fixture(scope="module")
 def texts(cluster: Nodes, tiny_colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hostile corpus of texts, and an index of what is usable in it, by one worker."""
+    """A hostile corpus of texts, and an index of its usable records built by one worker."""
     path = tmp_path_factory.mktemp("texts") / "corpus.jsonl"
     bad = write_hostile(path)
     with start_texts(cluster, path, tiny_colbert, path.parent / "index", workers=1) as build:
         build.finish()
     report = report_of(path.parent / "index")
-    said = {problem.where: problem.what for problem in report.skipped}
-    assert len(said) == len(report.skipped) == len(bad)
-    for number, what in bad:
-        assert what in said[f"{path}, line {number}"]
+    skipped = {problem.where: problem.what for problem in report.skipped}
+    assert len(skipped) == len(report.skipped) == len(bad)
+    for number, problem in bad:
+        assert problem in skipped[f"{path}, line {number}"]
     assert (report.documents, report.truncated) == (TEXTS + 2, 1)
     assert report.stage_tokens_per_second["sample"] > 0
     index = Index.open(path.parent / "index")
@@ -97,7 +97,7 @@ def start_texts(
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Nodes, corpora: tuple[Path, Path]) -> Path:
-    """An index by one worker on one node. Two more nodes come afterwards."""
+    """An index built by one worker on one node; afterwards, add two nodes."""
     out = corpora[0].parent / "undisturbed"
     with start(cluster, corpora[0], out, workers=1) as build:
         build.finish()
@@ -108,7 +108,7 @@ def undisturbed(cluster: Nodes, corpora: tuple[Path, Path]) -> Path:
     return out
 
 
-def test_more_workers_on_more_nodes_write_the_same_bytes(
+def test_more_workers_and_nodes_write_the_same_bytes(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
     with start(cluster, corpora[0], tmp_path / "i", workers=4) as build:
@@ -117,7 +117,7 @@ def test_more_workers_on_more_nodes_write_the_same_bytes(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
+def test_more_workers_encode_texts_to_the_same_bytes_after_a_crash(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "i"
@@ -133,13 +133,13 @@ def test_texts_are_encoded_to_the_same_bytes_by_more_workers_after_a_crash(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_hostile_corpus_is_refused_by_its_first_bad_line(
+def test_a_hostile_corpus_is_refused_with_its_first_bad_line(
     cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
 ) -> None:
     with start_texts(cluster, texts, tiny_colbert, tmp_path / "i", workers=2, on_error="fail") as build:
-        code, said = build.end()
+        code, output = build.end()
     assert code == 2
-    assert f"{texts}, line 4: document 'empty' has no text" in said
+    assert f"{texts}, line 4: document 'empty' has no text" in output
     assert not (tmp_path / "i").exists()
 
 
@@ -157,7 +157,7 @@ def wait_for_phase(build: Build, phase: str, rng: random.Random, cluster: Nodes,
     build.wait_for(lambda: next(moment, None) is None)
 
 
-def test_a_build_that_is_killed_in_every_phase_goes_on(
+def test_a_build_continues_after_being_killed_in_every_phase(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
     rng, out = random.Random(2), tmp_path / "i"
@@ -166,7 +166,7 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
         with start(cluster, corpora[0], out) as build:
             wait_for_phase(build, phase, rng, cluster, out, len(before))
             build.kill()
-            if phase == "parts":  # sometimes the next attempt meets the workers of this one
+            if phase == "parts":  # in other phases, the next build may meet the workers of this one
                 cluster.settle()
             if phase == "parts" and not (out / "manifests").exists():
                 done = records(out)
@@ -179,20 +179,20 @@ def test_a_build_that_is_killed_in_every_phase_goes_on(
     cluster.settle()
     committed, before = (out / "manifests").exists(), records(out)
     if not committed:
-        # What the journal names may be gone: then it is made again.
-        gone = Built.model_validate_json(unseal(next(out.glob("builds/*/*-00000001.json")).read_bytes()))
-        assert gone.info
-        shutil.rmtree(out / "partitions" / gone.info.name)
+        # A partition that is missing although the journal records it is rebuilt.
+        missing = BuiltPart.model_validate_json(unseal(next(out.glob("builds/*/*-00000001.json")).read_bytes()))
+        assert missing.info
+        shutil.rmtree(out / "partitions" / missing.info.name)
     if list(out.glob("builds/*")):
         with start(cluster, corpora[0], out) as build:
             build.finish()
     else:
-        Index.open(out).vacuum()  # it died while the last of its journal was removed
+        Index.open(out).vacuum()  # it died while it deleted the last of its journal
     assert committed or report_of(out).reused_parts == len(before) - 1 == PARTS - 1
     assert contents(out) == contents(undisturbed)
 
 
-def test_a_build_outlives_workers_a_node_and_its_driver(
+def test_a_build_survives_the_loss_of_workers_a_node_and_its_driver(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
     rng, out = random.Random(3), tmp_path / "i"
@@ -203,7 +203,7 @@ def test_a_build_outlives_workers_a_node_and_its_driver(
             before = records(out)
             assert build.wait_for(lambda: cluster.kill_worker(rng, "PartitionBuilder"))
             assert_kept(before, out, 2)
-    # So the driver is gone too. A node goes and another one comes, while the rest is built.
+    # The driver is killed too. While another one builds the rest, replace a node.
     cluster.settle()
     before = records(out)
     with start(cluster, corpora[0], out) as build:
@@ -216,14 +216,14 @@ def test_a_build_outlives_workers_a_node_and_its_driver(
     assert contents(out) == contents(undisturbed)
 
 
-def assert_kept(before: dict[str, int], out: Path, again: int) -> None:
-    """Of the parts that were done, at most so many were made once more."""
+def assert_kept(before: dict[str, int], out: Path, max_rebuilt: int) -> None:
+    """Assert that no finished part is lost and at most `max_rebuilt` were built again."""
     now = records(out)
     assert before.keys() <= now.keys()
-    assert sum(now[name] != before[name] for name in before) <= again
+    assert sum(now[name] != before[name] for name in before) <= max_rebuilt
 
 
-def test_an_append_that_is_killed_goes_on(
+def test_an_append_continues_after_being_killed(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
     rng, out, whole = random.Random(4), tmp_path / "i", tmp_path / "whole"
@@ -244,7 +244,7 @@ def test_an_append_that_is_killed_goes_on(
             assert before.items() <= done.items()
             assert len(Index.open(out)) == PARTS * PER_PART
         before = done
-    # It may have been killed between its commit and its end, when what was merged is being swept away.
+    # It may have been killed between its commit and its end, while it deleted the merged partitions.
     committed = (out / "manifests/00000002.json").exists()
     if list(out.glob("builds/*")):
         with start(cluster, corpora[1], out, append=True) as build:
@@ -257,15 +257,15 @@ def test_an_append_that_is_killed_goes_on(
     assert (len(index), index.verify()) == (2 * PARTS * PER_PART, [])
 
 
-def test_of_two_builds_in_one_place_one_gets_through(
+def test_of_two_concurrent_builds_in_one_folder_one_commits(
     cluster: Nodes, corpora: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "i"
     with start(cluster, corpora[0], out, 2) as first, start(cluster, corpora[0], out, 2) as second:
         ends = [first.end(), second.end()]
     assert 0 in [code for code, _ in ends]
-    assert not any("internal error" in said or "Traceback" in said for _, said in ends), ends
+    assert not any("internal error" in output or "Traceback" in output for _, output in ends), ends
     index = Index.open(out)
-    index.vacuum()  # the other one's workers may have noted a part when all was tidied up
+    index.vacuum()  # the other build's workers may have recorded a part after the cleanup
     assert (len(index), index.verify()) == (PARTS * PER_PART, [])
     assert index.stats() == Index.open(undisturbed).stats()

@@ -1,4 +1,4 @@
-"""What `raycol index plan` says, beside what a build then makes of the corpus."""
+"""The estimates of `raycol index plan`, compared with builds of the same corpus."""
 
 import bz2
 import gzip
@@ -18,7 +18,7 @@ from raycol.errors import InputError
 from raycol.index.codec.codebook import train_codebook
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
-from raycol.indexing.part import Built, Task, build_partition
+from raycol.indexing.part import BuiltPart, PartSettings, build_partition
 from raycol.indexing.plan import plan_build
 from raycol.indexing.sampling import sample_corpus
 from raycol.storage import open_store
@@ -29,14 +29,14 @@ DOCUMENTS = 6000
 
 
 def records() -> list[dict[str, str]]:
-    """Texts that grow along the corpus: a sample of its beginning would be wrong about the rest."""
+    """Texts that get longer along the corpus, so that a sample of its beginning would be biased."""
     rng = np.random.default_rng(0)
     lengths = rng.poisson(2 + 8 * np.arange(DOCUMENTS) / DOCUMENTS) + 1
     return [{"_id": f"d{n}", "text": " ".join(rng.choice(WORDS, length))} for n, length in enumerate(lengths)]
 
 
-def lines_of(some: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(record) + "\n" for record in some).encode()
+def lines_of(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def save_lines(folder: Path) -> None:
@@ -49,33 +49,33 @@ def save_compressed(folder: Path) -> None:
 
 
 def save_table(folder: Path) -> None:
-    made = records()
-    table = pa.table({"id": [record["_id"] for record in made], "text": [record["text"] for record in made]})
+    rows = records()
+    table = pa.table({"id": [row["_id"] for row in rows], "text": [row["text"] for row in rows]})
     for start in range(0, DOCUMENTS, 1500):
         pq.write_table(table.slice(start, 1500), folder / f"{start:05d}.parquet")
 
 
-def build(folder: Path, config: PlanConfig, encoder: object) -> list[Built]:
-    """The parts of a build, with a codebook of its own."""
+def build(folder: Path, config: PlanConfig, encoder: object) -> list[BuiltPart]:
+    """Build all parts of a corpus, with a new codebook."""
     plan = plan_build(corpus_files(str(folder)), config.fields(), config.docs_per_partition)
     dim = 16 if encoder else 32
     tokens = np.concatenate(make_clustered(100, dim, seed=9)).astype(np.float16)
     codebook = train_codebook(tokens, bits=config.bits, n_centroids=64, seed=0)
     columns = {"title": "string", "text": "string"} if config.store_text else {}
-    task = Task(config.fields(), columns, 4096, config.pool_factor, "fail", 0)
+    settings = PartSettings(config.fields(), columns, 4096, config.pool_factor, "fail", 0)
     store = open_store(str(folder / "index"))
-    return [build_partition(part, task, codebook, store, encoder) for part in plan.parts]
+    return [build_partition(part, settings, codebook, store, encoder) for part in plan.parts]
 
 
-def check(estimate: Estimate, built: list[Built], within: float) -> None:
+def check(estimate: Estimate, built: list[BuiltPart], within: float) -> None:
     infos = [part.info for part in built if part.info]
     stored = sum(file.bytes for info in infos for file in info.files.values())
-    for said, found in (
+    for estimated, actual in (
         (estimate.documents, sum(info.documents for info in infos)),
         (estimate.tokens, sum(info.tokens for info in infos)),
         (estimate.index_bytes, stored),
     ):
-        assert found * (1 - within) < said < found * (1 + within), (estimate, found)
+        assert actual * (1 - within) < estimated < actual * (1 + within), (estimate, actual)
     assert abs(estimate.parts - len(built)) <= 1
     assert 0 < estimate.partitions <= estimate.parts
     assert estimate.worker_bytes > 0
@@ -84,7 +84,7 @@ def check(estimate: Estimate, built: list[Built], within: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("save", [save_lines, save_compressed, save_table])
-def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path, save: object) -> None:
+def test_estimates_of_a_corpus_are_close(tiny_colbert: Path, tmp_path: Path, save: object) -> None:
     from raycol.models.encoder import load_encoder
 
     save(tmp_path)
@@ -92,7 +92,7 @@ def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path,
     estimate = estimate_build(config)
     check(estimate, build(tmp_path, config, load_encoder(tiny_colbert, device="cpu")), 0.12)
     assert estimate.encoded_per_second > 0
-    # The sample's tokens are encoded once more.
+    # The sample's tokens are encoded twice.
     encoding_s = estimate.tokens / estimate.encoded_per_second
     assert (
         encoding_s
@@ -101,7 +101,7 @@ def test_the_plan_of_a_corpus_is_about_right(tiny_colbert: Path, tmp_path: Path,
     )
 
 
-def test_the_plan_of_an_encoded_corpus_is_about_right(tmp_path: Path) -> None:
+def test_estimates_of_an_encoded_corpus_are_close(tmp_path: Path) -> None:
     documents = make_clustered(3000, 32, seed=1)
     save_encoded(tmp_path / "c.npz", documents)
     config = PlanConfig(corpus=str(tmp_path), docs_per_partition=1000, bits=2)
@@ -111,7 +111,7 @@ def test_the_plan_of_an_encoded_corpus_is_about_right(tmp_path: Path) -> None:
 
 
 def save_growing(path: Path, n: int = 4000) -> int:
-    """An encoded corpus of ever longer documents; how many tokens they have."""
+    """Write an encoded corpus whose documents get longer; return its number of tokens."""
     lengths = np.arange(n) // 200 + 1
     tokens = np.random.default_rng(0).standard_normal((int(lengths.sum()), 8)).astype(np.float32)
     ids = [f"d{number}" for number in range(n)]
@@ -133,7 +133,7 @@ def save_growing(path: Path, n: int = 4000) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["c.npz", "c.parquet", "c.jsonl", "saved"])
-def test_a_sorted_corpus_is_sampled_all_over(tmp_path: Path, name: str) -> None:
+def test_a_sorted_corpus_is_sampled_evenly(tmp_path: Path, name: str) -> None:
     n_tokens = save_growing(tmp_path / name)
     estimate = estimate_build(PlanConfig(corpus=str(tmp_path / name)))
     assert abs(estimate.documents / 4000 - 1) < (0.15 if name == "c.jsonl" else 1e-9)
@@ -142,8 +142,8 @@ def test_a_sorted_corpus_is_sampled_all_over(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["c.json", "quoted.tsv", "c.jsonl.bz2", "c.jsonl.xz", "c.jsonl.zst"])
-def test_what_is_found_only_from_its_beginning_is_sampled_there(tmp_path: Path, name: str) -> None:
-    """A line of an array or of quoted TSV need not be a record."""
+def test_sequential_formats_are_sampled_from_their_beginning(tmp_path: Path, name: str) -> None:
+    """In a JSON array or quoted TSV, a line need not be a record."""
     records = [{"id": str(number), "text": f"a text\n{number} with a line break" * 40} for number in range(3000)]
     lines = "".join(json.dumps(record) + "\n" for record in records).encode()
     path = tmp_path / name
@@ -163,7 +163,7 @@ def test_what_is_found_only_from_its_beginning_is_sampled_there(tmp_path: Path, 
     assert abs(sample.records / 3000 - 1) < (0.3 if "jsonl" in name else 0.05)
 
 
-def test_a_sorted_tsv_is_sampled_all_over(tmp_path: Path) -> None:
+def test_a_sorted_tsv_is_sampled_evenly(tmp_path: Path) -> None:
     rows = [f"{number}\t{'x' * (number // 10 + 1)}\n" for number in range(5000)]
     path = tmp_path / "c.tsv"
     path.write_text("".join(rows))
@@ -183,7 +183,7 @@ def save_bad(path: Path, *bad: object) -> Path:
     return path
 
 
-def test_the_plan_leaves_out_what_the_build_does(tmp_path: Path) -> None:
+def test_the_plan_skips_the_records_that_the_build_skips(tmp_path: Path) -> None:
     bad: list[Any] = [np.full((1, 16), np.nan).tolist(), np.ones((9, 8)).tolist(), None]
     path = save_bad(tmp_path / "c.parquet", *bad)
     with pytest.raises(InputError, match=rf"{path}, row 2: document 'd2': .*--on-error skip"):
@@ -202,13 +202,13 @@ def test_the_plan_refuses_the_dimensions_that_the_build_does(tmp_path: Path) -> 
         estimate_build(PlanConfig(corpus=str(path)))
 
 
-def test_the_plan_takes_the_size_of_the_sample(tmp_path: Path) -> None:
+def test_the_plan_uses_sample_documents(tmp_path: Path) -> None:
     path = save_encoded(tmp_path / "c.npz", [np.ones((10, 16), np.float32)] * 2000)
     estimates = [estimate_build(PlanConfig(corpus=str(path), sample_documents=n)) for n in (None, 16)]
     assert [estimate.n_centroids for estimate in estimates] == [2048, 16]
 
 
-def test_lines_that_are_unusable_are_named_or_left_out(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_unusable_lines_are_reported_or_skipped(tiny_colbert: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "c.jsonl").write_bytes(lines_of(records()[:50]) + b"oops\n" * 50)
     config = PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert))

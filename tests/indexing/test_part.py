@@ -1,4 +1,4 @@
-"""The work on one part, without Ray."""
+"""Building one part, without Ray."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo
 from raycol.index.format.snapshot import Snapshot
 from raycol.indexing.encode import Encoded, document_length, encode_texts
-from raycol.indexing.part import Built, Task, build_partition, encode_sample
+from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
 from raycol.indexing.split import Splitter
 from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
@@ -36,17 +36,17 @@ def texts() -> list[str]:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 5000])
-def test_texts_are_encoded_as_the_encoder_does(encoder: Any, texts: list[str], batch_tokens: int) -> None:
+def test_encode_texts_equals_encode_document(encoder: Any, texts: list[str], batch_tokens: int) -> None:
     expected = encoder.encode_document(texts, convert_to_numpy=True)
-    found: dict[int, np.ndarray] = {}
+    encoded: dict[int, np.ndarray] = {}
     truncated = 0
     for batch in encode_texts(encoder, texts, batch_tokens):
         assert len(batch.positions) == 1 or batch_tokens >= len(batch.positions) * max(map(len, batch.embeddings))
-        found |= dict(zip(batch.positions, batch.embeddings, strict=True))
+        encoded |= dict(zip(batch.positions, batch.embeddings, strict=True))
         truncated += batch.truncated
-    assert sorted(found) == list(range(len(texts)))
+    assert sorted(encoded) == list(range(len(texts)))
     for position, tokens in enumerate(expected):
-        np.testing.assert_allclose(found[position], tokens, atol=1e-5)
+        np.testing.assert_allclose(encoded[position], tokens, atol=1e-5)
     lengths = [len(encoder.tokenizer("[D] " + text, truncation=False)["input_ids"]) for text in texts]
     assert truncated == sum(length > document_length(encoder) for length in lengths) > 0
 
@@ -58,23 +58,22 @@ def embedded(path: Path, tokens: list[Any], **columns: list[Any]) -> Path:
     return path
 
 
-def build(index: Index, path: Path, encoder: Any = None, **changes: Any) -> Built:
-    """The partition of a corpus with an index's codebook."""
+def build(index: Index, path: Path, encoder: Any = None, **changes: Any) -> BuiltPart:
+    """Build a corpus as one partition with an index's codebook."""
     fields = changes.pop("fields", Fields(encoded=encoder is None))
     plan = plan_build(corpus_files(str(path)), fields, 1000)
     values = {"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 1, **changes}
     snapshot = Snapshot.open(index._snapshot.store, index.manifest)
-    return build_partition(plan.parts[0], Task(fields, **values), snapshot.codebook, snapshot.store, encoder)
+    return build_partition(plan.parts[0], PartSettings(fields, **values), snapshot.codebook, snapshot.store, encoder)
 
 
-def test_documents_that_come_encoded_are_quantised_like_any(tmp_path: Path) -> None:
+def test_encoded_documents_are_quantised_as_by_index_create(tmp_path: Path) -> None:
     tokens = make_clustered(60, 16, seed=0)
     index = Index.create(tmp_path / "i", (Document(str(n), each) for n, each in enumerate(tokens)))
     built = build(index, embedded(tmp_path / "c.parquet", tokens))
     assert built.info
-    alike = index.manifest.partitions[0]
-    names = set(alike.files)
-    assert {name: built.info.files[name] for name in names} == {name: alike.files[name] for name in names}
+    expected = index.manifest.partitions[0].files
+    assert {name: built.info.files[name] for name in expected} == dict(expected)
     assert (built.documents, built.tokens, built.truncated) == (60, sum(map(len, tokens)), 0)
 
 
@@ -87,7 +86,7 @@ def test_documents_that_come_encoded_are_quantised_like_any(tmp_path: Path) -> N
         (np.ones((0, 16)), "embeddings"),
     ],
 )
-def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path, bad: Any, message: str) -> None:
+def test_unusable_embeddings_are_reported_or_skipped(tmp_path: Path, bad: Any, message: str) -> None:
     tokens: list[Any] = list(make_clustered(20, 16, seed=0))
     index = Index.create(tmp_path / "i", (Document(str(n), each) for n, each in enumerate(tokens)))
     tokens[3] = bad
@@ -98,19 +97,19 @@ def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path, bad: Any, mes
     assert [str(problem).split(", ")[1].partition(":")[0] for problem in built.problems] == ["row 4"]
     assert built.info
     assert built.info.documents == built.documents == 19
-    nothing = build(index, embedded(tmp_path / "n.parquet", [bad]), on_error="skip")
-    assert nothing.info is None
-    assert len(nothing.problems) == 1
+    empty = build(index, embedded(tmp_path / "n.parquet", [bad]), on_error="skip")
+    assert empty.info is None
+    assert len(empty.problems) == 1
 
 
 @pytest.fixture
 def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder that overflows on every text with thunder in it."""
+    """Make the encoder overflow on every text that contains "thunder"."""
 
     def overflow(encoder: Any, texts: list[str], batch_tokens: int) -> Iterator[Encoded]:
         for batch in encode_texts(encoder, texts, batch_tokens):
-            for place, embeddings in zip(batch.positions, batch.embeddings, strict=True):
-                embeddings[-1] = np.where("thunder" in texts[place], np.inf, embeddings[-1])
+            for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
+                embeddings[-1] = np.where("thunder" in texts[position], np.inf, embeddings[-1])
             yield batch
 
     monkeypatch.setattr("raycol.indexing.part.encode_texts", overflow)
@@ -122,14 +121,14 @@ TEXTS = [RAIN, THUNDER, f"{RAIN} {THUNDER} {RAIN}", RAIN]
 
 @pytest.mark.usefixtures("overflowing")
 @pytest.mark.parametrize(
-    ("split", "there", "gone"),
+    ("split", "stored", "skipped"),
     [
         (None, ["d0", "d3"], ["d1", "d2"]),
         (SplitInfo(tokens=4), ["d0#0", "d2#0", "d2#2", "d3#0"], ["d1#0", "d2#1"]),
     ],
 )
-def test_what_the_encoder_overflows_on_is_named_or_left_out(
-    tmp_path: Path, encoder: Any, split: SplitInfo | None, there: list[str], gone: list[str]
+def test_texts_that_overflow_are_reported_or_skipped(
+    tmp_path: Path, encoder: Any, split: SplitInfo | None, stored: list[str], skipped: list[str]
 ) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
     index = Index.create(tmp_path / "i", [Document("x", make_clustered(1, 16, seed=0)[0])])
@@ -138,30 +137,28 @@ def test_what_the_encoder_overflows_on_is_named_or_left_out(
     built = build(index, path, encoder, split=split, on_error="skip")
     assert built.info
     folder = tmp_path / "i" / "partitions" / built.info.name
-    assert (folder / "id_bytes.npy").read_bytes().endswith("".join(there).encode())
-    assert sorted(problem.what.split("'")[1] for problem in built.problems) == gone
+    assert (folder / "id_bytes.npy").read_bytes().endswith("".join(stored).encode())
+    assert sorted(problem.what.split("'")[1] for problem in built.problems) == skipped
     assert {problem.where for problem in built.problems} == {f"{path}, line 2", f"{path}, line 3"}
-    assert built.left_out == (["d1"] if split else gone)
+    assert built.left_out == (["d1"] if split else skipped)
     assert built.documents == 4 - len(built.left_out)
 
 
 @pytest.mark.usefixtures("overflowing")
 @pytest.mark.parametrize("pool_factor", [1, 2])
-def test_what_the_encoder_overflows_on_is_no_part_of_the_sample(
-    tmp_path: Path, encoder: Any, pool_factor: float
-) -> None:
+def test_texts_that_overflow_are_not_sampled(tmp_path: Path, encoder: Any, pool_factor: float) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
     plan = plan_build(corpus_files(str(path)), Fields(), 1000)
-    task = Task(Fields(), {}, 100, pool_factor, "fail", 0)
-    whole = encode_sample(plan.parts[0], range(4), task, encoder, 16)
-    good = encode_sample(plan.parts[0], [0, 3], task, encoder, 16)
+    settings = PartSettings(Fields(), {}, 100, pool_factor, "fail", 0)
+    whole = encode_sample(plan.parts[0], range(4), settings, encoder, 16)
+    good = encode_sample(plan.parts[0], [0, 3], settings, encoder, 16)
     assert np.isfinite(whole).all()
     assert len(whole) == len(good) > 0
-    assert len(encode_sample(plan.parts[0], [1, 2], task, encoder, 16)) == 0
+    assert len(encode_sample(plan.parts[0], [1, 2], settings, encoder, 16)) == 0
 
 
 @pytest.mark.parametrize("size", [8, 32])
-def test_split_documents_keep_their_parent(tmp_path: Path, encoder: Any, texts: list[str], size: int) -> None:
+def test_passages_store_their_parent(tmp_path: Path, encoder: Any, texts: list[str], size: int) -> None:
     records = [
         {"_id": record["_id"], "title": "rain wind", "text": texts[n]} for n, record in enumerate(make_passages(20))
     ]

@@ -1,3 +1,5 @@
+"""Plans: parts, duplicate ids, samples and digests of a corpus."""
+
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from raycol.data import Fields, Passage, corpus_files, read_corpus
 from raycol.data.readers import hub
 from raycol.errors import InputError, RaycolError
-from raycol.indexing.plan import BuildPlan, PartitionPlan, _shared, plan_build, read_part, sample_documents
+from raycol.indexing.plan import BuildPlan, PartitionPlan, _duplicate_hashes, plan_build, read_part, sample_documents
 from tests.conftest import make_passages, write_jsonl
 
 
@@ -25,10 +27,9 @@ def passages_of(plan: BuildPlan) -> list[Passage]:
     kinds=st.lists(st.sampled_from(["good", "blank", "bad", "repeated", "file"]), min_size=1, max_size=40),
     per_part=st.integers(1, 10),
 )
-def test_the_parts_together_are_the_corpus(
+def test_the_parts_make_up_the_corpus(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str], per_part: int
 ) -> None:
-    """Whatever is in which file, and wherever what is unusable stands."""
     folder = tmp_path_factory.mktemp("plan")
     lines = {"blank": "\n", "bad": "oops\n", "repeated": '{"_id": "first", "text": "again"}\n'}
     files = [['{"_id": "first", "text": "one"}\n']]
@@ -46,19 +47,19 @@ def test_the_parts_together_are_the_corpus(
     assert plan.lengths.sum() == plan.documents + kinds.count("repeated")
 
 
-def test_a_repeated_id_is_named_with_both_places(tmp_path: Path) -> None:
+def test_a_duplicate_id_is_reported_with_both_lines(tmp_path: Path) -> None:
     records = make_passages(30)
     write_jsonl(tmp_path / "a.jsonl", [*records, records[3]])
-    with pytest.raises(InputError, match=r"a\.jsonl, line 31: the id '.*-3' stands on line 4 already; correct it"):
+    with pytest.raises(InputError, match=r"a\.jsonl, line 31: duplicate id '.*-3', first on line 4; correct it"):
         plan_of(tmp_path, 7)
     write_jsonl(tmp_path / "a.jsonl", records)
     write_jsonl(tmp_path / "b.jsonl", [records[3]])
-    with pytest.raises(InputError, match=r"b\.jsonl, line 1: the id '.*-3' stands on /.*a\.jsonl, line 4 already"):
+    with pytest.raises(InputError, match=r"b\.jsonl, line 1: duplicate id '.*-3', first on /.*a\.jsonl, line 4"):
         plan_of(tmp_path, 7)
     assert len(passages_of(plan_of(tmp_path, 7, "skip"))) == 30
 
 
-def test_made_ids_number_the_records_wherever_a_part_begins(tmp_path: Path) -> None:
+def test_made_ids_are_consecutive_across_parts(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(10))
     path.write_text("oops\n" + path.read_text())
     plan = plan_of(path, 3, "skip", Fields(make_ids="x-"))
@@ -67,16 +68,16 @@ def test_made_ids_number_the_records_wherever_a_part_begins(tmp_path: Path) -> N
 
 def test_the_sample_is_seeded_and_within_its_parts(corpus: Path) -> None:
     plan = plan_of(corpus, 7)
-    chosen = sample_documents(plan, 20, seed=1)
-    assert chosen == sample_documents(plan, 20, seed=1) != sample_documents(plan, 20, seed=2)
-    assert sum(map(len, chosen)) == 20
-    for part, positions in zip(plan.parts, chosen, strict=True):
+    sample = sample_documents(plan, 20, seed=1)
+    assert sample == sample_documents(plan, 20, seed=1) != sample_documents(plan, 20, seed=2)
+    assert sum(map(len, sample)) == 20
+    for part, positions in zip(plan.parts, sample, strict=True):
         assert positions == sorted(set(positions))
         assert all(0 <= position < part.documents for position in positions)
     assert sum(map(len, sample_documents(plan, 1000, seed=1))) == plan.documents
 
 
-def test_a_corpus_that_changes_during_a_build_is_noticed(tmp_path: Path) -> None:
+def test_a_corpus_that_changes_during_a_build_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(10))
     plan = plan_of(path, 5)
     for changed in (make_passages(8), make_passages(10, seed=1)):
@@ -85,7 +86,7 @@ def test_a_corpus_that_changes_during_a_build_is_noticed(tmp_path: Path) -> None
             list(read_part(plan.parts[-1], plan.fields))
 
 
-def test_repeated_ids_are_found_among_many() -> None:
+def test_duplicate_hashes_are_found_across_blocks() -> None:
     rng = np.random.default_rng(0)
     for size in (0, 1, 5, 3000):
         hashes_N = rng.integers(0, max(1, size), size, dtype=np.uint64) << np.uint64(50)
@@ -93,20 +94,20 @@ def test_repeated_ids_are_found_among_many() -> None:
         expected = np.flatnonzero(np.isin(hashes_N, values[counts > 1]))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("raycol.indexing.plan._BLOCK", 100)
-            assert _shared(hashes_N) == expected.tolist()
+            assert _duplicate_hashes(hashes_N) == expected.tolist()
 
 
 @pytest.mark.parametrize("content", ["oops\noops\n", '{"_id": "a", "text": ""}\n'])
-def test_where_everything_is_left_out_the_first_is_named(tmp_path: Path, content: str) -> None:
+def test_if_every_record_is_skipped_the_first_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.jsonl").write_text(content)
-    said = rf"an empty corpus; .*every record was skipped, the first was {tmp_path}/c.jsonl, line 1: "
-    with pytest.raises(InputError, match=said):
+    message = rf"an empty corpus; .*every record was skipped, the first was {tmp_path}/c.jsonl, line 1: "
+    with pytest.raises(InputError, match=message):
         plan_of(tmp_path, 5, "skip")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         list(read_corpus(tmp_path, "skip"))
 
 
-def test_a_field_for_titles_that_no_document_has_is_named(tmp_path: Path) -> None:
+def test_a_title_column_that_no_document_has_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"_id": "a", "text": "one"}, {"_id": "b", "text": "two", "head": ""}])
     assert plan_of(path, 5, fields=Fields(title="head")).documents == 2
     with pytest.raises(InputError, match="no document has a field 'haed' for the title; leave --title-column out"):
@@ -127,8 +128,8 @@ def digest_of(corpus: Path | str, split: str | None = None, **fields: Any) -> st
     return plan_build(corpus_files(str(corpus), split=split), Fields(encoded=True, **fields), 5).digest
 
 
-def test_the_digest_of_what_comes_encoded_is_of_its_files_and_fields(tmp_path: Path) -> None:
-    """The embeddings are not read: others, of the same ids, are another corpus."""
+def test_the_digest_of_an_encoded_corpus_covers_its_files_and_fields(tmp_path: Path) -> None:
+    """Embeddings are not read, so the identity of the files stands for them."""
     folder = save_dataset(tmp_path / "saved", 1.0)
     digests = [digest_of(folder, "x"), digest_of(folder, "y"), digest_of(folder, "x", embeddings="other")]
     assert digests == [digest_of(folder, "x"), digest_of(folder, "y"), digest_of(folder, "x", embeddings="other")]
@@ -137,7 +138,7 @@ def test_the_digest_of_what_comes_encoded_is_of_its_files_and_fields(tmp_path: P
     assert len(set(digests)) == 4
 
 
-def test_the_digest_of_a_named_dataset_is_of_its_state(tmp_path: Path) -> None:
+def test_the_digest_of_a_hub_dataset_covers_its_state(tmp_path: Path) -> None:
     digests = []
     for value in (1.0, 1.0, 2.0):
         hub._open_dataset.cache_clear()  # as in another process
@@ -147,7 +148,7 @@ def test_the_digest_of_a_named_dataset_is_of_its_state(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_the_digest_is_of_the_documents_alone(tmp_path: Path) -> None:
+def test_the_digest_depends_only_on_the_documents(tmp_path: Path) -> None:
     plans = []
     for name, n in (("a", 10), ("b", 10), ("c", 9)):
         plans.append(plan_of(write_jsonl(tmp_path / f"{name}.jsonl", make_passages(n)), 4).digest)

@@ -1,4 +1,4 @@
-"""What an index is built of: every format gives the same one, and what cannot be used is named."""
+"""Corpora of an index: every format gives the same partitions, and unusable documents are reported."""
 
 import csv
 import gzip
@@ -18,11 +18,11 @@ from raycol.index.codec.codebook import Codebook, train_codebook
 from raycol.index.format.manifest import PartitionInfo
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from raycol.indexing.encode import encode_texts
-from raycol.indexing.part import Task, build_partition
+from raycol.indexing.part import PartSettings, build_partition
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.storage import open_store
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
-from tests.indexing.here import append_corpus, build_index
+from tests.indexing.in_process import append_corpus, build_index
 from tests.indexing.test_split import assert_covers
 
 RECORDS = [{**record, "year": 2000 + number} for number, record in enumerate(make_passages(45))]
@@ -31,7 +31,7 @@ WORDS = " ".join(TOPICS.values()).split()
 
 
 def save(path: Path, records: list[dict]) -> None:
-    """Records as a file of the format that its name says."""
+    """Write records in the format of the path's suffix."""
     lines = "".join(json.dumps(record) + "\n" for record in records).encode()
     match path.suffix:
         case ".gz":
@@ -63,10 +63,10 @@ def plan_of(path: Path, fields: Fields, on_error: str = "fail") -> BuildPlan:
 
 
 def build_all(
-    plan: BuildPlan, out: Path, codebook: Codebook, task: Task, encoder: object = None
+    plan: BuildPlan, out: Path, codebook: Codebook, settings: PartSettings, encoder: object = None
 ) -> list[PartitionInfo]:
     store = open_store(str(out))
-    return [build_partition(part, task, codebook, store, encoder).info for part in plan.parts]
+    return [build_partition(part, settings, codebook, store, encoder).info for part in plan.parts]
 
 
 def small_codebook(dim: int = 16) -> Codebook:
@@ -80,25 +80,27 @@ def test_every_format_gives_the_same_partitions(tiny_colbert: Path, tmp_path: Pa
 
     encoder, codebook = load_encoder(tiny_colbert, device="cpu"), small_codebook()
     columns = {"title": "string", "text": "string", "year": "int64"}
-    task = Task(FIELDS, columns, 512, 1.0, "fail", 0)
+    settings = PartSettings(FIELDS, columns, 512, 1.0, "fail", 0)
     names = ["c.jsonl", "c.jsonl.gz", "c.jsonl.zst", "c.csv", "c.tsv", "c.parquet", "dataset"]
     for name in names:
         save(tmp_path / name, RECORDS)
     save_several(tmp_path / "several")
     plans = [plan_of(tmp_path / name, FIELDS) for name in [*names, "several"]]
     assert {plan.digest for plan in plans} == {plans[0].digest}
-    built = [build_all(plan, tmp_path / f"out-{number}", codebook, task, encoder) for number, plan in enumerate(plans)]
+    built = [
+        build_all(plan, tmp_path / f"out-{number}", codebook, settings, encoder) for number, plan in enumerate(plans)
+    ]
     assert len(built[0]) == 6
     assert all(infos == built[0] for infos in built)
 
 
-def test_encoded_corpora_give_the_same_partitions_as_arrays_and_as_tables(tmp_path: Path) -> None:
+def test_encoded_npz_and_parquet_give_the_same_partitions(tmp_path: Path) -> None:
     documents = make_clustered(45, 16, seed=1)
     npz, parquet = save_both(tmp_path, documents)
     fields, codebook = Fields(encoded=True), small_codebook()
-    task = Task(fields, {"title": "string", "text": "string"}, 512, 1.0, "fail", 0)
+    settings = PartSettings(fields, {"title": "string", "text": "string"}, 512, 1.0, "fail", 0)
     first, second = (
-        build_all(plan_of(path, fields), tmp_path / path.suffix[1:], codebook, task) for path in (npz, parquet)
+        build_all(plan_of(path, fields), tmp_path / path.suffix[1:], codebook, settings) for path in (npz, parquet)
     )
     assert first == second
     assert sum(info.tokens for info in first) == sum(map(len, documents))
@@ -115,22 +117,22 @@ def table_of(ids: list[str], embeddings: list) -> pa.Table:
     return pa.table({"id": ids, "embeddings": pa.array(embeddings, pa.list_(pa.list_(pa.float32())))})
 
 
-def test_an_encoded_corpus_answers_as_an_index_made_of_its_arrays(tmp_path: Path) -> None:
+def test_an_encoded_corpus_is_searched_like_an_index_of_its_arrays(tmp_path: Path) -> None:
     documents = make_clustered(45, 16, seed=1)
     paths = save_both(tmp_path, documents)
     for path in paths:
         build_index(IndexConfig(corpus=str(path), out=str(tmp_path / path.suffix[1:]), docs_per_partition=20, bits=8))
     pairs = (Document(f"d{number}", tokens, {}) for number, tokens in enumerate(documents))
-    made = Index.create(tmp_path / "made", pairs, bits=8)
+    created = Index.create(tmp_path / "created", pairs, bits=8)
     built = [Index.open(tmp_path / path.suffix[1:]) for path in paths]
     queries = [tokens[:4] for tokens in documents[:9]]
-    expected = [[hit.id for hit in hits] for hits in made.search(queries, k=3)]
+    expected = [[hit.id for hit in hits] for hits in created.search(queries, k=3)]
     for index in built:
         assert [[hit.id for hit in hits] for hits in index.search(queries, k=3)] == expected
         assert index.manifest.partitions == built[0].manifest.partitions
 
 
-# What may be wrong with embeddings, and what is said of it.
+# Unusable embeddings, and a part of the error message.
 BAD_EMBEDDINGS = [
     ([[float("nan")] * 16], "NaN"),
     ([[1.0] * 8], "8 dimensions"),
@@ -141,7 +143,7 @@ BAD_EMBEDDINGS = [
 ]
 
 
-def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
+def test_unusable_embeddings_are_reported_or_skipped(tmp_path: Path) -> None:
     tokens = [document.tolist() for document in make_clustered(12, 16, seed=2)]
     good = [f"g{number}" for number in range(12)]
     bad = [embeddings for embeddings, _ in BAD_EMBEDDINGS]
@@ -168,8 +170,8 @@ def test_unusable_embeddings_are_named_or_left_out(tmp_path: Path) -> None:
     assert index.verify() == []
 
 
-def test_parts_that_an_earlier_command_made_with_gaps_are_not_taken_for_whole(tmp_path: Path) -> None:
-    """Skipping was asked for, then no longer."""
+def test_parts_with_skipped_documents_are_refused_without_skipping(tmp_path: Path) -> None:
+    """An interrupted build skips a document; the command that continues it does not allow that."""
     path, out = tmp_path / "c.parquet", tmp_path / "i"
     tokens = [document.tolist() for document in make_clustered(20, 16, seed=2)]
     ids = [f"g{number}" for number in range(20)]
@@ -187,16 +189,16 @@ def test_parts_that_an_earlier_command_made_with_gaps_are_not_taken_for_whole(tm
     assert build_index(config).reused_parts == 20
 
 
-def test_a_sample_without_anything_usable_is_told_of(tmp_path: Path) -> None:
+def test_a_sample_without_usable_documents_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
-    nothing = [[[float("nan")] * 16]] * 99
-    pq.write_table(table_of([f"d{n}" for n in range(100)], [[[1.0] * 16], *nothing]), path)
+    unusable = [[[float("nan")] * 16]] * 99
+    pq.write_table(table_of([f"d{n}" for n in range(100)], [[[1.0] * 16], *unusable]), path)
     config = IndexConfig(corpus=str(path), out=str(tmp_path / "i"), sample_documents=1, seed=1, on_error="skip")
-    with pytest.raises(InputError, match=r"none of 1 sampled documents has usable embeddings.*--sample-documents"):
+    with pytest.raises(InputError, match=r"none of the 1 sampled documents has usable embeddings.*--sample-documents"):
         build_index(config)
 
 
-def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_split_documents_have_parents_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
 
     texts = [" ".join(np.random.default_rng(number).choice(WORDS, 5 + 20 * number)) for number in range(4)]
@@ -231,12 +233,12 @@ def test_split_documents_know_their_parent_and_are_replaced_whole(tiny_colbert: 
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """More than are tokenised together, of 0 to 60 words, some blank, in no order."""
+    """More texts than one call of the tokenizer takes, of 0 to 60 words, unordered."""
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(WORDS, rng.integers(0, 60))) for _ in range(300)]
 
 
-def test_embeddings_depend_on_the_texts_and_the_batch_alone(tiny_colbert: Path, texts: list[str]) -> None:
+def test_embeddings_depend_only_on_texts_and_batch_tokens(tiny_colbert: Path, texts: list[str]) -> None:
     from raycol.models.encoder import load_encoder
 
     once, again = (list(encode_texts(load_encoder(tiny_colbert, device="cpu"), texts, 333)) for _ in range(2))
@@ -246,18 +248,18 @@ def test_embeddings_depend_on_the_texts_and_the_batch_alone(tiny_colbert: Path, 
 
 
 @pytest.mark.parametrize("pool_factor", [1.0, 2.0])
-def test_a_partition_stands_in_the_order_of_the_corpus(tiny_colbert: Path, tmp_path: Path, pool_factor: float) -> None:
-    """Whatever the order in which documents were encoded."""
+def test_a_partition_is_in_corpus_order(tiny_colbert: Path, tmp_path: Path, pool_factor: float) -> None:
+    """Although documents are encoded by length."""
     from raycol.models.encoder import load_encoder
 
     save(tmp_path / "c.jsonl", RECORDS[:8])
     encoder = load_encoder(tiny_colbert, device="cpu")
     plan = plan_of(tmp_path / "c.jsonl", Fields())
-    task = Task(plan.fields, {}, 64, pool_factor, "fail", 0)
+    settings = PartSettings(plan.fields, {}, 64, pool_factor, "fail", 0)
     encoded = encoder.encode_document([f"{r['title']} {r['text']}" for r in RECORDS[:8]], convert_to_numpy=True)
     codebook = train_codebook(np.concatenate(encoded).astype(np.float16), bits=8, n_centroids=8, seed=0)
     store = open_store(str(tmp_path / "i"))
-    info = build_partition(plan.parts[0], task, codebook, store, encoder).info
+    info = build_partition(plan.parts[0], settings, codebook, store, encoder).info
     assert info
     offsets = np.load(tmp_path / "i" / "partitions" / info.name / "offsets.npy")
     kept = [1 + (len(tokens) - 1) // 2 if pool_factor == 2 else len(tokens) for tokens in encoded]
@@ -266,22 +268,22 @@ def test_a_partition_stands_in_the_order_of_the_corpus(tiny_colbert: Path, tmp_p
     assert ids == "".join(record["_id"] for record in RECORDS[:8])
 
 
-def test_a_document_that_is_there_already_is_named_by_its_line(tmp_path: Path) -> None:
-    """Documents are looked up by thousands, and then found again."""
+def test_an_existing_document_is_refused_with_its_line(tmp_path: Path) -> None:
+    """Ids are looked up thousands at a time; the line comes from a second pass."""
     ids = np.array([f"d{number}" for number in range(9000)])
     index, corpus = tmp_path / "i", tmp_path / "c.npz"
 
     def write(ids: np.ndarray) -> None:
-        # An ordinary column, whatever it is called: documents were not split.
+        # `parent` is an ordinary column here, because documents were not split.
         np.savez(corpus, ids=ids, embeddings=np.ones((len(ids), 1, 16), np.float32), parent=ids)
 
-    made = (Document(str(id_), np.ones((1, 16), np.float32), {"parent": "x"}) for id_ in ids[[8999, 7, 3]])
-    Index.create(index, made).delete(["d3"])
+    existing = (Document(str(id_), np.ones((1, 16), np.float32), {"parent": "x"}) for id_ in ids[[8999, 7, 3]])
+    Index.create(index, existing).delete(["d3"])
     config = AppendConfig(index=str(index), corpus=str(corpus), num_workers=1)
     write(ids)
-    with pytest.raises(InputError, match=r"c\.npz, row 8: document 'd7' is in the index .*--upsert replaces it.*skip"):
+    with pytest.raises(InputError, match=r"c\.npz, row 8: document 'd7' is already in the index .*--upsert .*skip"):
         append_corpus(config)
     write(ids[[7, 8999]])
-    with pytest.raises(InputError, match=r"c\.npz: the index .* has all of it already; --upsert"):
+    with pytest.raises(InputError, match=r"c\.npz: all its documents are already in the index .*; --upsert"):
         append_corpus(config.model_copy(update={"on_error": "skip"}))
     assert len(Index.open(index)) == 2

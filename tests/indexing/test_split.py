@@ -1,4 +1,4 @@
-"""Long documents become passages that the encoder takes whole, and that lose nothing."""
+"""Splitting long documents: no passage is truncated by the encoder, and no text is lost."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from raycol.indexing.split import Splitter, cut
 from tests.conftest import TOPICS
 
 WORDS = " ".join(TOPICS.values()).split()
-# Words of one token and of many, without a space for long, and characters of several tokens each.
+# Words of one token and of many, long runs without a space, and characters of several tokens.
 TEXT = [*WORDS[:5], "qzzq" * 3, "b" * 50, "xy" * 60, "雨雨雨", "🌧" * 3, ".", "\u200b", "x-y-z"]
 GAPS = [" ", "\n", "  ", "-", ""]
 
@@ -29,7 +29,7 @@ def word_piece(folder: Path) -> Any:
 
 @cache
 def byte_level() -> Any:
-    """As RoBERTa's: the space before a word belongs to its token, and a character may have several."""
+    """A tokenizer like RoBERTa's: a word's token includes the space before it; a character may have several tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -44,7 +44,7 @@ def tokens_of(tokenizer: Any, text: str) -> int:
 
 
 def assert_covers(pieces: list[str], text: str) -> None:
-    """Each piece begins within or right after the one before, and together they are the whole text."""
+    """Assert that each piece begins within or right after the previous one, and that together they are the text."""
     stops = {0}
     for piece in pieces:
         assert piece.strip()
@@ -62,7 +62,7 @@ def assert_covers(pieces: list[str], text: str) -> None:
     share=st.floats(0, 0.99),
     bytes_=st.booleans(),
 )
-def test_no_passage_is_cut_by_the_encoder_and_nothing_is_lost(
+def test_no_passage_is_truncated_and_no_text_is_lost(
     tiny_backbone: Path,
     words: list[tuple[str, str]],
     title: str,
@@ -86,7 +86,7 @@ def test_no_passage_is_cut_by_the_encoder_and_nothing_is_lost(
     else:
         assert {passage.title for passage in passages} == {""}
         whole = f"{title} {text}"
-    # Space between two passages may be in neither.
+    # Whitespace between two passages may be in neither.
     assert_covers(["".join(passage.text.split()) for passage in passages], "".join(whole.split()))
 
 
@@ -95,7 +95,7 @@ def test_no_passage_is_cut_by_the_encoder_and_nothing_is_lost(
     size=st.integers(1, 12),
     share=st.floats(0, 0.99),
 )
-def test_pieces_are_no_longer_than_asked(
+def test_passages_have_at_most_the_requested_tokens(
     tiny_backbone: Path, words: list[tuple[str, str]], size: int, share: float
 ) -> None:
     text = "".join(f"{word}{gap}" for word, gap in words).strip()
@@ -109,22 +109,22 @@ def test_pieces_are_no_longer_than_asked(
     assert joined.replace("\u200b", "") == text.replace("\u200b", "")
 
 
-def test_passages_share_as_many_tokens_as_asked_and_no_word_is_torn(tiny_backbone: Path) -> None:
+def test_passages_overlap_by_the_requested_tokens_in_whole_words(tiny_backbone: Path) -> None:
     words = WORDS * 5
     splitter = Splitter(word_piece(tiny_backbone), SplitInfo(tokens=10, overlap=4), 128)
     pieces = [passage.text.split() for passage in splitter(Passage("d", "a title", " ".join(words)))]
     assert pieces == [words[start : start + 10] for start in range(0, len(words) - 4, 6)]
-    # In words of three tokens, ten tokens are three words, and four are two.
+    # With three tokens per word, ten tokens are three words, and four are two.
     longer = ["fogxx"] * 30
     pieces = [passage.text.split() for passage in splitter(Passage("d", "", " ".join(longer)))]
     assert [len(piece) for piece in pieces] == [3] * 28
 
 
-def test_a_title_takes_its_room_and_at_most_half_of_it(tiny_backbone: Path) -> None:
-    """The model takes 32 tokens: two special ones, the marker's three, 27 of the document."""
+def test_a_title_takes_at_most_half_of_the_token_budget(tiny_backbone: Path) -> None:
+    """The model takes 32 tokens: two special tokens, three of the prompt, 27 of the document."""
     splitter = Splitter(word_piece(tiny_backbone), SplitInfo(tokens=30), 32, "[D] ")
     text = " ".join(WORDS * 2)
-    assert splitter.room == 27
+    assert splitter.token_budget == 27
     for title, length in (("", 27), ("rain wind", 25), (" ".join(WORDS[:13]), 14)):
         passages = list(splitter(Passage("d", title, text)))
         assert {passage.title for passage in passages} == {title}
@@ -137,20 +137,20 @@ def test_a_title_takes_its_room_and_at_most_half_of_it(tiny_backbone: Path) -> N
     assert (whole.title, whole.text) == (title, "rain")
 
 
-def test_a_model_that_its_markers_fill_cannot_split(tiny_backbone: Path) -> None:
+def test_a_model_without_tokens_for_the_text_is_refused(tiny_backbone: Path) -> None:
     splitter = Splitter(word_piece(tiny_backbone), SplitInfo(tokens=3), 5, "[D] ")
-    with pytest.raises(InputError, match="takes 5 tokens a document, all of them its own markers"):
+    with pytest.raises(InputError, match="document length is 5 tokens, all taken by its prompt"):
         list(splitter(Passage("d", "", "rain wind storm")))
 
 
-def test_ids_are_distinct_whatever_documents_have(tiny_backbone: Path) -> None:
+def test_passage_ids_are_unique_for_confusable_document_ids(tiny_backbone: Path) -> None:
     splitter = Splitter(word_piece(tiny_backbone), SplitInfo(tokens=4, overlap=1), 128)
     documents = [Passage(id_, "", "rain wind storm cloud " * 3) for id_ in ("a", "a#0", "a#0#0", "#", "a#1")]
     pieces = [piece for document in documents for piece in splitter(document)]
     assert len({piece.id for piece in pieces}) == len(pieces) > 10
 
 
-def test_a_long_text_without_a_space_is_cut_where_tokens_are() -> None:
+def test_a_long_text_without_spaces_is_cut_at_tokens() -> None:
     text = "x" * 1000
     pieces = cut(text, range(1000), 10, 3, len)
     assert [len(piece) for piece in pieces[:-1]] == [10] * (len(pieces) - 1)

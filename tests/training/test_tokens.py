@@ -18,7 +18,7 @@ from raycol.training.dataset import TrainingSet
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.trainer import to_columns
 from tests.conftest import write_jsonl
-from tests.indexing.here import build_index
+from tests.indexing.in_process import build_index
 from tests.mining.here import mine_negatives
 from tests.training.material import fit_in_process, losses, settings, write_examples
 

@@ -1,4 +1,4 @@
-"""Building and appending in this process; that Ray's workers write the same bytes is tested in test_build.py."""
+"""Build and append in this process; test_build.py tests that Ray workers write the same bytes."""
 
 from functools import partial
 
