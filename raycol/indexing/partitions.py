@@ -14,7 +14,7 @@ from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.index.codec.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import CodebookInfo, ModelInfo, PartitionInfo
-from raycol.index.write.compact import merge, mergers
+from raycol.index.write.compact import group_partitions, merge_group
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import BuildMetrics
@@ -131,7 +131,7 @@ def merge_partitions(
     executor: Executor,
 ) -> tuple[PartitionInfo, ...]:
     """Merge small partitions to about so many tokens each, in order, on the cluster where they are many."""
-    groups = list(mergers(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
+    groups = list(group_partitions(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
     merged = [group[0] for group in groups]
     work = [number for number, group in enumerate(groups) if len(group) > 1]
     if not work:
@@ -151,4 +151,4 @@ def _merge(partitions: list[str], uri: str, codebook: str, dim: int, bits: int, 
     store = open_store(uri)
     opened = open_codebook(store, CodebookInfo.model_validate_json(codebook), dim, bits)
     infos = [PartitionInfo.model_validate_json(info) for info in partitions]
-    return merge(store, infos, opened, columns, base).model_dump_json()
+    return merge_group(store, infos, opened, columns, base).model_dump_json()

@@ -18,9 +18,18 @@ from numpy.typing import NDArray
 
 from raycol.errors import InputError
 from raycol.index.search.effort import SearchSettings
-from raycol.index.search.pipeline import Candidates, Rescored, SearchPlan, Size, best, plan_search, rank, rescoring
+from raycol.index.search.pipeline import (
+    Candidates,
+    Rescored,
+    SearchPlan,
+    Size,
+    plan_search,
+    rank,
+    rescoring,
+    top_with_ties,
+)
 from raycol.index.search.probes import Probes
-from raycol.index.search.shard import Found, Selection, ShardCandidates
+from raycol.index.search.shard import Selection, ShardCandidates, ShardScores
 from raycol.serving.circuit_breaker import Breaker
 
 Ask = Callable[..., Awaitable[Any]]
@@ -320,9 +329,9 @@ class _Chosen(NamedTuple):
 def _choose(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _Chosen:
     """Those of the shards' candidates that a search over all partitions would have: the first by their estimates."""
     found = [part.candidates for part in parts.values()]
-    numbers_M = np.concatenate([_NO_NUMBERS, *(each.numbers_M for each in found)])
+    numbers_M = np.concatenate([_NO_NUMBERS, *(each.ordinals_M for each in found)])
     scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in found)])
-    shards_M = np.repeat(list(parts), [len(each.numbers_M) for each in found]).astype(np.int64)
+    shards_M = np.repeat(list(parts), [len(each.ordinals_M) for each in found]).astype(np.int64)
     kept_M = np.argsort(numbers_M)
     if plan.n_probe and len(numbers_M) > plan.n_candidates:
         # One key for both, of equal estimates the first numbers: the last one that is kept is found without sorting.
@@ -353,10 +362,10 @@ class _Search:
         """Take what shards have found, in place of what they had before."""
         self._parts |= parts
         for part in parts.values():
-            self.take(part.scored_M, part.found)
+            self.take(part.scored_M, part.scores)
         self._start()
 
-    def take(self, numbers_M: NDArray[np.int64], found: Found) -> None:
+    def take(self, numbers_M: NDArray[np.int64], found: ShardScores) -> None:
         """Take the exact scores of some documents."""
         self._scores.update(zip(numbers_M.tolist(), found.scores_M.tolist(), strict=True))
         self.documents.update(found.documents)
@@ -366,7 +375,7 @@ class _Search:
         return [
             shard
             for shard, part in self._parts.items()
-            if len(part.candidates.numbers_M) == limit == np.count_nonzero(self._chosen.shards_M == shard)
+            if len(part.candidates.ordinals_M) == limit == np.count_nonzero(self._chosen.shards_M == shard)
         ]
 
     def shards_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
@@ -389,8 +398,8 @@ class _Search:
             try:
                 self._asked_M = self._steps.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
-                found: Rescored = best(done.value, self._k)
-                self.best = list(zip(found.numbers_M.tolist(), found.scores_M.tolist(), strict=True))
+                found: Rescored = top_with_ties(done.value, self._k)
+                self.best = list(zip(found.ordinals_M.tolist(), found.scores_M.tolist(), strict=True))
                 self.wanted, self._steps = {}, None
 
     def hits(self) -> list[FoundHit]:

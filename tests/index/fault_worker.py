@@ -194,9 +194,9 @@ def _prepare_died_deleting(root: Path) -> None:
 
 
 OPERATIONS = {
-    "create": Operation(_prepare_nothing, _create, refusal="holds an index already", trains=True),
-    "append": Operation(_prepare_worn, _append, refusal="already; upsert replaces"),
-    "append more": Operation(_prepare_worn, _append_more, refusal="already; upsert replaces"),
+    "create": Operation(_prepare_nothing, _create, refusal="already holds an index", trains=True),
+    "append": Operation(_prepare_worn, _append, refusal="upsert to replace it"),
+    "append more": Operation(_prepare_worn, _append_more, refusal="upsert to replace it"),
     "upsert": Operation(_prepare_worn, _upsert),
     "delete": Operation(_prepare_worn, _delete),
     "delete after a death": Operation(_prepare_died_deleting, _delete, unflushed="deletes"),
@@ -592,7 +592,7 @@ def create_together(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
     def check(root: Path, refusals: list[str | None]) -> None:
         assert refusals.count(None) == 1, refusals
         for refusal in filter(None, refusals):
-            assert "ConflictError" in refusal or "holds an index already" in refusal, refusal
+            assert "ConflictError" in refusal or "already holds an index" in refusal, refusal
         alone = create_small(root.with_name("alone"), seeds[refusals.index(None)])
         assert state(alone) == state_at(root)
         shutil.rmtree(alone.uri)

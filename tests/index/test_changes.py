@@ -56,7 +56,7 @@ def test_any_sequence_of_changes_is_as_good_as_a_fresh_index(
         documents = make_documents([f"d{n}" for n in numbers], seed=number)
         present = [document.id for document in documents if document.id in expected]
         if operation == "append" and present:
-            with pytest.raises(InputError, match=r"' is in the index .* already; upsert replaces documents"):
+            with pytest.raises(InputError, match=r"' is already in the index .*; upsert to replace it"):
                 index.append(documents)
         elif operation in ("append", "upsert"):
             change = getattr(index, operation)(iter(documents))
@@ -148,7 +148,7 @@ def test_changes_that_change_nothing_make_no_version(index: Index) -> None:
         (Document("bad", np.ones((2, 16), np.float32)), "'bad': embeddings of 16 dimensions; the index has 8"),
         (Document("bad", np.ones((0, DIM), np.float32)), "'bad': embeddings of shape"),
         (Document("x" * 513, np.ones((1, DIM), np.float32)), "513 bytes; expected at most 512"),
-        (Document("new", np.ones((1, DIM), np.float32)), "'new' comes twice"),
+        (Document("new", np.ones((1, DIM), np.float32)), "'new' occurs twice"),
         (Document("bad", np.ones((1, DIM), np.float32), {"m": 1}), "'m' is not a column of this index"),
         (Document("bad", np.ones((1, DIM), np.float32), {"n": "x"}), "'n' is a string; the column holds int64"),
         (Document("bad", np.full((1, DIM), 1e30, np.float32)), "a token of length 2.83e.30"),

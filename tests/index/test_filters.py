@@ -173,7 +173,7 @@ def test_a_long_or_deep_filter_is_answered(text: str) -> None:
 
 
 def test_a_refusal_names_the_part_and_what_is_expected() -> None:
-    with pytest.raises(InputError, match="expected a literal of type int64, which year holds"):
+    with pytest.raises(InputError, match="expected a literal of type int64, the type of year"):
         parse_filter("year = 'five'", COLUMNS)
     with pytest.raises(InputError, match="no column 'yaer'; the columns are lang, year, score, draft, day"):
         parse_filter("yaer = 5", COLUMNS)

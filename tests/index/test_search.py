@@ -289,10 +289,10 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
         ({"n_probe": 1001}, "n_probe is 1001; expected 1 to 1000"),
         ({"n_rescore": 0}, "n_rescore is 0; expected 1 or more"),
         ({"n_rescore": 2**31}, "n_rescore is 2147483648; expected 1 to 2147483647"),
-        ({"n_rescore": 1.5}, "n_rescore is 1.5; expected a whole number"),
-        ({"n_probe": True}, "n_probe is True; expected a whole number"),
-        ({"n_probe": "3"}, "n_probe is '3'; expected a whole number"),
-        ({"k": 1.5}, "k is 1.5; expected a whole number"),
+        ({"n_rescore": 1.5}, "n_rescore is 1.5; expected an integer"),
+        ({"n_probe": True}, "n_probe is True; expected an integer"),
+        ({"n_probe": "3"}, "n_probe is '3'; expected an integer"),
+        ({"k": 1.5}, "k is 1.5; expected an integer"),
         ({"effort": ["fast"]}, r"effort is \['fast'\]; expected one of"),
         ({"threads": 0}, "threads is 0; expected 1 or more"),
         ({"threads": -1}, "threads is -1; expected 1 or more"),
@@ -640,7 +640,9 @@ def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
     # What more documents were scored for counts.
     assert choose(0.4, dearer=64) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
     sizes["n_centroids"] = 4
-    with pytest.raises(InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000. Nothing"):
+    with pytest.raises(
+        InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000; choose a lower"
+    ):
         choose(1.0)
 
 

@@ -18,6 +18,7 @@ Files (N documents, T tokens, K centroids, B residual bytes a token):
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError
@@ -34,16 +36,16 @@ from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.index.search.lru_cache import RecentTables
 from raycol.storage import Files, Store, open_array
 
 DOCUMENTS = "documents.parquet"
 # Rows that are read together where one is wanted.
 ROW_GROUP = 512
 
-# Rows that were read, for all partitions of the process.
+# Row groups that were read last, for all partitions and threads of the process.
 _ROWS_BYTES = 32 << 20
-_ROWS = RecentTables(_ROWS_BYTES)
+_ROWS: LRUCache[tuple[object, int], pa.Table] = LRUCache(_ROWS_BYTES, getsizeof=lambda table: table.nbytes)
+_ROWS_LOCK = threading.Lock()
 # So many rows of a row group are written and read at a time: of long texts a group may have hundreds of megabytes.
 PIECE_ROWS = 16
 
@@ -222,7 +224,8 @@ class Partition:
 
     def _rows_of(self, group: int, rows_M: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Some rows of one row group. A group is held as a whole, and kept, where it is not large."""
-        table = _ROWS.get((self._rows_key, group))
+        with _ROWS_LOCK:
+            table = _ROWS.get((self._rows_key, group))
         if table is not None:
             kept: list[dict[str, Any]] = table.take(rows_M).to_pylist()
             return kept
@@ -245,8 +248,9 @@ class Partition:
             else:
                 if start != file.metadata.row_group(group).num_rows:
                     raise pa.ArrowInvalid(f"row group {group} has {start} rows; more are promised")
-        if n_bytes <= _ROWS_BYTES:
-            _ROWS.put((self._rows_key, group), pa.concat_tables(pieces).combine_chunks())
+        if n_bytes <= _ROWS_BYTES and (table := pa.concat_tables(pieces).combine_chunks()).nbytes <= _ROWS.maxsize:
+            with _ROWS_LOCK:
+                _ROWS[self._rows_key, group] = table
         return [found[row] for row in rows_M.tolist()]
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
