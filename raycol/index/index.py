@@ -28,7 +28,7 @@ from raycol.index.write.changes import Change, add_documents, check_writable, de
 from raycol.index.write.compact import compact
 from raycol.index.write.create import PARTITION_TOKENS, create
 from raycol.index.write.tune import TuneResult, cheapest_settings
-from raycol.index.write.vacuum import Vacuumed, vacuum
+from raycol.index.write.vacuum import VacuumResult, vacuum
 from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
 
@@ -421,7 +421,7 @@ class Index:
         self._snapshot = compact(self._snapshot, target_tokens)
         return self.version
 
-    def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> Vacuumed:
+    def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> VacuumResult:
         """Give up all versions but the newest `keep`, and remove what none of these needs.
 
         Args:

@@ -29,14 +29,14 @@ _BASE = re.compile(r"(\d{8})-")
 
 
 @dataclass(frozen=True)
-class Vacuumed:
+class VacuumResult:
     """Retired versions, and the names of deleted folders and files."""
 
     versions: tuple[int, ...]
     removed: tuple[str, ...]
 
 
-def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
+def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> VacuumResult:
     """Retire all but the newest `keep` versions and delete the files that these do not need.
 
     Args:
@@ -55,12 +55,12 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
     return _vacuum(store, keep, abandoned=abandoned)
 
 
-def sweep(store: Store) -> Vacuumed:
+def sweep(store: Store) -> VacuumResult:
     """Delete the files of earlier, unfinished writers; retire no version."""
     return _vacuum(store, None, abandoned=False)
 
 
-def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> Vacuumed:
+def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> VacuumResult:
     """Keep the newest `keep` versions; None keeps all that exist when the manifests are read."""
     existing, kept = _read(store, keep)
     retired = tuple(existing[: len(existing) - len(kept)])
@@ -84,7 +84,7 @@ def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> Vacuumed:
         for name in orphans(_folders(store)):
             store.remove(name)
             removed.append(name)
-    return Vacuumed(retired, tuple(removed))
+    return VacuumResult(retired, tuple(removed))
 
 
 def _read(store: Store, keep: int | None) -> tuple[list[int], list[Manifest]]:
