@@ -71,7 +71,7 @@ def cheapest_settings(
 
 
 def recall_of(approximate: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
-    """Return the mean recall of exact hits; a hit that ties with the last exact hit counts as one."""
+    """Return the share of exact hits that were found; a hit that ties with the last exact hit counts as one."""
     matched = total = 0
     for hits, truth in zip(approximate, exact, strict=True):
         threshold = truth[-1].score if truth else 0.0

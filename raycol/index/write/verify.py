@@ -33,8 +33,8 @@ def verify_index(store: Store) -> list[str]:
         try:
             for folder, files in read_manifest(store, version).folders.items():
                 if folders.setdefault(folder, files) != files:
-                    place = store.place(manifest_name(version))
-                    problems.append(f"{place}: promises other files in {folder} than earlier versions do")
+                    manifest = store.place(manifest_name(version))
+                    problems.append(f"{manifest}: promises other files in {folder} than earlier versions do")
         except (IndexCorruptError, InputError) as error:
             problems.append(str(error))
             all_readable = False
@@ -53,15 +53,15 @@ def verify_index(store: Store) -> list[str]:
 
 def _verify_folder(store: Store, folder: str, files: Files) -> Iterator[str]:
     for name, info in sorted(files.items()):
-        place = store.place(f"{folder}/{name}")
+        path = store.place(f"{folder}/{name}")
         try:
             actual = store.describe(f"{folder}/{name}")
         except RaycolError as error:
             yield str(error)
             continue
         if actual is None:
-            yield f"{place}: missing"
+            yield f"{path}: missing"
         elif actual.bytes != info.bytes:
-            yield f"{place}: {actual.bytes} bytes; the manifest promises {info.bytes}"
+            yield f"{path}: {actual.bytes} bytes; the manifest promises {info.bytes}"
         elif actual != info:
-            yield f"{place}: the checksum differs from the manifest's"
+            yield f"{path}: the checksum differs from the manifest's"
