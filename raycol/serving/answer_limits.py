@@ -57,7 +57,8 @@ def within_message(method: str, answer: Any) -> Any:
     match method:
         case "candidates":
             return [
-                part._replace(found=part.found._replace(documents=described(part.found.documents))) for part in answer
+                part._replace(scores=part.scores._replace(documents=described(part.scores.documents)))
+                for part in answer
             ]
         case "score":
             return [found._replace(documents=described(found.documents)) for found in answer]
