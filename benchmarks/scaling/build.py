@@ -25,7 +25,7 @@ from raycol.index.codec.codebook import Codebook, default_centroids, train_codeb
 from raycol.index.codec.codebook_files import open_codebook, save_codebook
 from raycol.index.format.manifest import CodebookInfo, Manifest, PartitionInfo, commit_manifest, versions
 from raycol.index.format.partition_writer import write_partition
-from raycol.index.write.compact import merge
+from raycol.index.write.compact import merge_group
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.clock import Clock
 from raycol.storage import Store, open_store
@@ -110,7 +110,7 @@ def _merge(folder: Path, codebook_info: str, infos: list[str]) -> Step:
     store, codebook = _open(folder, codebook_info)
     before = peak_memory()
     with measured() as cost:
-        merged = merge(store, [PartitionInfo.model_validate_json(info) for info in infos], codebook, {}, 0)
+        merged = merge_group(store, [PartitionInfo.model_validate_json(info) for info in infos], codebook, {}, 0)
     shutil.rmtree(folder / "index" / "partitions" / merged.name)
     return {"tokens": merged.tokens, "cpu_s": cost.cpu_s, "wall_s": cost.wall_s,
             "more_bytes": cost.peak_bytes - before}  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from raycol.index.index import Index, IndexStats
     from raycol.index.search.pipeline import Hit
     from raycol.index.write.changes import Change
-    from raycol.index.write.vacuum import Vacuumed
+    from raycol.index.write.vacuum import VacuumResult
 
 __getattr__ = lazily(
     __name__,
@@ -23,8 +23,8 @@ __getattr__ = lazily(
         "Hit": "raycol.index.search.pipeline",
         "Index": "raycol.index.index",
         "IndexStats": "raycol.index.index",
-        "Vacuumed": "raycol.index.write.vacuum",
+        "VacuumResult": "raycol.index.write.vacuum",
     },
 )
 
-__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "Vacuumed"]
+__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "VacuumResult"]

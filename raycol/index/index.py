@@ -18,17 +18,17 @@ from raycol.index.format.document import MAX_QUERY_TOKENS, Document, check_embed
 from raycol.index.format.manifest import Manifest, ModelInfo, versions
 from raycol.index.format.partition import Partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.search.counts import check_count
-from raycol.index.search.document_set import Scope
+from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.effort import Effort, SearchSettings, resolve
 from raycol.index.search.pipeline import Answer, Hit, Scorer, cpu_scorer, search, search_exact
 from raycol.index.search.selection import OnUnknown, check_ids, check_on_unknown, locate, select
-from raycol.index.search.threads import check_threads, each
-from raycol.index.write.changes import Change, add_documents, check_writable, delete_documents, remember_settings
+from raycol.index.search.threads import check_threads, map_threads
+from raycol.index.search.validation import check_positive_int
+from raycol.index.write.changes import Change, add_documents, check_writable, delete_documents, store_settings
 from raycol.index.write.compact import compact
 from raycol.index.write.create import PARTITION_TOKENS, create
-from raycol.index.write.tune import Tuned, cheapest_settings
-from raycol.index.write.vacuum import Vacuumed, vacuum
+from raycol.index.write.tune import TuneResult, cheapest_settings
+from raycol.index.write.vacuum import VacuumResult, vacuum
 from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
 
@@ -235,7 +235,7 @@ class Index:
                 of range; an invalid filter.
             IndexCorruptError: a damaged partition; search never returns partial results.
         """
-        k, n_threads = check_count("k", k), check_threads(threads)
+        k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         settings = resolve(
             effort, snapshot.manifest.tuned, snapshot.codebook.n_centroids, k, n_probe=n_probe, n_rescore=n_rescore
@@ -247,7 +247,7 @@ class Index:
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search(query_QD, snapshot.codebook, document_set, k=k, settings=settings, score=score).hits
 
-        return each(search_one, checked, n_threads)
+        return map_threads(search_one, checked, n_threads)
 
     def exact(
         self,
@@ -261,7 +261,7 @@ class Index:
         device: str = "cpu",
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query by MaxSim over all stored tokens: the reference for `search`."""
-        k, n_threads = check_count("k", k), check_threads(threads)
+        k, n_threads = check_positive_int("k", k), check_threads(threads)
         checked = self._check_queries(queries)
         score = self._scorer(device)
         document_set = _document_set(self._snapshot, filter, ids, on_unknown)
@@ -269,7 +269,7 @@ class Index:
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search_exact(query_QD, document_set, k=k, score=score).hits
 
-        return each(exact_one, checked, n_threads)
+        return map_threads(exact_one, checked, n_threads)
 
     def rerank(
         self,
@@ -306,7 +306,7 @@ class Index:
             document_set = _document_set(snapshot, None, query_ids, on_unknown)
             return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), score=score).hits
 
-        return each(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
+        return map_threads(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
 
     def explain(self, query: Any, id: str) -> list[Match]:  # noqa: A002
         """Return the best-matching document token of each query token, the first one on ties.
@@ -318,7 +318,7 @@ class Index:
         scores_QT = np.einsum("qd,td->qt", query_QD, self.reconstruct(id))
         return [Match(q, int(scores_T.argmax()), float(scores_T.max())) for q, scores_T in enumerate(scores_QT)]
 
-    def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> Tuned:
+    def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> TuneResult:
         """Find the cheapest settings that reach a target recall@k, and store them in a new version.
 
         The stored settings become those of the default effort. Recall is measured against `exact`, which also takes
@@ -333,7 +333,7 @@ class Index:
             InputError: invalid queries, a target out of range, or one that no settings reach; nothing is stored.
             ConflictError: another writer committed first; nothing is stored.
         """
-        k = check_count("k", k)
+        k = check_positive_int("k", k)
         if not isinstance(target_recall, Real) or not 0 < target_recall <= 1:
             raise InputError(f"target_recall is {target_recall!r:.60}; expected above 0 and at most 1")
         checked = self._check_queries(queries)
@@ -348,7 +348,7 @@ class Index:
             def search_one(query_QD: NDArray[np.float32]) -> Answer:
                 return search(query_QD, codebook, document_set, k=k, settings=settings, score=score)
 
-            return each(search_one, checked, check_threads(None))
+            return map_threads(search_one, checked, check_threads(None))
 
         settings, recall = cheapest_settings(
             search_all,
@@ -362,8 +362,8 @@ class Index:
                 "query_tokens": sum(map(len, checked)) / len(checked),
             },
         )
-        self._snapshot = remember_settings(self._snapshot, settings)
-        return Tuned(settings, recall, self.version)
+        self._snapshot = store_settings(self._snapshot, settings)
+        return TuneResult(settings, recall, self.version)
 
     def reconstruct(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """Return a document's embeddings, decoded from the index: float32 [n_tokens, dim]."""
@@ -426,7 +426,7 @@ class Index:
         self._snapshot = compact(self._snapshot, target_tokens)
         return self.version
 
-    def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> Vacuumed:
+    def vacuum(self, keep: int = 2, *, abandoned: bool = False) -> VacuumResult:
         """Remove all versions but the newest `keep`, and the files that only they use.
 
         Args:
@@ -495,9 +495,11 @@ class Index:
         return self._scorers[device]
 
 
-def _document_set(snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown) -> Scope:
+def _document_set(
+    snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown
+) -> DocumentSet:
     masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
-    return Scope.of(snapshot.partitions, masks)
+    return DocumentSet.of(snapshot.partitions, masks)
 
 
 def _iterable(name: str, value: Iterable[T]) -> Iterable[T]:

@@ -14,7 +14,7 @@ from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.index.codec.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import CodebookInfo, ModelInfo, PartitionInfo
-from raycol.index.write.compact import merge, mergers
+from raycol.index.write.compact import group_partitions, merge_group
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import BuildMetrics
@@ -137,7 +137,7 @@ def merge_partitions(
     executor: Executor,
 ) -> tuple[PartitionInfo, ...]:
     """Merge consecutive small partitions to about `tokens` tokens each, on the cluster unless the index is small."""
-    groups = list(mergers(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
+    groups = list(group_partitions(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
     merged = [group[0] for group in groups]
     unmerged = [number for number, group in enumerate(groups) if len(group) > 1]
     if not unmerged:
@@ -157,4 +157,4 @@ def _merge(partitions: list[str], uri: str, codebook: str, dim: int, bits: int, 
     store = open_store(uri)
     infos = [PartitionInfo.model_validate_json(info) for info in partitions]
     opened_codebook = open_codebook(store, CodebookInfo.model_validate_json(codebook), dim, bits)
-    return merge(store, infos, opened_codebook, columns, base).model_dump_json()
+    return merge_group(store, infos, opened_codebook, columns, base).model_dump_json()

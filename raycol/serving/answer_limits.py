@@ -57,7 +57,7 @@ def limit_metadata(method: str, result: Any) -> Any:
     match method:
         case "candidates":
             return [
-                part._replace(found=part.found._replace(documents=fit_all(part.found.documents))) for part in result
+                part._replace(scores=part.scores._replace(documents=fit_all(part.scores.documents))) for part in result
             ]
         case "score":
             return [found._replace(documents=fit_all(found.documents)) for found in result]

@@ -20,9 +20,18 @@ from numpy.typing import NDArray
 
 from raycol.errors import InputError
 from raycol.index.search.effort import SearchSettings
-from raycol.index.search.pipeline import Candidates, Rescored, SearchPlan, Size, best, plan_search, rank, rescoring
+from raycol.index.search.pipeline import (
+    Candidates,
+    Rescored,
+    SearchPlan,
+    Size,
+    plan_search,
+    rank,
+    rescoring,
+    top_with_ties,
+)
 from raycol.index.search.probes import Probes
-from raycol.index.search.shard import Found, Selection, ShardCandidates
+from raycol.index.search.shard import Selection, ShardCandidates, ShardScores
 from raycol.serving.circuit_breaker import CircuitBreaker
 
 ShardCall = Callable[..., Awaitable[Any]]
@@ -331,9 +340,9 @@ class _SelectedCandidates(NamedTuple):
 def _select_candidates(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _SelectedCandidates:
     """The candidates that a search over all partitions would select: the highest estimates, ties by ordinal."""
     candidates = [part.candidates for part in parts.values()]
-    ordinals_M = np.concatenate([_NO_ORDINALS, *(each.numbers_M for each in candidates)])
+    ordinals_M = np.concatenate([_NO_ORDINALS, *(each.ordinals_M for each in candidates)])
     scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in candidates)])
-    shards_M = np.repeat(list(parts), [len(each.numbers_M) for each in candidates]).astype(np.int64)
+    shards_M = np.repeat(list(parts), [len(each.ordinals_M) for each in candidates]).astype(np.int64)
     selected_M = np.argsort(ordinals_M)
     if plan.n_probe and len(ordinals_M) > plan.n_candidates:
         # One integer key, estimate before descending ordinal: `partition` finds the lowest selected key in O(M).
@@ -364,10 +373,10 @@ class _QueryState:
         """Replace the candidates of some shards, and restart rescoring."""
         self._parts |= parts
         for part in parts.values():
-            self.add_scores(part.scored_M, part.found)
+            self.add_scores(part.scored_M, part.scores)
         self._start()
 
-    def add_scores(self, ordinals_M: NDArray[np.int64], found: Found) -> None:
+    def add_scores(self, ordinals_M: NDArray[np.int64], found: ShardScores) -> None:
         """Add the exact scores of documents, and the metadata that came with them."""
         self._scores.update(zip(ordinals_M.tolist(), found.scores_M.tolist(), strict=True))
         self.documents.update(found.documents)
@@ -377,7 +386,7 @@ class _QueryState:
         return [
             shard
             for shard, part in self._parts.items()
-            if len(part.candidates.numbers_M) == limit == np.count_nonzero(self._selected.shards_M == shard)
+            if len(part.candidates.ordinals_M) == limit == np.count_nonzero(self._selected.shards_M == shard)
         ]
 
     def shards_of(self, ordinals: Sequence[int]) -> NDArray[np.int64]:
@@ -403,8 +412,8 @@ class _QueryState:
             try:
                 self._round_M = self._rescoring.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
-                rescored: Rescored = best(done.value, self._k)
-                self.best = list(zip(rescored.numbers_M.tolist(), rescored.scores_M.tolist(), strict=True))
+                rescored: Rescored = top_with_ties(done.value, self._k)
+                self.best = list(zip(rescored.ordinals_M.tolist(), rescored.scores_M.tolist(), strict=True))
                 self.needed, self._rescoring = {}, None
 
     def hits(self) -> list[DocumentHit]:

@@ -1,10 +1,10 @@
-"""What tests/index/test_faults.py kills, starves and races: a process that forks a child for each trial.
+"""The helper process of tests/index/test_faults.py: forks a child for each trial of a kill, a full disk or a race.
 
-Run as `python -m tests.index.fault_worker FOLDER`. A line of JSON on stdin is a task: its name in `TASKS`, an empty
-folder, and arguments. A line on stdout is the answer. The end of the input ends the process.
+Run as `python -m tests.index.fault_worker FOLDER`. Each line of stdin is a task as JSON: its name in `TASKS`, an empty
+folder, and arguments. Each line of stdout is an answer. The process exits at the end of its input.
 
-The process itself imports and loads kernels, no more: faiss (OpenMP) and Arrow's readers only run in its children. So
-forking is safe, and a child is at work at once.
+The process itself only imports modules and loads kernels; faiss (OpenMP) and Arrow's readers run in its children only.
+So forking is safe, and children start quickly.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ LANES = 2
 _CHILD_S = 100
 _LANE_S = 500
 
-# ---- Small indexes, what they hold, and what is done to them
+# ---- Small indexes, their contents, and operations on them
 
 
 def make_documents(numbers: Iterable[int], seed: int = 0) -> list[Document]:
-    """Documents of two or three tokens; a number and a seed make the same document everywhere."""
+    """Return documents of two or three tokens, determined by number and seed."""
     return [_make_document(number, seed) for number in numbers]
 
 
@@ -57,12 +57,12 @@ def _make_document(number: int, seed: int) -> Document:
 
 
 def create_small(root: Path, seed: int = 0) -> Index:
-    """An index of two partitions of six documents, d0 to d11."""
+    """Create an index of two partitions of six documents, d0 to d11."""
     return Index.create(root, make_documents(range(12), seed), n_centroids=8, partition_tokens=15)
 
 
-def create_worn(root: Path) -> Index:
-    """The same at version 2: a document is deleted from each partition."""
+def create_with_deletes(root: Path) -> Index:
+    """Create the same index and delete one document of each partition, which makes version 2."""
     index = create_small(root)
     index.delete(["d1", "d7"])
     return index
@@ -70,7 +70,7 @@ def create_worn(root: Path) -> Index:
 
 @dataclass(frozen=True)
 class State:
-    """What an index shows of itself: its version, every document byte for byte, and what it answers."""
+    """Observable state of an index: its version, all documents byte for byte, and the answers to some queries."""
 
     version: int
     documents: dict[str, tuple[bytes, str]]
@@ -79,13 +79,13 @@ class State:
     def __str__(self) -> str:
         return f"version {self.version} of {len(self.documents)} documents"
 
-    def holds_what(self, other: State | None) -> bool:
-        """Whether the other holds and answers the same, whatever its version."""
+    def same_contents(self, other: State | None) -> bool:
+        """Whether documents and answers equal those of `other`; versions may differ."""
         return other is not None and (self.documents, self.answers) == (other.documents, other.answers)
 
 
 def state(index: Index) -> State:
-    """What an open index shows."""
+    """Return the state of an open index."""
     queries = [document.embeddings for document in make_documents([0, 100])]
     ids = sorted(hit.id for hit in index.exact(queries[:1], k=10_000)[0])
     assert len(ids) == len(index)
@@ -97,7 +97,7 @@ def state(index: Index) -> State:
 
 
 def state_at(root: Path) -> State | None:
-    """What the index at a path shows; None where there is none."""
+    """Return the state of the index at a path; None if there is none."""
     index = _open_at(root)
     return state(index) if index else None
 
@@ -113,11 +113,15 @@ def _open_at(root: Path) -> Index | None:
 
 @dataclass(frozen=True)
 class Operation:
-    """A change to an index: what is there before, the change, and what its caller does after a failure.
+    """A change to an index, its preparation, and its repetition after a failure.
 
-    `prepare` runs in the process that forks, and forks for all it does. `refusal` is what a repetition is refused with
-    where the first attempt had succeeded after all. `trains` tells that faiss is used. `unflushed` is a folder of the
-    index that somebody made and did not flush.
+    Args:
+        prepare: makes the index before the change; runs in the helper process and forks for everything it does.
+        run: makes the change.
+        again: repeats the change after a failure; None runs it again.
+        refusal: part of the error of a repetition if the first attempt had committed.
+        trains: whether the change uses faiss.
+        unflushed: a folder of the index that was made and never flushed.
     """
 
     prepare: Callable[[Path], object]
@@ -128,7 +132,7 @@ class Operation:
     unflushed: str | None = None
 
     def repeat(self, root: Path, *, committed: bool) -> None:
-        """Do it again, as its caller would."""
+        """Repeat the operation, as its caller would."""
         try:
             (self.again or self.run)(root)
         except InputError as error:
@@ -137,7 +141,7 @@ class Operation:
 
 
 def _create(root: Path) -> None:
-    """Of one partition: there is a codebook before it."""
+    """Create an index of one partition."""
     Index.create(root, make_documents(range(6)), n_centroids=8)
 
 
@@ -146,17 +150,17 @@ def _append(root: Path, numbers: Iterable[int] = range(100, 106)) -> None:
 
 
 def _append_more(root: Path) -> None:
-    """Two partitions."""
+    """Append two partitions."""
     _append(root, range(100, 110))
 
 
 def _upsert(root: Path) -> None:
-    """Replaces a document in each partition, and adds one."""
+    """Replace a document in each partition, and add one."""
     Index.open(root).upsert(make_documents([2, 10, 200], seed=1))
 
 
 def _delete(root: Path) -> None:
-    """Some of one partition, and all of the other."""
+    """Delete one document of the first partition and all of the second."""
     Index.open(root).delete(["d3", *(f"d{number}" for number in range(6, 12))])
 
 
@@ -169,23 +173,23 @@ def _vacuum(root: Path, *, keep: int, abandoned: bool) -> None:
 
 
 def _prepare_nothing(root: Path) -> None:
-    """Where an index is to be created."""
+    """Prepare nothing: the index is to be created."""
 
 
-def _prepare_worn(root: Path) -> None:
-    in_child(create_worn, root)
+def _prepare_with_deletes(root: Path) -> None:
+    in_child(create_with_deletes, root)
 
 
 def _prepare_history(root: Path) -> None:
-    """Three versions, and what two writers left who died just before they committed version 3 and version 4."""
-    in_child(create_worn, root)
+    """Make three versions, and the files of two writers that died right before they committed versions 3 and 4."""
+    in_child(create_with_deletes, root)
     _die("link", "before", _append, root)
     in_child(_delete, root)
     _die("link", "before", _append, root)
 
 
 def _prepare_died_deleting(root: Path) -> None:
-    """Whoever was the first to delete died when `deletes` had just been made."""
+    """Kill the first delete right after it has made the folder `deletes`."""
     in_child(create_small, root)
     with _copy(root, root.with_name("whole")) as whole:
         calls = in_child(_count, _delete, whole)
@@ -194,15 +198,15 @@ def _prepare_died_deleting(root: Path) -> None:
 
 
 OPERATIONS = {
-    "create": Operation(_prepare_nothing, _create, refusal="holds an index already", trains=True),
-    "append": Operation(_prepare_worn, _append, refusal="already; upsert replaces"),
-    "append more": Operation(_prepare_worn, _append_more, refusal="already; upsert replaces"),
-    "upsert": Operation(_prepare_worn, _upsert),
-    "delete": Operation(_prepare_worn, _delete),
+    "create": Operation(_prepare_nothing, _create, refusal="already holds an index", trains=True),
+    "append": Operation(_prepare_with_deletes, _append, refusal="upsert to replace it"),
+    "append more": Operation(_prepare_with_deletes, _append_more, refusal="upsert to replace it"),
+    "upsert": Operation(_prepare_with_deletes, _upsert),
+    "delete": Operation(_prepare_with_deletes, _delete),
     "delete after a death": Operation(_prepare_died_deleting, _delete, unflushed="deletes"),
-    "compact": Operation(_prepare_worn, _compact),
+    "compact": Operation(_prepare_with_deletes, _compact),
     "vacuum": Operation(_prepare_history, partial(_vacuum, keep=1, abandoned=False)),
-    # Then the writer who died comes back. What it had left may be there, gone, or half gone.
+    # Then the killed writer repeats its append. Its files may be complete, deleted, or partly deleted.
     "vacuum abandoned": Operation(_prepare_history, partial(_vacuum, keep=2, abandoned=True), again=_append),
 }
 
@@ -211,11 +215,11 @@ OPERATIONS = {
 
 
 class ChildError(Exception):
-    """A child that raised, or died, or took too long."""
+    """A child raised, died or timed out."""
 
 
 class Child:
-    """A function at work in a forked child."""
+    """A function that runs in a forked child."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._pipe, writer = os.pipe()
@@ -232,7 +236,7 @@ class Child:
         os._exit(0)
 
     def result(self, seconds: float = _CHILD_S) -> Any:
-        """What the function returned."""
+        """Return the result of the function."""
         content, code = self.end(seconds)
         if code:
             raise ChildError(f"the child ended with {code}")
@@ -242,7 +246,7 @@ class Child:
         return answer
 
     def end(self, seconds: float = _CHILD_S) -> tuple[bytes, int]:
-        """Wait for the end, or bring it about: what came through the pipe, and the exit code, or minus the signal."""
+        """Wait for the child, or kill it; return its output, and its exit code or minus the signal."""
         deadline = time.monotonic() + seconds
         content = b""
         with io.FileIO(self._pipe) as pipe:
@@ -258,7 +262,7 @@ class Child:
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function in a child of its own. An index that it returns is not passed on."""
+    """Run a function in a child and return its result, but None for an index."""
 
     def run() -> Any:
         result = function(*args)
@@ -267,14 +271,14 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
     return Child(run).result()
 
 
-# ---- Faults: every change that raycol makes to a disk is one of these calls
+# ---- Faults: raycol changes a disk only by these calls
 
 CALLS = ("write", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir")
 
 
 @contextmanager
 def intercepted(around: Callable[..., Any], calls: Sequence[str] = CALLS) -> Iterator[None]:
-    """Lead calls through `around(name, real, *args, **kwargs)`."""
+    """Replace calls of `os` by `around(name, real, *args, **kwargs)`."""
     real = {name: getattr(os, name) for name in calls}
     for name, call in real.items():
         setattr(os, name, partial(around, name, call))
@@ -286,7 +290,7 @@ def intercepted(around: Callable[..., Any], calls: Sequence[str] = CALLS) -> Ite
 
 
 def _count(operation: Callable[[Path], object], root: Path) -> list[str]:
-    """The calls that an operation makes, by name."""
+    """Return the names of the calls that an operation makes."""
     calls: list[str] = []
 
     def around(name: str, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -299,25 +303,25 @@ def _count(operation: Callable[[Path], object], root: Path) -> list[str]:
 
 
 def _die(where: int | str, when: str, operation: Callable[[Path], object], root: Path) -> None:
-    """Kill a child at a call, by its number or by its name (the first such call).
+    """Kill a child at a call, given by its number or by its name (the first such call).
 
-    `when` is before or after the call, or `torn`, when half of what was to be written is. Other calls to fsync are
-    left out, which take most of the time: a kill loses nothing that was written, flushed or not.
+    `when` is `before` or `after` the call, or `torn`: after half of a write. Other calls to fsync are skipped, since
+    they take most of the time and a kill loses no written data, flushed or not.
     """
     calls = 0
 
     def around(name: str, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        here = where in (calls, name)
-        if here and when == "torn":
+        is_fault = where in (calls, name)
+        if is_fault and when == "torn":
             real(args[0], args[1][: len(args[1]) // 2])
-        if here and when != "after":
+        if is_fault and when != "after":
             os.kill(os.getpid(), signal.SIGKILL)
         try:
-            return real(*args, **kwargs) if here or name != "fsync" else None
-        finally:  # some calls fail, and are meant to: rmdir of a folder that is not empty
-            if here:
+            return real(*args, **kwargs) if is_fault or name != "fsync" else None
+        finally:  # some calls fail as intended: rmdir of a folder that is not empty
+            if is_fault:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def run() -> None:
@@ -330,7 +334,7 @@ def _die(where: int | str, when: str, operation: Callable[[Path], object], root:
 
 
 def points(calls: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Where to die: the number and name of the call, and when."""
+    """Return the fault points of calls: number and name of the call, and when to die."""
     return [
         (number, name, when)
         for number, name in enumerate(calls, 1)
@@ -340,7 +344,7 @@ def points(calls: Sequence[str]) -> list[tuple[int, str, str]]:
 
 @contextmanager
 def _copy(start: Path, root: Path) -> Iterator[Path]:
-    """A copy of what was prepared, or of nothing."""
+    """Copy the prepared index, if there is one; delete the copy at the end."""
     if start.exists():
         shutil.copytree(start, root)
     try:
@@ -349,12 +353,12 @@ def _copy(start: Path, root: Path) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-# ---- What tasks have in common
+# ---- Shared by tasks
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What an operation does where nothing goes wrong: its calls, and the states before, after, and when repeated."""
+    """Expected outcomes of an operation: its calls, and the states before, after, and after a repetition."""
 
     operation: Operation
     calls: list[str]
@@ -364,7 +368,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, operation: Operation, start: Path) -> Outcomes:
-        """Prepare a place, and find out on a copy."""
+        """Prepare an index at `start`, and run the operation on a copy of it."""
         operation.prepare(start)
         before = in_child(state_at, start)
         with _copy(start, start.with_name("whole")) as root:
@@ -374,28 +378,30 @@ class Outcomes:
             return cls(operation, calls, before, after, in_child(state_at, root))
 
     def check(self, root: Path, *, abandoned: bool) -> None:
-        """What is left is one state or the other, its versions whole; the change can be repeated, and all tidied."""
+        """Check that a failed index is in the state before or after, undamaged; repeat the change, and vacuum."""
         index = _open_at(root)
-        found = state(index) if index else None
-        assert found in (self.before, self.after), f"it opens as {found}; expected {self.before} or {self.after}"
+        actual = state(index) if index else None
+        assert actual in (self.before, self.after), f"it opens as {actual}; expected {self.before} or {self.after}"
         damaged = [line for line in index.verify() if "in no manifest" not in line] if index else []
         assert damaged == [], damaged
-        repeat = partial(self.operation.repeat, root, committed=found == self.after)
+        repeat = partial(self.operation.repeat, root, committed=actual == self.after)
         if self.operation.trains:
             in_child(repeat)
         else:
             repeat()
         index = Index.open(root)
         repeated = state(index)
-        assert self.repeated.holds_what(repeated), f"repeated, it is {repeated}; expected what {self.repeated} holds"
+        assert self.repeated.same_contents(repeated), (
+            f"repeated, it is {repeated}; expected the contents of {self.repeated}"
+        )
         if not abandoned:
             index.delete(["d0"])
         index.vacuum(keep=1, abandoned=abandoned)
-        left = index.verify()
-        assert left == [], left
+        problems = index.verify()
+        assert problems == [], problems
 
     def check_refused(self, root: Path, message: str) -> None:
-        """The operation ends in a `RaycolError`."""
+        """Check that the operation raises a `RaycolError` with this message."""
         try:
             self.operation.run(root)
         except RaycolError as error:
@@ -404,36 +410,36 @@ class Outcomes:
             raise AssertionError("it succeeded")
 
     def check_unchanged(self, root: Path) -> None:
-        """No version is changed, and a vacuum removes what is left."""
-        found = state_at(root)
-        assert found == self.before, f"it opens as {found}; expected {self.before}"
+        """Check that no version has changed, and that a vacuum deletes all other files."""
+        actual = state_at(root)
+        assert actual == self.before, f"it opens as {actual}; expected {self.before}"
         if self.before is None:
             in_child(self.operation.run, root)
         index = Index.open(root)
         damaged = [line for line in index.verify() if "in no manifest" not in line]
         assert damaged == [], damaged
         index.vacuum(keep=10, abandoned=True)
-        left = index.verify()
-        assert left == [], left
+        problems = index.verify()
+        assert problems == [], problems
 
 
 def _in_lanes(
     folder: Path, trials: Sequence[T], attempt: Callable[[Path, T], None], describe: Callable[[T], str]
 ) -> dict[str, Any]:
-    """Make each trial at a fresh path, in as many processes as there are lanes; gather what went wrong."""
+    """Run each trial at an empty path, in `LANES` processes; return the number of trials and the problems."""
 
     def lane(number: int) -> list[str]:
         os.fsync = lambda descriptor: None  # see `_die`
-        place = folder / f"trial{number}"
+        root = folder / f"trial{number}"
         problems = []
         for trial in trials[number::LANES]:
             try:
-                attempt(place, trial)
+                attempt(root, trial)
             except ChildError as error:
                 problems.append(f"{describe(trial)}: {error}")
             except Exception:
                 problems.append(f"{describe(trial)}: {traceback.format_exc(limit=-4)}")
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(root, ignore_errors=True)
         return problems
 
     lanes = [Child(lane, number) for number in range(LANES)]
@@ -444,23 +450,23 @@ def _answer(trials: int, problems: list[str]) -> dict[str, Any]:
     return {"trials": trials, "problems": problems}
 
 
-# ---- Tasks: each returns how many trials there were, and a text for each that went wrong
+# ---- Tasks: each returns the number of trials, and a text for each that failed
 
 
 def count(folder: Path, name: str) -> dict[str, Any]:
-    """How many points there are to die at."""
+    """Count the fault points of an operation."""
     OPERATIONS[name].prepare(folder / "start")
     return _answer(len(points(in_child(_count, OPERATIONS[name].run, folder / "start"))), [])
 
 
 def kill(folder: Path, name: str, step: int) -> dict[str, Any]:
-    """Die at every point of an operation, or at one in `step`; see what is left; repeat the operation; tidy up."""
+    """Kill an operation at every `step`-th fault point; check the index, repeat the operation, and vacuum."""
     start = folder / "start"
     outcomes = Outcomes.of(OPERATIONS[name], start)
 
-    def attempt(place: Path, point: tuple[int, str, str]) -> None:
+    def attempt(path: Path, point: tuple[int, str, str]) -> None:
         number, _, when = point
-        with _copy(start, place) as root:
+        with _copy(start, path) as root:
             _die(number, when, outcomes.operation.run, root)
             outcomes.check(root, abandoned=(number + (when == "after")) % 2 == 0)
 
@@ -472,24 +478,24 @@ def kill(folder: Path, name: str, step: int) -> dict[str, Any]:
 
 
 def lose_power(folder: Path, name: str, step: int) -> dict[str, Any]:
-    """Come back from every state that a power failure may leave after any call of an operation, and after its end.
+    """Check the index in every `step`-th state that a power failure may leave, and in the final state.
 
-    Or from one in `step` of them, and from what is there after its end.
+    The states are those of `disk_model` after each call of the operation.
     """
     outcomes = Outcomes.of(OPERATIONS[name], folder / "start")
-    failures, sure = in_child(_follow, outcomes.operation, folder / "start", folder / "disk")
+    failures, final = in_child(_follow, outcomes.operation, folder / "start", folder / "disk")
 
-    def attempt(place: Path, failure: tuple[Tree, str]) -> None:
+    def attempt(folder: Path, failure: tuple[Tree, str]) -> None:
         tree, _ = failure
-        write_tree(tree, place)
-        root = place / "index"
-        if tree == sure:
-            found = state_at(root)
-            assert found == outcomes.after, f"the operation had ended, and it opens as {found}; it was lost"
+        write_tree(tree, folder)
+        root = folder / "index"
+        if tree == final:
+            actual = state_at(root)
+            assert actual == outcomes.after, f"the operation had committed, but the index opens as {actual}"
         outcomes.check(root, abandoned=True)
 
     trials = [
-        failure for number, failure in enumerate(failures.items()) if number % step == step - 1 or failure[0] == sure
+        failure for number, failure in enumerate(failures.items()) if number % step == step - 1 or failure[0] == final
     ]
     return _in_lanes(folder, trials, attempt, lambda failure: f"{name}, power lost {failure[1]}")
 
@@ -504,11 +510,11 @@ def _follow(operation: Operation, start: Path, top: Path) -> tuple[dict[Tree, st
 
 
 def fill_disk(folder: Path, name: str, step: int) -> dict[str, Any]:
-    """Let every write, or one in `step`, fail in turn as on a full disk: it alone, or it and all after it."""
+    """Fail every `step`-th write as on a full disk: that write alone, or all writes from it on."""
     outcomes = Outcomes.of(OPERATIONS[name], folder / "start")
     n_writes = outcomes.calls.count("write")
 
-    def attempt(place: Path, trial: tuple[int, bool]) -> None:
+    def attempt(path: Path, trial: tuple[int, bool]) -> None:
         number, lasting = trial
         writes = 0
 
@@ -519,7 +525,7 @@ def fill_disk(folder: Path, name: str, step: int) -> dict[str, Any]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return real(*args)
 
-        with _copy(folder / "start", place) as root:
+        with _copy(folder / "start", path) as root:
             with intercepted(around, ["write"]):
                 outcomes.check_refused(root, "No space left")
             outcomes.check_unchanged(root)
@@ -528,16 +534,16 @@ def fill_disk(folder: Path, name: str, step: int) -> dict[str, Any]:
         return f"{name}, disk full at write {trial[0]} of {n_writes}{' and all after it' if trial[1] else ''}"
 
     trials = [(number, number % 2 == 0) for number in range(1, n_writes + 1)]
-    trials = trials[-1::-step]  # with the last one, which is in the midst of the commit
+    trials = trials[-1::-step]  # includes the last one, which is part of the commit
     return _in_lanes(folder, trials, attempt, describe)
 
 
 def limit_files(folder: Path, name: str) -> dict[str, Any]:
-    """Let the system refuse what goes beyond some bytes in any file, also what is not written by way of `os`."""
+    """Limit the size of files (RLIMIT_FSIZE), which also affects writes that do not go through `os`."""
     outcomes = Outcomes.of(OPERATIONS[name], folder / "start")
 
-    def attempt(place: Path, limit: int) -> None:
-        with _copy(folder / "start", place) as root:
+    def attempt(path: Path, limit: int) -> None:
+        with _copy(folder / "start", path) as root:
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
             try:
@@ -550,17 +556,17 @@ def limit_files(folder: Path, name: str) -> dict[str, Any]:
 
 
 def append_together(folder: Path) -> dict[str, Any]:
-    """Six writers, a document each; whoever is not the first opens the index again and repeats."""
+    """Run six writers that append one document each; those with a conflict open the index again and retry."""
     root = folder / "index"
-    in_child(create_worn, root)
+    in_child(create_with_deletes, root)
     start = time.monotonic() + 0.3
     writers = [Child(_append_until_done, root, number, start) for number in range(500, 506)]
     conflicts = sum(child.result() for child in writers)
 
     def check() -> None:
-        have = Index.open(root).stats().versions
-        assert have == tuple(range(1, 9)), have
-        states = [state(Index.open(root, version)) for version in have[1:]]
+        versions = Index.open(root).stats().versions
+        assert versions == tuple(range(1, 9)), versions
+        states = [state(Index.open(root, version)) for version in versions[1:]]
         for earlier, later in pairwise(states):
             assert len(later.documents) == len(earlier.documents) + 1
             assert earlier.documents.items() <= later.documents.items()
@@ -587,12 +593,12 @@ def _append_until_done(root: Path, number: int, start: float) -> int:
 
 
 def create_together(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Several writers, one place, documents by seed: one of them makes the index."""
+    """Run several creates at one path, with documents by seed: exactly one of them succeeds."""
 
     def check(root: Path, refusals: list[str | None]) -> None:
         assert refusals.count(None) == 1, refusals
         for refusal in filter(None, refusals):
-            assert "ConflictError" in refusal or "holds an index already" in refusal, refusal
+            assert "ConflictError" in refusal or "already holds an index" in refusal, refusal
         alone = create_small(root.with_name("alone"), seeds[refusals.index(None)])
         assert state(alone) == state_at(root)
         shutil.rmtree(alone.uri)
@@ -628,14 +634,14 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def _warm_up(folder: Path) -> None:
-    """Load what children need: kernels for the arrays of an index that was opened, and pandas, which Arrow imports."""
+    """Load what children need: kernels for memory-mapped arrays, and pandas, which Arrow imports."""
     documents = [Document(document.id, document.embeddings) for document in make_documents(range(20))]
     in_child(lambda: Index.create(folder, documents[:10], n_centroids=8))
     index = Index.open(folder)
     index.append(documents[10:])
     index.search([documents[0].embeddings], k=1, n_probe=2, n_rescore=1)
     pa.array(["x"])
-    # Children look at none of what is there now, whose pages a collection would copy.
+    # A garbage collection in a child would copy the pages of all objects that exist now.
     gc.collect()
     gc.freeze()
 

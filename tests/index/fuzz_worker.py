@@ -1,9 +1,9 @@
-"""Reads thousands of damaged and forged indexes, in a process of its own: a crash is a result too.
+"""Read thousands of damaged and forged indexes in a separate process, which may crash.
 
     python -m tests.index.fuzz_worker FOLDER SEED START STOP
 
-Mutant number n of a seed is always the same: `START n STOP n+1` repeats one. Each number is written to stdout before
-its mutant is read: the last one is the one that ended the process. What is wrong without ending it goes to stderr.
+Mutant n of a seed is deterministic: `START n STOP n+1` reproduces it. The number of each mutant goes to stdout before
+it is read, so the last number names the mutant that ended the process. Other failures go to stderr.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
 from tests.index.forging import body_of, file_info, folders, seal, small_documents, to_json
 
-# A mutant that takes longer ends the process by SIGALRM, wherever it is.
+# A mutant that takes longer ends the process by SIGALRM.
 MAX_SECONDS = 5
 MAX_MEMORY = 4 << 30
 
-# What reads a few files only, and answers right where others are damaged.
-LOOKUPS = ("metadata", "reconstruct", "contains")
+# Methods that read few files, so they return correct results if other files are damaged.
+PARTIAL_READS = ("metadata", "reconstruct", "contains")
 
 HEADER = 128  # of a small .npy file
 NUMBERS = [
@@ -60,11 +60,11 @@ NUMBERS = [
 ]
 JSON_NUMBERS = [*NUMBERS, -1, 4, 5, 6, 9, 10, 16, 64, 2**30, 2**40, 2**52, 2**53, 10**30, 0.5, 1e300]
 
-Mutant = dict[str, bytes | None]  # files that differ, by their names in the index; None for one that is gone
+Mutant = dict[str, bytes | None]  # changed files by name in the index; None for a deleted one
 
 
 def make_index(root: Path) -> None:
-    """Eight documents in two partitions, two of them deleted, in one version."""
+    """Create an index of one version: eight documents in two partitions, two of them deleted."""
     index = Index.create(root, small_documents(0, 8), bits=2, n_centroids=4, partition_tokens=8)
     index.delete(["d1", "d6"])
     index.vacuum(keep=1)
@@ -84,24 +84,24 @@ def flip_value(rng: random.Random, content: bytes) -> bytes:
 
 
 def put_number(rng: random.Random, content: bytes) -> bytes:
-    """A number at a place where an array has one."""
+    """Overwrite one element of an array."""
     width = rng.choice([1, 2, 4, 8])
-    places = range(HEADER, len(content) - width + 1, width)
-    if not places:
+    offsets = range(HEADER, len(content) - width + 1, width)
+    if not offsets:
         return flip(rng, content)
-    at = rng.choice(places)
+    at = rng.choice(offsets)
     number = rng.choice(NUMBERS) % 256**width
     return content[:at] + number.to_bytes(width, "little") + content[at + width :]
 
 
 def swap_values(rng: random.Random, content: bytes) -> bytes:
-    """Two numbers of an array in each other's place."""
+    """Swap two elements of an array."""
     width = rng.choice([1, 2, 4, 8])
-    places = range(HEADER, len(content) - width + 1, width)
-    if len(places) < 2:
+    offsets = range(HEADER, len(content) - width + 1, width)
+    if len(offsets) < 2:
         return flip(rng, content)
     changed = bytearray(content)
-    one, other = rng.sample(places, 2)
+    one, other = rng.sample(offsets, 2)
     changed[one : one + width], changed[other : other + width] = (
         content[other : other + width],
         content[one : one + width],
@@ -132,27 +132,27 @@ def remove(rng: random.Random, content: bytes) -> bytes:
     return content[:at] + content[at + rng.choice([1, 2, 4, 8, 100]) :]
 
 
-def other_number(rng: random.Random, content: bytes) -> bytes:
-    """Another number in JSON text."""
-    found = list(re.finditer(rb"(?<=[:,\[])-?\d+(\.\d+)?", content))
-    if not found:
+def replace_number(rng: random.Random, content: bytes) -> bytes:
+    """Replace a number in JSON text."""
+    matches = list(re.finditer(rb"(?<=[:,\[])-?\d+(\.\d+)?", content))
+    if not matches:
         return flip(rng, content)
-    match = rng.choice(found)
+    match = rng.choice(matches)
     return content[: match.start()] + str(rng.choice(JSON_NUMBERS)).encode() + content[match.end() :]
 
 
-def other_part(rng: random.Random, content: bytes) -> bytes:
-    """A piece of JSON text, or of any other, in another's place."""
-    found = list(re.finditer(rb'"[^"]*"|\{[^{}]*\}|\d+|true|null', content))
-    if len(found) < 2:
+def replace_value(rng: random.Random, content: bytes) -> bytes:
+    """Replace a value in JSON text by another value of it, or by an empty one."""
+    matches = list(re.finditer(rb'"[^"]*"|\{[^{}]*\}|\d+|true|null', content))
+    if len(matches) < 2:
         return flip(rng, content)
-    match, other = rng.sample(found, 2)
+    match, other = rng.sample(matches, 2)
     return content[: match.start()] + rng.choice([other[0], b"null", b"{}", b"[]", b'""']) + content[match.end() :]
 
 
 BYTES: list[Callable[[random.Random, bytes], bytes]] = [flip, fill, cut, insert, remove]
 VALUES: list[Callable[[random.Random, bytes], bytes]] = [flip_value, put_number, put_number, swap_values]
-TEXT: list[Callable[[random.Random, bytes], bytes]] = [other_number, other_number, other_part]
+TEXT: list[Callable[[random.Random, bytes], bytes]] = [replace_number, replace_number, replace_value]
 
 
 class Mutator:
@@ -165,7 +165,7 @@ class Mutator:
         self.body = to_json(body_of(files[self.manifest]))
 
     def mutant(self, rng: random.Random) -> tuple[Mutant, bool]:
-        """Files that differ from the index's, and whether checksums were made to suit them."""
+        """Return changed files, and whether the manifest's checksums were updated to match."""
         changed: Mutant = {}
         body, sealed = self.body, rng.random() < 0.7
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -181,17 +181,17 @@ class Mutator:
             if kind < 0.3:
                 changed[name] = None
             elif kind < 0.4:
-                other = rng.choice(self.alike(name)) if rng.random() < 0.8 else rng.choice(self.others)
+                other = rng.choice(self.similar(name)) if rng.random() < 0.8 else rng.choice(self.others)
                 changed[name], changed[other] = self.files[other], self.files[name]
             else:
                 operations = BYTES if rng.random() < 0.3 else [*VALUES, flip]
                 changed[name] = rng.choice(operations)(rng, changed.get(name) or self.files[name])
         if sealed:
-            changed[self.manifest] = seal(self.promise(body, changed) if rng.random() < 0.9 else body)
+            changed[self.manifest] = seal(self.update_checksums(body, changed) if rng.random() < 0.9 else body)
         return {name: content for name, content in changed.items() if content != self.files[name]}, sealed
 
-    def alike(self, name: str) -> list[str]:
-        """Files of the same name, or of the same length."""
+    def similar(self, name: str) -> list[str]:
+        """Return files of the same base name or the same length."""
         last = name.rpartition("/")[2]
         return [
             other
@@ -199,8 +199,8 @@ class Mutator:
             if other.endswith(f"/{last}") or len(self.files[other]) == len(self.files[name])
         ]
 
-    def promise(self, body: bytes, changed: Mutant) -> bytes:
-        """A body with the lengths and checksums of files that were changed, where it still is one."""
+    def update_checksums(self, body: bytes, changed: Mutant) -> bytes:
+        """Update lengths and checksums of changed files in a manifest body; return it unchanged if it is invalid."""
         try:
             decoded = body_of(b'{"manifest":%s}' % body)
             for folder, files in folders(decoded).items():
@@ -213,16 +213,16 @@ class Mutator:
 
 
 class Reader:
-    """Reads mutants in a folder, where only what differs is written."""
+    """Reads mutants in one folder, into which only changed files are written."""
 
     def __init__(self, root: Path, files: dict[str, bytes]) -> None:
         self.root = root
         self.files = files
         self.queries = [next(iter(small_documents(number, number + 1))).embeddings for number in (0, 2)]
         self.outcomes = {"refused": 0, "read": 0}
-        self.whole: dict[str, Any] = {}  # results of the index itself
+        self.expected: dict[str, Any] = {}  # results of the intact index
 
-    def put(self, mutant: Mutant) -> None:
+    def write(self, mutant: Mutant) -> None:
         for name, content in mutant.items():
             path = self.root / name
             path.unlink(missing_ok=True)  # a new file: the old one may still be mapped
@@ -230,24 +230,24 @@ class Reader:
                 path.write_bytes(content)
 
     def read(self, mutant: Mutant, sealed: bool, rng: random.Random) -> None:
-        """Everything that can be done with a mutant gives results or a `RaycolError`."""
+        """Check that every use of a mutant returns a result or raises `RaycolError`, and that damage is detected."""
         trust = rng.random() < 0.4
-        self.put(mutant)
+        self.write(mutant)
         damaged = bool(mutant) and not sealed
         if damaged or trust:
             lines = self.attempt(lambda: verify_index(open_store(self.root)))
-            assert lines != [] or not damaged, "verify finds nothing"
+            assert lines != [] or not damaged, "verify reports nothing"
         index = self.attempt(lambda: Index.open(self.root, trust=trust))
         uses = self.uses(index) if index else []
         rng.shuffle(uses)
         results = [self.attempt(use) for _, use in uses[:2]]
-        if any(result is not None for result in results):  # one that is refused is mostly refused to all
+        if any(result is not None for result in results):  # most rejected mutants are rejected by all uses
             results += [self.attempt(use) for _, use in uses[2:]]
         for (name, _), result in zip(uses, results, strict=False):
             if not mutant:
-                self.whole[name] = result
-            right = name in LOOKUPS and result == self.whole[name]
-            assert not damaged or trust or result is None or right, f"{name}: damage was not noticed"
+                self.expected[name] = result
+            correct = name in PARTIAL_READS and result == self.expected[name]
+            assert not damaged or trust or result is None or correct, f"{name}: damage was not detected"
         self.outcomes["read" if any(result is not None for result in results) else "refused"] += 1
 
     def uses(self, index: Index) -> list[tuple[str, Callable[[], Any]]]:
@@ -266,7 +266,7 @@ class Reader:
     def hits(index: Index, found: list[Any], k: int) -> list[Any]:
         for hits in found:
             assert len(hits) == min(k, len(index)), "fewer hits than documents"
-            assert all(np.isfinite(hit.score) and isinstance(hit.id, str) for hit in hits), "a hit that is none"
+            assert all(np.isfinite(hit.score) and isinstance(hit.id, str) for hit in hits), "an invalid hit"
         return found
 
     @staticmethod
@@ -300,7 +300,7 @@ def main(folder: Path, seed: int, start: int, stop: int) -> None:
             sys.stderr.write(f"seed {seed}, mutant {number}: {sorted(mutant)}, sealed: {sealed}\n")
             traceback.print_exc()
         signal.alarm(0)
-        reader.put({name: files[name] for name in mutant})
+        reader.write({name: files[name] for name in mutant})
     sys.stdout.write(f"{reader.outcomes}\n")
     sys.exit(failures > 0)
 

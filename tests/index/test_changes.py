@@ -1,4 +1,4 @@
-"""Append, upsert, delete, compact, vacuum against a model of an index: a dict from id to document."""
+"""Append, upsert, delete, compact and vacuum against a model of an index: a dict from id to document."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def make_documents(ids: list[str], seed: int) -> list[Document]:
 
 
 def rebuilt(index: Index, documents: list[Document]) -> Index:
-    """An index of these documents as one new partition, with the codebook of another."""
+    """Return an index of these documents in one new partition, with the codebook of `index`."""
     snapshot = index._snapshot
     info = write_partition(snapshot.store, documents, snapshot.codebook, index.manifest.columns, 99)
     manifest = next_version(index.manifest, [info])
@@ -45,7 +45,7 @@ OPERATIONS = st.lists(
 
 
 @given(operations=OPERATIONS, bits=st.sampled_from([1, 2, 4, 8]))
-def test_any_sequence_of_changes_is_as_good_as_a_fresh_index(
+def test_any_sequence_of_changes_equals_a_fresh_index(
     tmp_path_factory: pytest.TempPathFactory, operations: list, bits: int
 ) -> None:
     path = tmp_path_factory.mktemp("changes") / "i"
@@ -54,17 +54,17 @@ def test_any_sequence_of_changes_is_as_good_as_a_fresh_index(
     expected = {document.id: document for document in first}
     for number, (operation, numbers, target) in enumerate(operations, start=1):
         documents = make_documents([f"d{n}" for n in numbers], seed=number)
-        present = [document.id for document in documents if document.id in expected]
-        if operation == "append" and present:
-            with pytest.raises(InputError, match=r"' is in the index .* already; upsert replaces documents"):
+        existing = [document.id for document in documents if document.id in expected]
+        if operation == "append" and existing:
+            with pytest.raises(InputError, match=r"' is already in the index .*; upsert to replace it"):
                 index.append(documents)
         elif operation in ("append", "upsert"):
             change = getattr(index, operation)(iter(documents))
-            assert (change.added, change.removed) == (len(documents), len(present))
+            assert (change.added, change.removed) == (len(documents), len(existing))
             expected |= {document.id: document for document in documents}
         elif operation == "delete":
-            assert index.delete(f"d{n}" for n in numbers).removed == len(present)
-            for id_ in present:
+            assert index.delete(f"d{n}" for n in numbers).removed == len(existing)
+            for id_ in existing:
                 del expected[id_]
         elif operation == "compact":
             index.compact(target)
@@ -98,7 +98,7 @@ def index(tmp_path: Path) -> Index:
     return Index.create(tmp_path / "i", make_documents([f"d{n}" for n in range(30)], 0), partition_tokens=150)
 
 
-def test_a_document_again_leaves_no_old_vectors(index: Index) -> None:
+def test_an_upsert_or_delete_leaves_no_old_vectors(index: Index) -> None:
     (new,) = make_documents(["d3"], seed=5)
     index.upsert([new])
     assert np.abs(index.reconstruct("d3") - new.embeddings).max() < 0.3
@@ -115,7 +115,7 @@ def test_a_document_again_leaves_no_old_vectors(index: Index) -> None:
         index.reconstruct("d3")
 
 
-def test_an_index_can_be_emptied_and_filled_again(index: Index) -> None:
+def test_an_index_can_be_emptied_and_refilled(index: Index) -> None:
     index.delete([f"d{n}" for n in range(30)])
     assert len(index) == 0
     query = np.eye(3, DIM, dtype=np.float32)
@@ -129,7 +129,7 @@ def test_an_index_can_be_emptied_and_filled_again(index: Index) -> None:
     assert [hit.id for hit in reopened.search([query])[0]] == ["back"]
 
 
-def test_changes_that_change_nothing_make_no_version(index: Index) -> None:
+def test_empty_changes_commit_no_version(index: Index) -> None:
     assert index.append([]).version == index.upsert(iter(())).version == 1
     assert index.delete([]).version == index.delete(["nobody"]).version == 1
     assert index.compact(1) == 1
@@ -148,14 +148,14 @@ def test_changes_that_change_nothing_make_no_version(index: Index) -> None:
         (Document("bad", np.ones((2, 16), np.float32)), "'bad': embeddings of 16 dimensions; the index has 8"),
         (Document("bad", np.ones((0, DIM), np.float32)), "'bad': embeddings of shape"),
         (Document("x" * 513, np.ones((1, DIM), np.float32)), "513 bytes; expected at most 512"),
-        (Document("new", np.ones((1, DIM), np.float32)), "'new' comes twice"),
+        (Document("new", np.ones((1, DIM), np.float32)), "'new' occurs twice"),
         (Document("bad", np.ones((1, DIM), np.float32), {"m": 1}), "'m' is not a column of this index"),
         (Document("bad", np.ones((1, DIM), np.float32), {"n": "x"}), "'n' is a string; the column holds int64"),
         (Document("bad", np.full((1, DIM), 1e30, np.float32)), "a token embedding of norm 2.83e.30"),
         ("text", "'text' is a str; expected a Document"),
     ],
 )
-def test_an_unusable_document_changes_nothing(index: Index, bad: Document, message: str) -> None:
+def test_an_invalid_document_changes_nothing(index: Index, bad: Document, message: str) -> None:
     before = {path: path.read_bytes() for path in Path(index.uri).rglob("*") if path.is_file()}
     documents = [*make_documents(["new"], 1), bad]
     for operation in (index.append, index.upsert):
@@ -164,7 +164,7 @@ def test_an_unusable_document_changes_nothing(index: Index, bad: Document, messa
         assert {path: path.read_bytes() for path in Path(index.uri).rglob("*") if path.is_file()} == before
 
 
-def test_a_change_on_an_old_version_is_a_conflict(index: Index) -> None:
+def test_a_change_to_an_old_version_is_a_conflict(index: Index) -> None:
     other = Index.open(index.uri)
     index.append(make_documents(["new"], 1))
     for attempt in (
@@ -179,13 +179,13 @@ def test_a_change_on_an_old_version_is_a_conflict(index: Index) -> None:
     assert len(Index.open(index.uri)) == 31
 
 
-def test_part_of_an_index_is_not_changed(index: Index) -> None:
+def test_a_partly_opened_index_is_read_only(index: Index) -> None:
     part = Index.open(index.uri, partitions=[index.manifest.partitions[0].name])
     with pytest.raises(InputError, match="only some partitions are open"):
         part.delete(["d0"])
 
 
-def test_compaction_merges_what_is_small_and_encodes_nothing_again(index: Index) -> None:
+def test_compaction_merges_small_partitions_without_re_encoding(index: Index) -> None:
     for number in range(6):
         index.append(make_documents([f"new{number}"], number))
     index.delete(["d0", "new2"])
@@ -196,10 +196,10 @@ def test_compaction_merges_what_is_small_and_encodes_nothing_again(index: Index)
     assert all(np.array_equal(index.reconstruct(id_), tokens) for id_, tokens in before.items())
     assert index.compact(10_000) == index.version
     index.compact(10)
-    assert len(index.partitions) == 1, "large partitions are not cut"
+    assert len(index.partitions) == 1, "large partitions are not split"
 
 
-def test_vacuum_keeps_what_it_is_told_to(index: Index) -> None:
+def test_vacuum_keeps_the_newest_versions(index: Index) -> None:
     index.delete(["d1"])
     index.delete(["d2"])
     index.compact(10_000)
@@ -216,8 +216,8 @@ def test_vacuum_keeps_what_it_is_told_to(index: Index) -> None:
     assert index.vacuum(keep=2).removed == ()
 
 
-def test_a_writer_at_work_is_left_alone(index: Index) -> None:
-    """A partition that is written and not yet committed survives a vacuum; once it cannot be committed, it goes."""
+def test_vacuum_keeps_files_of_running_writers(index: Index) -> None:
+    """Vacuum keeps an uncommitted partition until a later version makes its commit impossible."""
     snapshot = index._snapshot
     info = write_partition(snapshot.store, make_documents(["new"], 1), snapshot.codebook, index.manifest.columns, 1)
     assert index.vacuum(keep=1).removed == ()
@@ -229,7 +229,7 @@ def test_a_writer_at_work_is_left_alone(index: Index) -> None:
     assert index.verify() == []
 
 
-def test_drift_shows_where_the_codebook_no_longer_fits(tmp_path: Path) -> None:
+def test_drift_grows_if_the_codebook_no_longer_fits(tmp_path: Path) -> None:
     old, new = make_clustered(400, 32, seed=0), make_clustered(100, 32, seed=99)
     index = Index.create(tmp_path / "i", (Document(f"o{n}", array) for n, array in enumerate(old)))
     assert 0.7 < index.stats().drift < 1.3
@@ -237,7 +237,7 @@ def test_drift_shows_where_the_codebook_no_longer_fits(tmp_path: Path) -> None:
     assert index.stats().drift > 1.2
 
 
-def test_pooling_keeps_a_share_of_the_tokens_also_of_later_documents(tmp_path: Path) -> None:
+def test_pooling_applies_to_appended_documents_too(tmp_path: Path) -> None:
     documents = [Document(f"d{n}", array) for n, array in enumerate(make_clustered(40, 16, seed=0))]
     index = Index.create(tmp_path / "i", documents[:20], pool_factor=2)
     index.append(documents[20:])
@@ -249,8 +249,8 @@ def test_pooling_keeps_a_share_of_the_tokens_also_of_later_documents(tmp_path: P
         Index.create(tmp_path / "j", documents, pool_factor=0.5)
 
 
-def test_a_failure_after_the_commit_takes_nothing_away(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manifest is there once it is linked: what fails later must not remove the folders that it names."""
+def test_a_failure_after_the_commit_deletes_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link commits the manifest: a later failure must not delete the folders that it names."""
     link = os.link
 
     def link_and_break(source: str, target: str) -> None:

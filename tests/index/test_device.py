@@ -1,4 +1,4 @@
-"""Exact scores on a torch device. Its kernels' own CPU path stands in for a GPU, which machines that test may lack."""
+"""Exact scores on a torch device. Uses the CPU path of late-interaction-kernels: test machines may lack a GPU."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from raycol.index.codec.codebook import BITS
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_device_scores_as_the_kernels_do(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
+def test_device_scores_equal_those_of_the_cpu_kernel(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
     pytest.importorskip("late_interaction_kernels")
     from raycol.index.search.device import DeviceScorer
     from raycol.index.search.pipeline import cpu_scorer
@@ -26,7 +26,7 @@ def test_a_device_scores_as_the_kernels_do(tmp_path: Path, clustered: list[np.nd
         assert np.allclose(on_device, cpu_scorer(index.codebook)(query, partition, chosen), atol=1e-4)
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_errors_name_the_unavailable_device(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index = Index.create(tmp_path / "i", [Document("a", clustered[0])])
     for device in ("cuda:99", "toaster"):
         with pytest.raises(InputError, match=device):

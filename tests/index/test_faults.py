@@ -1,6 +1,6 @@
-"""Death, power failure, full disks and races: an index is always one of its committed versions, and can go on.
+"""Kills, power failures, full disks and races: the index is always at a committed version, and stays writable.
 
-What has to die, to starve or to race does so in children of one helper process, `fault_worker`.
+The faults run in child processes of one helper process, `fault_worker`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from raycol.index import Hit, Index
 from raycol.index.write.vacuum import sweep
 from raycol.storage import open_store
 from tests.conftest import PROJECT, tries_all
-from tests.index.fault_worker import create_small, create_worn, intercepted, make_documents, state
+from tests.index.fault_worker import create_small, create_with_deletes, intercepted, make_documents, state
 
 CHANGES = ["create", "append", "upsert", "delete", "compact", "vacuum", "vacuum abandoned"]
 Worker = Callable[..., int]
-# Of the points at which something may fail, one in so many is tried: all with the profile `long`. It is odd, since
-# before and after a call, and one failure and a lasting one, take turns.
+# Try every STEP-th fault point, and all of them with the profile `long`. STEP is odd because the points alternate
+# between before and after a call, and between single and lasting failures.
 STEP = 1 if tries_all() else 5
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    """Gives the helper process a task; returns how many trials it made, all of which went well.
+    """A function that sends a task to the helper process and returns the number of trials; fails if any trial failed.
 
-    It works in memory where there is such a folder: a thousand small indexes are made and removed.
+    Uses /dev/shm if it is writable: the tasks create and delete a thousand small indexes.
     """
     memory = "/dev/shm"
     folder = Path(tempfile.mkdtemp(prefix="raycol-faults-", dir=memory if os.access(memory, os.W_OK) else None))
@@ -56,19 +56,19 @@ def worker() -> Iterator[Worker]:
     assert process.stdout
 
     def ask(task: str, *args: Any) -> int:
-        place = Path(tempfile.mkdtemp(dir=folder))
-        print(json.dumps([task, str(place), *args]), file=process.stdin, flush=True)
+        workspace = Path(tempfile.mkdtemp(dir=folder))
+        print(json.dumps([task, str(workspace), *args]), file=process.stdin, flush=True)
         answer = json.loads(process.stdout.readline() or '{"problems": ["the helper process has ended"]}')
-        shutil.rmtree(place)
+        shutil.rmtree(workspace)
         if answer["problems"]:
             shown = [problem[:2000] for problem in answer["problems"][:5]]
-            pytest.fail("\n\n".join([f"{len(answer['problems'])} trials went wrong", *shown]), pytrace=False)
+            pytest.fail("\n\n".join([f"{len(answer['problems'])} trials failed", *shown]), pytrace=False)
         return answer["trials"]
 
     try:
         yield ask
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its session: it and its children, which may be at work yet
+        os.killpg(process.pid, signal.SIGKILL)  # its session includes children that are still running
         process.wait()
         process.stdin.close()
         process.stdout.close()
@@ -79,12 +79,12 @@ def worker() -> Iterator[Worker]:
 @pytest.mark.sampled
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_writer_killed_at_any_write_rename_or_fsync_leaves_one_version(worker: Worker, change: str) -> None:
-    """SIGKILL before and after each call and in the middle of each write; then the change is made again."""
+    """SIGKILL before and after each call and half-way through each write; then the change is repeated."""
     assert worker("kill", change, STEP) > 0
 
 
 @pytest.mark.slow
-def test_there_are_hundreds_of_points_to_be_killed_at(worker: Worker) -> None:
+def test_there_are_hundreds_of_kill_points(worker: Worker) -> None:
     assert sum(worker("count", change) for change in CHANGES) >= 200
 
 
@@ -92,12 +92,12 @@ def test_there_are_hundreds_of_points_to_be_killed_at(worker: Worker) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("change", ["create", "append", "delete", "compact", "vacuum"])
 def test_a_power_failure_at_any_point_leaves_one_version(worker: Worker, change: str) -> None:
-    """By the model of `disk_model`. What was committed when the power failed is there."""
+    """Uses the model in `disk_model`. A change that was committed before the power failure survives it."""
     assert worker("lose power", change, STEP) > 0
 
 
 @pytest.mark.slow
-def test_a_folder_that_a_dead_writer_made_is_flushed_by_the_next_one(worker: Worker) -> None:
+def test_a_folder_made_by_a_killed_writer_is_flushed_by_the_next_writer(worker: Worker) -> None:
     assert worker("lose power", "delete after a death", 1) > 0
 
 
@@ -110,26 +110,26 @@ def test_a_full_disk_changes_no_version(worker: Worker, change: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["create", "append"])
-def test_documents_that_cannot_wait_on_disk_change_no_version(worker: Worker, change: str) -> None:
+def test_documents_that_cannot_be_spooled_change_no_version(worker: Worker, change: str) -> None:
     assert worker("limit files", change) > 0
 
 
 @pytest.mark.slow
-def test_of_six_processes_that_append_at_once_none_loses_a_document(worker: Worker) -> None:
-    assert sum(worker("append together") for _ in range(3)) > 0, "none of them was ever in the other's way"
+def test_six_concurrent_appends_lose_no_document(worker: Worker) -> None:
+    assert sum(worker("append together") for _ in range(3)) > 0, "no append ever conflicted"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [[0, 0], [0, 1]], ids=["the same documents", "other documents"])
-def test_of_two_processes_that_create_in_one_place_one_succeeds(worker: Worker, seeds: list[int]) -> None:
+@pytest.mark.parametrize("seeds", [[0, 0], [0, 1]], ids=["same documents", "other documents"])
+def test_one_of_two_concurrent_creates_succeeds(worker: Worker, seeds: list[int]) -> None:
     assert worker("create together", seeds) > 0
 
 
-def test_the_second_of_two_writers_is_refused_and_can_repeat(tmp_path: Path) -> None:
+def test_the_second_of_two_writers_gets_a_conflict_and_can_retry(tmp_path: Path) -> None:
     create_small(tmp_path / "i")
     first, second = Index.open(tmp_path / "i"), Index.open(tmp_path / "i")
     first.append(make_documents([100, 101]))
-    seen = state(second)
+    before = state(second)
     for change in (
         lambda: second.append(make_documents([200])),
         lambda: second.upsert(make_documents([100], seed=1)),
@@ -138,7 +138,7 @@ def test_the_second_of_two_writers_is_refused_and_can_repeat(tmp_path: Path) -> 
     ):
         with pytest.raises(ConflictError, match="version 2 was written by another process meanwhile"):
             change()
-    assert state(second) == seen
+    assert state(second) == before
     assert state(Index.open(tmp_path / "i")) == state(first)
     assert first.verify() == []
     second = Index.open(tmp_path / "i")
@@ -160,14 +160,14 @@ WRITERS = {
     "failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), MemoryError()], ids=repr
 )
 @pytest.mark.parametrize("writer", ["create", *WRITERS])
-def test_a_writer_that_fails_removes_nothing_that_another_has_committed(
+def test_a_failing_writer_deletes_no_committed_files_of_another(
     tmp_path: Path, writer: str, failure: BaseException
 ) -> None:
-    """Both make the same change to the same version, so what they publish has the same names."""
+    """Both make the same change to the same version, so they publish folders of the same names."""
     root = tmp_path / "i"
     if writer != "create":
-        create_worn(root)
-    work = WRITERS.get(writer, lambda _: create_small(root))
+        create_with_deletes(root)
+    write = WRITERS.get(writer, lambda _: create_small(root))
     index = Index.open(root) if writer != "create" else None
     overtaken = False
 
@@ -177,11 +177,11 @@ def test_a_writer_that_fails_removes_nothing_that_another_has_committed(
             link(*args)
             return
         overtaken = True
-        work(Index.open(root) if index else None)
+        write(Index.open(root) if index else None)
         raise failure
 
     with intercepted(overtake, ["link"]), pytest.raises((RaycolError, KeyboardInterrupt, MemoryError)):
-        work(index)
+        write(index)
     other = Index.open(root)
     assert other.version == (3 if index else 1)
     assert other.verify() == []
@@ -190,8 +190,8 @@ def test_a_writer_that_fails_removes_nothing_that_another_has_committed(
     assert other.verify() == []
 
 
-def test_a_writer_that_dies_over_a_damaged_folder_leaves_the_files_that_are_whole(tmp_path: Path) -> None:
-    """Another writer of the same documents has committed the folder, which is damaged since."""
+def test_a_writer_interrupted_while_replacing_a_damaged_folder_keeps_its_intact_files(tmp_path: Path) -> None:
+    """Another writer of the same documents has committed the folder, which has been damaged since."""
     root = tmp_path / "i"
     index = create_small(root)
     moment = "before"
@@ -218,19 +218,19 @@ def test_a_writer_that_dies_over_a_damaged_folder_leaves_the_files_that_are_whol
     assert len(Index.open(root).verify()) <= 1
 
 
-def test_an_append_that_tidies_up_gives_up_no_version(tmp_path: Path) -> None:
-    """Nor one that another writer commits meanwhile."""
+def test_sweep_retires_no_version(tmp_path: Path) -> None:
+    """Nor one that another writer commits at the same time."""
     root = tmp_path / "i"
     create_small(root)
     overtaken = False
 
     def overtake(_: str, call: Callable[..., Any], *args: Any) -> Any:
         nonlocal overtaken
-        found = call(*args)
+        result = call(*args)
         if not overtaken:
             overtaken = True
             Index.open(root).append(make_documents([100]))
-        return found
+        return result
 
     with intercepted(overtake, ["listdir"]):
         assert sweep(open_store(root)).versions == ()
@@ -239,8 +239,8 @@ def test_an_append_that_tidies_up_gives_up_no_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["builds/00000001-a", "builds/00000001-a/00000002-00000000.json"])
-def test_a_folder_that_another_writer_removes_is_removed(tmp_path: Path, name: str) -> None:
-    """Two appends that have committed tidy up at once."""
+def test_a_folder_may_be_deleted_by_two_writers_at_once(tmp_path: Path, name: str) -> None:
+    """Two appends clean up after their commits at the same time."""
     store = open_store(tmp_path / "i")
     store.write("builds/00000001-a/00000002-00000000.json", b"{}")
 
@@ -256,11 +256,11 @@ def test_a_folder_that_another_writer_removes_is_removed(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("moment", ["open", "write", "link"])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(tmp_path: Path, writer: str, moment: str) -> None:
-    """A writer comes to its commit after others have committed that number, and more, and vacuumed them away."""
+def test_a_vacuumed_version_number_is_not_reused(tmp_path: Path, writer: str, moment: str) -> None:
+    """A slow writer commits after others have committed its version number and later ones, and vacuumed them."""
     root = tmp_path / "i"
-    index = create_worn(root)
-    passed = False
+    index = create_with_deletes(root)
+    overtaken = False
 
     def is_commit(name: str, *args: Any) -> bool:
         if name == "open":
@@ -268,9 +268,9 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(tmp_path: Path, wri
         return name == "link" or b"raycol-index" in bytes(args[1][:40])
 
     def overtake(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        nonlocal passed
-        if not passed and is_commit(name, *args):
-            passed = True
+        nonlocal overtaken
+        if not overtaken and is_commit(name, *args):
+            overtaken = True
             for number in range(500, 504):
                 Index.open(root).append(make_documents([number]))
             Index.open(root).vacuum(keep=1)
@@ -278,18 +278,18 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(tmp_path: Path, wri
 
     with intercepted(overtake, [moment]), pytest.raises(ConflictError, match="by another process meanwhile"):
         WRITERS[writer](index)
-    assert passed
-    now = Index.open(root)
-    assert (now.version, now.stats().versions) == (6, (6,))
-    now.vacuum(keep=1, abandoned=True)
-    assert now.verify() == []
-    WRITERS[writer](now)
-    assert now.version == 7
+    assert overtaken
+    current = Index.open(root)
+    assert (current.version, current.stats().versions) == (6, (6,))
+    current.vacuum(keep=1, abandoned=True)
+    assert current.verify() == []
+    WRITERS[writer](current)
+    assert current.version == 7
 
 
-@pytest.mark.parametrize("number", [100, 200], ids=["the same document", "another document"])
-def test_a_writer_overtaken_at_the_last_moment_leaves_the_others_document_alone(tmp_path: Path, number: int) -> None:
-    """The same document, added to the same version, is the same folder: whoever loses must not take it along."""
+@pytest.mark.parametrize("number", [100, 200], ids=["same document", "other document"])
+def test_a_writer_that_loses_at_the_commit_keeps_the_files_of_the_winner(tmp_path: Path, number: int) -> None:
+    """The same document added to the same version is the same folder: the loser must not delete it."""
     index = create_small(tmp_path / "i")
     overtaken = False
 
@@ -311,9 +311,9 @@ def test_a_writer_overtaken_at_the_last_moment_leaves_the_others_document_alone(
 
 
 def test_a_reader_keeps_its_version_while_others_write(tmp_path: Path) -> None:
-    writer = create_worn(tmp_path / "i")
-    reader, late = Index.open(tmp_path / "i", 1), Index.open(tmp_path / "i", 1)
-    seen = state(reader)
+    writer = create_with_deletes(tmp_path / "i")
+    reader, lazy_reader = Index.open(tmp_path / "i", 1), Index.open(tmp_path / "i", 1)
+    before = state(reader)
     for change in (
         lambda: writer.append(make_documents([100, 101])),
         lambda: writer.delete(["d2", "d100"]),
@@ -322,24 +322,24 @@ def test_a_reader_keeps_its_version_while_others_write(tmp_path: Path) -> None:
         lambda: writer.vacuum(keep=6),
     ):
         change()
-        assert state(reader) == seen
-    assert state(late) == seen, "nothing of it was read before"
-    assert state(Index.open(tmp_path / "i", 1)) == seen
+        assert state(reader) == before
+    assert state(lazy_reader) == before, "it had read no partition before the writes"
+    assert state(Index.open(tmp_path / "i", 1)) == before
 
 
-def test_a_version_that_was_vacuumed_is_refused_and_those_left_are_named(tmp_path: Path) -> None:
-    writer = create_worn(tmp_path / "i")
+def test_opening_a_vacuumed_version_names_the_remaining_ones(tmp_path: Path) -> None:
+    writer = create_with_deletes(tmp_path / "i")
     writer.append(make_documents([100]))
-    for keep, left in ((2, "2, 3"), (1, "3")):
+    for keep, remaining in ((2, "2, 3"), (1, "3")):
         writer.vacuum(keep)
-        with pytest.raises(InputError, match=f"no version 1; expected one of {left}$"):
+        with pytest.raises(InputError, match=f"no version 1; expected one of {remaining}$"):
             Index.open(tmp_path / "i", 1)
     assert state(Index.open(tmp_path / "i", 3)) == state(writer)
 
 
 @pytest.mark.slow
 def test_one_search_never_sees_two_versions(tmp_path: Path) -> None:
-    """One thread searches while another appends and deletes through the same object."""
+    """Two threads search while another appends and deletes through the same `Index`."""
     index = create_small(tmp_path / "i")
     queries = [document.embeddings for document in make_documents([0, 5, 100])]
 
@@ -348,14 +348,14 @@ def test_one_search_never_sees_two_versions(tmp_path: Path) -> None:
 
     done = Event()
 
-    def search_on() -> list[list[list[Hit]]]:
-        seen = []
+    def search_until_done() -> list[list[list[Hit]]]:
+        answers = []
         while not done.is_set():
-            seen.append(answer(index))
-        return seen
+            answers.append(answer(index))
+        return answers
 
     with ThreadPoolExecutor(2) as threads:
-        searches = [threads.submit(search_on) for _ in range(2)]
+        searches = [threads.submit(search_until_done) for _ in range(2)]
         try:
             for number in range(100, 115):
                 index.append(make_documents([number]))
@@ -364,7 +364,7 @@ def test_one_search_never_sees_two_versions(tmp_path: Path) -> None:
             done.set()
     committed = [answer(Index.open(tmp_path / "i", version)) for version in index.stats().versions]
     for search in searches:
-        assert all(seen in committed for seen in search.result()), "an answer of no version"
+        assert all(seen in committed for seen in search.result()), "an answer that mixes versions"
         versions = [committed.index(seen) for seen in search.result()]
         assert versions == sorted(versions)
         assert len(set(versions)) > 3

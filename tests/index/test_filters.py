@@ -1,4 +1,4 @@
-"""Filters against SQLite, and what they refuse; sets of ids."""
+"""Filters against SQLite, rejected expressions, and sets of ids."""
 
 import datetime
 import sqlite3
@@ -70,9 +70,9 @@ CONDITIONS = st.recursive(
 
 
 @given(rows=ROWS, condition=CONDITIONS)
-def test_a_filter_means_what_sql_means(rows: list[dict], condition: str) -> None:
+def test_filters_match_the_same_rows_as_sqlite(rows: list[dict], condition: str) -> None:
     table = metadata_table(rows, COLUMNS).append_column("row", [list(range(len(rows)))])
-    found = table.filter(parse_filter(condition, COLUMNS).expression).column("row").to_pylist()
+    matches = table.filter(parse_filter(condition, COLUMNS).expression).column("row").to_pylist()
     database = sqlite3.connect(":memory:")
     database.execute("PRAGMA case_sensitive_like = ON")
     database.execute("CREATE TABLE t (row, lang TEXT, year INTEGER, score REAL, draft BOOLEAN, day TEXT)")
@@ -82,7 +82,7 @@ def test_a_filter_means_what_sql_means(rows: list[dict], condition: str) -> None
         database.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?)", values)
     expected = [number for (number,) in database.execute(f"SELECT row FROM t WHERE {condition} ORDER BY row")]
     database.close()
-    assert found == expected
+    assert matches == expected
 
 
 REFUSED = [
@@ -143,7 +143,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_anything_else_is_refused(text: str) -> None:
+def test_other_expressions_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="filter"):
         parse_filter(text, COLUMNS)
 
@@ -167,13 +167,13 @@ def test_anything_else_is_refused(text: str) -> None:
     ids=lambda text: text[:12],
 )
 @pytest.mark.timeout(60)
-def test_a_long_or_deep_filter_is_answered(text: str) -> None:
+def test_long_or_deep_filters_do_not_crash_or_hang(text: str) -> None:
     with suppress(InputError):
         parse_filter(text, COLUMNS)
 
 
-def test_a_refusal_names_the_part_and_what_is_expected() -> None:
-    with pytest.raises(InputError, match="expected a literal of type int64, which year holds"):
+def test_errors_name_the_expression_and_what_is_expected() -> None:
+    with pytest.raises(InputError, match="expected a literal of type int64, the type of year"):
         parse_filter("year = 'five'", COLUMNS)
     with pytest.raises(InputError, match="no column 'yaer'; the columns are lang, year, score, draft, day"):
         parse_filter("yaer = 5", COLUMNS)
@@ -204,46 +204,46 @@ def index(tmp_path: Path) -> Index:
 QUERY = np.eye(4, 16, dtype=np.float32)
 
 
-def found(index: Index, **restrictions) -> set[str]:
+def found_ids(index: Index, **restrictions) -> set[str]:
     approximate = index.search([QUERY], k=100, **restrictions)[0]
     assert approximate == index.exact([QUERY], k=100, **restrictions)[0]
     return {hit.id for hit in approximate}
 
 
 def test_filters_restrict_searches(index: Index) -> None:
-    assert found(index, filter="lang = 'en' AND year >= 50") == {f"d{n}" for n in range(51, 60, 2)}
-    assert found(index, filter="lang IS NULL and year < 3") == {"d0", "d2"}
-    assert found(index, filter="at >= '2020-01-01T23:00:00Z'") == {"d23", "d47"}
-    assert found(index, filter="at >= '2020-01-01T23:00:00'") == {"d23", "d47"}
-    assert found(index, filter="day = DATE '2020-01-28'") == {"d27", "d55"}
-    assert found(index, filter="price BETWEEN 1 AND 1.5") == {"d0", "d2", "d3"}
-    assert found(index, filter="FALSE") == set()
-    assert found(index, filter="year = 7", ids=["d7", "d8"]) == {"d7"}
+    assert found_ids(index, filter="lang = 'en' AND year >= 50") == {f"d{n}" for n in range(51, 60, 2)}
+    assert found_ids(index, filter="lang IS NULL and year < 3") == {"d0", "d2"}
+    assert found_ids(index, filter="at >= '2020-01-01T23:00:00Z'") == {"d23", "d47"}
+    assert found_ids(index, filter="at >= '2020-01-01T23:00:00'") == {"d23", "d47"}
+    assert found_ids(index, filter="day = DATE '2020-01-28'") == {"d27", "d55"}
+    assert found_ids(index, filter="price BETWEEN 1 AND 1.5") == {"d0", "d2", "d3"}
+    assert found_ids(index, filter="FALSE") == set()
+    assert found_ids(index, filter="year = 7", ids=["d7", "d8"]) == {"d7"}
     assert index.manifest.columns == {
         "lang": "string", "year": "int64", "at": "timestamp", "day": "date", "price": "double",
     }  # fmt: skip
     assert index.metadata(["d0"])[0]["price"] == 1.0
 
 
-def test_a_filter_that_keeps_few_still_finds_k_of_them(index: Index) -> None:
+def test_a_selective_filter_still_returns_k_hits(index: Index) -> None:
     hits = index.search([QUERY], k=3, filter="year IN (1, 2, 3, 4)", n_rescore=3)[0]
     assert len(hits) == 3
     assert {hit.id for hit in hits} <= {"d1", "d2", "d3", "d4"}
 
 
-def test_filters_see_no_deleted_documents_and_changed_metadata(index: Index) -> None:
+def test_filters_skip_deleted_documents_and_see_new_metadata(index: Index) -> None:
     index.delete(["d7"])
     index.upsert([Document("d8", QUERY, {"year": 1000})])
-    assert found(index, filter="year IN (7, 8, 9)") == {"d9"}
-    assert found(index, filter="year = 1000") == {"d8"}
+    assert found_ids(index, filter="year IN (7, 8, 9)") == {"d9"}
+    assert found_ids(index, filter="year = 1000") == {"d8"}
     index.compact(10_000)
-    assert found(index, filter="year IN (7, 8, 9, 1000)") == {"d8", "d9"}
+    assert found_ids(index, filter="year IN (7, 8, 9, 1000)") == {"d8", "d9"}
 
 
 def test_ids_restrict_searches(index: Index) -> None:
-    assert found(index, ids=["d1", "d1", "nobody", "d59"]) == {"d1", "d59"}
+    assert found_ids(index, ids=["d1", "d1", "nobody", "d59"]) == {"d1", "d59"}
     assert [hit.id for hit in index.search([QUERY], ids=iter(["d3"]))[0]] == ["d3"]
-    assert found(index, ids=[]) == set()
+    assert found_ids(index, ids=[]) == set()
     with pytest.raises(InputError, match="'nobody' is not in the index"):
         index.search([QUERY], ids=["d1", "nobody"], on_unknown="refuse")
     with pytest.raises(InputError, match="expected a list of ids"):
@@ -253,13 +253,13 @@ def test_ids_restrict_searches(index: Index) -> None:
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_a_timestamp_beyond_the_calendar_of_utc_is_refused(tmp_path: Path, at: str) -> None:
+def test_a_timestamp_outside_the_range_of_utc_is_refused(tmp_path: Path, at: str) -> None:
     when = datetime.datetime.fromisoformat(at)
     with pytest.raises(InputError, match=f"'at' is {when.date()} .*; expected a time in the years 1 to 9999 UTC"):
         Index.create(tmp_path / "i", [Document("a", QUERY, {"at": when})])
 
 
-def test_whole_numbers_among_doubles_are_doubles_however_large(tmp_path: Path) -> None:
+def test_integers_among_doubles_become_doubles(tmp_path: Path) -> None:
     values = [2**53 + 1, 0.5, -(2**63), None]
     documents = [Document(str(n), QUERY, {"n": value}) for n, value in enumerate(values)]
     index = Index.create(tmp_path / "i", documents)
@@ -273,7 +273,7 @@ def test_columns_can_be_declared(tmp_path: Path) -> None:
     documents = [Document("a", QUERY, {"n": 1}), Document("b", QUERY)]
     index = Index.create(tmp_path / "i", documents, columns={"n": "double", "later": "timestamp"})
     assert index.metadata(["a", "b"]) == [{"n": 1.0, "later": None}, {"n": None, "later": None}]
-    assert found(index, filter="later IS NULL AND n < 1.5") == {"a"}
+    assert found_ids(index, filter="later IS NULL AND n < 1.5") == {"a"}
     with pytest.raises(InputError, match="column 'n' of type 'int'; expected one of string, int64"):
         Index.create(tmp_path / "j", documents, columns={"n": "int"})
     with pytest.raises(InputError, match="'a': metadata 'n' is not a column of this index; it has none"):

@@ -58,7 +58,7 @@ def test_an_index_of_one_document_with_one_token(tmp_path: Path) -> None:
         (Document("bad", TOKENS[:, :8]), "document 'bad': embeddings of 8 dimensions; the index has 16"),
         (Document("bad", TOKENS[:0]), "document 'bad': embeddings of shape"),
         (Document("bad", TOKENS.astype(int)), "document 'bad': embeddings of type int64"),
-        (Document("d1", TOKENS), "'d1' comes twice"),
+        (Document("d1", TOKENS), "'d1' occurs twice"),
         (Document("bad", TOKENS, {"n": "text"}), "'bad': metadata 'n' is a string; expected int64, as in earlier"),
         (Document("bad", TOKENS, {"n": [1]}), "metadata 'n' is a list"),
         (Document("bad", TOKENS, {"n": 2**70}), "expected a 64-bit integer"),
@@ -98,7 +98,7 @@ def test_creating_without_documents_leaves_no_files(tmp_path: Path) -> None:
 def test_an_index_is_not_overwritten(tmp_path: Path) -> None:
     Index.create(tmp_path / "i", documents(3))
     before = contents(tmp_path / "i")
-    with pytest.raises(InputError, match="holds an index already"):
+    with pytest.raises(InputError, match="already holds an index"):
         Index.create(tmp_path / "i", documents(4))
     assert contents(tmp_path / "i") == before
 

@@ -106,7 +106,9 @@ def test_integer_scores_approximate_dot_products(
     query = Query.prepare(query_QD)
     assert len(query.floats_BDL) == -(-n_tokens // LANES)
     for block_DL, first in zip(query.floats_BDL, range(0, n_tokens, LANES), strict=True):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, codebook.centroid_bytes.scales_D, query.longest)
+        weights_DL4, offsets_L, shift, units_L = query_bytes(
+            block_DL, codebook.centroid_bytes.scales_D, query.max_norm
+        )
         scores_RL, tops_GL = centroid_scores(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
         assert np.array_equal(tops_GL, tops_of(scores_RL))
         products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
@@ -351,7 +353,7 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
-            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, scales_D, prepared.longest)
+            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, scales_D, prepared.max_norm)
             scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
             score_bytes(scores_RL, tops_GL.max(axis=0).astype(np.float32), units_L, bytes_RL)

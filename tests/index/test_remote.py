@@ -1,4 +1,4 @@
-"""An index in an object store: an S3-compatible server on loopback, which has no rename."""
+"""An index in an object store, which has no rename: an S3-compatible server on loopback."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.conftest import make_clustered
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of the server, with a bucket called `corpora`."""
+    """The address of a server with a bucket `corpora`."""
     from moto.server import ThreadedMotoServer
 
     running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -43,7 +43,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def uri(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh place for an index, and a fresh cache."""
+    """The URI of an empty prefix; the cache is empty too."""
     monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "cache"))
     return f"s3://corpora/{tmp_path.name}?endpoint_override={server}&scheme=http&region=us-east-1"
 
@@ -56,7 +56,7 @@ def documents(n: int = 40, name: str = "d") -> list[Document]:
 QUERIES = [np.eye(3, 16, dtype=np.float32)]
 
 
-def test_an_index_in_an_object_store_is_the_index_in_a_folder(uri: str, tmp_path: Path) -> None:
+def test_an_index_in_an_object_store_equals_one_in_a_folder(uri: str, tmp_path: Path) -> None:
     remote = Index.create(uri, documents(), partition_tokens=200)
     local = Index.create(tmp_path / "i", documents(), partition_tokens=200)
     for index in (remote, local):
@@ -72,7 +72,7 @@ def test_an_index_in_an_object_store_is_the_index_in_a_folder(uri: str, tmp_path
     assert set(open_store(uri).walk()) == set(open_store(tmp_path / "i").walk())
 
 
-def test_the_cache_holds_what_is_searched_and_mends_itself(uri: str, tmp_path: Path) -> None:
+def test_the_cache_holds_searched_files_and_replaces_damaged_ones(uri: str, tmp_path: Path) -> None:
     Index.create(uri, documents())
     expected = Index.open(uri).search(QUERIES)
     copies = list((tmp_path / "cache").rglob("codes.npy"))
@@ -85,7 +85,7 @@ def test_the_cache_holds_what_is_searched_and_mends_itself(uri: str, tmp_path: P
     assert copies[0].read_bytes() == whole
 
 
-def test_damage_in_the_store_is_found(uri: str) -> None:
+def test_damage_in_the_store_is_detected(uri: str) -> None:
     index = Index.create(uri, documents())
     store = open_store(uri)
     name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
@@ -103,19 +103,19 @@ def test_damage_in_the_store_is_found(uri: str) -> None:
     assert any("stray: in no manifest" in line for line in verify_index(store))
 
 
-def test_of_two_writers_one_gets_a_conflict(uri: str) -> None:
+def test_the_second_of_two_writers_gets_a_conflict(uri: str) -> None:
     first, second = Index.create(uri, documents()), Index.open(uri)
     first.append(documents(1, "first"))
     with pytest.raises(ConflictError, match="version 2 was written by another process"):
         second.append(documents(1, "second"))
-    # Even one that looked before the other had committed: the condition is the server's.
+    # The server checks the condition, so a writer that checked before the other commit fails too.
     with pytest.raises(FileExistsError):
         open_store(uri).create(manifest_name(2), b"second", lambda: None)
     assert "first0" in Index.open(uri)
 
 
-def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
-    """A writer comes to its commit after others have committed that number, and more, and vacuumed them away."""
+def test_a_vacuumed_version_number_is_not_reused(uri: str) -> None:
+    """A slow writer commits after others have committed its version number and later ones, and vacuumed them."""
     index = Index.create(uri, documents())
 
     def others() -> None:
@@ -134,36 +134,36 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
     assert Index.open(uri).verify() == []
 
 
-def test_of_retired_versions_the_newest_marks_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markers_of_the_newest_retired_versions_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycol.storage.object_store._MARKS", 2)
     index = Index.create(uri, documents())
     for number in range(8):
         index.append(documents(1, f"more{number}-"))
     index.vacuum(keep=1)
-    marks = sorted(info.base_name for info in open_store(uri)._list("manifests") if not info.size)
-    assert marks == ["00000007.json", "00000008.json"]
+    markers = sorted(info.base_name for info in open_store(uri)._list("manifests") if not info.size)
+    assert markers == ["00000007.json", "00000008.json"]
     assert Index.open(uri).stats().versions == (9,)
 
 
-def test_a_manifest_that_is_retired_while_it_is_read_is_not_found(uri: str) -> None:
-    """It is read as it was, or not found, at whatever point of the reading another process retires it."""
+def test_a_manifest_retired_during_a_read_is_read_whole_or_not_found(uri: str) -> None:
+    """At any point of the read at which another process may retire it."""
     reader, writer, whole = open_store(uri), open_store(uri), b"x" * 2000
     with ThreadPoolExecutor(1) as pool:
         for number in range(1, 60):
             name = manifest_name(number)
             writer.write(name, whole)
             retired = pool.submit(writer.retire, name)
-            found = {whole}
+            contents = {whole}
             while not retired.done():
                 try:
-                    found.add(reader.read(name, 1 << 20))
+                    contents.add(reader.read(name, 1 << 20))
                 except FileNotFoundError:
                     break
             retired.result()
-            assert found == {whole}
+            assert contents == {whole}
 
 
-# Forks a writer for each line of input: a URI, where to die, and the folder of its cache. Says how it ended.
+# Forks a writer per line of input [URI, number of the call at which to die, cache folder]; prints its exit code.
 WRITERS = """
 import json, os, signal, sys
 import raycol.storage.object_store as remote
@@ -195,7 +195,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def kill_writer(server: str) -> Iterator[Callable[[str, int], int]]:
-    """Has a process write an index and die; returns its exit code. One interpreter starts for all of them."""
+    """A function that forks a writer, kills it at a call and returns its exit code. All share one interpreter."""
     command = [sys.executable, "-c", WRITERS]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -209,7 +209,7 @@ def kill_writer(server: str) -> Iterator[Callable[[str, int], int]]:
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_killed_writer_leaves_nothing_that_opens_and_nothing_in_the_way(
+def test_a_killed_create_leaves_no_index_and_can_be_repeated(
     uri: str, kill_writer: Callable[[str, int], int], at: int
 ) -> None:
     assert kill_writer(uri, at) == -signal.SIGKILL
@@ -228,12 +228,12 @@ def test_a_killed_writer_leaves_nothing_that_opens_and_nothing_in_the_way(
         ("s3://key:secret@corpora/x", "credentials in a URI"),
     ],
 )
-def test_places_that_cannot_be_opened_are_named(bad: str, message: str) -> None:
+def test_invalid_uris_are_refused(bad: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as failure:
         Index.open(bad)
     assert "secret" not in str(failure.value)
 
 
-def test_there_is_no_index_where_there_is_none(uri: str) -> None:
+def test_opening_an_empty_prefix_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="not an index"):
         Index.open(uri)

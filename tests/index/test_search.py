@@ -1,4 +1,4 @@
-"""Search against the slow, obvious reference: MaxSim in numpy over the reconstructed embeddings."""
+"""Search against a reference: MaxSim in NumPy over the reconstructed embeddings."""
 
 import shutil
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ LIBRARY = make_clustered(3000, 64, seed=3, n_centres=500)
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """3000 documents in three partitions, 3 of each `n` under 1000; not to be changed."""
+    """3000 documents in several partitions, three per value of `n` under 1000; read-only."""
     numbers = np.random.default_rng(1).permutation(len(LIBRARY)) % 1000
     documents = (
         Document(f"d{number:04d}", array, {"n": int(n)})
@@ -61,7 +61,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture
 def copied(library: Index, tmp_path: Path) -> Index:
-    """The library, to be changed."""
+    """A writable copy of the library."""
     return Index.open(shutil.copytree(library.uri, tmp_path / "copied"))
 
 
@@ -74,7 +74,7 @@ def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list
         assert [hit.id for hit in hits] == [id_ for id_, _ in expected]
 
 
-def test_few_exact_scores_suffice_where_all_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_few_rescored_documents_suffice_if_all_lists_are_visited(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index, _ = build(tmp_path / "i", clustered, partition_tokens=1000)
     queries = make_queries(clustered, 20)
     everything = {"n_probe": index.codebook.n_centroids}
@@ -83,8 +83,8 @@ def test_few_exact_scores_suffice_where_all_lists_are_visited(tmp_path: Path, cl
 
 
 @pytest.mark.parametrize("size", [1, -1])
-def test_more_effort_finds_no_less_and_the_default_nearly_all(library: Index, size: float) -> None:
-    """Negated queries are unlike any document, which no effort is good at."""
+def test_recall_grows_with_effort_and_is_high_by_default(library: Index, size: float) -> None:
+    """Negated queries are far from all documents: no effort reaches a high recall."""
     queries = [size * query for query in make_queries(LIBRARY, 50)]
     exact = library.exact(queries)
     fast, default, thorough = (recall(library.search(queries, effort=effort), exact) for effort in EFFORTS)
@@ -102,8 +102,8 @@ def test_more_effort_finds_no_less_and_the_default_nearly_all(library: Index, si
     )
 
 
-def test_probing_more_lists_finds_more(library: Index) -> None:
-    """With so few documents scored by their centroids that it is the lists that choose them."""
+def test_recall_grows_with_n_probe(library: Index) -> None:
+    """With few candidates, so that the visited lists decide which documents are scored."""
     queries = make_queries(LIBRARY, 50)
     exact = library.exact(queries, 3)
     one, four, many = (recall(library.search(queries, 3, n_probe=n, n_rescore=24), exact) for n in (1, 4, 64))
@@ -111,8 +111,8 @@ def test_probing_more_lists_finds_more(library: Index) -> None:
     assert many > 0.95
 
 
-def test_a_token_that_comes_again_in_a_later_block_counts_again(tmp_path: Path) -> None:
-    """One document is met by tokens 7 and 39, 24 others by a token each that is worth more than one of these."""
+def test_a_repeated_token_in_a_later_block_counts_again(tmp_path: Path) -> None:
+    """One document matches tokens 7 and 39; 24 others match one token each, with a higher score than either."""
     directions = np.eye(64, dtype=np.float32)
     index, _ = build(tmp_path / "i", [direction[None] for direction in directions[::-1]], n_centroids=64)
     query = np.zeros((64, 64), np.float32)
@@ -123,7 +123,7 @@ def test_a_token_that_comes_again_in_a_later_block_counts_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_probe": 4, "n_rescore": 16}, {"filter": "n < 500", "n_rescore": 16}])
-def test_hits_depend_neither_on_threads_nor_on_the_queries_beside(library: Index, settings: dict) -> None:
+def test_hits_depend_neither_on_threads_nor_on_the_batch(library: Index, settings: dict) -> None:
     queries = [*make_queries(LIBRARY, 10), *(np.concatenate(make_queries(LIBRARY, n)) for n in (4, 5, 13))]
     together = library.search(queries, **settings)
     for threads in (1, 2, 5):
@@ -142,7 +142,7 @@ def test_exact_hits_do_not_depend_on_threads(library: Index) -> None:
 
 
 @pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 100, 1024])
-def test_queries_of_any_length_are_scored_over_all_their_tokens(
+def test_all_tokens_of_a_query_of_any_length_are_scored(
     tmp_path: Path, clustered: list[np.ndarray], n_tokens: int
 ) -> None:
     index, ids = build(tmp_path / "i", clustered, partition_tokens=1000)
@@ -154,7 +154,7 @@ def test_queries_of_any_length_are_scored_over_all_their_tokens(
     assert index.search([query], 5, n_rescore=100)[0] == hits[:5]
 
 
-def test_a_query_of_too_many_tokens_is_refused(library: Index) -> None:
+def test_a_query_with_too_many_tokens_is_refused(library: Index) -> None:
     queries = [LIBRARY[0], np.ones((1025, 64), np.float32)]
     for refuse in (library.search, library.exact, library.tune):
         with pytest.raises(InputError, match="query 1 has 1025 tokens; expected at most 1024"):
@@ -162,7 +162,7 @@ def test_a_query_of_too_many_tokens_is_refused(library: Index) -> None:
 
 
 def test_a_long_document_is_found_by_any_of_its_tokens(tmp_path: Path, clustered: list[np.ndarray]) -> None:
-    """Its last token matters as much as its first, and its length lifts no other document."""
+    """Its last token counts as much as its first, and its length does not affect other documents."""
     long = unit(np.random.default_rng(7).standard_normal((32_768, 32)))
     index, ids = build(tmp_path / "i", [*clustered[:99], long, *clustered[100:]], n_centroids=256)
     queries = [long[-3:], long[:3], np.concatenate([long[16_000:16_040], clustered[3][:1]]), clustered[120][:2]]
@@ -185,8 +185,8 @@ def test_quantising_keeps_the_ranking(tmp_path: Path) -> None:
     assert np.mean(overlap) > 0.8
 
 
-def test_a_score_below_zero_stays_below_zero(tmp_path: Path) -> None:
-    """Alone, and among so many that candidates are chosen."""
+def test_negative_scores_stay_negative(tmp_path: Path) -> None:
+    """For a single document, and for enough documents that candidates are selected."""
     token = unit(np.eye(1, 16))
     for n_documents in (1, 40):
         index, _ = build(tmp_path / f"{n_documents}", [token] * n_documents, bits=8)
@@ -195,8 +195,8 @@ def test_a_score_below_zero_stays_below_zero(tmp_path: Path) -> None:
             assert hits[0][0].score == pytest.approx(-0.5, abs=0.01)
 
 
-def test_the_least_negative_score_is_the_best(library: Index) -> None:
-    """Where nothing scores above zero, filters leave the best of what is there."""
+def test_the_least_negative_score_ranks_first(library: Index) -> None:
+    """If all scores are negative, the best of the allowed documents is returned."""
     index, queries = library, [-document for document in LIBRARY[:5]]
     for number, query in enumerate(queries):
         hits = index.search([query], 3, ids=[f"d{other:04d}" for other in range(number, 40)], n_rescore=39)[0]
@@ -204,7 +204,7 @@ def test_the_least_negative_score_is_the_best(library: Index) -> None:
         assert [hit.score for hit in hits] == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-4)
 
 
-def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_equal_scores_are_ordered_by_id(tmp_path: Path) -> None:
     token = unit(np.ones((1, 16)))
     documents = [Document(id_, token) for id_ in ("c", "a", "d", "b")]
     index = Index.create(tmp_path / "i", documents, partition_tokens=1)
@@ -212,8 +212,8 @@ def test_equal_scores_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     assert [hit.id for hit in index.exact([token], k=3)[0]] == ["a", "b", "c"]
 
 
-def test_of_many_equals_at_the_edge_the_first_ids_are_found(tmp_path: Path) -> None:
-    """One document is better than 60 that tie, in seven partitions, among 240 that are worse."""
+def test_ties_at_rank_k_are_broken_by_id(tmp_path: Path) -> None:
+    """One best document, then 60 that tie, then 240 worse ones, in seven partitions."""
     rng = np.random.default_rng(0)
     query = np.eye(1, 16, dtype=np.float32)
     tied, best = unit(np.eye(1, 16) + 0.3), unit(np.eye(1, 16) + 0.1)
@@ -231,7 +231,7 @@ def test_of_many_equals_at_the_edge_the_first_ids_are_found(tmp_path: Path) -> N
         assert [hit.id for hit in index.rerank([query], [names])[0]][:k] == expected
 
 
-def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_merged_hits_of_shards_equal_those_of_the_whole_index(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     from raycol.index.search.pipeline import merge_hits
 
     whole, _ = build(tmp_path / "i", clustered, partition_tokens=600)
@@ -244,7 +244,7 @@ def test_shards_together_find_what_the_whole_finds(tmp_path: Path, clustered: li
 
 
 @given(data=st.data())
-def test_any_small_index_answers_exactly(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_search_of_a_small_index_is_exact(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 1000))
     documents = make_clustered(data.draw(st.integers(1, 12)), 8, seed)
     bits, per_partition = data.draw(st.sampled_from(BITS)), data.draw(st.integers(1, 200))
@@ -269,7 +269,7 @@ BAD_QUERIES = [
 
 
 @pytest.mark.parametrize(("query", "message"), BAD_QUERIES)
-def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message: str) -> None:
+def test_invalid_queries_are_refused(library: Index, query: np.ndarray, message: str) -> None:
     queries = [LIBRARY[0], query]
     for refuse in (library.search, library.exact, library.tune, lambda queries: library.rerank(queries, [[], []])):
         with pytest.raises(InputError, match=message):
@@ -289,10 +289,10 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
         ({"n_probe": 1001}, "n_probe is 1001; expected 1 to 1000"),
         ({"n_rescore": 0}, "n_rescore is 0; expected 1 or more"),
         ({"n_rescore": 2**31}, "n_rescore is 2147483648; expected 1 to 2147483647"),
-        ({"n_rescore": 1.5}, "n_rescore is 1.5; expected a whole number"),
-        ({"n_probe": True}, "n_probe is True; expected a whole number"),
-        ({"n_probe": "3"}, "n_probe is '3'; expected a whole number"),
-        ({"k": 1.5}, "k is 1.5; expected a whole number"),
+        ({"n_rescore": 1.5}, "n_rescore is 1.5; expected an integer"),
+        ({"n_probe": True}, "n_probe is True; expected an integer"),
+        ({"n_probe": "3"}, "n_probe is '3'; expected an integer"),
+        ({"k": 1.5}, "k is 1.5; expected an integer"),
         ({"effort": ["fast"]}, r"effort is \['fast'\]; expected one of"),
         ({"threads": 0}, "threads is 0; expected 1 or more"),
         ({"threads": -1}, "threads is -1; expected 1 or more"),
@@ -305,7 +305,7 @@ def test_unusable_queries_are_refused(library: Index, query: np.ndarray, message
     ],
 )
 def test_settings_out_of_range_are_refused(library: Index, settings: dict, message: str) -> None:
-    """Also where there is nothing to be searched, so that a mistake does not wait for a query."""
+    """Also without queries, so that a mistake does not surface only with the first query."""
     assert library.codebook.n_centroids == 1000
     for queries in ([], [LIBRARY[0]], LIBRARY[:3]):
         with pytest.raises(InputError, match=message):
@@ -315,25 +315,25 @@ def test_settings_out_of_range_are_refused(library: Index, settings: dict, messa
             library.exact([LIBRARY[0]], **settings)
 
 
-def test_numbers_of_numpy_are_numbers(library: Index) -> None:
+def test_numpy_integers_are_accepted_as_settings(library: Index) -> None:
     settings = {"k": np.int64(3), "n_probe": np.int32(4), "n_rescore": np.uint8(64)}
     assert library.search([LIBRARY[0]], **settings) == library.search([LIBRARY[0]], k=3, n_probe=4, n_rescore=64)
 
 
 @pytest.mark.parametrize("length", [1e-30, 1e-23, 1e4])
-def test_the_length_of_a_query_does_not_matter(library: Index, length: float) -> None:
+def test_hits_do_not_depend_on_the_norm_of_the_query(library: Index, length: float) -> None:
     queries = make_queries(LIBRARY, 20)
     found, scaled = (library.search([each * np.float32(size) for each in queries]) for size in (1, length))
     assert [{hit.id for hit in hits} for hits in scaled] == [{hit.id for hit in hits} for hits in found]
 
 
-def test_for_more_hits_more_documents_are_scored(library: Index) -> None:
+def test_n_rescore_grows_with_k(library: Index) -> None:
     queries, chosen = LIBRARY[:3], EFFORTS["default"]
     assert library.search(queries, 100) == library.search(queries, 100, n_probe=chosen.n_probe, n_rescore=400)
     assert library.search(queries, 3) == library.search(queries, 3, n_probe=chosen.n_probe, n_rescore=chosen.n_rescore)
 
 
-def test_efforts_probe_no_more_lists_than_there_are(tmp_path: Path, clustered: list[np.ndarray]) -> None:
+def test_efforts_probe_at_most_all_centroids(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     index, _ = build(tmp_path / "i", clustered, n_centroids=8)
     queries = make_queries(clustered, 5)
     for effort, chosen in EFFORTS.items():
@@ -344,8 +344,8 @@ def test_efforts_probe_no_more_lists_than_there_are(tmp_path: Path, clustered: l
 
 
 @pytest.mark.parametrize("below", [500, 100, 10, 1])
-def test_searches_within_a_share_of_the_documents_find_nearly_all(library: Index, below: int) -> None:
-    """The filter keeps 50 %, 10 %, 1 % and 0.1 %; the same documents by their ids give the same hits."""
+def test_recall_is_high_for_filters_of_any_selectivity(library: Index, below: int) -> None:
+    """The filter keeps 50 %, 10 %, 1 % and 0.1 % of documents; `ids` of the same documents give the same hits."""
     queries = make_queries(LIBRARY, 40)
     condition = f"n < {below}"
     metadata = library.metadata([f"d{number:04d}" for number in range(3000)])
@@ -364,16 +364,16 @@ def test_searches_within_a_share_of_the_documents_find_nearly_all(library: Index
 
 
 @pytest.mark.parametrize("below", [500, 200, 50])
-def test_a_filter_has_more_lists_visited(library: Index, below: int) -> None:
-    """The one list of each query token holds few of the documents that the filter keeps."""
+def test_a_filter_visits_more_lists(library: Index, below: int) -> None:
+    """The nearest list of each query token holds few of the documents that the filter keeps."""
     queries = make_queries(LIBRARY, 100)
     found = library.search(queries, 1, filter=f"n < {below}", n_probe=1, n_rescore=6)
     assert recall(found, library.exact(queries, 1, filter=f"n < {below}")) > 0.9
 
 
 @pytest.mark.parametrize("n_probe", [1, 2, 16, 1000])
-def test_there_are_k_hits_where_there_are_k_documents(library: Index, n_probe: int) -> None:
-    """However few documents the lists lead to, and however few of these may be found."""
+def test_k_hits_are_returned_if_k_documents_match(library: Index, n_probe: int) -> None:
+    """Even if the visited lists hold few documents, and the filter keeps few of these."""
     queries = [*make_queries(LIBRARY, 5), -LIBRARY[0]]
     metadata = library.metadata([f"d{number:04d}" for number in range(3000)])
     for below in (1, 2, 10, 100, 500, 1000):
@@ -385,8 +385,8 @@ def test_there_are_k_hits_where_there_are_k_documents(library: Index, n_probe: i
     assert [len(hits) for hits in library.search(queries[:1], 5000, n_probe=n_probe)] == [3000]
 
 
-def test_documents_far_from_the_query_are_found_where_only_they_may_be(library: Index) -> None:
-    """A filter and a query that have nothing in common: the nearest lists hold none of the filter's documents."""
+def test_documents_far_from_the_query_are_found_if_only_they_match(library: Index) -> None:
+    """The nearest lists hold none of the allowed documents."""
     for query in make_queries(LIBRARY, 10):
         worst = [hit.id for hit in library.exact([query], 3000)[0][-100:]]
         assert library.search([query], ids=worst)[0] == library.exact([query], ids=worst)[0]
@@ -396,8 +396,8 @@ def test_documents_far_from_the_query_are_found_where_only_they_may_be(library: 
 
 
 @pytest.mark.parametrize("best", [500, 1500])
-def test_a_restriction_that_goes_against_the_query_loses_little(library: Index, best: int) -> None:
-    """None of the nearest documents may be found, and the others score much alike."""
+def test_recall_is_high_if_the_nearest_documents_are_excluded(library: Index, best: int) -> None:
+    """The remaining documents have similar scores."""
     queries = make_queries(LIBRARY, 20)
     farther = [[hit.id for hit in hits[best:]] for hits in library.exact(queries, 3000)]
     found = [library.search([query], ids=ids)[0] for query, ids in zip(queries, farther, strict=True)]
@@ -405,8 +405,8 @@ def test_a_restriction_that_goes_against_the_query_loses_little(library: Index, 
     assert recall(found, exact) > 0.95
 
 
-def test_more_is_scored_exactly_while_it_changes_the_hits(tmp_path: Path) -> None:
-    """Few centroids tell documents apart badly: the hits are anywhere among the candidates."""
+def test_rescoring_continues_while_it_changes_the_hits(tmp_path: Path) -> None:
+    """With few centroids, stage 3 ranks badly: the hits are anywhere among the candidates."""
     documents = make_clustered(600, 32, seed=8, n_centres=300)
     index, _ = build(tmp_path / "i", documents, n_centroids=8)
     queries = make_queries(documents, 20)
@@ -414,8 +414,8 @@ def test_more_is_scored_exactly_while_it_changes_the_hits(tmp_path: Path) -> Non
     assert recall(index.search(queries, n_rescore=40), exact) > 0.9
 
 
-def test_whatever_can_be_refused_is_before_a_byte_is_read(copied: Index) -> None:
-    """A search that names a column wrongly does not first check a large index; one that may go on does."""
+def test_arguments_are_validated_before_the_index_is_read(copied: Index) -> None:
+    """A search with an unknown column must not verify a large index first."""
     index = Index.open(copied.uri)
     for residuals in Path(index.uri).glob("partitions/*/residuals.npy"):
         damaged = bytearray(residuals.read_bytes())
@@ -430,26 +430,26 @@ def test_whatever_can_be_refused_is_before_a_byte_is_read(copied: Index) -> None
 
 
 @pytest.mark.parametrize("queries", [None, 5, "query", b"query"])
-def test_what_is_no_list_of_queries_is_refused(library: Index, queries: object) -> None:
+def test_queries_must_be_a_list(library: Index, queries: object) -> None:
     for refuse in (library.search, library.exact, library.tune, lambda queries: library.rerank(queries, [])):
         with pytest.raises(InputError, match=f"queries is {queries!r}; expected a list"):
             refuse(queries)
 
 
-def test_any_number_of_hits_may_be_asked_for(library: Index) -> None:
+def test_k_may_exceed_the_number_of_documents(library: Index) -> None:
     for k in (3001, 600_000_000, 2**31 - 1):
         assert library.search(LIBRARY[:1], k) == library.exact(LIBRARY[:1], k)
         assert len(library.search(LIBRARY[:1], k)[0]) == 3000
 
 
-def test_ids_may_come_one_by_one(library: Index) -> None:
+def test_ids_may_be_an_iterator(library: Index) -> None:
     ids = ["d0002", "d0000"]
     assert library.metadata(iter(ids)) == library.metadata(ids) != []
     assert library.search(LIBRARY[:1], ids=iter(ids)) == library.search(LIBRARY[:1], ids=ids)
     assert library.rerank(LIBRARY[:1], iter([iter(ids)])) == library.rerank(LIBRARY[:1], [ids])
 
 
-def test_rerank_gives_the_exact_scores_of_the_documents_given(library: Index) -> None:
+def test_rerank_returns_the_exact_scores_of_the_given_documents(library: Index) -> None:
     queries = make_queries(LIBRARY, 4)
     exact = library.exact(queries, 3000)
     chosen = [
@@ -468,7 +468,7 @@ def test_rerank_gives_the_exact_scores_of_the_documents_given(library: Index) ->
     assert library.rerank([], []) == []
 
 
-def test_rerank_names_what_it_cannot_score(library: Index, copied: Index) -> None:
+def test_rerank_names_unknown_documents_and_invalid_arguments(library: Index, copied: Index) -> None:
     queries = make_queries(LIBRARY, 2)
     with pytest.raises(InputError, match=r"document 'nobody' is not in the index \(1 of 2 ids are not\)"):
         library.rerank(queries, [["d0001"], ["d0002", "nobody"]])
@@ -506,8 +506,8 @@ def test_an_explanation_adds_up_to_the_score(library: Index, sign: float) -> Non
             assert sum(match.score for match in matches) == pytest.approx(hit.score, abs=1e-4)
 
 
-def test_an_explanation_keeps_scores_below_zero(tmp_path: Path) -> None:
-    """And says the first of equal tokens."""
+def test_an_explanation_keeps_negative_scores(tmp_path: Path) -> None:
+    """And names the first of equal tokens."""
     token = unit(np.eye(1, 16))
     index, _ = build(tmp_path / "i", [np.repeat(token, 3, axis=0)], bits=8)
     (against, with_) = index.explain(np.concatenate([-0.5 * token, token]), "d0")
@@ -516,7 +516,7 @@ def test_an_explanation_keeps_scores_below_zero(tmp_path: Path) -> None:
 
 
 @given(dim=st.sampled_from([16, 32, 64]), n_tokens=st.integers(2, 70), n_query=st.integers(1, 9))
-def test_of_equal_tokens_the_first_is_named(
+def test_explain_names_the_first_of_equal_tokens(
     tmp_path_factory: pytest.TempPathFactory, dim: int, n_tokens: int, n_query: int
 ) -> None:
     rng = np.random.default_rng(dim + n_tokens)
@@ -525,7 +525,7 @@ def test_of_equal_tokens_the_first_is_named(
     assert {match.document_token for match in index.explain(query, "d0")} == {0}
 
 
-def test_only_a_document_of_the_index_is_explained(copied: Index) -> None:
+def test_explain_refuses_unknown_documents(copied: Index) -> None:
     copied.delete(["d0002"])
     for unknown in ("nobody", "d0002"):
         with pytest.raises(InputError, match=f"document '{unknown}' is not in the index"):
@@ -552,7 +552,7 @@ def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) 
     assert before.search(queries) == library.search(queries)
 
 
-def test_what_was_tuned_for_few_hits_does_for_many(copied: Index) -> None:
+def test_settings_tuned_for_few_hits_scale_to_many(copied: Index) -> None:
     queries = make_queries(LIBRARY, 30)
     exact = copied.exact(queries, 100)
     fast = recall(copied.search(queries, 100, effort="fast"), exact)
@@ -563,7 +563,7 @@ def test_what_was_tuned_for_few_hits_does_for_many(copied: Index) -> None:
     assert recall(copied.search(queries, 100), exact) > fast - 0.1
 
 
-def test_an_open_snapshot_does_not_see_what_another_tunes(copied: Index) -> None:
+def test_an_open_snapshot_does_not_see_tuning_by_another(copied: Index) -> None:
     queries = make_queries(LIBRARY, 20)
     other = Index.open(copied.uri)
     before = other.search(queries)
@@ -575,7 +575,7 @@ def test_an_open_snapshot_does_not_see_what_another_tunes(copied: Index) -> None
     assert other.version == copied.version - 1
 
 
-def test_what_was_tuned_stays_through_changes_until_it_is_tuned_again(copied: Index) -> None:
+def test_tuned_settings_survive_changes_until_the_next_tuning(copied: Index) -> None:
     queries = make_queries(LIBRARY, 20)
     chosen = copied.tune(queries, 0.9).settings
     copied.append([Document("new", LIBRARY[0], {"n": 5})])
@@ -592,7 +592,7 @@ def test_what_was_tuned_stays_through_changes_until_it_is_tuned_again(copied: In
 
 
 @pytest.mark.slow
-def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path: Path) -> None:
+def test_tuning_is_deterministic(library: Index, copied: Index, tmp_path: Path) -> None:
     queries = make_queries(LIBRARY, 8)
     again = Index.open(shutil.copytree(library.uri, tmp_path / "again"))
     for target in (0.7, 0.95, 1.0):
@@ -602,7 +602,7 @@ def test_tuning_the_same_gives_the_same(library: Index, copied: Index, tmp_path:
     assert copied.search(queries, 100) == library.exact(queries, 100)
 
 
-def test_tuning_refuses_what_it_cannot_do_and_stores_nothing(copied: Index) -> None:
+def test_invalid_tuning_is_refused_and_stores_nothing(copied: Index) -> None:
     queries = make_queries(LIBRARY, 5)
     for target in (0, -0.5, 1.5, float("nan"), "0.9", None):
         with pytest.raises(InputError, match=f"target_recall is {target!r}; expected above 0 and at most 1"):
@@ -627,20 +627,22 @@ def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
     exact = [[Hit("a", 2.0), Hit("b", 1.0)]]
     sizes = {"n_centroids": 128, "n_tokens": 100_000, "n_documents": 1000, "query_tokens": 32}
 
-    def choose(target: float, k: int = 2, dearer: int = 1) -> tuple[SearchSettings, float]:
+    def choose(target: float, k: int = 2, cost_factor: int = 1) -> tuple[SearchSettings, float]:
         def search(settings: SearchSettings) -> list[Answer]:
             hits = exact[0][: (settings.n_probe >= 8) + (settings.n_rescore >= 128)]
-            return [Answer(hits, settings.n_rescore * (dearer if settings.n_probe >= 8 else 1))]
+            return [Answer(hits, settings.n_rescore * (cost_factor if settings.n_probe >= 8 else 1))]
 
         return cheapest_settings(search, exact, target_recall=target, k=k, sizes=sizes)
 
     assert choose(1.0) == (SearchSettings(n_probe=8, n_rescore=128), 1.0)
     assert choose(0.4) == (SearchSettings(n_probe=8, n_rescore=16), 0.5)
     assert choose(0.4, k=100) == (SearchSettings(n_probe=1, n_rescore=400), 0.5)
-    # What more documents were scored for counts.
-    assert choose(0.4, dearer=64) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
+    # Rescored documents count towards the cost.
+    assert choose(0.4, cost_factor=64) == (SearchSettings(n_probe=1, n_rescore=128), 0.5)
     sizes["n_centroids"] = 4
-    with pytest.raises(InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000. Nothing"):
+    with pytest.raises(
+        InputError, match=r"up to n_probe 4 .* reach a recall of 1.0; the best is 0.5000; choose a lower"
+    ):
         choose(1.0)
 
 

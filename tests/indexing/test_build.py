@@ -105,7 +105,7 @@ def test_an_index_reconstructs_the_encoder_embeddings(corpus: Path, built: Path,
 
 def test_a_build_does_not_overwrite_a_finished_index(corpus: Path, built: Path, tiny_colbert: Path) -> None:
     before = contents(built)
-    with pytest.raises(InputError, match="holds an index already"):
+    with pytest.raises(InputError, match="already holds an index"):
         build(corpus, tiny_colbert, built)
     assert contents(built) == before
 

@@ -41,7 +41,7 @@ def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
         # The job fails as the command does, in one line, with its exit code: the index exists now.
         failed = head.raycol(*submit, "--num-workers", 1, "--again", folder=checkout)
         assert failed.returncode == 2
-        assert "holds an index already (version 1)" in failed.stdout
+        assert "already holds an index (version 1)" in failed.stdout
         assert f"job {name}-2 failed with exit code 2" in failed.stderr
 
         with pytest.raises(DuplicateJobError):

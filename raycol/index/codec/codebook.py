@@ -29,7 +29,7 @@ from raycol.index.codec.nearest import NearestCentroid
 from raycol.index.kernels.centroids import GROUP
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.kernels.quantise import quantise_tokens
-from raycol.index.search.scratch import Scratches
+from raycol.index.search.scratch import ScratchPool
 
 BITS = (1, 2, 4, 8)
 
@@ -110,9 +110,9 @@ class Codebook:
         return CentroidBytes(rows_RD, scales_D)
 
     @cached_property
-    def scratches(self) -> Scratches:
+    def scratch_pool(self) -> ScratchPool:
         """Where searches write the scores of all centroids, and what follows from them."""
-        return Scratches()
+        return ScratchPool()
 
     def quantise(self, tokens_TD: NDArray[np.float32]) -> tuple[TokenCodes, NDArray[np.float32]]:
         """Quantise tokens; return their codes, and cosine(token, decoded token), float32 [T].

@@ -18,6 +18,7 @@ Files (N documents, T tokens, K centroids, B residual bytes per token):
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError
@@ -34,16 +36,16 @@ from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.index.search.lru_cache import RecentTables
 from raycol.storage import Files, Store, open_array
 
 DOCUMENTS = "documents.parquet"
 # Rows per Parquet row group, the unit of reading and caching.
 ROW_GROUP = 512
 
-# LRU cache of row groups, shared by all partitions of the process.
+# LRU cache of row groups, shared by all partitions and threads of the process.
 _ROWS_BYTES = 32 << 20
-_ROWS = RecentTables(_ROWS_BYTES)
+_ROWS: LRUCache[tuple[object, int], pa.Table] = LRUCache(_ROWS_BYTES, getsizeof=lambda table: table.nbytes)
+_ROWS_LOCK = threading.Lock()
 # Rows written and read at a time: a row group of long texts may take hundreds of megabytes.
 BATCH_ROWS = 16
 
@@ -220,7 +222,8 @@ class Partition:
 
     def _rows_of(self, group: int, rows_M: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Return some rows of one row group; caches the group unless it exceeds the whole cache."""
-        table = _ROWS.get((self._rows_key, group))
+        with _ROWS_LOCK:
+            table = _ROWS.get((self._rows_key, group))
         if table is not None:
             cached: list[dict[str, Any]] = table.take(rows_M).to_pylist()
             return cached
@@ -243,8 +246,9 @@ class Partition:
             else:
                 if start != (n_rows := file.metadata.row_group(group).num_rows):
                     raise pa.ArrowInvalid(f"row group {group} has {start} rows; expected {n_rows}")
-        if n_bytes <= _ROWS_BYTES:
-            _ROWS.put((self._rows_key, group), pa.concat_tables(batches).combine_chunks())
+        if n_bytes <= _ROWS_BYTES and (table := pa.concat_tables(batches).combine_chunks()).nbytes <= _ROWS.maxsize:
+            with _ROWS_LOCK:
+                _ROWS[self._rows_key, group] = table
         return [rows[row] for row in rows_M.tolist()]
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:

@@ -1,1 +1,1 @@
-"""One query from its probes to its hits."""
+"""Search over open partitions: probes, candidates, rescoring, filters."""

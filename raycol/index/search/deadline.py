@@ -1,7 +1,7 @@
-"""Until when a search is worth going on with: whoever asked for it may have given up.
+"""Deadline of the running search, after which it stops with `TimeoutError`.
 
-A context variable, since what takes long, a pattern over every text or one query of many, lies far below whoever
-knows. Without a deadline nothing ends.
+The deadline is a context variable because the slow loops (a LIKE over every row, many queries in one call) are far
+below the request handler that sets it. Without a deadline, searches run to the end.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 @contextmanager
 def until(deadline: float) -> Iterator[None]:
-    """Let what runs in the block end at a time, by `time.monotonic`, with `TimeoutError`."""
-    before = _DEADLINE.set(deadline)
+    """Set the deadline of the block, in seconds of `time.monotonic`."""
+    token = _DEADLINE.set(deadline)
     try:
         yield
     finally:
-        _DEADLINE.reset(before)
+        _DEADLINE.reset(token)
 
 
-def check_time() -> None:
-    """Raise `TimeoutError` where the deadline is over."""
+def check_deadline() -> None:
+    """Raise `TimeoutError` if the deadline has passed."""
     if time.monotonic() > _DEADLINE.get():
-        raise TimeoutError("given up in the midst of it: its time is over")
+        raise TimeoutError("search stopped: its deadline has passed")

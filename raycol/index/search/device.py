@@ -1,9 +1,9 @@
-"""Exact scores on another device than the CPU, by late-interaction-kernels (extra `gpu`); the only torch in a search.
+"""Exact scores on a torch device, by late-interaction-kernels (extra `gpu`). No other module of search uses torch.
 
-Documents are decoded on the device from the bytes of the partition and scored a few thousand at a time. Scores equal
-the CPU's but for the order of additions, and for what the device's matrix units round.
+Documents are decoded on the device from the packed residuals of the partition and scored in batches of a few thousand.
+Scores equal those of the CPU up to the order of additions and the rounding of the device's matrix units.
 
-Shapes: T tokens, M documents, L tokens of the longest, D dimensions.
+Shapes: T tokens, M documents, L tokens of the longest document, D dimensions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raycol.index.format.partition import Partition
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.search.query import Query
 
-# Values decoded at once, padding included: a gigabyte in float32.
+# Values decoded per batch, padding included: 1 GiB in float32.
 _MAX_VALUES = 1 << 28
 
 
@@ -28,7 +28,7 @@ class DeviceScorer:
     """MaxSim of a partition's documents on a torch device.
 
     Raises:
-        InputError: late-interaction-kernels is not installed, or torch has no such device.
+        InputError: late-interaction-kernels is not installed, or torch cannot use the device.
     """
 
     def __init__(self, codebook: Codebook, device: str) -> None:
@@ -45,24 +45,24 @@ class DeviceScorer:
             self._device = torch.device(device)
             self._centroids_KD = torch.from_numpy(codebook.centroids_KD).to(self._device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]})") from None
+            raise InputError(f"device {device!r} is not available ({str(error).splitlines()[0]})") from None
         self._lows_D, self._steps_D, self._gains = (
             torch.tensor(array, device=self._device) for array in (codebook.lows_D, codebook.steps_D, GAINS)
         )
         self._bits = codebook.bits
 
     def __call__(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of some documents of a partition, float32 [M]."""
+        """Return the exact scores of documents of a partition by their positions, float32 [M]."""
         scores_M = np.empty(len(documents_M), dtype=np.float32)
         lengths_M = partition.offsets_N[documents_M + 1] - partition.offsets_N[documents_M]
         order_M = np.argsort(lengths_M, kind="stable")
         dim = self._centroids_KD.shape[1]
         stop = len(order_M)
-        while stop:  # the longest first, so that a block holds documents of about one length
-            block = max(1, _MAX_VALUES // int(lengths_M[order_M[stop - 1]]) // dim)
-            chosen = order_M[max(0, stop - block) : stop]
-            scores_M[chosen] = self._score(query, partition, documents_M[chosen], lengths_M[chosen])
-            stop -= len(chosen)
+        while stop:  # the longest first, so that documents of a batch need little padding
+            batch_size = max(1, _MAX_VALUES // int(lengths_M[order_M[stop - 1]]) // dim)
+            batch = order_M[max(0, stop - batch_size) : stop]
+            scores_M[batch] = self._score(query, partition, documents_M[batch], lengths_M[batch])
+            stop -= len(batch)
         return scores_M
 
     def _score(
@@ -80,8 +80,8 @@ class DeviceScorer:
             torch.tensor([query.n_tokens], device=self._device),
             torch.from_numpy(lengths_M).to(self._device)[None],
         )
-        found: NDArray[np.float32] = scores_1M[0].float().cpu().numpy()
-        return found
+        scores_M: NDArray[np.float32] = scores_1M[0].float().cpu().numpy()
+        return scores_M
 
     def _decode(self, partition: Partition, token_T: NDArray[np.int64]) -> Any:
         torch = self._torch

@@ -1,6 +1,6 @@
-"""The documents that one search may return, numbered over all partitions.
+"""The documents that a search may return, by their ordinals over all open partitions.
 
-Shapes: N documents of all partitions, M chosen ones.
+Shapes: N documents of all partitions, M selected documents.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from raycol.index.format.partition import Partition
 
 
 @dataclass(frozen=True)
-class Scope:
-    """Partitions, the first number of each and after them N, and whether each document may be found, bool [N].
+class DocumentSet:
+    """Partitions and a mask over their documents.
 
-    `restricted` says whether others than the deleted ones may not.
+    Args:
+        partitions: the open partitions, in order.
+        starts: the first ordinal of each partition, then N, int64.
+        allowed_N: whether a search may return each document, bool [N].
+        n_allowed: documents that a search may return.
+        n_tokens: tokens of all documents, deleted ones included.
+        restricted: whether a filter or a set of ids excludes documents; deleted ones do not count.
     """
 
     partitions: Sequence[Partition]
@@ -29,8 +35,8 @@ class Scope:
     restricted: bool
 
     @classmethod
-    def of(cls, partitions: Sequence[Partition], allowed: Sequence[NDArray[np.bool_]]) -> Scope:
-        """From a mask for each partition."""
+    def of(cls, partitions: Sequence[Partition], allowed: Sequence[NDArray[np.bool_]]) -> DocumentSet:
+        """Combine one mask per partition."""
         allowed_N = np.concatenate(allowed) if allowed else np.zeros(0, dtype=bool)
         starts = np.cumsum([0, *map(len, allowed)])
         n_allowed = int(np.count_nonzero(allowed_N))
@@ -44,20 +50,20 @@ class Scope:
         return len(self.allowed_N)
 
     @property
-    def numbers(self) -> NDArray[np.int64]:
-        """The numbers of the documents that may be found, ascending."""
+    def ordinals(self) -> NDArray[np.int64]:
+        """Ordinals of the allowed documents, ascending."""
         return np.flatnonzero(self.allowed_N)
 
-    def split(self, numbers_M: NDArray[np.int64]) -> list[tuple[Partition, NDArray[np.int64]]]:
-        """Ascending numbers as positions in each partition that has any, in order."""
-        edges = np.searchsorted(numbers_M, self.starts).tolist()
+    def split(self, ordinals_M: NDArray[np.int64]) -> list[tuple[Partition, NDArray[np.int64]]]:
+        """Return the positions of ascending ordinals within each partition that holds any, in order."""
+        edges = np.searchsorted(ordinals_M, self.starts).tolist()
         starts = self.starts.tolist()
         return [
-            (partition, numbers_M[edges[p] : edges[p + 1]] - starts[p])
+            (partition, ordinals_M[edges[p] : edges[p + 1]] - starts[p])
             for p, partition in enumerate(self.partitions)
             if edges[p] < edges[p + 1]
         ]
 
-    def ids(self, numbers_M: NDArray[np.int64]) -> list[str]:
-        """The ids of documents, given by ascending numbers."""
-        return [id_ for partition, positions in self.split(numbers_M) for id_ in partition.ids.take(positions)]
+    def ids(self, ordinals_M: NDArray[np.int64]) -> list[str]:
+        """Return the ids of documents by ascending ordinals."""
+        return [id_ for partition, positions in self.split(ordinals_M) for id_ in partition.ids.take(positions)]

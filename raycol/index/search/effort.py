@@ -1,4 +1,4 @@
-"""How hard a search looks: two settings, and three names for pairs of them (docs/search.md has the measurements)."""
+"""Search effort: two settings, and three named presets of them (measured in docs/search.md)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raycol.errors import InputError
-from raycol.index.search.counts import MOST, check_count
+from raycol.index.search.validation import MAX_INT32, check_positive_int
 
 Effort = Literal["fast", "default", "thorough"]
 
 
 class SearchSettings(BaseModel):
-    """`n_probe`: centroids whose lists each query token visits; `n_rescore`: documents scored exactly, at first."""
+    """`n_probe`: inverted lists that each query token visits; `n_rescore`: documents scored exactly at first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -27,7 +27,7 @@ EFFORTS: dict[Effort, SearchSettings] = {
     "thorough": SearchSettings(n_probe=32, n_rescore=512),
 }
 
-# Of so many hits as are scored exactly, the last would be a guess.
+# A preset rescores at least 4 documents per hit: with fewer, the last hits would be guesses.
 RESCORED_PER_HIT = 4
 
 
@@ -40,18 +40,20 @@ def resolve(
     n_probe: int | None = None,
     n_rescore: int | None = None,
 ) -> SearchSettings:
-    """The settings that a search for `k` hits uses: those given, or the effort's; what was tuned is the default's.
+    """Return the settings of a search for `k` hits.
+
+    Explicit settings override those of the effort; `tuned` settings replace the preset of the default effort.
 
     Raises:
-        InputError: an effort of another name, a setting below 1, or more probes than there are centroids.
+        InputError: an unknown effort, a setting below 1, or more probes than centroids.
     """
     if not isinstance(effort, str) or effort not in EFFORTS:
         raise InputError(f"effort is {effort!r:.60}; expected one of {', '.join(EFFORTS)}")
-    chosen = tuned if tuned and effort == "default" else EFFORTS[effort]
-    enough = min(max(chosen.n_rescore, RESCORED_PER_HIT * k), MOST)
+    preset = tuned if tuned and effort == "default" else EFFORTS[effort]
+    preset_n_rescore = min(max(preset.n_rescore, RESCORED_PER_HIT * k), MAX_INT32)
     return SearchSettings(
-        n_probe=min(chosen.n_probe, n_centroids)
+        n_probe=min(preset.n_probe, n_centroids)
         if n_probe is None
-        else check_count("n_probe", n_probe, n_centroids, ", the number of centroids"),
-        n_rescore=enough if n_rescore is None else check_count("n_rescore", n_rescore),
+        else check_positive_int("n_probe", n_probe, n_centroids, ", the number of centroids"),
+        n_rescore=preset_n_rescore if n_rescore is None else check_positive_int("n_rescore", n_rescore),
     )

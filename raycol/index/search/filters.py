@@ -1,10 +1,10 @@
-"""Filters: a SQL WHERE expression over metadata columns, as an Arrow expression.
+"""Filters: translate a SQL WHERE condition over metadata columns to an Arrow expression.
 
-The text is parsed by sqlglot. Each node of the tree that is allowed is translated; any other is refused. Nothing is
-evaluated but the Arrow expression, and that only over the index's own columns.
+sqlglot parses the text. The translation has an allowlist of nodes and rejects all others, so nothing is evaluated but
+an Arrow expression over the columns of the index.
 
-Values may be missing, and logic has SQL's three values: a comparison with a missing value is neither true nor
-false, and a document is found where the whole is true.
+Logic is three-valued, as in SQL: a comparison with a missing value is NULL, and a document matches only if the whole
+condition is true.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MIRRORED: dict[type[sql.Expression], type[sql.Expression]] = {
     sql.GTE: sql.LTE,
 }
 
-# The nodes that a condition may consist of, each with the parts of it that are understood.
+# The allowlist: each node of a condition with the arguments that the translation understands.
 _BINARY = (sql.And, sql.Or, sql.Is, sql.Like, sql.ILike, *_COMPARISONS)
 _UNARY = (sql.Paren, sql.Not, sql.Boolean, sql.Column)
 _PARTS: dict[type[sql.Expression], set[str]] = {
@@ -55,7 +55,7 @@ _INSTANTS = (sql.DataType.Type.DATE, sql.DataType.Type.TIMESTAMP)
 
 
 class Filter(NamedTuple):
-    """A condition as an Arrow expression, the columns that it looks at, and whether it has patterns (LIKE)."""
+    """A condition as an Arrow expression, the columns that it reads, and whether it has LIKE patterns."""
 
     expression: pc.Expression
     columns: tuple[str, ...]
@@ -63,18 +63,18 @@ class Filter(NamedTuple):
 
 
 def parse_filter(text: str, columns: Columns) -> Filter:
-    """Parse and check a filter.
+    """Parse and validate a filter.
 
     Allowed: columns compared with literals (`=`, `<>`, `!=`, `<`, `<=`, `>`, `>=`, IN, BETWEEN, LIKE, ILIKE, IS NULL),
-    a bool column by itself, AND, OR, NOT and parentheses. Dates and timestamps are written as ISO strings.
+    a bool column alone, AND, OR, NOT and parentheses. Dates and timestamps are ISO 8601 strings.
 
     Raises:
-        InputError: the text does not parse, names no column, or holds anything else.
+        InputError: the text does not parse, names an unknown column, or contains anything else.
     """
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"filter {text!r:.60}: expected a SQL condition, such as lang = 'en' AND year >= 2020")
     if len(text) > MAX_FILTER_LENGTH:
-        raise InputError(f"filter of {len(text)} characters; expected at most {MAX_FILTER_LENGTH}")
+        raise InputError(f"filter has {len(text)} characters; expected at most {MAX_FILTER_LENGTH}")
     try:
         tokens = sqlglot.tokenize(text)
         _check_depth(text, tokens)
@@ -103,11 +103,11 @@ class _Translation:
     def __init__(self, text: str, columns: Columns) -> None:
         self.text = text
         self.columns = columns
-        self.used: dict[str, None] = {}  # a set that keeps its order
+        self.used: dict[str, None] = {}  # an ordered set
         self.patterns = False
 
     def condition(self, node: sql.Expression) -> pc.Expression:
-        """Translate a node that is true, false or neither."""
+        """Translate a boolean node."""
         parts = {name for name, value in node.args.items() if value} - {"negate"}
         if parts - _PARTS.get(type(node), set()):
             raise self.refused(node, "not allowed in a filter")
@@ -115,7 +115,7 @@ class _Translation:
         return ~condition if node.args.get("negate") else condition
 
     def positive(self, node: sql.Expression) -> pc.Expression:
-        """Translate a node as if it were not negated."""
+        """Translate a boolean node, ignoring its `negate` argument."""
         kind = type(node)
         if kind is sql.Paren:
             return self.condition(node.this)
@@ -130,7 +130,7 @@ class _Translation:
         if kind is sql.Column:
             name, type_ = self.column(node)
             if type_ != "bool":
-                raise self.refused(node, f"a {type_} column is no condition by itself")
+                raise self.refused(node, f"a {type_} column is not a condition; compare it with a literal")
             return pc.field(name)
         if kind in _COMPARISONS:
             return self.comparison(node)
@@ -162,7 +162,7 @@ class _Translation:
         field = pc.field(name)
         if arrow_type != ARROW_TYPES[type_]:
             field = field.cast(arrow_type, safe=False)
-        # Arrow's is_in says false of a missing value, SQL says neither.
+        # Arrow's is_in is false for a missing value; SQL's IN is NULL.
         missing = pa.scalar(None, pa.bool_())
         return pc.if_else(pc.field(name).is_valid(), field.isin(pa.array(values, arrow_type)), missing)
 
@@ -170,14 +170,14 @@ class _Translation:
         name, type_ = self.column(node.this)
         pattern = self.literal(node.expression, name, type_)
         if type_ != "string":
-            raise self.refused(node, f"{name} is a {type_} column; LIKE is for strings")
+            raise self.refused(node, f"{name} is a {type_} column; LIKE needs a string column")
         self.patterns = True
         return pc.match_like(pc.field(name), pattern, ignore_case=type(node) is sql.ILike)
 
     def column(self, node: sql.Expression) -> tuple[str, ColumnType]:
         node = _bare(node)
         if type(node) is not sql.Column or any(node.args.get(part) for part in ("table", "db", "catalog")):
-            raise self.refused(node, "expected the name of a column")
+            raise self.refused(node, "expected a column name")
         name = node.name
         if name not in self.columns:
             known = f"the columns are {', '.join(self.columns)}" if self.columns else "this index has none"
@@ -186,7 +186,7 @@ class _Translation:
         return name, self.columns[name]
 
     def literal(self, node: sql.Expression, column: str, type_: ColumnType) -> Any:
-        """A literal's value, of the column's type."""
+        """Return the value of a literal, in the column's type."""
         node, sign = _bare(node), 1
         if type(node) is sql.Neg:
             node, sign = _bare(node.this), -1
@@ -200,36 +200,36 @@ class _Translation:
             return self.instant(node.this, column, type_) if type_ != "string" else str(node.this)
         if type(node) is sql.Literal and not node.is_string and type_ in ("int64", "double"):
             return self.number(node.this, column, type_, sign)
-        raise self.refused(node, f"expected a literal of type {type_}, which {column} holds")
+        raise self.refused(node, f"expected a literal of type {type_}, the type of {column}")
 
     def number(self, text: str, column: str, type_: ColumnType, sign: int) -> int | float:
         try:
             value = sign * int(text)
         except ValueError:
             try:
-                found = sign * float(text)
+                decimal = sign * float(text)
             except ValueError:
-                found = math.inf
-            if not math.isfinite(found):
-                raise InputError(f"filter {_short(self.text)}: {_short(text)} is no number") from None
-            return found
+                decimal = math.inf
+            if not math.isfinite(decimal):
+                raise InputError(f"filter {_short(self.text)}: {_short(text)} is not a finite number") from None
+            return decimal
         if type_ == "double":
             return float(value)
         if not -(2**63) <= value < 2**63:
-            raise InputError(f"filter {_short(self.text)}: {_short(text)} does not fit {column}, which holds int64")
+            raise InputError(f"filter {_short(self.text)}: {_short(text)} does not fit in column {column}, an int64")
         return value
 
     def instant(self, text: str, column: str, type_: ColumnType) -> datetime.date:
         try:
             if type_ == "date":
                 return datetime.date.fromisoformat(text)
-            found = datetime.datetime.fromisoformat(text)
+            instant = datetime.datetime.fromisoformat(text)
         except ValueError:
             raise InputError(
-                f"filter {_short(self.text)}: {text!r} is no {type_} for {column}; expected ISO 8601, such as "
-                f"{'2020-01-31' if type_ == 'date' else '2020-01-31T12:00:00Z'}"
+                f"filter {_short(self.text)}: {text!r} is not a {type_}, the type of {column}; "
+                f"expected ISO 8601, such as {'2020-01-31' if type_ == 'date' else '2020-01-31T12:00:00Z'}"
             ) from None
-        return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+        return instant if instant.tzinfo else instant.replace(tzinfo=datetime.UTC)
 
     def refused(self, node: sql.Expression, why: str) -> InputError:
         return InputError(f"filter {_short(self.text)}: {_short(node.sql())}: {why}")
@@ -240,12 +240,12 @@ class _Translation:
         kind: type[sql.Expression],
         join: Callable[[pc.Expression, pc.Expression], pc.Expression],
     ) -> pc.Expression:
-        """A chain of one connective as a balanced tree: Arrow's depth is then its logarithm."""
-        parts, waiting = [], [node]
-        while waiting:
-            part = waiting.pop()
+        """Translate a chain of AND or OR to a balanced tree, whose depth in Arrow is logarithmic."""
+        parts, pending = [], [node]
+        while pending:
+            part = pending.pop()
             if type(part) is kind:
-                waiting += [part.expression, part.this]
+                pending += [part.expression, part.this]
             else:
                 parts.append(self.condition(part))
         while len(parts) > 1:

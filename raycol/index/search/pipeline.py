@@ -1,12 +1,15 @@
-"""Search over opened partitions (docs/search.md).
+"""The five stages of a search over open partitions (docs/search.md).
 
-1. the scores of all centroids, in bytes, once, whatever the number of partitions (or elsewhere before, `probes`);
-2. each query token visits its `n_probe` nearest centroids' lists, which gives every document an estimate;
-3. the documents with the best estimates are scored as if each token were its centroid;
-4. the `n_rescore` best of them are scored exactly over all their tokens, and more while that changes the answer;
-5. the best k are returned, equal scores in the order of their ids.
+1. Score all centroids in bytes, once for all partitions (or once for all shards: `probes`).
+2. Visit the inverted lists of the `n_probe` nearest centroids of each query token; this estimates every document.
+3. Score the documents with the best estimates as if each token were its centroid.
+4. Rescore the best `n_rescore` of these exactly, over all their tokens, and more of them while that changes the hits.
+5. Return the best k; ties are in the order of their ids.
 
-Whatever decides between documents before 4 is an integer sum, so hits do not depend on threads or processors.
+Stages 1 to 3 compare documents by integer sums only, so hits do not depend on threads or processors.
+
+Shapes: N documents of all partitions, M selected documents, Q query tokens, K centroids. Documents are identified by
+their ordinals over all partitions of the document set.
 """
 
 from __future__ import annotations
@@ -30,54 +33,54 @@ from raycol.index.kernels.candidates import (
 )
 from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.vectors import LANES
-from raycol.index.search.document_set import Scope
+from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.effort import SearchSettings
-from raycol.index.search.probes import Probes, byte_tables, score_all, score_some
+from raycol.index.search.probes import Probes, allocate_tables, score_all, score_some
 from raycol.index.search.query import Query
 from raycol.index.search.scratch import Scratch
 
-# Documents that 3 scores, for each that 4 does at first; more of them where lists may lead to few that are allowed.
+# Documents in stage 3 per document in the first round of stage 4. More if the search is restricted: the lists may
+# then lead to few allowed documents.
 _CANDIDATES_PER_RESCORED = 8
 _CANDIDATES_PER_RESCORED_RESTRICTED = 32
 
-# 4 goes on until so many times the documents are scored as 3 ranked before the last hit (of many hits, before all but
-# one in so many), or so many times `n_rescore`.
-_SCORED_PER_RANK = 3
-_LATE_HITS = 20
-_MOST_RESCORED = 16
+# Stage 4 rescores in rounds and stops after 3x the stage-3 rank of the worst hit (ignoring the worst hit in 20), or
+# after 16 x n_rescore documents.
+_RESCORED_PER_RANK = 3
+_HITS_PER_IGNORED = 20
+_MAX_RESCORE_FACTOR = 16
 
-# Nanoseconds, about, on one thread (docs/search.md): a centroid, a list's entry, a document's token by its centroid,
-# and a token exactly; all but the entry for LANES query tokens at a time.
+# Approximate costs on one thread in nanoseconds (docs/search.md): of a centroid, a list entry, a token in stage 3 and
+# a token in stage 4. All but the list entry are per block of LANES query tokens.
 _CENTROID_NS = 25.0
 _ENTRY_NS = 5.0
 _CENTROID_TOKEN_NS = 5.0
 _EXACT_TOKEN_NS = 115.0
 
 
-# Scores documents of a partition, given by their positions, exactly: float32 [M].
+# Returns the exact scores, float32 [M], of documents of one partition, by their positions in it, int64 [M].
 Scorer = Callable[[Query, Partition, NDArray[np.int64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One document found, and its MaxSim score over the stored embeddings."""
+    """A document id and its MaxSim score over the stored embeddings."""
 
     id: str
     score: float
 
 
 class Answer(NamedTuple):
-    """The hits of one query, and how many documents were scored exactly to find them."""
+    """The hits of one query, and the number of documents that were rescored to find them."""
 
     hits: list[Hit]
     n_scored: int
 
 
 class Size(NamedTuple):
-    """How much there is to search, over all partitions wherever they are.
+    """Size of the searched index, over the partitions of all shards.
 
-    `n_documents` and `n_tokens` count what was deleted too; `restricted` says whether documents other than the
-    deleted ones may not be found.
+    `n_documents` and `n_tokens` include deleted documents. `restricted`: a filter or a set of ids excludes documents.
     """
 
     n_documents: int
@@ -87,10 +90,14 @@ class Size(NamedTuple):
 
 
 class SearchPlan(NamedTuple):
-    """How one query is searched, the same for all partitions.
+    """Parameters of one query's search, the same for all partitions.
 
-    `n_candidates` documents are scored by their centroids, those with the best estimates after `n_probe` lists of each
-    query token; with `n_probe` 0 all are, for less. `exact`: all are scored exactly, at once.
+    Args:
+        n_rescore: documents in the first round of stage 4.
+        n_candidates: documents in stage 3.
+        n_probe: inverted lists that each query token visits in stage 2. With 0, stage 2 is skipped and stage 3 scores
+            all documents, which is then cheaper.
+        exact: rescore all documents, without stages 1 to 3.
     """
 
     n_rescore: int
@@ -100,25 +107,25 @@ class SearchPlan(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Documents by ascending numbers, int64 [M]; their estimates and their scores by centroids, int32 [M].
+    """Ascending ordinals of documents, int64 [M], their stage-2 estimates and their stage-3 scores, int32 [M].
 
-    Estimates are zeros where no lists were visited, scores where all candidates are scored exactly.
+    Estimates are 0 if stage 2 was skipped; scores are 0 if the plan is exact.
     """
 
-    numbers_M: NDArray[np.int64]
+    ordinals_M: NDArray[np.int64]
     estimates_M: NDArray[np.int32]
     scores_M: NDArray[np.int32]
 
 
 class Rescored(NamedTuple):
-    """Documents that were scored exactly, by ascending numbers, int64 [M], and their scores, float32 [M]."""
+    """Ascending ordinals of rescored documents, int64 [M], and their exact scores, float32 [M]."""
 
-    numbers_M: NDArray[np.int64]
+    ordinals_M: NDArray[np.int64]
     scores_M: NDArray[np.float32]
 
 
 def cpu_scorer(codebook: Codebook) -> Scorer:
-    """The kernel of this package, on the thread that calls it."""
+    """Return the scorer that runs the numba kernel on the calling thread."""
 
     def score(query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         scores_M: NDArray[np.float32] = score_documents(
@@ -132,42 +139,48 @@ def cpu_scorer(codebook: Codebook) -> Scorer:
 
 
 def search(
-    query_QD: NDArray[np.float32], codebook: Codebook, scope: Scope, *, k: int, settings: SearchSettings, score: Scorer
+    query_QD: NDArray[np.float32],
+    codebook: Codebook,
+    document_set: DocumentSet,
+    *,
+    k: int,
+    settings: SearchSettings,
+    score: Scorer,
 ) -> Answer:
-    """The best `k` documents for one query among those of the scope, approximately."""
+    """Return the best `k` documents of the document set for one query, approximately."""
     query = Query.prepare(query_QD)
-    plan = plan_search(query.n_tokens, size_of(scope), codebook.n_centroids, k=k, settings=settings)
-    ranked_M = rank(find_candidates(query, codebook, scope, plan, plan.n_candidates))
-    steps = rescoring(ranked_M, plan.n_rescore, k)
-    numbers_M = next(steps)
+    plan = plan_search(query.n_tokens, size_of(document_set), codebook.n_centroids, k=k, settings=settings)
+    ranked_M = rank(find_candidates(query, codebook, document_set, plan, plan.n_candidates))
+    rounds = rescoring(ranked_M, plan.n_rescore, k)
+    ordinals_M = next(rounds)
     try:
         while True:
-            numbers_M = steps.send(exact_scores(query, scope, numbers_M, score))
+            ordinals_M = rounds.send(exact_scores(query, document_set, ordinals_M, score))
     except StopIteration as done:
-        found: Rescored = done.value
-    return Answer(_best_hits(scope, found, k), len(found.numbers_M))
+        rescored: Rescored = done.value
+    return Answer(_best_hits(document_set, rescored, k), len(rescored.ordinals_M))
 
 
-def search_exact(query_QD: NDArray[np.float32], scope: Scope, *, k: int, score: Scorer) -> Answer:
-    """The best `k` documents of the scope, every token of theirs scored."""
-    numbers_N = scope.numbers
-    scores_N = exact_scores(Query.prepare(query_QD), scope, numbers_N, score)
-    return Answer(_best_hits(scope, Rescored(numbers_N, scores_N), k), len(numbers_N))
+def search_exact(query_QD: NDArray[np.float32], document_set: DocumentSet, *, k: int, score: Scorer) -> Answer:
+    """Return the best `k` documents of the document set, scoring every token of all of them."""
+    ordinals_N = document_set.ordinals
+    scores_N = exact_scores(Query.prepare(query_QD), document_set, ordinals_N, score)
+    return Answer(_best_hits(document_set, Rescored(ordinals_N, scores_N), k), len(ordinals_N))
 
 
-def size_of(scope: Scope) -> Size:
-    """Where all partitions are of one scope."""
-    return Size(scope.n_documents, scope.n_allowed, scope.n_tokens, scope.restricted)
+def size_of(document_set: DocumentSet) -> Size:
+    """Return the size of an index whose partitions are all in one document set."""
+    return Size(document_set.n_documents, document_set.n_allowed, document_set.n_tokens, document_set.restricted)
 
 
 def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings: SearchSettings) -> SearchPlan:
-    """How a query of `n_tokens` tokens is searched."""
+    """Plan the search for `k` hits of a query of `n_tokens` tokens."""
     n_rescore = max(settings.n_rescore, k)
     if size.n_allowed <= n_rescore:
         return SearchPlan(n_rescore, size.n_allowed, 0, exact=True)
     per_rescored = _CANDIDATES_PER_RESCORED_RESTRICTED if size.restricted else _CANDIDATES_PER_RESCORED
     n_candidates = per_rescored * n_rescore
-    # Where a filter leaves a share of the documents, as many of these are met in so many times the lists.
+    # A filter that keeps one document in s needs s times the lists to meet as many of them.
     n_probe = min(n_centroids, settings.n_probe * size.n_documents // size.n_allowed)
     entries = n_tokens * n_probe * size.n_tokens / n_centroids
     tokens = size.n_tokens * size.n_allowed / size.n_documents
@@ -179,92 +192,103 @@ def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings
 
 
 def find_candidates(
-    query: Query, codebook: Codebook, scope: Scope, plan: SearchPlan, limit: int, probes: Probes | None = None
+    query: Query,
+    codebook: Codebook,
+    document_set: DocumentSet,
+    plan: SearchPlan,
+    limit: int,
+    probes: Probes | None = None,
 ) -> Candidates:
-    """The candidates among the documents of a scope, at most `limit` by estimate where there are.
+    """Return the candidates among a document set.
 
-    Where there are none, they are those that may ever be scored exactly, by their scores.
-
-    Where the query's `probes` are known, only those centroids are scored that candidates have.
+    Args:
+        query: the query.
+        codebook: the codebook of the index.
+        document_set: the documents to search.
+        plan: the plan of the whole search.
+        limit: the most candidates by estimate. If the plan skips stage 2, the candidates are instead the documents
+            with the best stage-3 scores, as many as stage 4 can reach.
+        probes: the probes of the query, if another process has found them; then only the centroids that occur in
+            candidates are scored.
     """
-    if plan.exact or not scope.n_allowed:
-        numbers_M = scope.numbers
-        none_M = np.zeros(len(numbers_M), dtype=np.int32)
-        return Candidates(numbers_M, none_M, none_M)
-    with codebook.scratches.one() as scratch:
-        tables_BRL = byte_tables(query, codebook, scratch)
-        found = probes or score_all(query, codebook, plan.n_probe, tables_BRL, scratch)
+    if plan.exact or not document_set.n_allowed:
+        ordinals_M = document_set.ordinals
+        zeros_M = np.zeros(len(ordinals_M), dtype=np.int32)
+        return Candidates(ordinals_M, zeros_M, zeros_M)
+    with codebook.scratch_pool.borrow() as scratch:
+        tables_BRL = allocate_tables(query, codebook, scratch)
+        query_probes = probes or score_all(query, codebook, plan.n_probe, tables_BRL, scratch)
         if plan.n_probe:
-            state_N = _visit(scope, found, scratch)
-            numbers_M = best_estimates(state_N, scope.allowed_N, limit, 255 * query.n_tokens)
-            estimates_M = (state_N[numbers_M] & ESTIMATE_MASK).astype(np.int32)
+            state_N = _visit(document_set, query_probes, scratch)
+            ordinals_M = best_estimates(state_N, document_set.allowed_N, limit, 255 * query.n_tokens)
+            estimates_M = (state_N[ordinals_M] & ESTIMATE_MASK).astype(np.int32)
         else:
-            numbers_M = scope.numbers
-            estimates_M = np.zeros(len(numbers_M), dtype=np.int32)
-        parts = scope.split(numbers_M)
+            ordinals_M = document_set.ordinals
+            estimates_M = np.zeros(len(ordinals_M), dtype=np.int32)
+        by_partition = document_set.split(ordinals_M)
         if probes:
-            marked_K = np.zeros(codebook.n_centroids, dtype=bool)
-            for partition, documents in parts:
-                mark_codes(documents, partition.offsets_N, partition.codes_T, marked_K)
-            score_some(query, codebook, np.flatnonzero(marked_K), probes.best_BL, tables_BRL)
+            present_K = np.zeros(codebook.n_centroids, dtype=bool)
+            for partition, documents in by_partition:
+                mark_codes(documents, partition.offsets_N, partition.codes_T, present_K)
+            score_some(query, codebook, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
         scores_M = np.concatenate(
             [
                 score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
-                for partition, documents in parts
+                for partition, documents in by_partition
             ]
         )
-    if not plan.n_probe and len(numbers_M) > _MOST_RESCORED * plan.n_rescore:
-        kept_M = np.sort(_ranked(scores_M)[: _MOST_RESCORED * plan.n_rescore])
-        numbers_M, estimates_M, scores_M = numbers_M[kept_M], estimates_M[kept_M], scores_M[kept_M]
-    return Candidates(numbers_M, estimates_M, scores_M)
+    if not plan.n_probe and len(ordinals_M) > _MAX_RESCORE_FACTOR * plan.n_rescore:
+        best_M = np.sort(_ranked(scores_M)[: _MAX_RESCORE_FACTOR * plan.n_rescore])
+        ordinals_M, estimates_M, scores_M = ordinals_M[best_M], estimates_M[best_M], scores_M[best_M]
+    return Candidates(ordinals_M, estimates_M, scores_M)
 
 
-def rank(found: Candidates) -> NDArray[np.int64]:
-    """The numbers of candidates, from the best score by centroids to the worst; equals in their order."""
-    return found.numbers_M[_ranked(found.scores_M)]
+def rank(candidates: Candidates) -> NDArray[np.int64]:
+    """Return the ordinals of candidates by descending stage-3 score; ties are in ascending order."""
+    return candidates.ordinals_M[_ranked(candidates.scores_M)]
 
 
 def rescoring(
     ranked_M: NDArray[np.int64], n: int, k: int
 ) -> Generator[NDArray[np.int64], NDArray[np.float32], Rescored]:
-    """Have the first `n` documents scored exactly, and the next ones while hits come from among the last scored.
+    """Rescore the first `n` ranked documents, then more while hits still come from the end of the ranking.
 
-    Where estimates rank well, the hits are among the first; the last hit's rank says how far they may be off.
+    If stage 3 ranks well, the hits are near the front; the rank of the worst hit shows how far it is off.
 
     Yields:
-        Ascending numbers of documents, whose scores are to be sent.
+        Ascending ordinals of the documents of a round; the caller sends their exact scores.
 
     Returns:
-        All that were scored.
+        All rescored documents.
     """
-    most = min(len(ranked_M), _MOST_RESCORED * n)
-    scores_M = np.empty(most, dtype=np.float32)
+    limit = min(len(ranked_M), _MAX_RESCORE_FACTOR * n)
+    scores_M = np.empty(limit, dtype=np.float32)
     scored = 0
     while True:
-        numbers = ranked_M[scored : min(n, most)]
-        ascending = np.argsort(numbers)
-        scores_M[scored + ascending] = yield numbers[ascending]
-        scored += len(numbers)
-        if scored == most:
+        ordinals = ranked_M[scored : min(n, limit)]
+        ascending = np.argsort(ordinals)
+        scores_M[scored + ascending] = yield ordinals[ascending]
+        scored += len(ordinals)
+        if scored == limit:
             break
-        edge = np.partition(scores_M[:scored], -k)[-k]
-        last = int(np.flatnonzero(scores_M[:scored] >= edge)[k - 1 - k // _LATE_HITS])
-        n = max(n, _SCORED_PER_RANK * (last + 1))
+        threshold = np.partition(scores_M[:scored], -k)[-k]
+        worst_rank = int(np.flatnonzero(scores_M[:scored] >= threshold)[k - 1 - k // _HITS_PER_IGNORED])
+        n = max(n, _RESCORED_PER_RANK * (worst_rank + 1))
         if scored >= n:
             break
     ascending = np.argsort(ranked_M[:scored])
     return Rescored(ranked_M[ascending], scores_M[ascending])
 
 
-def _visit(scope: Scope, probes: Probes, scratch: Scratch) -> NDArray[np.uint32]:
-    """Every document's state after the lists of each query token."""
-    state_N: NDArray[np.uint32] = scratch.array("state", (scope.n_documents,), np.uint32)
+def _visit(document_set: DocumentSet, probes: Probes, scratch: Scratch) -> NDArray[np.uint32]:
+    """Visit the lists of each query token; return the state of every document, uint32 [N] (`kernels.candidates`)."""
+    state_N: NDArray[np.uint32] = scratch.array("state", (document_set.n_documents,), np.uint32)
     state_N[:] = 0
-    for number, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
-        for p, partition in enumerate(scope.partitions):
+    for block, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
+        for p, partition in enumerate(document_set.partitions):
             visit_lists(
-                centroids_LP, above_LP, LANES * number, partition.list_offsets_K, partition.list_documents_T,
-                state_N[scope.starts[p] : scope.starts[p + 1]],
+                centroids_LP, above_LP, LANES * block, partition.list_offsets_K, partition.list_documents_T,
+                state_N[document_set.starts[p] : document_set.starts[p + 1]],
             )  # fmt: skip
     return state_N
 
@@ -278,7 +302,7 @@ def cost_ns(
     n_documents: int,
     query_tokens: float,
 ) -> float:
-    """About what a search without a filter that scores `n_scored` documents exactly costs one thread, in ns."""
+    """Estimate the cost of an unfiltered search that rescores `n_scored` documents, in ns of one thread."""
     blocks = math.ceil(query_tokens / LANES)
     entries = query_tokens * settings.n_probe * n_tokens / n_centroids
     rescored = min(n_scored, n_documents) * n_tokens / n_documents
@@ -298,31 +322,33 @@ S = TypeVar("S", bound=_Scored)
 
 
 def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
-    """The best `k` of several lists of hits: highest score first, equal scores by id."""
+    """Merge lists of hits into the best `k`: highest score first, ties by id."""
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
 
 
-def exact_scores(query: Query, scope: Scope, numbers_M: NDArray[np.int64], score: Scorer) -> NDArray[np.float32]:
-    """Scores of documents, given by ascending numbers, float32 [M]."""
-    parts = [score(query, partition, documents) for partition, documents in scope.split(numbers_M)]
+def exact_scores(
+    query: Query, document_set: DocumentSet, ordinals_M: NDArray[np.int64], score: Scorer
+) -> NDArray[np.float32]:
+    """Return the exact scores of documents by ascending ordinals, float32 [M]."""
+    parts = [score(query, partition, documents) for partition, documents in document_set.split(ordinals_M)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
-def best(found: Rescored, k: int) -> Rescored:
-    """The best `k` of documents, and all that tie with the last: these compete by their ids."""
-    if k >= len(found.scores_M):
-        return found
-    best_M = np.flatnonzero(found.scores_M >= np.partition(found.scores_M, -k)[-k])
-    return Rescored(found.numbers_M[best_M], found.scores_M[best_M])
+def top_with_ties(rescored: Rescored, k: int) -> Rescored:
+    """Return the best `k` documents and all that tie with the last of them: ids decide between these later."""
+    if k >= len(rescored.scores_M):
+        return rescored
+    best_M = np.flatnonzero(rescored.scores_M >= np.partition(rescored.scores_M, -k)[-k])
+    return Rescored(rescored.ordinals_M[best_M], rescored.scores_M[best_M])
 
 
-def _best_hits(scope: Scope, found: Rescored, k: int) -> list[Hit]:
-    numbers_M, scores_M = best(found, k)
-    return merge_hits([map(Hit, scope.ids(numbers_M), scores_M.tolist())], k)
+def _best_hits(document_set: DocumentSet, rescored: Rescored, k: int) -> list[Hit]:
+    ordinals_M, scores_M = top_with_ties(rescored, k)
+    return merge_hits([map(Hit, document_set.ids(ordinals_M), scores_M.tolist())], k)
 
 
 def _ranked(scores_M: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Positions of scores, none below 0, from the largest to the smallest; equals in their order."""
+    """Return the positions of non-negative scores in descending order; ties are in ascending order."""
     keys_M = (scores_M.astype(np.int64) << 32) + np.arange(len(scores_M), 0, -1)
-    keys_M.sort()  # no two are equal, so that the quickest sort will do
+    keys_M.sort()  # keys are distinct, so the sort need not be stable
     return len(scores_M) - (keys_M[::-1] & 0xFFFFFFFF)

@@ -1,9 +1,9 @@
-"""The first stage of a search: the scores of all centroids, and each query token's nearest ones.
+"""Stage 1 of a search: scores of all centroids, and the nearest centroids of each query token.
 
-It needs no documents, so one process can do it for all those that hold some (`serving.scatter`). These then score
-again only the centroids that their candidates have.
+This stage reads no documents, so the gateway runs it once for all shards (`serving.scatter`). The shards then rescore
+only the centroids of their candidates.
 
-Shapes: B blocks of L = LANES query tokens, R rows of centroids, P probes, C chosen centroids.
+Shapes: B blocks of L = LANES query tokens, R rows of centroids, P probes, C selected centroids.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from raycol.index.kernels.vectors import LANES
 from raycol.index.search.query import Query
 from raycol.index.search.scratch import Scratch
 
-# The bytes for a query of many tokens are more than this, and not kept.
-_KEPT_BYTES = 64 << 20
+# Larger byte tables (long queries) are allocated per search rather than reused.
+_MAX_SCRATCH_BYTES = 64 << 20
 
 
 class Probes(NamedTuple):
-    """The centroids that are nearest to each query token, and what the bytes of all of them are counted from.
+    """The nearest centroids of each query token, and the origins of the byte scores of all centroids.
 
-    For each block of query tokens: its tokens' nearest centroids, best first, int32 [tokens, P], the last of which is
-    not visited if there are any beyond; and by how much their bytes exceed that one's, uint8 [tokens, P]. `best_BL`,
-    float32, are the tokens' best scores.
+    Args:
+        centroids: for each block, the nearest centroids of its tokens, best first, int32 [tokens, P]. Searches do not
+            visit the last one, unless these are all centroids of the codebook.
+        above: for each block, the byte scores of these centroids, less that of the unvisited one, uint8 [tokens, P].
+        best_BL: the best integer score of each query token, float32 [B, L].
     """
 
     centroids: list[NDArray[np.int32]]
@@ -45,39 +47,42 @@ class Probes(NamedTuple):
     best_BL: NDArray[np.float32]
 
 
-def byte_tables(query: Query, codebook: Codebook, scratch: Scratch) -> NDArray[np.uint8]:
-    """Room for the bytes of all centroids, uint8 [B, R, L]; it holds anything."""
+def allocate_tables(query: Query, codebook: Codebook, scratch: Scratch) -> NDArray[np.uint8]:
+    """Return uninitialised tables for the byte scores of all centroids, uint8 [B, R, L]."""
     shape = (len(query.floats_BDL), len(codebook.centroid_bytes.rows_RD), LANES)
-    if math.prod(shape) > _KEPT_BYTES:
+    if math.prod(shape) > _MAX_SCRATCH_BYTES:
         return np.empty(shape, dtype=np.uint8)
     tables_BRL: NDArray[np.uint8] = scratch.array("tables", shape, np.uint8)
     return tables_BRL
 
 
 def find_probes(query: Query, codebook: Codebook, n_probe: int) -> Probes:
-    """The probes of a query for searches elsewhere."""
-    with codebook.scratches.one() as scratch:
+    """Return the probes of a query, for searches in other processes."""
+    with codebook.scratch_pool.borrow() as scratch:
         return score_all(query, codebook, n_probe, None, scratch)
 
 
 def score_all(
     query: Query, codebook: Codebook, n_probe: int, tables_BRL: NDArray[np.uint8] | None, scratch: Scratch
 ) -> Probes:
-    """Write the bytes of all centroids into `tables_BRL`, if given, and find the probes, none with `n_probe` 0."""
-    rows_RD, sizes_D = codebook.centroid_bytes
+    """Score all centroids: write their byte scores to `tables_BRL`, unless it is None, and return the probes.
+
+    With `n_probe` 0 the probes hold `best_BL` only.
+    """
+    rows_RD, scales_D = codebook.centroid_bytes
     scores_RL = scratch.array("scores", (len(rows_RD), LANES), np.int16)
     tops_GL = scratch.array("tops", (len(rows_RD) // GROUP, LANES), np.int16)
-    # One more than is visited: the bytes count from there.
+    # One more than is visited: estimates are relative to the first unvisited centroid.
     n_nearest = min(n_probe + 1, codebook.n_centroids)
     probes = Probes([], [], np.empty((len(query.floats_BDL), LANES), dtype=np.float32))
-    for number, (floats_DL, best_L) in enumerate(zip(query.floats_BDL, probes.best_BL, strict=True)):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(floats_DL, sizes_D, query.longest)
+    for block, (floats_DL, best_L) in enumerate(zip(query.floats_BDL, probes.best_BL, strict=True)):
+        weights_DL4, offsets_L, shift, units_L = query_bytes(floats_DL, scales_D, query.max_norm)
         score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
         best_L[:] = tops_GL.max(axis=0)
         if tables_BRL is not None:
-            score_bytes(scores_RL, best_L, units_L, tables_BRL[number])
+            score_bytes(scores_RL, best_L, units_L, tables_BRL[block])
         if n_probe:
-            n_lanes = min(LANES, query.n_tokens - LANES * number)
+            n_lanes = min(LANES, query.n_tokens - LANES * block)
             nearest_LP = top_centroids(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
             probes.centroids.append(nearest_LP)
             probes.above.append(score_probes(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
@@ -91,8 +96,8 @@ def score_some(
     best_BL: NDArray[np.float32],
     tables_BRL: NDArray[np.uint8],
 ) -> None:
-    """Write the bytes of some centroids into `tables_BRL`, the same as `score_all` does."""
-    rows_RD, sizes_D = codebook.centroid_bytes
-    for number, bytes_RL in enumerate(tables_BRL):
-        asked = query_bytes(query.floats_BDL[number], sizes_D, query.longest)
-        score_rows(codes_C, rows_RD, *asked, best_BL[number], bytes_RL)
+    """Write the byte scores of some centroids to `tables_BRL`, equal to those of `score_all`."""
+    rows_RD, scales_D = codebook.centroid_bytes
+    for block, bytes_RL in enumerate(tables_BRL):
+        quantised = query_bytes(query.floats_BDL[block], scales_D, query.max_norm)
+        score_rows(codes_C, rows_RD, *quantised, best_BL[block], bytes_RL)

@@ -1,6 +1,6 @@
-"""A query in the forms that the kernels read.
+"""A query in the layouts that the kernels read.
 
-Shapes: Q query tokens, B blocks of L = LANES of them, D dimensions.
+Shapes: Q query tokens, B blocks of L = LANES query tokens, D dimensions.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from raycol.index.kernels.vectors import LANES
 
 @dataclass(frozen=True)
 class Query:
-    """A query: its tokens, the same in blocks whose last lanes may hold zeros, and the length of the longest."""
+    """Query tokens, the same tokens in blocks padded with zeros, and the largest Euclidean norm of a token."""
 
     tokens_QD: NDArray[np.float32]
     floats_BDL: NDArray[np.float32]
-    longest: float
+    max_norm: float
 
     @property
     def n_tokens(self) -> int:
@@ -29,9 +29,9 @@ class Query:
 
     @classmethod
     def prepare(cls, query_QD: NDArray[np.float32]) -> Query:
-        """From float32 [Q, D]."""
+        """Lay out a query, float32 [Q, D], in blocks."""
         n_tokens, dim = query_QD.shape
         padded = np.zeros((math.ceil(n_tokens / LANES), LANES, dim), dtype=np.float32)
         padded.reshape(-1, dim)[:n_tokens] = query_QD
-        longest = math.sqrt(np.square(query_QD, dtype=np.float64).sum(axis=1).max())  # float32 would underflow
-        return cls(query_QD, np.ascontiguousarray(padded.transpose(0, 2, 1)), longest)
+        max_norm = math.sqrt(np.square(query_QD, dtype=np.float64).sum(axis=1).max())  # float32 would underflow
+        return cls(query_QD, np.ascontiguousarray(padded.transpose(0, 2, 1)), max_norm)

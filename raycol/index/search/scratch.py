@@ -1,7 +1,7 @@
-"""Large arrays that one search after the other writes.
+"""Scratch arrays that are reused from one search to the next.
 
-The allocator gives arrays of megabytes back to the system, and does so at once where a thread other than the first had
-them. To get their pages again took half of a search in an index of 100 million tokens.
+The allocator returns arrays of megabytes to the operating system, immediately if a thread other than the main one
+held them. Faulting their pages in again took half of a search in an index of 100 million tokens.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class Scratch:
-    """The arrays of one search, by name."""
+    """Named scratch arrays of one search."""
 
     def __init__(self) -> None:
-        self._bytes: dict[str, NDArray[np.uint8]] = {}
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array that holds anything; valid until the next one of this name."""
+        """Return an uninitialised array, valid until the next call with the same name."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        kept = self._bytes.get(name)
-        if kept is None or len(kept) < size:
-            kept = self._bytes[name] = np.empty(size, dtype=np.uint8)
-        return kept[:size].view(dtype).reshape(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)
 
 
-class Scratches:
-    """As many as there are searches at once."""
+class ScratchPool:
+    """A pool of `Scratch`; it grows to the number of concurrent searches."""
 
     def __init__(self) -> None:
         self._free: list[Scratch] = []
 
     @contextmanager
-    def one(self) -> Iterator[Scratch]:
-        """One that no other thread has meanwhile."""
+    def borrow(self) -> Iterator[Scratch]:
+        """Lend a scratch to one thread for the duration of the block."""
         try:
-            scratch = self._free.pop()  # atomic, as `append` is
+            scratch = self._free.pop()  # atomic, as is `append`
         except IndexError:
             scratch = Scratch()
         try:

@@ -1,4 +1,4 @@
-"""One function over many queries, on as many threads as are wanted: the kernels release the interpreter's lock."""
+"""A thread pool over queries; the kernels release the GIL."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from raycol.index.search.counts import check_count
+from raycol.index.search.validation import check_positive_int
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 def check_threads(threads: int | None) -> int:
-    """How many threads are wanted at most; all cores for None. Raises `InputError`."""
-    return (os.cpu_count() or 1) if threads is None else check_count("threads", threads)
+    """Return the maximum number of threads; None means one per core. Raises `InputError` if it is below 1."""
+    return (os.cpu_count() or 1) if threads is None else check_positive_int("threads", threads)
 
 
-def each(function: Callable[[A], R], items: Sequence[A], threads: int) -> list[R]:
-    """`function` of each item, in order, on `threads` threads at most, no more than there are items."""
-    wanted = min(len(items), threads)
-    if wanted <= 1:
+def map_threads(function: Callable[[A], R], items: Sequence[A], max_threads: int) -> list[R]:
+    """Apply `function` to each item on at most `max_threads` threads; results are in the order of `items`."""
+    n_threads = min(len(items), max_threads)
+    if n_threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(wanted) as pool:
+    with ThreadPoolExecutor(n_threads) as pool:
         return list(pool.map(function, items))

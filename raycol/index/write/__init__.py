@@ -1,1 +1,1 @@
-"""New versions of an index: create, change, compact, vacuum, verify."""
+"""Writers of an index: create, append, upsert, delete, compact, vacuum; verify."""

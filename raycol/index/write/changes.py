@@ -1,4 +1,7 @@
-"""Appending, upserting and deleting: each prepares everything, then commits one manifest, or no version changes."""
+"""Append, upsert and delete: write all new files, then commit one manifest.
+
+A failure before the commit leaves the index unchanged.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,13 @@ from raycol.storage import Store
 
 @dataclass(frozen=True)
 class Change:
-    """What a change did: the version it made (or left, where there was nothing to do), documents added and removed."""
+    """Result of a change.
+
+    Args:
+        version: the committed version, or the current one if there was nothing to change.
+        added: documents added.
+        removed: documents deleted or replaced.
+    """
 
     version: int
     added: int
@@ -33,17 +42,17 @@ class Change:
 
 
 def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace: bool) -> tuple[Snapshot, Change]:
-    """Add documents as new partitions; ones of the same id are replaced, or refused.
+    """Add documents as new partitions; with `replace`, delete the existing documents of the same ids.
 
     Raises:
-        InputError: an unusable document, one that comes twice, or (unless `replace`) one that the index has.
-        ConflictError: another writer was first.
+        InputError: an invalid document, a duplicate id, or (unless `replace`) an id that is in the index.
+        ConflictError: another writer committed first.
     """
     store, manifest = snapshot.store, snapshot.manifest
     check_writable(snapshot)
     pool = token_pooling(manifest.pool_factor)
 
-    def look(document: Document) -> None:
+    def validate(document: Document) -> None:
         check_columns(document.id, document.metadata, manifest.columns)
 
     with (
@@ -51,34 +60,34 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
         store.workspace(manifest.version) as workspace,
         Spool(workspace, manifest.dim) as spool,
     ):
-        spool.fill(documents, look, pool)
+        spool.fill(documents, validate, pool)
         if not len(spool):
             return snapshot, Change(manifest.version, 0, 0)
-        gone = [_known(spool, partition, replace, store) for partition in snapshot.partitions]
+        replaced = [_existing(spool, partition, replace, store) for partition in snapshot.partitions]
         added = [
-            write_partition(store, piece, snapshot.codebook, manifest.columns, manifest.version)
-            for piece in spool.partitions(manifest.partition_tokens)
+            write_partition(store, batch, snapshot.codebook, manifest.columns, manifest.version)
+            for batch in spool.partitions(manifest.partition_tokens)
         ]
-        return commit_change(snapshot, gone, added)
+        return commit_change(snapshot, replaced, added)
 
 
 def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnknown) -> tuple[Snapshot, Change]:
-    """Delete documents.
+    """Delete documents by id.
 
     Raises:
-        InputError: an id that is no string, or, with `refuse`, one that the index does not have.
-        ConflictError: another writer was first.
+        InputError: an id that is not a string, or, with `refuse`, one that is not in the index.
+        ConflictError: another writer committed first.
     """
     check_writable(snapshot)
-    gone = locate(snapshot.partitions, ids, on_unknown)
-    if not sum(map(len, gone)):
+    deleted = locate(snapshot.partitions, ids, on_unknown)
+    if not sum(map(len, deleted)):
         return snapshot, Change(snapshot.manifest.version, 0, 0)
     with writing_from(snapshot.store, snapshot.manifest.version):
-        return commit_change(snapshot, gone, [])
+        return commit_change(snapshot, deleted, [])
 
 
 def check_writable(snapshot: Snapshot) -> None:
-    """Raise where a snapshot cannot be the start of a new version."""
+    """Raise `RaycolError` if the next version cannot be made from this snapshot."""
     if not snapshot.is_complete:
         raise InputError(f"{snapshot.store}: only some partitions are open; open the whole index to change it")
     check_current(snapshot.store, snapshot.manifest.version)
@@ -86,36 +95,36 @@ def check_writable(snapshot: Snapshot) -> None:
     snapshot.store.check_commits()
 
 
-def _known(spool: Spool, partition: Partition, replace: bool, store: Store) -> NDArray[np.int64]:
-    """Positions of a partition's documents that come again."""
-    found: list[NDArray[np.int64]] = []
+def _existing(spool: Spool, partition: Partition, replace: bool, store: Store) -> NDArray[np.int64]:
+    """Return the ascending positions of a partition's documents that are spooled too. Raises unless `replace`."""
+    existing: list[NDArray[np.int64]] = []
     for ids, hashes_M in spool.ids():
-        found_M = partition.find(ids, hashes_M)
-        if not replace and (found_M >= 0).any():
-            id_ = ids[int((found_M >= 0).argmax())]
-            raise InputError(f"document {id_!r} is in the index {store} already; upsert replaces documents")
-        found.append(found_M[found_M >= 0])
-    return np.sort(np.concatenate(found))
+        positions_M = partition.find(ids, hashes_M)
+        if not replace and (positions_M >= 0).any():
+            id_ = ids[int((positions_M >= 0).argmax())]
+            raise InputError(f"document {id_!r} is already in the index {store}; upsert to replace it")
+        existing.append(positions_M[positions_M >= 0])
+    return np.sort(np.concatenate(existing))
 
 
 def commit_change(
-    snapshot: Snapshot, gone: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]
+    snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]
 ) -> tuple[Snapshot, Change]:
-    """Commit a version without the documents at some positions of each partition, and with other partitions."""
+    """Commit a version without the documents at positions `removed` of each partition, plus the partitions `added`."""
     manifest = snapshot.manifest
-    kept = [
+    remaining = [
         info
-        for partition, positions in zip(snapshot.partitions, gone, strict=True)
+        for partition, positions in zip(snapshot.partitions, removed, strict=True)
         if (info := _without(snapshot, partition, positions))
     ]
-    changed = next_version(manifest, [*kept, *added])
+    changed = next_version(manifest, [*remaining, *added])
     commit_manifest(snapshot.store, changed)
-    removed = sum(map(len, gone))
-    return snapshot.next(changed), Change(changed.version, sum(info.documents for info in added), removed)
+    n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
+    return snapshot.next(changed), Change(changed.version, n_added, n_removed)
 
 
-def remember_settings(snapshot: Snapshot, settings: SearchSettings) -> Snapshot:
-    """Commit a version with other settings for searches, and nothing else changed."""
+def store_settings(snapshot: Snapshot, settings: SearchSettings) -> Snapshot:
+    """Commit a version that differs only in its tuned search settings."""
     check_writable(snapshot)
     manifest = next_version(snapshot.manifest, snapshot.manifest.partitions)
     changed = manifest.model_copy(update={"tuned": settings})
@@ -124,18 +133,18 @@ def remember_settings(snapshot: Snapshot, settings: SearchSettings) -> Snapshot:
 
 
 def next_version(manifest: Manifest, partitions: Sequence[PartitionInfo]) -> Manifest:
-    """The manifest that follows, with other partitions."""
+    """Return the manifest of the next version, with these partitions."""
     return manifest.model_copy(update={"version": manifest.version + 1, "partitions": tuple(partitions)})
 
 
 def _without(snapshot: Snapshot, partition: Partition, positions: NDArray[np.int64]) -> PartitionInfo | None:
-    """A partition's entry with more documents deleted; None where none is left."""
+    """Delete more documents of a partition; return its new entry, or None if no live document is left."""
     if not len(positions):
         return partition.info
     if len(positions) == partition.info.live_documents:
         return None
-    everything = np.union1d(partition.deleted.astype(np.int64), positions)
+    all_deleted = np.union1d(partition.deleted.astype(np.int64), positions)
     deletes = write_deletes(
-        snapshot.store, everything, partition.offsets_N, partition.info.name, snapshot.manifest.version
+        snapshot.store, all_deleted, partition.offsets_N, partition.info.name, snapshot.manifest.version
     )
     return partition.info.model_copy(update={"deletes": deletes})

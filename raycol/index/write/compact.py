@@ -1,4 +1,4 @@
-"""Compaction: small partitions merged, deleted documents dropped, nothing encoded again."""
+"""Compaction: merge small partitions and drop deleted documents, without re-encoding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from raycol.index.format.manifest import PartitionInfo, commit_manifest, writing
 from raycol.index.format.partition import Partition
 from raycol.index.format.partition_writer import concatenate_tokens, save_partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.search.counts import check_count
+from raycol.index.search.validation import check_positive_int
 from raycol.index.write.changes import check_writable, next_version
 from raycol.storage import Store
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Live documents of one partition, or of several."""
+class _Batch:
+    """Live documents of one or more partitions."""
 
     ids: list[str]
     metadata: pa.Table
@@ -34,15 +34,15 @@ class _Piece:
     def n_tokens(self) -> int:
         return len(self.tokens.codes_T)
 
-    def cut(self, n: int) -> tuple[_Piece, _Piece]:
-        """The first `n` documents, and the others."""
+    def split(self, n: int) -> tuple[_Batch, _Batch]:
+        """Split into the first `n` documents and the rest."""
         token = int(self.lengths_N[:n].sum())
         return (
-            _Piece(
+            _Batch(
                 self.ids[:n], self.metadata.slice(0, n), self.lengths_N[:n], self.errors_N[:n],
                 _slice(self.tokens, 0, token),
             ),
-            _Piece(
+            _Batch(
                 self.ids[n:], self.metadata.slice(n), self.lengths_N[n:], self.errors_N[n:],
                 _slice(self.tokens, token, self.n_tokens),
             ),
@@ -54,57 +54,57 @@ def _slice(tokens: TokenCodes, start: int, stop: int) -> TokenCodes:
 
 
 def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
-    """Rewrite partitions that hold deleted documents or are under half of the target, in pieces of the target.
+    """Rewrite partitions with deleted documents or less than half the target tokens as partitions of the target.
 
-    Memory is bounded by the target and one partition. Where there is nothing to gain, nothing is written.
+    Peak memory is that of the target and one partition. If there is nothing to rewrite, return the same snapshot.
 
     Raises:
         InputError: a target below 1.
-        ConflictError: another writer was first.
+        ConflictError: another writer committed first.
     """
-    target_tokens = check_count("target_tokens", target_tokens)
+    target_tokens = check_positive_int("target_tokens", target_tokens)
     check_writable(snapshot)
     manifest = snapshot.manifest
-    worn = [
+    selected = [
         partition
         for partition in snapshot.partitions
         if partition.info.deletes or 2 * partition.info.tokens < target_tokens
     ]
-    if not worn or (len(worn) == 1 and not worn[0].info.deletes):
+    if not selected or (len(selected) == 1 and not selected[0].info.deletes):
         return snapshot
-    names = {partition.info.name for partition in worn}
-    kept = [info for info in manifest.partitions if info.name not in names]
+    names = {partition.info.name for partition in selected}
+    unchanged = [info for info in manifest.partitions if info.name not in names]
     with writing_from(snapshot.store, manifest.version):
         base, n_centroids = manifest.version, snapshot.codebook.n_centroids
-        merged = [_save(snapshot.store, piece, n_centroids, base) for piece in _pieces(worn, target_tokens)]
-        changed = next_version(manifest, [*kept, *merged])
+        merged = [_save(snapshot.store, batch, n_centroids, base) for batch in _batches(selected, target_tokens)]
+        changed = next_version(manifest, [*unchanged, *merged])
         commit_manifest(snapshot.store, changed)
     return snapshot.next(changed)
 
 
-def _pieces(partitions: list[Partition], target_tokens: int) -> Iterator[_Piece]:
-    """Their live documents in order, in pieces that reach the target; the last one may not."""
-    waiting: list[_Piece] = []
+def _batches(partitions: list[Partition], target_tokens: int) -> Iterator[_Batch]:
+    """Yield the live documents in order, in batches of at least the target; the last one may be smaller."""
+    pending: list[_Batch] = []
     for partition in partitions:
-        waiting.append(_live(partition))
-        if sum(piece.n_tokens for piece in waiting) >= target_tokens:
-            rest = _join(waiting)
+        pending.append(_live(partition))
+        if sum(batch.n_tokens for batch in pending) >= target_tokens:
+            rest = _join(pending)
             while rest.n_tokens >= target_tokens:
-                piece, rest = rest.cut(int(np.searchsorted(np.cumsum(rest.lengths_N), target_tokens)) + 1)
-                yield piece
-            waiting = [rest] if rest.ids else []
-    if waiting:
-        yield _join(waiting)
+                batch, rest = rest.split(int(np.searchsorted(np.cumsum(rest.lengths_N), target_tokens)) + 1)
+                yield batch
+            pending = [rest] if rest.ids else []
+    if pending:
+        yield _join(pending)
 
 
-def _live(partition: Partition) -> _Piece:
+def _live(partition: Partition) -> _Batch:
     partition.check()
     live_N = partition.live_N
     lengths_N = np.diff(partition.offsets_N)
     live_T = np.repeat(live_N, lengths_N)
     positions = np.flatnonzero(live_N)
     metadata = partition.metadata().filter(pa.array(live_N)) if partition.columns else _no_columns()
-    return _Piece(
+    return _Batch(
         partition.ids.take(positions),
         metadata,
         lengths_N[live_N],
@@ -122,51 +122,51 @@ def _no_columns() -> pa.Table:
     return schema_of({}).empty_table()
 
 
-def _join(pieces: list[_Piece]) -> _Piece:
-    return _Piece(
-        [id_ for piece in pieces for id_ in piece.ids],
-        pa.concat_tables([piece.metadata for piece in pieces]),
-        np.concatenate([piece.lengths_N for piece in pieces]),
-        np.concatenate([piece.errors_N for piece in pieces]),
-        concatenate_tokens([piece.tokens for piece in pieces]),
+def _join(batches: list[_Batch]) -> _Batch:
+    return _Batch(
+        [id_ for batch in batches for id_ in batch.ids],
+        pa.concat_tables([batch.metadata for batch in batches]),
+        np.concatenate([batch.lengths_N for batch in batches]),
+        np.concatenate([batch.errors_N for batch in batches]),
+        concatenate_tokens([batch.tokens for batch in batches]),
     )
 
 
-def _save(store: Store, piece: _Piece, n_centroids: int, base: int) -> PartitionInfo:
+def _save(store: Store, batch: _Batch, n_centroids: int, base: int) -> PartitionInfo:
     return save_partition(
         store,
-        piece.ids,
-        piece.metadata.combine_chunks(),
-        piece.lengths_N,
-        piece.tokens,
-        round(float(np.average(piece.errors_N, weights=piece.lengths_N)), 6),
+        batch.ids,
+        batch.metadata.combine_chunks(),
+        batch.lengths_N,
+        batch.tokens,
+        round(float(np.average(batch.errors_N, weights=batch.lengths_N)), 6),
         n_centroids,
         base,
     )
 
 
-def mergers(infos: Sequence[PartitionInfo], target_tokens: int) -> Iterator[Sequence[PartitionInfo]]:
-    """Group partitions, in order, to be merged: small ones until they reach the target, others alone."""
-    waiting: list[PartitionInfo] = []
+def group_partitions(infos: Sequence[PartitionInfo], target_tokens: int) -> Iterator[Sequence[PartitionInfo]]:
+    """Yield groups of consecutive partitions to merge: small ones up to the target; large ones stay alone."""
+    group: list[PartitionInfo] = []
     for info in infos:
         if 2 * info.tokens >= target_tokens:
-            yield from [waiting] if waiting else []
+            yield from [group] if group else []
             yield [info]
-            waiting = []
+            group = []
             continue
-        waiting.append(info)
-        if sum(small.tokens for small in waiting) >= target_tokens:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
+        group.append(info)
+        if sum(small.tokens for small in group) >= target_tokens:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
-def merge(
+def merge_group(
     store: Store, infos: Sequence[PartitionInfo], codebook: Codebook, columns: Columns, base: int
 ) -> PartitionInfo:
-    """Make one partition of several that no manifest names yet, of their documents in order."""
+    """Merge partitions that are in no manifest yet into one, in the order of their documents."""
     if len(infos) == 1:
         return infos[0]
-    piece = _join([_live(Partition.open(store, info, codebook, columns)) for info in infos])
-    return _save(store, piece, codebook.n_centroids, base)
+    batch = _join([_live(Partition.open(store, info, codebook, columns)) for info in infos])
+    return _save(store, batch, codebook.n_centroids, base)

@@ -1,4 +1,4 @@
-"""Creating an index: every document checked and spooled, the codebook trained, partitions written, one commit."""
+"""Create an index: validate and spool the documents, train the codebook, write the partitions, commit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from raycol.index.write.spool import Spool
 from raycol.storage import Store
 
 PARTITION_TOKENS = 1 << 20
-# Beyond so many partitions they become larger: each costs a query some microseconds, and the manifest a kilobyte.
-_MANY_PARTITIONS = 1024
+# Larger indexes get larger partitions instead of more: each one costs a query microseconds and the manifest 1 KB.
+_MAX_PARTITIONS = 1024
 
 
 def partition_tokens_for(n_tokens: int) -> int:
-    """Tokens a partition for an index of so many in all."""
+    """Return the target tokens per partition of an index of `n_tokens` tokens."""
     tokens = PARTITION_TOKENS
-    while n_tokens > _MANY_PARTITIONS * tokens and tokens < 1 << 26:
+    while n_tokens > _MAX_PARTITIONS * tokens and tokens < 1 << 26:
         tokens *= 2
     return tokens
 
@@ -40,7 +40,7 @@ def create(
     columns: Mapping[str, str] | None,
     model: ModelInfo | None,
 ) -> Manifest:
-    """Build an index where there is none; see `Index.create`."""
+    """Build a new index and return its manifest; see `Index.create`."""
     check_new(store)
     check_codec(8, bits)
     if not 1 <= partition_tokens < 2**31:
@@ -49,7 +49,7 @@ def create(
     inference = ColumnInference()
     declared = None if columns is None else declared_columns(columns)
 
-    def look(document: Document) -> None:
+    def validate(document: Document) -> None:
         check_codec(document.embeddings.shape[1], bits)
         if declared is None:
             inference.add(document.id, document.metadata)
@@ -58,10 +58,10 @@ def create(
 
     try:
         with writing_from(store, 0), store.workspace(0) as workspace, Spool(workspace) as spool:
-            spool.fill(documents, look, pool)
+            spool.fill(documents, validate, pool)
             if not spool.dim:
-                raise InputError("no documents; expected at least one")
-            chosen: Mapping[str, ColumnType] = inference.columns if declared is None else declared
+                raise InputError("no documents; an index needs at least one")
+            column_types: Mapping[str, ColumnType] = inference.columns if declared is None else declared
             enough = sample_tokens(n_centroids or default_centroids(spool.n_tokens), spool.dim)
             sample_TD = spool.sample(seed, enough)
             codebook = train_codebook(
@@ -78,11 +78,12 @@ def create(
                 seed=seed,
                 partition_tokens=partition_tokens,
                 pool_factor=pool_factor,
-                columns=dict(chosen),
+                columns=dict(column_types),
                 model=model,
                 codebook=save_codebook(store, codebook),
                 partitions=tuple(
-                    write_partition(store, piece, codebook, chosen) for piece in spool.partitions(partition_tokens)
+                    write_partition(store, batch, codebook, column_types)
+                    for batch in spool.partitions(partition_tokens)
                 ),
             )
             commit_manifest(store, manifest)
@@ -93,8 +94,8 @@ def create(
 
 
 def check_new(store: Store) -> None:
-    """Raise `InputError` where a store cannot take a new index."""
+    """Raise `InputError` unless a new index can be created in the store."""
     if have := versions(store):
-        raise InputError(f"{store}: holds an index already (version {have[-1]}); choose another place or remove it")
+        raise InputError(f"{store}: already holds an index (version {have[-1]}); choose another location or delete it")
     store.check_room()
     store.check_commits()

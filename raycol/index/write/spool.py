@@ -1,6 +1,6 @@
-"""Where documents wait on disk, checked, until all of them are known to be good and the codebook is trained.
+"""A disk spool: holds validated documents until the last one is validated and the codebook is trained.
 
-Memory holds some 24 bytes a document (where it lies, how long it is, the hash of its id), not its content.
+Memory use is about 24 bytes per document (two file offsets and the hash of its id).
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from raycol.index.format.document import Document, check_document
 
 
 class Spool:
-    """Checked documents in two files without names, in a folder: embeddings, and ids with metadata as JSON."""
+    """Validated documents in two anonymous files: embeddings as float32, and ids with metadata as JSON.
+
+    Args:
+        folder: where the files are.
+        dim: embedding dimensions; None takes those of the first document.
+    """
 
     def __init__(self, folder: Path, dim: int | None = None) -> None:
         self.dim = dim or 0
@@ -41,7 +46,7 @@ class Spool:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        with suppress(OSError):  # what could not be flushed any more is not needed any more
+        with suppress(OSError):  # closing may flush, but nobody reads the files any more
             self._stack.close()
 
     def _new_file(self) -> IO[bytes]:
@@ -59,20 +64,20 @@ class Spool:
     def fill(
         self,
         documents: Iterable[Document],
-        look: Callable[[Document], None],
+        validate: Callable[[Document], None],
         pool: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
     ) -> None:
-        """Take documents in, each checked, shown to `look`, and pooled.
+        """Validate each document, by `validate` too, pool its tokens, and write it to the spool.
 
         Raises:
-            InputError: an unusable document, by its id, or one that comes twice.
+            InputError: an invalid document or a duplicate id; the message names the id.
         """
         for unchecked in documents:
             document = check_document(unchecked, self.dim or None)
             self.dim = document.embeddings.shape[1]
-            look(document)
+            validate(document)
             tokens_TD = pool(document.embeddings) if pool else document.embeddings
-            with writing(self._folder):  # not around the loop: an error of the caller's iterable is not ours
+            with writing(self._folder):  # not around the loop: errors of the caller's iterable pass unchanged
                 self._add(document, tokens_TD)
         with writing(self._folder):
             self._tokens.flush()
@@ -90,26 +95,26 @@ class Spool:
     def _check_distinct(self) -> None:
         hashes_N = np.frombuffer(self._hashes, dtype=np.uint64)
         order_N = np.argsort(hashes_N, kind="stable")
-        same = np.flatnonzero(hashes_N[order_N[1:]] == hashes_N[order_N[:-1]])
-        for first, second in ((order_N[entry], order_N[entry + 1]) for entry in same):
+        equal = np.flatnonzero(hashes_N[order_N[1:]] == hashes_N[order_N[:-1]])
+        for first, second in ((order_N[entry], order_N[entry + 1]) for entry in equal):
             id_ = self._record(first)[0]
             if id_ == self._record(second)[0]:
-                raise InputError(f"document id {id_!r} comes twice; ids must be distinct")
+                raise InputError(f"document id {id_!r} occurs twice; ids must be unique")
 
     def ids(self) -> Iterator[tuple[list[str], NDArray[np.uint64]]]:
-        """Ids and their hashes, some thousands at a time."""
+        """Yield ids and their hashes, uint64, in batches of 8192."""
         for start in range(0, len(self), 8192):
             stop = min(start + 8192, len(self))
             ids = [self._record(position)[0] for position in range(start, stop)]
             yield ids, np.array(self._hashes[start:stop], dtype=np.uint64)
 
-    def sample(self, seed: int, enough_tokens: int) -> NDArray[np.float16]:
-        """The tokens of a seeded sample of documents, until there are enough, float16 [T, dim]."""
+    def sample(self, seed: int, min_tokens: int) -> NDArray[np.float16]:
+        """Return token directions of a seeded sample of documents, about `min_tokens`, float16 [T, dim]."""
         n = len(self)
         chosen = np.random.default_rng(seed).permutation(n)[: sample_size(n)]
         lengths = np.diff(np.frombuffer(self._token_ends, dtype=np.int64))[chosen]
-        enough = int(np.searchsorted(np.cumsum(lengths), enough_tokens)) + 1
-        chosen, lengths = chosen[:enough], lengths[:enough]
+        n_documents = int(np.searchsorted(np.cumsum(lengths), min_tokens)) + 1
+        chosen, lengths = chosen[:n_documents], lengths[:n_documents]
         sample_TD = np.empty((int(lengths.sum()), self.dim), dtype=np.float16)
         end = 0
         for position in np.sort(chosen):
@@ -118,13 +123,13 @@ class Spool:
             end += len(tokens_TD)
         return sample_TD
 
-    def partitions(self, tokens: int) -> Iterator[Iterator[Document]]:
-        """The documents in order, cut where a piece has reached so many tokens."""
+    def partitions(self, target_tokens: int) -> Iterator[Iterator[Document]]:
+        """Yield the documents in order, in batches that end when they reach `target_tokens`."""
         ends = np.frombuffer(self._token_ends, dtype=np.int64)
         start = 0
         while start < len(self):
-            reached = np.searchsorted(ends, ends[start] + tokens)
-            stop = min(max(int(reached), start + 1), len(self))
+            stop = int(np.searchsorted(ends, ends[start] + target_tokens))
+            stop = min(max(stop, start + 1), len(self))
             yield map(self._document, range(start, stop))
             start = stop
 

@@ -1,4 +1,4 @@
-"""Finding the cheapest settings of a search that reach a recall, on queries of the user's."""
+"""Find the cheapest search settings that reach a target recall on given queries."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _RESCORED = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What was chosen, the recall that it reached on the queries, and the version that remembers it."""
+class TuneResult:
+    """The chosen settings, their recall on the queries, and the version that stores them."""
 
     settings: SearchSettings
     recall: float
@@ -33,48 +33,48 @@ def cheapest_settings(
     k: int,
     sizes: Mapping[str, Any],
 ) -> tuple[SearchSettings, float]:
-    """The settings that reach `target_recall` with the least estimated cost, and the recall that they reach.
+    """Return the settings of the lowest estimated cost that reach `target_recall`, and their recall.
+
+    The cost is `cost_ns` of the number of rescored documents, not a measured time, so the result is deterministic.
+    Settings are tried in the order of their lowest possible cost, until that exceeds the cost of the best so far.
 
     Args:
-        search: searches all queries with some settings.
-        exact: the truth for the same queries.
-        target_recall: of the best `k`.
-        k: hits a query.
-        sizes: the arguments of `cost_ns`.
-
-    The cost is the estimate of docs/search.md for as many documents as were scored exactly, not a measured time, so
-    that the choice is the same every time. Settings are tried while they might cost less than the best so far.
+        search: searches all queries with given settings.
+        exact: the exact hits of the same queries.
+        target_recall: recall@k to reach.
+        k: hits per query.
+        sizes: keyword arguments of `cost_ns`.
 
     Raises:
-        InputError: no settings tried reach it; the message says what the best of them reach.
+        InputError: no settings reach the target; the message gives the best recall.
     """
     probes = [n_probe for n_probe in _PROBES if n_probe <= sizes["n_centroids"]]
     rescored = sorted({max(n_rescore, RESCORED_PER_HIT * k) for n_rescore in _RESCORED})
-    every = [SearchSettings(n_probe=n_probe, n_rescore=n_rescore) for n_probe, n_rescore in product(probes, rescored)]
-    least = {settings: cost_ns(settings, settings.n_rescore, **sizes) for settings in every}
-    chosen, chosen_recall, chosen_cost, best = None, 0.0, math.inf, 0.0
-    for settings in sorted(every, key=least.__getitem__):
-        if least[settings] >= chosen_cost:
+    grid = [SearchSettings(n_probe=n_probe, n_rescore=n_rescore) for n_probe, n_rescore in product(probes, rescored)]
+    lowest_cost = {settings: cost_ns(settings, settings.n_rescore, **sizes) for settings in grid}
+    chosen, chosen_recall, chosen_cost, best_recall = None, 0.0, math.inf, 0.0
+    for settings in sorted(grid, key=lowest_cost.__getitem__):
+        if lowest_cost[settings] >= chosen_cost:
             break
         answers = search(settings)
         recall = recall_of([answer.hits for answer in answers], exact)
         cost = cost_ns(settings, sum(answer.n_scored for answer in answers) / len(answers), **sizes)
         if recall >= target_recall and cost < chosen_cost:
             chosen, chosen_recall, chosen_cost = settings, recall, cost
-        best = max(best, recall)
+        best_recall = max(best_recall, recall)
     if chosen is None:
         raise InputError(
             f"no settings up to n_probe {probes[-1]} and n_rescore {rescored[-1]} reach a recall of {target_recall}; "
-            f"the best is {best:.4f}. Nothing was stored"
+            f"the best is {best_recall:.4f}; choose a lower target_recall"
         )
     return chosen, chosen_recall
 
 
-def recall_of(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
-    """The share of the exact hits that was found; a hit as good as the last of them counts for it."""
-    right = total = 0
-    for hits, truth in zip(found, exact, strict=True):
-        edge = truth[-1].score if truth else 0.0
-        right += sum(hit.score >= edge for hit in hits)
+def recall_of(approximate: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
+    """Return the share of exact hits that were found; a hit that ties with the last exact hit counts as one."""
+    matched = total = 0
+    for hits, truth in zip(approximate, exact, strict=True):
+        threshold = truth[-1].score if truth else 0.0
+        matched += sum(hit.score >= threshold for hit in hits)
         total += len(truth)
-    return right / total if total else 1.0
+    return matched / total if total else 1.0

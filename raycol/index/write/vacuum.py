@@ -1,8 +1,8 @@
-"""Vacuuming: old versions are given up, and what no version needs any more is removed.
+"""Vacuum: retire old versions and delete the files that no remaining version needs.
 
-A name in the index begins with the version that its writer started from. Once a later version is there, that writer
-can only fail, since the number it would commit is taken; so what it left is safe to remove, and what writers that
-started from the current version are still writing is left alone. No clocks, no locks.
+Names in the index start with the base version of their writer. Once a later version is committed, that writer can only
+fail, because its version number is taken, so its files are safe to delete. Files of writers on the current version
+stay: they may still be running. This needs neither clocks nor locks.
 """
 
 from __future__ import annotations
@@ -22,88 +22,88 @@ from raycol.index.format.manifest import (
     read_manifest,
     versions,
 )
-from raycol.index.search.counts import check_count
+from raycol.index.search.validation import check_positive_int
 from raycol.storage import Store
 
 _BASE = re.compile(r"(\d{8})-")
 
 
 @dataclass(frozen=True)
-class Vacuumed:
-    """What was removed: versions, and folders or files by their names."""
+class VacuumResult:
+    """Retired versions, and the names of deleted folders and files."""
 
     versions: tuple[int, ...]
     removed: tuple[str, ...]
 
 
-def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> Vacuumed:
-    """Keep the newest `keep` versions, and only what they need.
+def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> VacuumResult:
+    """Retire all but the newest `keep` versions and delete the files that these do not need.
 
     Args:
         store: the index.
-        keep: how many versions, 1 at least: the current one always stays.
-        abandoned: remove also what unfinished writers that started from the current version left. Only where no writer
-            is at work: its commit would name folders that are gone.
+        keep: versions to keep; at least 1, so that the current one stays.
+        abandoned: also delete files of unfinished writers on the current version. Only safe while no writer is
+            running: it would commit a manifest with missing folders.
 
     Raises:
-        InputError: `keep` below 1, no index there, or one that cannot be written.
-        IndexCorruptError: a version to be kept cannot be read, so that what it needs is not known.
+        InputError: `keep` below 1, no index in the store, or a store that is not writable.
+        IndexCorruptError: the manifest of a version to keep is unreadable, so the files that it needs are unknown.
     """
-    keep = check_count("keep", keep)
+    keep = check_positive_int("keep", keep)
     read_manifest(store)
     store.check_room()
     return _vacuum(store, keep, abandoned=abandoned)
 
 
-def sweep(store: Store) -> Vacuumed:
-    """Give up no version; remove what earlier writers left."""
+def sweep(store: Store) -> VacuumResult:
+    """Delete the files of earlier, unfinished writers; retire no version."""
     return _vacuum(store, None, abandoned=False)
 
 
-def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> Vacuumed:
-    """Keep the newest `keep` versions, or all that there are by the time they are read."""
-    have, kept = _read(store, keep)
-    retired = tuple(have[: len(have) - len(kept)])
+def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> VacuumResult:
+    """Keep the newest `keep` versions; None keeps all that exist when the manifests are read."""
+    existing, kept = _read(store, keep)
+    retired = tuple(existing[: len(existing) - len(kept)])
     needed = {folder for manifest in kept for folder in manifest.folders}
     current = kept[-1].version
 
-    def left_over(names: Iterable[str]) -> list[str]:
-        found = [(name, _BASE.match(name.rpartition("/")[2])) for name in names if name not in needed]
-        return [name for name, base in found if base and (int(base[1]) < current or abandoned)]
+    def orphans(names: Iterable[str]) -> list[str]:
+        unneeded = [(name, _BASE.match(name.rpartition("/")[2])) for name in names if name not in needed]
+        return [name for name, base in unneeded if base and (int(base[1]) < current or abandoned)]
 
     removed = []
     with writing(store):
-        # What earlier writers have on its way goes before manifests do: a number that is free again must not be given
-        # to a writer that checked it while it was free before (see `LocalStore.create`).
-        for name in left_over(store.names("")):
+        # Staged files of earlier writers go before manifests: a writer that found a version number free must not
+        # commit it after that version was made and retired (see `LocalStore.create`).
+        for name in orphans(store.names("")):
             store.remove(name)
             removed.append(name)
-        # Folders go after manifests: no version that can be opened ever lacks a file.
+        # Folders go after manifests, so that a version that can be opened has all its files.
         for version in retired:
             store.retire(manifest_name(version))
-        for name in left_over(_folders(store)):
+        for name in orphans(_folders(store)):
             store.remove(name)
             removed.append(name)
-    return Vacuumed(retired, tuple(removed))
+    return VacuumResult(retired, tuple(removed))
 
 
 def _read(store: Store, keep: int | None) -> tuple[list[int], list[Manifest]]:
-    """The versions there are, and the manifests of the newest `keep` or of all, while other vacuums may be at work."""
+    """Return all versions and the manifests of the newest `keep`, or of all. Retries if another vacuum interferes."""
     while True:
-        have = versions(store)
+        existing = versions(store)
         try:
-            return have, [read_manifest(store, version) for version in have[-(keep or len(have)) :]] or [
+            return existing, [read_manifest(store, version) for version in existing[-(keep or len(existing)) :]] or [
                 read_manifest(store)
             ]
         except InputError:
-            if versions(store) == have:
+            if versions(store) == existing:
                 raise
 
 
 def _folders(store: Store) -> list[str]:
-    """The folders that may be left over, by the names that writers give them.
+    """Return the names of all folders that writers make.
 
-    Builds' journals come last: while one is there, the command that died goes on with the tidying.
+    Build journals come last: while one exists, a repeated command resumes the cleanup.
     """
     parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
     return [f"{parent}/{name}" for parent in parents for name in store.names(parent)]

@@ -1,4 +1,4 @@
-"""Reading every byte of an index against its manifests."""
+"""Verify every file of an index against its manifests."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from raycol.storage import Files, Store
 
 
 def verify_index(store: Store) -> list[str]:
-    """One line for each file, of any version, that is missing, damaged, or in no manifest.
+    """Return one line for each file of any version that is missing, damaged, or in no manifest.
 
-    Needs nothing of the index to be readable but its list of files: what is too damaged to be opened can be named.
+    Only the file listing has to be readable, so this also works on an index that is too damaged to open.
 
     Raises:
-        InputError: there is no index.
+        InputError: no index in the store.
     """
-    have = versions(store)
-    if not have:
-        read_manifest(store)  # says what stands there instead
+    existing = versions(store)
+    if not existing:
+        read_manifest(store)  # raises the InputError that says what the store holds instead
     problems = [
-        f"{store.place(manifest_name(before + 1))}: missing; expected every version from {have[0]} to {have[-1]}"
-        for before, after in pairwise(have)
+        f"{store.place(manifest_name(before + 1))}: missing; expected every version from {existing[0]} "
+        f"to {existing[-1]}"
+        for before, after in pairwise(existing)
         if after != before + 1
     ]
-    all_read = True
+    all_readable = True
     folders: dict[str, Files] = {}
-    for version in have:
+    for version in existing:
         try:
             for folder, files in read_manifest(store, version).folders.items():
                 if folders.setdefault(folder, files) != files:
-                    place = store.place(manifest_name(version))
-                    problems.append(f"{place}: promises other files in {folder} than the versions before it")
+                    manifest = store.place(manifest_name(version))
+                    problems.append(f"{manifest}: promises other files in {folder} than earlier versions do")
         except (IndexCorruptError, InputError) as error:
             problems.append(str(error))
-            all_read = False
+            all_readable = False
     advice = (
-        "left by a writer that died or is at work, or not raycol's; raycol index vacuum removes what writers left"
-        if all_read
-        else "it may belong to the version whose manifest cannot be read: keep it until that is mended"
+        "from a running or failed writer, or not raycol's; raycol index vacuum deletes files of failed writers"
+        if all_readable
+        else "it may belong to the version whose manifest is unreadable: keep it until that is restored"
     )
-    expected = {manifest_name(version) for version in have} | {REPORT, SERVED}
+    expected = {manifest_name(version) for version in existing} | {REPORT, SERVED}
     for folder, files in sorted(folders.items()):
         problems += _verify_folder(store, folder, files)
         expected |= {f"{folder}/{name}" for name in files}
@@ -52,15 +53,15 @@ def verify_index(store: Store) -> list[str]:
 
 def _verify_folder(store: Store, folder: str, files: Files) -> Iterator[str]:
     for name, info in sorted(files.items()):
-        place = store.place(f"{folder}/{name}")
+        path = store.place(f"{folder}/{name}")
         try:
-            found = store.describe(f"{folder}/{name}")
+            actual = store.describe(f"{folder}/{name}")
         except RaycolError as error:
             yield str(error)
             continue
-        if found is None:
-            yield f"{place}: missing"
-        elif found.bytes != info.bytes:
-            yield f"{place}: {found.bytes} bytes; the manifest promises {info.bytes}"
-        elif found != info:
-            yield f"{place}: the checksum differs from the manifest's"
+        if actual is None:
+            yield f"{path}: missing"
+        elif actual.bytes != info.bytes:
+            yield f"{path}: {actual.bytes} bytes; the manifest promises {info.bytes}"
+        elif actual != info:
+            yield f"{path}: the checksum differs from the manifest's"
