@@ -11,7 +11,7 @@ from rich.table import Table
 from raycol.core.escaping import echo
 from raycol.core.memory import size
 from raycol.index.format.manifest import REPORT
-from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, listed
+from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
 if TYPE_CHECKING:
     from raycol.client.schema import SearchHit
@@ -70,16 +70,16 @@ def mined(report: MiningReport) -> None:
     if short := sum(report.short.values()):
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
-            f"{_fate(short, report.short_kept)}. What took most of their hits: {listed(report.short)}"
+            f"{_fate(short, report.short_kept)}. What took most of their hits: {format_counts(report.short)}"
         )
     if report.left_out:
-        echo(f"of {report.hits} hits are no negatives: {listed(report.left_out)}")
+        echo(f"of {report.hits} hits are no negatives: {format_counts(report.left_out)}")
     if report.positives_encoded:
         echo(f"{report.positives_encoded} positives are not in the index; their scores are of their texts")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")
 
 
-def taught(report: ScoringReport) -> None:
+def scored(report: ScoringReport) -> None:
     """The outcome of `raycol score`."""
     echo(
         f"{report.out}: {report.pairs} scores for {report.rows} of {report.examples} examples, {_files(report)}; "

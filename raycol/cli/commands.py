@@ -102,7 +102,7 @@ def score(config: ScoreConfig) -> None:
 
     with progress("Scoring") as report:
         done = score_examples(config, report)
-    display.taught(done)
+    display.scored(done)
 
 
 @index_app.command("build")

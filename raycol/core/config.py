@@ -116,7 +116,7 @@ class Config(BaseModel):
     @classmethod
     def _explain(cls, error: ErrorDetails, source: str) -> str:
         outer = cls.model_fields.get(str(error["loc"][0])) if error["loc"] else None
-        place = place_of(error["loc"])
+        place = field_path(error["loc"])
         if error["type"] == "extra_forbidden":
             within = [cls] if outer is None else models_within(outer.annotation)
             known = [key for model in within for key in model.model_fields]
@@ -134,7 +134,7 @@ class Config(BaseModel):
         return f"{source}: {place}{found}: {reason[:1].lower()}{reason[1:]}"
 
 
-def place_of(steps: Sequence[int | str], within: str = "") -> str:
+def field_path(steps: Sequence[int | str], within: str = "") -> str:
     """Where something is in a configuration: `data[0].weight`."""
     return (within + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)).lstrip(".")
 

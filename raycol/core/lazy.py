@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A package's `__getattr__` (PEP 562): each name is looked up in its module when it is asked for.
 
     None may be called as a module of the package is: once that is imported, the name means the module.
@@ -29,7 +29,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Import large libraries in the block without the garbage collector, and keep them from it afterwards.
 
     torch and sentence-transformers make a million objects, none of which is ever garbage. The collector takes a fifth

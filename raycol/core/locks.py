@@ -16,7 +16,7 @@ _WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def held(path: Path, doing: str) -> Iterator[None]:
+def file_lock(path: Path, doing: str) -> Iterator[None]:
     """Hold a lock file while the block runs; it stays there, unlocked.
 
     Raises:
@@ -32,7 +32,7 @@ def held(path: Path, doing: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process holds a lock file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)

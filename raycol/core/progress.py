@@ -46,7 +46,7 @@ _LOOK_BACK = 600.0
 _remarks: set[str] = set()
 
 
-def remark(text: str) -> None:
+def print_once(text: str) -> None:
     """Print a line beside the work, once in this process: what a reader guessed, for instance."""
     if text not in _remarks:
         _remarks.add(text)

@@ -67,30 +67,30 @@ def check_location(location: str) -> str:
     return location
 
 
-def shown(location: str) -> str:
+def without_options(location: str) -> str:
     """A location as messages name it: without the settings behind its `?`."""
     return _split(location)[0] if is_uri(location) else location
 
 
-def inside(location: str, name: str) -> str:
+def join_uri(location: str, name: str) -> str:
     """A file or folder under a folder; the settings of a URI stay its own."""
     base, options = _split(location) if is_uri(location) else (location, "")
     return f"{base.rstrip('/')}/{name}{options and '?' + options}"
 
 
-def last_name(location: str) -> str:
+def base_name(location: str) -> str:
     """The name of the file or folder itself."""
-    return PurePosixPath(shown(location)).name
+    return PurePosixPath(without_options(location)).name
 
 
-def above(location: str) -> str:
+def parent_uri(location: str) -> str:
     """The folder that a location lies in."""
     base, options = _split(location) if is_uri(location) else (location, "")
     return f"{base.rstrip('/').rpartition('/')[0]}{options and '?' + options}"
 
 
 @dataclass(frozen=True)
-class Opened:
+class UriFileSystem:
     """A URI's file system.
 
     Args:
@@ -116,7 +116,7 @@ class Opened:
         return found if not found or is_uri(found) else f"{self.options.get('scheme', 'https')}://{found}"
 
 
-def open_uri(uri: str) -> Opened:
+def open_uri(uri: str) -> UriFileSystem:
     """The file system of a URI, by pyarrow.fs.
 
     Raises:
@@ -133,12 +133,12 @@ def open_uri(uri: str) -> Opened:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{base}: cannot be opened ({first_line(error)})") from None
     if isinstance(system, pafs.LocalFileSystem):
-        return Opened(system, path, {}, str)
+        return UriFileSystem(system, path, {}, str)
     if not path.strip("/"):
         raise InputError(f"{base}: cannot be opened (it names no bucket)")
     scheme, _, rest = base.partition("://")
     root = f"{scheme}://{rest.partition('/')[0] if path.startswith('/') else ''}"
-    return Opened(
+    return UriFileSystem(
         system, path.rstrip("/"), dict(parse_qsl(options)), lambda path: f"{root}{quote(path)}{query}"
     )  # fmt: skip
 
@@ -158,13 +158,13 @@ def remedy(error: BaseException) -> str:
     return ""
 
 
-def failed(location: object, what: str, error: BaseException) -> str:
+def failure_message(location: object, what: str, error: BaseException) -> str:
     """A message for a failed request: where, what failed, what was found, what to do."""
     advice = remedy(error) if is_uri(location) else ""
-    return f"{shown(str(location)):.500}: {what} ({first_line(error)}){'; ' + advice if advice else ''}"
+    return f"{without_options(str(location)):.500}: {what} ({first_line(error)}){'; ' + advice if advice else ''}"
 
 
-def lacks_bucket(opened: Opened) -> str:
+def missing_bucket(opened: UriFileSystem) -> str:
     """The name of a URI's bucket, where there is none of that name; else nothing."""
     import pyarrow.fs as pafs
 

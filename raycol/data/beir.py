@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from raycol.core.uris import inside
+from raycol.core.uris import join_uri
 from raycol.data.cells import read_id
 from raycol.data.corpus import OnError, Passage, read_corpus
 from raycol.data.fields import Fields
@@ -95,7 +95,7 @@ def find_qrels(folder: str | Path, split: str) -> str:
 
 def _in_folder(folder: str | Path, name: str) -> str:
     """A file of a folder by its name, or with the suffix of a compression after it."""
-    plain = inside(str(folder), name)
+    plain = join_uri(str(folder), name)
     base = PurePosixPath(name).name
     there = [
         other
@@ -104,7 +104,7 @@ def _in_folder(folder: str | Path, name: str) -> str:
     ]
     if len(there) > 1:
         raise InputError(f"{folder}: holds {' and '.join(there)}; keep one of them")
-    return inside(str(folder), str(PurePosixPath(name).with_name(there[0]))) if there else plain
+    return join_uri(str(folder), str(PurePosixPath(name).with_name(there[0]))) if there else plain
 
 
 def read_queries(path: str | Path, wanted: Collection[str] | None = None) -> dict[str, str]:

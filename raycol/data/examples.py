@@ -35,8 +35,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raycol.core.progress import remark
-from raycol.core.uris import shown
+from raycol.core.progress import print_once
+from raycol.core.uris import without_options
 from raycol.data.beir import find_qrels, read_qrels
 from raycol.data.columns import Columns, find_columns, named_columns
 from raycol.data.corpus import OnError, read_records, refuse
@@ -133,7 +133,7 @@ def _of_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRe
         for document_id, grade in grades.items():
             if grade > 0:
                 row = RawExample(query_id=query_id, document_ids=(document_id,))
-                yield _complete(row, f"{shown(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
+                yield _complete(row, f"{without_options(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
 
 
 def _of_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
@@ -221,7 +221,7 @@ class _Header:
         else:
             if not self._roles:
                 self._roles = name_by_position([[str(value) for value in record]], self._opened.has)
-                remark(f"{self._file}: arrays without names; {', '.join(self._roles)} by their position")
+                print_once(f"{self._file}: arrays without names; {', '.join(self._roles)} by their position")
             if len(record) != len(self._roles) and self._roles[-1] == "score":
                 raise ValueError(f"a JSON array of {len(record)}; expected {len(self._roles)}, as in the first line")
             # Other lines may have more negatives.
@@ -247,7 +247,7 @@ class _Header:
 
     def _tell(self) -> None:
         if self.columns.by_position:
-            remark(f"{self._file}: no column is known by its name; by position, {self.columns.describe()}")
+            print_once(f"{self._file}: no column is known by its name; by position, {self.columns.describe()}")
 
     def _find(self, names: tuple[str, ...], *, positions: bool = True) -> Columns:
         return named_columns(self._named, names) if self._named else find_columns(names, positions=positions)

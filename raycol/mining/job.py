@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
 
-from raycol.core.locks import held, is_held
+from raycol.core.locks import file_lock, is_locked
 from raycol.core.progress import Report
 from raycol.core.uris import is_uri
 from raycol.distributed.executor import Executor, WorkersConfig
@@ -84,11 +84,11 @@ class Planning:
 
     def __enter__(self) -> MiningPlan:
         for left in [] if is_uri(self._out) else beside(self._out, "planning"):
-            if left.suffix != _LOCK and not is_held(Path(f"{left}{_LOCK}")):  # by a command that died
+            if left.suffix != _LOCK and not is_locked(Path(f"{left}{_LOCK}")):  # by a command that died
                 _remove_plan(left)
         with writing(self._out):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(held(Path(f"{self._folder}{_LOCK}"), "planning"))
+            self._held.enter_context(file_lock(Path(f"{self._folder}{_LOCK}"), "planning"))
             self._folder.mkdir()
         return MiningPlan(self._folder)
 

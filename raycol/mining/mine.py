@@ -26,7 +26,7 @@ from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_en
 from raycol.mining.job import MiningJob, MiningPlan, Planning
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
-from raycol.mining.report import MINING_REPORT, MiningReport, listed
+from raycol.mining.report import MINING_REPORT, MiningReport, format_counts
 from raycol.mining.texts import TextWriter
 from raycol.mining.workers import MiningWorker
 from raycol.mining.workspace import refuse_finished
@@ -84,7 +84,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         enough = "a negative" if config.short == "keep" else f"{done.wanted} negatives"
         raise InputError(
             f"{config.data}: none of {done.queries} queries has {enough} (what took most of their hits: "
-            f"{listed(done.short)}); raise --to-rank, or ask for less"
+            f"{format_counts(done.short)}); raise --to-rank, or ask for less"
         )
     job.finish(config.out, MINING_REPORT, done)
     return done

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from raycol.core.uris import above, inside, shown
+from raycol.core.uris import join_uri, parent_uri, without_options
 from raycol.errors import InputError, RaycolError, writing
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.mining.workspace import Place, as_parts, part_name
@@ -69,7 +69,7 @@ class RemotePlace(Place):
         try:
             return _Input.model_validate_json(self._store.read(_INPUT, _MAX_BYTES))
         except (FileNotFoundError, ValueError):
-            raise RaycolError(f"{self._store.place(_INPUT)}: gone or damaged; run the same command again") from None
+            raise RaycolError(f"{self._store.location(_INPUT)}: gone or damaged; run the same command again") from None
 
     def save(self, name: str, table: pa.Table) -> None:
         """One object."""
@@ -121,14 +121,14 @@ class RemotePlace(Place):
 
 def location_for(out: str, fingerprint: str) -> str:
     """Where the unfinished files of a result are."""
-    return inside(above(out), f".{_name(out)}-unfinished-{fingerprint}")
+    return join_uri(parent_uri(out), f".{_name(out)}-unfinished-{fingerprint}")
 
 
 def locations_beside(out: str) -> list[str]:
     """Where there are unfinished files of a result, by any command."""
     start = f".{_name(out)}-unfinished-"
-    parent = RemoteStore(above(out))
-    return [inside(parent.uri, name) for name in parent.names("") if name.startswith(start)]
+    parent = RemoteStore(parent_uri(out))
+    return [join_uri(parent.uri, name) for name in parent.names("") if name.startswith(start)]
 
 
 def is_finished(out: str) -> bool:
@@ -138,7 +138,7 @@ def is_finished(out: str) -> bool:
 
 
 def _name(out: str) -> str:
-    name = urlsplit(shown(out)).path.strip("/").rpartition("/")[2]
+    name = urlsplit(without_options(out)).path.strip("/").rpartition("/")[2]
     if not name:
         raise InputError(f"{out}: expected a folder in the bucket")
     return name

@@ -99,6 +99,6 @@ class ScoringReport(BaseModel):
     versions: dict[str, str]
 
 
-def listed(reasons: Mapping[str, int]) -> str:
+def format_counts(reasons: Mapping[str, int]) -> str:
     """Counts by reason, the largest first."""
     return ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycol.core.locks import held, is_held
+from raycol.core.locks import file_lock, is_locked
 from raycol.core.uris import is_uri
 from raycol.errors import InputError, writing
 from raycol.storage import open_store
@@ -86,11 +86,11 @@ class LocalPlace(Place):
 
     def at_work(self) -> AbstractContextManager[None]:
         """By a lock, which ends with its process."""
-        return held(self._lock, "at work")
+        return file_lock(self._lock, "at work")
 
     def is_at_work(self) -> bool:
         """By the lock."""
-        return is_held(self._lock)
+        return is_locked(self._lock)
 
     def begin(self, record: str, content: bytes, work: Path) -> None:
         """The input is moved here."""
@@ -199,7 +199,7 @@ def refuse_finished(out: str) -> None:
     if there:
         raise InputError(f"{out}: exists already; choose another folder, or remove it")
     if not is_uri(out):
-        open_store(out).check_room()
+        open_store(out).check_writable()
 
 
 def beside(out: str, what: str) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow.fs as pafs
 import xxhash
 
-from raycol.core.uris import Opened, failed, open_uri, shown
+from raycol.core.uris import UriFileSystem, failure_message, open_uri, without_options
 from raycol.errors import InputError, RaycolError, writing
 from raycol.storage.cache import cache_root
 from raycol.storage.object_store import RemoteStore
@@ -34,7 +34,7 @@ def holds_model(uri: str) -> bool:
 
 def check_writable(uri: str) -> None:
     """Raise what stands in the way of putting a model there, by an object that is written and removed."""
-    RemoteStore(uri).check_room()
+    RemoteStore(uri).check_writable()
 
 
 def publish_model(folder: Path, uri: str) -> None:
@@ -58,12 +58,12 @@ def fetch_model(uri: str) -> Path:
     opened = open_uri(uri)
     files = _list(opened, uri)
     if not _is_model(files):
-        raise InputError(f"model {shown(uri)!r}: there is no config.json or modules.json under it")
+        raise InputError(f"model {without_options(uri)!r}: there is no config.json or modules.json under it")
     # By time and size another model of the same name has another folder.
     key = "\n".join(
         [
             opened.endpoint,
-            shown(uri).rstrip("/"),
+            without_options(uri).rstrip("/"),
             *(f"{name} {info.size} {info.mtime_ns}" for name, info in sorted(files.items())),
         ]
     )
@@ -87,33 +87,35 @@ def fetch_model(uri: str) -> Path:
     return final
 
 
-def _download(opened: Opened, uri: str, files: dict[str, pafs.FileInfo], folder: Path) -> None:
+def _download(opened: UriFileSystem, uri: str, files: dict[str, pafs.FileInfo], folder: Path) -> None:
     for name, info in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             pafs.copy_files(info.path, str(path), source_filesystem=opened.system)
         except OSError as error:
-            raise RaycolError(failed(uri, f"model, {name} cannot be read", error)) from error
+            raise RaycolError(failure_message(uri, f"model, {name} cannot be read", error)) from error
         if (found := path.stat().st_size) != info.size:
-            raise RaycolError(f"{shown(uri)}: {name} has {found} bytes; {info.size} were listed; try again")
+            raise RaycolError(f"{without_options(uri)}: {name} has {found} bytes; {info.size} were listed; try again")
 
 
 def _is_model(files: dict[str, pafs.FileInfo]) -> bool:
     return any(name in files for name in MARKS)
 
 
-def _list(opened: Opened, uri: str) -> dict[str, pafs.FileInfo]:
+def _list(opened: UriFileSystem, uri: str) -> dict[str, pafs.FileInfo]:
     """The files under a URI, by their names below it."""
     selector = pafs.FileSelector(opened.path, recursive=True, allow_not_found=True)
     try:
         found = [info for info in opened.system.get_file_info(selector) if info.type == pafs.FileType.File]
     except OSError as error:
-        raise InputError(failed(uri, "model cannot be listed", error)) from error
+        raise InputError(failure_message(uri, "model cannot be listed", error)) from error
     if len(found) > _MOST_FILES:
-        raise InputError(f"{shown(uri)}: has {len(found):,} files under it; a model has {_MOST_FILES:,} at most")
+        raise InputError(
+            f"{without_options(uri)}: has {len(found):,} files under it; a model has {_MOST_FILES:,} at most"
+        )
     files = {info.path.removeprefix(f"{opened.path}/"): info for info in found}
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{shown(uri)}: has a file {name!r:.100}, which is no name of a model's")
+            raise InputError(f"{without_options(uri)}: has a file {name!r:.100}, which is no name of a model's")
     return files

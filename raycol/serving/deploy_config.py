@@ -21,7 +21,7 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from raycol.core.config import models_within, place_of, read_yaml_mapping
+from raycol.core.config import field_path, models_within, read_yaml_mapping
 from raycol.core.escaping import echo
 from raycol.errors import InputError
 from raycol.serving.config import ServeConfig
@@ -107,7 +107,7 @@ def _check_values(values: Any, model: type[Any], source: str, place: str) -> Any
         raise InputError(f"{source}: Serve cannot import what the file names ({error}); install it here too") from None
     except ValidationError as error:
         found = error.errors()[0]
-        where = place_of(found["loc"], place)
+        where = field_path(found["loc"], place)
         if found["type"] == "missing":
             raise InputError(f"{source}: {where} is missing") from None
         reason = " ".join(found["msg"].removeprefix("Value error, ").split())

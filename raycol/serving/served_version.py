@@ -40,7 +40,7 @@ def read_pin(store: Store) -> Pin | None:
         return Pin.model_validate_json(content)
     except ValidationError:
         raise IndexCorruptError(
-            f"{store.place(SERVED)}: not the record of a version to serve; remove it to serve the newest"
+            f"{store.location(SERVED)}: not the record of a version to serve; remove it to serve the newest"
         ) from None
 
 

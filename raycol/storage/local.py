@@ -42,7 +42,7 @@ class LocalStore(Store):
         self.root = root
         self.uri = str(root)
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         """How messages name something in here."""
         return str(self.root / name)
 
@@ -80,7 +80,7 @@ class LocalStore(Store):
         try:
             descriptor = self._open(name)
         except PermissionError as error:
-            raise RaycolError(f"{self.place(name)}: cannot be read ({error.strerror})") from None
+            raise RaycolError(f"{self.location(name)}: cannot be read ({error.strerror})") from None
         except (OSError, IndexCorruptError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -214,7 +214,7 @@ class LocalStore(Store):
             with suppress(OSError):
                 path.rmdir()
 
-    def check_room(self) -> None:
+    def check_writable(self) -> None:
         """Raise `InputError` where the folder, or the nearest one above it, is a file or cannot be written."""
         there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not there.is_dir():

@@ -15,11 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raycol.core.uris import failed, lacks_bucket, open_uri, shown
+from raycol.core.uris import failure_message, missing_bucket, open_uri, without_options
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.storage.cache import Cache
 from raycol.storage.checked_files import FileInfo, Files, check_contents, describe_file, digest
-from raycol.storage.object_writes import Objects
+from raycol.storage.object_writes import ObjectWriter
 from raycol.storage.store import MANIFESTS, Store
 
 _CHUNK = 4 << 20
@@ -37,10 +37,10 @@ class RemoteStore(Store):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._shown = shown(uri).rstrip("/")
+        self._shown = without_options(uri).rstrip("/")
         self._opened = open_uri(uri)
         self._fs, self._prefix = self._opened.system, self._opened.path
-        self._objects = Objects(self._opened, self._shown)
+        self._writer = ObjectWriter(self._opened, self._shown)
         self._cache = Cache(f"{self._fs.type_name} {self._opened.endpoint} {self._prefix}")
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class RemoteStore(Store):
             try:
                 yield file
             except OSError as error:  # what is wrong with the contents is for the caller to say
-                raise RaycolError(failed(self.place(name), "cannot be read", error)) from error
+                raise RaycolError(failure_message(self.location(name), "cannot be read", error)) from error
 
     def describe(self, name: str) -> FileInfo | None:
         """Length and checksum of an object, downloaded whole."""
@@ -96,10 +96,12 @@ class RemoteStore(Store):
         found = {info.base_name: info.size for info in self._list(folder)}
         for name, info in files.items():
             if name not in found:
-                raise IndexCorruptError(f"{self.place(f'{folder}/{name}')}: missing; restore it or rebuild the index")
+                raise IndexCorruptError(
+                    f"{self.location(f'{folder}/{name}')}: missing; restore it or rebuild the index"
+                )
             if found[name] != info.bytes:
                 raise IndexCorruptError(
-                    f"{self.place(f'{folder}/{name}')}: {found[name]} bytes; the manifest promises {info.bytes}; "
+                    f"{self.location(f'{folder}/{name}')}: {found[name]} bytes; the manifest promises {info.bytes}; "
                     "restore it or rebuild the index"
                 )
 
@@ -129,7 +131,7 @@ class RemoteStore(Store):
     def publish(self, folder: Path, name: str, files: Files) -> None:
         """Upload every file of a folder under its final name, over what a writer left that died."""
         for path in sorted(folder.iterdir()):
-            self._objects.put(f"{name}/{path.name}", path)
+            self._writer.put(f"{name}/{path.name}", path)
 
     def create(self, name: str, content: bytes, check: Callable[[], None]) -> None:
         """Put an object on the condition that there is none of that name, nor the mark of a retired one.
@@ -141,7 +143,7 @@ class RemoteStore(Store):
         check()
         for _ in range(_TRIES):
             try:
-                if self._objects.create(name, content):
+                if self._writer.create(name, content):
                     return
             except RaycolError as error:
                 if self._is_there(name, content, error):
@@ -161,12 +163,12 @@ class RemoteStore(Store):
         Of these marks the newest thousands are kept: a writer that has checked, and then does nothing while so many
         versions are committed and retired, would take a name again.
         """
-        self._objects.put(name, b"")
+        self._writer.put(name, b"")
         self._cache.forget(name)
         folder = name.rpartition("/")[0]
         marks = sorted(info.base_name for info in self._list(folder) if self._is_retired(info))
         if len(marks) > 2 * _MARKS:
-            self._objects.delete([f"{folder}/{mark}" for mark in marks[:-_MARKS]])
+            self._writer.delete([f"{folder}/{mark}" for mark in marks[:-_MARKS]])
 
     def _is_retired(self, info: pafs.FileInfo) -> bool:
         manifests = f"{self._prefix}/{MANIFESTS}/"
@@ -183,11 +185,11 @@ class RemoteStore(Store):
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object in place of what stood there."""
-        self._objects.put(name, content)
+        self._writer.put(name, content)
 
     def put(self, name: str, path: Path) -> None:
         """Upload a local file, in place of what stood there."""
-        self._objects.put(name, path)
+        self._writer.put(name, path)
 
     def remove(self, name: str) -> None:
         """Remove an object, or all under a prefix, and copies of them on this machine."""
@@ -197,7 +199,7 @@ class RemoteStore(Store):
             found = self._list(name, recursive=True) if info.type == pafs.FileType.Directory else [info]
             paths = [info.path for info in found if info.type == pafs.FileType.File]
             try:
-                self._objects.delete([path[len(self._prefix) + 1 :] for path in paths])
+                self._writer.delete([path[len(self._prefix) + 1 :] for path in paths])
                 break
             except FileNotFoundError:  # another process removes them too
                 continue
@@ -206,17 +208,17 @@ class RemoteStore(Store):
     def remove_if_empty(self) -> None:
         """There are no folders to leave behind."""
 
-    def check_room(self) -> None:
+    def check_writable(self) -> None:
         """Raise where nothing can be written: no bucket, no permission, no answer."""
-        self._objects.check()
+        self._writer.check()
 
     def check_commits(self) -> None:
         """Raise where of two writers both would get through."""
-        self._objects.check(commits=True)
+        self._writer.check(commits=True)
 
     def why_not_an_index(self) -> str:
         """What stands here."""
-        if bucket := lacks_bucket(self._opened):
+        if bucket := missing_bucket(self._opened):
             return f"no bucket {bucket!r}; make it, or mend the name"
         if self.names("partitions"):
             return "an unfinished build; run the same build again to finish it (no manifests/ here)"
@@ -250,7 +252,7 @@ class RemoteStore(Store):
             with self._reading(name):
                 source = self._fs.open_input_stream(self._path(name), compression=None)
         except FileNotFoundError:
-            raise IndexCorruptError(f"{self.place(name)}: missing; restore it or rebuild the index") from None
+            raise IndexCorruptError(f"{self.location(name)}: missing; restore it or rebuild the index") from None
         with source, path.open("wb") as file:
             while chunk := self._read_on(name, source):
                 with writing(path.parent):  # a full disk is not the store's fault
@@ -258,7 +260,7 @@ class RemoteStore(Store):
         found = describe_file(path)
         if found != info:
             raise IndexCorruptError(
-                f"{self.place(name)}: {found.bytes} bytes with checksum {found.xxh3}; the manifest promises "
+                f"{self.location(name)}: {found.bytes} bytes with checksum {found.xxh3}; the manifest promises "
                 f"{info.bytes} and {info.xxh3}; restore it or rebuild the index"
             )
 
@@ -275,4 +277,4 @@ class RemoteStore(Store):
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise RaycolError(failed(self.place(name), "cannot be read", error)) from error
+            raise RaycolError(failure_message(self.location(name), "cannot be read", error)) from error

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raycol.core.uris import Opened, failed, first_line
+from raycol.core.uris import UriFileSystem, failure_message, first_line
 from raycol.errors import InputError, RaycolError
 from raycol.storage.store import UNFINISHED
 
@@ -25,7 +25,7 @@ _MOST_PARTS = 9_000
 _RETRIES, _RETRY_S = 8, 30.0
 
 
-class Objects:
+class ObjectWriter:
     """Writes under a prefix of a bucket.
 
     Args:
@@ -33,7 +33,7 @@ class Objects:
         uri: how messages name it.
     """
 
-    def __init__(self, opened: Opened, uri: str) -> None:
+    def __init__(self, opened: UriFileSystem, uri: str) -> None:
         self._opened = opened
         self._uri = uri.rstrip("/")
         self._prefix = opened.path.partition("/")[2]
@@ -157,7 +157,7 @@ class Objects:
                 f"{place}: cannot be {doing}: no such bucket ({first_line(error)}); make it, or mend the name"
             ) from None
         except (BaseError, OSError, ValueError) as error:
-            raise RaycolError(failed(place, f"cannot be {doing}", error)) from None
+            raise RaycolError(failure_message(place, f"cannot be {doing}", error)) from None
 
 
 def _refuse_profiles(uri: str) -> None:

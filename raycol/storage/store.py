@@ -29,7 +29,7 @@ class Store(ABC):
     def __str__(self) -> str:
         return self.uri
 
-    def place(self, name: str) -> str:
+    def location(self, name: str) -> str:
         """How messages name something in here."""
         return f"{str(self).rstrip('/')}/{name}"
 
@@ -112,7 +112,7 @@ class Store(ABC):
         """Leave nothing behind where a build was refused before anything was written."""
 
     @abstractmethod
-    def check_room(self) -> None:
+    def check_writable(self) -> None:
         """Raise where nothing can be put: a file where the folder should be, no bucket, no permission."""
 
     def check_commits(self) -> None:  # noqa: B027

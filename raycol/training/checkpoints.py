@@ -72,7 +72,7 @@ def list_checkpoints(store: Store) -> list[Saved]:
     for name in store.names(_FOLDER):
         if not name.endswith(".json"):
             continue
-        place = store.place(f"{_FOLDER}/{name}")
+        place = store.location(f"{_FOLDER}/{name}")
         try:
             saved = Saved.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_RECORD_BYTES)))
             store.check_lengths(saved.folder, saved.files)

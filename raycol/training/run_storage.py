@@ -25,8 +25,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raycol.core.locks import held
-from raycol.core.uris import is_uri, shown
+from raycol.core.locks import file_lock
+from raycol.core.uris import is_uri, without_options
 from raycol.data import corpus_files
 from raycol.data.corpus import identity
 from raycol.data.files import folder_state, what_is
@@ -74,14 +74,14 @@ def alone(store: Store) -> Iterator[None]:
     Raises:
         InputError: one is at work there.
     """
-    store.check_room()
+    store.check_writable()
     if not store.is_local:
         yield
         return
     folder = Path(store.uri)
     with writing(store):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / _LOCK, "training"):
+    with file_lock(folder / _LOCK, "training"):
         try:
             yield
         finally:
@@ -97,7 +97,7 @@ def open_run(store: Store, config: TrainConfig) -> Run | None:
     Raises:
         InputError: it is another one.
     """
-    store.check_room()
+    store.check_writable()
     try:
         run = Run.model_validate_json(store.read(RUN, _MAX_BYTES))
     except (OSError, ValidationError):  # an object store's outage is neither
@@ -217,9 +217,9 @@ def check_out(out: str) -> None:
     if is_uri(out):
         check_writable(out)
     elif not Path(out).exists():
-        open_store(out).check_room()
+        open_store(out).check_writable()
     if holds_model(out) if is_uri(out) else Path(out).exists():
-        raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
+        raise InputError(f"{without_options(out)}: exists already; choose another folder for the model, or remove it")
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from raycol.core.uris import above, check_location, inside, open_uri, remedy, shown
+from raycol.core.uris import check_location, join_uri, open_uri, parent_uri, remedy, without_options
 from raycol.errors import InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.mining import MineConfig, ScoreConfig
 from raycol.serving.config import ServeConfig
 from raycol.storage import open_store
-from raycol.storage.object_writes import Objects
+from raycol.storage.object_writes import ObjectWriter
 from raycol.training import TrainConfig
 
 SECRET = "hunter2"
@@ -100,11 +100,11 @@ def test_everything_else_is_taken(uri: str) -> None:
 
 def test_settings_of_a_uri_stay_with_what_lies_in_it() -> None:
     uri = "s3://bucket/runs?region=eu-west-1"
-    assert shown(uri) == "s3://bucket/runs"
-    assert inside(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
-    assert inside(above(uri), "other") == "s3://bucket/other?region=eu-west-1"
-    assert inside("/a/b/", "c") == "/a/b/c"
-    assert above("a/b") == "a"
+    assert without_options(uri) == "s3://bucket/runs"
+    assert join_uri(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
+    assert join_uri(parent_uri(uri), "other") == "s3://bucket/other?region=eu-west-1"
+    assert join_uri("/a/b/", "c") == "/a/b/c"
+    assert parent_uri("a/b") == "a"
 
 
 def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPat
         opened = open_uri(uri)
         assert (opened.system.type_name, opened.path) == ("gcs", "bucket/some/index")
         assert opened.uri_of("bucket/some/a b").startswith(uri.partition("bucket")[0] + "bucket/some/a%20b")
-        objects = Objects(opened, shown(uri))
+        objects = ObjectWriter(opened, without_options(uri))
         assert objects._key("manifests/1") == "some/index/manifests/1"
         assert type(objects._client).__name__ == "GCSStore"
     local = open_uri("gs://bucket/x?endpoint_override=127.0.0.1:9&scheme=http")
@@ -136,7 +136,7 @@ def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_PROFILE", "work")
     store = open_store("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
     with pytest.raises(InputError, match="profiles are used for reading only; put the credentials themselves"):
-        store.check_room()
+        store.check_writable()
 
 
 @pytest.mark.parametrize(

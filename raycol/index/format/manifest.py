@@ -216,7 +216,7 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
     if version not in have:
         raise InputError(f"{store}: no version {version}; it holds {', '.join(map(str, have))}")
     name = manifest_name(version)
-    place = store.place(name)
+    place = store.location(name)
     try:
         content = store.read(name, MAX_MANIFEST_BYTES)
         if len(content) > MAX_MANIFEST_BYTES:

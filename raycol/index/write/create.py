@@ -96,5 +96,5 @@ def check_new(store: Store) -> None:
     """Raise `InputError` where a store cannot take a new index."""
     if have := versions(store):
         raise InputError(f"{store}: holds an index already (version {have[-1]}); choose another place or remove it")
-    store.check_room()
+    store.check_writable()
     store.check_commits()

@@ -22,7 +22,7 @@ def verify_index(store: Store) -> list[str]:
     if not have:
         read_manifest(store)  # says what stands there instead
     problems = [
-        f"{store.place(manifest_name(before + 1))}: missing; expected every version from {have[0]} to {have[-1]}"
+        f"{store.location(manifest_name(before + 1))}: missing; expected every version from {have[0]} to {have[-1]}"
         for before, after in pairwise(have)
         if after != before + 1
     ]
@@ -32,7 +32,7 @@ def verify_index(store: Store) -> list[str]:
         try:
             for folder, files in read_manifest(store, version).folders.items():
                 if folders.setdefault(folder, files) != files:
-                    place = store.place(manifest_name(version))
+                    place = store.location(manifest_name(version))
                     problems.append(f"{place}: promises other files in {folder} than the versions before it")
         except (IndexCorruptError, InputError) as error:
             problems.append(str(error))
@@ -46,13 +46,13 @@ def verify_index(store: Store) -> list[str]:
     for folder, files in sorted(folders.items()):
         problems += _verify_folder(store, folder, files)
         expected |= {f"{folder}/{name}" for name in files}
-    problems += [f"{store.place(name)}: in no manifest ({advice})" for name in store.walk() if name not in expected]
+    problems += [f"{store.location(name)}: in no manifest ({advice})" for name in store.walk() if name not in expected]
     return problems
 
 
 def _verify_folder(store: Store, folder: str, files: Files) -> Iterator[str]:
     for name, info in sorted(files.items()):
-        place = store.place(f"{folder}/{name}")
+        place = store.location(f"{folder}/{name}")
         try:
             found = store.describe(f"{folder}/{name}")
         except RaycolError as error:
