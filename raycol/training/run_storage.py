@@ -219,7 +219,7 @@ def check_out(out: str) -> None:
     elif not Path(out).exists():
         open_store(out).check_writable()
     if holds_model(out) if is_uri(out) else Path(out).exists():
-        raise InputError(f"{without_options(out)}: exists already; choose another folder for the model, or remove it")
+        raise InputError(f"{without_options(out)}: already exists; choose another folder for the model, or remove it")
 
 
 @contextmanager

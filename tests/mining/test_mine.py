@@ -14,7 +14,7 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
-from raycol.mining.job import Planning
+from raycol.mining.job import PlanFolder
 from raycol.mining.queries import group_queries
 from raycol.models.encoder import load_encoder
 from tests.conftest import write_jsonl
@@ -141,7 +141,7 @@ def test_texts_come_from_the_corpus_where_the_index_has_none(
     mine(index, pairs, tmp_path / "pairs")
     assert contents(tmp_path / "named") == contents(tmp_path / "pairs")
     lacking = write_jsonl(tmp_path / "lacking.jsonl", [{"_id": "other", "text": "rain"}])
-    with pytest.raises(InputError, match=r"lacking.jsonl: no document '.*', which the index has"):
+    with pytest.raises(InputError, match=r"lacking.jsonl: has no document '.*', which the index has"):
         mine(bare, pairs, tmp_path / "o", corpus=lacking)
 
 
@@ -182,7 +182,7 @@ def test_the_same_command_goes_on_wherever_it_died(
     assert report.reused_parts == died
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
     assert beside(tmp_path / "o") == []
-    with pytest.raises(InputError, match="o: exists already; choose another folder"):
+    with pytest.raises(InputError, match="o: already exists; choose another folder"):
         mine(index, beir, tmp_path / "o")
 
 
@@ -270,13 +270,13 @@ def test_bad_input_is_refused_before_any_work(
         ({"split": "dev"}, "qrels/dev.tsv: no such file"),
         ({"model": str(tiny_backbone)}, "is not the one the index was built with"),
         ({"model": str(tmp_path / "gone")}, "gone': no such folder"),
-        ({"index": encoded}, "does not say which model it was built with; pass --model"),
+        ({"index": encoded}, "does not record the model it was built with; pass --model"),
         ({"index": encoded, "model": str(tiny_colbert)}, "has embeddings of 16 dimensions; the index has 32"),
         ({"cross_encoder": str(tmp_path / "gone")}, "gone': no such folder"),
-        ({"cross_encoder": str(tiny_colbert)}, "is no cross-encoder"),
-        ({"cross_encoder": str(tiny_backbone)}, r"is no cross-encoder \(BertModel\)"),
-        ({"cross_encoder": str(split)}, "gives 2 scores to a pair; expected one"),
-        ({"out": empty}, "empty.jsonl: exists already"),
+        ({"cross_encoder": str(tiny_colbert)}, "is not a cross-encoder"),
+        ({"cross_encoder": str(tiny_backbone)}, r"is not a cross-encoder \(BertModel\)"),
+        ({"cross_encoder": str(split)}, "returns 2 scores per pair; expected"),
+        ({"out": empty}, "empty.jsonl: already exists"),
     ):
         values = {"index": index, "data": beir, "out": out, **settings}
         with pytest.raises(InputError, match=message):
@@ -308,13 +308,13 @@ def test_a_command_removes_nothing_of_one_that_is_at_work(
         def run(self, *arguments: Any, **named: Any) -> Any:
             for row in super().run(*arguments, **named):
                 for settings in ({}, {"negatives": 2}):
-                    with pytest.raises(InputError, match="another command is at work") as refused:
+                    with pytest.raises(InputError, match="another command is running") as refused:
                         mine(index, beir, tmp_path / "o", **settings)
                     refusals.append(str(refused.value))
                 yield row
 
     mine(index, beir, tmp_path / "whole")
-    with Planning(str(tmp_path / "o")) as plan:
+    with PlanFolder(str(tmp_path / "o")) as plan:
         report = mine(index, beir, tmp_path / "o", Disturbed())
         assert plan.folder.is_dir()
     assert len(refusals) == 2 * report.parts
@@ -330,7 +330,7 @@ def test_pairs_labelled_zero_are_no_positives(beir: Path, index: Path, tmp_path:
     data = write_jsonl(tmp_path / "pairs.jsonl", [*pairs[:6], {**pairs[6], "label": 0}])
     report = mine(index, data, tmp_path / "o")
     assert (report.pairs, len(report.skipped)) == (6, 1)
-    assert str(report.skipped[0]).endswith("line 7: its only document is labelled 0, so that it is no positive")
+    assert str(report.skipped[0]).endswith("line 7: its only document is labelled 0, so it is not a positive")
 
 
 def test_documents_scored_as_high_as_the_positive_are_no_negatives() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo, commit_manifest
-from raycol.mining.candidates import NegativeRules, folded
+from raycol.mining.candidates import NegativeRules, normalize
 from raycol.mining.part import MINED_SCHEMA, Miner
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import IndexTexts, Text
@@ -109,7 +109,7 @@ def test_every_row_is_as_the_rules_ask(
         found = index.search([embed(query.text)], 30)[0]
         rank = {hit.id: place for place, hit in enumerate(found, start=1)}
         score = {hit.id: np.float32(hit.score) for hit in found}
-        same = {folded(each.text) for each in query.positives}
+        same = {normalize(each.text) for each in query.positives}
         scores = [score_of(index, query.text, each) for each in query.positives]
         ids = row["negative_ids"]
         if ids is None:
@@ -120,7 +120,7 @@ def test_every_row_is_as_the_rules_ask(
             assert all(from_rank <= rank[id_] <= 30 for id_ in ids)
             assert row["mined_scores"][1:] == [score[id_] for id_ in ids]
             assert row["negatives"] == [text_of(int(id_[1:])) for id_ in ids]
-        assert not {folded(text) for text in row["negatives"]} & same
+        assert not {normalize(text) for text in row["negatives"]} & same
         assert len(set(row["negatives"])) == len(row["negatives"])
         place = [each.text for each in query.positives].index(row["positive"])
         assert row["mined_scores"][0] == pytest.approx(scores[place], abs=1e-4)
@@ -149,7 +149,7 @@ def score_of(index: Index, query: str, positive: Positive) -> float:
     hits = index.search([embed(query)], 30)[0]
     if positive.id and positive.id in index:
         return index.rerank([embed(query)], [[positive.id]])[0][0].score
-    same = [hit.score for hit in hits if folded(text_of(int(hit.id[1:]))) == folded(positive.text)]
+    same = [hit.score for hit in hits if normalize(text_of(int(hit.id[1:]))) == normalize(positive.text)]
     return same[0] if same else float((embed(query) @ embed(positive.text).T).max(1).sum())
 
 

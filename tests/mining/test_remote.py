@@ -92,7 +92,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         list(read_examples(ExampleSource(path=f"{s3}/o")))
     assert mine(index, data, f"{s3}/o").reused_parts == 5
     assert rows_in(f"{s3}/o") == rows_in(f"{s3}/whole")
-    with pytest.raises(InputError, match="o: exists already"):
+    with pytest.raises(InputError, match="o: already exists"):
         mine(index, data, f"{s3}/o")
 
 

@@ -73,8 +73,8 @@ def test_a_download_that_fails_leaves_nothing(s3: str, tiny_colbert: Path, tmp_p
 
 def test_a_model_is_not_trained_over_another(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
     publish_model(tiny_colbert, f"{s3}/model")
-    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+    with pytest.raises(InputError, match=r"/model: already exists; choose another folder"):
         train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=f"{s3}/model"))
     shutil.copytree(tiny_colbert, tmp_path / "model")
-    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+    with pytest.raises(InputError, match=r"/model: already exists; choose another folder"):
         train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=tmp_path / "model"))

@@ -91,7 +91,7 @@ def test_training_stops_early_when_it_gets_no_better(tiny_colbert: Path, pairs: 
 
 def test_a_folder_that_exists_is_left_alone(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         train(settings(tiny_colbert, pairs, tmp_path / "m"))
 
 
