@@ -78,16 +78,16 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         "corpus": _TEXTS if texts else None,
     }
     parts, reused = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
-    mining_report = _report(config, sum(parts, Counter()), len(parts), reused, problems, time.monotonic() - started)
-    if not mining_report.rows:
+    outcome = _report(config, sum(parts, Counter()), len(parts), reused, problems, time.monotonic() - started)
+    if not outcome.rows:
         job.discard()
-        required = "a negative" if config.short == "keep" else f"{mining_report.wanted} negatives"
+        required = "a negative" if config.short == "keep" else f"{outcome.wanted} negatives"
         raise InputError(
-            f"{config.data}: none of {mining_report.queries} queries has {required} (queries by the "
-            f"reason that rejected most of their hits: {format_counts(mining_report.short)}); raise --to-rank, or relax the bounds"
+            f"{config.data}: none of {outcome.queries} queries has {required} (by the reason "
+            f"that rejected most of their hits: {format_counts(outcome.short)}); raise --to-rank, or relax the bounds"
         )
-    job.finish(config.out, MINING_REPORT, mining_report)
-    return mining_report
+    job.finish(config.out, MINING_REPORT, outcome)
+    return outcome
 
 
 def _report(
@@ -135,7 +135,7 @@ def _find_corpus(config: MineConfig, index: Index) -> str | None:
 
 
 def _resolve(config: MineConfig, index: Index) -> MineConfig:
-    """Make paths absolute, for workers in other directories, and fill in the model. Raises `InputError` without one."""
+    """Make paths absolute, since workers run elsewhere, and fill in the model. Raises `InputError` without one."""
     recorded = index.manifest.model
     name = config.model or (recorded.name if recorded else None)
     if name is None:
@@ -148,7 +148,7 @@ def _resolve(config: MineConfig, index: Index) -> MineConfig:
 
 
 def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
-    """Return the fingerprints of the encoder and the cross-encoder, if any. Raises `InputError` for unusable models."""
+    """Return the fingerprints of the encoder and the cross-encoder, if any. Raises `InputError` for bad models."""
     # Importing torch takes seconds, so other input is checked first.
     from raycol.models.encoder import encoder_fingerprint, load_encoder_of
 

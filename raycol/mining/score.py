@@ -62,7 +62,7 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
     arguments = {"config": json.dumps(config.effective()), "fingerprint": fingerprint}
     parts, reused = job.run(plan, ScoringWorker, config, arguments, "scoring", report, executor)
     counts: Counter[str] = sum(parts, Counter())
-    scoring_report = ScoringReport(
+    outcome = ScoringReport(
         out=config.out,
         teacher=config.teacher,
         examples=example_counts["examples"],
@@ -80,8 +80,8 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
         seconds=round(time.monotonic() - started, 3),
         versions=library_versions(),
     )
-    job.finish(config.out, SCORING_REPORT, scoring_report)
-    return scoring_report
+    job.finish(config.out, SCORING_REPORT, outcome)
+    return outcome
 
 
 def _read(config: ScoreConfig, problems: list[BadRecord], counts: Counter[str]) -> Iterator[dict[str, Any]]:

