@@ -1,4 +1,4 @@
-"""Locks on local folders: a command holds one while it works there, and loses it when its process ends."""
+"""Lock files in local folders. A command holds one while it runs; the system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from pathlib import Path
 
 from raycol.errors import InputError
 
-# File systems without locks: then nobody is kept from anything.
-_WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# Errors of file systems without locks; locking then has no effect.
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def file_lock(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file while the block runs; it stays there, unlocked.
+    """Hold a lock file while the block runs. The file itself is not deleted.
+
+    Args:
+        path: of the lock file.
+        doing: what the command does, for the message of another one that finds the lock held.
 
     Raises:
-        InputError: another process holds it.
-        OSError: the file cannot be made.
+        InputError: another process holds the lock.
+        OSError: the file cannot be created.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -50,6 +54,6 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _WITHOUT:
+        if error.errno not in _UNSUPPORTED:
             raise
     return True

@@ -114,7 +114,7 @@ CASES = [
     (["serve", "index", "--cors", "*"], "cors is '*'; expected an origin"),
     (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts is 'http://a.example'; expected"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
-    (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: give it on the command line"),
+    (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: set it on the command line"),
     (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
     (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),

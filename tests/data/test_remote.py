@@ -50,7 +50,7 @@ def test_what_may_not_be_read_is_named_with_what_to_do(folder: str, s3: str, s3_
     with s3_server.failing(denied), pytest.raises(InputError) as error:
         list(read_corpus(f"{s3}/{name}"))
     assert f"{s3}/{name}: cannot be read (" in str(error.value)
-    assert "no permission: look at the credentials in the environment" in str(error.value)
+    assert "no permission: check the credentials in the environment" in str(error.value)
 
 
 def test_a_bucket_that_there_is_not_is_named(s3: str) -> None:

@@ -75,7 +75,7 @@ def test_what_nobody_expected_comes_back_with_its_place(
 def test_resources_are_those_that_a_worker_can_have() -> None:
     config = IndexConfig(corpus="c", out="i", resources="memory=1e9,disk=2")
     assert config.resources == {"CPU": 1, "memory": 1e9, "disk": 2}
-    with pytest.raises(ValidationError, match="found object_store_memory, which no worker can be given"):
+    with pytest.raises(ValidationError, match="found object_store_memory, which workers cannot reserve"):
         IndexConfig(corpus="c", out="i", resources={"object_store_memory": 1e9})
 
 

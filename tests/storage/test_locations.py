@@ -142,7 +142,7 @@ def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("said", "advice"),
     [
-        ("AWS Error NO_SUCH_BUCKET during X", "make it"),
+        ("AWS Error NO_SUCH_BUCKET during X", "create it"),
         ("AWS Error ACCESS_DENIED during X", "no permission"),
         ("AWS Error INVALID_ACCESS_KEY_ID", "no usable credentials"),
         ("AWS Error NETWORK_CONNECTION during X: curlCode: 7", "try again"),

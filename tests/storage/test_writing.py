@@ -168,7 +168,7 @@ def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server
         return denied(request, start) if request["REQUEST_METHOD"] in ("PUT", "POST", "DELETE") else None
 
     with s3_server.failing(read_only):
-        with pytest.raises(RaycolError, match=r"cannot be written \(.*\); no permission: look at the credentials"):
+        with pytest.raises(RaycolError, match=r"cannot be written \(.*\); no permission: check the credentials"):
             Index.create(f"{s3}-2", documents())
         index = Index.open(s3)
         with pytest.raises(RaycolError, match="no permission"):
