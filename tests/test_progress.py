@@ -32,7 +32,7 @@ def wait_for(file: io.StringIO, text: str, times: int = 1) -> None:
 
 
 def test_lines_come_though_nothing_is_finished(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINE_EVERY", 0.01)
+    monkeypatch.setattr(module, "_LINE_INTERVAL_S", 0.01)
     before = active_count()
     with progress("Indexing") as report:
         wait_for(said, " s: 0\n")
@@ -54,12 +54,12 @@ def test_no_line_comes_in_a_short_while(said: io.StringIO) -> None:
 
 def test_the_time_left_goes_by_what_was_done_since_the_stage_began() -> None:
     """An earlier run had done 900 of 1000 by then."""
-    stage = module._Stage(0, 0, 0, None).moved(10, 30, None, "reading").moved(20, 900, 1000, "")
+    stage = module._Stage(0, 0, 0, None).updated(10, 30, None, "reading").updated(20, 900, 1000, "")
     assert stage.line(20) == "900 of 1,000 (reading)"
-    assert stage.moved(60, 901, 1000, "x").line(120) == "901 of 1,000, about 9,900 s left (x)"
+    assert stage.updated(60, 901, 1000, "x").line(120) == "901 of 1,000, about 9,900 s left (x)"
     # Another stage: less is done than before, or of another whole.
     for done, total in ((10, 1000), (950, 2000)):
-        another = stage.moved(100, done, total, "").moved(130, done + 1, total, "")
+        another = stage.updated(100, done, total, "").updated(130, done + 1, total, "")
         assert f"about {30 * (total - done - 1):,} s left" in another.line(130)
 
 

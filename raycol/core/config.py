@@ -80,7 +80,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def without_effect(self) -> dict[str, str]:
-        """Return settings that the others make ineffective, with the reason and what to do. Setting one is an error."""
+        """Return settings that others make ineffective, with the reason and what to do; they must not be set."""
         return {}
 
     def effective(self) -> dict[str, Any]:
