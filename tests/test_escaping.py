@@ -31,17 +31,19 @@ from tests.conftest import PROJECT
         ("two\nlines", None),
     ],
 )
-def test_controls_are_shown_as_escapes(text: str, shown: str | None) -> None:
+def test_control_characters_are_shown_as_escapes(text: str, shown: str | None) -> None:
     assert printable(text) == (text if shown is None else shown)
 
 
 @given(st.text())
-def test_nothing_printed_is_a_control(text: str) -> None:
+def test_no_control_character_is_printed(text: str) -> None:
     left = printable(text)
     assert not [c for c in left if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
 
 
-def test_hits_and_errors_are_printed_without_controls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hits_and_errors_are_printed_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = "\x1b]52;c;aGk=\x07"
     display.hits(f"a {evil}", [SearchHit(id=evil, score=1.0, text=f"rain {evil}", metadata={})])
     assert capsys.readouterr().out.count(r"\x1b]52;c;aGk=\x07") == 3
@@ -56,7 +58,9 @@ EVIL = "\x1b]0;owned\x07"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_and_remarks_are_printed_without_controls(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_progress_and_notices_are_printed_without_control_characters(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     said = io.StringIO()
     console = type(progress.console)(file=said, force_terminal=terminal, width=200, highlight=False, markup=False)
     monkeypatch.setattr(progress, "console", console)
@@ -71,12 +75,12 @@ def test_progress_and_remarks_are_printed_without_controls(monkeypatch: pytest.M
     assert r"skipped \x1b]0;owned\x07 [bold]" in shown
 
 
-def test_of_a_log_the_colours_are_left_out_and_all_else_is_escaped() -> None:
+def test_a_log_is_printed_without_colours_and_escaped() -> None:
     told = f"\x1b[36m(worker pid=7)\x1b[0m 10%\r20%\r\ndone {EVIL}\n"
     assert printable_log(told) == "(worker pid=7) 10%\n20%\ndone \\x1b]0;owned\\x07\n"
 
 
-def test_everything_goes_through_one_of_two_ways_to_print() -> None:
+def test_all_output_goes_through_echo_or_the_console() -> None:
     """`echo` and `progress.console` escape; other consoles print tables of cells that were made printable."""
     found = set()
     for path in (PROJECT / "raycol").rglob("*.py"):

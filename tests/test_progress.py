@@ -31,7 +31,7 @@ def wait_for(file: io.StringIO, text: str, times: int = 1) -> None:
         time.sleep(0.005)
 
 
-def test_lines_come_though_nothing_is_finished(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_printed_without_progress(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINE_INTERVAL_S", 0.01)
     before = active_count()
     with progress("Indexing") as report:
@@ -45,14 +45,14 @@ def test_lines_come_though_nothing_is_finished(said: io.StringIO, monkeypatch: p
     assert "Failing: done" not in said.getvalue()
 
 
-def test_no_line_comes_in_a_short_while(said: io.StringIO) -> None:
+def test_a_short_run_prints_no_lines_in_between(said: io.StringIO) -> None:
     with progress("Indexing") as report:
         report(3, 4, "busy")
     first, last = said.getvalue().splitlines()
     assert (first, last.startswith("Indexing: done in 0.")) == ("Indexing ...", True)
 
 
-def test_the_time_left_goes_by_what_was_done_since_the_stage_began() -> None:
+def test_the_time_left_is_estimated_from_the_current_stage() -> None:
     """An earlier run had done 900 of 1000 by then."""
     stage = module._Stage(0, 0, 0, None).updated(10, 30, None, "reading").updated(20, 900, 1000, "")
     assert stage.line(20) == "900 of 1,000 (reading)"
@@ -63,7 +63,7 @@ def test_the_time_left_goes_by_what_was_done_since_the_stage_began() -> None:
         assert f"about {30 * (total - done - 1):,} s left" in another.line(130)
 
 
-def test_the_bar_does_not_take_for_speed_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_progress_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     said = use_console(monkeypatch, terminal=True)
     bars = []
     make = module._bar

@@ -1,4 +1,4 @@
-"""Which hits may be negatives, as properties over any hits, texts and rules."""
+"""Property-based tests of the selection of negatives, over arbitrary hits, texts and rules."""
 
 from collections import Counter
 
@@ -45,14 +45,14 @@ QUERIES = st.builds(
 
 
 @given(HITS, QUERIES, st.floats(-5, 5), RULES, st.booleans())
-def test_possible_hits_are_those_that_ids_and_scores_allow(
+def test_eligible_hits_obey_ids_and_score_bounds(
     hits: list[Hit], query: TrainingQuery, positive: float, rules: NegativeRules, split: bool
 ) -> None:
     if split:
         hits = [Hit(f"{hit.id}#{number % 3}", hit.score) for number, hit in enumerate(hits)]
     left_out: Counter[str] = Counter()
-    found = eligible_hits(hits, Exclusions.of(query), positive, rules, left_out, split=split)
-    assert len(found) + left_out.total() == len(hits)
+    eligible = eligible_hits(hits, Exclusions.of(query), positive, rules, left_out, split=split)
+    assert len(eligible) + left_out.total() == len(hits)
     own = {each.id for each in query.positives} | set(query.other_ids)
 
     def allowed(hit: Hit) -> bool:
@@ -64,11 +64,11 @@ def test_possible_hits_are_those_that_ids_and_scores_allow(
             and (rules.min_score is None or hit.score >= rules.min_score)
         )
 
-    assert found == [hit for hit in hits if allowed(hit)]
+    assert eligible == [hit for hit in hits if allowed(hit)]
 
 
 @given(st.builds(Text, title=st.sampled_from(["", "fog"]), text=WORDS), QUERIES, st.sets(WORDS.map(normalize)))
-def test_a_text_is_none_of_the_query_its_positives_and_what_was_taken(
+def test_texts_of_the_query_positives_and_seen_hits_are_rejected(
     text: Text, query: TrainingQuery, taken: set[str]
 ) -> None:
     same = {normalize(each) for each in [query.text, *query.other_texts, *(each.text for each in query.positives)]}
@@ -77,14 +77,14 @@ def test_a_text_is_none_of_the_query_its_positives_and_what_was_taken(
     assert (text_rejection(text, Exclusions.of(query), taken) is None) == bool(allowed)
 
 
-def test_a_relative_margin_is_of_the_size_of_the_score_as_in_sentence_transformers() -> None:
+def test_a_relative_margin_is_a_share_of_the_absolute_score() -> None:
     rules = NegativeRules(1, margin=0.5, relative_margin=0.25, max_score=7.0)
     assert score_limits(8.0, rules) == {"margin": 7.5, "relative_margin": 6.0, "max_score": 7.0}
     assert score_limits(-8.0, rules) == {"margin": -8.5, "relative_margin": -10.0, "max_score": 7.0}
 
 
 @given(st.integers(0, 30), st.integers(0, 2**70), st.text())
-def test_chance_is_of_the_seed_and_the_query(n: int, seed: int, query: str) -> None:
+def test_sampling_depends_on_the_seed_and_the_query(n: int, seed: int, query: str) -> None:
     hits = [Hit(f"d{number}", -number) for number in range(n)]
     turn = sampling_order(hits, NegativeRules(1, sampling="random", seed=seed), query)
     assert sorted(turn, key=lambda each: -each.score) == hits
@@ -92,7 +92,7 @@ def test_chance_is_of_the_seed_and_the_query(n: int, seed: int, query: str) -> N
     assert sampling_order(hits, NegativeRules(1), query) == hits
 
 
-def test_queries_and_seeds_differ_in_their_chances() -> None:
+def test_sampling_differs_between_queries_and_seeds() -> None:
     hits = [Hit(f"d{number}", -number) for number in range(30)]
     turns = {
         tuple(each.id for each in sampling_order(hits, NegativeRules(1, sampling="random", seed=seed), query))

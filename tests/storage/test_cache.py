@@ -28,7 +28,7 @@ def grown_old(folder: Path) -> None:
     os.utime(folder, (then, then))
 
 
-def test_readers_that_want_the_same_files_at_once_fetch_them_once(s3: str, s3_server: Server) -> None:
+def test_concurrent_readers_download_each_file_once(s3: str, s3_server: Server) -> None:
     """Threads, which lock each other out as processes do: every reader opens the folder anew."""
     index = Index.create(s3, documents())
     expected = index.search(QUERIES)
@@ -42,7 +42,7 @@ def test_readers_that_want_the_same_files_at_once_fetch_them_once(s3: str, s3_se
     assert len(fetched) == len(set(fetched)) > 10
 
 
-def test_what_a_killed_process_left_is_not_taken(s3: str) -> None:
+def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
     index = Index.create(s3, documents())
     expected = index.search(QUERIES)
     copies = cached()
@@ -54,7 +54,7 @@ def test_what_a_killed_process_left_is_not_taken(s3: str) -> None:
     assert index.verify() == []
 
 
-def test_a_truncated_or_damaged_object_never_gets_into_the_cache(s3: str) -> None:
+def test_a_truncated_or_damaged_object_never_enters_the_cache(s3: str) -> None:
     index = Index.create(s3, documents())
     name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
     store = open_store(s3)
@@ -71,7 +71,7 @@ def test_a_truncated_or_damaged_object_never_gets_into_the_cache(s3: str) -> Non
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
 
 
-def test_an_answer_that_breaks_off_is_no_file(s3: str, s3_server: Server) -> None:
+def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None:
     Index.create(s3, documents())
 
     def half(request: Request, start: Any) -> Any:
@@ -89,7 +89,7 @@ def test_an_answer_that_breaks_off_is_no_file(s3: str, s3_server: Server) -> Non
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
 
 
-def test_the_endpoint_goes_in_the_midst_of_a_search(s3: str, s3_server: Server) -> None:
+def test_the_endpoint_fails_during_a_search(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
     def gone(request: Request, start: Any) -> Any:
@@ -104,7 +104,7 @@ def test_the_endpoint_goes_in_the_midst_of_a_search(s3: str, s3_server: Server) 
     assert opened.search(QUERIES) == index.search(QUERIES)
 
 
-def test_the_cache_is_bounded_by_what_was_used_least_lately(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_folders_are_evicted(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     indexes = [Index.create(f"{s3}/{number}", documents(60)) for number in range(3)]
     first = indexes[0].search(QUERIES)
     size = sum(path.stat().st_size for path in cached())
@@ -122,20 +122,20 @@ def test_the_cache_is_bounded_by_what_was_used_least_lately(s3: str, monkeypatch
     assert Index.open(f"{s3}/0").search(QUERIES) == first  # and what is gone comes again
 
 
-def test_what_was_used_just_now_stays_whatever_the_bound(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recently_used_folders_are_kept_under_any_limit(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCOL_CACHE_BYTES", "1")
     Index.create(s3, documents()).search(QUERIES)
     assert {path.name for path in cached()} >= {"codes.npy", "residuals.npy", "centroids.npy"}
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "0", "nan", "1e99"])
-def test_a_bound_that_is_none_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_limit_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RAYCOL_CACHE_BYTES", value)
     with pytest.raises(InputError, match="expected a number of bytes such as 200e9"):
         open_store(s3)
 
 
-def test_a_full_disk_is_the_caches_fault(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_named_in_the_error(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Index.create(s3, documents())
     monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_bytes(b"")
@@ -143,7 +143,7 @@ def test_a_full_disk_is_the_caches_fault(s3: str, tmp_path: Path, monkeypatch: p
         Index.open(s3)
 
 
-def test_what_is_removed_leaves_no_copy(s3: str, tmp_path: Path) -> None:
+def test_a_removed_folder_leaves_no_copy(s3: str, tmp_path: Path) -> None:
     store = open_store(s3)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "x").write_bytes(np.arange(9).tobytes())

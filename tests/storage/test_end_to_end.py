@@ -54,7 +54,7 @@ def lines(records: list[dict]) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in process", pytest.param("on Ray", marks=pytest.mark.long)])
-def test_from_a_corpus_in_a_store_to_answers_from_it(
+def test_from_a_corpus_to_search_results_in_a_store(
     s3: str, s3_server: Server, tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     passages = make_passages(70)

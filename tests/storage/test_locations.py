@@ -62,7 +62,7 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "values", "name"), PLACES)
-def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
+def test_no_configuration_accepts_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
     for bad in WITH_SECRETS[:4]:
         for given in ({}, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else ({},):
             with pytest.raises(InputError) as error:
@@ -76,7 +76,7 @@ def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], n
 
 
 @pytest.mark.parametrize("out", [Path("s3://bucket/model"), "gs:/bucket/model"])
-def test_no_folder_is_made_of_what_was_a_uri(out: Any) -> None:
+def test_a_collapsed_uri_is_not_used_as_a_folder(out: Any) -> None:
     with pytest.raises(InputError, match=r"out: (s3|gs):/bucket/model is neither a path nor a URI"):
         TrainConfig.load(overrides={"model": "m", "data": "d", "out": out})
 
@@ -94,11 +94,11 @@ def test_no_folder_is_made_of_what_was_a_uri(out: Any) -> None:
         "a=b?c",
     ],
 )
-def test_everything_else_is_taken(uri: str) -> None:
+def test_other_locations_are_accepted(uri: str) -> None:
     assert check_location(uri) == uri
 
 
-def test_settings_of_a_uri_stay_with_what_lies_in_it() -> None:
+def test_options_of_a_uri_are_kept_for_files_in_it() -> None:
     uri = "s3://bucket/runs?region=eu-west-1"
     assert without_options(uri) == "s3://bucket/runs"
     assert join_uri(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
@@ -121,7 +121,7 @@ def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPat
     assert local.endpoint == "http://127.0.0.1:9"
 
 
-def test_the_endpoint_is_the_uris_or_else_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_comes_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:7")
     assert open_uri("s3://bucket/x").endpoint == "http://127.0.0.1:7"
@@ -130,7 +130,7 @@ def test_the_endpoint_is_the_uris_or_else_the_environments(monkeypatch: pytest.M
     assert open_uri("s3://bucket/x?endpoint_override=127.0.0.1:9").endpoint == "https://127.0.0.1:9"
 
 
-def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_profiles_are_refused_for_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_PROFILE", "work")
@@ -150,6 +150,6 @@ def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.Monkey
         ("Disk quota", ""),
     ],
 )
-def test_what_is_said_is_followed_by_what_to_do(said: str, advice: str) -> None:
+def test_errors_of_a_store_come_with_advice(said: str, advice: str) -> None:
     assert advice in remedy(OSError(said))
     assert bool(advice) == bool(remedy(OSError(said)))

@@ -45,7 +45,7 @@ def once(what: Callable[[Request], bool], then: Callable[..., Any]) -> Callable[
     return fault
 
 
-def test_a_large_file_goes_up_in_parts_and_comes_back(s3: str, s3_server: Server, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_in_parts(s3: str, s3_server: Server, tmp_path: Path) -> None:
     content = np.random.default_rng(0).bytes(20 << 20)
     (tmp_path / "new").mkdir()
     path = tmp_path / "new" / "large.bin"
@@ -57,7 +57,7 @@ def test_a_large_file_goes_up_in_parts_and_comes_back(s3: str, s3_server: Server
     assert (store.folder("data/00000000-x", files) / path.name).read_bytes() == content
 
 
-def test_an_upload_that_breaks_leaves_what_was_there(s3: str, s3_server: Server, tmp_path: Path) -> None:
+def test_a_failed_upload_keeps_the_old_object(s3: str, s3_server: Server, tmp_path: Path) -> None:
     store = open_store(s3)
     store.write("data/x/large.bin", b"from before")
     (tmp_path / "new").mkdir()
@@ -74,7 +74,7 @@ def test_an_upload_that_breaks_leaves_what_was_there(s3: str, s3_server: Server,
     assert store.read("data/x/large.bin", 100) == b"from before"
 
 
-def test_a_commit_whose_answer_was_lost_has_happened(s3: str, s3_server: Server) -> None:
+def test_a_commit_with_a_lost_response_succeeds(s3: str, s3_server: Server) -> None:
     """The request is carried out, its answer is not heard: trying again is refused, and is no conflict."""
     index = Index.create(s3, documents())
 
@@ -90,7 +90,7 @@ def test_a_commit_whose_answer_was_lost_has_happened(s3: str, s3_server: Server)
     assert index.verify() == []
 
 
-def test_a_commit_that_is_refused_for_another_that_failed_is_tried_again(s3: str, s3_server: Server) -> None:
+def test_a_commit_refused_because_of_a_failed_one_is_retried(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
     def busy(request: Request, start: Callable[..., Any]) -> Any:
@@ -101,7 +101,7 @@ def test_a_commit_that_is_refused_for_another_that_failed_is_tried_again(s3: str
     assert versions(open_store(s3)) == [1, 2]
 
 
-def test_a_commit_of_which_nothing_is_known_says_so(s3: str, s3_server: Server) -> None:
+def test_a_commit_with_unknown_outcome_is_reported(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
     down: list[bool] = []
 
@@ -120,7 +120,7 @@ def test_a_commit_of_which_nothing_is_known_says_so(s3: str, s3_server: Server) 
     assert Index.open(s3).verify() == []
 
 
-def test_another_writers_version_is_a_conflict_even_at_the_last_moment(s3: str, s3_server: Server) -> None:
+def test_a_concurrent_commit_is_a_conflict_until_the_last_moment(s3: str, s3_server: Server) -> None:
     first, second = Index.create(s3, documents()), Index.open(s3)
 
     def between(request: Request, start: Callable[..., Any]) -> Any:
@@ -133,9 +133,7 @@ def test_another_writers_version_is_a_conflict_even_at_the_last_moment(s3: str, 
     assert "second0" not in Index.open(s3)
 
 
-def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_written(
-    s3: str, s3_server: Server
-) -> None:
+def test_a_store_that_ignores_conditions_is_detected_before_any_write(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
     before = listed(s3)
 
@@ -155,7 +153,7 @@ def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_writ
     assert listed(f"{s3}-2") == {}
 
 
-def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server: Server) -> None:
+def test_a_missing_bucket_or_permission_is_reported_before_the_work(s3: str, s3_server: Server) -> None:
     with pytest.raises(
         RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; create it, or fix"
     ):
@@ -184,7 +182,7 @@ def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server
         assert word not in " ".join(path for _, path in s3_server.requests)
 
 
-def test_an_outage_does_not_make_a_training_begin_anew(s3: str, s3_server: Server) -> None:
+def test_an_outage_does_not_restart_a_training(s3: str, s3_server: Server) -> None:
     store = open_store(s3)
     for step in (1, 2):
         save_checkpoint(store, step, {}, lambda folder: (folder / "w").write_bytes(bytes(9)) and None)
