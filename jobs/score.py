@@ -1,6 +1,6 @@
 r"""Score training examples as a Ray job. The arguments are those of `raycol score`; paths are on shared storage.
 
-    raycol submit score teach.yaml --address http://HEAD:8265
+    raycol submit score score.yaml --address http://HEAD:8265
 
 or, with arguments in place of a file:
 

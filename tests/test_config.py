@@ -12,10 +12,10 @@ class Example(Config):
     """An example."""
 
     name: str
-    """What it is called."""
+    """Its name."""
 
     size: int = 3
-    """How large it is."""
+    """Its size."""
 
 
 def write(path: Path, text: str) -> Path:
@@ -129,8 +129,8 @@ def test_errors_name_nested_keys(tmp_path: Path, source: str, message: str) -> N
 
 
 def test_a_missing_yaml_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.yaml: no such file"):
-        Example.load(tmp_path / "gone.yaml")
+    with pytest.raises(InputError, match=r"missing\.yaml: no such file"):
+        Example.load(tmp_path / "missing.yaml")
 
 
 def test_the_batch_must_divide_among_the_workers() -> None:

@@ -1,4 +1,4 @@
-"""The copies of an object store's files on this machine: whole, fetched once, bounded."""
+"""The local cache of an object store: files are whole, downloaded once, and limited in size."""
 
 import os
 import time
@@ -22,24 +22,24 @@ def cached() -> list[Path]:
     return sorted(path for path in cache_folder().rglob("*") if path.is_file())
 
 
-def grown_old(folder: Path) -> None:
-    """Not used for an hour."""
-    then = time.time() - 3600
-    os.utime(folder, (then, then))
+def mark_unused(folder: Path) -> None:
+    """Set the time of last use to an hour ago."""
+    last_use = time.time() - 3600
+    os.utime(folder, (last_use, last_use))
 
 
 def test_concurrent_readers_download_each_file_once(s3: str, s3_server: Server) -> None:
-    """Threads, which lock each other out as processes do: every reader opens the folder anew."""
+    """Threads lock each other out as processes do, because every reader opens the folder itself."""
     index = Index.create(s3, documents())
     expected = index.search(QUERIES)
     for path in cached():
         path.unlink()
     del s3_server.requests[:]
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda _: Index.open(s3).search(QUERIES), range(4))
-        assert list(found) == [expected] * 4
-    fetched = [path for method, path in s3_server.requests if method == "GET" and path.endswith(".npy")]
-    assert len(fetched) == len(set(fetched)) > 10
+        results = pool.map(lambda _: Index.open(s3).search(QUERIES), range(4))
+        assert list(results) == [expected] * 4
+    downloads = [path for method, path in s3_server.requests if method == "GET" and path.endswith(".npy")]
+    assert len(downloads) == len(set(downloads)) > 10
 
 
 def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
@@ -49,7 +49,7 @@ def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
     for number, path in enumerate(copies):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if number % 2 else bytes(len(content)))  # as after a crash
-        (path.parent / "copy-left").write_bytes(content[:3])
+        (path.parent / "copy-stale").write_bytes(content[:3])
     assert Index.open(s3).search(QUERIES) == expected
     assert index.verify() == []
 
@@ -75,12 +75,12 @@ def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None
     Index.create(s3, documents())
 
     def half(request: Request, start: Any) -> Any:
-        """All the headers of an answer, and half of its body."""
+        """Send all headers of a response, and half of its body."""
         if request["REQUEST_METHOD"] != "GET" or not request["PATH_INFO"].endswith("codes.npy"):
             return None
-        said: list[Any] = []
-        body = b"".join(s3_server._app(request, lambda *answer: said.append(answer)))
-        start(*said[0])
+        started: list[Any] = []
+        body = b"".join(s3_server._app(request, lambda *head: started.append(head)))
+        start(*started[0])
         return [body[: len(body) // 2]]
 
     with s3_server.failing(half), pytest.raises(RaycolError, match=rf"{s3}/.*codes\.npy: "):
@@ -92,12 +92,12 @@ def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None
 def test_the_endpoint_fails_during_a_search(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
-    def gone(request: Request, start: Any) -> Any:
+    def down(request: Request, start: Any) -> Any:
         return refused(start, "503 Service Unavailable", "SlowDown") if "scales" in request["PATH_INFO"] else None
 
     opened = Index.open(s3)
     with (
-        s3_server.failing(gone),
+        s3_server.failing(down),
         pytest.raises(RaycolError, match=rf"{s3}/.*scales\.npy: cannot be read \(.*; the endpoint .* try again"),
     ):
         opened.search(QUERIES)
@@ -113,13 +113,13 @@ def test_the_least_recently_used_folders_are_evicted(s3: str, monkeypatch: pytes
     assert opened.search(QUERIES) == first
     folders = {path.parent for path in cached()}
     for folder in folders:
-        grown_old(folder)
+        mark_unused(folder)
     for number in (1, 2):
         Index.open(f"{s3}/{number}").search(QUERIES)
     assert sum(path.stat().st_size for path in cached()) <= 1.5 * size
     assert not all(folder.exists() for folder in folders)
-    assert opened.search(QUERIES) == first  # what is mapped stays readable
-    assert Index.open(f"{s3}/0").search(QUERIES) == first  # and what is gone comes again
+    assert opened.search(QUERIES) == first  # mapped files stay readable
+    assert Index.open(f"{s3}/0").search(QUERIES) == first  # evicted files are downloaded again
 
 
 def test_recently_used_folders_are_kept_under_any_limit(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Paths and URIs: what may be in them, what a configuration takes, and what opens them without a network."""
+"""Paths and URIs: credentials in them, which ones configurations accept, and opening them without a network."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
         assert SECRET not in str(error.value)
 
 
-PLACES: list[tuple[Any, dict[str, Any], str]] = [
+LOCATION_SETTINGS: list[tuple[Any, dict[str, Any], str]] = [
     (IndexConfig, {"corpus": "c", "out": "o"}, "corpus"),
     (IndexConfig, {"corpus": "c", "out": "o"}, "out"),
     (AppendConfig, {"corpus": "c", "index": "i"}, "index"),
@@ -61,12 +61,12 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "values", "name"), PLACES)
+@pytest.mark.parametrize(("kind", "values", "name"), LOCATION_SETTINGS)
 def test_no_configuration_accepts_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
     for bad in WITH_SECRETS[:4]:
-        for given in ({}, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else ({},):
+        for value in (bad, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else (bad,):
             with pytest.raises(InputError) as error:
-                kind.load(overrides={**values, name: given or bad})
+                kind.load(overrides={**values, name: value})
             assert SECRET not in str(error.value)
             file = tmp_path / "settings.yaml"
             file.write_text(f"{name}: {bad!r}\n")
@@ -108,15 +108,15 @@ def test_options_of_a_uri_are_kept_for_files_in_it() -> None:
 
 
 def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only as far as no request is made: which bucket and prefix, how it is written to."""
+    """Without requests: the bucket and prefix, and the client that writes."""
     monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
     for uri in ("gs://bucket/some/index", "gcs://bucket/some/index/", "gs://bucket/some/index?project_id=p"):
         opened = open_uri(uri)
         assert (opened.system.type_name, opened.path) == ("gcs", "bucket/some/index")
         assert opened.uri_of("bucket/some/a b").startswith(uri.partition("bucket")[0] + "bucket/some/a%20b")
-        objects = ObjectWriter(opened, without_options(uri))
-        assert objects._key("manifests/1") == "some/index/manifests/1"
-        assert type(objects._client).__name__ == "GCSStore"
+        writer = ObjectWriter(opened, without_options(uri))
+        assert writer._key("manifests/1") == "some/index/manifests/1"
+        assert type(writer._client).__name__ == "GCSStore"
     local = open_uri("gs://bucket/x?endpoint_override=127.0.0.1:9&scheme=http")
     assert local.endpoint == "http://127.0.0.1:9"
 
@@ -140,7 +140,7 @@ def test_aws_profiles_are_refused_for_writing(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("said", "advice"),
+    ("message", "advice"),
     [
         ("AWS Error NO_SUCH_BUCKET during X", "create it"),
         ("AWS Error ACCESS_DENIED during X", "no permission"),
@@ -150,6 +150,6 @@ def test_aws_profiles_are_refused_for_writing(monkeypatch: pytest.MonkeyPatch) -
         ("Disk quota", ""),
     ],
 )
-def test_errors_of_a_store_come_with_advice(said: str, advice: str) -> None:
-    assert advice in remedy(OSError(said))
-    assert bool(advice) == bool(remedy(OSError(said)))
+def test_errors_of_a_store_come_with_advice(message: str, advice: str) -> None:
+    assert advice in remedy(OSError(message))
+    assert bool(advice) == bool(remedy(OSError(message)))

@@ -1,4 +1,4 @@
-"""Models in an object store."""
+"""Upload models to an object store and open them from it."""
 
 import shutil
 from pathlib import Path
@@ -22,10 +22,10 @@ def test_a_model_in_a_store_equals_its_folder(s3: str, s3_server: Server, tiny_c
     publish_model(tiny_colbert, f"{s3}/model")
     assert holds_model(f"{s3}/model")
     assert contents(fetch_model(f"{s3}/model")) == contents(tiny_colbert)
-    here, there = (load_encoder(place, device="cpu") for place in (tiny_colbert, f"{s3}/model"))
-    assert encoder_fingerprint(here) == encoder_fingerprint(there)
-    assert np.array_equal(*(encoder.encode_query("rain", convert_to_numpy=True) for encoder in (here, there)))
-    # A second time nothing is downloaded.
+    local, remote = (load_encoder(path, device="cpu") for path in (tiny_colbert, f"{s3}/model"))
+    assert encoder_fingerprint(local) == encoder_fingerprint(remote)
+    assert np.array_equal(*(encoder.encode_query("rain", convert_to_numpy=True) for encoder in (local, remote)))
+    # The second time, nothing is downloaded.
     del s3_server.requests[:]
     fetch_model(f"{s3}/model/")
     assert not [path for method, path in s3_server.requests if method == "GET" and "safetensors" in path]
