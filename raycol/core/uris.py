@@ -59,7 +59,7 @@ def check_location(location: str) -> str:
     for name, _ in parse_qsl(options, keep_blank_values=True):
         if name.lower() not in known:
             raise InputError(
-                f"{base}: unknown option {name!r:.60}; remove it; if it holds credentials, put them into the environment"
+                f"{base}: unknown option {name!r:.60}; if it holds credentials, put them into the environment"
             )
     return location
 
