@@ -137,7 +137,7 @@ CASES = [
     ),
     (["mine", "gone", "pairs.jsonl", "--out", "o"], "gone: no such folder; expected the folder of an index"),
     (["mine", "index", "pairs.jsonl", "--out", "o"], "index: stores no texts, which negatives need"),
-    (["mine", "index", "pairs.jsonl", "--out", "o", "--corpus", "good.jsonl"], "which model it was built with"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--corpus", "good.jsonl"], "the model it was built with"),
     (["mine", "index", "good.jsonl", "--out", "o", "--corpus", "good.jsonl", "--model", "x"], "model 'x'"),
     (
         ["train", "--model", "m", "--data", "pairs.jsonl", "--out", "/proc/x", "--storage", "s"],
@@ -157,7 +157,7 @@ CASES = [
         ["mine", "index", "pairs.jsonl", "--out", "o", "--min-score", "2", "--max-score", "1"],
         "expected min_score <= max_score",
     ),
-    (["mine", "index", "pairs.jsonl", "--out", "o", "--cross-encoder-margin", "1"], "name one with cross_encoder"),
+    (["mine", "index", "pairs.jsonl", "--out", "o", "--cross-encoder-margin", "1"], "set cross_encoder"),
     (["mine", "index", "pairs.jsonl", "--out", "o", "--margin", "nan"], "margin is nan"),
     (["mine", "index", "--out", "o"], "'data' is missing"),
     (["score", "pairs.jsonl", "--out", "o"], "'teacher' is missing"),
