@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raycol.core.lazy import lazily
+from raycol.core.lazy import lazy_attributes
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raycol.index import Document, Hit, Index
     from raycol.models.encoder import load_encoder
 
-__getattr__ = lazily(
+__getattr__ = lazy_attributes(
     __name__,
     {
         "AsyncClient": "raycol.client.async_client",

@@ -11,7 +11,7 @@ from rich.table import Table
 from raycol.core.escaping import echo
 from raycol.core.memory import size
 from raycol.index.format.manifest import REPORT
-from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, listed
+from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
 if TYPE_CHECKING:
     from raycol.client.schema import SearchHit
@@ -70,10 +70,10 @@ def mined(report: MiningReport) -> None:
     if short := sum(report.short.values()):
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
-            f"{_short_outcome(short, report.short_kept)}. Most hits were excluded by: {listed(report.short)}"
+            f"{_short_outcome(short, report.short_kept)}. Most hits were excluded by: {format_counts(report.short)}"
         )
     if report.left_out:
-        echo(f"excluded of {report.hits} hits: {listed(report.left_out)}")
+        echo(f"excluded of {report.hits} hits: {format_counts(report.left_out)}")
     if report.positives_encoded:
         echo(f"{report.positives_encoded} positives are not in the index; their texts were encoded to score them")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")

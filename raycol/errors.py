@@ -1,7 +1,7 @@
-"""Every error that raycol raises on purpose.
+"""The exceptions that raycol raises.
 
-A message names the thing, what was found, what was expected, and what to do. The command line prints
-it on one line and exits with the class's `exit_code`.
+A message says what is wrong, what was expected and what to do. The command line prints it on one line and exits with
+the class's `exit_code`.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from contextlib import contextmanager
 
 
 class RaycolError(Exception):
-    """Something raycol could not do. Exit code 1."""
+    """Base class; also raised for failures of the environment, such as a full disk. Exit code 1."""
 
     exit_code = 1
 
 
 class InputError(RaycolError):
-    """The caller's input or usage is wrong: a file, a record, a setting, a path. Exit code 2."""
+    """Invalid input or usage: a file, a record, a setting, a path. Exit code 2."""
 
     exit_code = 2
 
 
 class IndexCorruptError(RaycolError):
-    """An index holds bytes that its manifest does not promise. Exit code 1."""
+    """An index's files do not match its manifest. Exit code 1."""
 
 
 class ConflictError(RaycolError):
-    """Another writer changed the index first. Exit code 1: open the index again and repeat."""
+    """Another writer committed first; reopen the index and repeat the change. Exit code 1."""
 
 
 @contextmanager
-def writing(place: object) -> Iterator[None]:
-    """Turn what the system says of a failed write (disk full, no permission) into a `RaycolError`."""
+def writing(target: object) -> Iterator[None]:
+    """Convert an `OSError` of a write (disk full, no permission) into a `RaycolError` that names the target."""
     try:
         yield
     except OSError as error:
-        raise RaycolError(f"{place}: cannot be written ({error.strerror or error})") from error
+        raise RaycolError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
-def reason_of(error: BaseException, at_most: int = 300) -> str:
-    """What an error of another library says, on one line and cut; its type if it says nothing."""
-    return " ".join(str(error).split())[:at_most] or type(error).__name__
+def reason_of(error: BaseException, max_chars: int = 300) -> str:
+    """Return the message of another library's error on one line, truncated; its type name if the message is empty."""
+    return " ".join(str(error).split())[:max_chars] or type(error).__name__

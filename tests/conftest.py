@@ -95,9 +95,9 @@ sys.addaudithook(_refuse_sockets)
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[object]:
     """Import test modules without the garbage collector, which every training runs before it begins."""
-    from raycol.core.lazy import loading
+    from raycol.core.lazy import without_gc
 
-    with loading():
+    with without_gc():
         return (yield)
 
 

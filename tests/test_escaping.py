@@ -1,4 +1,4 @@
-"""What documents, files and servers say cannot control the terminal that it is printed on."""
+"""Text of documents, files and servers cannot control the terminal it is printed on."""
 
 import ast
 import io
@@ -31,39 +31,43 @@ from tests.conftest import PROJECT
         ("two\nlines", None),
     ],
 )
-def test_controls_are_shown_as_escapes(text: str, shown: str | None) -> None:
+def test_control_characters_are_shown_as_escapes(text: str, shown: str | None) -> None:
     assert printable(text) == (text if shown is None else shown)
 
 
 @given(st.text())
-def test_nothing_printed_is_a_control(text: str) -> None:
-    left = printable(text)
-    assert not [c for c in left if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
+def test_no_control_character_is_printed(text: str) -> None:
+    escaped = printable(text)
+    assert not [c for c in escaped if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
 
 
-def test_hits_and_errors_are_printed_without_controls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hits_and_errors_are_printed_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = "\x1b]52;c;aGk=\x07"
     display.hits(f"a {evil}", [SearchHit(id=evil, score=1.0, text=f"rain {evil}", metadata={})])
     assert capsys.readouterr().out.count(r"\x1b]52;c;aGk=\x07") == 3
     with pytest.raises(SystemExit):
         main(["index", "info", str(tmp_path / evil)])
-    told = capsys.readouterr()
-    assert "\x1b" not in told.out + told.err
-    assert r"\x1b]52" in told.err
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert r"\x1b]52" in printed.err
 
 
 EVIL = "\x1b]0;owned\x07"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_and_remarks_are_printed_without_controls(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    said = io.StringIO()
-    console = type(progress.console)(file=said, force_terminal=terminal, width=200, highlight=False, markup=False)
+def test_progress_and_notices_are_printed_without_control_characters(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    output = io.StringIO()
+    console = type(progress.console)(file=output, force_terminal=terminal, width=200, highlight=False, markup=False)
     monkeypatch.setattr(progress, "console", console)
     with progress.progress(f"Reading {EVIL}") as report:
         report(1, 2, f"at {EVIL} [red]as it is[/]")
         console.print(f"skipped {EVIL} [bold]")
-    shown = said.getvalue()
+    shown = output.getvalue()
     assert EVIL not in shown
     assert "\x07" not in shown
     assert r"Reading \x1b]0;owned\x07" in shown
@@ -71,21 +75,21 @@ def test_progress_and_remarks_are_printed_without_controls(monkeypatch: pytest.M
     assert r"skipped \x1b]0;owned\x07 [bold]" in shown
 
 
-def test_of_a_log_the_colours_are_left_out_and_all_else_is_escaped() -> None:
-    told = f"\x1b[36m(worker pid=7)\x1b[0m 10%\r20%\r\ndone {EVIL}\n"
-    assert printable_log(told) == "(worker pid=7) 10%\n20%\ndone \\x1b]0;owned\\x07\n"
+def test_a_log_is_printed_without_colours_and_escaped() -> None:
+    log = f"\x1b[36m(worker pid=7)\x1b[0m 10%\r20%\r\ndone {EVIL}\n"
+    assert printable_log(log) == "(worker pid=7) 10%\n20%\ndone \\x1b]0;owned\\x07\n"
 
 
-def test_everything_goes_through_one_of_two_ways_to_print() -> None:
-    """`echo` and `progress.console` escape; other consoles print tables of cells that were made printable."""
-    found = set()
+def test_all_output_goes_through_echo_or_the_console() -> None:
+    """`echo` and `progress.console` escape text; other consoles print tables whose cells are already escaped."""
+    calls = set()
     for path in (PROJECT / "raycol").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 if called in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write", "Console", "click.echo"):
-                    found.add((path.relative_to(PROJECT / "raycol").as_posix(), called))
-    assert found == {
+                    calls.add((path.relative_to(PROJECT / "raycol").as_posix(), called))
+    assert calls == {
         ("core/escaping.py", "typer.echo"),
         ("cli/jobs.py", "Console"),
         ("cli/doctor.py", "Console"),

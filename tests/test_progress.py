@@ -1,4 +1,4 @@
-"""What is said while something long goes on."""
+"""Progress of long commands, on a terminal and without one."""
 
 import io
 import time
@@ -13,8 +13,8 @@ from raycol.core.progress import progress
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What stands on a console that is no terminal."""
+def output(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """The text printed to a console that is not a terminal."""
     return use_console(monkeypatch, terminal=False)
 
 
@@ -31,40 +31,40 @@ def wait_for(file: io.StringIO, text: str, times: int = 1) -> None:
         time.sleep(0.005)
 
 
-def test_lines_come_though_nothing_is_finished(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINE_EVERY", 0.01)
+def test_lines_are_printed_without_progress(output: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LINE_INTERVAL_S", 0.01)
     before = active_count()
     with progress("Indexing") as report:
-        wait_for(said, " s: 0\n")
-        report(0, 900, "2 at work")
-        wait_for(said, " s: 0 of 900 (2 at work)\n", times=2)
+        wait_for(output, " s: 0\n")
+        report(0, 900, "2 running")
+        wait_for(output, " s: 0 of 900 (2 running)\n", times=2)
     assert active_count() == before
     with suppress(KeyError), progress("Failing"):
         raise KeyError
     assert active_count() == before
-    assert "Failing: done" not in said.getvalue()
+    assert "Failing: done" not in output.getvalue()
 
 
-def test_no_line_comes_in_a_short_while(said: io.StringIO) -> None:
+def test_a_short_run_prints_no_lines_in_between(output: io.StringIO) -> None:
     with progress("Indexing") as report:
         report(3, 4, "busy")
-    first, last = said.getvalue().splitlines()
+    first, last = output.getvalue().splitlines()
     assert (first, last.startswith("Indexing: done in 0.")) == ("Indexing ...", True)
 
 
-def test_the_time_left_goes_by_what_was_done_since_the_stage_began() -> None:
-    """An earlier run had done 900 of 1000 by then."""
-    stage = module._Stage(0, 0, 0, None).moved(10, 30, None, "reading").moved(20, 900, 1000, "")
+def test_the_time_left_is_estimated_from_the_current_stage() -> None:
+    """An earlier run has already done 900 of 1000."""
+    stage = module._Stage(0, 0, 0, None).updated(10, 30, None, "reading").updated(20, 900, 1000, "")
     assert stage.line(20) == "900 of 1,000 (reading)"
-    assert stage.moved(60, 901, 1000, "x").line(120) == "901 of 1,000, about 9,900 s left (x)"
-    # Another stage: less is done than before, or of another whole.
+    assert stage.updated(60, 901, 1000, "x").line(120) == "901 of 1,000, about 9,900 s left (x)"
+    # A new stage begins when less is done than before, or the total changes.
     for done, total in ((10, 1000), (950, 2000)):
-        another = stage.moved(100, done, total, "").moved(130, done + 1, total, "")
+        another = stage.updated(100, done, total, "").updated(130, done + 1, total, "")
         assert f"about {30 * (total - done - 1):,} s left" in another.line(130)
 
 
-def test_the_bar_does_not_take_for_speed_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = use_console(monkeypatch, terminal=True)
+def test_earlier_progress_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = use_console(monkeypatch, terminal=True)
     bars = []
     make = module._bar
     monkeypatch.setattr(module, "_bar", lambda: bars.append(make()) or bars[0])
@@ -75,11 +75,11 @@ def test_the_bar_does_not_take_for_speed_what_was_there_before(monkeypatch: pyte
         for done in (0, 500, 1000):
             report(done, 1000, "sampling")
         assert task.speed
-        report(900, 1000, "")  # of as many documents
+        report(900, 1000, "")  # a new stage with the same total
         assert task.speed is None
         assert not task.finished
         report(901, 1000, "")
         report(902, 1000, "")
         assert task.speed
         assert task.speed <= 1
-    assert "902/1000" in said.getvalue() or "1000/1000" in said.getvalue()
+    assert "902/1000" in output.getvalue() or "1000/1000" in output.getvalue()

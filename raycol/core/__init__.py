@@ -1,1 +1,1 @@
-"""What every layer uses: configuration, locations, progress, locks. It imports nothing else of raycol but errors."""
+"""Used by every layer: configuration, locations, progress, locks. Imports only `raycol.errors` of raycol."""

@@ -1,4 +1,4 @@
-"""Packages whose names are imported on first use, so that what needs one module does not wait for all of them."""
+"""Lazy imports, so that a command does not wait for modules it does not use."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__` (PEP 562): each name is looked up in its module when it is asked for.
+def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__` (PEP 562), which imports each name from its module on first access.
 
-    None may be called as a module of the package is: once that is imported, the name means the module.
+    A name must differ from those of the package's modules: once such a module is imported, the name refers to it.
 
     Args:
-        package: the package's own name.
-        homes: the module of each name.
+        package: name of the package.
+        modules: the module of each name.
     """
 
-    def lookup(name: str) -> Any:
-        if name not in homes:
+    def get_attribute(name: str) -> Any:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        return getattr(import_module(modules[name]), name)
 
-    return lookup
+    return get_attribute
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Import large libraries in the block without the garbage collector, and keep them from it afterwards.
+def without_gc() -> Iterator[None]:
+    """Disable garbage collection in the block, then freeze all objects. For imports of large libraries.
 
-    torch and sentence-transformers make a million objects, none of which is ever garbage. The collector takes a fifth
-    of the time in which they are imported, and half a second for each full collection later.
+    torch and sentence-transformers create a million objects that are never garbage. Collection takes a fifth of their
+    import time, and later half a second per full collection.
 
-    Only for processes that are raycol's own: what exists at the end of the block is not looked at any more.
+    Only for raycol's own processes: the collector ignores all objects that exist at the end of the block.
     """
     gc.disable()
     try:
@@ -43,5 +43,5 @@ def loading() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-        # The interpreter's last collection takes it all: nanobind would print what is left as leaks.
+        # The collection at exit must see all objects; otherwise nanobind reports them as leaks.
         atexit.register(gc.unfreeze)

@@ -1,4 +1,4 @@
-"""Locks on local folders: a command holds one while it works there, and loses it when its process ends."""
+"""Lock files in local folders. A command holds one while it runs; the system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from pathlib import Path
 
 from raycol.errors import InputError
 
-# File systems without locks: then nobody is kept from anything.
-_WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# Errors of file systems without locks; locking then has no effect.
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def held(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file while the block runs; it stays there, unlocked.
+def file_lock(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file while the block runs. The file itself is not deleted.
+
+    Args:
+        path: of the lock file.
+        doing: what the command does, for the message of another one that finds the lock held.
 
     Raises:
-        InputError: another process holds it.
-        OSError: the file cannot be made.
+        InputError: another process holds the lock.
+        OSError: the file cannot be created.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -32,7 +36,7 @@ def held(path: Path, doing: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process holds a lock file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -50,6 +54,6 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _WITHOUT:
+        if error.errno not in _UNSUPPORTED:
             raise
     return True

@@ -1,4 +1,4 @@
-"""What this process takes, and bytes for people."""
+"""Memory of this process, and sizes in readable units."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes.
+    """Return the peak resident memory of this process so far, in bytes.
 
-    From /proc where there is one: elsewhere a fresh process may count from the peak of the one that started it.
+    Read from /proc if it exists: getrusage may include the peak of the parent process.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -20,7 +20,7 @@ def peak_memory() -> int:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Progress of the long verbs: a moving bar on a terminal, elsewhere a plain line now and then, and one at the end."""
+"""Progress of long commands: a bar on a terminal, otherwise a plain line every few seconds and one at the end."""
 
 from __future__ import annotations
 
@@ -23,43 +23,51 @@ from rich.progress import TimeRemainingColumn as _Remaining
 from raycol.core.escaping import printable
 
 
-# One console for everything but results: bars and remarks go to standard error, results to standard output.
 class _Console(Console):
-    """Prints texts as they are, without markup, and shows what would control the terminal as escapes."""
+    """Prints text without interpreting markup, and shows control characters as escapes."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """See `Console`."""
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
 
+# For everything except results: progress and notices go to standard error, results to standard output.
 console: Console = _Console(stderr=True, highlight=False, markup=False)
 
-# Called with how much is done and, when it is known, of how much, and a word on how it goes.
+# Called with the amount done, the total if known, and a short note.
 Report = Callable[[float, float | None, str], None]
 
 # Seconds between two plain lines.
-_LINE_EVERY = 15.0
-# Seconds that the bar's estimate of the time left looks back; parts of a corpus may take minutes each.
-_LOOK_BACK = 600.0
+_LINE_INTERVAL_S = 15.0
+# Window of the bar's speed estimate, in seconds; a part of a corpus may take minutes.
+_SPEED_WINDOW_S = 600.0
+
+# Notices printed so far.
+_printed: set[str] = set()
 
 
-_remarks: set[str] = set()
-
-
-def remark(text: str) -> None:
-    """Print a line beside the work, once in this process: what a reader guessed, for instance."""
-    if text not in _remarks:
-        _remarks.add(text)
+def print_once(text: str) -> None:
+    """Print a notice once per process, such as a guess of a reader about its file."""
+    if text not in _printed:
+        _printed.add(text)
         console.print(text, soft_wrap=True)
 
 
 def no_report(done: float, total: float | None = None, note: str = "") -> None:
-    """Report to nobody."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage of the work: when it began and what was done by then (an earlier run may have done much), and now."""
+    """A stage of the work.
+
+    Args:
+        began: time of its first report.
+        first: amount done by then, perhaps by an earlier run, which must not count as speed.
+        done: amount done now.
+        total: of the work, if known.
+        note: of the last report.
+    """
 
     began: float
     first: float
@@ -67,60 +75,60 @@ class _Stage:
     total: float | None
     note: str = ""
 
-    def moved(self, now: float, done: float, total: float | None, note: str) -> _Stage:
-        """After a report, which may begin another stage."""
+    def updated(self, now: float, done: float, total: float | None, note: str) -> _Stage:
+        """Return the stage after a report; a lower amount or another total starts a new stage."""
         note = note or self.note
         if done < self.done or total != self.total:
             return _Stage(now, done, done, total, note)
         return replace(self, done=done, note=note)
 
     def line(self, now: float) -> str:
-        """How it goes, with the time left where something was done since the stage began."""
+        """Format the progress, with the time left if anything was done since the stage began."""
         if not self.total:
-            return f"{self.done:,.0f}{self.remark}"
-        left = ""
+            return f"{self.done:,.0f}{self.suffix}"
+        eta = ""
         if self.first < self.done < self.total:
             seconds = (now - self.began) * (self.total - self.done) / (self.done - self.first)
-            left = f", about {seconds:,.0f} s left"
-        return f"{self.done:,.0f} of {self.total:,.0f}{left}{self.remark}"
+            eta = f", about {seconds:,.0f} s left"
+        return f"{self.done:,.0f} of {self.total:,.0f}{eta}{self.suffix}"
 
     @property
-    def remark(self) -> str:
-        """The word on how it goes, if any."""
+    def suffix(self) -> str:
+        """The note in parentheses, or an empty string."""
         return f" ({self.note})" if self.note else ""
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """Show a bar while the block runs; the block calls what it is given with its progress.
+    """Show a progress bar while the block runs; the block calls the returned function with its progress.
 
-    Without a total yet, the bar pulses. Where there is no terminal, a line is printed every 15 seconds, whether or not
-    the block has reported anything since.
+    The bar pulses until a total is known. Without a terminal, a line is printed every 15 seconds, even if nothing
+    was reported since the last one.
     """
     started = time.monotonic()
     stage = _Stage(started, 0, 0, None)
 
-    def say() -> None:
+    def print_line() -> None:
         now = time.monotonic()
         console.print(f"{title}, {now - started:,.0f} s: {stage.line(now)}")
 
-    with _bar() as bar, nullcontext() if console.is_terminal else _lines(f"{title} ...", say):
+    with _bar() as bar, nullcontext() if console.is_terminal else _lines(f"{title} ...", print_line):
         task = bar.add_task(printable(title), total=None, note="")
 
         def report(done: float, total: float | None = None, note: str = "") -> None:
             nonlocal stage
-            before, stage = stage, stage.moved(time.monotonic(), done, total, note)
-            if stage.began != before.began:
-                since = bar.tasks[0].start_time
+            previous, stage = stage, stage.updated(time.monotonic(), done, total, note)
+            if stage.began != previous.began:
+                start_time = bar.tasks[0].start_time
                 bar.reset(task, total=total, completed=int(done))
-                bar.tasks[0].start_time = since
+                bar.tasks[0].start_time = start_time
             bar.update(task, completed=done, total=total, note=printable(stage.note))
 
         yield report
         final = bar.tasks[0].total or bar.tasks[0].completed or 1
         bar.update(task, completed=final, total=final)
     if not console.is_terminal:
-        console.print(f"{title}: done in {time.monotonic() - started:.1f} s{stage.remark}")
+        console.print(f"{title}: done in {time.monotonic() - started:.1f} s{stage.suffix}")
 
 
 def _bar() -> Progress:
@@ -134,19 +142,19 @@ def _bar() -> Progress:
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=not console.is_terminal,
-        speed_estimate_period=_LOOK_BACK,
+        speed_estimate_period=_SPEED_WINDOW_S,
     )
 
 
 @contextmanager
-def _lines(first: str, say: Callable[[], None]) -> Iterator[None]:
-    """A line at once, and then one every few seconds from a thread, while the block runs."""
+def _lines(first: str, print_line: Callable[[], None]) -> Iterator[None]:
+    """Print a first line, then further lines from a thread while the block runs."""
     console.print(first)
     ended = Event()
 
     def tick() -> None:
-        while not ended.wait(_LINE_EVERY):
-            say()
+        while not ended.wait(_LINE_INTERVAL_S):
+            print_line()
 
     thread = Thread(target=tick, name="progress", daemon=True)
     thread.start()

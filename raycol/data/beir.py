@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from raycol.core.uris import inside
+from raycol.core.uris import join_uri
 from raycol.data.cells import read_id
 from raycol.data.corpus import OnError, Passage, read_corpus
 from raycol.data.fields import Fields
@@ -100,7 +100,7 @@ def qrels_path(folder: str | Path, split: str) -> str:
 
 def _find_file(folder: str | Path, name: str) -> str:
     """Path or URI of a file in a folder; a compression suffix after the name is allowed."""
-    plain = inside(str(folder), name)
+    plain = join_uri(str(folder), name)
     base = PurePosixPath(name).name
     matches = [
         other
@@ -109,7 +109,7 @@ def _find_file(folder: str | Path, name: str) -> str:
     ]
     if len(matches) > 1:
         raise InputError(f"{folder}: holds {' and '.join(matches)}; keep one of them")
-    return inside(str(folder), str(PurePosixPath(name).with_name(matches[0]))) if matches else plain
+    return join_uri(str(folder), str(PurePosixPath(name).with_name(matches[0]))) if matches else plain
 
 
 def read_queries(path: str | Path, ids: Collection[str] | None = None) -> dict[str, str]:

@@ -35,8 +35,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raycol.core.progress import remark
-from raycol.core.uris import shown
+from raycol.core.progress import print_once
+from raycol.core.uris import without_options
 from raycol.data.beir import qrels_path, read_qrels
 from raycol.data.columns import Columns, find_columns, map_columns
 from raycol.data.corpus import OnError, read_records, refuse
@@ -133,7 +133,7 @@ def _read_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Bad
         for document_id, grade in grades.items():
             if grade > 0:
                 raw = RawExample(query_id=query_id, document_ids=(document_id,))
-                yield _resolve(raw, f"{shown(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
+                yield _resolve(raw, f"{without_options(qrels)}, {query_id!r} and {document_id!r}", opened, n_ways)
 
 
 def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
@@ -221,7 +221,7 @@ class _Header:
             return {"query_id": query_id, "document_ids": list(ids), "scores": list(scores)}
         if not self._array_names:
             self._array_names = name_by_position([[str(value) for value in record]], self._opened.has_id)
-            remark(f"{self._file}: arrays without names; {', '.join(self._array_names)} by position")
+            print_once(f"{self._file}: arrays without names; {', '.join(self._array_names)} by position")
         n_names = len(self._array_names)
         if len(record) != n_names and self._array_names[-1] == "score":
             raise ValueError(f"a JSON array of {len(record)}; expected {n_names}, as in the first line")
@@ -247,7 +247,7 @@ class _Header:
 
     def _print_positional(self) -> None:
         if self.columns.by_position:
-            remark(f"{self._file}: no known column name; by position, {self.columns.describe()}")
+            print_once(f"{self._file}: no known column name; by position, {self.columns.describe()}")
 
     def _find(self, names: tuple[str, ...], *, allow_positional: bool = True) -> Columns:
         if self._mapping:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from raycol.core.uris import failed, is_uri, lacks_bucket, open_uri, shown
+from raycol.core.uris import failure_message, is_uri, missing_bucket, open_uri, without_options
 from raycol.errors import InputError
 
 Format = Literal["jsonl", "csv", "tsv", "parquet", "npz", "dataset"]
@@ -110,7 +110,7 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         elif info.type == pafs.FileType.NotFound and any(sign in path for sign in "*?["):
             paths = _in_glob(system, path)
         elif info.type == pafs.FileType.NotFound:
-            bucket = lacks_bucket(open_uri(corpus)) if is_uri(corpus) else ""
+            bucket = missing_bucket(open_uri(corpus)) if is_uri(corpus) else ""
             where = f", and no bucket {bucket!r}" if bucket else ""
             raise InputError(
                 f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder"
@@ -120,7 +120,7 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
             if not _format_of(path):
                 raise InputError(f"{corpus}: unknown format; expected {EXPECTED}")
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(failed(corpus, "cannot be read", error)) from None
+        raise InputError(failure_message(corpus, "cannot be read", error)) from None
     if not paths:
         raise InputError(f"{corpus}: no corpus files; expected a BEIR folder, or files in {EXPECTED}")
     if subset or split:
@@ -358,6 +358,6 @@ def reading(name: object) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{shown(str(name))}: no such file") from None
+        raise InputError(f"{without_options(str(name))}: no such file") from None
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise InputError(failed(name, "cannot be read", error)) from None
+        raise InputError(failure_message(name, "cannot be read", error)) from None

@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig) -> None:
 def _check_out(out: Path) -> None:
     if out.exists() and not (out / _MARKER).is_file():
         raise InputError(f"{out}: exists and was not created by a demo; pass another folder with --out")
-    open_store(out).check_room()
+    open_store(out).check_writable()
 
 
 def _clear(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Measuring retrieval: runs, metrics, baselines."""
+"""Evaluate retrieval: runs, metrics, a BM25 baseline."""
 
 from raycol.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate
 from raycol.evaluation.metrics import METRICS, score_run

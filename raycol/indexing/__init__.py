@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from raycol.core.lazy import lazily
+from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from raycol.indexing.append import append_corpus
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from raycol.indexing.estimate import Estimate, estimate_build
     from raycol.indexing.report import BuildReport
 
-__getattr__ = lazily(
+__getattr__ = lazy_attributes(
     __name__,
     {
         "AppendConfig": "raycol.indexing.config",

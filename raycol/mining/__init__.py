@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from raycol.core.lazy import lazily
+from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from raycol.mining.config import MineConfig, ScoreConfig
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.mining.score import score_examples
 
-__getattr__ = lazily(
+__getattr__ = lazy_attributes(
     __name__,
     {
         "MineConfig": "raycol.mining.config",

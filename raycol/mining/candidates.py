@@ -1,4 +1,4 @@
-"""Which hits of a search may be negatives of its query, and in which order they are taken. Plain functions."""
+"""Select the hits of a search that may be negatives of its query. Plain functions, no Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raycol.mining.texts import Text
 
 @dataclass(frozen=True)
 class NegativeRules:
-    """What is asked of negatives: settings of `MineConfig` by the same names."""
+    """Which hits qualify as negatives; the fields are the settings of `MineConfig` of the same names."""
 
     negatives: int
     margin: float | None = None
@@ -30,103 +30,103 @@ class NegativeRules:
 
 
 @dataclass(frozen=True)
-class Own:
-    """What is no negative of a query: its positives by their ids and texts, and the query itself."""
+class Exclusions:
+    """What is never a negative of a query: its positives by id and by text, and its own text. Texts are normalized."""
 
     query: str
     ids: frozenset[str]
     texts: frozenset[str]
 
     @classmethod
-    def of(cls, query: TrainingQuery) -> Own:
-        """Of a query and its positives."""
+    def of(cls, query: TrainingQuery) -> Exclusions:
+        """Return the exclusions of a query."""
         ids = [*query.other_ids, *(positive.id for positive in query.positives if positive.id)]
         texts = [*query.other_texts, *(positive.text for positive in query.positives)]
-        return cls(folded(query.text), frozenset(ids), frozenset(map(folded, texts)))
+        return cls(normalize(query.text), frozenset(ids), frozenset(map(normalize, texts)))
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that may be a negative, and its score from the index."""
+    """A document that may be a negative, and its score in the index."""
 
     id: str
     text: str
     score: float
 
 
-def folded(text: str) -> str:
-    """A text without what does not tell it from another one: capitals and white space."""
+def normalize(text: str) -> str:
+    """Return a text case-folded and with white space collapsed; texts that normalize to the same are duplicates."""
     return " ".join(text.split()).casefold()
 
 
-def limits(positive: float, rules: NegativeRules) -> dict[str, float]:
-    """The scores that a negative may have at most, by the setting that says so.
+def score_limits(positive: float, rules: NegativeRules) -> dict[str, float]:
+    """Upper bounds of a negative's score, by the setting that imposes each.
 
     Args:
-        positive: the lowest score among the query's positives.
-        rules: a relative margin is of the positive's size, so that it is one for scores below zero too.
+        positive: the lowest score of the query's positives.
+        rules: the relative margin is a share of the absolute score, so that it also works for negative scores.
     """
-    found = {}
+    limits = {}
     if rules.margin is not None:
-        found["margin"] = positive - rules.margin
+        limits["margin"] = positive - rules.margin
     if rules.relative_margin is not None:
-        found["relative_margin"] = positive - abs(positive) * rules.relative_margin
+        limits["relative_margin"] = positive - abs(positive) * rules.relative_margin
     if rules.max_score is not None:
-        found["max_score"] = rules.max_score
-    return found
+        limits["max_score"] = rules.max_score
+    return limits
 
 
-def possible_hits(
+def eligible_hits(
     hits: Sequence[Hit],
-    own: Own,
+    exclusions: Exclusions,
     positive: float,
     rules: NegativeRules,
     left_out: Counter[str],
     *,
     split: bool = False,
 ) -> list[Hit]:
-    """The hits that may be negatives by their ids and scores, best first.
+    """Return the hits that qualify as negatives by id and score, best first.
 
     Args:
         hits: of the window of ranks, best first.
-        own: what is no negative.
-        positive: the lowest score among the query's positives.
-        rules: what is asked of the others.
-        left_out: receives how many were not taken, by the reason.
-        split: documents were split, so an id ends in the number of a passage.
+        exclusions: of the query.
+        positive: the lowest score of the query's positives.
+        rules: bounds of a negative's score.
+        left_out: incremented for each rejected hit, by reason.
+        split: whether the index holds passages of split documents, whose ids end in the passage's number.
     """
-    at_most = limits(positive, rules)
+    limits = score_limits(positive, rules)
 
-    def reason(hit: Hit) -> str | None:
-        if hit.id in own.ids or (split and parent_document_id(hit.id) in own.ids):
+    def rejection(hit: Hit) -> str | None:
+        if hit.id in exclusions.ids or (split and parent_document_id(hit.id) in exclusions.ids):
             return "positive"
         if rules.min_score is not None and hit.score < rules.min_score:
             return "min_score"
-        return next((name for name, limit in at_most.items() if hit.score > limit), None)
+        return next((name for name, limit in limits.items() if hit.score > limit), None)
 
-    reasons = [reason(hit) for hit in hits]
-    left_out.update(filter(None, reasons))
-    return [hit for hit, why in zip(hits, reasons, strict=True) if why is None]
+    rejections = [rejection(hit) for hit in hits]
+    left_out.update(filter(None, rejections))
+    return [hit for hit, reason in zip(hits, rejections, strict=True) if reason is None]
 
 
-def text_reason(text: Text, own: Own, taken: Container[str]) -> str | None:
-    """Why a document of this text is no negative, if so; `taken` has the texts of others, folded."""
-    bare, whole = folded(text.text), folded(text.content)
+def text_rejection(text: Text, exclusions: Exclusions, seen: Container[str]) -> str | None:
+    """Return why a document of this text is rejected, or None; `seen` holds normalized texts of earlier candidates."""
+    bare, whole = normalize(text.text), normalize(text.content)
     if not whole:
         return "no_text"
-    if bare in own.texts or whole in own.texts:
+    if bare in exclusions.texts or whole in exclusions.texts:
         return "text_of_positive"
-    if own.query in (bare, whole):
+    if exclusions.query in (bare, whole):
         return "text_of_query"
-    return "repeated_text" if whole in taken else None
+    return "repeated_text" if whole in seen else None
 
 
-def in_turn(hits: Sequence[Hit], rules: NegativeRules, query: str) -> list[Hit]:
-    """The order in which hits are tried, until there are enough: by score, or by chance.
+def sampling_order(hits: Sequence[Hit], rules: NegativeRules, query: str) -> list[Hit]:
+    """Return hits in the order in which they are tried: by score, or shuffled.
 
-    Chance depends on the seed, the query and how many hits there are, on nothing else.
+    The shuffle depends only on the seed, the query and the number of hits.
     """
     if rules.sampling == "top":
         return list(hits)
     rng = np.random.default_rng([rules.seed % 2**64, xxhash.xxh3_64_intdigest(query.encode())])
-    return [hits[place] for place in rng.permutation(len(hits))]
+    return [hits[position] for position in rng.permutation(len(hits))]

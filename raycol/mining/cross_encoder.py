@@ -1,4 +1,4 @@
-"""Cross-encoders: sentence-transformers models that read a query and a document together and give one score."""
+"""Open sentence-transformers cross-encoders, which read a query and a document together, and score pairs with them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Pair = tuple[str, str]
 
 
 def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None = None) -> CrossEncoder:
-    """Open a cross-encoder, its weights in float32.
+    """Return a cross-encoder in eval mode, with float32 weights.
 
     Args:
         name_or_path: a folder or a name on the Hugging Face hub.
         device: cpu, cuda, ...
-        max_length: tokens of query and document together; None for all that the model takes.
+        max_length: tokens of query and document together; by default the model's maximum.
 
     Raises:
-        InputError: no model there, or one that gives no single score to a pair.
+        InputError: the model does not exist, cannot be opened, or does not return a single score per pair.
     """
     source = find_checkpoint(name_or_path)
     settings = read_json(source, "config_sentence_transformers.json", dict)
     architectures = read_json(source, "config.json", dict).get("architectures") or []
-    # Of anything else a cross-encoder would be made that scores at random.
+    # From any other checkpoint sentence-transformers would make a cross-encoder with a randomly initialised head.
     if settings.get("model_type") != "CrossEncoder" and not any(
         name.endswith("ForSequenceClassification") for name in architectures
     ):
         raise InputError(
-            f"model {name_or_path!r} is no cross-encoder ({', '.join(architectures) or 'of no known architecture'}); "
+            f"model {name_or_path!r} is not a cross-encoder ({', '.join(architectures) or 'unknown architecture'}); "
             "expected one that scores a query and a document together, such as cross-encoder/ms-marco-MiniLM-L-12-v2"
         )
     import torch
@@ -51,18 +51,18 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
         with quiet_transformers():
             model = CrossEncoder(source, device=device, max_length=max_length, model_kwargs={"dtype": torch.float32})
     except Exception as error:
-        # Whatever a damaged checkpoint makes torch, safetensors and the rest raise.
+        # A damaged checkpoint makes torch, safetensors and transformers raise errors of many types.
         raise InputError(f"model {name_or_path!r} cannot be opened: {reason_of(error)}") from error
     if model.num_labels != 1:
-        raise InputError(f"model {name_or_path!r} gives {model.num_labels} scores to a pair; expected one")
+        raise InputError(f"model {name_or_path!r} returns {model.num_labels} scores per pair; expected one score")
     return model.eval()
 
 
 def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
-    """Score a short and a long pair at once, as a command does before it starts any work.
+    """Score a short and a long pair in one batch, to find a broken model before any work is done.
 
     Raises:
-        InputError: the model fails at that.
+        InputError: the model fails.
     """
     pairs = [("a short query", "a short text"), ("a short query", "word " * min(model.max_seq_length or 512, 1024))]
     try:
@@ -70,17 +70,17 @@ def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
     except InputError:
         raise
     except Exception as error:
-        # Whatever the model's own code raises.
+        # A model's own code may raise any type of error.
         raise InputError(
-            f"model {name!r} can be opened, and fails to score a short pair beside a long one: {reason_of(error)}; "
-            "expected a cross-encoder whose tokenizer has a padding token and fits it"
+            f"model {name!r} fails to score a short and a long pair in one batch: {reason_of(error)}; expected a "
+            "cross-encoder with its own tokenizer, which has a padding token"
         ) from error
 
 
 def open_cross_encoder(
     name_or_path: str, on_gpu: bool, dtype: str, fingerprint: str, max_length: int | None
 ) -> CrossEncoder:
-    """A cross-encoder as workers use it: in one thread, or on a GPU. Raises `InputError` where it is another one."""
+    """Return a worker's cross-encoder: on a GPU, or in one thread. Raises `InputError` if its fingerprint differs."""
     model = load_cross_encoder(name_or_path, device=device_of(on_gpu), max_length=max_length)
     check_same_model(name_or_path, cross_encoder_fingerprint(model), fingerprint)
     cast_parameters(model, on_gpu, dtype)
@@ -88,7 +88,7 @@ def open_cross_encoder(
 
 
 def cross_encoder_fingerprint(model: CrossEncoder) -> str:
-    """A hash of what decides a cross-encoder's scores: weights, tokenizer, prompts, length."""
+    """Hash of all that decides a cross-encoder's scores: weights, tokenizer, prompts, maximum length."""
     from raycol.models.encoder import hash_weights, tokenizer_settings
 
     digest = xxhash.xxh3_128()
@@ -104,10 +104,10 @@ def cross_encoder_fingerprint(model: CrossEncoder) -> str:
 
 
 def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], batch_size: int) -> NDArray[np.float32]:
-    """The logits of pairs of a query and a document, float32 [n]; they depend on all pairs, by rounding only.
+    """Return the logits of (query, document) pairs, float32 [n]; batching changes them by rounding only.
 
     Raises:
-        InputError: a score that is no number: half precision may overflow.
+        InputError: a score is not finite; half precision may overflow.
     """
     from torch.nn import Identity
 
@@ -119,13 +119,13 @@ def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], batch_size: int) -> 
     if not np.isfinite(scores).all():
         query, document = pairs[int(np.isfinite(scores).argmin())]
         raise InputError(
-            f"the cross-encoder's score of {query[:60]!r} and {document[:60]!r} is no number; try --dtype float32"
+            f"the cross-encoder's score of {query[:60]!r} and {document[:60]!r} is not finite; try --dtype float32"
         )
     return scores
 
 
-def count_cut(model: CrossEncoder, pairs: Sequence[Pair]) -> int:
-    """How many pairs are longer than the model reads."""
+def count_truncated(model: CrossEncoder, pairs: Sequence[Pair]) -> int:
+    """Number of pairs longer than the model's maximum length."""
     limit = model.max_seq_length
     if not limit or not pairs:
         return 0

@@ -1,13 +1,13 @@
-"""A job over parts whose result is a folder of Parquet files that appears whole or not at all.
+"""A resumable job over parts, whose result is a folder of Parquet files that appears whole or not at all.
 
-While it goes on, everything is in `.<name>-unfinished-<fingerprint>` beside that folder; the fingerprint is made of
-all that decides the outcome. Each part is written by the worker that made it, under its number, whole or not at all;
-so the same command finds what was finished before. In the end the folder is given its name; in an object store, whose
-objects have none to give, the parts become one file (`place.py`, `remote_place.py`).
+An unfinished job lives in `.<name>-unfinished-<fingerprint>` beside the result; the fingerprint covers everything that
+decides the result. The worker that computes a part writes it under the part's number, atomically, so that the same
+command finds it after a crash. At the end the folder is renamed to the result (`workspace.py`); an object store cannot
+rename, so there the parts are joined into one file (`remote_workspace.py`).
 
-    work/00000.parquet    what the job is given, cut into parts (written anew by every run)
-    job.json              what the fingerprint was made of, to tell another command by what it differs in
-    part-00000.parquet    finished parts, with counts of what became of them
+    work/00000.parquet    inputs of a part (rewritten by every run)
+    job.json              what the fingerprint covers, to report how another command differs
+    part-00000.parquet    a finished part; its metadata holds the part's counts
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
 
-from raycol.core.locks import held, is_held
+from raycol.core.locks import file_lock, is_locked
 from raycol.core.progress import Report
 from raycol.core.uris import is_uri
 from raycol.distributed.executor import Executor, WorkersConfig
 from raycol.errors import InputError, RaycolError, writing
-from raycol.mining.workspace import Place, beside, part_name, place_for, unfinished
+from raycol.mining.opening import unfinished_workspaces, workspace_for
+from raycol.mining.workspace import Workspace, part_name, sibling_folders
 
 _COUNTS = b"raycol"
 _RECORD = "job.json"
@@ -42,40 +43,39 @@ _LOCK = ".lock"
 
 
 class MiningPlan:
-    """What a job is given, written to files that its workers read.
+    """The inputs of a job, written to one Parquet file per part.
 
     Args:
-        folder: where the files are; not the final place yet.
-        sizes: rows of each part.
-        digest: a hash of all rows.
+        folder: where the files are written; `MiningJob.begin` moves them into the workspace.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sizes: list[int] = []
+        """Rows of each part."""
         self._digest = xxhash.xxh3_128()
 
     @property
     def digest(self) -> str:
-        """A hash of what was written."""
+        """Hash of all rows."""
         return self._digest.hexdigest()
 
-    def add(self, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, per_part: int) -> None:
-        """Write rows, so many a part."""
+    def add(self, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, rows_per_part: int) -> None:
+        """Write rows, `rows_per_part` to a file."""
         source = iter(rows)
-        while part := list(islice(source, per_part)):
+        while part := list(islice(source, rows_per_part)):
             self._digest.update(json.dumps(part).encode())
             with writing(self.folder):
-                pq.write_table(pa.Table.from_pylist(part, schema), self.folder / _work_name(len(self.sizes)))
+                pq.write_table(pa.Table.from_pylist(part, schema), self.folder / _input_name(len(self.sizes)))
             self.sizes.append(len(part))
 
 
-class Planning:
-    """A folder for a plan while its fingerprint is not known yet, beside a local `out`; gone afterwards."""
+class PlanFolder:
+    """A temporary folder for a plan, until its fingerprint is known: beside a local `out`, deleted on exit."""
 
     def __init__(self, out: str) -> None:
         self._out = out
-        self._held = ExitStack()
+        self._lock = ExitStack()
         name = f"planning-{uuid.uuid4().hex}"
         if is_uri(out):
             self._folder = Path(tempfile.gettempdir()) / f"raycol-{name}"
@@ -83,68 +83,68 @@ class Planning:
             self._folder = Path(out).parent / f".{Path(out).name}-{name}"
 
     def __enter__(self) -> MiningPlan:
-        for left in [] if is_uri(self._out) else beside(self._out, "planning"):
-            if left.suffix != _LOCK and not is_held(Path(f"{left}{_LOCK}")):  # by a command that died
-                _remove_plan(left)
+        for stale in [] if is_uri(self._out) else sibling_folders(self._out, "planning"):
+            if stale.suffix != _LOCK and not is_locked(Path(f"{stale}{_LOCK}")):  # of a command that died
+                _remove_plan(stale)
         with writing(self._out):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(held(Path(f"{self._folder}{_LOCK}"), "planning"))
+            self._lock.enter_context(file_lock(Path(f"{self._folder}{_LOCK}"), "planning"))
             self._folder.mkdir()
         return MiningPlan(self._folder)
 
     def __exit__(self, *_: object) -> None:
         _remove_plan(self._folder)
-        self._held.close()
+        self._lock.close()
 
 
 def _remove_plan(folder: Path) -> None:
-    """Remove a folder of a plan, and then its lock."""
+    """Delete the folder of a plan, and then its lock."""
     shutil.rmtree(folder, ignore_errors=True)
     Path(f"{folder}{_LOCK}").unlink(missing_ok=True)
 
 
 class MiningJob:
-    """One unfinished job, by where its files are."""
+    """An unfinished job in its workspace."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
 
     @classmethod
-    def begin(cls, out: str, plan: MiningPlan, decides: Mapping[str, object]) -> MiningJob:
-        """Begin a job, or go on with one that was interrupted.
+    def begin(cls, out: str, plan: MiningPlan, settings: Mapping[str, object]) -> MiningJob:
+        """Start a job, or resume an interrupted one with the same inputs and settings.
 
         Args:
-            out: the folder that there will be.
-            plan: what it is given; taken away from where it is.
-            decides: what else the outcome depends on, by the names of settings.
+            out: folder or URI of the result.
+            plan: the inputs; its files are moved into the workspace.
+            settings: what else decides the result, by name.
 
         Raises:
-            InputError: another command has finished parts there.
-            RaycolError: it cannot be written there.
+            InputError: a job with other inputs or settings has finished parts for this `out`.
+            RaycolError: the workspace cannot be written.
         """
-        settings = {"format": _FORMAT, **decides, "what is read": plan.digest}
-        name = xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True, default=str).encode())
-        place = place_for(out, name)
-        for other in unfinished(out):
-            if other.location != place.location:
-                _give_up(other, out, settings)
-        place.begin(_RECORD, json.dumps(settings, default=str).encode(), plan.folder)
-        return cls(place)
+        record = {"format": _FORMAT, **settings, "what is read": plan.digest}
+        fingerprint = xxhash.xxh3_64_hexdigest(json.dumps(record, sort_keys=True, default=str).encode())
+        workspace = workspace_for(out, fingerprint)
+        for other in unfinished_workspaces(out):
+            if other.location != workspace.location:
+                _discard(other, out, record)
+        workspace.begin(_RECORD, json.dumps(record, default=str).encode(), plan.folder)
+        return cls(workspace)
 
-    def read_work(self, number: int) -> list[dict[str, Any]]:
-        """The input of a part."""
-        rows: list[dict[str, Any]] = pq.read_table(self.place.work(_work_name(number))).to_pylist()
+    def read_part(self, number: int) -> list[dict[str, Any]]:
+        """Return the input rows of a part."""
+        rows: list[dict[str, Any]] = pq.read_table(self.workspace.input_file(_input_name(number))).to_pylist()
         return rows
 
     def save_part(self, number: int, table: pa.Table, counts: Mapping[str, int]) -> None:
         """Write a finished part."""
         table = table.replace_schema_metadata({_COUNTS: json.dumps(dict(sorted(counts.items())))})
-        self.place.save(part_name(number), table)
+        self.workspace.save(part_name(number), table)
 
     def counts(self, number: int) -> Counter[str] | None:
-        """What became of a part; None where it is not finished."""
+        """Return the counts of a part; None if it is not finished."""
         try:
-            with self.place.open(part_name(number)) as file:
+            with self.workspace.open(part_name(number)) as file:
                 return Counter(json.loads(file.schema_arrow.metadata[_COUNTS]))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
             return None
@@ -155,14 +155,28 @@ class MiningJob:
         actor: Callable[..., Any],
         config: WorkersConfig,
         arguments: Mapping[str, Any],
-        doing: str,
+        stage: str,
         report: Report,
         executor: Executor,
     ) -> tuple[list[Counter[str]], int]:
-        """Make what was not made before; return the counts of all parts, and how many there were before."""
-        with self.place.at_work(), executor.session(config):
-            placed = {"folder": self.place.location, **arguments}
-            return self._run(plan, actor, config, placed, doing, report, executor)
+        """Compute the parts that are missing.
+
+        Args:
+            plan: the inputs.
+            actor: class of the workers.
+            config: how many workers to run, and what each reserves.
+            arguments: of the actor, beside the location of the workspace.
+            stage: names the work in errors.
+            report: receives the progress, in rows.
+            executor: runs the workers.
+
+        Returns:
+            The counts of every part, and the number of parts that an earlier run had finished.
+        """
+        with self.workspace.lock(), executor.session(config):
+            return self._run(
+                plan, actor, config, {"folder": self.workspace.location, **arguments}, stage, report, executor
+            )
 
     def _run(
         self,
@@ -170,62 +184,63 @@ class MiningJob:
         actor: Callable[..., Any],
         config: WorkersConfig,
         arguments: dict[str, Any],
-        doing: str,
+        stage: str,
         report: Report,
         executor: Executor,
     ) -> tuple[list[Counter[str]], int]:
-        made = {number: counts for number in range(len(plan.sizes)) if (counts := self.counts(number)) is not None}
-        before = len(made)
+        n_parts = len(plan.sizes)
+        finished = {number: counts for number in range(n_parts) if (counts := self.counts(number)) is not None}
+        reused = len(finished)
         workers = executor.n_workers(config)
 
-        def tell() -> None:
-            working = min(workers, len(plan.sizes) - len(made))
-            at_work = f", {working} at work" if working else ""
-            note = f"{len(made)} of {len(plan.sizes)} parts{at_work}"
-            report(sum(plan.sizes[number] for number in made), sum(plan.sizes), note)
+        def report_progress() -> None:
+            busy = min(workers, n_parts - len(finished))
+            note = f"{len(finished)} of {n_parts} parts{f', {busy} running' if busy else ''}"
+            report(sum(plan.sizes[number] for number in finished), sum(plan.sizes), note)
 
-        tell()
-        rows = [{"number": number} for number in range(len(plan.sizes)) if number not in made]
-        for row in executor.run(actor, config, rows, arguments, doing) if rows else ():
+        report_progress()
+        rows = [{"number": number} for number in range(n_parts) if number not in finished]
+        for row in executor.run(actor, config, rows, arguments, stage) if rows else ():
             number = int(row["number"])
             counts = self.counts(number)
             if counts is None:
                 raise RaycolError(
-                    f"{self.place}: lacks {part_name(number)} though a worker wrote it; do all nodes reach that place?"
+                    f"{self.workspace}: {part_name(number)} is missing although a worker wrote it; put `out` on "
+                    "storage that all nodes share"
                 )
-            made[number] = counts
-            tell()
-        return [made[number] for number in range(len(plan.sizes))], before
+            finished[number] = counts
+            report_progress()
+        return [finished[number] for number in range(n_parts)], reused
 
     def finish(self, out: str, name: str, report: BaseModel) -> None:
-        """Add the report, and make what there is the result."""
-        self.place.finish(out, name, report.model_dump_json(indent=1).encode())
+        """Write the report as JSON, and turn the workspace into the result."""
+        self.workspace.finish(out, name, report.model_dump_json(indent=1).encode())
 
-    def give_up(self) -> None:
-        """Leave nothing behind."""
-        self.place.remove()
+    def discard(self) -> None:
+        """Delete the workspace."""
+        self.workspace.remove()
 
 
-def _work_name(number: int) -> str:
+def _input_name(number: int) -> str:
     return f"{number:05d}.parquet"
 
 
-def _give_up(other: Place, out: str, settings: Mapping[str, object]) -> None:
-    """Remove what another command left, unless it had finished parts."""
-    if other.is_at_work():
-        raise InputError(f"{out}: another command is at work on it in {other}; wait until it ends, or stop it")
+def _discard(other: Workspace, out: str, record: Mapping[str, object]) -> None:
+    """Delete another command's workspace. Raises `InputError` if that command runs or has finished parts."""
+    if other.is_locked():
+        raise InputError(f"{out}: another command is running on it in {other}; wait until it ends, or stop it")
     if not other.parts():
         other.remove()
         return
     try:
         theirs = json.loads(other.read(_RECORD))
-        ours = json.loads(json.dumps(settings, default=str))
+        ours = json.loads(json.dumps(record, default=str))
         names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-        shown = [f"{name} ({theirs.get(name)!s:.60} there, {ours.get(name)!s:.60} here)" for name in names]
-        differs = f", which differs in {', '.join(shown)}"
+        values = [f"{name} ({theirs.get(name)!s:.60} there, {ours.get(name)!s:.60} here)" for name in names]
+        differs = f", which differs in {', '.join(values)}"
     except (OSError, ValueError, AttributeError):
         differs = ""
     raise InputError(
-        f"{out}: another command was interrupted there{differs}; run that one again to finish it, or remove {other} "
-        "to give up what it had done"
+        f"{out}: another command was interrupted there{differs}; repeat that command to finish it, or remove {other} "
+        "to discard its parts"
     )

@@ -1,6 +1,6 @@
-"""`raycol mine`: hard negatives of training queries from an index, on Ray Data.
+"""`raycol mine`: mine hard negatives of training queries from an index, on Ray Data.
 
-Each row of the Ray Dataset is a part of the queries; a worker reads it, searches, chooses, and writes a file.
+Each row of the Ray Dataset is a part of the queries; a worker searches, chooses negatives, and writes a Parquet file.
 """
 
 from __future__ import annotations
@@ -23,75 +23,75 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningJob, MiningPlan, Planning
+from raycol.mining.job import MiningJob, MiningPlan, PlanFolder
+from raycol.mining.opening import check_new
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
-from raycol.mining.report import MINING_REPORT, MiningReport, listed
+from raycol.mining.report import MINING_REPORT, MiningReport, format_counts
 from raycol.mining.texts import TextWriter
 from raycol.mining.workers import MiningWorker
-from raycol.mining.workspace import refuse_finished
 from raycol.models.discovery import find_checkpoint
 from raycol.storage import absolute
 
 _TEXTS = "texts.sqlite"
-# Settings that decide what comes out, by themselves.
-_DECIDES = {
+# Settings that decide the result; the fingerprint covers them.
+_RESULT_SETTINGS = {
     "from_rank", "to_rank", "margin", "relative_margin", "max_score", "min_score", "negatives", "sampling", "short",
     "cross_encoder_margin", "max_length", "batch_size", "queries_per_part", "seed", "dtype",
 }  # fmt: skip
 
 
 def mine_negatives(config: MineConfig, report: Report = no_report, executor: Executor = ON_RAY) -> MiningReport:
-    """Find hard negatives; or go on where the same command was interrupted.
+    """Mine hard negatives; resume if the same command was interrupted.
 
     Raises:
-        InputError: `out` is there already or another command is unfinished there; no index, or none with texts;
-            unusable queries or models; or no query has negatives.
+        InputError: `out` exists, or a different command is unfinished there; the index is missing or has no texts;
+            queries or models are unusable; or no query has negatives.
         RaycolError: a worker failed, or `out` cannot be written.
     """
     started = time.monotonic()
-    refuse_finished(config.out)
+    check_new(config.out)
     index = Index.open(config.index, config.version)
     corpus = _find_corpus(config, index)
-    config = _in_full(config, index)
+    config = _resolve(config, index)
     problems: list[BadRecord] = []
-    with Planning(config.out) as plan:
+    with PlanFolder(config.out) as plan:
         examples = read_examples(config.source, config.on_error, problems)
         queries = group_queries(with_positives(examples, config.on_error, problems))
         plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
-        texts = _keep_texts(corpus, plan, config.on_error, problems) if corpus else None
+        texts = _write_texts(corpus, plan, config.on_error, problems) if corpus else None
         encoder, cross_encoder = _open_models(config, index)
-        decides = {
+        settings = {
             "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
             "version": index.version,
             "model": encoder,
             "cross_encoder": cross_encoder,
             "corpus": texts,
             "on_gpu": config.on_gpu,
-            **config.model_dump(include=_DECIDES),
+            **config.model_dump(include=_RESULT_SETTINGS),
         }
-        job = MiningJob.begin(config.out, plan, decides)
+        job = MiningJob.begin(config.out, plan, settings)
     arguments = {
         "config": json.dumps(config.effective()),
         "fingerprint": encoder,
         "cross_encoder": cross_encoder,
         "corpus": _TEXTS if texts else None,
     }
-    parts, before = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
-    done = _report(config, sum(parts, Counter()), len(parts), before, problems, time.monotonic() - started)
-    if not done.rows:
-        job.give_up()
-        enough = "a negative" if config.short == "keep" else f"{done.wanted} negatives"
+    parts, reused = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
+    outcome = _report(config, sum(parts, Counter()), len(parts), reused, problems, time.monotonic() - started)
+    if not outcome.rows:
+        job.discard()
+        required = "a negative" if config.short == "keep" else f"{outcome.wanted} negatives"
         raise InputError(
-            f"{config.data}: none of {done.queries} queries has {enough} (what took most of their hits: "
-            f"{listed(done.short)}); raise --to-rank, or ask for less"
+            f"{config.data}: none of {outcome.queries} queries has {required} (by the reason "
+            f"that rejected most of their hits: {format_counts(outcome.short)}); raise --to-rank, or relax the bounds"
         )
-    job.finish(config.out, MINING_REPORT, done)
-    return done
+    job.finish(config.out, MINING_REPORT, outcome)
+    return outcome
 
 
 def _report(
-    config: MineConfig, counts: Counter[str], parts: int, before: int, problems: list[BadRecord], seconds: float
+    config: MineConfig, counts: Counter[str], parts: int, reused: int, problems: list[BadRecord], seconds: float
 ) -> MiningReport:
     return MiningReport(
         out=config.out,
@@ -105,7 +105,7 @@ def _report(
         pairs_scored=counts["pairs scored"],
         **{name: counts[name] for name in ("queries", "pairs", "rows", "negatives", "hits")},
         parts=parts,
-        reused_parts=before,
+        reused_parts=reused,
         skipped=problems,
         seconds=round(seconds, 3),
         versions=library_versions(),
@@ -117,29 +117,29 @@ def _by_reason(counts: Counter[str], prefix: str) -> dict[str, int]:
 
 
 def _find_corpus(config: MineConfig, index: Index) -> str | None:
-    """Where texts come from, if not from the index. Raises `InputError` where they come from nowhere."""
+    """Return the corpus to read texts from, None for the index itself. Raises `InputError` if neither has them."""
     beir = OpenSource(config.source, config.on_error, None).beir
     if "text" in index.manifest.columns and config.corpus is None:
         return None
     if index.manifest.split:
         raise InputError(
-            f"{config.index}: its documents were split, so negatives are passages, whose texts only an index that "
-            "stores them has; build it with --store-text, and leave --corpus out"
+            f"{config.index}: its documents were split, so negatives are passages, and only the index can store their "
+            "texts; rebuild it with --store-text, and omit --corpus"
         )
     if config.corpus is None and not beir:
         raise InputError(
-            f"{config.index}: stores no texts, which negatives need; name the corpus that it was built of with "
-            "--corpus"
+            f"{config.index}: stores no texts, which negatives need; pass the corpus that the index was built from "
+            "with --corpus"
         )
     return config.corpus or config.data
 
 
-def _in_full(config: MineConfig, index: Index) -> MineConfig:
-    """The settings as workers need them, who run in folders of their own. Raises `InputError` for a missing model."""
-    remembered = index.manifest.model
-    name = config.model or (remembered.name if remembered else None)
+def _resolve(config: MineConfig, index: Index) -> MineConfig:
+    """Make paths absolute, since workers run elsewhere, and fill in the model. Raises `InputError` without one."""
+    recorded = index.manifest.model
+    name = config.model or (recorded.name if recorded else None)
     if name is None:
-        raise InputError(f"{config.index}: does not say which model it was built with; pass --model")
+        raise InputError(f"{config.index}: does not record the model it was built with; pass --model")
     models = {"model": name, "cross_encoder": config.cross_encoder}
     for model in filter(None, models.values()):
         find_checkpoint(model)
@@ -148,14 +148,15 @@ def _in_full(config: MineConfig, index: Index) -> MineConfig:
 
 
 def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
-    """The fingerprints of the encoder and of the cross-encoder, if there is one. Raises `InputError`."""
-    # torch is imported once the rest of the input is known to be good.
+    """Return the fingerprints of the encoder and the cross-encoder, if any. Raises `InputError` for bad models."""
+    # Importing torch takes seconds, so other input is checked first.
     from raycol.models.encoder import encoder_fingerprint, load_index_encoder
 
     encoder = load_index_encoder(index.manifest.model, config.model, device="cpu")
     if (dim := encoder.get_embedding_dimension()) != index.manifest.dim:
         raise InputError(
-            f"model {config.model!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}"
+            f"model {config.model!r} has embeddings of {dim} dimensions; the index has {index.manifest.dim}; pass the "
+            "model that the index was built with"
         )
     cross_encoder = None
     if config.cross_encoder:
@@ -165,11 +166,11 @@ def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
     return encoder_fingerprint(encoder), cross_encoder
 
 
-def _keep_texts(corpus: str, plan: MiningPlan, on_error: OnError, problems: list[BadRecord]) -> str:
-    """Write a corpus's texts beside the plan; return a digest of them."""
-    found: list[BadRecord] = []
+def _write_texts(corpus: str, plan: MiningPlan, on_error: OnError, problems: list[BadRecord]) -> str:
+    """Write a corpus's texts to the plan's folder; return their hash."""
+    bad: list[BadRecord] = []
     writer = TextWriter(plan.folder / _TEXTS, corpus)
-    for passage in read_corpus(corpus, on_error, found):
+    for passage in read_corpus(corpus, on_error, bad):
         writer.add(passage)
-    problems += [problem for problem in found if problem not in problems]  # of a BEIR folder it was read before
+    problems += [problem for problem in bad if problem not in problems]  # reading a BEIR folder reported them already
     return writer.finish()

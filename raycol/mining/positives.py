@@ -1,4 +1,4 @@
-"""Scores of positives, by the index that negatives come from: so the scores of both can be compared."""
+"""Score positives by the index that negatives come from, so that their scores are comparable."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 from raycol.index import Hit, Index
 from raycol.index.codec.pooling import token_pooling
 from raycol.index.format.manifest import parent_document_id, passage_id
-from raycol.mining.candidates import folded
+from raycol.mining.candidates import normalize
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Texts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-# Hits that are looked at, at a time, where a positive is known by its text only.
-_LOOKED_AT = 16
-# Where documents were split, so many passages of one are looked for at a time.
-_PASSAGES = 32
+# Hits per query whose texts are fetched at a time, to match positives without an id.
+_TEXT_BATCH = 16
+# Passages of a split document that are looked up at a time.
+_PASSAGE_BATCH = 32
 
 # The id of a positive, if it has one, and its score.
-Scored = tuple[str | None, float]
+ScoredPositive = tuple[str | None, float]
 
 
 @dataclass(frozen=True)
 class PositiveScorer:
-    """Scores positives: by the index where it has them, else as it would if it had.
+    """Scores positives with the index, or from their encoded text if the index lacks them.
 
     Args:
-        index: with documents.
+        index: the index that negatives come from.
         encoder: the index's.
         texts: of its documents.
         batch_size: texts encoded at once.
@@ -49,97 +49,107 @@ class PositiveScorer:
         self,
         queries: Sequence[TrainingQuery],
         encoded: list[NDArray[np.float32]],
-        found: list[list[Hit]],
+        hits: list[list[Hit]],
         counts: Counter[str],
-    ) -> list[list[Scored]]:
-        """The id and score of every positive: the index's where it has it, else the score of its text, encoded.
+    ) -> list[list[ScoredPositive]]:
+        """Return the id and score of every positive of every query.
 
-        The index has it where it knows the id, or where a hit has its text.
+        The score is that of the document with the positive's id, else of the best hit with its text, else the MaxSim
+        of its encoded text.
+
+        Args:
+            queries: the queries of a part.
+            encoded: their embeddings, float32 [tokens, dim] each.
+            hits: of each query, best first.
+            counts: "positives encoded" is incremented for each text that has to be encoded.
         """
-        by_id = self._score_known(queries, encoded)
-        without = [
-            {folded(positive.text) for positive in query.positives if positive.id not in known}
-            for query, known in zip(queries, by_id, strict=True)
+        by_id = self._score_by_id(queries, encoded)
+        unmatched = [
+            {normalize(positive.text) for positive in query.positives if positive.id not in scores}
+            for query, scores in zip(queries, by_id, strict=True)
         ]
-        by_text = self._hits_of_texts(without, found)
-        lacking = [
-            (place, positive.text)
-            for place, query in enumerate(queries)
+        by_text = self._hits_by_text(unmatched, hits)
+        missing = [
+            (row, positive.text)
+            for row, query in enumerate(queries)
             for positive in query.positives
-            if positive.id not in by_id[place] and folded(positive.text) not in by_text[place]
+            if positive.id not in by_id[row] and normalize(positive.text) not in by_text[row]
         ]
-        counts["positives encoded"] += len(lacking)
-        made = self._score_texts(lacking, encoded)
+        counts["positives encoded"] += len(missing)
+        by_encoding = self._score_texts(missing, encoded)
 
-        def score(place: int, positive: Positive) -> Scored:
-            if positive.id in by_id[place]:
-                return positive.id, by_id[place][positive.id]
-            if hit := by_text[place].get(folded(positive.text)):
+        def score(row: int, positive: Positive) -> ScoredPositive:
+            if positive.id in by_id[row]:
+                return positive.id, by_id[row][positive.id]
+            if hit := by_text[row].get(normalize(positive.text)):
                 return positive.id or hit.id, hit.score
-            return positive.id, made[place, positive.text]
+            return positive.id, by_encoding[row, positive.text]
 
-        return [[score(place, positive) for positive in query.positives] for place, query in enumerate(queries)]
+        return [[score(row, positive) for positive in query.positives] for row, query in enumerate(queries)]
 
-    def _hits_of_texts(self, wanted: list[set[str]], found: list[list[Hit]]) -> list[dict[str, Hit]]:
-        """For each query the best hit of each of some texts, folded. They are near the top, most of them."""
-        here: list[dict[str, Hit]] = [{} for _ in wanted]
-        for start in range(0, max(map(len, found)), _LOOKED_AT):
-            looking = {
-                place: hits[start : start + _LOOKED_AT]
-                for place, hits in enumerate(found)
-                if len(here[place]) < len(wanted[place])
+    def _hits_by_text(self, wanted: list[set[str]], hits: list[list[Hit]]) -> list[dict[str, Hit]]:
+        """Return for each query the best hit with each of the wanted normalized texts.
+
+        Texts are fetched in batches from the top, where most matches are.
+        """
+        matches: list[dict[str, Hit]] = [{} for _ in wanted]
+        for start in range(0, max(map(len, hits)), _TEXT_BATCH):
+            batch = {
+                row: query_hits[start : start + _TEXT_BATCH]
+                for row, query_hits in enumerate(hits)
+                if len(matches[row]) < len(wanted[row])
             }
-            if not looking:
+            if not batch:
                 break
-            texts = self.texts(list(dict.fromkeys(hit.id for hits in looking.values() for hit in hits)))
-            for place, hits in looking.items():
-                for hit in hits:
+            texts = self.texts(list(dict.fromkeys(hit.id for query_hits in batch.values() for hit in query_hits)))
+            for row, query_hits in batch.items():
+                for hit in query_hits:
                     text = texts[hit.id]
-                    for same in wanted[place] & {folded(text.content), folded(text.text)}:
-                        here[place].setdefault(same, hit)
-        return here
+                    for match in wanted[row] & {normalize(text.content), normalize(text.text)}:
+                        matches[row].setdefault(match, hit)
+        return matches
 
-    def _score_known(
+    def _score_by_id(
         self, queries: Sequence[TrainingQuery], encoded: list[NDArray[np.float32]]
     ) -> list[dict[str | None, float]]:
-        """For each query the scores of those positives that the index has under their ids."""
+        """Return for each query the scores of the positives whose ids the index has."""
         ids = [list(dict.fromkeys(each.id for each in query.positives if each.id)) for query in queries]
         if self.index.manifest.split is None:
             ranked = self.index.rerank(encoded, ids, on_unknown="ignore", threads=1)
             return [{hit.id: hit.score for hit in hits} for hits in ranked]
         scores: list[dict[str | None, float]] = [{} for _ in queries]
-        # Of a document that was split the passage counts that answers best. They are numbered.
-        waiting, first = ids, 0
-        while any(waiting):
-            numbers = range(first, first + _PASSAGES)
-            names = [[passage_id(id_, number) for id_ in of_one for number in numbers] for of_one in waiting]
-            ranked = self.index.rerank(encoded, names, on_unknown="ignore", threads=1)
-            for place, hits in enumerate(ranked):
-                there = set()
+        # A split document scores as its best passage. Passages are numbered from 0, and a batch without any ends it.
+        pending, first = ids, 0
+        while any(pending):
+            numbers = range(first, first + _PASSAGE_BATCH)
+            passages = [[passage_id(id_, number) for id_ in documents for number in numbers] for documents in pending]
+            ranked = self.index.rerank(encoded, passages, on_unknown="ignore", threads=1)
+            for row, hits in enumerate(ranked):
+                parents = set()
                 for hit in hits:
                     parent = parent_document_id(hit.id)
-                    there.add(parent)
-                    scores[place][parent] = max(hit.score, scores[place].get(parent, hit.score))
-                waiting[place] = [id_ for id_ in waiting[place] if id_ in there]
-            first += _PASSAGES
+                    parents.add(parent)
+                    scores[row][parent] = max(hit.score, scores[row].get(parent, hit.score))
+                pending[row] = [id_ for id_ in pending[row] if id_ in parents]
+            first += _PASSAGE_BATCH
         return scores
 
     def _score_texts(
-        self, wanted: Sequence[tuple[int, str]], encoded: list[NDArray[np.float32]]
+        self, pairs: Sequence[tuple[int, str]], encoded: list[NDArray[np.float32]]
     ) -> dict[tuple[int, str], float]:
-        """MaxSim of queries, by their places, and texts, pooled as the index's documents are."""
-        texts = sorted({text for _, text in wanted})
+        """Return MaxSim by (row of a query, text); texts are encoded and pooled as the index's documents are."""
+        texts = sorted({text for _, text in pairs})
         if not texts:
             return {}
-        made = self.encoder.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False)
+        embeddings = self.encoder.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False)
         pool = token_pooling(self.index.manifest.pool_factor)
-        tokens = {}
-        for text, tokens_TD in zip(texts, made, strict=True):
+        documents = {}
+        for text, tokens_TD in zip(texts, embeddings, strict=True):
             array_TD = tokens_TD.float().cpu().numpy()
-            tokens[text] = pool(array_TD) if pool else array_TD
-        return {(place, text): max_sim(encoded[place], tokens[text]) for place, text in wanted}
+            documents[text] = pool(array_TD) if pool else array_TD
+        return {(row, text): max_sim(encoded[row], documents[text]) for row, text in pairs}
 
 
 def max_sim(query_QD: NDArray[np.float32], tokens_TD: NDArray[np.float32]) -> float:
-    """The score of a document that is not in the index. Not by BLAS, whose rounding may depend on its threads."""
+    """MaxSim of a query and a document. Avoids BLAS, whose rounding may depend on the number of threads."""
     return float(np.einsum("qd,td->qt", query_QD, tokens_TD).max(axis=1).sum())

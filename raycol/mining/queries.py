@@ -15,7 +15,7 @@ from raycol.data.position import BadRecord
 
 @dataclass(frozen=True, slots=True)
 class Positive:
-    """A document that answers a query, and the ids of both where there are any."""
+    """A document that answers a query, and the ids of both if they have ids."""
 
     query_id: str | None
     id: str | None
@@ -24,7 +24,7 @@ class Positive:
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query, all its positives, and the ids and texts of what else is no negative of it."""
+    """A query, its positives, and the ids and texts of other documents that must not become negatives."""
 
     text: str
     positives: list[Positive] = field(default_factory=list)
@@ -45,7 +45,7 @@ QUERY_SCHEMA = pa.schema(
 
 
 def to_row(query: TrainingQuery) -> dict[str, Any]:
-    """A query as a row of `QUERY_SCHEMA`."""
+    """Convert a query to a row of `QUERY_SCHEMA`."""
     return {
         "query": query.text,
         "query_ids": [positive.query_id for positive in query.positives],
@@ -57,24 +57,24 @@ def to_row(query: TrainingQuery) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> TrainingQuery:
-    """Undo `to_row`."""
+    """Convert a row of `QUERY_SCHEMA` to a query."""
     columns = (row["query_ids"], row["positive_ids"], row["positives"])
     positives = [Positive(*values) for values in zip(*columns, strict=True)]
     return TrainingQuery(row["query"], positives, row["other_ids"], row["other_texts"])
 
 
 def with_positives(examples: Iterable[Example], on_error: OnError, problems: list[BadRecord]) -> Iterator[Example]:
-    """Examples but pairs labelled 0, which are noted among the problems.
+    """Yield the examples except pairs labelled 0, which are appended to `problems`.
 
     Raises:
-        InputError: a label does not tell whether a pair is a positive, unless such are skipped.
+        InputError: a label is neither 0 nor 1, unless `on_error` is skip.
     """
     for example in examples:
         try:
             if not example.is_unrelated():
                 yield example
                 continue
-            problem = BadRecord(example.where, "its only document is labelled 0, so that it is no positive")
+            problem = BadRecord(example.where, "its only document is labelled 0, so it is not a positive")
         except ValueError as error:
             problem = BadRecord(example.where, str(error))
             refuse(problem, on_error)
@@ -82,21 +82,20 @@ def with_positives(examples: Iterable[Example], on_error: OnError, problems: lis
 
 
 def group_queries(examples: Iterable[Example]) -> list[TrainingQuery]:
-    """The queries of examples, in the order in which they come first; negatives that they have do not matter.
+    """Return the distinct queries of examples, in order of first appearance; negatives in the examples are ignored.
 
-    Queries of one text become one, with the positives of all: whatever answers a question is no negative of it, also
-    where it is asked twice. Of documents with scores the best is the positive; the first, and those as good as the
-    best, may be positives too.
+    Queries with the same text are merged, so that a positive of one is not a negative of another. Among documents with
+    scores the best one is the positive; the first one, and those with the same score as the best, are never negatives.
     """
-    found: dict[str, TrainingQuery] = {}
+    queries: dict[str, TrainingQuery] = {}
     for example in examples:
-        query = found.setdefault(example.query, TrainingQuery(example.query))
+        query = queries.setdefault(example.query, TrainingQuery(example.query))
         best = example.scores.index(max(example.scores)) if example.scores else 0
         ids = example.document_ids
         query.positives.append(Positive(example.query_id, ids[best] if ids else None, example.documents[best]))
-        for place, text in enumerate(example.documents):
-            is_as_good = example.scores is not None and example.scores[place] == example.scores[best]
-            if place != best and (place == 0 or is_as_good):
-                query.other_ids.extend([ids[place]] if ids else [])
+        for position, text in enumerate(example.documents):
+            is_tied = example.scores is not None and example.scores[position] == example.scores[best]
+            if position != best and (position == 0 or is_tied):
+                query.other_ids.extend([ids[position]] if ids else [])
                 query.other_texts.append(text)
-    return list(found.values())
+    return list(queries.values())

@@ -1,12 +1,12 @@
-"""Where a job keeps its files until it is finished, in an object store.
+"""The files of an unfinished job in an object store.
 
     .<name>-unfinished-<fingerprint>/
         job.json, part-00000.parquet ...
-        work.json                        which folder is the input, with lengths and checksums
-        work/<hash>/...                  the input; its files are copied to the cache of a worker's machine
+        work.json                        names the folder of inputs, with lengths and checksums
+        work/<hash>/...                  the inputs; workers copy them into their machine's cache
 
-An object store has no rename, so a result of several files cannot appear at once: it is one file of all parts, a row
-group each. That is put last, and appears whole.
+An object store cannot rename, so several files cannot appear at once: the result is a single Parquet file with one row
+group per part. It is uploaded last, and an upload is atomic.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from raycol.core.uris import above, inside, shown
+from raycol.core.uris import join_uri, parent_uri, without_options
 from raycol.errors import InputError, RaycolError, writing
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
-from raycol.mining.workspace import Place, as_parts, part_name
+from raycol.mining.workspace import Workspace, part_files, part_name
 from raycol.storage import Files, content_name
 from raycol.storage.checked_files import describe_file
 from raycol.storage.object_store import RemoteStore
 
-_INPUT = "work.json"
+_INPUTS = "work.json"
 _MAX_BYTES = 64 << 20
 
 
-class _Input(BaseModel):
+class _Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: str
     files: Files
 
 
-class RemotePlace(Place):
+class RemoteWorkspace(Workspace):
     """A prefix beside the result."""
 
     def __init__(self, location: str) -> None:
@@ -51,48 +51,50 @@ class RemotePlace(Place):
     def __str__(self) -> str:
         return str(self._store)
 
-    def begin(self, record: str, content: bytes, work: Path) -> None:
-        """The input is uploaded, its record last."""
-        files = {path.name: describe_file(path) for path in sorted(work.iterdir())}
+    def begin(self, record: str, content: bytes, inputs: Path) -> None:
+        """Write the record, and upload the inputs; `work.json` comes last."""
+        files = {path.name: describe_file(path) for path in sorted(inputs.iterdir())}
         folder = f"work/{content_name(0, files)}"
         self._store.write(record, content)
-        self._store.publish(work, folder, files)
-        self._store.write(_INPUT, _Input(folder=folder, files=files).model_dump_json().encode())
+        self._store.publish(inputs, folder, files)
+        self._store.write(_INPUTS, _Inputs(folder=folder, files=files).model_dump_json().encode())
 
-    def work(self, name: str) -> Path:
-        """A copy in the cache of this machine."""
-        given = self._given
-        return self._store.folder(given.folder, {name: given.files[name]}) / name
+    def input_file(self, name: str) -> Path:
+        """Return the path of an input file's copy in this machine's cache."""
+        inputs = self._inputs
+        return self._store.folder(inputs.folder, {name: inputs.files[name]}) / name
 
     @cached_property
-    def _given(self) -> _Input:
+    def _inputs(self) -> _Inputs:
         try:
-            return _Input.model_validate_json(self._store.read(_INPUT, _MAX_BYTES))
+            return _Inputs.model_validate_json(self._store.read(_INPUTS, _MAX_BYTES))
         except (FileNotFoundError, ValueError):
-            raise RaycolError(f"{self._store.place(_INPUT)}: gone or damaged; run the same command again") from None
+            raise RaycolError(
+                f"{self._store.location(_INPUTS)}: missing or damaged; run the same command again"
+            ) from None
 
     def save(self, name: str, table: pa.Table) -> None:
-        """One object."""
+        """Upload a table as one Parquet object."""
         content = pa.BufferOutputStream()
         pq.write_table(table, content, compression="zstd")
         self._store.write(name, content.getvalue().to_pybytes())
 
     @contextmanager
     def open(self, name: str) -> Iterator[pq.ParquetFile]:
-        """Only what is read of it is fetched."""
+        """Open a finished part; only the byte ranges that are read are downloaded."""
         with self._store.open(name) as source, pq.ParquetFile(source) as file:
             yield file
 
     def read(self, name: str) -> bytes:
-        """A small object."""
+        """Return the contents of a small object."""
         return self._store.read(name, _MAX_BYTES)
 
     def parts(self) -> list[str]:
-        """By a listing."""
-        return as_parts(self._store.names(""))
+        """Return the names of the finished parts, in order."""
+        return part_files(self._store.names(""))
 
     def finish(self, out: str, name: str, report: bytes) -> None:
-        """Put the report, then all parts in one object."""
+        """Upload the report, then all parts as one object."""
         result = RemoteStore(out)
         with tempfile.TemporaryDirectory(prefix="raycol-") as folder:
             path = Path(folder) / part_name(0)
@@ -102,6 +104,7 @@ class RemotePlace(Place):
         self.remove()
 
     def _join(self, path: Path) -> None:
+        """Write all parts to one local Parquet file, a row group each."""
         writer = None
         try:
             for part in self.parts():
@@ -115,30 +118,30 @@ class RemotePlace(Place):
                 writer.close()
 
     def remove(self) -> None:
-        """Remove the objects, and their copies on this machine."""
+        """Delete the objects, and their copies in this machine's cache."""
         self._store.remove("")
 
 
-def location_for(out: str, fingerprint: str) -> str:
-    """Where the unfinished files of a result are."""
-    return inside(above(out), f".{_name(out)}-unfinished-{fingerprint}")
+def workspace_uri(out: str, fingerprint: str) -> str:
+    """URI of the workspace of a job that writes `out`."""
+    return join_uri(parent_uri(out), f".{_name(out)}-unfinished-{fingerprint}")
 
 
-def locations_beside(out: str) -> list[str]:
-    """Where there are unfinished files of a result, by any command."""
+def unfinished_prefixes(out: str) -> list[str]:
+    """URIs of the workspaces of all unfinished jobs that write `out`."""
     start = f".{_name(out)}-unfinished-"
-    parent = RemoteStore(above(out))
-    return [inside(parent.uri, name) for name in parent.names("") if name.startswith(start)]
+    parent = RemoteStore(parent_uri(out))
+    return [join_uri(parent.uri, name) for name in parent.names("") if name.startswith(start)]
 
 
-def is_finished(out: str) -> bool:
-    """Whether there is a result, or something else; a report alone was left by a command that died at the very end."""
+def has_result(out: str) -> bool:
+    """Whether `out` holds anything but a report, which a command that died before its last upload leaves behind."""
     _name(out)
     return bool(set(RemoteStore(out).names("")) - {MINING_REPORT, SCORING_REPORT})
 
 
 def _name(out: str) -> str:
-    name = urlsplit(shown(out)).path.strip("/").rpartition("/")[2]
+    name = urlsplit(without_options(out)).path.strip("/").rpartition("/")[2]
     if not name:
-        raise InputError(f"{out}: expected a folder in the bucket")
+        raise InputError(f"{out}: expected a folder in the bucket, such as {out.rstrip('/')}/NAME")
     return name

@@ -1,4 +1,4 @@
-"""What mining and scoring did: on the screen, and as JSON beside the results."""
+"""Reports of mining and scoring, saved as JSON beside the results."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ SCORING_REPORT = "scoring-report.json"
 
 
 class MiningReport(BaseModel):
-    """What `raycol mine` did.
+    """Report of `raycol mine`.
 
     Args:
-        out: where the results are.
-        index: where negatives are from, and `version` which of its versions.
-        queries: queries of different texts.
-        pairs: queries with a positive: a query of several has as many.
-        rows: pairs that have negatives now.
-        negatives: those of all rows.
-        wanted: negatives that each query should have.
-        short: queries of fewer, by what took most of their hits.
-        short_kept: those of them that were kept all the same.
-        hits: of all queries, in the window of ranks.
-        left_out: hits that are no negatives, by the reason; those that were not needed are in none.
-        positives_encoded: positives that the index does not have, and that were encoded to be scored.
-        pairs_scored: what the cross-encoder scored.
-        parts: files, and `reused_parts` those of them that an interrupted run had finished.
-        skipped: records that could not be used.
-        seconds: by the clock, without interrupted runs.
-        versions: of raycol, Python and the libraries that matter.
+        out: folder or URI of the results.
+        index, version: the index that negatives come from.
+        queries: queries with distinct texts.
+        pairs: pairs of a query and a positive.
+        rows: pairs that got negatives.
+        negatives: negatives of all rows together.
+        wanted: negatives requested per query.
+        short: queries with fewer negatives, by the reason that rejected most of their hits.
+        short_kept: short queries that were kept.
+        hits: hits of all queries in the window of ranks.
+        left_out: rejected hits by reason; hits that were never tried count under none.
+        positives_encoded: positives that the index lacks, which were encoded to be scored.
+        pairs_scored: pairs scored by the cross-encoder.
+        parts, reused_parts: parts of the job, and those that an interrupted run had finished.
+        skipped: unusable records.
+        seconds: wall-clock time of this run; interrupted runs do not count.
+        versions: of raycol, Python and the main libraries.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,24 +59,24 @@ class MiningReport(BaseModel):
 
 
 class ScoringReport(BaseModel):
-    """What `raycol score` did.
+    """Report of `raycol score`.
 
     Args:
-        out: where the results are.
-        teacher: what scored.
-        examples: examples that were read.
-        rows: those that have scores now.
-        n_ways: documents that each should have.
-        pairs: a query and a document that were scored.
-        cut: pairs that are longer than the teacher reads.
+        out: folder or URI of the results.
+        teacher: the cross-encoder.
+        examples: examples read.
+        rows: examples scored.
+        n_ways: documents requested per example.
+        pairs: pairs of a query and a document scored.
+        cut: pairs longer than the teacher's maximum length.
         positive_first: rows whose positive has the highest score.
-        short: examples of fewer documents than `n_ways`.
-        short_kept: those of them that were kept all the same.
+        short: examples with fewer documents than `n_ways`.
+        short_kept: short examples that were kept.
         documents_left_out: documents beyond `n_ways`.
-        parts: files, and `reused_parts` those of them that an interrupted run had finished.
-        skipped: records that could not be used.
-        seconds: by the clock, without interrupted runs.
-        versions: of raycol, Python and the libraries that matter.
+        parts, reused_parts: parts of the job, and those that an interrupted run had finished.
+        skipped: unusable records.
+        seconds: wall-clock time of this run; interrupted runs do not count.
+        versions: of raycol, Python and the main libraries.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,6 +99,6 @@ class ScoringReport(BaseModel):
     versions: dict[str, str]
 
 
-def listed(reasons: Mapping[str, int]) -> str:
-    """Counts by reason, the largest first."""
+def format_counts(reasons: Mapping[str, int]) -> str:
+    """Format counts by reason on one line, the largest first."""
     return ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))

@@ -1,6 +1,6 @@
-"""`raycol score`: a cross-encoder's scores for the documents of training examples, on Ray Data.
+"""`raycol score`: score the documents of training examples with a cross-encoder, on Ray Data.
 
-Each row of the Ray Dataset is a part of the examples; a worker reads it, scores it, and writes a file.
+Each row of the Ray Dataset is a part of the examples; a worker scores it and writes a Parquet file.
 """
 
 from __future__ import annotations
@@ -20,80 +20,81 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import ScoreConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningJob, Planning
+from raycol.mining.job import MiningJob, PlanFolder
+from raycol.mining.opening import check_new
 from raycol.mining.report import SCORING_REPORT, ScoringReport
 from raycol.mining.scoring import EXAMPLE_SCHEMA
 from raycol.mining.workers import ScoringWorker
-from raycol.mining.workspace import refuse_finished
 from raycol.models.discovery import find_checkpoint
 
-_DECIDES = {"n_ways", "short", "max_length", "batch_size", "queries_per_part", "dtype"}
+# Settings that decide the result; the fingerprint covers them.
+_RESULT_SETTINGS = {"n_ways", "short", "max_length", "batch_size", "queries_per_part", "dtype"}
 
 
 def score_examples(config: ScoreConfig, report: Report = no_report, executor: Executor = ON_RAY) -> ScoringReport:
-    """Score examples; or go on where the same command was interrupted.
+    """Score examples; resume if the same command was interrupted.
 
     Raises:
-        InputError: `out` is there already or another command is unfinished there; unusable examples or teacher; or no
+        InputError: `out` exists, or a different command is unfinished there; examples or teacher are unusable; or no
             example has enough documents.
         RaycolError: a worker failed, or `out` cannot be written.
     """
     started = time.monotonic()
-    refuse_finished(config.out)
+    check_new(config.out)
     find_checkpoint(config.teacher)
     problems: list[BadRecord] = []
-    found: Counter[str] = Counter()
-    with Planning(config.out) as plan:
-        plan.add(_read(config, problems, found), EXAMPLE_SCHEMA, config.queries_per_part)
+    example_counts: Counter[str] = Counter()
+    with PlanFolder(config.out) as plan:
+        plan.add(_read(config, problems, example_counts), EXAMPLE_SCHEMA, config.queries_per_part)
         if not plan.sizes:
             raise InputError(
-                f"{config.data}: none of {found['examples']} examples has "
+                f"{config.data}: none of {example_counts['examples']} examples has "
                 f"{2 if config.short == 'keep' else config.n_ways} documents; lower --n-ways"
             )
-        # torch is imported once the rest of the input is known to be good.
+        # Importing torch takes seconds, so other input is checked first.
         teacher = load_cross_encoder(config.teacher, device="cpu", max_length=config.max_length)
         probe_cross_encoder(teacher, config.teacher)
         fingerprint = cross_encoder_fingerprint(teacher)
-        # Workers run in folders of their own, so everything is named in full.
+        # Workers run in other directories, so the path is made absolute.
         config = config.model_copy(update={"teacher": model_name(config.teacher)})
-        decides = {"teacher": fingerprint, **config.model_dump(include=_DECIDES), "on_gpu": config.on_gpu}
-        job = MiningJob.begin(config.out, plan, decides)
+        settings = {"teacher": fingerprint, **config.model_dump(include=_RESULT_SETTINGS), "on_gpu": config.on_gpu}
+        job = MiningJob.begin(config.out, plan, settings)
     arguments = {"config": json.dumps(config.effective()), "fingerprint": fingerprint}
-    parts, before = job.run(plan, ScoringWorker, config, arguments, "scoring", report, executor)
+    parts, reused = job.run(plan, ScoringWorker, config, arguments, "scoring", report, executor)
     counts: Counter[str] = sum(parts, Counter())
-    done = ScoringReport(
+    outcome = ScoringReport(
         out=config.out,
         teacher=config.teacher,
-        examples=found["examples"],
+        examples=example_counts["examples"],
         rows=counts["rows"],
         n_ways=config.n_ways,
         pairs=counts["pairs"],
         cut=counts["cut"],
         positive_first=counts["positive first"],
-        short=found["short"],
-        short_kept=found["short kept"],
-        documents_left_out=found["documents left out"],
+        short=example_counts["short"],
+        short_kept=example_counts["short kept"],
+        documents_left_out=example_counts["documents left out"],
         parts=len(parts),
-        reused_parts=before,
+        reused_parts=reused,
         skipped=problems,
         seconds=round(time.monotonic() - started, 3),
         versions=library_versions(),
     )
-    job.finish(config.out, SCORING_REPORT, done)
-    return done
+    job.finish(config.out, SCORING_REPORT, outcome)
+    return outcome
 
 
-def _read(config: ScoreConfig, problems: list[BadRecord], found: Counter[str]) -> Iterator[dict[str, Any]]:
-    """The examples that have enough documents, as rows of `EXAMPLE_SCHEMA`; `found` counts all."""
+def _read(config: ScoreConfig, problems: list[BadRecord], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Yield the examples with enough documents as rows of `EXAMPLE_SCHEMA`; `counts` covers all examples."""
     for example in read_examples(config.source, config.on_error, problems, config.n_ways):
-        found["examples"] += 1
+        counts["examples"] += 1
         n = len(example.documents)
-        found["documents left out"] += example.documents_left_out
+        counts["documents left out"] += example.documents_left_out
         if n < config.n_ways:
-            found["short"] += 1
+            counts["short"] += 1
             if config.short == "skip" or n < 2:
                 continue
-            found["short kept"] += 1
+            counts["short kept"] += 1
         ids = example.document_ids
         yield {
             "query_id": example.query_id,

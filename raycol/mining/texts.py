@@ -1,4 +1,4 @@
-"""The texts of an index's documents: from its metadata, or from the corpus it was built of."""
+"""Look up the texts of an index's documents: in its metadata, or in the corpus it was built from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raycol.data import Passage
 from raycol.errors import InputError
 from raycol.index import Index
 
-_ROWS = 10_000
-# SQLite takes so many parameters in any version.
-_ASKED_AT_ONCE = 900
+_ROWS_PER_INSERT = 10_000
+# Below the lowest default limit on the parameters of an SQLite statement, 999.
+_IDS_PER_SELECT = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,89 +28,89 @@ class Text:
 
     @property
     def content(self) -> str:
-        """What was encoded: title and text."""
+        """Title and text, as the encoder reads them."""
         return f"{self.title} {self.text}".strip()
 
 
 class Texts(Protocol):
-    """Looks texts up."""
+    """Looks up texts by document id."""
 
     def __call__(self, ids: Sequence[str]) -> dict[str, Text]:
-        """The texts of documents by id. Raises `InputError` where one has none."""
+        """Return the texts of documents by id. Raises `InputError` for a missing document."""
 
 
 class IndexTexts:
-    """Texts that the index stores."""
+    """Texts from the metadata of an index."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
 
     def __call__(self, ids: Sequence[str]) -> dict[str, Text]:
-        """A document without a text has an empty one."""
+        """Return the texts of documents by id; a document without text gets an empty one."""
         rows = zip(ids, self._index.metadata(ids), strict=True)
         return {id_: Text(row.get("title") or "", row.get("text") or "") for id_, row in rows}
 
 
 class TextWriter:
-    """Writes a corpus's texts into a file that every worker can look them up in: an SQLite table by id.
+    """Writes the texts of a corpus to an SQLite table by id, for `CorpusTexts`.
 
     Args:
-        path: a new file.
+        path: of the new file.
         corpus: how messages name the corpus.
     """
 
     def __init__(self, path: Path, corpus: object) -> None:
         self._digest = xxhash.xxh3_128()
         self._rows: list[tuple[str, str, str]] = []
-        self._file = sqlite3.connect(path)
+        self._connection = sqlite3.connect(path)
         for statement in (
             "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",  # every run writes it anew
+            "PRAGMA synchronous = OFF",  # every run rewrites the file
             "CREATE TABLE corpus (name TEXT)",
             "CREATE TABLE texts (id TEXT PRIMARY KEY, title TEXT, text TEXT) WITHOUT ROWID",
         ):
-            self._file.execute(statement)
-        self._file.execute("INSERT INTO corpus VALUES (?)", [str(corpus)])
+            self._connection.execute(statement)
+        self._connection.execute("INSERT INTO corpus VALUES (?)", [str(corpus)])
 
     def add(self, passage: Passage) -> None:
-        """One more; ids are distinct."""
+        """Add a passage; ids are distinct."""
         row = (passage.id, passage.title, passage.text)
         self._digest.update(repr(row).encode())
         self._rows.append(row)
-        if len(self._rows) == _ROWS:
+        if len(self._rows) == _ROWS_PER_INSERT:
             self._write()
 
     def finish(self) -> str:
-        """Close the file; return a digest of what is in it."""
+        """Close the file; return a hash of its rows."""
         self._write()
-        self._file.commit()
-        self._file.close()
+        self._connection.commit()
+        self._connection.close()
         return self._digest.hexdigest()
 
     def _write(self) -> None:
-        self._file.executemany("INSERT INTO texts VALUES (?, ?, ?)", self._rows)
+        self._connection.executemany("INSERT INTO texts VALUES (?, ?, ?)", self._rows)
         self._rows.clear()
 
 
 class CorpusTexts:
-    """Texts that a `TextWriter` has written."""
+    """Texts from a file of `TextWriter`."""
 
     def __init__(self, path: Path) -> None:
-        # Nobody writes: so nothing is locked, which shared file systems are bad at.
-        self._file = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        # Immutable: SQLite takes no locks, which shared file systems handle badly.
+        self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
 
     def __call__(self, ids: Sequence[str]) -> dict[str, Text]:
-        """Raises `InputError` where the corpus lacks a document of the index."""
-        found: dict[str, Text] = {}
-        for start in range(0, len(ids), _ASKED_AT_ONCE):
-            asked = ids[start : start + _ASKED_AT_ONCE]
-            marks = ",".join("?" * len(asked))
-            rows = self._file.execute(f"SELECT id, title, text FROM texts WHERE id IN ({marks})", asked)  # noqa: S608
-            found |= {id_: Text(title, text) for id_, title, text in rows}
-        if missing := [id_ for id_ in ids if id_ not in found]:
-            (name,) = self._file.execute("SELECT name FROM corpus").fetchone()
+        """Return the texts of documents by id. Raises `InputError` if the corpus lacks a document of the index."""
+        texts: dict[str, Text] = {}
+        for start in range(0, len(ids), _IDS_PER_SELECT):
+            batch = ids[start : start + _IDS_PER_SELECT]
+            parameters = ",".join("?" * len(batch))
+            rows = self._connection.execute(f"SELECT id, title, text FROM texts WHERE id IN ({parameters})", batch)  # noqa: S608
+            texts |= {id_: Text(title, text) for id_, title, text in rows}
+        if missing := [id_ for id_ in ids if id_ not in texts]:
+            (name,) = self._connection.execute("SELECT name FROM corpus").fetchone()
             raise InputError(
-                f"{name}: no document {missing[0]!r}, which the index has; name the corpus that it was built of with "
-                "--corpus"
+                f"{name}: has no document {missing[0]!r}, which the index has; pass the corpus that the index was "
+                "built from with --corpus"
             )
-        return found
+        return texts

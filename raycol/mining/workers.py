@@ -1,4 +1,4 @@
-"""The actors of `raycol mine` and `raycol score`. Each row is a part of the job."""
+"""Actors of `raycol mine` and `raycol score`; each input row names a part of the job."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from raycol.mining.candidates import NegativeRules
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
 from raycol.mining.job import MiningJob
+from raycol.mining.opening import open_workspace
 from raycol.mining.part import Miner
 from raycol.mining.queries import from_row
 from raycol.mining.scoring import score_part
 from raycol.mining.texts import CorpusTexts, IndexTexts
-from raycol.mining.workspace import open_place
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
 class _JobWorker(Worker):
-    """Works on parts of a job, and saves each before it tells of it."""
+    """Computes parts of a job, and saves each one before it returns the part's number."""
 
     empty_result = {"number": -1}  # noqa: RUF012
 
     def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
         super().__init__(on_gpu, dtype)
-        self.job = MiningJob(open_place(folder))
-        self._first = ""
+        self.job = MiningJob(open_workspace(folder))
+        self._first_query = ""
 
     def describe(self, row: dict[str, Any]) -> str:
-        """A part by its number and, once it was read, the first query in it."""
-        begins = f", which begins with the query {self._first[:60]!r}" if self._first else ""
+        """Name a part by its number and, once it has been read, its first query."""
+        begins = f", which begins with the query {self._first_query[:60]!r}" if self._first_query else ""
         return f"part {int(row['number'])}{begins}"
 
     def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The number of the part that was saved."""
+        """Compute and save a part; return its number."""
         number = int(row["number"])
-        self._first = ""
-        rows = self.job.read_work(number)
-        self._first = str(rows[0]["query"])
-        self.job.save_part(number, *self.make(rows))
+        self._first_query = ""
+        rows = self.job.read_part(number)
+        self._first_query = str(rows[0]["query"])
+        self.job.save_part(number, *self.compute(rows))
         release_memory()
         return {"number": number}
 
-    def make(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
-        """What becomes of a part."""
+    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+        """Return the result of a part, and its counts."""
         raise NotImplementedError
 
 
@@ -61,10 +61,10 @@ class MiningWorker(_JobWorker):
     """Mines negatives.
 
     Args:
-        config: a `MineConfig`.
-        fingerprint: of the encoder that it names.
-        cross_encoder: the fingerprint of the cross-encoder, if there is one.
-        corpus: the name of the file of texts in the job's input, where they are not the index's.
+        config: a `MineConfig`, as JSON.
+        fingerprint: of the encoder.
+        cross_encoder: fingerprint of the cross-encoder, if one is used.
+        corpus: name of the input file with texts; None if the index stores them.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class MiningWorker(_JobWorker):
         self._corpus = corpus
 
     def open(self) -> None:
-        """The index, its encoder, texts, and the cross-encoder."""
+        """Open the index, its encoder, the texts and the cross-encoder."""
         config = self.config
         index = Index.open(config.index, config.version)
         self._miner = Miner(
             index=index,
             encoder=open_encoder(str(config.model), self.on_gpu, self.dtype, self._fingerprint),
-            texts=CorpusTexts(self.job.place.work(self._corpus)) if self._corpus else IndexTexts(index),
-            rules=rules_of(config),
+            texts=CorpusTexts(self.job.workspace.input_file(self._corpus)) if self._corpus else IndexTexts(index),
+            rules=negative_rules(config),
             from_rank=config.from_rank,
             to_rank=config.to_rank,
             keep_short=config.short == "keep",
@@ -113,13 +113,13 @@ class MiningWorker(_JobWorker):
 
         return score
 
-    def make(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
-        """The part's queries with their negatives."""
+    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+        """Return the part's queries with their negatives."""
         return self._miner([from_row(row) for row in rows])
 
 
-def rules_of(config: MineConfig) -> NegativeRules:
-    """What is asked of negatives."""
+def negative_rules(config: MineConfig) -> NegativeRules:
+    """Return the rules for negatives from the settings."""
     return NegativeRules(
         negatives=config.negatives,
         margin=config.margin,
@@ -135,7 +135,7 @@ class ScoringWorker(_JobWorker):
     """Scores examples.
 
     Args:
-        config: a `ScoreConfig`.
+        config: a `ScoreConfig`, as JSON.
         fingerprint: of the teacher.
     """
 
@@ -145,12 +145,12 @@ class ScoringWorker(_JobWorker):
         self._fingerprint = fingerprint
 
     def open(self) -> None:
-        """The teacher."""
+        """Open the teacher."""
         config = self.config
         self._teacher: CrossEncoder = open_cross_encoder(
             config.teacher, self.on_gpu, self.dtype, self._fingerprint, config.max_length
         )
 
-    def make(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
-        """The part's examples with their scores."""
+    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+        """Return the part's examples with their scores."""
         return score_part(rows, self._teacher, self.config.batch_size)

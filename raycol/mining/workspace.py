@@ -1,6 +1,6 @@
-"""Where a job keeps its files until it is finished, and how the result appears whole: in a local or shared folder.
+"""The files of an unfinished job, and how they become the result at once: the interface, and a local folder.
 
-The same in an object store: `remote_place.py`.
+In an object store: `remote_workspace.py`. `opening.py` chooses between the two.
 """
 
 from __future__ import annotations
@@ -17,39 +17,37 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycol.core.locks import held, is_held
-from raycol.core.uris import is_uri
+from raycol.core.locks import file_lock, is_locked
 from raycol.errors import InputError, writing
-from raycol.storage import open_store
 from raycol.storage.checked_files import ChecksumWriter, fsync_folder, save_bytes
 
 _PART = "part-"
 _LOCK = ".lock"
 
 
-class Place(ABC):
-    """Files of an unfinished job. `location` opens it again, from any process."""
+class Workspace(ABC):
+    """Files of an unfinished job. Any process can open it by its `location`."""
 
     location: str
 
     def __str__(self) -> str:
         return self.location
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Around a job's work. Raises `InputError` if another command is at work there, as far as that is known."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other commands out while the job runs, where the storage has locks. Raises `InputError` if locked."""
         return nullcontext()
 
-    def is_at_work(self) -> bool:
-        """Whether a command is known to be at work there."""
+    def is_locked(self) -> bool:
+        """Whether another command holds the lock; always False where the storage has none."""
         return False
 
     @abstractmethod
-    def begin(self, record: str, content: bytes, work: Path) -> None:
-        """Begin, or go on: write what the job is, and make a local folder's files its input."""
+    def begin(self, record: str, content: bytes, inputs: Path) -> None:
+        """Start or resume a job: write its record, and take over the files of the local folder `inputs`."""
 
     @abstractmethod
-    def work(self, name: str) -> Path:
-        """A local file of the input."""
+    def input_file(self, name: str) -> Path:
+        """Return the local path of an input file."""
 
     @abstractmethod
     def save(self, name: str, table: pa.Table) -> None:
@@ -57,87 +55,87 @@ class Place(ABC):
 
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[pq.ParquetFile]:
-        """A file of a finished part. Raises `OSError` or Arrow's errors where it is not there, or not whole."""
+        """Open a finished part. Raises `OSError` or an Arrow error if it is missing or incomplete."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A small file. Raises `OSError` where there is none."""
+        """Return the contents of a small file. Raises `OSError` if it is missing."""
 
     @abstractmethod
     def parts(self) -> list[str]:
-        """Names of the finished parts, in order."""
+        """Return the file names of the finished parts, in order."""
 
     @abstractmethod
     def finish(self, out: str, name: str, report: bytes) -> None:
-        """Make the finished parts and a report the result."""
+        """Turn the finished parts and the report into the result at `out`."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Delete the workspace."""
 
 
-class LocalPlace(Place):
-    """A folder beside the result, which it becomes."""
+class LocalWorkspace(Workspace):
+    """A folder beside the result, which `finish` renames to the result."""
 
     def __init__(self, location: str) -> None:
         self.location = location
         self._folder = Path(location)
         self._lock = self._folder / _LOCK
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """By a lock, which ends with its process."""
-        return held(self._lock, "at work")
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold a lock file; the operating system releases it when the process dies."""
+        return file_lock(self._lock, "running")
 
-    def is_at_work(self) -> bool:
-        """By the lock."""
-        return is_held(self._lock)
+    def is_locked(self) -> bool:
+        """Whether another process holds the lock file."""
+        return is_locked(self._lock)
 
-    def begin(self, record: str, content: bytes, work: Path) -> None:
-        """The input is moved here."""
-        if self.is_at_work():
-            raise InputError(f"{self._folder}: another command is at work there; wait until it ends, or stop it")
+    def begin(self, record: str, content: bytes, inputs: Path) -> None:
+        """Write the record, and move the inputs into the workspace."""
+        if self.is_locked():
+            raise InputError(f"{self._folder}: another command is running there; wait until it ends, or stop it")
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
             self._replace(record, content)
-            before = self._folder / f".{uuid.uuid4().hex}"
-            if self.work("").exists():  # by a run that was interrupted; its files may not have reached the disk
-                os.rename(self.work(""), before)
-            os.rename(work, self.work(""))
-            shutil.rmtree(before, ignore_errors=True)
+            previous = self._folder / f".{uuid.uuid4().hex}"
+            if self.input_file("").exists():  # of an interrupted run, perhaps never flushed to disk
+                os.rename(self.input_file(""), previous)
+            os.rename(inputs, self.input_file(""))
+            shutil.rmtree(previous, ignore_errors=True)
 
-    def work(self, name: str) -> Path:
-        """The file itself."""
+    def input_file(self, name: str) -> Path:
+        """Return the path of an input file."""
         return self._folder / "work" / name
 
     def save(self, name: str, table: pa.Table) -> None:
-        """Write beside, flush, then under its name."""
-        beside = self._folder / f".{uuid.uuid4().hex}"
+        """Write a temporary file, flush it, and rename it."""
+        temporary = self._folder / f".{uuid.uuid4().hex}"
         with writing(self._folder):
             try:
-                with ChecksumWriter(beside) as file:
+                with ChecksumWriter(temporary) as file:
                     pq.write_table(table, file, compression="zstd")
-                os.replace(beside, self._folder / name)
+                os.replace(temporary, self._folder / name)
             except OSError:
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
             fsync_folder(self._folder)
 
     @contextmanager
     def open(self, name: str) -> Iterator[pq.ParquetFile]:
-        """Read from the file itself."""
+        """Open a finished part."""
         with pq.ParquetFile(self._folder / name) as file:
             yield file
 
     def read(self, name: str) -> bytes:
-        """A small file."""
+        """Return the contents of a small file."""
         return (self._folder / name).read_bytes()
 
     def parts(self) -> list[str]:
-        """By the folder's list."""
-        return as_parts(os.listdir(self._folder))
+        """Return the file names of the finished parts, in order."""
+        return part_files(os.listdir(self._folder))
 
     def finish(self, out: str, name: str, report: bytes) -> None:
-        """Leave only what the result is made of, and give the folder its name."""
+        """Write the report, delete all other files than the parts, and rename the folder to `out`."""
         final = Path(out)
         with writing(out):
             self._replace(name, report)
@@ -151,68 +149,26 @@ class LocalPlace(Place):
             fsync_folder(final.parent)
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Delete the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _replace(self, name: str, content: bytes) -> None:
-        beside = self._folder / f".{uuid.uuid4().hex}"
-        save_bytes(beside, content)
-        os.replace(beside, self._folder / name)
+        temporary = self._folder / f".{uuid.uuid4().hex}"
+        save_bytes(temporary, content)
+        os.replace(temporary, self._folder / name)
 
 
-def open_place(location: str) -> Place:
-    """The place at a folder or URI."""
-    if not is_uri(location):
-        return LocalPlace(location)
-    from raycol.mining.remote_workspace import RemotePlace
-
-    return RemotePlace(location)
-
-
-def place_for(out: str, fingerprint: str) -> Place:
-    """The place of a job by what decides its outcome."""
-    if is_uri(out):
-        from raycol.mining.remote_workspace import location_for
-
-        return open_place(location_for(out, fingerprint))
+def sibling_folders(out: str, kind: str) -> list[Path]:
+    """Return the folders `.<name of out>-<kind>-*` beside a local result, of any command."""
     final = Path(out).absolute()
-    return LocalPlace(str(final.parent / f".{final.name}-unfinished-{fingerprint}"))
-
-
-def unfinished(out: str) -> list[Place]:
-    """Places of all jobs of one result that were begun and not finished."""
-    if is_uri(out):
-        from raycol.mining.remote_workspace import locations_beside
-
-        return [open_place(location) for location in locations_beside(out)]
-    return [LocalPlace(str(folder)) for folder in beside(out, "unfinished")]
-
-
-def refuse_finished(out: str) -> None:
-    """Raise `InputError` where there is something already, or nothing can be written."""
-    if is_uri(out):
-        from raycol.mining.remote_workspace import is_finished
-
-        there = is_finished(out)
-    else:
-        there = os.path.lexists(out)
-    if there:
-        raise InputError(f"{out}: exists already; choose another folder, or remove it")
-    if not is_uri(out):
-        open_store(out).check_room()
-
-
-def beside(out: str, what: str) -> list[Path]:
-    """Local folders of one kind beside a result, by any command."""
-    final = Path(out).absolute()
-    return [Path(found) for found in glob.glob(glob.escape(str(final.parent / f".{final.name}-{what}-")) + "*")]
+    return [Path(path) for path in glob.glob(glob.escape(str(final.parent / f".{final.name}-{kind}-")) + "*")]
 
 
 def part_name(number: int) -> str:
-    """The name of a finished part's file."""
+    """File name of a finished part."""
     return f"{_PART}{number:05d}.parquet"
 
 
-def as_parts(names: list[str]) -> list[str]:
-    """Those names that are of finished parts, in order."""
+def part_files(names: list[str]) -> list[str]:
+    """Return the names that are of finished parts, in order."""
     return sorted(name for name in names if name.startswith(_PART) and name.endswith(".parquet"))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow.fs as pafs
 import xxhash
 
-from raycol.core.uris import Opened, failed, open_uri, shown
+from raycol.core.uris import UriFileSystem, failure_message, open_uri, without_options
 from raycol.errors import InputError, RaycolError, writing
 from raycol.storage.cache import cache_root
 from raycol.storage.object_store import RemoteStore
@@ -34,7 +34,7 @@ def model_exists(uri: str) -> bool:
 
 def check_writable(uri: str) -> None:
     """Raise if a model cannot be uploaded there; writes and deletes a test object."""
-    RemoteStore(uri).check_room()
+    RemoteStore(uri).check_writable()
 
 
 def publish_model(folder: Path, uri: str) -> None:
@@ -59,12 +59,14 @@ def fetch_model(uri: str) -> Path:
     opened = open_uri(uri)
     files = _list(opened, uri)
     if not _is_model(files):
-        raise InputError(f"model {shown(uri)!r}: no config.json or modules.json; pass the URI of a model's folder")
+        raise InputError(
+            f"model {without_options(uri)!r}: no config.json or modules.json; pass the URI of a model's folder"
+        )
     # Sizes and times are part of the key, so a replaced model is downloaded again.
     key = "\n".join(
         [
             opened.endpoint,
-            shown(uri).rstrip("/"),
+            without_options(uri).rstrip("/"),
             *(f"{name} {info.size} {info.mtime_ns}" for name, info in sorted(files.items())),
         ]
     )
@@ -88,35 +90,40 @@ def fetch_model(uri: str) -> Path:
     return final
 
 
-def _download(opened: Opened, uri: str, files: dict[str, pafs.FileInfo], folder: Path) -> None:
+def _download(opened: UriFileSystem, uri: str, files: dict[str, pafs.FileInfo], folder: Path) -> None:
     for name, info in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             pafs.copy_files(info.path, str(path), source_filesystem=opened.system)
         except OSError as error:
-            raise RaycolError(failed(uri, f"model, {name} cannot be read", error)) from error
+            raise RaycolError(failure_message(uri, f"model, {name} cannot be read", error)) from error
         if (size := path.stat().st_size) != info.size:
-            raise RaycolError(f"{shown(uri)}: {name} has {size} bytes, expected {info.size} as listed; try again")
+            raise RaycolError(
+                f"{without_options(uri)}: {name} has {size} bytes, expected {info.size} as listed; try again"
+            )
 
 
 def _is_model(files: dict[str, pafs.FileInfo]) -> bool:
     return any(name in files for name in MARKER_FILES)
 
 
-def _list(opened: Opened, uri: str) -> dict[str, pafs.FileInfo]:
+def _list(opened: UriFileSystem, uri: str) -> dict[str, pafs.FileInfo]:
     """List the files under a URI, by relative path."""
     selector = pafs.FileSelector(opened.path, recursive=True, allow_not_found=True)
     try:
         infos = [info for info in opened.system.get_file_info(selector) if info.type == pafs.FileType.File]
     except OSError as error:
-        raise InputError(failed(uri, "model cannot be listed", error)) from error
+        raise InputError(failure_message(uri, "model cannot be listed", error)) from error
     if len(infos) > _MAX_FILES:
         raise InputError(
-            f"{shown(uri)}: has {len(infos):,} files, expected at most {_MAX_FILES:,}; pass the URI of a model folder"
+            f"{without_options(uri)}: has {len(infos):,} files, expected at most {_MAX_FILES:,}; "
+            "pass the URI of a model folder"
         )
     files = {info.path.removeprefix(f"{opened.path}/"): info for info in infos}
     for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{shown(uri)}: file name {name!r:.100} leads out of the folder; rename or remove it")
+            raise InputError(
+                f"{without_options(uri)}: file name {name!r:.100} leads out of the folder; rename or remove it"
+            )
     return files

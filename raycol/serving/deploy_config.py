@@ -21,7 +21,7 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from raycol.core.config import models_within, place_of, read_yaml_mapping
+from raycol.core.config import field_path, models_within, read_yaml_mapping
 from raycol.core.escaping import echo
 from raycol.errors import InputError
 from raycol.serving.config import ServeConfig
@@ -106,7 +106,7 @@ def _check_values(values: Any, model: type[Any], source: str, key_path: str) -> 
         raise InputError(f"{source}: Serve cannot import a function ({error}); install its package here") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = place_of(first["loc"], key_path)
+        where = field_path(first["loc"], key_path)
         if first["type"] == "missing":
             raise InputError(f"{source}: {where} is missing") from None
         reason = " ".join(first["msg"].removeprefix("Value error, ").split())

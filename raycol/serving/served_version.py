@@ -40,7 +40,7 @@ def read_served_version(store: Store) -> ServedVersion | None:
         return ServedVersion.model_validate_json(content)
     except ValidationError:
         raise IndexCorruptError(
-            f"{store.place(SERVED)}: not a record of the served version; delete it to serve the newest"
+            f"{store.location(SERVED)}: not a record of the served version; delete it to serve the newest"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Stores: files with checksums, in a local folder or an object store."""
+"""Stores of checksummed files, in a local folder or an object store."""
 
 from raycol.storage.checked_files import (
     FileInfo,

@@ -1,13 +1,12 @@
-"""Copies of an object store's folders on this machine's disk, to be memory-mapped.
+"""A local cache of an object store's folders, whose files are memory-mapped.
 
-    $RAYCOL_CACHE/indexes/<hash of where the store is>/<folder>/<file>
+    $RAYCOL_CACHE/indexes/<hash of the store's location>/<folder>/<file>
 
-A file is downloaded under a name of its own, checked, flushed and renamed: what has its name is whole, whenever a
-process or the machine dies, and however many processes want it at once. One of them downloads, the others wait.
+A file is downloaded under a temporary name, checked, flushed and renamed, so a file under its final name is always
+whole, also after a crash and with concurrent processes: one downloads, the others wait.
 
-With RAYCOL_CACHE_BYTES set, folders that have not been used for longest are removed to stay under so many bytes. What
-is mapped stays readable after its name is gone, so only folders in which files are just being opened must stay: those
-used in the last ten minutes do.
+With RAYCOL_CACHE_BYTES set, the least recently used folders are evicted. A mapped file stays readable after it is
+deleted, so only folders whose files are just being opened must not be evicted: those used in the last ten minutes.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.storage.checked_files import FileInfo, Files, fsync_folder, open_checked
 
 _IN_USE_S = 600.0
-# Use is noted on the disk, so not at every one.
-_NOTED_S = 60.0
-# What is there is counted again once this part of the limit has been downloaded.
-_COUNTED_AGAIN = 50
+# A folder's mtime is its time of use; it is updated at most once in this interval.
+_TOUCH_EVERY_S = 60.0
+# The cache is measured again after this fraction of the limit has been downloaded: 1/50.
+_MEASURE_FRACTION = 50
 
-# Writes a file's contents to a path, or raises; with its name.
+# Downloads the file of a name to a path, or raises.
 Download = Callable[[str, Path], None]
 
 
 def cache_root() -> Path:
-    """Where copies of what is in object stores are kept on this machine."""
+    """Folder of all caches of object stores on this machine."""
     return Path(os.environ.get("RAYCOL_CACHE") or Path.home() / ".cache" / "raycol")
 
 
 def cache_folder() -> Path:
-    """The copies of indexes there, and of what trainings keep."""
+    """Folder of the cached files of stores: indexes, and the state of trainings."""
     return cache_root() / "indexes"
 
 
 def cache_limit() -> int | None:
-    """How many bytes copies may take; None where there is no limit. Raises `InputError` for anything but a number."""
+    """Maximum size of the cache in bytes; None for no limit. Raises `InputError` for an invalid RAYCOL_CACHE_BYTES."""
     text = os.environ.get("RAYCOL_CACHE_BYTES", "")
     if not text:
         return None
@@ -61,37 +60,37 @@ def cache_limit() -> int | None:
 
 
 class Cache:
-    """The copies of one store.
+    """The cached files of one store.
 
     Args:
-        place: names the store, so that no two share copies.
+        store: identifies the store, so that no two share files.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, store: str) -> None:
         self._all = cache_folder()
-        self._root = self._all / xxhash.xxh3_64_hexdigest(place.encode())
+        self._root = self._all / xxhash.xxh3_64_hexdigest(store.encode())
         self._limit = cache_limit()
-        self._uncounted: int | None = None
+        self._unmeasured: int | None = None
 
     def folder(self, name: str, files: Files, download: Download) -> Path:
-        """A folder with these files, downloaded where they are not there whole.
+        """Return a folder with these files; missing or incomplete ones are downloaded.
 
         Raises:
-            RaycolError: the cache cannot be written.
-            IndexCorruptError: what `download` raises for a file that is not as promised.
+            RaycolError: the cache cannot be written, or a download failed.
+            IndexCorruptError: `download` found a file that differs from its manifest entry.
         """
         final = self._root / name
-        missing = [one for one, info in files.items() if not _is_whole(final / one, info)]
-        for one in missing:
-            self._make_room(files[one].bytes)
+        missing = [file for file, info in files.items() if not _is_whole(final / file, info)]
+        for file in missing:
+            self._evict(files[file].bytes)
             with self._locked(final):
-                if not _is_whole(final / one, files[one]):  # another process may have been first
-                    self._fetch(final, one, download)
-        self._note_use(final)
+                if not _is_whole(final / file, files[file]):  # another process may have downloaded it
+                    self._fetch(final, file, download)
+        self._touch(final)
         return final
 
     def forget(self, name: str) -> None:
-        """Remove the copy of a folder or file, if there is one."""
+        """Delete the cached copy of a folder or file, if it exists."""
         path = self._root / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -116,9 +115,9 @@ class Cache:
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        """Make a folder and keep other processes from working on it.
+        """Create a folder and lock it against other processes.
 
-        The lock saves work and keeps the folder from being removed; nothing is wrong where a file system has none.
+        The lock avoids duplicate downloads and eviction; on a file system without locks nothing breaks.
         """
         with writing(self._root):
             while True:
@@ -131,27 +130,27 @@ class Cache:
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if _is_at(descriptor, folder):
                     break
-                os.close(descriptor)  # it was removed while the lock was waited for
+                os.close(descriptor)  # it was evicted while this process waited for the lock
         try:
             yield
         finally:
             os.close(descriptor)
 
-    def _note_use(self, folder: Path) -> None:
+    def _touch(self, folder: Path) -> None:
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _NOTED_S:
+            if time.time() - folder.stat().st_mtime > _TOUCH_EVERY_S:
                 os.utime(folder)
 
-    def _make_room(self, wanted: int) -> None:
-        """Remove what has not been used for longest, if there would be too much with so many bytes more."""
+    def _evict(self, incoming: int) -> None:
+        """Delete the least recently used folders so that `incoming` bytes fit under the limit."""
         if self._limit is None:
             return
-        if self._uncounted is not None and self._uncounted + wanted < self._limit // _COUNTED_AGAIN:
-            self._uncounted += wanted
+        if self._unmeasured is not None and self._unmeasured + incoming < self._limit // _MEASURE_FRACTION:
+            self._unmeasured += incoming
             return
-        self._uncounted = wanted
+        self._unmeasured = incoming
         folders = sorted(_folders(self._all))
-        total = sum(size for _, size, _ in folders) + wanted
+        total = sum(size for _, size, _ in folders) + incoming
         for used, size, folder in folders:
             if total <= self._limit or time.time() - used < _IN_USE_S:
                 break
@@ -160,7 +159,7 @@ class Cache:
 
 
 def _folders(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """Folders that hold files: when each was last used, its bytes, and its path."""
+    """Yield the time of last use, the size in bytes and the path of each folder that holds files."""
     for folder, _, files in os.walk(root):
         if not files:
             continue
@@ -173,7 +172,7 @@ def _folders(root: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _remove_unlocked(folder: Path) -> bool:
-    """Remove a folder, unless a process is downloading into it."""
+    """Delete a folder unless a process is downloading into it; return whether it was deleted."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

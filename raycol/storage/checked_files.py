@@ -1,7 +1,7 @@
-"""Files of an index: written whole with a checksum, read memory-mapped and only from where they should be.
+"""Write files of an index with checksums, and read them checked and memory-mapped.
 
-Arrays are `.npy`, tables Parquet, the rest JSON; nothing is ever pickled. Every byte is written by `os.write`
-in this module and flushed by `os.fsync` before its file gets a name that a reader looks for.
+Arrays are `.npy`, tables Parquet, the rest JSON; nothing is pickled. Every byte is written by `os.write` in this
+module and flushed by `os.fsync` before its file gets a name that readers look for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 
 
 class FileInfo(BaseModel):
-    """What the manifest promises of a file: its length in bytes and its XXH3 128-bit checksum."""
+    """A file's entry in the manifest: length in bytes and XXH3 128-bit checksum."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,7 +36,7 @@ class FileInfo(BaseModel):
 
 
 def check_name(name: str) -> str:
-    """Return a file or folder name read from a manifest, or raise: it must not lead out of the index."""
+    """Return a file or folder name from a manifest. Raises `ValueError` if it could lead outside the index."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a plain file name")
     return name
@@ -47,22 +47,22 @@ Files = dict[Name, FileInfo]
 
 
 def content_name(base: int, files: Files) -> str:
-    """A folder's name: the version that its writer started from, and a hash of what is in it.
+    """Return a folder's name: the version its writer started from, and a hash of its contents.
 
-    Equal contents written from one version have one name, so writing twice is harmless; the version tells
-    whether the writer can still be at work (`vacuum`).
+    Equal contents written from the same version get the same name, so writing twice is harmless. `vacuum` uses the
+    version to tell whether the writer may still be running.
     """
     lines = [f"{name} {info.bytes} {info.xxh3}" for name, info in sorted(files.items())]
     return f"{base:08d}-{xxhash.xxh3_64_hexdigest(chr(10).join(lines).encode())}"
 
 
 def is_content_name(name: str) -> bool:
-    """Whether `content_name` gives such names."""
+    """Whether a name has the form of `content_name`."""
     return _CONTENT_NAME.fullmatch(name) is not None
 
 
 class ChecksumWriter(io.RawIOBase):
-    """A new file that is hashed while it is written and flushed to the disk when it is closed."""
+    """A new file, hashed while it is written and flushed to disk on close."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -70,11 +70,11 @@ class ChecksumWriter(io.RawIOBase):
         self._bytes = 0
 
     def writable(self) -> bool:
-        """A writer writes."""
+        """Return True."""
         return True
 
     def write(self, content: Any) -> int:
-        """Write all of `content`, any contiguous buffer."""
+        """Write all of `content`, a contiguous buffer; return its length in bytes."""
         view = memoryview(content).cast("B")
         self._digest.update(view)
         self._bytes += len(view)
@@ -84,11 +84,11 @@ class ChecksumWriter(io.RawIOBase):
         return written
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Number of bytes written so far."""
         return self._bytes
 
     def close(self) -> None:
-        """Flush the file to the disk and close it."""
+        """Flush the file to disk and close it."""
         if not self.closed:
             try:
                 os.fsync(self._descriptor)
@@ -103,14 +103,14 @@ class ChecksumWriter(io.RawIOBase):
 
 
 def save_bytes(path: Path, content: bytes) -> FileInfo:
-    """Write a new file."""
+    """Write a new file; return its length and checksum."""
     with ChecksumWriter(path) as file:
         file.write(content)
     return file.info
 
 
 def save_array(path: Path, array: NDArray[Any]) -> FileInfo:
-    """Write an array as `.npy`."""
+    """Write an array as a new `.npy` file; return its length and checksum."""
     array = np.ascontiguousarray(array)
     with ChecksumWriter(path) as file:
         file.write(_npy_header(array.dtype, array.shape))
@@ -120,12 +120,12 @@ def save_array(path: Path, array: NDArray[Any]) -> FileInfo:
 
 
 def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Memory-map an array, checked against its promised length, dtype and shape.
+    """Memory-map an array after checking its length, dtype and shape against the manifest.
 
-    The header is compared with the one that raycol writes and is not interpreted.
+    The `.npy` header is compared with the one raycol writes; it is never parsed.
 
     Raises:
-        IndexCorruptError: the file is missing, no plain file, or not what the manifest promises.
+        IndexCorruptError: the file is missing, not a plain file, or differs from the manifest.
     """
     path = folder / name
     header = _npy_header(np.dtype(dtype), shape)
@@ -138,7 +138,7 @@ def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[i
             )
         if 0 in shape:
             return np.empty(shape, dtype)
-        # By pyarrow: a mapping of Python's keeps a descriptor for as long as it lives, and there are few of those.
+        # By pyarrow, because Python's mmap keeps a file descriptor open, and descriptors are limited.
         try:
             with pa.memory_map(f"/dev/fd/{descriptor}") as mapping:
                 content = mapping.read_buffer()
@@ -148,9 +148,12 @@ def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[i
 
 
 def open_checked(path: Path, info: FileInfo | None) -> int:
-    """Open a plain file of the promised length for reading; return its descriptor.
+    """Open a plain file for reading after checking its length; return its descriptor.
 
-    Neither a link nor a device is opened: an index from elsewhere must not lead out of its folder.
+    Links and devices are refused: an untrusted index must not lead outside its folder.
+
+    Raises:
+        IndexCorruptError: the file is missing, not a plain file, or differs in length.
     """
     if info is None:
         raise IndexCorruptError(f"{path}: the manifest does not list this file")
@@ -169,7 +172,7 @@ def open_checked(path: Path, info: FileInfo | None) -> int:
 
 
 def check_contents(folder: Path, files: Files) -> None:
-    """Read every file of a folder. Raises `IndexCorruptError` at the first that is not as promised."""
+    """Read every file of a folder. Raises `IndexCorruptError` at the first whose checksum differs."""
     for name, info in sorted(files.items()):
         with os.fdopen(open_checked(folder / name, info), "rb", buffering=0) as file:
             if digest(file) != info.xxh3:
@@ -179,26 +182,26 @@ def check_contents(folder: Path, files: Files) -> None:
 
 
 def describe_file(path: Path) -> FileInfo:
-    """Length and checksum of a file, read whole."""
+    """Read a file and return its length and checksum."""
     with path.open("rb", buffering=0) as file:
         return FileInfo(bytes=os.fstat(file.fileno()).st_size, xxh3=digest(file))
 
 
 def digest(file: Any) -> str:
-    """The XXH3 checksum of what is left to read of a binary file."""
-    found = xxhash.xxh3_128()
+    """XXH3 128-bit checksum of the rest of a binary file, in hexadecimal."""
+    checksum = xxhash.xxh3_128()
     while chunk := file.read(_CHUNK):
-        found.update(chunk)
-    return found.hexdigest()
+        checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def seal(record: bytes) -> bytes:
-    """A record behind a line with its checksum."""
+    """Prefix a record with a line that holds its checksum."""
     return b"%s\n%s" % (xxhash.xxh3_128_hexdigest(record).encode(), record)
 
 
 def unseal(content: bytes) -> bytes:
-    """The record that `seal` was given. Raises `ValueError` if the content is not what it returned."""
+    """Return the record from the output of `seal`. Raises `ValueError` if the checksum is wrong."""
     checksum, _, record = content.partition(b"\n")
     if checksum != xxhash.xxh3_128_hexdigest(record).encode():
         raise ValueError("its checksum is wrong")
@@ -206,7 +209,7 @@ def unseal(content: bytes) -> bytes:
 
 
 def fsync_tree(path: Path) -> None:
-    """Flush all files and folders of a tree to the disk: for what other libraries have written."""
+    """Flush all files and folders of a tree to disk, for trees written by other libraries."""
     for folder, _, names in os.walk(path, topdown=False):
         for name in names:
             _fsync(Path(folder, name))
@@ -214,7 +217,7 @@ def fsync_tree(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Flush a folder's list of names to the disk."""
+    """Flush a folder's entries to disk."""
     _fsync(path)
 
 

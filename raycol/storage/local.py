@@ -1,4 +1,4 @@
-"""A store in a local folder: fsync, then rename or link, so that a name stands for something whole."""
+"""A store in a local folder. Files are flushed before they are renamed or linked, so every name has whole content."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from raycol.storage.checked_files import (
 )
 from raycol.storage.store import MANIFESTS, UNFINISHED, Store
 
-# How often a file is written again that a vacuum removed on its way.
+# Attempts to write a file while concurrent vacuums delete it as unfinished.
 _ATTEMPTS = 20
 
 
 class LocalStore(Store):
-    """A folder."""
+    """A local folder."""
 
     is_local = True
 
     def __init__(self, root: Path) -> None:
-        self._made: list[Path] = []
+        self._created: list[Path] = []
         self._flushed: set[Path] = set()
         self.root = root
         self.uri = str(root)
 
-    def place(self, name: str) -> str:
-        """How messages name something in here."""
+    def location(self, name: str) -> str:
+        """Path of a file or folder, for messages."""
         return str(self.root / name)
 
     def names(self, folder: str) -> list[str]:
-        """Names directly under a folder."""
+        """Return the sorted names directly under a folder."""
         path = self.root / folder
         try:
             return sorted(os.listdir(path))
@@ -57,7 +57,7 @@ class LocalStore(Store):
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
     def walk(self) -> Iterator[str]:
-        """The names of all files, links and whatever else is no folder."""
+        """Yield the names of everything that is not a folder: files, links, devices."""
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -65,40 +65,40 @@ class LocalStore(Store):
                 yield os.path.relpath(os.path.join(folder, name), self.root)
 
     def read(self, name: str, limit: int) -> bytes:
-        """A file's contents."""
+        """Return at most `limit` + 1 bytes of a file."""
         with os.fdopen(self._open(name), "rb") as file:
             return file.read(limit + 1)
 
     @contextmanager
     def open(self, name: str) -> Iterator[pa.NativeFile]:
-        """A plain file."""
+        """Open a plain file."""
         with os.fdopen(self._open(name), "rb") as plain, pa.PythonFile(plain, "r") as file:
             yield file
 
     def describe(self, name: str) -> FileInfo | None:
-        """Length and checksum of a file as it stands there."""
+        """Return the length and checksum of a file; None if it is missing or not a plain file."""
         try:
             descriptor = self._open(name)
         except PermissionError as error:
-            raise RaycolError(f"{self.place(name)}: cannot be read ({error.strerror})") from None
+            raise RaycolError(f"{self.location(name)}: cannot be read ({error.strerror})") from None
         except (OSError, IndexCorruptError):
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             return FileInfo(bytes=os.fstat(descriptor).st_size, xxh3=digest(file))
 
     def check_lengths(self, folder: str, files: Files) -> None:
-        """Open every file and close it again."""
+        """Open every file of a folder, which checks its length."""
         path = self.folder(folder, files)
         for name, info in files.items():
             os.close(open_checked(path / name, info))
 
     def folder(self, name: str, files: Files) -> Path:
-        """The folder itself."""
+        """Return the folder itself; nothing is copied."""
         return self._inside(f"{name}/")
 
     @contextmanager
     def workspace(self, base: int) -> Iterator[Path]:
-        """A fresh folder beside the final ones, so that renaming is enough."""
+        """Return a new folder on the same file system, so that `publish` only renames it."""
         folder = self.root / self._unfinished(base)
         with writing(self.uri):
             self._make_folder(folder)
@@ -108,7 +108,7 @@ class LocalStore(Store):
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, folder: Path, name: str, files: Files) -> None:
-        """Rename a folder whose files are flushed already."""
+        """Rename a folder; its files are already flushed."""
         final = self.root / name
         with writing(self.uri):
             self._make_folder(final.parent)
@@ -118,14 +118,14 @@ class LocalStore(Store):
             except OSError:
                 if not final.is_dir():
                     raise
-                if not self._is_whole(name, files):  # damaged since it was written
+                if not self._is_whole(name, files):  # damaged after it was written
                     self._repair(folder, name)
             self._fsync_up(final.parent)
 
     def _repair(self, folder: Path, name: str) -> None:
-        """Put every file of a folder in place of the one of its name, so that none is missing for a moment.
+        """Replace the files of a damaged folder one by one, so that no file is ever missing.
 
-        A version may name the folder, and another writer have repaired it since.
+        A version may already refer to the folder, and another writer may be repairing it too.
         """
         final = self.root / name
         if final.is_symlink():
@@ -146,11 +146,11 @@ class LocalStore(Store):
         return True
 
     def create(self, name: str, content: bytes, check: Callable[[], None]) -> None:
-        """Write beside, flush, check, and link to the name, which fails if the name is taken.
+        """Write an unfinished file, flush it, call `check`, and link it to its name, which fails if the name is taken.
 
-        Nor is a name taken twice, though vacuums free names. For the name to be free again after `check`, another
-        writer must have taken it since, and a vacuum retired it. That vacuum has removed this writer's unfinished file
-        before, since it began with an older version; and what is gone cannot be linked.
+        A name is never used twice, although vacuums free names. If another writer takes the name after `check` and a
+        vacuum retires it, that vacuum has first deleted this writer's unfinished file, because it belongs to an older
+        version; so the link fails.
         """
         unfinished = self._write_unfinished(content, _base_of(name))
         final = self.root / name
@@ -169,11 +169,11 @@ class LocalStore(Store):
         self._fsync_up(final.parent)
 
     def retire(self, name: str) -> None:
-        """Remove a file; see `create`."""
+        """Delete a file; `create` explains why its name is not used again."""
         self.remove(name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write beside, flush, and rename."""
+        """Write an unfinished file, flush it, and rename it."""
         final = self.root / name
         with writing(final):
             for attempt in range(_ATTEMPTS):
@@ -182,7 +182,7 @@ class LocalStore(Store):
                     self._make_folder(final.parent)
                     os.replace(unfinished, final)
                     break
-                except FileNotFoundError:  # a vacuum took it for what a dead writer left
+                except FileNotFoundError:  # a vacuum deleted it as the leftover of a dead writer
                     if attempt == _ATTEMPTS - 1:
                         raise
                 except OSError:
@@ -191,46 +191,46 @@ class LocalStore(Store):
             self._fsync_up(final.parent)
 
     def _newest(self) -> int:
-        """The newest version of the index, whose writers' files vacuums leave alone; 0 if there is none."""
+        """The newest version, or 0. Vacuums keep unfinished files of writers that started from it."""
         return max((int(name[:8]) for name in self.names(MANIFESTS) if name[:8].isdigit()), default=0)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder; a folder under another name, so that its own never stands for part of it."""
+        """Delete a file or a folder. A folder is renamed first, so that its name never means partial contents."""
         path = self.root / name
         if path.is_dir() and not path.is_symlink():
-            going = self.root / self._unfinished(_base_of(name))
-            with suppress(FileNotFoundError):  # another process removes it too, or the one above it
-                os.rename(path, going)
+            doomed = self.root / self._unfinished(_base_of(name))
+            with suppress(FileNotFoundError):  # another process deletes it, or a folder above it, at the same time
+                os.rename(path, doomed)
                 fsync_folder(path.parent)
-            shutil.rmtree(going, onerror=_raise_unless_gone)
+            shutil.rmtree(doomed, onerror=_raise_unless_missing)
         else:
             path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 fsync_folder(path.parent)
 
     def remove_if_empty(self) -> None:
-        """Remove the folders that were made here and hold nothing."""
-        for path in reversed(self._made):
+        """Delete the empty folders that this store created."""
+        for path in reversed(self._created):
             with suppress(OSError):
                 path.rmdir()
 
-    def check_room(self) -> None:
-        """Raise `InputError` where the folder, or the nearest one above it, is a file or cannot be written."""
-        there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise InputError(f"{there} is a file; expected a folder, or a new name")
+    def check_writable(self) -> None:
+        """Raise `InputError` if the folder, or its nearest existing parent, is a file or not writable."""
+        existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise InputError(f"{existing} is a file; expected a folder, or a new name")
         try:
-            with tempfile.TemporaryFile(dir=there):
+            with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # a full disk is no wrong input
+            if error.errno == errno.ENOSPC:  # a full disk is not an input error
                 return
             raise InputError(
-                f"{there}: nothing can be written there ({error.strerror}); expected a folder that this user may write"
+                f"{existing}: cannot be written ({error.strerror}); expected a folder that this user may write"
             ) from None
 
     def why_not_an_index(self) -> str:
-        """What stands here."""
+        """Describe what the folder holds."""
         if not self.root.exists():
             return "no such folder; expected the folder of an index (build one with: raycol index build)"
         if not self.root.is_dir():
@@ -240,7 +240,7 @@ class LocalStore(Store):
         return "not an index (no manifests/ in this folder)"
 
     def _open(self, name: str) -> int:
-        """A descriptor of a plain file; of nothing else, which might have to be waited for."""
+        """Return a descriptor of a plain file. Raises `OSError` for anything else; opening a FIFO would block."""
         descriptor = os.open(self._inside(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -248,7 +248,7 @@ class LocalStore(Store):
         return descriptor
 
     def _inside(self, name: str) -> Path:
-        """The path of a name, none of whose folders is a link: an index from elsewhere must not lead out of itself."""
+        """Return the path of a name. Raises on symbolic links: an untrusted index must not lead outside itself."""
         for parent in list(PurePosixPath(f"{name}x").parents)[:-1]:
             if (self.root / parent).is_symlink():
                 raise IndexCorruptError(f"{self.root / parent}: a symbolic link; an index holds plain folders only")
@@ -268,7 +268,7 @@ class LocalStore(Store):
         return path
 
     def _make_folder(self, path: Path) -> None:
-        """Make a folder and those above it."""
+        """Create a folder and its parents."""
         for attempt in range(5):
             try:
                 while not path.is_dir():
@@ -276,16 +276,16 @@ class LocalStore(Store):
                     while not missing.parent.is_dir():
                         missing = missing.parent
                     missing.mkdir(exist_ok=True)
-                    self._made.append(missing)
+                    self._created.append(missing)
                 return
-            except FileNotFoundError:  # a build that was refused removes the empty folder that it had made
+            except FileNotFoundError:  # a refused build deleted an empty parent at the same time
                 if attempt == 4:
                     raise
 
     def _fsync_up(self, folder: Path) -> None:
-        """Flush what is in a folder, and once in this store's life the names on the way to it.
+        """Flush a folder's entries and, once per store, those of its parents up to the root.
 
-        Whoever made those folders may have died before it could.
+        The process that created those folders may have died before it flushed them.
         """
         fsync_folder(folder)
         while folder not in self._flushed and folder != self.root.parent:
@@ -294,14 +294,14 @@ class LocalStore(Store):
             folder = folder.parent
 
 
-def _raise_unless_gone(_: Any, __: str, found: Any) -> None:
-    """An error of `shutil.rmtree` that is not another process's removal of the same."""
-    if not isinstance(found[1], FileNotFoundError):
-        raise found[1]
+def _raise_unless_missing(_: Any, __: str, error: Any) -> None:
+    """Error handler of `shutil.rmtree` that ignores files which another process has deleted."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def _base_of(name: str) -> int:
-    """The version that the writer of a file started from: one less than a manifest's, or the number in front."""
+    """Version that the writer of a file started from: the number in its name, less one for a manifest."""
     last = name.rpartition("/")[2]
     number = int(last[:8]) if last[:8].isdigit() else 0
     return max(0, number - 1) if last.endswith(".json") else number

@@ -1,7 +1,7 @@
-"""Writing objects: whole or not at all, and on the condition that there is none of the name.
+"""Write objects atomically, and conditionally on their not existing.
 
-By obstore. pyarrow.fs, which reads, has no conditional request, and makes an object of what it was given so far where
-writing fails in the midst of it.
+Uses obstore. pyarrow.fs, which reads, has no conditional requests, and completes an upload with partial content when
+writing fails midway.
 """
 
 from __future__ import annotations
@@ -15,49 +15,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raycol.core.uris import Opened, failed, first_line
+from raycol.core.uris import UriFileSystem, failure_message, first_line
 from raycol.errors import InputError, RaycolError
 from raycol.storage.store import UNFINISHED
 
-_PART = 8 << 20
-# S3 takes 10,000 parts an object.
-_MOST_PARTS = 9_000
+_PART_BYTES = 8 << 20
+# S3 takes at most 10,000 parts per object.
+_MAX_PARTS = 9_000
 _RETRIES, _RETRY_S = 8, 30.0
 
 
-class Objects:
-    """Writes under a prefix of a bucket.
+class ObjectWriter:
+    """Writes objects under a prefix of a bucket.
 
     Args:
-        opened: the prefix.
-        uri: how messages name it.
+        opened: file system and path of the prefix.
+        uri: of the prefix, as messages show it.
     """
 
-    def __init__(self, opened: Opened, uri: str) -> None:
+    def __init__(self, opened: UriFileSystem, uri: str) -> None:
         self._opened = opened
         self._uri = uri.rstrip("/")
         self._prefix = opened.path.partition("/")[2]
         self._checked: set[str] = set()
 
     def put(self, name: str, content: bytes | Path) -> None:
-        """Write an object, of bytes or a local file, in place of what stood there.
+        """Write or replace an object with bytes or a local file.
 
         Raises:
-            RaycolError: it cannot be written. What stood there before is still there.
+            RaycolError: it cannot be written. An existing object is unchanged.
         """
         import obstore
 
         size = content.stat().st_size if isinstance(content, Path) else len(content)
+        part_bytes = max(_PART_BYTES, size // _MAX_PARTS)
         with self._writing(name):
-            obstore.put(
-                self._client, self._key(name), content, chunk_size=max(_PART, size // _MOST_PARTS), max_concurrency=4
-            )
+            obstore.put(self._client, self._key(name), content, chunk_size=part_bytes, max_concurrency=4)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write an object on the condition that there is none of that name; return whether there was none.
+        """Write an object only if it does not exist; return whether it was written.
 
         Raises:
-            RaycolError: it cannot be written, or nothing is known of whether it was.
+            RaycolError: it cannot be written, or the outcome is unknown.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError
@@ -70,7 +69,7 @@ class Objects:
         return True
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete objects. Raises `FileNotFoundError` where one is gone already, if the store says so."""
+        """Delete objects. Raises `FileNotFoundError` if the store reports that one of several is missing."""
         import obstore
 
         if not names:
@@ -84,17 +83,17 @@ class Objects:
                 raise
 
     def check(self, *, commits: bool = False) -> None:
-        """Raise where nothing can be written; or where, to commit versions, conditions are not kept. Once each.
+        """Check by a test object, once, that the prefix is writable and, for commits, that conditions are honoured.
 
-        A store that takes a condition and ignores it would let two writers make one version, the later over the
-        earlier: whatever it says of itself, this is tried.
+        A store that accepts a condition and ignores it would let two writers create the same version, the later one
+        overwriting the earlier. So the condition is tested, whatever the store documents.
 
         Raises:
-            InputError: raycol writes to no store of this kind.
-            RaycolError: no bucket, no permission, no answer, or conditions are ignored.
+            InputError: raycol cannot write to this kind of store.
+            RaycolError: no bucket, no permission, no response, or conditions are ignored.
         """
-        what = "commits" if commits else "writes"
-        if {what, "commits"} & self._checked:
+        level = "commits" if commits else "writes"
+        if {level, "commits"} & self._checked:
             return
         probe = f"00000000-{UNFINISHED}-{uuid.uuid4().hex}"
         try:
@@ -104,13 +103,13 @@ class Objects:
                 self.put(probe, b"")
             if commits and self.create(probe, b"2"):
                 raise RaycolError(
-                    f"{self._uri}: writes an object over another though told not to (If-None-Match), so two writers "
-                    "would lose each other's versions; expected a store that keeps this condition, or a local folder"
+                    f"{self._uri}: the store overwrites an existing object despite If-None-Match, so two writers "
+                    "would lose each other's versions; expected a store that honours this condition, or a local folder"
                 )
         finally:
             with suppress(RaycolError):
                 self.delete([probe])
-        self._checked.add(what)
+        self._checked.add(level)
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
@@ -138,34 +137,35 @@ class Objects:
         if kind == "abfs":
             return AzureStore(bucket, **common)
         raise InputError(
-            f"{self._uri}: {kind} cannot create a file on condition that there is none; what is there can be read, "
-            "not written. Write to a local folder, s3://, gs:// or abfs://"
+            f"{self._uri}: raycol reads from {kind} but cannot write there, because it has no conditional writes; "
+            "expected a local folder, s3://, gs:// or abfs://"
         )
 
     @contextmanager
-    def _writing(self, name: str, doing: str = "written") -> Iterator[None]:
+    def _writing(self, name: str, action: str = "written") -> Iterator[None]:
+        """Convert errors of obstore into `RaycolError`, except for a missing object to delete."""
         from obstore.exceptions import BaseError
 
-        place = f"{self._uri}/{name}"
+        location = f"{self._uri}/{name}"
         try:
             yield
         except FileNotFoundError as error:
-            if doing == "deleted":
+            if action == "deleted":
                 raise
-            # Of a request to write only the bucket can be missing.
+            # A write can only miss its bucket.
             raise RaycolError(
-                f"{place}: cannot be {doing}: no such bucket ({first_line(error)}); make it, or mend the name"
+                f"{location}: cannot be {action}: no such bucket ({first_line(error)}); create it, or fix the name"
             ) from None
         except (BaseError, OSError, ValueError) as error:
-            raise RaycolError(failed(place, f"cannot be {doing}", error)) from None
+            raise RaycolError(failure_message(location, f"cannot be {action}", error)) from None
 
 
 def _refuse_profiles(uri: str) -> None:
-    """Say at once that profiles are not used for writing, in place of a long search for a machine's role."""
+    """Refuse AWS_PROFILE, which obstore ignores, instead of waiting for a machine role that is not there."""
     known = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
              "AWS_CONTAINER_CREDENTIALS_FULL_URI")  # fmt: skip
     if os.environ.get("AWS_PROFILE") and not any(os.environ.get(name) for name in known):
         raise InputError(
-            f"{uri}: AWS_PROFILE is set, and profiles are used for reading only; put the credentials themselves into "
-            'the environment: eval "$(aws configure export-credentials --format env)"'
+            f"{uri}: AWS_PROFILE is set, but profiles work for reading only; export the credentials to the "
+            'environment: eval "$(aws configure export-credentials --format env)"'
         )

@@ -1,4 +1,4 @@
-"""The store at a path or URI."""
+"""Open the store at a path or URI."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from raycol.storage.store import Store
 
 
 def open_store(uri: str | Path) -> Store:
-    """The store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
+    """Return the store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
 
     Raises:
-        InputError: an empty name, or a URI that cannot be opened or holds credentials.
+        InputError: an empty path, or a URI that cannot be opened or holds credentials.
     """
     text = str(uri)
     if not text:

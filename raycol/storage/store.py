@@ -1,7 +1,7 @@
-"""A store: where the folders and manifests of one index are kept, whatever the medium.
+"""A store: the folders and manifests of an index, independent of the storage medium.
 
-What a medium must do is little: publish a finished folder, create a file that does not exist yet or fail, list,
-read, remove. Names are relative, with `/` between parts; a store never resolves anything outside itself.
+A medium must publish a finished folder, create a file only if it does not exist, list, read and delete. Names are
+relative and use `/`; a store never resolves a name to anything outside itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANIFESTS = "manifests"
 
 
 class Store(ABC):
-    """One index's bytes. `uri` opens it again, from any process; `str` names it in messages."""
+    """The files of an index. Any process can open it by its `uri`; `str` gives its name in messages."""
 
     uri: str
     is_local: bool
@@ -29,56 +29,59 @@ class Store(ABC):
     def __str__(self) -> str:
         return self.uri
 
-    def place(self, name: str) -> str:
-        """How messages name something in here."""
+    def location(self, name: str) -> str:
+        """Path or URI of a file or folder in the store, for messages."""
         return f"{str(self).rstrip('/')}/{name}"
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Names directly under a folder (`""` for the top), sorted; none where there is no such folder."""
+        """Return the sorted names directly under a folder (`""` for the top); empty if the folder does not exist."""
 
     @abstractmethod
     def walk(self) -> Iterator[str]:
-        """The names of all files."""
+        """Yield the names of all files."""
 
     @abstractmethod
     def read(self, name: str, limit: int) -> bytes:
-        """A file's contents, one byte more than `limit` at most.
+        """Return at most `limit` + 1 bytes of a file, so that the caller can tell when it is too large.
 
-        Raises `FileNotFoundError`, and whatever else the medium says: `OSError` or, of an object store, `RaycolError`.
+        Raises:
+            FileNotFoundError: no such file.
+            OSError: another failure of a local folder.
+            RaycolError: another failure of an object store.
         """
 
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[pa.NativeFile]:
-        """A file, for reading anywhere in it. Raises as `read` does."""
+        """Open a file for random access. Raises as `read` does."""
 
     @abstractmethod
     def describe(self, name: str) -> FileInfo | None:
-        """Length and checksum of a file as it stands there, read whole; None where it is missing or no file."""
+        """Read a file and return its length and checksum; None if it is missing or not a plain file."""
 
     @abstractmethod
     def check_lengths(self, folder: str, files: Files) -> None:
-        """Raise `IndexCorruptError` where a file of a folder is missing or not as long as promised."""
+        """Raise `IndexCorruptError` if a file of a folder is missing or differs from its promised length."""
 
     @abstractmethod
     def folder(self, name: str, files: Files) -> Path:
-        """A local folder that holds these files of a folder, for reading; they are opened by `open_checked`."""
+        """Return a local folder with these files of a stored folder, to be read by `open_checked`."""
 
     def checked(self, name: str, files: Files) -> Path:
-        """The same, once every byte was compared. Raises `IndexCorruptError` at the first file not as promised."""
+        """Return `folder` after comparing all checksums. Raises `IndexCorruptError` at the first difference."""
         folder = self.folder(name, files)
         check_contents(folder, files)
         return folder
 
     @abstractmethod
     def workspace(self, base: int) -> AbstractContextManager[Path]:
-        """A fresh local folder for files on their way in, for a writer that started from version `base`."""
+        """Return a new local folder for a writer that started from version `base`; it is deleted on exit."""
 
     @abstractmethod
     def publish(self, folder: Path, name: str, files: Files) -> None:
-        """Give a folder in the workspace its name, whole.
+        """Give a folder of the workspace its final name, whole.
 
-        Folders are named after their contents: where one of the name is there, and whole, that one is as good.
+        Folders are named after their contents, so an intact folder of the same name is kept in its place.
         """
 
     @abstractmethod
@@ -88,41 +91,42 @@ class Store(ABC):
         Args:
             name: begins with the number of a version.
             content: the file's content.
-            check: called once the file is on its way, before it has its name; may raise. What it saw holds until then:
-                the file is given up if a vacuum has since retired a file of its name or of a later version.
+            check: called after the content is written and before it gets its name; may raise. Its outcome still holds
+                when the file appears: if a vacuum has meanwhile retired a file of this or a later version, the new
+                file is discarded.
 
         Raises:
-            FileExistsError: the name is taken, or was.
+            FileExistsError: the name is taken, or was before it was retired.
         """
 
     @abstractmethod
     def retire(self, name: str) -> None:
-        """Remove a file that `create` has written; its name is never given again to a writer that is at work."""
+        """Delete a file written by `create`; no writer running at that time can create the name again."""
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all, in place of what stood there. Raises `RaycolError` if it cannot."""
+        """Write or replace a file, whole or not at all. Raises `RaycolError` if it cannot be written."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder and what is in it, if it is there."""
+        """Delete a file, or a folder with its contents, if it exists."""
 
     @abstractmethod
     def remove_if_empty(self) -> None:
-        """Leave nothing behind where a build was refused before anything was written."""
+        """Delete empty folders that this store created, after a build was refused before it wrote anything."""
 
     @abstractmethod
-    def check_room(self) -> None:
-        """Raise where nothing can be put: a file where the folder should be, no bucket, no permission."""
+    def check_writable(self) -> None:
+        """Raise if the store cannot be written: the folder is a file, no bucket, no permission."""
 
     def check_commits(self) -> None:  # noqa: B027
-        """Raise where `create` would not fail for an object that is there, so that writers could lose versions."""
+        """Raise if `create` may overwrite an existing object, so that writers could lose each other's versions."""
 
     @abstractmethod
     def why_not_an_index(self) -> str:
-        """What stands here, where there are no manifests."""
+        """Describe what the location holds, given that it has no manifests."""
 
 
 def absolute(uri: str | Path) -> str:
-    """A location as any process may open it, whatever its working directory."""
+    """Return a URI, or an absolute path, that processes in other working directories can open."""
     return str(uri) if is_uri(uri) else str(Path(uri).absolute())

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from raycol.core.lazy import lazily
+from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
     from raycol.training.launch import TrainReport, train
 
-__getattr__ = lazily(
+__getattr__ = lazy_attributes(
     __name__,
     {
         "TrainConfig": "raycol.training.config",

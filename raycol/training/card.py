@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 import raycol
-from raycol.core.uris import is_uri, last_name, shown
+from raycol.core.uris import base_name, is_uri, without_options
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
@@ -149,7 +149,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         query += f"mask tokens that are scored too and {'' if expansion['attend'] else 'not '}attended to"
     aggregation = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed"
     base = _hub_model(config)
-    origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(last_name(config.model))
+    origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(base_name(config.model))
     rows = [
         ("dimensions", str(encoder.get_embedding_dimension())),
         ("query", query),
@@ -263,7 +263,7 @@ def _versions() -> str:
 def _collection(config: TrainConfig) -> str:
     """Name of the evaluation collection."""
     if config.eval_data:
-        location = shown(config.eval_data)
+        location = without_options(config.eval_data)
         return f"{Path(location).name if is_uri(location) else Path(location).resolve().name} ({config.eval_split})"
     return f"{config.held_out} held-out queries of the training data"
 
@@ -282,7 +282,7 @@ def _hub_model(config: TrainConfig) -> str | None:
 
 def _data_name(path: str) -> str:
     """The last component of a path or URI, or the full name of a hub data set."""
-    return path[len(HUB) :] if path.startswith(HUB) else last_name(path)
+    return path[len(HUB) :] if path.startswith(HUB) else base_name(path)
 
 
 def _value(value: Any) -> str:

@@ -71,7 +71,7 @@ def list_checkpoints(store: Store) -> list[Checkpoint]:
     for name in store.names(_FOLDER):
         if not name.endswith(".json"):
             continue
-        location = store.place(f"{_FOLDER}/{name}")
+        location = store.location(f"{_FOLDER}/{name}")
         try:
             checkpoint = Checkpoint.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_MANIFEST_BYTES)))
             store.check_lengths(checkpoint.folder, checkpoint.files)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from raycol.core.config import Config, Location, Positive, Resources, WaitForNodes
-from raycol.core.uris import above, inside, last_name
+from raycol.core.uris import base_name, join_uri, parent_uri
 from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.storage import absolute
@@ -246,12 +246,12 @@ class TrainConfig(Config):
     @property
     def name(self) -> str:
         """The trained model's name: the last component of `out`."""
-        return last_name(self.out)
+        return base_name(self.out)
 
     @property
     def storage_uri(self) -> str:
         """Absolute path or URI of the training's storage."""
-        return absolute(self.storage or inside(above(absolute(self.out)), f".{self.name}-training"))
+        return absolute(self.storage or join_uri(parent_uri(absolute(self.out)), f".{self.name}-training"))
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from raycol import errors
-from raycol.core.lazy import loading
+from raycol.core.lazy import without_gc
 from raycol.core.progress import Report, no_report
-from raycol.core.uris import inside, is_uri, shown
+from raycol.core.uris import is_uri, join_uri, without_options
 from raycol.distributed.executor import ON_RAY, Executor
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import InputError, RaycolError
@@ -122,7 +122,7 @@ def train(
         remove_run(store)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     examples = sum(source.examples for source in run.work.sources)
-    remarks = tuple(f"{shown(one.path)}: {remark}" for one in run.work.sources for remark in one.remarks())
+    remarks = tuple(f"{without_options(one.path)}: {remark}" for one in run.work.sources for remark in one.remarks())
     return TrainReport(config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks)
 
 
@@ -202,7 +202,7 @@ def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record
         # Only for Ray's own files, since raycol writes the checkpoints; the run monitor limits restarts, not Ray.
         run_config=RunConfig(
             name=f"run-{time.time_ns()}",
-            storage_path=inside(str(config.storage), "ray"),
+            storage_path=join_uri(str(config.storage), "ray"),
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
@@ -231,7 +231,7 @@ def _train_worker(loop: dict[str, Any]) -> str:
     import ray
     import ray.train
 
-    with loading():
+    with without_gc():
         from raycol.training.trainer import StoppedError
 
     config, run = TrainConfig.model_validate(loop["config"]), TrainingRun.model_validate_json(loop["run"])

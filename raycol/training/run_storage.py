@@ -23,8 +23,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raycol.core.locks import held
-from raycol.core.uris import is_uri, shown
+from raycol.core.locks import file_lock
+from raycol.core.uris import is_uri, without_options
 from raycol.data import corpus_files
 from raycol.data.corpus import source_state
 from raycol.data.files import folder_state, path_kind
@@ -72,14 +72,14 @@ def lock_storage(store: Store) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock.
     """
-    store.check_room()
+    store.check_writable()
     if not store.is_local:
         yield
         return
     folder = Path(store.uri)
     with writing(store):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / _LOCK, "training"):
+    with file_lock(folder / _LOCK, "training"):
         try:
             yield
         finally:
@@ -95,7 +95,7 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
     Raises:
         InputError: the training has other settings or inputs, or the store holds other files.
     """
-    store.check_room()
+    store.check_writable()
     try:
         run = TrainingRun.model_validate_json(store.read(RUN, _MAX_BYTES))
     except (OSError, ValidationError):  # an outage of an object store raises another error
@@ -214,9 +214,9 @@ def check_out(out: str) -> None:
     if is_uri(out):
         check_writable(out)
     elif not Path(out).exists():
-        open_store(out).check_room()
+        open_store(out).check_writable()
     if model_exists(out) if is_uri(out) else Path(out).exists():
-        raise InputError(f"{shown(out)}: exists already; choose another folder for the model, or remove it")
+        raise InputError(f"{without_options(out)}: exists already; choose another folder for the model, or remove it")
 
 
 @contextmanager

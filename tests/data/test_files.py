@@ -367,11 +367,11 @@ def test_file_uri_equals_path(tmp_path: Path) -> None:
     [
         ("nonsense://x/y", "nonsense://x/y: cannot be opened"),
         ("s3://", "s3://: cannot be opened (it names no bucket)"),
-        ("s3://bucket[1]/a.jsonl", "s3://bucket[1]/a.jsonl: not a usable URI"),
-        ("s3://corpora/a.jsonl?nonsense=1", "has the parameter 'nonsense', which is unknown here"),
+        ("s3://bucket[1]/a.jsonl", "s3://bucket[1]/a.jsonl: not a valid URI"),
+        ("s3://corpora/a.jsonl?nonsense=1", "unknown option 'nonsense'"),
         ("s3://key:secret@corpora/a", "s3://corpora: credentials in a URI; put them into the environment"),
         ("s3://key@corpora/a", "s3://corpora: credentials in a URI"),
-        ("s3://key:sec/ret@corpora/a", "s3://...: not a usable URI; credentials, if it has any, belong in the env"),
+        ("s3://key:sec/ret@corpora/a", "s3://...: not a valid URI; if it holds credentials, put them"),
     ],
 )
 def test_unusable_uri_is_refused_without_leaking_secrets(uri: str, message: str) -> None:

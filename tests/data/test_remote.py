@@ -50,7 +50,7 @@ def test_access_denied_is_reported_with_remedy(folder: str, s3: str, s3_server: 
     with s3_server.failing(denied), pytest.raises(InputError) as error:
         list(read_corpus(f"{s3}/{name}"))
     assert f"{s3}/{name}: cannot be read (" in str(error.value)
-    assert "no permission: look at the credentials in the environment" in str(error.value)
+    assert "no permission: check the credentials in the environment" in str(error.value)
 
 
 def test_missing_bucket_is_reported(s3: str) -> None:

@@ -19,15 +19,15 @@ def dataset() -> Dataset:
     return Dataset(passages, queries, {f"q{number}": {passages[number].id: 1} for number in range(8)})
 
 
-def test_metrics_are_those_of_trec_eval() -> None:
+def test_metrics_match_trec_eval() -> None:
     qrels = {"q1": {"a": 1, "b": 1}, "q2": {"c": 1}, "q3": {"d": 1}}
     run = {"q1": {"a": 3.0, "x": 2.0, "b": 1.0}, "q2": {"x": 2.0, "c": 1.0}}
     ideal = 1 + 1 / np.log2(3)
     ndcg = ((1 + 1 / np.log2(4)) / ideal + 1 / np.log2(3) + 0) / 3
-    found = score_run(qrels, run)
-    assert found["nDCG@10"] == pytest.approx(ndcg)
-    assert found["R@10"] == pytest.approx(2 / 3)
-    assert found["RR@10"] == pytest.approx((1 + 0.5 + 0) / 3)
+    metrics = score_run(qrels, run)
+    assert metrics["nDCG@10"] == pytest.approx(ndcg)
+    assert metrics["R@10"] == pytest.approx(2 / 3)
+    assert metrics["RR@10"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
 def test_exact_run_is_maxsim_in_full_precision(dataset: Dataset, tiny_colbert: Path) -> None:
@@ -41,9 +41,7 @@ def test_exact_run_is_maxsim_in_full_precision(dataset: Dataset, tiny_colbert: P
         assert run["q3"][passage.id] == pytest.approx((query @ tokens.T).max(axis=1).sum(), abs=1e-4)
 
 
-def test_an_index_is_measured_with_the_model_it_remembers(
-    dataset: Dataset, tiny_colbert: Path, tmp_path: Path
-) -> None:
+def test_an_index_is_evaluated_with_its_recorded_model(dataset: Dataset, tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.index import Document, Index
     from raycol.index.format.manifest import ModelInfo
     from raycol.models.encoder import encoder_fingerprint, load_encoder
@@ -63,15 +61,15 @@ def test_an_index_is_measured_with_the_model_it_remembers(
     assert done.metrics["nDCG@10"] == pytest.approx(exact.metrics["nDCG@10"], abs=0.1)
 
 
-def test_a_query_that_stands_in_the_corpus_does_not_find_itself() -> None:
+def test_a_query_in_the_corpus_does_not_find_itself() -> None:
     passages = [Passage("a", "", "rain and wind"), Passage("b", "", "rain and fog"), Passage("c", "", "bread")]
     run = run_bm25(Dataset(passages, {"a": "rain and wind"}, {"a": {"b": 1}}))
     assert "a" not in run["a"]
     assert max(run["a"], key=run["a"].__getitem__) == "b"
 
 
-def test_a_judged_document_of_the_querys_id_counts() -> None:
-    """Queries and documents that are numbered independently share ids by accident."""
+def test_a_judged_document_with_the_querys_id_counts() -> None:
+    """Independently numbered queries and documents may share ids."""
     passages = [
         Passage("0", "", "rain and wind"),
         Passage("1", "", "bread and butter"),
@@ -81,28 +79,28 @@ def test_a_judged_document_of_the_querys_id_counts() -> None:
     dataset = Dataset(passages, queries, {"0": {"0": 1}, "1": {"2": 1}, "2": {"2": 1}})
     run = run_bm25(dataset)
     assert max(run["0"], key=run["0"].__getitem__) == "0"
-    assert "1" in run["1"], "another text than the query's: no copy of it"
+    assert "1" in run["1"], "the text differs from the query's, so it is not a copy"
     assert score_run(dataset.qrels, run)["nDCG@10"] == 1
 
 
-def test_the_evaluation_during_training_counts_it_too(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_evaluation_during_training_counts_it_too(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
     from raycol.training.evaluation import evaluate_on, open_collection, save_collection
 
     passages = [Passage(str(number), "", record["text"]) for number, record in enumerate(make_passages(20))]
     queries = {str(number): f"{passages[number].text} fog" for number in range(5)}
     save_collection(tmp_path, Dataset(passages, queries, {id_: {id_: 1} for id_ in queries}))
-    found = evaluate_on(load_encoder(tiny_colbert, device="cpu"), open_collection(tmp_path))
-    assert found["R@100"] == 1
+    metrics = evaluate_on(load_encoder(tiny_colbert, device="cpu"), open_collection(tmp_path))
+    assert metrics["R@100"] == 1
 
 
-def test_what_was_left_out_is_said(tiny_colbert: Path, tmp_path: Path) -> None:
+def test_omitted_documents_are_reported(tiny_colbert: Path, tmp_path: Path) -> None:
     passages = [Passage("a", "", "rain and wind"), Passage("b", "", "rain and fog"), Passage("c", "", "bread")]
-    save_beir(tmp_path, Dataset(passages, {"a": "rain  and Wind"}, {"a": {"b": 1, "gone": 1}}))
+    save_beir(tmp_path, Dataset(passages, {"a": "rain  and Wind"}, {"a": {"b": 1, "missing": 1}}))
     done = evaluate(EvaluateConfig(data=tmp_path, model=str(tiny_colbert), device="cpu"))
-    missing, own = done.notes
-    assert missing.startswith("1 of 2 judged documents, such as 'gone'")
-    assert own.startswith("1 documents are queries themselves")
+    missing, copies = done.notes
+    assert missing.startswith("1 of 2 judged documents, such as 'missing'")
+    assert copies.startswith("1 documents are copies of queries")
 
 
 def test_a_document_is_scored_by_its_best_passage(tiny_colbert: Path, tmp_path: Path) -> None:
@@ -151,6 +149,6 @@ def test_an_index_of_another_collection_is_refused(dataset: Dataset, tiny_colber
     assert any(note.startswith("5 of 8 judged documents") and "the index" in note for note in done.notes)
 
 
-def test_there_must_be_something_to_evaluate(tmp_path: Path) -> None:
+def test_a_model_or_an_index_is_required(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to evaluate"):
         evaluate(EvaluateConfig(data=tmp_path))

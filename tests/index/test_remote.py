@@ -91,12 +91,12 @@ def test_damage_in_the_store_is_detected(uri: str) -> None:
     name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
     whole = store.read(name, 1 << 30)
     store.write(name, whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert verify_index(store) == [f"{store.place(name)}: the checksum differs from the manifest's"]
+    assert verify_index(store) == [f"{store.location(name)}: the checksum differs from the manifest's"]
     os.environ["RAYCOL_CACHE"] += "-another-machine"
     with pytest.raises(IndexCorruptError, match=r"residuals\.npy: .* the manifest promises"):
         Index.open(uri).search(QUERIES)
     store.remove(name)
-    assert verify_index(store) == [f"{store.place(name)}: missing"]
+    assert verify_index(store) == [f"{store.location(name)}: missing"]
     with pytest.raises(IndexCorruptError, match=r"residuals\.npy: missing"):
         Index.open(uri)
     store.write("partitions/stray", b"x")
@@ -135,7 +135,7 @@ def test_a_vacuumed_version_number_is_not_reused(uri: str) -> None:
 
 
 def test_markers_of_the_newest_retired_versions_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycol.storage.object_store._MARKS", 2)
+    monkeypatch.setattr("raycol.storage.object_store._MARKERS_KEPT", 2)
     index = Index.create(uri, documents())
     for number in range(8):
         index.append(documents(1, f"more{number}-"))

@@ -77,7 +77,7 @@ def test_an_unexpected_error_is_reported_with_its_part(
 def test_resources_that_a_worker_cannot_have_are_refused() -> None:
     config = IndexConfig(corpus="c", out="i", resources="memory=1e9,disk=2")
     assert config.resources == {"CPU": 1, "memory": 1e9, "disk": 2}
-    with pytest.raises(ValidationError, match="found object_store_memory, which no worker can be given"):
+    with pytest.raises(ValidationError, match="found object_store_memory, which workers cannot reserve"):
         IndexConfig(corpus="c", out="i", resources={"object_store_memory": 1e9})
 
 

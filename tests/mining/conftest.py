@@ -1,4 +1,4 @@
-"""A tiny cross-encoder, and a small index with its BEIR folder."""
+"""Fixtures: a tiny cross-encoder, and a small index with its BEIR folder."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from raycol.data.corpus import Passage
 from raycol.index import Document, Index
 from raycol.index.format.manifest import ModelInfo
 from tests.conftest import TOPICS, make_passages
-from tests.mining.here import MADE
+from tests.mining.in_process import COMPUTED_PARTS
 
 DOCUMENTS, QUERIES = 80, 30
 
 
 def save_cross_encoder(backbone: Path, folder: Path, seed: int = 0, num_labels: int = 1) -> Path:
-    """A cross-encoder of two layers with random weights; its logits are far apart."""
+    """Save a cross-encoder of two layers with random weights, whose logits are far apart."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -81,12 +81,12 @@ def index(beir: Path, tiny_colbert: Path) -> Path:
 
 
 @pytest.fixture
-def made() -> list[int]:
-    """Receives the numbers of the parts that are made."""
-    MADE.clear()
-    return MADE
+def computed_parts() -> list[int]:
+    """The numbers of the parts computed so far in the test."""
+    COMPUTED_PARTS.clear()
+    return COMPUTED_PARTS
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of all files but the report, which says how long things took."""
+    """Bytes of all files except the report, which holds run times."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith("-report.json")}

@@ -1,4 +1,4 @@
-"""Which hits may be negatives, as properties over any hits, texts and rules."""
+"""Property-based tests of the selection of negatives, over arbitrary hits, texts and rules."""
 
 from collections import Counter
 
@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Hit
-from raycol.mining.candidates import NegativeRules, Own, folded, in_turn, limits, possible_hits, text_reason
+from raycol.mining.candidates import (
+    Exclusions,
+    NegativeRules,
+    eligible_hits,
+    normalize,
+    sampling_order,
+    score_limits,
+    text_rejection,
+)
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import Text
 
@@ -37,14 +45,14 @@ QUERIES = st.builds(
 
 
 @given(HITS, QUERIES, st.floats(-5, 5), RULES, st.booleans())
-def test_possible_hits_are_those_that_ids_and_scores_allow(
+def test_eligible_hits_obey_ids_and_score_bounds(
     hits: list[Hit], query: TrainingQuery, positive: float, rules: NegativeRules, split: bool
 ) -> None:
     if split:
         hits = [Hit(f"{hit.id}#{number % 3}", hit.score) for number, hit in enumerate(hits)]
     left_out: Counter[str] = Counter()
-    found = possible_hits(hits, Own.of(query), positive, rules, left_out, split=split)
-    assert len(found) + left_out.total() == len(hits)
+    eligible = eligible_hits(hits, Exclusions.of(query), positive, rules, left_out, split=split)
+    assert len(eligible) + left_out.total() == len(hits)
     own = {each.id for each in query.positives} | set(query.other_ids)
 
     def allowed(hit: Hit) -> bool:
@@ -56,42 +64,42 @@ def test_possible_hits_are_those_that_ids_and_scores_allow(
             and (rules.min_score is None or hit.score >= rules.min_score)
         )
 
-    assert found == [hit for hit in hits if allowed(hit)]
+    assert eligible == [hit for hit in hits if allowed(hit)]
 
 
-@given(st.builds(Text, title=st.sampled_from(["", "fog"]), text=WORDS), QUERIES, st.sets(WORDS.map(folded)))
-def test_a_text_is_none_of_the_query_its_positives_and_what_was_taken(
+@given(st.builds(Text, title=st.sampled_from(["", "fog"]), text=WORDS), QUERIES, st.sets(WORDS.map(normalize)))
+def test_texts_of_the_query_positives_and_seen_hits_are_rejected(
     text: Text, query: TrainingQuery, taken: set[str]
 ) -> None:
-    same = {folded(each) for each in [query.text, *query.other_texts, *(each.text for each in query.positives)]}
-    whole = folded(text.content)
-    allowed = whole and whole not in taken and not {whole, folded(text.text)} & same
-    assert (text_reason(text, Own.of(query), taken) is None) == bool(allowed)
+    same = {normalize(each) for each in [query.text, *query.other_texts, *(each.text for each in query.positives)]}
+    whole = normalize(text.content)
+    allowed = whole and whole not in taken and not {whole, normalize(text.text)} & same
+    assert (text_rejection(text, Exclusions.of(query), taken) is None) == bool(allowed)
 
 
-def test_a_relative_margin_is_of_the_size_of_the_score_as_in_sentence_transformers() -> None:
+def test_a_relative_margin_is_a_share_of_the_absolute_score() -> None:
     rules = NegativeRules(1, margin=0.5, relative_margin=0.25, max_score=7.0)
-    assert limits(8.0, rules) == {"margin": 7.5, "relative_margin": 6.0, "max_score": 7.0}
-    assert limits(-8.0, rules) == {"margin": -8.5, "relative_margin": -10.0, "max_score": 7.0}
+    assert score_limits(8.0, rules) == {"margin": 7.5, "relative_margin": 6.0, "max_score": 7.0}
+    assert score_limits(-8.0, rules) == {"margin": -8.5, "relative_margin": -10.0, "max_score": 7.0}
 
 
 @given(st.integers(0, 30), st.integers(0, 2**70), st.text())
-def test_chance_is_of_the_seed_and_the_query(n: int, seed: int, query: str) -> None:
+def test_sampling_depends_on_the_seed_and_the_query(n: int, seed: int, query: str) -> None:
     hits = [Hit(f"d{number}", -number) for number in range(n)]
-    turn = in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query)
+    turn = sampling_order(hits, NegativeRules(1, sampling="random", seed=seed), query)
     assert sorted(turn, key=lambda each: -each.score) == hits
-    assert turn == in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query)
-    assert in_turn(hits, NegativeRules(1), query) == hits
+    assert turn == sampling_order(hits, NegativeRules(1, sampling="random", seed=seed), query)
+    assert sampling_order(hits, NegativeRules(1), query) == hits
 
 
-def test_queries_and_seeds_differ_in_their_chances() -> None:
+def test_sampling_differs_between_queries_and_seeds() -> None:
     hits = [Hit(f"d{number}", -number) for number in range(30)]
     turns = {
-        tuple(each.id for each in in_turn(hits, NegativeRules(1, sampling="random", seed=seed), query))
+        tuple(each.id for each in sampling_order(hits, NegativeRules(1, sampling="random", seed=seed), query))
         for seed in range(3)
         for query in ("a", "b", "c")
     }
     assert len(turns) == 9
-    firsts = Counter(in_turn(hits, NegativeRules(1, sampling="random"), str(n))[0].id for n in range(3000))
+    firsts = Counter(sampling_order(hits, NegativeRules(1, sampling="random"), str(n))[0].id for n in range(3000))
     assert min(firsts.values()) > 50
     assert len(firsts) == 30

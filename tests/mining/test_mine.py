@@ -1,4 +1,4 @@
-"""`raycol mine` as a whole, in this process: what it writes, goes on from, and refuses."""
+"""`raycol mine` in this process: its output, resuming, and bad input."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
-from raycol.mining.job import Planning
+from raycol.mining.job import PlanFolder
 from raycol.mining.queries import group_queries
 from raycol.models.encoder import load_encoder
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
-from tests.mining.here import HERE, Noting, mine_negatives
+from tests.mining.in_process import EXECUTOR, RecordingExecutor, mine_negatives
 
 
-def mine(index: Path, data: Path, out: Path, executor: Noting = HERE, **settings: Any) -> MiningReport:
+def mine(index: Path, data: Path, out: Path, executor: RecordingExecutor = EXECUTOR, **settings: Any) -> MiningReport:
     config = MineConfig(index=index, data=data, out=out, **{"queries_per_part": 7, **settings})
     return mine_negatives(config, executor=executor)
 
@@ -31,13 +31,13 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def beside(out: Path) -> list[str]:
+def hidden_siblings(out: Path) -> list[str]:
     return sorted(path.name for path in out.parent.iterdir() if path.name.startswith("."))
 
 
 @pytest.fixture(scope="module")
 def pairs(beir: Path) -> Path:
-    """The BEIR folder's pairs as examples without ids; every third positive is one that no index has."""
+    """The BEIR folder's pairs as examples without ids; every third positive is not in the index."""
     examples = read_examples(ExampleSource(path=str(beir)))
     return write_jsonl(
         beir.parent / "pairs.jsonl",
@@ -48,14 +48,14 @@ def pairs(beir: Path) -> Path:
     )
 
 
-def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+def test_the_output_is_training_data(beir: Path, index: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     report = mine(index, beir, tmp_path / "o", negatives=5, to_rank=30)
     rows = rows_of(tmp_path / "o")
     assert (report.queries, report.pairs, report.rows, report.negatives) == (30, 60, 60, 300)
     assert (report.parts, report.reused_parts, report.short, report.hits) == (5, 0, {}, 900)
     saved = MiningReport.model_validate_json((tmp_path / "o" / "mining-report.json").read_bytes())
     assert saved == report
-    assert beside(tmp_path / "o") == []
+    assert hidden_siblings(tmp_path / "o") == []
     opened, encoder = Index.open(index), load_encoder(tiny_colbert, device="cpu")
     qrels = [line.split("\t")[:2] for line in (beir / "qrels/train.tsv").read_text().splitlines()[1:]]
     assert [[row["query_id"], row["positive_id"]] for row in rows] == qrels
@@ -67,7 +67,7 @@ def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert:
         exact = {hit.id: hit.score for hit in hits}
         ids = [row["positive_id"], *row["negative_ids"]]
         assert row["mined_scores"] == pytest.approx([exact[id_] for id_ in ids], abs=1e-4)
-    # What reads examples takes them as they are, and the scores for no teacher's.
+    # The output is readable as examples, and the mined scores are not taken for a teacher's.
     examples = list(read_examples(ExampleSource(path=str(tmp_path / "o"))))
     assert [(each.query, each.documents) for each in examples] == [
         (row["query"], (row["positive"], *row["negatives"])) for row in rows
@@ -76,7 +76,7 @@ def test_what_is_written_is_training_data(beir: Path, index: Path, tiny_colbert:
     assert examples[0].scores is None
 
 
-def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path, tmp_path: Path) -> None:
+def test_examples_without_ids_are_matched_by_text(index: Path, pairs: Path, tmp_path: Path) -> None:
     report = mine(index, pairs, tmp_path / "o", negatives=3, to_rank=80, relative_margin=0.0)
     rows = rows_of(tmp_path / "o")
     assert 20 <= report.positives_encoded < 60
@@ -90,7 +90,7 @@ def test_examples_without_ids_are_known_by_their_texts(index: Path, pairs: Path,
     assert len(list(read_examples(ExampleSource(path=str(tmp_path / "o"))))) == len(rows) == report.rows
 
 
-def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_the_part_size_does_not_change_the_negatives(beir: Path, index: Path, tmp_path: Path) -> None:
     settings = {"negatives": 4, "sampling": "random", "margin": 0.01, "short": "keep"}
     whole = mine(index, beir, tmp_path / "whole", queries_per_part=100, **settings)
     parts = mine(index, beir, tmp_path / "parts", queries_per_part=4, **settings)
@@ -100,7 +100,7 @@ def test_the_size_of_parts_changes_no_query(beir: Path, index: Path, tmp_path: P
         assert one["mined_scores"] == pytest.approx(other["mined_scores"], abs=1e-4)
 
 
-def test_queries_that_are_short_are_left_out_loudly(
+def test_skipped_short_queries_are_reported(
     beir: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from raycol.display import mined
@@ -115,19 +115,19 @@ def test_queries_that_are_short_are_left_out_loudly(
     assert all(len(row["negatives"]) == 10 for row in rows_of(tmp_path / "skip"))
     assert min(len(row["negatives"]) for row in rows_of(tmp_path / "keep")) < 10
     mined(skipped)
-    said = capsys.readouterr().out
-    assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives: " in said
-    assert f": {sum(skipped.short.values())} DROPPED (--short). Most hits were excluded by: margin " in said
+    output = capsys.readouterr().out
+    assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives: " in output
+    assert f": {sum(skipped.short.values())} DROPPED (--short). Most hits were excluded by: margin " in output
 
 
-def test_where_no_query_has_negatives_nothing_is_left(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_a_job_without_negatives_leaves_no_files(beir: Path, index: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none of 30 queries has 7 negatives \(.*: min_score 30\); raise --to-rank"):
         mine(index, beir, tmp_path / "o", min_score=1000)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_texts_come_from_the_corpus_where_the_index_has_none(
+def test_texts_come_from_the_corpus_if_the_index_has_none(
     beir: Path, index: Path, pairs: Path, tiny_colbert: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
@@ -141,12 +141,12 @@ def test_texts_come_from_the_corpus_where_the_index_has_none(
     mine(index, pairs, tmp_path / "pairs")
     assert contents(tmp_path / "named") == contents(tmp_path / "pairs")
     lacking = write_jsonl(tmp_path / "lacking.jsonl", [{"_id": "other", "text": "rain"}])
-    with pytest.raises(InputError, match=r"lacking.jsonl: no document '.*', which the index has"):
+    with pytest.raises(InputError, match=r"lacking.jsonl: has no document '.*', which the index has"):
         mine(bare, pairs, tmp_path / "o", corpus=lacking)
 
 
 @pytest.mark.slow
-def test_the_cross_encoder_leaves_false_negatives_out(
+def test_the_cross_encoder_rejects_false_negatives(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
     settings = {"negatives": 4, "short": "keep", "to_rank": 30}
@@ -169,67 +169,67 @@ def test_the_cross_encoder_leaves_false_negatives_out(
 
 
 @pytest.mark.parametrize("died", range(6))
-def test_the_same_command_goes_on_wherever_it_died(
-    beir: Path, index: Path, tmp_path: Path, made: list[int], died: int
+def test_the_same_command_resumes_wherever_it_died(
+    beir: Path, index: Path, tmp_path: Path, computed_parts: list[int], died: int
 ) -> None:
     mine(index, beir, tmp_path / "whole")
-    del made[:]
+    del computed_parts[:]
     stop_after(died, beir, index, tmp_path / "o")
     assert not (tmp_path / "o").exists()
-    del made[:]
+    del computed_parts[:]
     report = mine(index, beir, tmp_path / "o")
-    assert made == list(range(died, 5))
+    assert computed_parts == list(range(died, 5))
     assert report.reused_parts == died
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
-    assert beside(tmp_path / "o") == []
-    with pytest.raises(InputError, match="o: exists already; choose another folder"):
+    assert hidden_siblings(tmp_path / "o") == []
+    with pytest.raises(InputError, match="o: already exists; choose another folder"):
         mine(index, beir, tmp_path / "o")
 
 
 def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) -> Path:
-    """Die after some parts; at the last moment where all are finished. Return the unfinished folder."""
+    """Interrupt the job after some parts, or before its last rename if all are finished. Return its workspace."""
 
-    class Stopping(Noting):
+    class InterruptedExecutor(RecordingExecutor):
         def run(self, worker: Any, config: Any, rows: Any, *rest: Any) -> Any:
             yield from super().run(worker, config, rows[:parts], *rest)
             if parts < 5:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        from raycol.mining import workspace as place
+        from raycol.mining import workspace
 
-        rename = place.os.rename
+        rename = workspace.os.rename
 
-        def last(source: Path, target: Path) -> None:
+        def interrupt_last(source: Path, target: Path) -> None:
             if Path(target) == out:
                 raise KeyboardInterrupt
             rename(source, target)
 
-        patch.setattr(place.os, "rename", last)
+        patch.setattr(workspace.os, "rename", interrupt_last)
         with pytest.raises(KeyboardInterrupt):
-            mine(index, data, out, Stopping(), **settings)
+            mine(index, data, out, InterruptedExecutor(), **settings)
     (unfinished,) = out.parent.glob(f".{out.name}-unfinished-*")
     assert len(list(unfinished.glob("part-*"))) == parts
     return unfinished
 
 
-def test_a_part_that_is_damaged_is_made_again(beir: Path, index: Path, tmp_path: Path, made: list[int]) -> None:
+def test_a_damaged_part_is_recomputed(beir: Path, index: Path, tmp_path: Path, computed_parts: list[int]) -> None:
     mine(index, beir, tmp_path / "whole")
     unfinished = stop_after(4, beir, index, tmp_path / "o")
     for number, content in ((1, b""), (2, (unfinished / "part-00002.parquet").read_bytes()[:-9])):
         (unfinished / f"part-{number:05d}.parquet").write_bytes(content)
-    (unfinished / ".left").write_bytes(b"by a worker that died")
+    (unfinished / ".left").write_bytes(b"of a dead worker")
     (tmp_path / ".o-planning-left").mkdir()
-    del made[:]
+    del computed_parts[:]
     assert mine(index, beir, tmp_path / "o").reused_parts == 2
-    assert made == [1, 2, 4]
+    assert computed_parts == [1, 2, 4]
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
-    assert beside(tmp_path / "o") == []
+    assert hidden_siblings(tmp_path / "o") == []
 
 
-def test_another_command_over_an_unfinished_one_is_told_so(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_a_different_command_over_an_unfinished_one_is_refused(beir: Path, index: Path, tmp_path: Path) -> None:
     unfinished = stop_after(2, beir, index, tmp_path / "o")
-    with pytest.raises(InputError, match=rf"differs in negatives \(7 there, 6 here\); .* remove {unfinished} to give"):
+    with pytest.raises(InputError, match=rf"differs in negatives \(7 there, 6 here\); .* remove {unfinished} to"):
         mine(index, beir, tmp_path / "o", negatives=6)
     data = tmp_path / "changed"
     shutil.copytree(beir, data)
@@ -242,18 +242,18 @@ def test_another_command_over_an_unfinished_one_is_told_so(beir: Path, index: Pa
     Index.open(copy).delete(["harbour-0"])
     with pytest.raises(InputError, match=r"differs in index .*, version \(1 there, 2 here\)"):
         mine(copy, beir, tmp_path / "o")
-    # Where the index is, what it was before, and who works do not matter.
+    # The index's path, newer versions and the number of workers do not matter.
     assert mine(copy, beir, tmp_path / "o", version=1, num_workers=3, on_error="skip").reused_parts == 2
 
 
-def test_what_another_command_left_without_a_part_goes(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_an_unfinished_job_without_parts_is_deleted(beir: Path, index: Path, tmp_path: Path) -> None:
     stop_after(0, beir, index, tmp_path / "o", negatives=6)
     mine(index, beir, tmp_path / "o")
-    assert beside(tmp_path / "o") == []
+    assert hidden_siblings(tmp_path / "o") == []
 
 
 def test_bad_input_is_refused_before_any_work(
-    beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, made: list[int]
+    beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, computed_parts: list[int]
 ) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
@@ -270,22 +270,22 @@ def test_bad_input_is_refused_before_any_work(
         ({"split": "dev"}, "qrels/dev.tsv: no such file"),
         ({"model": str(tiny_backbone)}, "is not the one the index was built with"),
         ({"model": str(tmp_path / "gone")}, "gone': no such folder"),
-        ({"index": encoded}, "does not say which model it was built with; pass --model"),
+        ({"index": encoded}, "does not record the model it was built with; pass --model"),
         ({"index": encoded, "model": str(tiny_colbert)}, "has embeddings of 16 dimensions; the index has 32"),
         ({"cross_encoder": str(tmp_path / "gone")}, "gone': no such folder"),
-        ({"cross_encoder": str(tiny_colbert)}, "is no cross-encoder"),
-        ({"cross_encoder": str(tiny_backbone)}, r"is no cross-encoder \(BertModel\)"),
-        ({"cross_encoder": str(split)}, "gives 2 scores to a pair; expected one"),
-        ({"out": empty}, "empty.jsonl: exists already"),
+        ({"cross_encoder": str(tiny_colbert)}, "is not a cross-encoder"),
+        ({"cross_encoder": str(tiny_backbone)}, r"is not a cross-encoder \(BertModel\)"),
+        ({"cross_encoder": str(split)}, "returns 2 scores per pair; expected"),
+        ({"out": empty}, "empty.jsonl: already exists"),
     ):
         values = {"index": index, "data": beir, "out": out, **settings}
         with pytest.raises(InputError, match=message):
             mine_negatives(MineConfig(**values))
     assert sorted(tmp_path.iterdir()) == before
-    assert made == []
+    assert computed_parts == []
 
 
-def test_records_that_cannot_be_used_are_skipped_and_listed(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_unusable_records_are_skipped_and_listed(beir: Path, index: Path, tmp_path: Path) -> None:
     data = tmp_path / "beir"
     shutil.copytree(beir, data)
     with (data / "qrels/train.tsv").open("a") as file:
@@ -298,31 +298,31 @@ def test_records_that_cannot_be_used_are_skipped_and_listed(beir: Path, index: P
     assert report.pairs == 60
 
 
-def test_a_command_removes_nothing_of_one_that_is_at_work(
-    beir: Path, index: Path, tmp_path: Path, made: list[int]
+def test_a_command_deletes_nothing_of_a_running_one(
+    beir: Path, index: Path, tmp_path: Path, computed_parts: list[int]
 ) -> None:
-    """Whether it plans or has begun; whether the other is the same or another one."""
+    """While the other plans or runs, and whether the commands are equal or differ."""
     refusals: list[str] = []
 
-    class Disturbed(Noting):
+    class ContestedExecutor(RecordingExecutor):
         def run(self, *arguments: Any, **named: Any) -> Any:
             for row in super().run(*arguments, **named):
                 for settings in ({}, {"negatives": 2}):
-                    with pytest.raises(InputError, match="another command is at work") as refused:
+                    with pytest.raises(InputError, match="another command is running") as refused:
                         mine(index, beir, tmp_path / "o", **settings)
                     refusals.append(str(refused.value))
                 yield row
 
     mine(index, beir, tmp_path / "whole")
-    with Planning(str(tmp_path / "o")) as plan:
-        report = mine(index, beir, tmp_path / "o", Disturbed())
+    with PlanFolder(str(tmp_path / "o")) as plan:
+        report = mine(index, beir, tmp_path / "o", ContestedExecutor())
         assert plan.folder.is_dir()
     assert len(refusals) == 2 * report.parts
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
     assert {path.name for path in tmp_path.iterdir()} == {"o", "whole"}
 
 
-def test_pairs_labelled_zero_are_no_positives(beir: Path, index: Path, tmp_path: Path) -> None:
+def test_pairs_labelled_zero_are_not_positives(beir: Path, index: Path, tmp_path: Path) -> None:
     pairs = [
         {"query": one.query, "answer": one.documents[0], "label": 1}
         for one in read_examples(ExampleSource(path=str(beir)))
@@ -330,10 +330,10 @@ def test_pairs_labelled_zero_are_no_positives(beir: Path, index: Path, tmp_path:
     data = write_jsonl(tmp_path / "pairs.jsonl", [*pairs[:6], {**pairs[6], "label": 0}])
     report = mine(index, data, tmp_path / "o")
     assert (report.pairs, len(report.skipped)) == (6, 1)
-    assert str(report.skipped[0]).endswith("line 7: its only document is labelled 0, so that it is no positive")
+    assert str(report.skipped[0]).endswith("line 7: its only document is labelled 0, so it is not a positive")
 
 
-def test_documents_scored_as_high_as_the_positive_are_no_negatives() -> None:
+def test_documents_tied_with_the_positive_are_not_negatives() -> None:
     example = Example("here", "q", ("a", "b", "c", "d"), (0.0, 1.0, 1.0, 0.5), positive_first=False)
     (query,) = group_queries([example])
     assert [positive.text for positive in query.positives] == ["b"]

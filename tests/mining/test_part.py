@@ -1,4 +1,4 @@
-"""Mining a part against a slow, obvious reference, over a synthetic index and an encoder of made-up embeddings."""
+"""Mine parts of a synthetic index with pseudo-random embeddings, and compare with a slow reference."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo, commit_manifest
-from raycol.mining.candidates import NegativeRules, folded
+from raycol.mining.candidates import NegativeRules, normalize
 from raycol.mining.part import MINED_SCHEMA, Miner
 from raycol.mining.queries import Positive, TrainingQuery
 from raycol.mining.texts import IndexTexts, Text
@@ -24,8 +24,8 @@ from tests.conftest import make_clustered, unit
 DIM, DOCUMENTS = 16, 60
 
 
-class MadeUp:
-    """An encoder whose embeddings are drawn by the text; as long as the text is."""
+class HashEncoder:
+    """An encoder with pseudo-random embeddings, seeded by the text."""
 
     def encode_query(self, texts: Sequence[str], **_: Any) -> list[torch.Tensor]:
         return [torch.from_numpy(embed(text)) for text in texts]
@@ -39,7 +39,7 @@ def embed(text: str) -> np.ndarray:
 
 
 def logit(query: str, document: str) -> float:
-    """A made-up cross-encoder's."""
+    """Logit of a pseudo-random cross-encoder."""
     return xxhash.xxh3_64_intdigest(f"{query}|{document}".encode()) % 1000 / 100
 
 
@@ -48,7 +48,7 @@ def logits(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def text_of(number: int) -> str:
-    return f"text {number % 50}"  # some texts are twice there
+    return f"text {number % 50}"  # some texts occur twice
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def miner(index: Index, rules: NegativeRules, from_rank: int = 1, to_rank: int = 40, **settings: Any) -> Miner:
     values = {"keep_short": False, "batch_size": 8, **settings}
-    return Miner(index, MadeUp(), IndexTexts(index), rules, from_rank, to_rank, **values)
+    return Miner(index, HashEncoder(), IndexTexts(index), rules, from_rank, to_rank, **values)
 
 
 KNOWN = st.integers(0, DOCUMENTS - 1).map(lambda number: Positive("q", f"d{number}", text_of(number)))
@@ -90,26 +90,28 @@ RULES = st.builds(
 
 
 @given(QUERIES, RULES, st.integers(1, 20), st.booleans(), st.none() | st.floats(0, 3))
-def test_every_row_is_as_the_rules_ask(
+def test_every_row_obeys_the_rules(
     index: Index,
     queries: list[TrainingQuery],
     rules: NegativeRules,
     from_rank: int,
     keep_short: bool,
-    judge_margin: float | None,
+    cross_encoder_margin: float | None,
 ) -> None:
-    judge = {} if judge_margin is None else {"cross_encoder": logits, "cross_encoder_margin": judge_margin}
-    mine = miner(index, rules, from_rank, 30, keep_short=keep_short, **judge)
+    cross_encoder = (
+        {} if cross_encoder_margin is None else {"cross_encoder": logits, "cross_encoder_margin": cross_encoder_margin}
+    )
+    mine = miner(index, rules, from_rank, 30, keep_short=keep_short, **cross_encoder)
     table, counts = mine(queries)
     assert table.schema == MINED_SCHEMA
     rows = table.to_pylist()
     by_query = {query.text: query for query in queries}
     for row in rows:
         query = by_query[row["query"]]
-        found = index.search([embed(query.text)], 30)[0]
-        rank = {hit.id: place for place, hit in enumerate(found, start=1)}
-        score = {hit.id: np.float32(hit.score) for hit in found}
-        same = {folded(each.text) for each in query.positives}
+        hits = index.search([embed(query.text)], 30)[0]
+        rank = {hit.id: position for position, hit in enumerate(hits, start=1)}
+        score = {hit.id: np.float32(hit.score) for hit in hits}
+        same = {normalize(each.text) for each in query.positives}
         scores = [score_of(index, query.text, each) for each in query.positives]
         ids = row["negative_ids"]
         if ids is None:
@@ -120,18 +122,18 @@ def test_every_row_is_as_the_rules_ask(
             assert all(from_rank <= rank[id_] <= 30 for id_ in ids)
             assert row["mined_scores"][1:] == [score[id_] for id_ in ids]
             assert row["negatives"] == [text_of(int(id_[1:])) for id_ in ids]
-        assert not {folded(text) for text in row["negatives"]} & same
+        assert not {normalize(text) for text in row["negatives"]} & same
         assert len(set(row["negatives"])) == len(row["negatives"])
-        place = [each.text for each in query.positives].index(row["positive"])
-        assert row["mined_scores"][0] == pytest.approx(scores[place], abs=1e-4)
+        position = [each.text for each in query.positives].index(row["positive"])
+        assert row["mined_scores"][0] == pytest.approx(scores[position], abs=1e-4)
         lowest = min(scores) + 1e-4
         for each in row["mined_scores"][1:]:
             assert rules.margin is None or each <= lowest - rules.margin
             assert rules.relative_margin is None or each <= lowest - abs(min(scores)) * rules.relative_margin
             assert rules.min_score is None or each >= rules.min_score - 1e-6
         assert row["mined_scores"][1:] == sorted(row["mined_scores"][1:], reverse=True)
-        if judge_margin is not None:
-            highest = min(np.float32(logit(query.text, each.text)) for each in query.positives) - judge_margin
+        if cross_encoder_margin is not None:
+            highest = min(np.float32(logit(query.text, each.text)) for each in query.positives) - cross_encoder_margin
             assert all(np.float32(logit(query.text, text)) <= highest for text in row["negatives"])
         few = len(row["negatives"]) < rules.negatives
         assert not few or (keep_short and row["negatives"])
@@ -145,16 +147,16 @@ def test_every_row_is_as_the_rules_ask(
 
 
 def score_of(index: Index, query: str, positive: Positive) -> float:
-    """The positive's score: by its id, by its text, or as it is encoded."""
+    """Reference score of a positive: by id, by text, or by its encoded text."""
     hits = index.search([embed(query)], 30)[0]
     if positive.id and positive.id in index:
         return index.rerank([embed(query)], [[positive.id]])[0][0].score
-    same = [hit.score for hit in hits if folded(text_of(int(hit.id[1:]))) == folded(positive.text)]
+    same = [hit.score for hit in hits if normalize(text_of(int(hit.id[1:]))) == normalize(positive.text)]
     return same[0] if same else float((embed(query) @ embed(positive.text).T).max(1).sum())
 
 
 @given(QUERIES, RULES, st.randoms(use_true_random=False), st.integers(1, 8))
-def test_a_query_has_the_same_negatives_whatever_is_beside_it(
+def test_negatives_do_not_depend_on_the_other_queries_of_a_part(
     index: Index, queries: list[TrainingQuery], rules: NegativeRules, random: Any, size: int
 ) -> None:
     mine = miner(index, rules, cross_encoder=logits)
@@ -165,16 +167,16 @@ def test_a_query_has_the_same_negatives_whatever_is_beside_it(
         part, of_part = mine(shuffled[start : start + size])
         rows += part.to_pylist()
         total += of_part
-    place = {query.text: number for number, query in enumerate(queries)}
-    assert sorted(rows, key=lambda row: place[row["query"]]) == whole.to_pylist()
+    order = {query.text: number for number, query in enumerate(queries)}
+    assert sorted(rows, key=lambda row: order[row["query"]]) == whole.to_pylist()
     assert total == +counts
 
 
 @given(QUERIES, RULES)
-def test_the_first_of_those_that_pass_are_taken(
+def test_the_first_accepted_candidates_are_taken(
     index: Index, queries: list[TrainingQuery], rules: NegativeRules
 ) -> None:
-    """A cross-encoder is asked bit by bit; that gives what asking it of everything would give."""
+    """Scoring candidates in rounds gives the same negatives as scoring all of them."""
     everything = miner(index, NegativeRules(**{**vars(rules), "negatives": 40}), keep_short=True)
     mine = miner(index, rules, cross_encoder=logits, keep_short=True)
     all_rows = {(row["query"], row["positive"]): row for row in everything(queries)[0].to_pylist()}
@@ -193,9 +195,9 @@ def test_the_first_of_those_that_pass_are_taken(
     assert counts["pairs scored"] <= n_positives + 40 * len(queries)
 
 
-def test_of_documents_that_were_split_the_passages_of_a_positive_are_none(tmp_path: Path) -> None:
+def test_passages_of_a_split_positive_are_not_negatives(tmp_path: Path) -> None:
     tokens = make_clustered(120, DIM, seed=4)
-    # One document of 70 passages, which are looked for in several steps, and 50 of one.
+    # One document of 70 passages, which takes several lookups, and 50 documents of one passage.
     names = [f"long#{number}" for number in range(70)] + [f"d{number}#0" for number in range(50)]
     documents = [
         Document(name, each, {"title": "", "text": f"text of {name}", "parent": name.partition("#")[0]})
@@ -216,7 +218,7 @@ def test_of_documents_that_were_split_the_passages_of_a_positive_are_none(tmp_pa
     assert all(not id_.startswith(("long#", "d7#")) for id_ in rows[0]["negative_ids"])
 
 
-def test_a_document_without_a_text_is_none(tmp_path: Path) -> None:
+def test_a_document_without_text_is_not_a_negative(tmp_path: Path) -> None:
     documents = [
         Document(f"d{number}", tokens, {"text": None if number % 2 else f"text {number}"})
         for number, tokens in enumerate(make_clustered(20, DIM, seed=5))

@@ -1,4 +1,4 @@
-"""On SciFact, with a trained ColBERT and a trained cross-encoder."""
+"""Mine and score SciFact with a trained ColBERT and a trained cross-encoder."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from raycol.data.beir import Dataset, read_qrels, read_queries, save_beir
 from raycol.data.corpus import Passage, read_corpus
 from raycol.mining import MineConfig, ScoreConfig
 from tests.mining.conftest import make_index
-from tests.mining.here import mine_negatives, score_examples
+from tests.mining.in_process import mine_negatives, score_examples
 from tests.mining.test_mine import rows_of
 
 QUERIES, DOCUMENTS, WORDS = 15, 200, 40
@@ -17,7 +17,7 @@ QUERIES, DOCUMENTS, WORDS = 15, 200, 40
 
 @pytest.fixture
 def scifact(beside: tuple[Path, Path], tmp_path: Path) -> Path:
-    """Some claims, and the beginnings of two hundred abstracts, those among them that the claims are judged by."""
+    """Some claims, and the beginnings of two hundred abstracts, including those judged for the claims."""
     data, _ = beside
     qrels = dict(list(read_qrels(data / "scifact/qrels/train.tsv").items())[:QUERIES])
     queries = read_queries(data / "scifact/queries.jsonl")
@@ -31,21 +31,21 @@ def scifact(beside: tuple[Path, Path], tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_false_negatives_are_left_out_and_positives_are_scored_above_most_negatives(
+def test_false_negatives_are_rejected_and_positives_score_above_most_negatives(
     scifact: Path, beside: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _, models = beside
-    judge = str(models / "ms-marco-MiniLM-L-12-v2")
+    cross_encoder = str(models / "ms-marco-MiniLM-L-12-v2")
     make_index(tmp_path / "index", list(read_corpus(scifact)), models / "answerai-colbert-small-v1")
     settings = {"index": tmp_path / "index", "data": scifact, "negatives": 3, "to_rank": 20, "short": "keep"}
-    filtered = mine_negatives(MineConfig(out=tmp_path / "filtered", cross_encoder=judge, **settings))
+    filtered = mine_negatives(MineConfig(out=tmp_path / "filtered", cross_encoder=cross_encoder, **settings))
     plain = mine_negatives(MineConfig(out=tmp_path / "plain", **settings))
-    taught = score_examples(ScoreConfig(data=tmp_path / "plain", teacher=judge, out=tmp_path / "o", n_ways=4))
+    scored = score_examples(ScoreConfig(data=tmp_path / "plain", teacher=cross_encoder, out=tmp_path / "o", n_ways=4))
     assert (plain.rows, plain.short) == (plain.pairs, {})
     assert plain.left_out["positive"] >= 0.8 * QUERIES
     assert filtered.left_out["cross_encoder"] > 0
     scores = np.array([row["scores"] for row in rows_of(tmp_path / "o")])
-    assert len(scores) == taught.rows == plain.rows
+    assert len(scores) == scored.rows == plain.rows
     assert 0.6 < (scores[:, :1] > scores[:, 1:]).mean() < 1
     assert np.median(scores[:, 0]) - np.median(scores[:, 1:]) > 2
     before = {(row["query"], text) for row in rows_of(tmp_path / "plain") for text in row["negatives"]}

@@ -1,4 +1,4 @@
-"""Mined and taught sets in an object store, of an index and examples that lie there too."""
+"""Mining and scoring with index, examples and results in an object store."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from raycol.errors import InputError, RaycolError
 from raycol.mining import MineConfig, ScoreConfig
 from raycol.storage import open_store
 from tests.mining.conftest import make_index, passages_of
-from tests.mining.here import mine_negatives, score_examples
+from tests.mining.in_process import mine_negatives, score_examples
 from tests.mining.test_mine import rows_of
 from tests.storage.server import Server, denied, listed, put, refused
 
 
 @pytest.fixture
 def data(beir: Path, s3: str) -> str:
-    """The BEIR folder, in the store."""
+    """The BEIR folder, uploaded to the store."""
     for path in beir.rglob("*"):
         if path.is_file():
             put(f"{s3}/beir/{path.relative_to(beir)}", path.read_bytes())
@@ -36,10 +36,10 @@ def rows_in(uri: str) -> list[dict[str, Any]]:
         return pq.read_table(file).to_pylist()
 
 
-def test_everything_in_a_store_comes_to_what_it_comes_to_in_folders(
+def test_a_store_gives_the_same_results_as_folders(
     s3: str, data: str, beir: Path, tiny_colbert: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
-    """Without texts in the index, so that workers look them up in a file of the job's input."""
+    """The index stores no texts, so workers look them up in an input file of the job."""
     make_index(tmp_path / "index", passages_of(beir), tiny_colbert, with_text=False)
     make_index(f"{s3}/index", passages_of(beir), tiny_colbert, with_text=False)  # type: ignore[arg-type]
     mine(tmp_path / "index", beir, tmp_path / "mined")
@@ -49,19 +49,19 @@ def test_everything_in_a_store_comes_to_what_it_comes_to_in_folders(
     assert report.out == f"{s3}/mined"
     assert not [name for name in listed(s3) if "unfinished" in name]
 
-    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=str(tmp_path / "mined"), out=tmp_path / "taught"))
-    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=f"{s3}/mined", out=f"{s3}/taught"))
-    assert rows_in(f"{s3}/taught") == rows_of(tmp_path / "taught")
-    examples = list(read_examples(ExampleSource(path=f"{s3}/taught")))
+    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=str(tmp_path / "mined"), out=tmp_path / "scored"))
+    score_examples(ScoreConfig(teacher=str(tiny_cross_encoder), data=f"{s3}/mined", out=f"{s3}/scored"))
+    assert rows_in(f"{s3}/scored") == rows_of(tmp_path / "scored")
+    examples = list(read_examples(ExampleSource(path=f"{s3}/scored")))
     assert len(examples) == 60
     assert examples[0].scores is not None
 
 
-def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
-    s3: str, s3_server: Server, data: str, index: Path, made: list[int]
+def test_an_interrupted_job_resumes_and_is_never_a_partial_result(
+    s3: str, s3_server: Server, data: str, index: Path, computed_parts: list[int]
 ) -> None:
     mine(index, data, f"{s3}/whole")
-    del made[:]
+    del computed_parts[:]
 
     def third_part(request: Any, start: Any) -> Any:
         if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("part-00002.parquet"):
@@ -77,7 +77,7 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         mine(index, data, f"{s3}/o", negatives=6)
     (unfinished,) = {name.partition("/")[0] for name in listed(s3) if "unfinished" in name}
     put(f"{s3}/{unfinished}/part-00001.parquet", b"PAR1 and no more")
-    del made[:]
+    del computed_parts[:]
 
     def result(request: Any, start: Any) -> Any:
         if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("/o/part-00000.parquet"):
@@ -85,18 +85,18 @@ def test_what_was_interrupted_goes_on_and_half_of_it_is_never_a_result(
         return None
 
     with s3_server.failing(result), pytest.raises(RaycolError, match=r"/o/part-00000\.parquet: cannot be written"):
-        mine(index, data, f"{s3}/o")  # at the very last moment
-    assert made == [1, 2, 3, 4]
+        mine(index, data, f"{s3}/o")  # the last upload fails
+    assert computed_parts == [1, 2, 3, 4]
     assert set(listed(f"{s3}/o")) == {"mining-report.json"}
     with pytest.raises(InputError, match="no corpus files"):
         list(read_examples(ExampleSource(path=f"{s3}/o")))
     assert mine(index, data, f"{s3}/o").reused_parts == 5
     assert rows_in(f"{s3}/o") == rows_in(f"{s3}/whole")
-    with pytest.raises(InputError, match="o: exists already"):
+    with pytest.raises(InputError, match="o: already exists"):
         mine(index, data, f"{s3}/o")
 
 
 @pytest.mark.parametrize("out", ["s3://corpora", "s3://corpora/"])
-def test_a_bucket_is_no_folder(s3: str, beir: Path, index: Path, out: str) -> None:
+def test_a_bucket_without_a_folder_is_refused(s3: str, beir: Path, index: Path, out: str) -> None:
     with pytest.raises(InputError, match=f"{out}: expected a folder in the bucket"):
         mine(index, beir, out)

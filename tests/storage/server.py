@@ -1,6 +1,6 @@
-"""An S3 server on loopback, which can be told to fail.
+"""A local S3 server with fault injection.
 
-Skips the tests that ask for it where moto is not installed (it is in the extra `dev`).
+Tests that use it are skipped if moto is not installed (extra `dev`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
-Answer = Iterable[bytes]
+Response = Iterable[bytes]
 Request = dict[str, Any]
-# Looks at a request and its passing on; returns an answer, or None to let it pass.
-Fault = Callable[[Request, Callable[..., Any]], Answer | None]
+# Takes a request and WSGI's start_response; returns a response, or None to pass the request on.
+Fault = Callable[[Request, Callable[..., Any]], Response | None]
 
 
 class Server:
-    """The server: `address`, `requests` as (method, path), and `fault`, asked before each."""
+    """The server at `address`. `requests` logs (method, path); `fault` is called before each request."""
 
     def __init__(self) -> None:
         pytest.importorskip("moto", reason="needs the S3 server of moto: pip install 'raycol[dev]'")
@@ -43,18 +43,18 @@ class Server:
         self.fault: Fault | None = None
         self.requests: list[tuple[str, str]] = []
 
-    def _serve(self, request: Request, start: Callable[..., Any]) -> Answer:
+    def _serve(self, request: Request, start: Callable[..., Any]) -> Response:
         self.requests.append((request["REQUEST_METHOD"], request["PATH_INFO"]))
-        answer = self.fault(request, start) if self.fault else None
-        return self._app(request, start) if answer is None else answer
+        response = self.fault(request, start) if self.fault else None
+        return self._app(request, start) if response is None else response
 
-    def passed_on(self, request: Request) -> None:
-        """Carry a request out, and throw its answer away."""
+    def carry_out(self, request: Request) -> None:
+        """Carry out a request and discard its response."""
         list(self._app(request, lambda *_: None))
 
     @contextmanager
     def failing(self, fault: Fault) -> Iterator[None]:
-        """Fail in this way for a while."""
+        """Inject a fault while the block runs."""
         self.fault = fault
         try:
             yield
@@ -62,25 +62,25 @@ class Server:
             self.fault = None
 
     def stop(self) -> None:
-        """Be gone."""
+        """Stop the server."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._server.server_close()
 
 
-def refused(start: Callable[..., Any], status: str, code: str) -> Answer:
-    """An error as S3 says it."""
+def refused(start: Callable[..., Any], status: str, code: str) -> Response:
+    """Respond with an S3 error."""
     start(status, [("Content-Type", "application/xml")])
-    return [f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}, it says</Message></Error>'.encode()]
+    return [f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()]
 
 
-def denied(request: Request, start: Callable[..., Any]) -> Answer:
-    """No permission for anything."""
+def denied(request: Request, start: Callable[..., Any]) -> Response:
+    """Deny any request."""
     return refused(start, "403 Forbidden", "AccessDenied")
 
 
 def make_bucket(name: str) -> None:
-    """In the server that the environment names."""
+    """Create a bucket in the server that the environment names."""
     import pyarrow.fs as pafs
 
     system, _ = pafs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
@@ -88,7 +88,7 @@ def make_bucket(name: str) -> None:
 
 
 def put(uri: str, content: bytes) -> None:
-    """An object, whatever raycol thinks of it."""
+    """Write an object, bypassing raycol."""
     import pyarrow.fs as pafs
 
     system, path = pafs.FileSystem.from_uri(uri)
@@ -97,7 +97,7 @@ def put(uri: str, content: bytes) -> None:
 
 
 def listed(uri: str) -> dict[str, int]:
-    """Objects under a prefix, by name: their bytes."""
+    """Sizes in bytes of the objects under a prefix, by name."""
     import pyarrow.fs as pafs
 
     system, path = pafs.FileSystem.from_uri(uri)

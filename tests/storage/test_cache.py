@@ -1,4 +1,4 @@
-"""The copies of an object store's files on this machine: whole, fetched once, bounded."""
+"""The local cache of an object store: files are whole, downloaded once, and limited in size."""
 
 import os
 import time
@@ -22,39 +22,39 @@ def cached() -> list[Path]:
     return sorted(path for path in cache_folder().rglob("*") if path.is_file())
 
 
-def grown_old(folder: Path) -> None:
-    """Not used for an hour."""
-    then = time.time() - 3600
-    os.utime(folder, (then, then))
+def mark_unused(folder: Path) -> None:
+    """Set the time of last use to an hour ago."""
+    last_use = time.time() - 3600
+    os.utime(folder, (last_use, last_use))
 
 
-def test_readers_that_want_the_same_files_at_once_fetch_them_once(s3: str, s3_server: Server) -> None:
-    """Threads, which lock each other out as processes do: every reader opens the folder anew."""
+def test_concurrent_readers_download_each_file_once(s3: str, s3_server: Server) -> None:
+    """Threads lock each other out as processes do, because every reader opens the folder itself."""
     index = Index.create(s3, documents())
     expected = index.search(QUERIES)
     for path in cached():
         path.unlink()
     del s3_server.requests[:]
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda _: Index.open(s3).search(QUERIES), range(4))
-        assert list(found) == [expected] * 4
-    fetched = [path for method, path in s3_server.requests if method == "GET" and path.endswith(".npy")]
-    assert len(fetched) == len(set(fetched)) > 10
+        results = pool.map(lambda _: Index.open(s3).search(QUERIES), range(4))
+        assert list(results) == [expected] * 4
+    downloads = [path for method, path in s3_server.requests if method == "GET" and path.endswith(".npy")]
+    assert len(downloads) == len(set(downloads)) > 10
 
 
-def test_what_a_killed_process_left_is_not_taken(s3: str) -> None:
+def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
     index = Index.create(s3, documents())
     expected = index.search(QUERIES)
     copies = cached()
     for number, path in enumerate(copies):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if number % 2 else bytes(len(content)))  # as after a crash
-        (path.parent / "copy-left").write_bytes(content[:3])
+        (path.parent / "copy-stale").write_bytes(content[:3])
     assert Index.open(s3).search(QUERIES) == expected
     assert index.verify() == []
 
 
-def test_a_truncated_or_damaged_object_never_gets_into_the_cache(s3: str) -> None:
+def test_a_truncated_or_damaged_object_never_enters_the_cache(s3: str) -> None:
     index = Index.create(s3, documents())
     name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
     store = open_store(s3)
@@ -71,16 +71,16 @@ def test_a_truncated_or_damaged_object_never_gets_into_the_cache(s3: str) -> Non
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
 
 
-def test_an_answer_that_breaks_off_is_no_file(s3: str, s3_server: Server) -> None:
+def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None:
     Index.create(s3, documents())
 
     def half(request: Request, start: Any) -> Any:
-        """All the headers of an answer, and half of its body."""
+        """Send all headers of a response, and half of its body."""
         if request["REQUEST_METHOD"] != "GET" or not request["PATH_INFO"].endswith("codes.npy"):
             return None
-        said: list[Any] = []
-        body = b"".join(s3_server._app(request, lambda *answer: said.append(answer)))
-        start(*said[0])
+        started: list[Any] = []
+        body = b"".join(s3_server._app(request, lambda *head: started.append(head)))
+        start(*started[0])
         return [body[: len(body) // 2]]
 
     with s3_server.failing(half), pytest.raises(RaycolError, match=rf"{s3}/.*codes\.npy: "):
@@ -89,22 +89,22 @@ def test_an_answer_that_breaks_off_is_no_file(s3: str, s3_server: Server) -> Non
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
 
 
-def test_the_endpoint_goes_in_the_midst_of_a_search(s3: str, s3_server: Server) -> None:
+def test_the_endpoint_fails_during_a_search(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
-    def gone(request: Request, start: Any) -> Any:
+    def down(request: Request, start: Any) -> Any:
         return refused(start, "503 Service Unavailable", "SlowDown") if "scales" in request["PATH_INFO"] else None
 
     opened = Index.open(s3)
     with (
-        s3_server.failing(gone),
+        s3_server.failing(down),
         pytest.raises(RaycolError, match=rf"{s3}/.*scales\.npy: cannot be read \(.*; the endpoint .* try again"),
     ):
         opened.search(QUERIES)
     assert opened.search(QUERIES) == index.search(QUERIES)
 
 
-def test_the_cache_is_bounded_by_what_was_used_least_lately(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_folders_are_evicted(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     indexes = [Index.create(f"{s3}/{number}", documents(60)) for number in range(3)]
     first = indexes[0].search(QUERIES)
     size = sum(path.stat().st_size for path in cached())
@@ -113,29 +113,29 @@ def test_the_cache_is_bounded_by_what_was_used_least_lately(s3: str, monkeypatch
     assert opened.search(QUERIES) == first
     folders = {path.parent for path in cached()}
     for folder in folders:
-        grown_old(folder)
+        mark_unused(folder)
     for number in (1, 2):
         Index.open(f"{s3}/{number}").search(QUERIES)
     assert sum(path.stat().st_size for path in cached()) <= 1.5 * size
     assert not all(folder.exists() for folder in folders)
-    assert opened.search(QUERIES) == first  # what is mapped stays readable
-    assert Index.open(f"{s3}/0").search(QUERIES) == first  # and what is gone comes again
+    assert opened.search(QUERIES) == first  # mapped files stay readable
+    assert Index.open(f"{s3}/0").search(QUERIES) == first  # evicted files are downloaded again
 
 
-def test_what_was_used_just_now_stays_whatever_the_bound(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recently_used_folders_are_kept_under_any_limit(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCOL_CACHE_BYTES", "1")
     Index.create(s3, documents()).search(QUERIES)
     assert {path.name for path in cached()} >= {"codes.npy", "residuals.npy", "centroids.npy"}
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "0", "nan", "1e99"])
-def test_a_bound_that_is_none_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_limit_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RAYCOL_CACHE_BYTES", value)
     with pytest.raises(InputError, match="expected a number of bytes such as 200e9"):
         open_store(s3)
 
 
-def test_a_full_disk_is_the_caches_fault(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_named_in_the_error(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Index.create(s3, documents())
     monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_bytes(b"")
@@ -143,7 +143,7 @@ def test_a_full_disk_is_the_caches_fault(s3: str, tmp_path: Path, monkeypatch: p
         Index.open(s3)
 
 
-def test_what_is_removed_leaves_no_copy(s3: str, tmp_path: Path) -> None:
+def test_a_removed_folder_leaves_no_copy(s3: str, tmp_path: Path) -> None:
     store = open_store(s3)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "x").write_bytes(np.arange(9).tobytes())

@@ -1,4 +1,4 @@
-"""The whole path in an object store: corpus, index, append, search through the cache, a training."""
+"""End to end in an object store: corpus, index, append, search through the cache, training."""
 
 import json
 import os
@@ -19,8 +19,7 @@ from tests.conftest import PROJECT, make_passages
 from tests.storage.server import CREDENTIALS, Server, listed, put
 from tests.training.material import write_examples
 
-# The endpoint is in the URIs' settings here, so that they must reach the workers whole; credentials are in the
-# environment only.
+# The endpoint is in the options of the URIs, which must reach the workers; credentials are only in the environment.
 WORK = """
 import json, sys
 from contextlib import nullcontext
@@ -54,7 +53,7 @@ def lines(records: list[dict]) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in process", pytest.param("on Ray", marks=pytest.mark.long)])
-def test_from_a_corpus_in_a_store_to_answers_from_it(
+def test_from_a_corpus_to_search_results_in_a_store(
     s3: str, s3_server: Server, tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     passages = make_passages(70)
@@ -72,7 +71,7 @@ def test_from_a_corpus_in_a_store_to_answers_from_it(
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [60, 3, 2, 10, 3]
 
-    # Everything of the training but the model, which is in the store too, is gone, and nothing of a build is left.
+    # The training's state and temporary files of the build are deleted; the model stays.
     names = listed(s3)
     assert not [name for name in names if name.startswith("runs/")]
     assert not [name for name in names if "unfinished" in name or name.startswith("index/builds")]
@@ -84,19 +83,19 @@ def test_from_a_corpus_in_a_store_to_answers_from_it(
     for secret in (CREDENTIALS["AWS_SECRET_ACCESS_KEY"], CREDENTIALS["AWS_ACCESS_KEY_ID"]):
         assert secret not in done.stdout + done.stderr
 
-    # The same bytes as in a folder, but for how long it took; found through the cache, by another process than wrote.
+    # Another process than the writer finds every document through its own cache.
     monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "another cache"))
     index = Index.open(f"{s3}/index")
     assert len(index) == 70
     encoder = load_encoder(tiny_colbert, device="cpu")
     queries = encoder.encode_query([passage["text"] for passage in passages[::7]], convert_to_numpy=True)
-    found = index.search([np.asarray(query, np.float32) for query in queries], k=70)
-    assert {hit.id for hits in found for hit in hits} == {passage["_id"] for passage in passages}
+    results = index.search([np.asarray(query, np.float32) for query in queries], k=70)
+    assert {hit.id for hits in results for hit in hits} == {passage["_id"] for passage in passages}
     del s3_server.requests[:]
-    assert Index.open(f"{s3}/index").search(list(queries), k=70) == found
-    assert not [path for method, path in s3_server.requests if path.endswith(".npy")]  # all of it came from the cache
+    assert Index.open(f"{s3}/index").search(list(queries), k=70) == results
+    assert not [path for method, path in s3_server.requests if path.endswith(".npy")]  # all files came from the cache
 
-    # A damaged object is noticed, by whoever has no copy yet and by verify.
+    # A damaged object is detected by a reader without a copy, and by verify.
     name = next(name for name in names if name.startswith("index/partitions/") and name.endswith("codes.npy"))
     whole = open_store(s3).read(name, 1 << 30)
     put(f"{s3}/{name}", whole[:-1] + bytes([whole[-1] ^ 1]))

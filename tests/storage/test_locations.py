@@ -1,18 +1,18 @@
-"""Paths and URIs: what may be in them, what a configuration takes, and what opens them without a network."""
+"""Paths and URIs: credentials in them, which ones configurations accept, and opening them without a network."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycol.core.uris import above, check_location, inside, open_uri, remedy, shown
+from raycol.core.uris import check_location, join_uri, open_uri, parent_uri, remedy, without_options
 from raycol.errors import InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.mining import MineConfig, ScoreConfig
 from raycol.serving.config import ServeConfig
 from raycol.storage import open_store
-from raycol.storage.object_writes import Objects
+from raycol.storage.object_writes import ObjectWriter
 from raycol.training import TrainConfig
 
 SECRET = "hunter2"
@@ -38,7 +38,7 @@ def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
         assert SECRET not in str(error.value)
 
 
-PLACES: list[tuple[Any, dict[str, Any], str]] = [
+LOCATION_SETTINGS: list[tuple[Any, dict[str, Any], str]] = [
     (IndexConfig, {"corpus": "c", "out": "o"}, "corpus"),
     (IndexConfig, {"corpus": "c", "out": "o"}, "out"),
     (AppendConfig, {"corpus": "c", "index": "i"}, "index"),
@@ -61,12 +61,12 @@ PLACES: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "values", "name"), PLACES)
-def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "values", "name"), LOCATION_SETTINGS)
+def test_no_configuration_accepts_credentials(kind: Any, values: dict[str, Any], name: str, tmp_path: Path) -> None:
     for bad in WITH_SECRETS[:4]:
-        for given in ({}, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else ({},):
+        for value in (bad, {"path": bad, "weight": 1}) if name == "data" and kind is TrainConfig else (bad,):
             with pytest.raises(InputError) as error:
-                kind.load(overrides={**values, name: given or bad})
+                kind.load(overrides={**values, name: value})
             assert SECRET not in str(error.value)
             file = tmp_path / "settings.yaml"
             file.write_text(f"{name}: {bad!r}\n")
@@ -76,7 +76,7 @@ def test_no_configuration_takes_credentials(kind: Any, values: dict[str, Any], n
 
 
 @pytest.mark.parametrize("out", [Path("s3://bucket/model"), "gs:/bucket/model"])
-def test_no_folder_is_made_of_what_was_a_uri(out: Any) -> None:
+def test_a_collapsed_uri_is_not_used_as_a_folder(out: Any) -> None:
     with pytest.raises(InputError, match=r"out: (s3|gs):/bucket/model is neither a path nor a URI"):
         TrainConfig.load(overrides={"model": "m", "data": "d", "out": out})
 
@@ -94,34 +94,34 @@ def test_no_folder_is_made_of_what_was_a_uri(out: Any) -> None:
         "a=b?c",
     ],
 )
-def test_everything_else_is_taken(uri: str) -> None:
+def test_other_locations_are_accepted(uri: str) -> None:
     assert check_location(uri) == uri
 
 
-def test_settings_of_a_uri_stay_with_what_lies_in_it() -> None:
+def test_options_of_a_uri_are_kept_for_files_in_it() -> None:
     uri = "s3://bucket/runs?region=eu-west-1"
-    assert shown(uri) == "s3://bucket/runs"
-    assert inside(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
-    assert inside(above(uri), "other") == "s3://bucket/other?region=eu-west-1"
-    assert inside("/a/b/", "c") == "/a/b/c"
-    assert above("a/b") == "a"
+    assert without_options(uri) == "s3://bucket/runs"
+    assert join_uri(uri, "ray") == "s3://bucket/runs/ray?region=eu-west-1"
+    assert join_uri(parent_uri(uri), "other") == "s3://bucket/other?region=eu-west-1"
+    assert join_uri("/a/b/", "c") == "/a/b/c"
+    assert parent_uri("a/b") == "a"
 
 
 def test_google_cloud_storage_is_addressed_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only as far as no request is made: which bucket and prefix, how it is written to."""
+    """Without requests: the bucket and prefix, and the client that writes."""
     monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
     for uri in ("gs://bucket/some/index", "gcs://bucket/some/index/", "gs://bucket/some/index?project_id=p"):
         opened = open_uri(uri)
         assert (opened.system.type_name, opened.path) == ("gcs", "bucket/some/index")
         assert opened.uri_of("bucket/some/a b").startswith(uri.partition("bucket")[0] + "bucket/some/a%20b")
-        objects = Objects(opened, shown(uri))
-        assert objects._key("manifests/1") == "some/index/manifests/1"
-        assert type(objects._client).__name__ == "GCSStore"
+        writer = ObjectWriter(opened, without_options(uri))
+        assert writer._key("manifests/1") == "some/index/manifests/1"
+        assert type(writer._client).__name__ == "GCSStore"
     local = open_uri("gs://bucket/x?endpoint_override=127.0.0.1:9&scheme=http")
     assert local.endpoint == "http://127.0.0.1:9"
 
 
-def test_the_endpoint_is_the_uris_or_else_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_comes_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:7")
     assert open_uri("s3://bucket/x").endpoint == "http://127.0.0.1:7"
@@ -130,19 +130,19 @@ def test_the_endpoint_is_the_uris_or_else_the_environments(monkeypatch: pytest.M
     assert open_uri("s3://bucket/x?endpoint_override=127.0.0.1:9").endpoint == "https://127.0.0.1:9"
 
 
-def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_profiles_are_refused_for_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_PROFILE", "work")
     store = open_store("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
-    with pytest.raises(InputError, match="profiles are used for reading only; put the credentials themselves"):
-        store.check_room()
+    with pytest.raises(InputError, match="profiles work for reading only; export the credentials"):
+        store.check_writable()
 
 
 @pytest.mark.parametrize(
-    ("said", "advice"),
+    ("message", "advice"),
     [
-        ("AWS Error NO_SUCH_BUCKET during X", "make it"),
+        ("AWS Error NO_SUCH_BUCKET during X", "create it"),
         ("AWS Error ACCESS_DENIED during X", "no permission"),
         ("AWS Error INVALID_ACCESS_KEY_ID", "no usable credentials"),
         ("AWS Error NETWORK_CONNECTION during X: curlCode: 7", "try again"),
@@ -150,6 +150,6 @@ def test_aws_profiles_are_refused_for_writing_at_once(monkeypatch: pytest.Monkey
         ("Disk quota", ""),
     ],
 )
-def test_what_is_said_is_followed_by_what_to_do(said: str, advice: str) -> None:
-    assert advice in remedy(OSError(said))
-    assert bool(advice) == bool(remedy(OSError(said)))
+def test_errors_of_a_store_come_with_advice(message: str, advice: str) -> None:
+    assert advice in remedy(OSError(message))
+    assert bool(advice) == bool(remedy(OSError(message)))

@@ -1,4 +1,4 @@
-"""Models in an object store."""
+"""Upload models to an object store and open them from it."""
 
 import shutil
 from pathlib import Path
@@ -17,21 +17,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_model_is_opened_from_a_store_as_from_its_folder(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
+def test_a_model_in_a_store_equals_its_folder(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
     assert not model_exists(f"{s3}/model")
     publish_model(tiny_colbert, f"{s3}/model")
     assert model_exists(f"{s3}/model")
     assert contents(fetch_model(f"{s3}/model")) == contents(tiny_colbert)
-    here, there = (load_encoder(place, device="cpu") for place in (tiny_colbert, f"{s3}/model"))
-    assert encoder_fingerprint(here) == encoder_fingerprint(there)
-    assert np.array_equal(*(encoder.encode_query("rain", convert_to_numpy=True) for encoder in (here, there)))
-    # A second time nothing is downloaded.
+    local, remote = (load_encoder(path, device="cpu") for path in (tiny_colbert, f"{s3}/model"))
+    assert encoder_fingerprint(local) == encoder_fingerprint(remote)
+    assert np.array_equal(*(encoder.encode_query("rain", convert_to_numpy=True) for encoder in (local, remote)))
+    # The second time, nothing is downloaded.
     del s3_server.requests[:]
     fetch_model(f"{s3}/model/")
     assert not [path for method, path in s3_server.requests if method == "GET" and "safetensors" in path]
 
 
-def test_a_model_that_has_changed_is_fetched_again(s3: str, tiny_colbert: Path) -> None:
+def test_a_changed_model_is_downloaded_again(s3: str, tiny_colbert: Path) -> None:
     publish_model(tiny_colbert, f"{s3}/model")
     before = fetch_model(f"{s3}/model")
     put(f"{s3}/model/README.md", b"another")
@@ -40,7 +40,7 @@ def test_a_model_that_has_changed_is_fetched_again(s3: str, tiny_colbert: Path) 
     assert contents(before) == contents(tiny_colbert)
 
 
-def test_what_makes_it_a_model_comes_last(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
+def test_the_files_that_mark_a_model_are_uploaded_last(s3: str, s3_server: Server, tiny_colbert: Path) -> None:
     publish_model(tiny_colbert, f"{s3}/model")
     written = [path.rpartition("/")[2].partition("?")[0] for method, path in s3_server.requests if method == "PUT"]
     assert written[-2:] == ["modules.json", "config.json"]
@@ -48,18 +48,18 @@ def test_what_makes_it_a_model_comes_last(s3: str, s3_server: Server, tiny_colbe
 
 
 @pytest.mark.parametrize("name", ["README.md", "below/config.json"])
-def test_what_is_no_model_is_said(s3: str, name: str) -> None:
+def test_a_prefix_without_a_model_is_refused(s3: str, name: str) -> None:
     put(f"{s3}/model/{name}", b"{}")
     with pytest.raises(InputError, match=r"/model': no config.json or modules.json"):
         load_encoder(f"{s3}/model", device="cpu")
 
 
-def test_a_bucket_that_is_not_there_is_said(s3: str) -> None:
+def test_a_missing_bucket_is_named(s3: str) -> None:
     with pytest.raises(InputError, match="s3://nowhere/model"):
         load_encoder("s3://nowhere/model", device="cpu")
 
 
-def test_a_download_that_fails_leaves_nothing(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
+def test_a_failed_download_leaves_nothing(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
     publish_model(tiny_colbert, f"{s3}/model")
     cache = tmp_path / "cache"
     cache.mkdir(exist_ok=True)
@@ -71,10 +71,10 @@ def test_a_download_that_fails_leaves_nothing(s3: str, tiny_colbert: Path, tmp_p
     assert not list(cache.rglob(".unfinished*"))
 
 
-def test_a_model_is_not_trained_over_another(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
+def test_training_does_not_overwrite_a_model(s3: str, tiny_colbert: Path, tmp_path: Path) -> None:
     publish_model(tiny_colbert, f"{s3}/model")
-    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+    with pytest.raises(InputError, match=r"/model: already exists; choose another folder"):
         train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=f"{s3}/model"))
     shutil.copytree(tiny_colbert, tmp_path / "model")
-    with pytest.raises(InputError, match=r"/model: exists already; choose another folder"):
+    with pytest.raises(InputError, match=r"/model: already exists; choose another folder"):
         train(TrainConfig(model=str(tiny_colbert), data=str(tmp_path), out=tmp_path / "model"))

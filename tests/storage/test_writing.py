@@ -1,4 +1,4 @@
-"""Writing to an object store that fails: nothing half-written is taken as whole, of two writers one gets through."""
+"""Writes to a failing object store: no partial content is used, and one of two concurrent writers succeeds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def documents(n: int = 20, name: str = "d") -> list[Document]:
 
 
 @pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _one_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycol.storage.object_writes._RETRIES", 1)
 
 
@@ -32,20 +32,20 @@ def is_commit(request: Request) -> bool:
     return request["REQUEST_METHOD"] == "PUT" and "/manifests/" in request["PATH_INFO"]
 
 
-def once(what: Callable[[Request], bool], then: Callable[..., Any]) -> Callable[..., Any]:
-    """A fault of the first request of a kind."""
+def once(matches: Callable[[Request], bool], respond: Callable[..., Any]) -> Callable[..., Any]:
+    """Inject a fault into the first matching request."""
     done: list[Request] = []
 
     def fault(request: Request, start: Callable[..., Any]) -> Any:
-        if done or not what(request):
+        if done or not matches(request):
             return None
         done.append(request)
-        return then(request, start)
+        return respond(request, start)
 
     return fault
 
 
-def test_a_large_file_goes_up_in_parts_and_comes_back(s3: str, s3_server: Server, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_in_parts(s3: str, s3_server: Server, tmp_path: Path) -> None:
     content = np.random.default_rng(0).bytes(20 << 20)
     (tmp_path / "new").mkdir()
     path = tmp_path / "new" / "large.bin"
@@ -57,9 +57,9 @@ def test_a_large_file_goes_up_in_parts_and_comes_back(s3: str, s3_server: Server
     assert (store.folder("data/00000000-x", files) / path.name).read_bytes() == content
 
 
-def test_an_upload_that_breaks_leaves_what_was_there(s3: str, s3_server: Server, tmp_path: Path) -> None:
+def test_a_failed_upload_keeps_the_old_object(s3: str, s3_server: Server, tmp_path: Path) -> None:
     store = open_store(s3)
-    store.write("data/x/large.bin", b"from before")
+    store.write("data/x/large.bin", b"old")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "large.bin").write_bytes(bytes(20 << 20))
 
@@ -71,15 +71,15 @@ def test_an_upload_that_breaks_leaves_what_was_there(s3: str, s3_server: Server,
         pytest.raises(RaycolError, match=r"s3://corpora/.*/data/x/large.bin: cannot be"),
     ):
         store.publish(tmp_path / "new", "data/x", {})
-    assert store.read("data/x/large.bin", 100) == b"from before"
+    assert store.read("data/x/large.bin", 100) == b"old"
 
 
-def test_a_commit_whose_answer_was_lost_has_happened(s3: str, s3_server: Server) -> None:
-    """The request is carried out, its answer is not heard: trying again is refused, and is no conflict."""
+def test_a_commit_with_a_lost_response_succeeds(s3: str, s3_server: Server) -> None:
+    """The request is carried out but its response is lost: the refused retry is not a conflict."""
     index = Index.create(s3, documents())
 
     def lost(request: Request, start: Callable[..., Any]) -> Any:
-        s3_server.passed_on(request)
+        s3_server.carry_out(request)
         return refused(start, "500 Internal Server Error", "InternalError")
 
     with s3_server.failing(once(is_commit, lost)):
@@ -90,7 +90,7 @@ def test_a_commit_whose_answer_was_lost_has_happened(s3: str, s3_server: Server)
     assert index.verify() == []
 
 
-def test_a_commit_that_is_refused_for_another_that_failed_is_tried_again(s3: str, s3_server: Server) -> None:
+def test_a_commit_refused_because_of_a_failed_one_is_retried(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
     def busy(request: Request, start: Callable[..., Any]) -> Any:
@@ -101,26 +101,26 @@ def test_a_commit_that_is_refused_for_another_that_failed_is_tried_again(s3: str
     assert versions(open_store(s3)) == [1, 2]
 
 
-def test_a_commit_of_which_nothing_is_known_says_so(s3: str, s3_server: Server) -> None:
+def test_a_commit_with_unknown_outcome_is_reported(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
     down: list[bool] = []
 
-    def gone(request: Request, start: Callable[..., Any]) -> Any:
+    def outage(request: Request, start: Callable[..., Any]) -> Any:
         if is_commit(request):
             down.append(True)
         return denied(request, start) if down else None
 
-    with s3_server.failing(gone), pytest.raises(RaycolError, match=r"00000002\.json.* may have been written all the"):
+    with s3_server.failing(outage), pytest.raises(RaycolError, match=r"00000002\.json.* may have been written; check"):
         index.append(documents(2, "new"))
     assert versions(open_store(s3)) == [1]
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
-    # What it had uploaded stays until it is known to be of no use.
+    # Its uploads stay until a vacuum can tell that they are unused.
     Index.open(s3).append(documents(1, "other"))
     Index.open(s3).vacuum(keep=1)
     assert Index.open(s3).verify() == []
 
 
-def test_another_writers_version_is_a_conflict_even_at_the_last_moment(s3: str, s3_server: Server) -> None:
+def test_a_concurrent_commit_is_a_conflict_until_the_last_moment(s3: str, s3_server: Server) -> None:
     first, second = Index.create(s3, documents()), Index.open(s3)
 
     def between(request: Request, start: Callable[..., Any]) -> Any:
@@ -133,9 +133,7 @@ def test_another_writers_version_is_a_conflict_even_at_the_last_moment(s3: str, 
     assert "second0" not in Index.open(s3)
 
 
-def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_written(
-    s3: str, s3_server: Server
-) -> None:
+def test_a_store_that_ignores_conditions_is_detected_before_any_write(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
     before = listed(s3)
 
@@ -149,18 +147,18 @@ def test_a_store_that_ignores_the_condition_is_found_out_before_anything_is_writ
         ):
             with pytest.raises(RaycolError, match=r"If-None-Match.*two writers would lose each other's versions"):
                 attempt()
-        assert len(Index.open(s3)) == len(index)  # reading needs no condition, nor do checkpoints
+        assert len(Index.open(s3)) == len(index)  # neither reading nor checkpoints need conditions
         save_checkpoint(open_store(f"{s3}-3"), 1, {}, lambda folder: (folder / "w").write_bytes(b"w") and None)
     assert listed(s3) == before
     assert listed(f"{s3}-2") == {}
 
 
-def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server: Server) -> None:
+def test_a_missing_bucket_or_permission_is_reported_before_the_work(s3: str, s3_server: Server) -> None:
     with pytest.raises(
-        RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; make it, or mend"
+        RaycolError, match=r"s3://nowhere/x/.*: cannot be written: no such bucket .*; create it, or fix"
     ):
         Index.create("s3://nowhere/x", documents())
-    with pytest.raises(InputError, match=r"s3://nowhere/x: no bucket 'nowhere'; make it, or mend the name"):
+    with pytest.raises(InputError, match=r"s3://nowhere/x: no bucket 'nowhere'; create it, or fix the name"):
         Index.open("s3://nowhere/x")
     Index.create(s3, documents())
 
@@ -168,7 +166,7 @@ def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server
         return denied(request, start) if request["REQUEST_METHOD"] in ("PUT", "POST", "DELETE") else None
 
     with s3_server.failing(read_only):
-        with pytest.raises(RaycolError, match=r"cannot be written \(.*\); no permission: look at the credentials"):
+        with pytest.raises(RaycolError, match=r"cannot be written \(.*\); no permission: check the credentials"):
             Index.create(f"{s3}-2", documents())
         index = Index.open(s3)
         with pytest.raises(RaycolError, match="no permission"):
@@ -184,18 +182,18 @@ def test_no_bucket_and_no_permission_are_said_before_the_work(s3: str, s3_server
         assert word not in " ".join(path for _, path in s3_server.requests)
 
 
-def test_an_outage_does_not_make_a_training_begin_anew(s3: str, s3_server: Server) -> None:
+def test_an_outage_does_not_restart_a_training(s3: str, s3_server: Server) -> None:
     store = open_store(s3)
     for step in (1, 2):
         save_checkpoint(store, step, {}, lambda folder: (folder / "w").write_bytes(bytes(9)) and None)
     assert [saved.step for saved in list_checkpoints(store)] == [1, 2]
 
-    def at_the_newest(request: Request, start: Callable[..., Any]) -> Any:
+    def newest_record(request: Request, start: Callable[..., Any]) -> Any:
         return denied(request, start) if request["PATH_INFO"].endswith("00000002.json") else None
 
-    with s3_server.failing(at_the_newest), pytest.raises(RaycolError, match=r"00000002.json: cannot be read"):
+    with s3_server.failing(newest_record), pytest.raises(RaycolError, match=r"00000002.json: cannot be read"):
         list_checkpoints(store)
-    # One that is half there is none.
+    # A partial checkpoint does not count.
     newest = list_checkpoints(store)[-1]
     put(f"{s3}/{newest.folder}/w", bytes(5))
     assert [saved.step for saved in list_checkpoints(store)] == [1]

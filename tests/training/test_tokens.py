@@ -19,7 +19,7 @@ from raycol.training.prepare import make_plan, prepare
 from raycol.training.trainer import to_columns
 from tests.conftest import write_jsonl
 from tests.indexing.in_process import build_index
-from tests.mining.here import mine_negatives
+from tests.mining.in_process import mine_negatives
 from tests.training.material import fit_in_process, losses, settings, write_examples
 
 QUERIES = ["rain and wind", "bread?", "a violin, a piano and a choir in the storm tonight"]

@@ -92,7 +92,7 @@ def test_early_stopping(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None
 
 def test_an_existing_out_folder_is_refused(tiny_colbert: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         train(settings(tiny_colbert, pairs, tmp_path / "m"))
 
 

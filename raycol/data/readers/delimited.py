@@ -14,7 +14,7 @@ from contextlib import closing
 from itertools import islice, zip_longest
 from typing import Any, Literal
 
-from raycol.core.progress import remark
+from raycol.core.progress import print_once
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
 from raycol.data.position import START, Position
 from raycol.errors import InputError
@@ -83,7 +83,7 @@ def read_delimited(
     """
     quoted = is_quoted(uri, kind)
     if quoted and kind == "tsv":
-        remark(f"{uri}: fields are quoted; the quotes are removed as in CSV")
+        print_once(f"{uri}: fields are quoted; the quotes are removed as in CSV")
     names, first = _header(uri, kind, infer_names, quoted=quoted)
     selected = set(select(names)) if names else set()
     if first is None:
@@ -166,7 +166,7 @@ def _header(uri: str, kind: Kind, infer_names: InferNames, *, quoted: bool) -> t
         raise InputError(f"{uri}, line 1: {error}") from None
     if names:
         columns = ", ".join(f"column {number} is {name!r}" for number, name in enumerate(names, start=1))
-        remark(f"{uri}: no header, the first line is data; {columns}")
+        print_once(f"{uri}: no header, the first line is data; {columns}")
         return names, START
     if len(set(first)) < len(first):
         raise InputError(f"{uri}, line 1: duplicate column name ({', '.join(first)[:80]})")

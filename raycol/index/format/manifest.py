@@ -216,7 +216,7 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
     if version not in existing:
         raise InputError(f"{store}: no version {version}; expected one of {', '.join(map(str, existing))}")
     name = manifest_name(version)
-    location = store.place(name)
+    location = store.location(name)
     try:
         content = store.read(name, MAX_MANIFEST_BYTES)
         if len(content) > MAX_MANIFEST_BYTES:

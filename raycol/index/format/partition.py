@@ -283,7 +283,7 @@ class Partition:
 
     def _only(self, name: str) -> Files:
         if name not in self.info.files:
-            raise IndexCorruptError(f"{self._store.place(self._name)}: the manifest does not list {name}")
+            raise IndexCorruptError(f"{self._store.location(self._name)}: the manifest does not list {name}")
         return {name: self.info.files[name]}
 
     def _array(self, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
@@ -333,4 +333,4 @@ class Partition:
             raise IndexCorruptError(f"{self._location(name)}: holds {values.max()}; expected less than {limit}")
 
     def _location(self, name: str) -> str:
-        return self._store.place(f"{self._name}/{name}")
+        return self._store.location(f"{self._name}/{name}")

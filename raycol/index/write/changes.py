@@ -91,7 +91,7 @@ def check_writable(snapshot: Snapshot) -> None:
     if not snapshot.is_complete:
         raise InputError(f"{snapshot.store}: only some partitions are open; open the whole index to change it")
     check_current(snapshot.store, snapshot.manifest.version)
-    snapshot.store.check_room()
+    snapshot.store.check_writable()
     snapshot.store.check_commits()
 
 

@@ -97,5 +97,5 @@ def check_new(store: Store) -> None:
     """Raise `InputError` unless a new index can be created in the store."""
     if have := versions(store):
         raise InputError(f"{store}: already holds an index (version {have[-1]}); choose another location or delete it")
-    store.check_room()
+    store.check_writable()
     store.check_commits()

@@ -51,7 +51,7 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> VacuumResult:
     """
     keep = check_positive_int("keep", keep)
     read_manifest(store)
-    store.check_room()
+    store.check_writable()
     return _vacuum(store, keep, abandoned=abandoned)
 
 

@@ -22,7 +22,7 @@ def verify_index(store: Store) -> list[str]:
     if not existing:
         read_manifest(store)  # raises the InputError that says what the store holds instead
     problems = [
-        f"{store.place(manifest_name(before + 1))}: missing; expected every version from {existing[0]} "
+        f"{store.location(manifest_name(before + 1))}: missing; expected every version from {existing[0]} "
         f"to {existing[-1]}"
         for before, after in pairwise(existing)
         if after != before + 1
@@ -33,7 +33,7 @@ def verify_index(store: Store) -> list[str]:
         try:
             for folder, files in read_manifest(store, version).folders.items():
                 if folders.setdefault(folder, files) != files:
-                    manifest = store.place(manifest_name(version))
+                    manifest = store.location(manifest_name(version))
                     problems.append(f"{manifest}: promises other files in {folder} than earlier versions do")
         except (IndexCorruptError, InputError) as error:
             problems.append(str(error))
@@ -47,13 +47,13 @@ def verify_index(store: Store) -> list[str]:
     for folder, files in sorted(folders.items()):
         problems += _verify_folder(store, folder, files)
         expected |= {f"{folder}/{name}" for name in files}
-    problems += [f"{store.place(name)}: in no manifest ({advice})" for name in store.walk() if name not in expected]
+    problems += [f"{store.location(name)}: in no manifest ({advice})" for name in store.walk() if name not in expected]
     return problems
 
 
 def _verify_folder(store: Store, folder: str, files: Files) -> Iterator[str]:
     for name, info in sorted(files.items()):
-        path = store.place(f"{folder}/{name}")
+        path = store.location(f"{folder}/{name}")
         try:
             actual = store.describe(f"{folder}/{name}")
         except RaycolError as error:
