@@ -210,13 +210,13 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[C
 
 
 def check_out(out: str) -> None:
-    """Raise if `out` exists already or cannot be written."""
+    """Raise if `out` already exists or cannot be written."""
     if is_uri(out):
         check_writable(out)
     elif not Path(out).exists():
         open_store(out).check_writable()
     if model_exists(out) if is_uri(out) else Path(out).exists():
-        raise InputError(f"{without_options(out)}: exists already; choose another folder for the model, or remove it")
+        raise InputError(f"{without_options(out)}: already exists; choose another folder for the model, or remove it")
 
 
 @contextmanager
