@@ -60,7 +60,7 @@ def limit_metadata(method: str, result: Any) -> Any:
                 part._replace(scores=part.scores._replace(documents=fit_all(part.scores.documents))) for part in result
             ]
         case "score":
-            return [found._replace(documents=fit_all(found.documents)) for found in result]
+            return [scores._replace(documents=fit_all(scores.documents)) for scores in result]
         case "describe":
             return fit_all(result)
         case "documents":

@@ -296,8 +296,8 @@ async def _score(
             },
         )
         for shard, scored in replies.items():
-            for (query, ordinals_M), found in zip(needed[shard], scored, strict=True):
-                states[query].add_scores(ordinals_M, found)
+            for (query, ordinals_M), scores in zip(needed[shard], scored, strict=True):
+                states[query].add_scores(ordinals_M, scores)
         for state in states:
             state.advance(shards.alive)
 
@@ -376,10 +376,10 @@ class _QueryState:
             self.add_scores(part.scored_M, part.scores)
         self._start()
 
-    def add_scores(self, ordinals_M: NDArray[np.int64], found: ShardScores) -> None:
+    def add_scores(self, ordinals_M: NDArray[np.int64], scores: ShardScores) -> None:
         """Add the exact scores of documents, and the metadata that came with them."""
-        self._scores.update(zip(ordinals_M.tolist(), found.scores_M.tolist(), strict=True))
-        self.documents.update(found.documents)
+        self._scores.update(zip(ordinals_M.tolist(), scores.scores_M.tolist(), strict=True))
+        self.documents.update(scores.documents)
 
     def exhausted_shards(self, limit: int) -> list[int]:
         """The shards whose `limit` candidates were all selected: they may have more."""

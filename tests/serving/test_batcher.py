@@ -35,17 +35,17 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_queued_items_are_batched() -> None:
     async def run() -> None:
         work = Work()
-        together = Batcher(work, lambda item: 1, 4)
-        first = asyncio.create_task(together(1))
+        batcher = Batcher(work, lambda item: 1, 4)
+        first = asyncio.create_task(batcher(1))
         await until(lambda: work.batches == [[1]])
         rest = []
         for item in range(2, 9):  # arriving at intervals
-            rest.append(asyncio.create_task(together(item)))
+            rest.append(asyncio.create_task(batcher(item)))
             await asyncio.sleep(0.002)
         work.may.set()
         assert await asyncio.gather(first, *rest) == [item * item for item in range(1, 9)]
         assert work.batches == [[1], [2, 3, 4, 5], [6, 7, 8]]
-        assert await together(9) == 81
+        assert await batcher(9) == 81
 
     asyncio.run(run())
 
@@ -53,14 +53,14 @@ def test_queued_items_are_batched() -> None:
 def test_an_error_fails_its_batch_only_and_cancelled_items_are_skipped() -> None:
     async def run() -> None:
         work = Work()
-        together = Batcher(work, lambda item: 1, 2)
-        first = asyncio.create_task(together(1))
+        batcher = Batcher(work, lambda item: 1, 2)
+        first = asyncio.create_task(batcher(1))
         await until(lambda: work.batches == [[1]])
-        gone = asyncio.create_task(together(2))
-        failing = [asyncio.create_task(together(item)) for item in (13, 3)]
-        last = asyncio.create_task(together(4))
+        cancelled = asyncio.create_task(batcher(2))
+        failing = [asyncio.create_task(batcher(item)) for item in (13, 3)]
+        last = asyncio.create_task(batcher(4))
         await asyncio.sleep(0.01)
-        gone.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
         work.may.set()
         results = await asyncio.gather(first, *failing, last, return_exceptions=True)
@@ -73,7 +73,7 @@ def test_an_error_fails_its_batch_only_and_cancelled_items_are_skipped() -> None
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 12))
-def test_batches_are_full_and_within_the_size_limit(sizes: list[int], most: int) -> None:
+def test_batches_are_full_and_within_the_size_limit(sizes: list[int], max_size: int) -> None:
     batches: list[list[int]] = []
 
     def work(items: list[int]) -> list[int]:
@@ -81,11 +81,11 @@ def test_batches_are_full_and_within_the_size_limit(sizes: list[int], most: int)
         return items
 
     async def run() -> list[int]:
-        together = Batcher(work, lambda size: size, most)
-        return await asyncio.gather(*(together(size) for size in sizes))
+        batcher = Batcher(work, lambda size: size, max_size)
+        return await asyncio.gather(*(batcher(size) for size in sizes))
 
     assert asyncio.run(run()) == sizes
     assert [size for batch in batches for size in batch] == sizes
-    assert all(sum(batch) <= most or len(batch) == 1 for batch in batches)
+    assert all(sum(batch) <= max_size or len(batch) == 1 for batch in batches)
     # Batches are full: none could have held the next batch's first item.
-    assert all(sum(one) + other[0] > most for one, other in pairwise(batches))
+    assert all(sum(one) + other[0] > max_size for one, other in pairwise(batches))

@@ -1,4 +1,4 @@
-"""The clients, against a small server that answers as it is told to."""
+"""Both clients, against a small server with scripted responses."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_files_that_are_not_configs_are_rejected(content: str, message: str, tmp
     with pytest.raises(InputError, match=message):
         read_deploy_config(path)
     with pytest.raises(InputError, match="no such file"):
-        read_deploy_config(tmp_path / "gone.yaml")
+        read_deploy_config(tmp_path / "missing.yaml")
 
 
 def test_other_applications_are_not_checked() -> None:
