@@ -59,7 +59,7 @@ from scaling.kept import folder_of
 from raycol.distributed.session import ray_session
 from raycol.index import Document, Index
 from raycol.index.search.effort import resolve
-from raycol.index.search.shard import IndexShard, Selection, whole_size
+from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import Prober, probe_in_gateway
 from raycol.serving.run import serving

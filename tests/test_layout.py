@@ -33,6 +33,18 @@ MAY_IMPORT = {
     },
 }  # fmt: skip
 FOR_ALL = {"core", "errors"}
+# The same inside raycol/index.
+INDEX_MAY_IMPORT = {
+    "kernels": set(),
+    "codec": {"kernels"},
+    "format": {"codec", "kernels"},
+    "search": {"codec", "format", "kernels"},
+    "searcher": {"codec", "format", "search"},
+    "shard": {"format", "search", "searcher"},
+    "write": {"codec", "format", "kernels", "search"},
+    "writer": {"format", "search", "write"},
+    "index": {"format", "search", "searcher", "write", "writer"},
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -50,10 +62,21 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_point_one_way(package: str) -> None:
-    folder = PROJECT / "raycol" / package
-    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+    for path in modules_of(PROJECT / "raycol" / package):
         ours = {name.split(".")[1] for name in imported(path) if name.startswith("raycol.")}
         assert ours <= MAY_IMPORT[package] | FOR_ALL | {package}, path
+
+
+@pytest.mark.parametrize("part", INDEX_MAY_IMPORT)
+def test_imports_inside_the_index_point_one_way(part: str) -> None:
+    for path in modules_of(PROJECT / "raycol" / "index" / part):
+        ours = {name.split(".")[2] for name in imported(path) if name.startswith("raycol.index.")}
+        assert ours <= INDEX_MAY_IMPORT[part] | {part}, path
+
+
+def modules_of(package: Path) -> list[Path]:
+    """The files of a package, or of the module of that name."""
+    return sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
 
 
 def test_index_and_data_import_neither_ray_nor_torch() -> None:

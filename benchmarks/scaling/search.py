@@ -20,7 +20,7 @@ from raycol.index.kernels.candidates import best_estimates
 from raycol.index.search.effort import EFFORTS, resolve
 from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Query
-from raycol.index.search.shard import IndexShard, Selection, whole_size
+from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.probing import Prober, probe_in_gateway
 from raycol.storage import open_store

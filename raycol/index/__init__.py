@@ -10,10 +10,12 @@ from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from raycol.index.format.document import Document
-    from raycol.index.index import Index, IndexStats
+    from raycol.index.index import Index
     from raycol.index.search.pipeline import Hit
+    from raycol.index.searcher import IndexStats, Searcher
     from raycol.index.write.changes import Change
     from raycol.index.write.vacuum import VacuumResult
+    from raycol.index.writer import Writer
 
 __getattr__ = lazy_attributes(
     __name__,
@@ -22,9 +24,11 @@ __getattr__ = lazy_attributes(
         "Document": "raycol.index.format.document",
         "Hit": "raycol.index.search.pipeline",
         "Index": "raycol.index.index",
-        "IndexStats": "raycol.index.index",
+        "IndexStats": "raycol.index.searcher",
+        "Searcher": "raycol.index.searcher",
         "VacuumResult": "raycol.index.write.vacuum",
+        "Writer": "raycol.index.writer",
     },
 )
 
-__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "VacuumResult"]
+__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "Searcher", "VacuumResult", "Writer"]

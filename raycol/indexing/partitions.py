@@ -11,7 +11,7 @@ from typing import Any
 from raycol.core.progress import Report
 from raycol.data.corpus import refuse
 from raycol.distributed.executor import IN_PROCESS, Executor
-from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import CodebookInfo, ModelInfo, PartitionInfo
 from raycol.index.write.compact import group_partitions, merge_group

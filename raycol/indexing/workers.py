@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from raycol.core.memory import peak_memory
 from raycol.errors import InputError, RaycolError
-from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.journal import Journal

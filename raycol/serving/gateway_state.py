@@ -41,7 +41,7 @@ from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import Manifest, read_manifest, versions
 from raycol.index.search.effort import resolve
 from raycol.index.search.filters import parse_filter
-from raycol.index.search.shard import Selection, whole_size
+from raycol.index.shard import Selection, whole_size
 from raycol.serving import metrics, scatter
 from raycol.serving.circuit_breaker import CircuitBreaker
 from raycol.serving.deploy import check_same_model, manifest_to_serve

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import Manifest
 from raycol.index.search.pipeline import SearchPlan
 from raycol.index.search.probes import Probes, find_probes

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.search.effort import SearchSettings
+from raycol.index.format.manifest import SearchSettings
 from raycol.index.search.pipeline import (
     Candidates,
     Rescored,
@@ -31,7 +31,7 @@ from raycol.index.search.pipeline import (
     top_with_ties,
 )
 from raycol.index.search.probes import Probes
-from raycol.index.search.shard import Selection, ShardCandidates, ShardScores
+from raycol.index.shard import Selection, ShardCandidates, ShardScores
 from raycol.serving.circuit_breaker import CircuitBreaker
 
 ShardCall = Callable[..., Awaitable[Any]]

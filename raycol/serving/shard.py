@@ -16,7 +16,7 @@ import psutil
 from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.errors import InputError
 from raycol.index.search.deadline import until
-from raycol.index.search.shard import IndexShard
+from raycol.index.shard import IndexShard
 from raycol.serving.answer_limits import limit_metadata
 from raycol.serving.scaling import WAIT_METRIC
 from raycol.serving.served_version import current_version

@@ -33,10 +33,10 @@ from raycol.index.kernels.centroids import (
 )
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import score_documents
+from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
 from raycol.index.search.probes import find_probes, score_all, score_some
 from raycol.index.search.query import Query
-from raycol.index.search.scratch import Scratch
 from tests.conftest import PROJECT, make_clustered, unit
 from tests.index.test_search import make_queries
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Hit, Index
 from raycol.index.codec.codebook import BITS
-from raycol.index.search.effort import EFFORTS, SearchSettings
+from raycol.index.format.manifest import SearchSettings
+from raycol.index.search.effort import EFFORTS
 from tests.conftest import make_clustered, unit
 
 

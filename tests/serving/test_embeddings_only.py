@@ -11,7 +11,7 @@ import raycol
 from raycol.index import Document, Index
 from raycol.index.search.effort import EFFORTS
 from raycol.index.search.pipeline import plan_search
-from raycol.index.search.shard import whole_size
+from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import probe_in_gateway
 from tests.conftest import make_clustered

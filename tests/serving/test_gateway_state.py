@@ -14,7 +14,7 @@ from raycol.client.schema import RerankRequest, SearchRequest
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.format.manifest import read_manifest
-from raycol.index.search.shard import Selection
+from raycol.index.shard import Selection
 from raycol.serving import circuit_breaker as breaker
 from raycol.serving import gateway_state as state_module
 from raycol.serving import shard as shard_module

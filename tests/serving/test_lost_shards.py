@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from raycol.index.search.shard import assign_partitions
+from raycol.index.shard import assign_partitions
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import RunningEndpoint, serving
 from tests.serving.load import check_answers, clients, one_query, replicas

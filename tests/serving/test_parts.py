@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from raycol.client.schema import EmbeddingsRequest, ExplainRequest, RerankRequest, SearchRequest, VersionRequest
 from raycol.index.format.manifest import PartitionInfo
 from raycol.index.search.pipeline import merge_hits
-from raycol.index.search.shard import assign_partitions
+from raycol.index.shard import assign_partitions
 from raycol.serving.scatter import DocumentHit
 
 

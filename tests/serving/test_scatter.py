@@ -12,8 +12,9 @@ from hypothesis import settings
 
 from raycol.errors import InputError
 from raycol.index import Document, Hit, Index
-from raycol.index.search.effort import EFFORTS, SearchSettings, resolve
-from raycol.index.search.shard import IndexShard, Selection, whole_size
+from raycol.index.format.manifest import SearchSettings
+from raycol.index.search.effort import EFFORTS, resolve
+from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.circuit_breaker import CircuitBreaker
 from raycol.serving.probing import Prober

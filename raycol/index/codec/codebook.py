@@ -29,7 +29,7 @@ from raycol.index.codec.nearest import NearestCentroid
 from raycol.index.kernels.centroids import GROUP
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.kernels.quantise import quantise_tokens
-from raycol.index.search.scratch import ScratchPool
+from raycol.index.kernels.scratch import ScratchPool
 
 BITS = (1, 2, 4, 8)
 

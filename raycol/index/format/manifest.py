@@ -16,7 +16,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.format.columns import ColumnType, check_column_name
-from raycol.index.search.effort import SearchSettings
 from raycol.storage import MANIFESTS, Files, Name, Store
 
 FORMAT_VERSION = 2
@@ -47,6 +46,15 @@ def _column_name(name: str) -> str:
         return check_column_name(name)
     except InputError as error:  # pydantic only turns ValueError into a validation error
         raise ValueError(str(error)) from None
+
+
+class SearchSettings(BaseModel):
+    """`n_probe`: inverted lists that each query token visits; `n_rescore`: documents scored exactly at first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    n_probe: Annotated[int, Field(ge=1, lt=2**31)]
+    n_rescore: Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Record(BaseModel):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from raycol.errors import IndexCorruptError, InputError
 from raycol.index.codec.codebook import Codebook
-from raycol.index.codec.codebook_files import open_codebook
+from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import Manifest, PartitionInfo, read_manifest, versions
 from raycol.index.format.partition import Partition
 from raycol.storage import Store

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from raycol.core.validation import MAX_INT32, check_positive_int
 from raycol.errors import InputError
-from raycol.index.search.validation import MAX_INT32, check_positive_int
+from raycol.index.format.manifest import SearchSettings
 
 Effort = Literal["fast", "default", "thorough"]
-
-
-class SearchSettings(BaseModel):
-    """`n_probe`: inverted lists that each query token visits; `n_rescore`: documents scored exactly at first."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    n_probe: Annotated[int, Field(ge=1, lt=2**31)]
-    n_rescore: Annotated[int, Field(ge=1, lt=2**31)]
 
 
 EFFORTS: dict[Effort, SearchSettings] = {

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index.codec.codebook import Codebook
+from raycol.index.format.manifest import SearchSettings
 from raycol.index.format.partition import Partition
 from raycol.index.kernels.candidates import (
     ESTIMATE_MASK,
@@ -32,12 +33,11 @@ from raycol.index.kernels.candidates import (
     visit_lists,
 )
 from raycol.index.kernels.maxsim import score_documents
+from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
 from raycol.index.search.document_set import DocumentSet
-from raycol.index.search.effort import SearchSettings
 from raycol.index.search.probes import Probes, allocate_tables, score_all, score_some
 from raycol.index.search.query import Query
-from raycol.index.search.scratch import Scratch
 
 # Documents in stage 3 per document in the first round of stage 4. More if the search is restricted: the lists may
 # then lead to few allowed documents.

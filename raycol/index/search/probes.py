@@ -24,9 +24,9 @@ from raycol.index.kernels.centroids import (
     score_rows,
     top_centroids,
 )
+from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
 from raycol.index.search.query import Query
-from raycol.index.search.scratch import Scratch
 
 # Larger byte tables (long queries) are allocated per search rather than reused.
 _MAX_SCRATCH_BYTES = 64 << 20

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from raycol.index.search.validation import check_positive_int
+from raycol.core.validation import check_positive_int
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -16,11 +16,17 @@ from raycol.index.codec.pooling import token_pooling
 from raycol.index.format.columns import check_columns
 from raycol.index.format.deletes import write_deletes
 from raycol.index.format.document import Document
-from raycol.index.format.manifest import Manifest, PartitionInfo, check_current, commit_manifest, writing_from
+from raycol.index.format.manifest import (
+    Manifest,
+    PartitionInfo,
+    SearchSettings,
+    check_current,
+    commit_manifest,
+    writing_from,
+)
 from raycol.index.format.partition import Partition
 from raycol.index.format.partition_writer import write_partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.search.effort import SearchSettings
 from raycol.index.search.selection import OnUnknown, locate
 from raycol.index.write.spool import Spool
 from raycol.storage import Store

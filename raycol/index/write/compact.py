@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raycol.core.validation import check_positive_int
 from raycol.index.codec.codebook import Codebook, TokenCodes
 from raycol.index.format.columns import Columns, schema_of
 from raycol.index.format.manifest import PartitionInfo, commit_manifest, writing_from
 from raycol.index.format.partition import Partition
 from raycol.index.format.partition_writer import concatenate_tokens, save_partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.search.validation import check_positive_int
 from raycol.index.write.changes import check_writable, next_version
 from raycol.storage import Store
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from raycol.errors import InputError
 from raycol.index.codec.codebook import check_codec, default_centroids, sample_tokens, train_codebook
-from raycol.index.codec.codebook_files import save_codebook
 from raycol.index.codec.pooling import token_pooling
+from raycol.index.format.codebook_files import save_codebook
 from raycol.index.format.columns import ColumnInference, ColumnType, check_columns, declared_columns
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import Manifest, ModelInfo, commit_manifest, versions, writing_from

@@ -9,7 +9,8 @@ from itertools import product
 from typing import Any
 
 from raycol.errors import InputError
-from raycol.index.search.effort import RESCORED_PER_HIT, SearchSettings
+from raycol.index.format.manifest import SearchSettings
+from raycol.index.search.effort import RESCORED_PER_HIT
 from raycol.index.search.pipeline import Answer, Hit, cost_ns
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

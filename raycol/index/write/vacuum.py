@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from raycol.core.validation import check_positive_int
 from raycol.errors import InputError, writing
 from raycol.index.format.manifest import (
     BUILDS,
@@ -22,7 +23,6 @@ from raycol.index.format.manifest import (
     read_manifest,
     versions,
 )
-from raycol.index.search.validation import check_positive_int
 from raycol.storage import Store
 
 _BASE = re.compile(r"(\d{8})-")

@@ -23,7 +23,6 @@ from raycol.errors import InputError
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import Manifest, PartitionInfo, read_manifest
 from raycol.index.format.partition import Partition
-from raycol.index.index import Index, Match
 from raycol.index.search.deadline import check_deadline
 from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.pipeline import (
@@ -41,6 +40,7 @@ from raycol.index.search.pipeline import (
 from raycol.index.search.probes import Probes, find_probes
 from raycol.index.search.query import Query
 from raycol.index.search.selection import select
+from raycol.index.searcher import Match, Searcher
 from raycol.storage import open_store
 
 # Document sets in the cache: the steps of one search use the same one.
@@ -101,7 +101,7 @@ class IndexShard:
     def __init__(self, uri: str | Path, version: int, shard: int, shards: int) -> None:
         manifest = read_manifest(open_store(uri), version)
         names = set(assign_partitions(manifest.partitions, shards)[shard])
-        self.index = Index.open(uri, version, partitions=[p.name for p in manifest.partitions if p.name in names])
+        self.index = Searcher.open(uri, version, partitions=[p.name for p in manifest.partitions if p.name in names])
         self.manifest = manifest
         starts = np.cumsum([0, *(info.documents for info in manifest.partitions)])
         # First ordinal of each partition of this shard.
