@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.errors import ConflictError, InputError, RaycolError
-from raycol.index import Document, Index
+from raycol.index import Document, Index, Searcher, Writer
 from raycol.index.format.manifest import commit_manifest
 from raycol.index.format.partition_writer import write_partition
 from raycol.index.format.snapshot import Snapshot
@@ -266,3 +266,19 @@ def test_a_failure_after_the_commit_deletes_nothing(index: Index, monkeypatch: p
     monkeypatch.undo()
     assert "new" in Index.open(index.uri)
     assert index.verify() == []
+
+
+def test_a_searcher_keeps_its_version_while_a_writer_commits(tmp_path: Path) -> None:
+    Index.create(tmp_path / "index", make_documents(["a", "b"], 0))
+    searcher, writer, late = Searcher.open(tmp_path / "index"), *(Writer.open(tmp_path / "index") for _ in range(2))
+    queries = [np.eye(2, DIM, dtype=np.float32)]
+    before = searcher.search(queries)
+    writer.append(make_documents(["c"], 1))
+    writer.delete(["a"])
+    assert (searcher.version, writer.version, late.version) == (1, 3, 1)
+    assert searcher.search(queries) == before
+    assert {hit.id for hit in Searcher.open(tmp_path / "index").search(queries)[0]} == {"b", "c"}
+    with pytest.raises(ConflictError, match="version 3 was written by another process meanwhile"):
+        late.delete(["b"])
+    assert not hasattr(searcher, "append")
+    assert not hasattr(writer, "search")

@@ -151,16 +151,6 @@ def parse_object(line: bytes) -> dict[str, Any]:
     return record
 
 
-def read_objects(path: str | Path) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield each line of a file as a JSON object, with its position. Raises `InputError` with the file and line."""
-    for position, line in read_lines(path):
-        try:
-            record = parse_object(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {position.number}: {error}") from None
-        yield position, record
-
-
 def write_objects(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Write records as JSON Lines atomically; return their number."""
     unfinished = path.with_name(path.name + ".tmp")
