@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx2
 
-from raycol.client.retry import RetryBudget
 from raycol.errors import InputError
 
 API_KEY = "RAYCOL_API_KEY"
@@ -45,13 +44,15 @@ class Connection:
         # Do not use the environment's proxy for this machine.
         return {"base_url": self.url, "headers": headers, "trust_env": self._host not in _LOOPBACK_HOSTS}
 
-    def _retry_budget(self, timeout_s: float | None) -> RetryBudget:
-        return RetryBudget(self.retries, self.timeout_s if timeout_s is None else timeout_s, self._clock)
+    def _countdown(self, timeout_s: float | None) -> Callable[[], float]:
+        """Start the time limit of a call; the function returns the seconds left."""
+        end = self._clock() + (self.timeout_s if timeout_s is None else timeout_s)
+        return lambda: end - self._clock()
 
 
-def timeout(budget: RetryBudget) -> httpx2.Timeout:
+def timeout(remaining_s: float) -> httpx2.Timeout:
     """Timeout of one attempt: the rest of the call's, and at most 10 s to connect."""
-    remaining_s = budget.remaining_s
+    remaining_s = max(remaining_s, 1e-3)  # libraries may read a timeout of 0 as none
     return httpx2.Timeout(remaining_s, connect=min(remaining_s, _CONNECT_S))
 
 

@@ -1,13 +1,14 @@
-"""Retries of a call: number, backoff and deadline."""
+"""Retries of a call, by tenacity: number, backoff, `Retry-After` and deadline."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx2
+from tenacity import retry_if_result, stop_after_attempt, wait_random_exponential
 
 # The outcome of an attempt: a response, or the error in its place.
 Outcome = httpx2.Response | httpx2.HTTPError
@@ -18,49 +19,30 @@ _MAX_BACKOFF_S = 8.0
 MAX_RETRY_AFTER_S = 30.0
 
 
-class RetryBudget:
-    """The retries and the time that one call has left.
-
-    Exponential backoff with full jitter: each wait is uniform between 0 and a limit that doubles, so that clients
-    that failed together do not retry together.
+def retry_options(
+    may_retry: Callable[[Outcome], bool], retries: int, remaining_s: Callable[[], float]
+) -> dict[str, Any]:
+    """Arguments of tenacity's `Retrying` and `AsyncRetrying`, with which these return the last outcome.
 
     Args:
+        may_retry: whether the call may be sent again after an outcome.
         retries: maximum number of retries.
-        timeout_s: time limit of all attempts and waits together.
-        clock: monotonic seconds.
-        jitter: draws a number between two bounds.
+        remaining_s: returns the seconds left for all attempts and waits together.
     """
+    return {
+        "retry": retry_if_result(may_retry),
+        # Full jitter: clients that failed together do not retry together.
+        "wait": wait_random_exponential(_FIRST_BACKOFF_S, _MAX_BACKOFF_S) + _wait_retry_after,
+        # As `stop_before_delay`, which has no clock to pass.
+        "stop": stop_after_attempt(retries + 1) | (lambda state: state.upcoming_sleep >= remaining_s()),
+        "retry_error_callback": lambda state: state.outcome.result(),
+    }
 
-    def __init__(
-        self,
-        retries: int,
-        timeout_s: float,
-        clock: Callable[[], float],
-        jitter: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._retries_left = retries
-        self._clock = clock
-        self._deadline = clock() + timeout_s
-        self._jitter = jitter
-        self._backoff_s = _FIRST_BACKOFF_S
 
-    @property
-    def remaining_s(self) -> float:
-        """Seconds until the deadline, at least 1 ms: libraries may read a timeout of 0 as none."""
-        return max(self._deadline - self._clock(), 1e-3)
-
-    def next_wait(self, outcome: Outcome) -> float | None:
-        """Seconds to wait before the next attempt, or None if the budget is used up."""
-        if self._retries_left == 0:
-            return None
-        wait = self._jitter(0.0, self._backoff_s)
-        if isinstance(outcome, httpx2.Response):
-            wait += retry_after(outcome.headers.get("retry-after"), datetime.now(UTC))
-        if wait >= self._deadline - self._clock():
-            return None
-        self._retries_left -= 1
-        self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
-        return wait
+def _wait_retry_after(retry_state: Any) -> float:
+    outcome = retry_state.outcome.result()
+    is_response = isinstance(outcome, httpx2.Response)
+    return retry_after(outcome.headers.get("retry-after"), datetime.now(UTC)) if is_response else 0.0
 
 
 def retry_after(header: str | None, now: datetime) -> float:

@@ -3,7 +3,7 @@
     with raycol.Client("http://127.0.0.1:8000") as client:
         response = client.search("parse a date from a string", k=3)
 
-`calls` builds requests and parses responses; `retry` decides on retries.
+`calls` builds requests and parses responses; `retry` configures retries.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Self, TypeVar
 import httpx2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tenacity import Retrying
 
 from raycol.client import calls
 from raycol.client.calls import Call, read_outcome
 from raycol.client.connection import SWITCH_S, Connection, timeout
-from raycol.client.retry import Outcome
+from raycol.client.retry import Outcome, retry_options
 from raycol.client.schema import (
     DocumentResponse,
     ExplainResponse,
@@ -166,17 +167,16 @@ class Client(Connection):
         self.close()
 
     def _send(self, call: Call[T], timeout_s: float | None = None) -> T:
-        budget = self._retry_budget(timeout_s)
-        while True:
-            outcome: Outcome
+        remaining_s = self._countdown(timeout_s)
+
+        def attempt() -> Outcome:
             try:
-                outcome = self._http.request(call.method, call.path, content=call.content, timeout=timeout(budget))
+                return self._http.request(call.method, call.path, content=call.content, timeout=timeout(remaining_s()))
             except httpx2.HTTPError as error:
-                outcome = error
-            wait = budget.next_wait(outcome) if call.may_retry(outcome) else None
-            if wait is None:
-                return read_outcome(self.url, call, outcome)
-            self._sleep(wait)
+                return error
+
+        options = retry_options(call.may_retry, self.retries, remaining_s)
+        return read_outcome(self.url, call, Retrying(sleep=self._sleep, **options)(attempt))
 
 
 def check_health(url: str, timeout_s: float = 10.0) -> None:

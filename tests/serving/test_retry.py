@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
+from tenacity import Retrying
 
 from raycol.client.calls import document, pack
-from raycol.client.retry import MAX_RETRY_AFTER_S, RetryBudget, retry_after
+from raycol.client.connection import timeout
+from raycol.client.retry import MAX_RETRY_AFTER_S, retry_after, retry_options
 
 CLIENT = httpx2.Client(
     base_url="http://endpoint/prefix", transport=httpx2.MockTransport(lambda _: httpx2.Response(200))
@@ -31,20 +33,34 @@ def test_retries_end_by_number_and_by_time(
     retries: int, timeout_s: float, steps: list[tuple[float, int | None]], draw: float
 ) -> None:
     now = start = 50.0
-    budget = RetryBudget(retries, timeout_s, lambda: now, lambda low, high: low + draw * (high - low))
-    waits = 0
-    for took, after in steps:
+    remaining = iter(steps)
+    afters: list[int | None] = []
+    waits: list[float] = []
+
+    def attempt() -> httpx2.Response:
+        nonlocal now
+        took, after = next(remaining)
         now += took
-        headers = {} if after is None else {"retry-after": str(after)}
-        wait = budget.next_wait(httpx2.Response(503, headers=headers))
-        if wait is None:
-            break
-        assert wait >= min(after or 0, MAX_RETRY_AFTER_S)
-        waits += 1
+        afters.append(after)
+        return httpx2.Response(503, headers={} if after is None else {"retry-after": str(after)})
+
+    def sleep(wait: float) -> None:
+        nonlocal now
+        assert wait >= min(afters[-1] or 0, MAX_RETRY_AFTER_S)
+        waits.append(wait)
         now += wait
         assert now < start + timeout_s
-        assert 0 < budget.remaining_s <= timeout_s + 1e-6
-    assert waits <= retries
+        assert 0 < remaining_s() <= timeout_s + 1e-6
+
+    def remaining_s() -> float:
+        return start + timeout_s - now
+
+    options = retry_options(lambda _: True, retries, remaining_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("random.uniform", lambda low, high: low + draw * (high - low))
+        assert Retrying(sleep=sleep, **options)(attempt).status_code == 503
+    assert len(waits) == len(afters) - 1 <= retries
+    assert 0 < (timeout(remaining_s()).read or 0) <= timeout_s + 1e-6
 
 
 @pytest.mark.parametrize(
