@@ -214,19 +214,45 @@ def test_no_origin_is_allowed_by_default(inner: Inner, keyed: GuardSettings) -> 
 def test_listed_origins_are_allowed(inner: Inner, keyed: GuardSettings) -> None:
     keyed.cors = frozenset({"https://page.example"})
     before = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", ASKING, never))
-    assert (before.status, before.body) == (204, b"")
+    assert (before.status, before.body) == (200, b"OK")
     assert before.header("access-control-allow-origin") == "https://page.example"
-    assert "authorization" in (before.header("access-control-allow-headers") or "")
+    assert "authorization" in (before.header("access-control-allow-headers") or "").split(", ")
     for headers, status in ((bearer("r3ad"), 200), ([], 401)):
         answer = asyncio.run(ask(Guard(inner), headers=[*PAGE, *headers]))
         assert answer.status == status
         assert answer.header("access-control-allow-origin") == "https://page.example"
-        assert answer.header("vary") == "origin"
+        assert answer.header("vary") == "Origin"
     for other in ("https://page.example.evil", "http://page.example", "https://PAGE.example", "null", "*"):
         answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", [("Origin", other)], never))
         assert (answer.status, answer.header("access-control-allow-origin")) == (401, None)
         # A cache must not return one origin's response to another.
-        assert answer.header("vary") == "origin"
+        assert answer.header("vary") == "Origin"
+
+
+def test_a_page_can_read_why_its_request_is_rejected(inner: Inner, settings: GuardSettings) -> None:
+    settings.cors = frozenset({"https://page.example"})
+    settings.hosts = Hosts(None)
+    settings.max_requests = 0
+    rejected = [
+        (403, ask(Guard(inner), headers=[*PAGE, ("Host", "attacker.example")])),
+        (413, ask(Guard(inner), "POST", "/", [*PAGE, ("Content-Length", "9999999")])),
+        (429, ask(Guard(inner), headers=PAGE)),
+        (500, ask(Guard(inner), path="/broken", headers=PAGE)),
+    ]
+    for status, request in rejected:
+        settings.max_requests = int(status == 500)
+        answer = asyncio.run(request)
+        assert answer.status == answer.problem.status == status
+        assert answer.header("access-control-allow-origin") == "https://page.example"
+
+
+def test_preflights_of_other_origins_are_refused(inner: Inner, keyed: GuardSettings) -> None:
+    keyed.cors = frozenset({"https://page.example"})
+    for other in ("https://page.example.evil", "http://page.example", "https://PAGE.example", "null", "*"):
+        preflight = [("Origin", other), ("Access-Control-Request-Method", "POST"), ("X-Request-Id", "mine")]
+        answer = asyncio.run(ask(Guard(inner), "OPTIONS", "/v1/search", preflight, never))
+        assert (answer.status, answer.header("access-control-allow-origin")) == (400, None)
+        assert answer.header("x-request-id") == "mine"
 
 
 def test_requests_over_capacity_get_429(inner: Inner, settings: GuardSettings) -> None:
@@ -568,6 +594,18 @@ def test_a_response_has_one_request_id() -> None:
     assert answer.header("x-request-id") == "mine"
     answer = asyncio.run(ask(HeaderMiddleware(echo), headers=[("X-Request-Id", "a"), ("X-Request-Id", "b c")]))
     assert len(answer.header("x-request-id") or "") == 16
+
+
+@pytest.mark.parametrize("given", [[], ["mine"], ["a", "b"], ["a", "b c"], [b"\xe9\xff"]])
+def test_serve_sees_one_request_id(given: list[str | bytes]) -> None:
+    seen: list[bytes] = []
+
+    async def record(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
+
+    asyncio.run(ask(HeaderMiddleware(record), headers=[("X-Request-Id", value) for value in given]))
+    (value,) = seen
+    assert value.isalnum()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ASGI middleware: request id, authentication, admission control, body limit, access log.
+"""ASGI middleware: request id, CORS, authentication, admission control, body limit, access log.
 
 It uses neither Ray nor FastAPI: nothing parses a request before it is admitted.
 """
@@ -13,9 +13,11 @@ import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from starlette._utils import get_route_path
+from starlette.middleware.cors import CORSMiddleware
 
 from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.serving import metrics
@@ -45,6 +47,8 @@ _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
 # Health checks may use any host name.
 _HEALTH_CHECKS = {"/healthz", "/readyz"}
+_CORS_METHODS = ("GET", "POST")
+_CORS_HEADERS = ("authorization", "content-type", "x-request-id")
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([^\]]+)\]|([^:]+))(?::\d*)?")
 _ANY = "0.0.0.0"  # noqa: S104
@@ -155,20 +159,28 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        request = _Request(scope, headers, send)
+        request = _Request(scope, send)
         REQUEST_ID.set(request.id)
-        settings = Guard.settings
+        admission: Any = partial(self._admit, request, Guard.settings)
+        if Guard.settings and Guard.settings.cors:
+            # Around the admission: a page must be able to read why its request is rejected.
+            admission = CORSMiddleware(
+                admission, Guard.settings.cors, allow_methods=_CORS_METHODS, allow_headers=_CORS_HEADERS
+            )
+        try:
+            await admission(scope, receive, request.send)
+        finally:
+            request.record()
+
+    async def _admit(
+        self, request: _Request, settings: GuardSettings | None, scope: Any, receive: Any, send: Any
+    ) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
         admitted = False
         try:
             if settings is None:
                 raise _RejectedError(503, "Not ready", "the gateway is starting")
             _check_host(request, headers, settings)
-            request.varies_by_origin = bool(settings.cors)
-            request.origin = _allowed_origin(headers, settings)
-            if scope["method"] == "OPTIONS" and request.origin:
-                await request.send_preflight()
-                return
             _check_key(request, headers, settings)
             _check_origin(request, headers, settings)
             limited = request.path not in _UNLIMITED
@@ -183,35 +195,33 @@ class Guard:
                 admitted = True
                 settings.in_flight += 1
                 metrics.IN_FLIGHT.set(settings.in_flight)
-            await self.app(scope, _replay(body, receive), request.send)
+            await self.app(scope, _replay(body, receive), send)
         except _RejectedError as error:
-            await request.reject(error, receive)
+            await request.reject(error, receive, send)
         except Exception:
             # The response does not include the error, which may describe this machine.
             log.exception("request %s failed", request.id)
             if request.status:
                 raise
-            await request.reject(_RejectedError(500, "Failed", "internal error; see the gateway's log"), receive)
+            await request.reject(_RejectedError(500, "Failed", "internal error; see the gateway's log"), receive, send)
         finally:
             if admitted and settings:
                 settings.in_flight -= 1
                 metrics.IN_FLIGHT.set(settings.in_flight)
-            request.record()
 
 
 class _Request:
     """One request: its id, its response, and its latency."""
 
-    def __init__(self, scope: Any, headers: dict[bytes, bytes], send: Any) -> None:
-        self.id = request_id(headers.get(b"x-request-id", b""))
+    def __init__(self, scope: Any, send: Any) -> None:
+        self.id = request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         # As the router sees it, relative to the mount point.
         self.path = get_route_path(scope)
         self.method = scope["method"]
-        self.varies_by_origin = False
-        self.origin: str | None = None
         self.status = 0
         self._scope = scope
         self._send = send
+        self._headers = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
         self._started = time.perf_counter()
         self._responded: float | None = None
 
@@ -219,7 +229,7 @@ class _Request:
         """Send a message of the response, with our headers and in chunks."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
+            message = {**message, "headers": [*message.get("headers", []), *self._headers]}
         body = message.get("body", b"")
         if len(body) <= _CHUNK_BYTES:
             await self._send(message)
@@ -229,7 +239,7 @@ class _Request:
                 await self._send({**message, "body": body[start : start + _CHUNK_BYTES], "more_body": True})
             await self._send({**message, "body": b""})
 
-    async def reject(self, error: _RejectedError, receive: Any) -> None:
+    async def reject(self, error: _RejectedError, receive: Any, send: Any) -> None:
         """Respond with problem+json."""
         problem = Problem(
             title=error.title, status=error.status, detail=error.detail, request_id=self.id
@@ -244,22 +254,12 @@ class _Request:
         unread = error.status in (408, 413)
         if unread:
             headers.append((b"connection", b"close"))
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": content, "more_body": unread})
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": unread})
         if unread:
             self._responded = time.perf_counter()
             await _linger(receive)
-            await self.send({"type": "http.response.body", "body": b""})
-
-    async def send_preflight(self) -> None:
-        """Answer a CORS preflight request of an allowed origin."""
-        headers = [
-            (b"access-control-allow-methods", b"GET, POST"),
-            (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
-            (b"access-control-max-age", b"600"),
-        ]
-        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": b""})
 
     def record(self) -> None:
         """Update the metrics and write the access log."""
@@ -271,19 +271,6 @@ class _Request:
         metrics.LATENCY.labels(path).observe(seconds)
         line = {"request": self.id, "method": self.method, "path": self.path[:200], "status": self.status}
         log.info("%s", json.dumps({**line, "ms": round(1000 * seconds, 2)}))
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
-        if self.origin:
-            headers.append((b"access-control-allow-origin", self.origin.encode()))
-        if self.varies_by_origin:
-            headers.append((b"vary", b"origin"))
-        return headers
-
-
-def _allowed_origin(headers: dict[bytes, bytes], settings: GuardSettings) -> str | None:
-    origin = headers.get(b"origin", b"").decode("latin-1")
-    return origin if origin in settings.cors else None
 
 
 def _check_host(request: _Request, headers: dict[bytes, bytes], settings: GuardSettings) -> None:
@@ -297,7 +284,7 @@ def _check_host(request: _Request, headers: dict[bytes, bytes], settings: GuardS
 def _check_origin(request: _Request, headers: dict[bytes, bytes], settings: GuardSettings) -> None:
     """Without keys, reject admin requests of cross-origin pages: browsers send simple POSTs without a preflight."""
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if settings.scope_of is not None or not request.path.startswith(_ADMIN) or not origin or request.origin:
+    if settings.scope_of is not None or not request.path.startswith(_ADMIN) or not origin or origin in settings.cors:
         return
     if origin.partition("://")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower():
         raise _RejectedError(403, "Forbidden", f"origin {origin[:200]!r} is not allowed; add it to cors")
