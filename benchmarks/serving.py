@@ -63,7 +63,8 @@ from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import Prober, probe_in_gateway
 from raycol.serving.run import serving
-from raycol.serving.scatter import ShardCall, Shards, search
+from raycol.serving.scatter import search
+from raycol.serving.shard_calls import ShardCall, Shards
 from raycol.storage import open_store
 
 K = 10

@@ -87,6 +87,13 @@ def test_index_and_data_import_neither_ray_nor_torch() -> None:
             assert not {name.split(".")[0] for name in imported(path)} & {"ray", "torch"}, path
 
 
+def test_serving_without_ray() -> None:
+    # What a gateway and its shards do is tested in one process; these four wrap it for Serve.
+    on_serve = {PROJECT / "raycol" / "serving" / f"{name}.py" for name in ("app", "deploy_config", "gateway", "run")}
+    for path in {*(PROJECT / "raycol" / "serving").rglob("*.py")} - on_serve:
+        assert "ray" not in {name.split(".")[0] for name in imported(path)}, path
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT / "jobs").glob("*.py")), ids=lambda path: path.name)
 def test_every_entry_point_runs_a_verb(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = ast.parse(path.read_text())

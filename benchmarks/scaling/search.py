@@ -23,6 +23,7 @@ from raycol.index.search.query import Query
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.probing import Prober, probe_in_gateway
+from raycol.serving.shard_calls import ShardCall, Shards
 from raycol.storage import open_store
 from scaling.corpus import Corpus
 from scaling.kept import Step
@@ -134,7 +135,7 @@ def _sharded(folder: Path, corpus: Corpus, n_queries: int, rounds: int, n: int, 
     return {"cpu_ms": cpu_ms, "same_hits": same / len(cpu_ms), "own_bytes": _own_memory()}
 
 
-def _ask(shard: IndexShard) -> scatter.ShardCall:
+def _ask(shard: IndexShard) -> ShardCall:
     async def ask(method: str, *arguments: Any) -> Any:
         answer: Callable[..., Any] = getattr(shard, method)
         return answer(*arguments)
@@ -143,7 +144,7 @@ def _ask(shard: IndexShard) -> scatter.ShardCall:
 
 
 async def _search(
-    asks: Sequence[scatter.ShardCall], probing: Prober | None, shard: IndexShard, query: NDArray[np.float32]
+    asks: Sequence[ShardCall], probing: Prober | None, shard: IndexShard, query: NDArray[np.float32]
 ) -> list[str]:
     def failed(number: int, error: BaseException) -> None:
         raise error
@@ -151,7 +152,7 @@ async def _search(
     manifest = shard.manifest
     n_centroids = manifest.codebook.n_centroids
     gathered = await scatter.search(
-        scatter.Shards(asks, time.monotonic() + 3600, failed),
+        Shards(asks, time.monotonic() + 3600, failed),
         [query],
         k=K,
         settings=resolve("default", manifest.tuned, n_centroids, K),

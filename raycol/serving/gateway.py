@@ -38,9 +38,10 @@ from raycol.client.schema import (
 from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
-from raycol.serving.gateway_state import GatewaySettings, GatewayState, UnavailableError
+from raycol.serving.gateway_state import GatewaySettings, GatewayState
 from raycol.serving.http.middleware import REQUEST_ID, Guard
 from raycol.serving.http.page import HEADERS, page_files
+from raycol.serving.shard_calls import UnavailableError
 
 log = logging.getLogger("ray.serve")
 

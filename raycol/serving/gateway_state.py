@@ -6,11 +6,9 @@ import asyncio
 import base64
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,20 +34,17 @@ from raycol.client.schema import (
     TokenMatch,
     VersionResponse,
 )
-from raycol.errors import InputError, RaycolError
+from raycol.errors import InputError
 from raycol.index.format.document import check_embeddings
-from raycol.index.format.manifest import Manifest, read_manifest, versions
+from raycol.index.format.manifest import versions
 from raycol.index.search.effort import resolve
 from raycol.index.search.filters import parse_filter
 from raycol.index.shard import Selection, whole_size
 from raycol.serving import metrics, scatter
-from raycol.serving.circuit_breaker import CircuitBreaker
-from raycol.serving.deploy import check_same_model, manifest_to_serve
-from raycol.serving.http.middleware import REQUEST_ID, GuardSettings, Hosts
+from raycol.serving.http.middleware import GuardSettings, Hosts
 from raycol.serving.keys import WatchedKeys
-from raycol.serving.probing import Prober, probe_in_gateway
-from raycol.serving.served_version import current_version, read_served_version, write_served_version
-from raycol.serving.shard import ShardReply
+from raycol.serving.shard_calls import ShardHandles, Shards, UnavailableError
+from raycol.serving.version_follower import VersionFollower
 from raycol.storage import open_store
 
 T = TypeVar("T")
@@ -59,16 +54,8 @@ _FOLLOW_S = 2.0
 _STATUS_S = 2.0
 # Cache /readyz for this long: the path is public and must not fan out to the shards on every request.
 _READY_S = 1.0
-_SWITCH_S = 600.0
-_SWITCH_ATTEMPTS = 5
-# Fraction of the time left that is reserved for merging after the shards' deadline.
-_MERGE_SHARE = 0.05
 
 log = logging.getLogger("ray.serve")
-
-
-class UnavailableError(RaycolError):
-    """A shard or the encoder failed or timed out."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +84,11 @@ class GatewayState:
         self.settings = settings
         self._encoder_or_none = encoder
         self._shards = list(shards)
-        self._breakers = [
-            CircuitBreaker(str(number), partial(_ping, shard)) for number, shard in enumerate(self._shards)
-        ]
+        self._handles = ShardHandles(self._shards)
         self._store = open_store(settings.index)
-        version = current_version(self._store, settings.version, settings.recorded_at)
-        self._manifest = read_manifest(self._store, version)
-        # Time of the latest served-version record that this gateway has applied.
-        self._recorded_at = settings.recorded_at
-        self._switching = asyncio.Lock()
+        self._served = VersionFollower(self._store, settings.version, settings.recorded_at, self._shards)
         self._ready_check: asyncio.Task[Health] | None = None
         self._ready_checked = 0.0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
-        self._prober: Prober | None = None
-        self._prober = self._open_prober(self._manifest)
-        metrics.VERSION.set(self._manifest.version)
         self._keys = None if settings.keys is None else WatchedKeys(settings.keys)
         # With keys, DNS rebinding gains nothing: the page has no key.
         hosts = None if self._keys and not settings.allowed_hosts else Hosts(settings.host, settings.allowed_hosts)
@@ -126,7 +103,7 @@ class GatewayState:
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Answer `POST /v1/search`."""
         started = time.perf_counter()
-        manifest, prober, deadline = self._manifest, self._prober, self._deadline(request.timeout_ms)
+        manifest, prober, deadline = self._served.manifest, self._served.prober, self._deadline(request.timeout_ms)
         if request.filter is not None:
             parse_filter(request.filter, manifest.columns)
         if request.embeddings is not None:
@@ -137,7 +114,7 @@ class GatewayState:
         else:
             queries = await self._embed(request.texts, deadline, is_query=True)
         encoded = time.perf_counter()
-        shards = self._open_shards(manifest.version, deadline)
+        shards = self._handles.open(manifest.version, deadline)
         try:
             result = await scatter.search(
                 shards,
@@ -157,7 +134,7 @@ class GatewayState:
         if partial:
             metrics.PARTIAL.inc()
             if not result.answered or not request.allow_partial:
-                raise _incomplete(shards, result.answered)
+                raise shards.unavailable(result.answered)
         metrics.QUERIES.inc(len(queries))
         stages = {"encode": encoded - started, **result.seconds, "total": time.perf_counter() - started}
         for stage, seconds in stages.items():
@@ -173,7 +150,7 @@ class GatewayState:
     async def rerank(self, request: RerankRequest) -> RerankResponse:
         """Answer `POST /v1/rerank`."""
         started = time.perf_counter()
-        manifest, deadline = self._manifest, self._deadline(request.timeout_ms)
+        manifest, deadline = self._served.manifest, self._deadline(request.timeout_ms)
         unknown: list[str] = []
         count, partial = None, False
         if request.documents is not None:
@@ -183,8 +160,8 @@ class GatewayState:
         else:
             queries = await self._embed([request.query], deadline, is_query=True)
             ids = list(dict.fromkeys(request.ids or ()))
-            shards = self._open_shards(manifest.version, deadline)
-            replies = await self._call_all(shards, "rerank", (queries, [ids]), allow_partial=request.allow_partial)
+            shards = self._handles.open(manifest.version, deadline)
+            replies = await shards.call_complete("rerank", queries, [ids], allow_partial=request.allow_partial)
             results = [Reranked(id=hit.id, score=hit.score) for reply in replies for hit in reply[0]]
             results.sort(key=lambda result: (-result.score, result.id))
             count = ShardCount(total=len(self._shards), answered=len(replies))
@@ -208,14 +185,14 @@ class GatewayState:
         """Answer `POST /v1/embeddings`."""
         arrays = await self._embed(request.texts, self._deadline(None), is_query=request.is_query)
         embeddings = [_pack(array) for array in arrays] if request.packed else [array.tolist() for array in arrays]
-        return EmbeddingsResponse(embeddings=embeddings, dim=self._manifest.dim, model=self._model)
+        return EmbeddingsResponse(embeddings=embeddings, dim=self._served.manifest.dim, model=self._model)
 
     async def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Answer `POST /v1/explain`."""
-        manifest, deadline = self._manifest, self._deadline(None)
+        manifest, deadline = self._served.manifest, self._deadline(None)
         (query_QD,) = await self._embed([request.query], deadline, is_query=True)
-        shards = self._open_shards(manifest.version, deadline)
-        replies = await self._call_all(shards, "explain", (query_QD, request.id))
+        shards = self._handles.open(manifest.version, deadline)
+        replies = await shards.call_complete("explain", query_QD, request.id)
         matches = next((reply for reply in replies if reply is not None), None)
         if matches is None:
             raise InputError(f"document {request.id!r} is not in version {manifest.version}")
@@ -242,8 +219,8 @@ class GatewayState:
 
     async def document(self, id_: str) -> DocumentResponse | None:
         """Answer `GET /v1/documents/{id}`."""
-        version = self._manifest.version
-        documents = await self._read_documents(self._open_shards(version, self._deadline(None)), [id_])
+        version = self._served.manifest.version
+        documents = await self._read_documents(self._handles.open(version, self._deadline(None)), [id_])
         if id_ not in documents:
             return None
         hit = SearchHit.of(id_, 0.0, documents[id_])
@@ -251,7 +228,7 @@ class GatewayState:
 
     async def describe(self) -> IndexDescription:
         """Answer `GET /v1/index`."""
-        manifest = self._manifest
+        manifest = self._served.manifest
         return IndexDescription(
             version=manifest.version,
             versions=await asyncio.to_thread(versions, self._store),
@@ -283,79 +260,21 @@ class GatewayState:
         for task in tasks:
             task.cancel()
         count = ShardCount(total=len(self._shards), answered=sum(succeeded[: len(self._shards)]))
-        return Health(status="ok" if all(succeeded) else "not ready", version=self._manifest.version, shards=count)
+        return Health(
+            status="ok" if all(succeeded) else "not ready", version=self._served.manifest.version, shards=count
+        )
 
     async def switch(self, version: int | None) -> VersionResponse:
-        """Serve another version: open it on every replica, record it, then serve it.
-
-        Raises:
-            InputError: the version does not exist, or has another model.
-            UnavailableError: a shard could not open it; the served version does not change.
-        """
-        async with self._switching:
-            before = self._manifest
-            manifest = await asyncio.to_thread(manifest_to_serve, self._store, before, version)
-            await self._prepare(manifest.version)
-            prober = await asyncio.to_thread(self._open_prober, manifest)
-            record = await asyncio.to_thread(
-                write_served_version, self._store, manifest.version, newest=version is None
-            )
-            # Again, for replicas that started after the first call and read the old record.
-            try:
-                await self._prepare(manifest.version, attempts=1)
-            except UnavailableError as error:
-                log.warning("%s; its replicas open it on their first request", error)
-            self._serve(manifest, prober, record.at)
-            return VersionResponse(version=manifest.version, before=before.version)
+        """Answer `POST /v1/admin/version`; see `VersionFollower.switch`."""
+        return await self._served.switch(version)
 
     async def follow(self) -> None:
         """Poll the served-version record and the key file, and apply changes. Does not return."""
-        # Two loops: a switch may take minutes, and must not delay a key's revocation.
-        await asyncio.gather(self._follow_version(), self._follow_keys())
-
-    async def _follow_keys(self) -> None:
-        while self._keys:
-            await asyncio.sleep(_FOLLOW_S)
-            try:
-                await asyncio.to_thread(self._keys.refresh)
-            except Exception as error:  # retried at the next poll
-                log.warning("cannot read the keys: %r", error)
-
-    async def _follow_version(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_S)
-            try:
-                async with self._switching:
-                    record = await asyncio.to_thread(read_served_version, self._store)
-                    if record is not None and record.at != self._recorded_at:
-                        manifest = await asyncio.to_thread(read_manifest, self._store, record.version)
-                        check_same_model(self._manifest, manifest)
-                        await self._prepare(manifest.version)
-                        self._serve(manifest, await asyncio.to_thread(self._open_prober, manifest), record.at)
-            except Exception as error:  # retried at the next poll
-                log.warning("cannot switch to the recorded version: %r", error)
-
-    def _serve(self, manifest: Manifest, prober: Prober | None, recorded_at: int) -> None:
-        log.warning("serving version %d in place of %d", manifest.version, self._manifest.version)
-        self._manifest, self._prober, self._recorded_at = manifest, prober, recorded_at
-        metrics.VERSION.set(manifest.version)
-
-    async def _prepare(self, version: int, attempts: int = _SWITCH_ATTEMPTS) -> None:
-        """Open a version on every replica of every shard; the served version stays open."""
-        for attempt in range(1, attempts + 1):
-            calls = [
-                shard.broadcast("prepare", version, self._manifest.version).results_async() for shard in self._shards
-            ]
-            try:
-                async with asyncio.timeout(_SWITCH_S):
-                    await asyncio.gather(*calls)
-                return
-            except Exception as error:
-                # Serve replaces a dead replica; the next attempt reaches its successor.
-                if attempt == attempts:
-                    detail = f"not every shard could open version {version} ({error!r:.200})"
-                    raise UnavailableError(detail) from error
-                await asyncio.sleep(attempt)
+        polls = [_poll("switch to the recorded version", self._served.follow_record)]
+        if self._keys:
+            # A loop of its own: a switch may take minutes, and must not delay a key's revocation.
+            polls.append(_poll("read the keys", partial(asyncio.to_thread, self._keys.refresh)))
+        await asyncio.gather(*polls)
 
     @property
     def _encoder(self) -> Any:
@@ -365,7 +284,7 @@ class GatewayState:
 
     @property
     def _model(self) -> str | None:
-        info = self._manifest.model
+        info = self._served.manifest.model
         return self.settings.model or (info.name if info else None)
 
     def _deadline(self, timeout_ms: int | None) -> float:
@@ -387,93 +306,26 @@ class GatewayState:
         metrics.CACHED.inc(n_cached)
         return list(embeddings)
 
-    def _open_prober(self, manifest: Manifest) -> Prober | None:
-        """The prober of a version; None if its shards probe."""
-        if not probe_in_gateway(len(self._shards), manifest.codebook.n_centroids):
-            return None
-        served = self._prober
-        same = served is not None and served.codebook_name == manifest.codebook.name
-        return served if same else Prober(self._store, manifest, self._pool)
-
-    def _open_shards(self, version: int, deadline: float) -> scatter.Shards:
-        # The shards' deadline leaves time to merge.
-        shard_deadline = deadline - _MERGE_SHARE * max(0.0, deadline - time.monotonic())
-        calls = [self._shard_call(number, version, shard_deadline) for number in range(len(self._shards))]
-
-        def on_failure(number: int, failure: BaseException) -> None:
-            reason = _reason(failure)
-            metrics.SHARD_FAILURES.labels(str(number), reason).inc()
-            if reason == "down":
-                return  # the circuit breaker logs it once
-            log.warning("request %s: shard %d %s: %r", REQUEST_ID.get(), number, reason, failure)
-
-        return scatter.Shards(calls, shard_deadline, on_failure, self._breakers)
-
-    @cached_property
-    def _call_handles(self) -> list[Any]:
-        """Handles of `Shard.call`, created in the first request: a handle belongs to its event loop."""
-        # Arguments and replies are arrays, tuples and plain values: Serve's cloudpickle takes twice as long.
-        plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
-        return [shard.options(method_name="call", **plain) for shard in self._shards]
-
-    def _shard_call(self, number: int, version: int, deadline: float) -> scatter.ShardCall:
-        async def call(method: str, *arguments: Any) -> Any:
-            budget = deadline - time.monotonic()
-            response = self._call_handles[number].remote(version, method, arguments, budget, REQUEST_ID.get())
-            try:
-                reply: ShardReply = await response
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
-            except Exception as error:
-                if isinstance(cause := getattr(error, "cause", None), InputError):
-                    raise cause from None
-                raise
-            name = str(number)
-            metrics.SHARD_WORK.labels(name, method).observe(reply.work_s)
-            metrics.SHARD_WAIT.labels(name).observe(reply.wait_s)
-            metrics.SHARD_REQUESTS.labels(name).set(reply.in_flight)
-            metrics.SHARD_MEMORY.labels(name).set(reply.memory_bytes)
-            return reply.result
-
-        return call
-
-    async def _call_all(
-        self, shards: scatter.Shards, method: str, arguments: tuple[Any, ...], *, allow_partial: bool = False
-    ) -> list[Any]:
-        """The replies of all shards. Raises `UnavailableError` if one is missing, unless `allow_partial`."""
-        replies = await shards.call_all(method, *arguments)
-        if len(replies) < len(self._shards) and not (allow_partial and replies):
-            raise _incomplete(shards, len(replies))
-        return [replies[number] for number in sorted(replies)]
-
-    async def _read_documents(self, shards: scatter.Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
+    async def _read_documents(self, shards: Shards, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Metadata of documents by id; unknown ids are omitted."""
         documents: dict[str, dict[str, Any]] = {}
-        for reply in await self._call_all(shards, "documents", (ids,)):
+        for reply in await shards.call_complete("documents", ids):
             documents |= reply
         return documents
 
 
-def _incomplete(shards: scatter.Shards, answered: int) -> UnavailableError:
-    reasons = Counter(map(_reason, shards.failures.values()))
-    listed = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
-    return UnavailableError(f"{answered} of {len(shards)} shards answered ({listed})")
-
-
-def _reason(failure: BaseException) -> str:
-    """Metric label of a shard's failure: down, late or failed."""
-    if isinstance(failure, scatter.ShardDownError):
-        return "down"
-    return "late" if isinstance(failure, TimeoutError) else "failed"
-
-
-async def _ping(shard: Any) -> None:
-    await shard.status.remote()
-
-
 async def _result(response: Awaitable[T]) -> T:
     return await response
+
+
+async def _poll(task: str, step: Callable[[], Awaitable[None]]) -> None:
+    """Run a step again and again; after an error, the next poll tries again."""
+    while True:
+        await asyncio.sleep(_FOLLOW_S)
+        try:
+            await step()
+        except Exception as error:
+            log.warning("cannot %s: %r", task, error)
 
 
 def _unpack(query: Any, dim: int, number: int) -> NDArray[np.float32]:

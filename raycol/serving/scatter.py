@@ -1,7 +1,6 @@
 """Scatter-gather search: candidates from each shard, selection over all of them, exact scores, the best k.
 
-Independent of Ray: a shard is any coroutine function `call(method, *arguments)`. After a failure or timeout a shard is
-dropped for the rest of the search, and the result counts the shards that answered.
+A shard that fails or times out is dropped for the rest of the search, and the result counts those that answered.
 
 Shapes: M documents. Documents are identified by their ordinals over all partitions of the version.
 """
@@ -12,13 +11,11 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.errors import InputError
 from raycol.index.format.manifest import SearchSettings
 from raycol.index.search.pipeline import (
     Candidates,
@@ -32,9 +29,8 @@ from raycol.index.search.pipeline import (
 )
 from raycol.index.search.probes import Probes
 from raycol.index.shard import Selection, ShardCandidates, ShardScores
-from raycol.serving.circuit_breaker import CircuitBreaker
+from raycol.serving.shard_calls import Shards
 
-ShardCall = Callable[..., Awaitable[Any]]
 Probe = Callable[[Sequence[NDArray[np.float32]], Sequence[SearchPlan]], Awaitable[list[Probes | None]]]
 
 # Assume that one shard holds up to this multiple of its even share of the candidates, and of the documents scored
@@ -43,12 +39,6 @@ _CANDIDATES_SHARE = 1.5
 _EAGER_SHARE = 1.25
 _CANDIDATES_EXTRA = 32
 _EAGER_EXTRA = 4
-
-# Fraction of the time left that one step may take: a later step may have to call the other shards again.
-_STEP_SHARE = 0.8
-
-# These need no index files: a shard whose files are damaged can still answer, so success does not mean it is up.
-_WITHOUT_FILES = ("count",)
 
 # More bits than an ordinal has; an estimate (at most 255 per query token) fits in the rest of 64.
 _ORDINAL_BITS = 40
@@ -68,97 +58,12 @@ class DocumentHit(NamedTuple):
     metadata: dict[str, Any]
 
 
-class ShardDownError(Exception):
-    """The shard's circuit breaker is open; it was not called."""
-
-
 class ScatterResult(NamedTuple):
     """The hits of each query, the number of shards that answered, and seconds by stage."""
 
     hits: list[list[DocumentHit]]
     answered: int
     seconds: dict[str, float]
-
-
-class Shards:
-    """The shards of one search, called in parallel until a deadline. A shard that fails is not called again.
-
-    Args:
-        calls: one per shard.
-        deadline: as `time.monotonic`.
-        on_failure: called with the number of a shard and its error.
-        breakers: one per shard. Shards that are down are skipped, and retried in the background.
-    """
-
-    def __init__(
-        self,
-        calls: Sequence[ShardCall],
-        deadline: float,
-        on_failure: Callable[[int, BaseException], None],
-        breakers: Sequence[CircuitBreaker] = (),
-    ) -> None:
-        self._calls = calls
-        self._deadline = deadline
-        self._on_failure = on_failure
-        self._breakers = breakers
-        self._down = [shard for shard, breaker in enumerate(breakers) if breaker.is_down]
-        self.alive = [shard for shard in range(len(calls)) if shard not in self._down]
-        self.failures: dict[int, BaseException] = {}
-        for shard in self._down:
-            self._record_failure(shard, ShardDownError())
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def step_s(self) -> float:
-        """Time limit of the next step in seconds; leaves time for another step."""
-        return _STEP_SHARE * max(0.0, self._deadline - time.monotonic())
-
-    async def call_all(self, method: str, *arguments: Any) -> dict[int, Any]:
-        """The replies of all shards to the same call, by shard. Raises as `call_each`."""
-        if method not in _WITHOUT_FILES:
-            for shard in self._down:
-                call = partial(self._calls[shard], method, *arguments)
-                self._breakers[shard].retry(call, max(0.0, self._deadline - time.monotonic()))
-            self._down = []
-        return await self.call_each(method, dict.fromkeys(self.alive, arguments))
-
-    async def call_each(self, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """The replies of the shards in `arguments`, by shard; failed shards are omitted.
-
-        Raises:
-            InputError: a shard rejected its arguments.
-        """
-        called = [shard for shard in self.alive if shard in arguments]
-        started = time.monotonic()
-        tasks = [asyncio.ensure_future(self._calls[shard](method, *arguments[shard])) for shard in called]
-        if not tasks:
-            return {}
-        try:
-            await asyncio.wait(tasks, timeout=self.step_s())
-        finally:
-            for task in tasks:
-                task.cancel()
-        replies = {}
-        for shard, task in zip(called, tasks, strict=True):
-            # A task cancelled just now may not be done yet.
-            failure = task.exception() if task.done() and not task.cancelled() else TimeoutError("timed out")
-            if isinstance(failure, InputError):
-                raise failure
-            if failure is None:
-                replies[shard] = task.result()
-                if self._breakers and method not in _WITHOUT_FILES:
-                    self._breakers[shard].record_success()
-            else:
-                self.alive.remove(shard)
-                if self._breakers and isinstance(failure, TimeoutError):
-                    self._breakers[shard].record_timeout(time.monotonic() - started)
-                self._record_failure(shard, failure)
-        return replies
-
-    def _record_failure(self, shard: int, failure: BaseException) -> None:
-        self.failures[shard] = failure
-        self._on_failure(shard, failure)
 
 
 async def search(

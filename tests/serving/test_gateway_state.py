@@ -18,9 +18,10 @@ from raycol.index.shard import Selection
 from raycol.serving import circuit_breaker as breaker
 from raycol.serving import gateway_state as state_module
 from raycol.serving import shard as shard_module
-from raycol.serving.gateway_state import GatewaySettings, GatewayState, UnavailableError
+from raycol.serving.gateway_state import GatewaySettings, GatewayState
 from raycol.serving.keys import new_key, revoke_key
 from raycol.serving.shard import Shard
+from raycol.serving.shard_calls import UnavailableError
 from raycol.storage import Store
 from tests.conftest import make_clustered, make_passages
 from tests.serving.handles import Handle, Method
@@ -109,7 +110,7 @@ def test_a_dead_shard_delays_one_search_and_recovers(
         assert last.calls.count("call") < 6
         # The background retry still hangs.
         last.dead = False
-        for task in state._breakers[-1]._tasks:
+        for task in state._handles.breakers[-1]._tasks:
             task.cancel()
         async with asyncio.timeout(60):
             while await answered() < shards:

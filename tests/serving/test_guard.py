@@ -13,10 +13,10 @@ from starlette.requests import Request
 from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.errors import IndexCorruptError, InputError
 from raycol.serving import gateway, metrics
-from raycol.serving.gateway_state import UnavailableError
 from raycol.serving.http import middleware as guard
 from raycol.serving.http.headers import HeaderMiddleware
 from raycol.serving.http.middleware import REQUEST_ID, Guard, GuardSettings, Hosts
+from raycol.serving.shard_calls import UnavailableError
 
 KEYS = {"r3ad": "read", "adm1n": "admin"}
 OPERATIONS = [(method.upper(), path) for path, item in gateway.api.openapi()["paths"].items() for method in item]

@@ -18,6 +18,7 @@ from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.circuit_breaker import CircuitBreaker
 from raycol.serving.probing import Prober
+from raycol.serving.shard_calls import Shards
 from raycol.storage import open_store
 
 DIM = 32
@@ -64,7 +65,7 @@ def search(
     index, calls, queries, k=10, timeout=60.0, effort="default", settings=None, failures=None, probe=None, **selection
 ):
     manifest = index.manifest
-    shards = scatter.Shards(
+    shards = Shards(
         calls, time.monotonic() + timeout, lambda n, why: None if failures is None else failures.append((n, why))
     )
     return asyncio.run(
@@ -213,7 +214,7 @@ def test_a_shard_that_only_answers_counts_is_down(index, queries) -> None:
         breakers = [CircuitBreaker(str(number), ping) for number in range(2)]
         for breaker in breakers:
             breaker.record_timeout(10.0)
-        opened = scatter.Shards(calls, time.monotonic() + 60, lambda *_: None, breakers)
+        opened = Shards(calls, time.monotonic() + 60, lambda *_: None, breakers)
         assert sorted(await opened.call_all("count", Selection())) == [0, 1]
         for breaker in breakers:
             breaker.record_timeout(10.0)
