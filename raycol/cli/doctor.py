@@ -18,13 +18,11 @@ from raycol.cli.submit import follow_and_exit
 from raycol.core.escaping import printable
 from raycol.core.progress import progress
 from raycol.doctor.checks import Finding
-from raycol.doctor.config import DoctorConfig
-from raycol.doctor.reach import check_reachable
+from raycol.doctor.config import DoctorConfig, check_reachable
 from raycol.errors import InputError
-from raycol.jobs.address import dashboard_address, is_dashboard
 from raycol.jobs.cluster import Cluster
-from raycol.jobs.identity import PREFIX
-from raycol.jobs.token import MODE, auth_headers
+from raycol.jobs.connection import MODE, auth_headers, dashboard_address, is_dashboard
+from raycol.jobs.job import PREFIX
 from raycol.storage import absolute
 
 # Table width in a job's log, which is usually read in a terminal.

@@ -14,10 +14,9 @@ from rich.table import Table
 from raycol.cli.submit import follow_and_exit
 from raycol.core.escaping import echo, printable, printable_log
 from raycol.errors import RaycolError
-from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster
-from raycol.jobs.identity import PREFIX
-from raycol.jobs.token import auth_headers
+from raycol.jobs.connection import auth_headers, dashboard_address
+from raycol.jobs.job import PREFIX
 
 # Seconds to wait for a job to stop. Ray kills it after 3; the rest is for the cluster to record it.
 _STOP_TIMEOUT_S = 60.0

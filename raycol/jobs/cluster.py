@@ -13,9 +13,8 @@ import httpx2
 
 from raycol.distributed.session import set_environment
 from raycol.errors import InputError, RaycolError
-from raycol.jobs.address import FROM_ENVIRONMENT
+from raycol.jobs.connection import FROM_ENVIRONMENT, TOKEN_HINT
 from raycol.jobs.job import SubmittedJob
-from raycol.jobs.token import TOKEN_HINT
 
 # Timeout of the first request. Ray's client has none.
 _TIMEOUT_S = 10.0

@@ -10,8 +10,8 @@ from typing import Any
 
 from raycol.core.config import read_yaml_mapping
 from raycol.errors import InputError
+from raycol.jobs.connection import MODE, TOKEN, TOKEN_FILE
 from raycol.jobs.package import Package
-from raycol.jobs.token import MODE, TOKEN, TOKEN_FILE
 
 _OPTIONS = {"working_dir": "--working-dir", "excludes": "--exclude"}
 

@@ -11,14 +11,12 @@ from typing import Any
 import raycol
 from raycol.core.config import Config
 from raycol.errors import InputError, RaycolError
-from raycol.jobs.address import dashboard_address
 from raycol.jobs.cluster import Cluster, DuplicateJobError
+from raycol.jobs.connection import auth_headers, dashboard_address
 from raycol.jobs.environment import runtime_env
-from raycol.jobs.identity import choose_attempt, job_name
-from raycol.jobs.job import SubmittedJob
+from raycol.jobs.job import SubmittedJob, choose_attempt, job_name
 from raycol.jobs.package import Package, pack, respects_gitignore, size_limit
 from raycol.jobs.paths import check_paths
-from raycol.jobs.token import auth_headers
 from raycol.jobs.verbs import VERBS, Verb, uris_of
 
 # Another client may submit the same attempt at the same moment, and that attempt may already have failed.

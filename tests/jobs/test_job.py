@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.indexing.config import IndexConfig
-from raycol.jobs.identity import attempt_id, attempt_of, choose_attempt, job_name
-from raycol.jobs.job import SubmittedJob
+from raycol.jobs.job import SubmittedJob, attempt_id, attempt_of, choose_attempt, job_name
 
 
 def build(**settings: object) -> IndexConfig:
