@@ -15,6 +15,7 @@ from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import options_of
 from raycol.cli.submit import submit_app
+from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
 from raycol.core.progress import console, no_report, progress
 from raycol.data.ids import read_id_lines
@@ -30,14 +31,12 @@ from raycol.training.config import TrainConfig
 
 app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",
-    no_args_is_help=True,
+    cls=CommandGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-index_app = typer.Typer(
-    help="Build, change, maintain and search an index.", no_args_is_help=True, rich_markup_mode=None
-)
+index_app = typer.Typer(help="Build, change, maintain and search an index.", cls=CommandGroup, rich_markup_mode=None)
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
 app.add_typer(submit_app, name="submit")

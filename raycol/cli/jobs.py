@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raycol.cli.submit import follow_and_exit
+from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo, printable, printable_log
 from raycol.errors import RaycolError
 from raycol.jobs.cluster import Cluster
@@ -22,7 +23,7 @@ from raycol.jobs.job import PREFIX
 _STOP_TIMEOUT_S = 60.0
 _PIPE_WIDTH = 400
 
-jobs_app = typer.Typer(help="List, read and stop the jobs of a cluster.", no_args_is_help=True, rich_markup_mode=None)
+jobs_app = typer.Typer(help="List, read and stop the jobs of a cluster.", cls=CommandGroup, rich_markup_mode=None)
 
 AddressOption = Annotated[
     str | None,

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
+from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
 from raycol.serving.keys import new_key, read_keys, revoke_key
 
-key_app = typer.Typer(
-    help="Create, revoke and list API keys of an endpoint.", no_args_is_help=True, rich_markup_mode=None
-)
+key_app = typer.Typer(help="Create, revoke and list API keys of an endpoint.", cls=CommandGroup, rich_markup_mode=None)
 
 FileArgument = Annotated[Path, typer.Argument(help="File with the hashes of the keys.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(help="Name of the key.", show_default=False)]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from typer.exceptions import TyperException
+
 from raycol.cli.commands import app
+from raycol.cli.usage import usage_error
 from raycol.core.escaping import echo
 from raycol.errors import RaycolError
 
@@ -18,7 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="raycol")
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        sys.exit(app(arguments, prog_name="raycol", standalone_mode=False))
+    except TyperException as error:
+        echo(f"error: {' '.join(usage_error(error).split())}", err=True)
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from raycol.cli.options import option_parameters
+from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo, printable_log
 from raycol.core.progress import console
 from raycol.jobs.cluster import Cluster
@@ -24,7 +25,7 @@ _INTERRUPTED = 130
 
 submit_app = typer.Typer(
     help="Submit a long verb to a Ray cluster as a job and follow it. Attaches to the job if it exists.",
-    no_args_is_help=True,
+    cls=CommandGroup,
     rich_markup_mode=None,
 )
 

@@ -113,7 +113,8 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
             bucket = missing_bucket(open_uri(corpus)) if is_uri(corpus) else ""
             where = f", and no bucket {bucket!r}" if bucket else ""
             raise InputError(
-                f"{corpus}: no such file or folder{where}; expected a corpus ({EXPECTED}) or a BEIR folder"
+                f"{corpus}: no such file or folder{where}; expected a corpus or training examples ({EXPECTED}), "
+                "or a BEIR folder"
             )
         else:
             paths = [path]

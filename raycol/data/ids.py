@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ def read_id_lines(path: str | Path) -> Iterator[str]:
     """Yield the id on each line, spaces included. Empty lines are skipped.
 
     Raises:
-        InputError: the file cannot be read, or a line is not a valid id.
+        InputError: the file cannot be read or is not a plain file, or a line is not a valid id.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a device may never end
+        raise InputError(f"{path}: not a plain file; expected a file of ids, one a line")
     with open_lines(str(path)) as file:
         for number, (line, _) in enumerate(lines_of(file), start=1):
             text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line

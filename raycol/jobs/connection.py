@@ -22,6 +22,7 @@ TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105
 TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 # Written by `ray get-auth-token --generate`, in the home folder.
 _DEFAULT_FILE = Path(".ray", "auth_token")
+_MAX_TOKEN_CHARS = 1 << 16
 
 TOKEN_HINT = f"set {MODE}=token, and {TOKEN} (or {TOKEN_FILE}, a file) to the cluster's token"
 
@@ -78,7 +79,8 @@ def _token(environment: Mapping[str, str]) -> str:
         path = Path(token_file) if token_file else Path(environment.get("HOME") or Path.home()) / _DEFAULT_FILE
         source = str(path)
         try:
-            token = path.read_text(encoding="utf-8").strip()
+            with path.open(encoding="utf-8") as file:
+                token = file.read(_MAX_TOKEN_CHARS).strip()
         except FileNotFoundError:
             missing = f"{TOKEN_FILE} names {path}, which does not exist"
             if not token_file:

