@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
-from tenacity import retry_if_result, stop_after_attempt, wait_random_exponential
+from tenacity import retry_if_result, wait_combine, wait_random_exponential
 
 # The outcome of an attempt: a response, or the error in its place.
 Outcome = httpx2.Response | httpx2.HTTPError
@@ -32,9 +32,9 @@ def retry_options(
     return {
         "retry": retry_if_result(may_retry),
         # Full jitter: clients that failed together do not retry together.
-        "wait": wait_random_exponential(_FIRST_BACKOFF_S, _MAX_BACKOFF_S) + _wait_retry_after,
-        # As `stop_before_delay`, which has no clock to pass.
-        "stop": stop_after_attempt(retries + 1) | (lambda state: state.upcoming_sleep >= remaining_s()),
+        "wait": wait_combine(wait_random_exponential(_FIRST_BACKOFF_S, _MAX_BACKOFF_S), _wait_retry_after),
+        # Not `stop_before_delay`: each attempt takes its timeout from the same deadline.
+        "stop": lambda state: state.attempt_number > retries or state.upcoming_sleep >= remaining_s(),
         "retry_error_callback": lambda state: state.outcome.result(),
     }
 

@@ -318,7 +318,7 @@ async def _result(response: Awaitable[T]) -> T:
     return await response
 
 
-async def _poll(task: str, step: Callable[[], Awaitable[None]]) -> None:
+async def _poll(task: str, step: Callable[[], Awaitable[object]]) -> None:
     """Run a step again and again; after an error, the next poll tries again."""
     while True:
         await asyncio.sleep(_FOLLOW_S)
