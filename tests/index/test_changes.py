@@ -31,7 +31,9 @@ def rebuilt(index: Index, documents: list[Document]) -> Index:
     snapshot = index._snapshot
     info = write_partition(snapshot.store, documents, snapshot.codebook, index.manifest.columns, 99)
     manifest = next_version(index.manifest, [info])
-    return Index(Snapshot.open(snapshot.store, manifest))
+    fresh = Index(index.uri)
+    fresh._snapshot = Snapshot.open(snapshot.store, manifest)
+    return fresh
 
 
 OPERATIONS = st.lists(

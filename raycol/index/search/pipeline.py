@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +64,25 @@ Scorer = Callable[[Query, Partition, NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document id and its MaxSim score over the stored embeddings."""
+    """A document id and its MaxSim score over the stored embeddings. Hits are equal if both are.
+
+    `metadata` holds the document's values by column, `text` and `title` included; None unless the search was asked for
+    it (`with_metadata`).
+    """
 
     id: str
     score: float
+    metadata: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def text(self) -> str | None:
+        """The column `text`; None if the index does not store it, or without metadata."""
+        return self.metadata.get("text") if self.metadata else None
+
+    @property
+    def title(self) -> str | None:
+        """The column `title`; None if the index does not store it, or without metadata."""
+        return self.metadata.get("title") if self.metadata else None
 
 
 class Answer(NamedTuple):
