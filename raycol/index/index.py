@@ -17,7 +17,7 @@ from raycol.index.format.manifest import ModelInfo, SearchSettings
 from raycol.index.search.pipeline import Answer, search
 from raycol.index.search.threads import check_threads, map_threads
 from raycol.index.searcher import Searcher, document_set_of
-from raycol.index.write.changes import check_writable, store_settings
+from raycol.index.write.changes import store_settings
 from raycol.index.write.create import PARTITION_TOKENS, create
 from raycol.index.write.tune import TuneResult, cheapest_settings
 from raycol.index.writer import Writer
@@ -100,7 +100,7 @@ class Index(Searcher, Writer):
         if not isinstance(target_recall, Real) or not 0 < target_recall <= 1:
             raise InputError(f"target_recall is {target_recall!r:.60}; expected above 0 and at most 1")
         checked = self._check_queries(queries)
-        check_writable(self._snapshot)
+        self._snapshot.check_writable()
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")

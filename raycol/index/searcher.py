@@ -283,7 +283,7 @@ class Searcher:
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, [id], "refuse"), strict=True):
             if len(positions):
                 partition.check()
-                return snapshot.codebook.decode(partition.tokens(int(positions[0])))
+                return snapshot.codebook.decode(partition.tokens_of(int(positions[0])))
         raise AssertionError("unreachable: locate raises on an unknown id")
 
     def metadata(self, ids: Iterable[str]) -> list[dict[str, Any]]:
