@@ -28,6 +28,8 @@ from raycol.storage import open_store
 
 T = TypeVar("T")
 
+_ENCODE = "Encode the texts first (raycol.load_encoder(model).encode_query(texts)), or use raycol.Retriever"
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -328,13 +330,12 @@ class Searcher:
         return f"<{type(self).__name__} {self.uri} version {self.version}: {len(self)} documents>"
 
     def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
+        if isinstance(queries, str):
+            raise InputError(f"queries is {queries!r:.60}; expected a list of token embeddings. {_ENCODE}")
         checked = []
-        for i, query in enumerate([queries] if isinstance(queries, str) else _iterable("queries", queries)):
+        for i, query in enumerate(_iterable("queries", queries)):
             if isinstance(query, str):
-                raise InputError(
-                    f"query {i} is the text {query!r:.60}; expected its token embeddings. Encode the texts first "
-                    "(raycol.load_encoder(model).encode_query(texts)), or use raycol.Retriever"
-                )
+                raise InputError(f"query {i} is the text {query!r:.60}; expected its token embeddings. {_ENCODE}")
             query_QD = check_embeddings(query, self.manifest.dim, f"query {i}")
             if len(query_QD) > MAX_QUERY_TOKENS:
                 raise InputError(f"query {i} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")

@@ -107,8 +107,10 @@ def test_the_constructor_opens_a_writer(index: Index) -> None:
 
 
 def test_texts_are_no_queries(index: Index) -> None:
-    for queries in ("rain", ["rain"], ("rain",)):
-        for search in (index.search, index.exact):
+    for search in (index.search, index.exact):
+        with pytest.raises(InputError, match=r"queries is 'rain'; .* token embeddings. Encode .*raycol\.Retriever"):
+            search("rain")
+        for queries in (["rain"], ("rain",)):
             with pytest.raises(InputError, match=r"query 0 is the text 'rain'; .*Encode .*raycol\.Retriever"):
                 search(queries)
     with pytest.raises(InputError, match="query 1 is the text 'rain'"):

@@ -60,7 +60,7 @@ class TokenCodes(NamedTuple):
 
     def take(self, tokens: slice | NDArray[Any]) -> TokenCodes:
         """Return the tokens of a slice, a mask [T] or an array of positions."""
-        return self._make(array[tokens] for array in self)
+        return TokenCodes._make(array[tokens] for array in self)
 
 
 class CentroidBytes(NamedTuple):
