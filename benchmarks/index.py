@@ -33,8 +33,8 @@ from measure import Cost, gib, in_fresh_process, measured, print_table, say
 from numpy.typing import NDArray
 
 from raycol.index import Document, Index
-from raycol.index.codec.codebook import train_codebook
 from raycol.index.codec.nearest import NearestCentroid
+from raycol.index.codec.training import train_codebook
 
 OPEN_REPEATS = 5
 OPEN_CENTROIDS = 1024

@@ -29,7 +29,8 @@ from clustered import MEAN_TOKENS, Clustered
 from measure import measured, print_table, say
 
 from raycol.data import Fields, corpus_files
-from raycol.index.codec.codebook import Codebook, train_codebook
+from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.training import train_codebook
 from raycol.indexing import IndexConfig, build_index
 from raycol.indexing.part import PartSettings, build_partition
 from raycol.indexing.plan import plan_build

@@ -111,11 +111,5 @@ def _search_index(config: SearchConfig) -> list[list[SearchHit]]:
     encoder = load_index_encoder(index.manifest.model, config.model, device=None)
     queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
     arguments = {name: value for name in _SEARCH_ARGUMENTS if (value := getattr(config, name)) is not None}
-    results = index.search(queries, config.k, filter=config.filter, ids=config.ids, **arguments)
-    return [
-        [
-            SearchHit.of(hit.id, hit.score, metadata)
-            for hit, metadata in zip(hits, index.metadata([hit.id for hit in hits]), strict=True)
-        ]
-        for hits in results
-    ]
+    results = index.search(queries, config.k, filter=config.filter, ids=config.ids, with_metadata=True, **arguments)
+    return [[SearchHit.of(hit.id, hit.score, hit.metadata or {}) for hit in hits] for hits in results]

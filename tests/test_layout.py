@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 MAY_IMPORT = {
     "storage": set(),
     "data": set(),
-    "index": {"data", "storage"},
+    "index": {"storage"},
     "models": {"index", "storage"},  # `index` for the manifest's record of the model
     "distributed": set(),
     "client": {"index"},

@@ -21,7 +21,8 @@ from measure import in_fresh_process, measured, peak_memory, say
 from numpy.typing import NDArray
 
 from raycol.index import Document
-from raycol.index.codec.codebook import Codebook, default_centroids, train_codebook
+from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.training import default_centroids, train_codebook
 from raycol.index.format.codebook_files import open_codebook, save_codebook
 from raycol.index.format.manifest import CodebookInfo, Manifest, PartitionInfo, commit_manifest, versions
 from raycol.index.format.partition_writer import write_partition

@@ -15,7 +15,7 @@ from clustered import DIM, MEAN_TOKENS, Clustered, clustered_queries
 from numpy.typing import NDArray
 
 from raycol.index import Document
-from raycol.index.codec.codebook import unit_vectors
+from raycol.index.codec.training import unit_vectors
 from raycol.indexing.codebook import default_sample_size
 
 PART_TOKENS = 1 << 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from clustered import DIM, MEAN_TOKENS
 
-from raycol.index.codec.codebook import default_centroids, sample_tokens
+from raycol.index.codec.training import default_centroids, sample_tokens
 from raycol.index.format.manifest import MAX_MANIFEST_BYTES
 from raycol.index.write.create import partition_tokens_for
 from raycol.serving.probing import probe_in_gateway

@@ -1,4 +1,4 @@
-"""Validation of integer arguments."""
+"""Limits of arguments, and the validation of integers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import operator
 from raycol.errors import InputError
 
 MAX_INT32 = 2**31 - 1
+# Of a document's id, in UTF-8.
+MAX_ID_BYTES = 512
 
 
 def check_positive_int(name: str, value: object, maximum: int = MAX_INT32, reason: str = "") -> int:

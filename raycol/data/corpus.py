@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from raycol.core.validation import MAX_ID_BYTES
 from raycol.data.fields import COMMON_NAMES, Fields, convert
 from raycol.data.files import CorpusFile, corpus_files, file_state
 from raycol.data.position import START, BadRecord, Position
@@ -24,8 +25,6 @@ from raycol.data.readers.parquet import read_parquet
 from raycol.errors import InputError
 
 OnError = Literal["fail", "skip"]
-
-MAX_ID_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,10 @@ from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import ModelInfo, SearchSettings
-from raycol.index.format.snapshot import Snapshot
 from raycol.index.search.pipeline import Answer, search
 from raycol.index.search.threads import check_threads, map_threads
 from raycol.index.searcher import Searcher, document_set_of
-from raycol.index.write.changes import check_writable, store_settings
+from raycol.index.write.changes import store_settings
 from raycol.index.write.create import PARTITION_TOKENS, create
 from raycol.index.write.tune import TuneResult, cheapest_settings
 from raycol.index.writer import Writer
@@ -26,7 +25,7 @@ from raycol.storage import open_store
 
 
 class Index(Searcher, Writer):
-    """An index at one version, for searching and changing; get one from `Index.create` or `Index.open`.
+    """An index at one version, for searching and changing: `Index(uri)` opens one, `Index.create` builds one.
 
     An open index is a snapshot: commits of other processes do not affect it. A change made through this object commits
     a new version and moves the object to it.
@@ -69,9 +68,8 @@ class Index(Searcher, Writer):
             ConflictError: another process created an index at `uri` meanwhile.
             RaycolError: writing failed (disk full, no permission). No index remains.
         """
-        store = open_store(uri)
         manifest = create(
-            store,
+            open_store(uri),
             documents,
             bits=bits,
             seed=seed,
@@ -81,7 +79,7 @@ class Index(Searcher, Writer):
             columns=columns,
             model=model,
         )
-        return cls(Snapshot.open(store, manifest))
+        return cls(uri, manifest.version)
 
     def tune(self, queries: Sequence[Any], target_recall: float = 0.95, *, k: int = 10) -> TuneResult:
         """Find the cheapest settings that reach a target recall@k, and store them in a new version.
@@ -102,7 +100,7 @@ class Index(Searcher, Writer):
         if not isinstance(target_recall, Real) or not 0 < target_recall <= 1:
             raise InputError(f"target_recall is {target_recall!r:.60}; expected above 0 and at most 1")
         checked = self._check_queries(queries)
-        check_writable(self._snapshot)
+        self._snapshot.check_writable()
         manifest = self.manifest
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Never, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from raycol.index.search.threads import check_threads, map_threads
 from raycol.storage import open_store
 
 T = TypeVar("T")
+
+_ENCODE = "Encode the texts first (raycol.load_encoder(model).encode_query(texts)), or use raycol.Retriever"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,33 @@ class IndexStats:
 
 
 class Searcher:
-    """One version of an index: search, exact, rerank, explain, stats. Commits of any process do not affect it."""
+    """One version of an index: search, exact, rerank, explain, stats. Commits of any process do not affect it.
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._scorers: dict[str, Scorer] = {"cpu": cpu_scorer(snapshot.codebook)}
+    Opening it checks file lengths and array headers. The first search of a partition compares the checksums of all its
+    files, which takes about as long as reading them.
+
+    Args:
+        uri: local path or URI of the index.
+        version: the version to open; None opens the newest.
+        partitions: names of the partitions to open, for a shard; None opens all.
+        trust: skip checksums before the first search, for repeated short runs over local files that `verify` has
+            passed. Offsets and ordinals are bounds-checked nevertheless.
+
+    Raises:
+        InputError: no index, version or partition of that name.
+        IndexCorruptError: a file does not match the manifest.
+    """
+
+    def __init__(
+        self,
+        uri: str | Path,
+        version: int | None = None,
+        *,
+        partitions: Iterable[str] | None = None,
+        trust: bool = False,
+    ) -> None:
+        self._snapshot = Snapshot.open_version(open_store(uri), version, partitions, trusted=trust)
+        self._scorers: dict[str, Scorer] = {"cpu": cpu_scorer(self._snapshot.codebook)}
 
     @classmethod
     def open(
@@ -89,23 +114,8 @@ class Searcher:
         partitions: Iterable[str] | None = None,
         trust: bool = False,
     ) -> Self:
-        """Open one version of an index, by default the current one.
-
-        Checks file lengths and array headers. The first search of a partition compares the checksums of all its
-        files, which takes about as long as reading them.
-
-        Args:
-            uri: local path or URI of the index.
-            version: the version to open; None opens the newest.
-            partitions: names of the partitions to open, for a shard; None opens all.
-            trust: skip checksums before the first search, for repeated short runs over local files that `verify` has
-                passed. Offsets and ordinals are bounds-checked nevertheless.
-
-        Raises:
-            InputError: no index, version or partition of that name.
-            IndexCorruptError: a file does not match the manifest.
-        """
-        return cls(Snapshot.open_version(open_store(uri), version, partitions, trusted=trust))
+        """Open one version of an index, by default the current one: the same as the constructor."""
+        return cls(uri, version, partitions=partitions, trust=trust)
 
     @property
     def uri(self) -> str:
@@ -143,8 +153,10 @@ class Searcher:
         effort: Effort = "default",
         n_probe: int | None = None,
         n_rescore: int | None = None,
+        with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
+        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query, best first, ties by id.
 
@@ -152,7 +164,8 @@ class Searcher:
         `n_rescore` candidates tie, those added first are rescored.
 
         Args:
-            queries: one float array [n_tokens, dim] per query, or one array [n_queries, n_tokens, dim].
+            queries: one float array [n_tokens, dim] per query, or one array [n_queries, n_tokens, dim]. Pass a single
+                query as `[query]`.
             k: hits per query; fewer are returned if fewer documents qualify.
             filter: a SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020" (docs/filters.md).
             ids: search only these documents; an empty list returns no hits.
@@ -162,6 +175,7 @@ class Searcher:
             n_probe: inverted lists to visit per query token; overrides `effort`.
             n_rescore: documents to score exactly, at least k; overrides `effort`. Rescoring continues in rounds, up to
                 16 x n_rescore documents, while hits come from the end of the ranking.
+            with_metadata: give each hit the `metadata` of its document.
             threads: None uses one thread for a single query, and all cores for several.
             device: where exact scores are computed: `cpu`, or a torch device such as `cuda` (needs raycol[gpu]).
 
@@ -173,6 +187,7 @@ class Searcher:
                 of range; an invalid filter.
             IndexCorruptError: a damaged partition; search never returns partial results.
         """
+        _refuse_unknown("search", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         settings = resolve(
@@ -185,7 +200,8 @@ class Searcher:
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search(query_QD, snapshot.codebook, document_set, k=k, settings=settings, score=score).hits
 
-        return map_threads(search_one, checked, n_threads)
+        results = map_threads(search_one, checked, n_threads)
+        return _described(snapshot, results) if with_metadata else results
 
     def exact(
         self,
@@ -195,19 +211,24 @@ class Searcher:
         filter: str | None = None,  # noqa: A002
         ids: Iterable[str] | None = None,
         on_unknown: OnUnknown = "ignore",
+        with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
+        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query by MaxSim over all stored tokens: the reference for `search`."""
+        _refuse_unknown("exact", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
+        snapshot = self._snapshot
         checked = self._check_queries(queries)
         score = self._scorer(device)
-        document_set = document_set_of(self._snapshot, filter, ids, on_unknown)
+        document_set = document_set_of(snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search_exact(query_QD, document_set, k=k, score=score).hits
 
-        return map_threads(exact_one, checked, n_threads)
+        results = map_threads(exact_one, checked, n_threads)
+        return _described(snapshot, results) if with_metadata else results
 
     def rerank(
         self,
@@ -215,6 +236,7 @@ class Searcher:
         ids: Iterable[Iterable[str]],
         *,
         on_unknown: OnUnknown = "refuse",
+        with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
     ) -> list[list[Hit]]:
@@ -224,7 +246,7 @@ class Searcher:
             queries: as for `search`.
             ids: for each query, the documents to score.
             on_unknown: `refuse` raises if one of `ids` is not in the index, `ignore` skips it.
-            threads, device: as for `search`.
+            with_metadata, threads, device: as for `search`.
 
         Raises:
             InputError: an invalid query, an unknown id, or a number of lists other than the number of queries.
@@ -244,7 +266,8 @@ class Searcher:
             document_set = document_set_of(snapshot, None, query_ids, on_unknown)
             return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), score=score).hits
 
-        return map_threads(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
+        results = map_threads(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
+        return _described(snapshot, results) if with_metadata else results
 
     def explain(self, query: Any, id: str) -> list[Match]:  # noqa: A002
         """Return the best-matching document token of each query token, the first one on ties.
@@ -262,17 +285,13 @@ class Searcher:
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, [id], "refuse"), strict=True):
             if len(positions):
                 partition.check()
-                return snapshot.codebook.decode(partition.tokens(int(positions[0])))
+                return snapshot.codebook.decode(partition.tokens_of(int(positions[0])))
         raise AssertionError("unreachable: locate raises on an unknown id")
 
     def metadata(self, ids: Iterable[str]) -> list[dict[str, Any]]:
         """Return the metadata of documents, in the order of `ids`."""
-        snapshot, ids = self._snapshot, list(_iterable("ids", ids))
-        metadata_by_id: dict[str, dict[str, Any]] = {}
-        for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, ids, "refuse"), strict=True):
-            if len(positions):
-                rows = partition.rows(positions)
-                metadata_by_id |= dict(zip(partition.ids.take(positions), rows, strict=True))
+        ids = list(_iterable("ids", ids))
+        metadata_by_id = _metadata_by_id(self._snapshot, ids)
         return [metadata_by_id[id_] for id_ in ids]
 
     def stats(self) -> IndexStats:
@@ -311,8 +330,12 @@ class Searcher:
         return f"<{type(self).__name__} {self.uri} version {self.version}: {len(self)} documents>"
 
     def _check_queries(self, queries: Sequence[Any]) -> list[NDArray[np.float32]]:
+        if isinstance(queries, str):
+            raise InputError(f"queries is {queries!r:.60}; expected a list of token embeddings. {_ENCODE}")
         checked = []
         for i, query in enumerate(_iterable("queries", queries)):
+            if isinstance(query, str):
+                raise InputError(f"query {i} is the text {query!r:.60}; expected its token embeddings. {_ENCODE}")
             query_QD = check_embeddings(query, self.manifest.dim, f"query {i}")
             if len(query_QD) > MAX_QUERY_TOKENS:
                 raise InputError(f"query {i} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
@@ -336,6 +359,30 @@ def document_set_of(
     """The documents that a filter and ids select, without deleted ones. Raises `InputError` as `Searcher.search`."""
     masks = select(snapshot.partitions, snapshot.manifest.columns, filter_, ids, on_unknown)
     return DocumentSet.of(snapshot.partitions, masks)
+
+
+def _metadata_by_id(snapshot: Snapshot, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of documents. Raises `InputError` if one is not in the index."""
+    metadata_by_id: dict[str, dict[str, Any]] = {}
+    for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, ids, "refuse"), strict=True):
+        if len(positions):
+            metadata_by_id |= dict(zip(partition.ids.take(positions), partition.rows(positions), strict=True))
+    return metadata_by_id
+
+
+def _described(snapshot: Snapshot, results: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+    """Return the hits with their metadata, each with a dict of its own; reads every document once."""
+    metadata_by_id = _metadata_by_id(snapshot, {hit.id for hits in results for hit in hits})
+    return [[replace(hit, metadata=dict(metadata_by_id[hit.id])) for hit in hits] for hits in results]
+
+
+def _refuse_unknown(method: str, unknown: Mapping[str, object]) -> None:
+    """Raise `InputError` if a call has an argument that the method does not, such as other libraries' `top_k`."""
+    if unknown:
+        _, _, _, *others, _ = inspect.signature(getattr(Searcher, method)).parameters  # self, queries, k, unknown
+        raise InputError(
+            f"{method} has no argument {min(unknown)!r}; expected k (the number of hits), {', '.join(others)}"
+        )
 
 
 def _iterable(name: str, value: Iterable[T]) -> Iterable[T]:

@@ -20,15 +20,22 @@ class Writer:
     """Commits changes on top of a snapshot, and moves to the version of each commit.
 
     A change is committed only if the snapshot is still the newest version; otherwise it raises `ConflictError`.
+
+    Args:
+        uri: local path or URI of the index, whose newest version is opened.
+
+    Raises:
+        InputError: no index.
+        IndexCorruptError: a file does not match the manifest.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+    def __init__(self, uri: str | Path) -> None:
+        self._snapshot = Snapshot.open_version(open_store(uri))
 
     @classmethod
     def open(cls, uri: str | Path) -> Self:
-        """Open the newest version, to change it. Raises as `Searcher.open` does."""
-        return cls(Snapshot.open_version(open_store(uri)))
+        """Open the newest version, to change it: the same as the constructor."""
+        return cls(uri)
 
     @property
     def version(self) -> int:

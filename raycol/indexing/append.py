@@ -23,7 +23,7 @@ from raycol.index.format.manifest import (
     writing_from,
 )
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.write.changes import check_writable, commit_change
+from raycol.index.write.changes import commit_change
 from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import SampleStats
@@ -68,7 +68,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
     prepared = _committed_append(config, store, current, report, clock)
     if prepared is None:
         snapshot = Snapshot.open(store, current)
-        check_writable(snapshot)
+        snapshot.check_writable()
         prepared = _prepare(config, snapshot, report, clock)
     snapshot, manifest, plan = prepared.snapshot, prepared.snapshot.manifest, prepared.plan
     reused = built_parts(prepared.journal, plan)

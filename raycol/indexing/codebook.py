@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raycol.core.progress import Report
 from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.errors import InputError
-from raycol.index.codec.codebook import default_centroids, sample_size, sample_tokens, train_codebook
+from raycol.index.codec.training import default_centroids, sample_size, sample_tokens, train_codebook
 from raycol.index.format.codebook_files import save_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock

@@ -14,7 +14,8 @@ from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook, check_codec, default_centroids
+from raycol.index.codec.codebook import Codebook, check_codec
+from raycol.index.codec.training import default_centroids
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from raycol.core.validation import MAX_ID_BYTES
 from raycol.data import Fields, Passage
-from raycol.data.corpus import MAX_ID_BYTES
 from raycol.errors import InputError
 from raycol.index.format.columns import ColumnInference, Columns, ColumnType, check_columns, check_metadata
 

@@ -22,8 +22,9 @@ from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook, unit_vectors
+from raycol.index.codec.codebook import Codebook
 from raycol.index.codec.pooling import token_pooling
+from raycol.index.codec.training import unit_vectors
 from raycol.index.format.columns import Columns, metadata_table
 from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import PartitionInfo, SplitInfo

@@ -1,22 +1,18 @@
 """Opening and fingerprinting encoders: a thin layer over sentence-transformers.
 
 An encoder is a `sentence_transformers.MultiVectorEncoder`: text in, one unit vector per token out. This module opens
-trained checkpoints, turns bare backbones into new ColBERTs, and applies ColBERT's settings: lengths, prefixes, query
-expansion, skiplist, projection (Khattab and Zaharia 2020, arXiv 2004.12832).
+trained checkpoints and turns bare backbones into new ColBERTs (Khattab and Zaharia 2020, arXiv 2004.12832).
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import math
-import string
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,7 +22,6 @@ from numpy.typing import NDArray
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from transformers import AddedToken
 from transformers.utils import logging
 
 from raycol.core.progress import console
@@ -41,19 +36,26 @@ from raycol.models.discovery import (
     refuse_heads,
     refuse_images,
 )
+from raycol.models.settings import (
+    DOCUMENT_LENGTH,
+    DOCUMENT_PREFIX,
+    EMBEDDING_SIZE,
+    QUERY_LENGTH,
+    QUERY_PREFIX,
+    SKIPLIST,
+    cap_lengths,
+    max_positions,
+    set_lengths,
+    set_padding,
+    set_prefixes,
+    set_skiplist,
+    unknown_words,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
     from raycol.index.format.manifest import ModelInfo
-
-# Defaults of a new ColBERT.
-EMBEDDING_SIZE = 128
-QUERY_LENGTH = 32
-DOCUMENT_LENGTH = 180
-QUERY_PREFIX = "[Q] "
-DOCUMENT_PREFIX = "[D] "
-SKIPLIST = tuple(string.punctuation)
 
 # Model types with a pooler, which MaxSim never uses. Its parameters would be random if the checkpoint lacks them, and
 # without gradients, which makes DistributedDataParallel fail.
@@ -64,9 +66,6 @@ _TYPES_WITH_POOLER = {"bert", "camembert", "data2vec-text", "ernie", "longformer
 _MAX_PROBE_WORDS = 1024
 # Absolute tolerance between unit vectors in float32; masked padding causes differences of about 1e-6.
 _PADDING_TOLERANCE = 0.01
-
-# Ids of the tokens that `load_encoder` added to the vocabulary, by encoder.
-_new_tokens: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 
 # Backbones for which this process has printed the warning about a new projection.
 _warned: set[str] = set()
@@ -139,22 +138,22 @@ def load_encoder(
                 encoder = MultiVectorEncoder(modules=modules, device=device)
                 if not new_projection:
                     refuse_heads(source, encoder[0].auto_model.state_dict(), name_or_path)
-        _set_padding(encoder, name_or_path)
-        if not trained:
-            expands = encoder.tokenizer.mask_token is not None
-            query_expansion = expands if query_expansion is None else query_expansion
-            query_length = query_length or QUERY_LENGTH
-            document_length = document_length or int(min(DOCUMENT_LENGTH, _positions(encoder)))
-            query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
-            document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
-            if skiplist is None:
-                unknown = unknown_words(encoder.tokenizer, SKIPLIST)
-                skiplist = [word for word in SKIPLIST if word not in unknown]
-        _set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
-        _cap_lengths(encoder)
-        _set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
-        if skiplist is not None:
-            _set_skiplist(encoder, skiplist)
+            set_padding(encoder, name_or_path)
+            if not trained:
+                expands = encoder.tokenizer.mask_token is not None
+                query_expansion = expands if query_expansion is None else query_expansion
+                query_length = query_length or QUERY_LENGTH
+                document_length = document_length or int(min(DOCUMENT_LENGTH, max_positions(encoder)))
+                query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix
+                document_prefix = DOCUMENT_PREFIX if document_prefix is None else document_prefix
+                if skiplist is None:
+                    unknown = unknown_words(encoder.tokenizer, SKIPLIST)
+                    skiplist = [word for word in SKIPLIST if word not in unknown]
+            set_prefixes(encoder, {"query": query_prefix, "document": document_prefix}, seed)
+            cap_lengths(encoder)
+            set_lengths(encoder, query_length, document_length, query_expansion, attend_to_expansion)
+            if skiplist is not None:
+                set_skiplist(encoder, skiplist)
     except InputError:
         raise
     except Exception as error:
@@ -188,23 +187,6 @@ def _openable_folder(source: str) -> Iterator[str]:
         config = read_json(source, "config.json", dict) | {"architectures": ["HF_ColBERT"]}
         (Path(links) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         yield links
-
-
-def _set_padding(encoder: MultiVectorEncoder, name: str | Path) -> None:
-    """Set a padding token if the tokenizer has none. Padding is masked, so any token will do.
-
-    Raises:
-        InputError: the tokenizer has no special token at all.
-    """
-    tokenizer = encoder.tokenizer
-    if tokenizer.pad_token is None:
-        token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        if token is None:
-            raise InputError(
-                f"model {str(name)!r}: its tokenizer has no padding token and no other special token to pad with; "
-                "set pad_token in its tokenizer_config.json"
-            )
-        tokenizer.pad_token = token
 
 
 def load_index_encoder(info: ModelInfo | None, name_or_path: str | None, *, device: str | None) -> MultiVectorEncoder:
@@ -362,114 +344,3 @@ def _check_embedding_size(encoder: MultiVectorEncoder, wanted: int | None, name:
             f"model {str(name)!r} has embeddings of {size} dimensions, fixed by its weights; embedding_size {wanted} "
             "needs a bare backbone"
         )
-
-
-def _set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], seed: int) -> None:
-    """Set the prefixes that are not None; a marker like "[Q]" that the tokenizer splits becomes one special token."""
-    tokenizer = encoder.tokenizer
-    markers = []
-    for task, prefix in prefixes.items():
-        if prefix is None:
-            continue
-        encoder.prompts[task] = prefix
-        marker = prefix.strip()
-        if marker.startswith("[") and marker.endswith("]") and tokenizer.tokenize(marker) != [marker]:
-            # If white space is part of tokens, the marker absorbs the space after it, so that the text's first word is
-            # tokenized as without a marker. PyLate inserts markers after tokenizing, to the same effect.
-            absorbs = tokenizer.tokenize(" a") != tokenizer.tokenize("a")
-            markers.append(AddedToken(marker, rstrip=True, normalized=False, special=True) if absorbs else marker)
-    if markers:
-        known = tokenizer.get_vocab().keys()
-        tokenizer.add_special_tokens({"additional_special_tokens": markers}, replace_extra_special_tokens=False)
-        vocabulary = tokenizer.get_vocab()
-        _new_tokens[encoder] = tuple(sorted(vocabulary[token] for token in vocabulary.keys() - known))
-        _grow_vocabulary(encoder[0].auto_model, len(tokenizer), seed)
-
-
-def new_tokens(encoder: MultiVectorEncoder) -> tuple[int, ...]:
-    """Ids of the markers that `load_encoder` added to an encoder's vocabulary, with untrained embeddings."""
-    return _new_tokens.get(encoder, ())
-
-
-def _grow_vocabulary(backbone: Any, n_tokens: int, seed: int) -> None:
-    """Add rows for new tokens to the embedding table, initialised as in BERT and identically on all machines."""
-    n_old = backbone.get_input_embeddings().num_embeddings
-    with quiet_transformers():
-        table = backbone.resize_token_embeddings(max(n_tokens, n_old), mean_resizing=False).weight
-    deviation = getattr(backbone.config, "initializer_range", 0.02)
-    new = np.random.default_rng(seed).standard_normal((len(table) - n_old, table.shape[1])) * deviation
-    with torch.no_grad():
-        table[n_old:] = torch.from_numpy(new).to(table.dtype)
-
-
-def _positions(encoder: MultiVectorEncoder) -> float:
-    """Maximum number of tokens of the backbone; infinite if its configuration does not limit it.
-
-    RoBERTa-style models number positions after the padding index, so they take fewer tokens than configured.
-    """
-    backbone = encoder[0].auto_model
-    positions = getattr(backbone.config, "max_position_embeddings", None) or math.inf
-    for name, module in backbone.named_modules():
-        table = isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
-        if table and module.padding_idx is not None:
-            positions = min(positions, module.num_embeddings - module.padding_idx - 1)
-    return positions
-
-
-def _cap_lengths(encoder: MultiVectorEncoder) -> None:
-    """Cap a checkpoint's lengths at the backbone's number of positions: longer texts would fail."""
-    positions, transformer = _positions(encoder), encoder[0]
-    if encoder.max_seq_length and encoder.max_seq_length > positions:
-        encoder.max_seq_length = int(positions)
-    for name in ("query_length", "document_length"):
-        if (length := getattr(transformer, name)) is not None and length > positions:
-            setattr(transformer, name, int(positions))
-
-
-def _set_lengths(
-    encoder: MultiVectorEncoder,
-    query_length: int | None,
-    document_length: int | None,
-    query_expansion: bool | None,
-    attend: bool | None,
-) -> None:
-    transformer = encoder[0]
-    positions = _positions(encoder)
-    for name, wanted in (("query_length", query_length), ("document_length", document_length)):
-        if wanted is not None and wanted > positions:
-            raise InputError(
-                f"{name} is {wanted}, but the model has only {positions} positions; pass a smaller length"
-            )
-    if document_length is not None:
-        transformer.document_length = document_length
-    current = transformer.query_expansion
-    length = query_length or (current or {}).get("length") or transformer.query_length or QUERY_LENGTH
-    expands = current is not None if query_expansion is None else query_expansion
-    if attend and not expands:
-        raise InputError(
-            "attend_to_expansion has no effect: the model's queries are not expanded; leave attend_to_expansion out, "
-            "or set query_expansion"
-        )
-    transformer.query_expansion = None
-    if expands:
-        attends = (current or {}).get("attend", False) if attend is None else attend
-        settings = {"strategy": "fixed", **(current or {}), "attend": attends, "length": length}
-        # Only expansion to a minimum length has longer queries, and with it `query_length` is their limit.
-        if settings["strategy"] == "fixed" or query_length is not None:
-            transformer.query_length = None
-        transformer.query_expansion = settings
-    elif query_length is not None or current is not None:
-        transformer.query_length = length
-
-
-def unknown_words(tokenizer: Any, words: Iterable[str]) -> list[str]:
-    """The words that are not a single token of the tokenizer's vocabulary."""
-    missing = (None, tokenizer.unk_token_id)
-    return [word for word in words if word != tokenizer.unk_token and tokenizer.convert_tokens_to_ids(word) in missing]
-
-
-def _set_skiplist(encoder: MultiVectorEncoder, words: Sequence[str]) -> None:
-    for module in encoder:
-        if isinstance(module, MultiVectorMask):
-            module.skiplist_words = list(words)
-            module.resolve_with_tokenizer(encoder.tokenizer)

@@ -15,7 +15,8 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers import PreTrainedModel
 
-from raycol.models.encoder import DOCUMENT_LENGTH, QUERY_LENGTH, quiet_transformers, unknown_words
+from raycol.models.encoder import quiet_transformers
+from raycol.models.settings import DOCUMENT_LENGTH, QUERY_LENGTH, unknown_words
 
 # Settings of the modules that sentence-transformers creates for a checkpoint in PyLate's format.
 _TRANSFORMER = {

@@ -1,5 +1,9 @@
 """Stores of checksummed files, in a local folder or an object store."""
 
+from pathlib import Path
+
+from raycol.core.uris import is_uri, open_uri
+from raycol.errors import InputError
 from raycol.storage.checked_files import (
     FileInfo,
     Files,
@@ -10,7 +14,7 @@ from raycol.storage.checked_files import (
     save_array,
     save_bytes,
 )
-from raycol.storage.opening import open_store
+from raycol.storage.local import LocalStore
 from raycol.storage.store import MANIFESTS, Store, absolute
 
 __all__ = [
@@ -27,3 +31,21 @@ __all__ = [
     "save_array",
     "save_bytes",
 ]
+
+
+def open_store(uri: str | Path) -> Store:
+    """Return the store at a local path, or at a URI that pyarrow.fs opens (`s3://`, `gs://`, `abfs://`, ...).
+
+    Raises:
+        InputError: an empty path, or a URI that cannot be opened or holds credentials.
+    """
+    text = str(uri)
+    if not text:
+        raise InputError("an empty path; expected the folder or URI of an index")
+    if isinstance(uri, Path) or not is_uri(text):
+        return LocalStore(Path(uri))
+    if text.startswith("file://"):
+        return LocalStore(Path(open_uri(text).path))
+    from raycol.storage.object_store import RemoteStore
+
+    return RemoteStore(text)

@@ -12,7 +12,8 @@ import torch
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainingArguments
 
 from raycol.errors import InputError
-from raycol.models.encoder import load_encoder, new_tokens, quiet_transformers
+from raycol.models.encoder import load_encoder, quiet_transformers
+from raycol.models.settings import new_tokens
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
 from raycol.training.checkpoints import newest_intact

@@ -14,7 +14,6 @@ from raycol.index import Document, Index, Searcher, Writer
 from raycol.index.format.manifest import commit_manifest
 from raycol.index.format.partition_writer import write_partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.write.changes import next_version
 from tests.conftest import make_clustered
 from tests.index.test_search import make_queries
 
@@ -30,8 +29,10 @@ def rebuilt(index: Index, documents: list[Document]) -> Index:
     """Return an index of these documents in one new partition, with the codebook of `index`."""
     snapshot = index._snapshot
     info = write_partition(snapshot.store, documents, snapshot.codebook, index.manifest.columns, 99)
-    manifest = next_version(index.manifest, [info])
-    return Index(Snapshot.open(snapshot.store, manifest))
+    manifest = index.manifest.next([info])
+    fresh = Index(index.uri)
+    fresh._snapshot = Snapshot.open(snapshot.store, manifest)
+    return fresh
 
 
 OPERATIONS = st.lists(
@@ -171,7 +172,7 @@ def test_a_change_to_an_old_version_is_a_conflict(index: Index) -> None:
         lambda: other.append(make_documents(["other"], 2)),
         lambda: other.delete(["d1"]),
         lambda: other.compact(10_000),
-        lambda: commit_manifest(other._snapshot.store, next_version(other.manifest, other.manifest.partitions)),
+        lambda: commit_manifest(other._snapshot.store, other.manifest.next(other.manifest.partitions)),
     ):
         with pytest.raises(ConflictError, match="version 2 was written by another process meanwhile"):
             attempt()

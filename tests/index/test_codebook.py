@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from raycol.errors import InputError
-from raycol.index.codec.codebook import BITS, Codebook, default_centroids, pack, sample_size, train_codebook, unpack
+from raycol.index.codec.codebook import BITS, Codebook, pack, unpack
 from raycol.index.codec.nearest import NearestCentroid
+from raycol.index.codec.training import default_centroids, sample_size, train_codebook
 from tests.conftest import make_clustered, tries_all, unit
 
 

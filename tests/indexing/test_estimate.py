@@ -15,7 +15,7 @@ import pytest
 
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
-from raycol.index.codec.codebook import train_codebook
+from raycol.index.codec.training import train_codebook
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.estimate import Estimate, estimate_build
 from raycol.indexing.part import BuiltPart, PartSettings, build_partition

@@ -14,7 +14,8 @@ import pytest
 from raycol.data import Fields, corpus_files
 from raycol.errors import InputError
 from raycol.index import Document, Index
-from raycol.index.codec.codebook import Codebook, train_codebook
+from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.training import train_codebook
 from raycol.index.format.manifest import PartitionInfo
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
 from raycol.indexing.encode import encode_texts

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from raycol.core.validation import MAX_ID_BYTES
 from raycol.index import Document, Index
-from raycol.index.format.document import MAX_ID_BYTES
 from raycol.index.format.manifest import ModelInfo
 from raycol.models.encoder import encoder_fingerprint, load_encoder
 from raycol.serving.answer_limits import MAX_VALUE_BYTES

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from raycol.core.validation import MAX_ID_BYTES
 from raycol.data.columns import find_columns, is_known, may_be_name, quote_names
-from raycol.data.corpus import MAX_ID_BYTES
 from raycol.data.readers.delimited import is_header, is_number
 from raycol.data.text_store import Role
 

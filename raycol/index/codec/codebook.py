@@ -16,6 +16,7 @@ Shapes: T tokens, K centroids, D dimensions, B = D * bits / 8 residual bytes per
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.codec.kmeans import train_centroids
 from raycol.index.codec.nearest import NearestCentroid
 from raycol.index.kernels.centroids import GROUP
-from raycol.index.kernels.maxsim import GAINS
+from raycol.index.kernels.maxsim import GAINS, score_documents
 from raycol.index.kernels.quantise import quantise_tokens
 from raycol.index.kernels.scratch import ScratchPool
 
@@ -35,16 +35,14 @@ BITS = (1, 2, 4, 8)
 
 # Step sizes of the uniform quantiser of least squared error for a standard normal variable, by bits
 # (Max 1960, "Quantizing for minimum distortion", table II; 8 bits from the same recursion).
-_NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
+NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
 
-# Limits of the training sample: half a gigabyte in float16, and the number of tokens that k-means uses.
-_MAX_SAMPLE_TOKENS = 2_000_000
-_MAX_SAMPLE_VALUES = 2_000_000 * 128
-_SAMPLE_TOKENS_PER_CENTROID = 140
-# Fewer held-out tokens cannot estimate the spread of residuals.
-_MIN_HELD_OUT_TOKENS = 64
-_MAX_HELD_OUT_TOKENS = 65536
+# Centroids to convert to bytes at a time.
 _BLOCK = 16384
+
+
+# Files of the arrays of `TokenCodes`, in their order.
+TOKEN_FILES = ("codes.npy", "residuals.npy", "gains.npy", "scales.npy")
 
 
 class TokenCodes(NamedTuple):
@@ -54,6 +52,15 @@ class TokenCodes(NamedTuple):
     residuals_TB: NDArray[np.uint8]
     gains_T: NDArray[np.uint8]
     scales_T: NDArray[np.float16]
+
+    @classmethod
+    def concatenate(cls, batches: Iterable[TokenCodes]) -> TokenCodes:
+        """Return the tokens of several batches as one."""
+        return cls(*map(np.concatenate, zip(*batches, strict=True)))
+
+    def take(self, tokens: slice | NDArray[Any]) -> TokenCodes:
+        """Return the tokens of a slice, a mask [T] or an array of positions."""
+        return TokenCodes._make(array[tokens] for array in self)
 
 
 class CentroidBytes(NamedTuple):
@@ -94,6 +101,11 @@ class Codebook:
         """Dtype of stored codes."""
         return np.uint16 if self.n_centroids <= 2**16 else np.uint32
 
+    @property
+    def token_layout(self) -> tuple[tuple[Any, tuple[int, ...]], ...]:
+        """Dtype and shape of one token in each array of `TokenCodes`."""
+        return (self.code_dtype, ()), (np.uint8, (self.dim * self.bits // 8,)), (np.uint8, ()), (np.float16, ())
+
     @cached_property
     def nearest(self) -> NearestCentroid:
         """Nearest-centroid search over the centroids."""
@@ -133,6 +145,21 @@ class Codebook:
         )
         return tokens, cosines_T
 
+    def scores(
+        self,
+        query_BDL: NDArray[np.float32],
+        n_query: int,
+        tokens: TokenCodes,
+        offsets_N: NDArray[np.int64],
+        documents_M: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return the MaxSim of some documents of a partition, float32 [M]; see `kernels.maxsim.score_documents`."""
+        scores_M: NDArray[np.float32] = score_documents(
+            documents_M, query_BDL, n_query, self.centroids_KD, self.lows_D, self.steps_D, offsets_N,
+            tokens.codes_T, tokens.residuals_TB, tokens.gains_T, tokens.scales_T.view(np.uint16), self.bits,
+        )  # fmt: skip
+        return scores_M
+
     def decode(self, tokens: TokenCodes) -> NDArray[np.float32]:
         """Return decoded tokens, float32 [T, D]: the slow, simple reference for the kernels."""
         residuals_TD = self.lows_D + self.steps_D * unpack(tokens.residuals_TB, self.bits)
@@ -143,7 +170,7 @@ class Codebook:
     @property
     def _spread(self) -> np.float32:
         """Root mean square, in steps, of the residuals that the quantiser was fitted to."""
-        return np.float32(1 / _NORMAL_STEP[self.bits])
+        return np.float32(1 / NORMAL_STEP[self.bits])
 
 
 def pack(levels_TD: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -171,80 +198,6 @@ def check_codec(dim: int, bits: int) -> None:
         raise InputError(f"bits is {bits}; expected one of {', '.join(map(str, BITS))}")
     if dim % 8 or dim <= 0:
         raise InputError(f"embeddings of {dim} dimensions; expected a multiple of 8")
-
-
-def unit_vectors(tokens_TD: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return normalised tokens, float16 [T, D]: codebook training uses only directions, and float16 suits them."""
-    norms_T1 = np.maximum(np.linalg.norm(tokens_TD, axis=1, keepdims=True), np.float32(1e-12))
-    unit_TD: NDArray[np.float16] = (tokens_TD / norms_T1).astype(np.float16)
-    return unit_TD
-
-
-def sample_size(n_documents: int) -> int:
-    """Return the number of documents to train the codebook on: 16 sqrt(120 N), as in PLAID."""
-    return min(n_documents, math.ceil(16 * math.sqrt(120 * n_documents)))
-
-
-def sample_tokens(n_centroids: int, dim: int) -> int:
-    """Return the number of tokens to train the codebook on: about 128 per centroid, at most half a gigabyte."""
-    return min(n_centroids * _SAMPLE_TOKENS_PER_CENTROID, _MAX_SAMPLE_TOKENS, _MAX_SAMPLE_VALUES // dim)
-
-
-def default_centroids(n_tokens: int, n_sample_tokens: int | None = None) -> int:
-    """Return the number of centroids: PLAID's 2^floor(log2(16 sqrt(T))), at most one per 8 tokens of the sample."""
-    target = 16 * math.sqrt(n_tokens)
-    trainable = math.inf if n_sample_tokens is None else n_sample_tokens / 8
-    return 1 << math.floor(math.log2(max(1.0, min(target, trainable))))
-
-
-def train_codebook(sample_TD: NDArray[Any], *, bits: int, n_centroids: int, seed: int) -> Codebook:
-    """Train centroids and fit the residual quantiser.
-
-    One token in 20 is held out of k-means to fit the quantiser, because tokens that shaped their own centroid have
-    shorter residuals than others. In a small sample these would be too few, so all tokens fit the quantiser.
-
-    Args:
-        sample_TD: sampled tokens, float16 or float32 [T, D].
-        bits: bits per dimension of the residual: 1, 2, 4 or 8.
-        n_centroids: K, at most T.
-        seed: seeds k-means and the choice of held-out tokens.
-
-    Raises:
-        InputError: unsupported dimensions, bits or number of centroids.
-    """
-    n_tokens, dim = sample_TD.shape
-    check_codec(dim, bits)
-    if not 1 <= n_centroids <= n_tokens:
-        raise InputError(f"n_centroids is {n_centroids}; expected 1 to {n_tokens}, the tokens in the sample")
-    n_held_out = n_tokens // 20
-    if n_held_out < _MIN_HELD_OUT_TOKENS or n_tokens - n_held_out < n_centroids:
-        n_held_out = 0
-    held_out_T = np.zeros(n_tokens, dtype=bool)
-    held_out_T[np.random.default_rng(seed).permutation(n_tokens)[:n_held_out]] = True
-    centroids_KD = train_centroids(sample_TD, np.flatnonzero(~held_out_T), n_centroids, seed)
-    fit_T = np.flatnonzero(held_out_T if n_held_out else ~held_out_T)
-    fit_T = fit_T[:: math.ceil(len(fit_T) / _MAX_HELD_OUT_TOKENS)]
-    tokens_TD = sample_TD[fit_T].astype(np.float32)
-    codes_T = NearestCentroid(centroids_KD)(tokens_TD)
-    lows_D, steps_D = _fit_quantiser(tokens_TD, centroids_KD[codes_T], bits)
-    _, cosines_T = Codebook(centroids_KD, lows_D, steps_D, bits).quantise_residuals(tokens_TD, codes_T)
-    return Codebook(centroids_KD, lows_D, steps_D, bits, mean_error(cosines_T))
-
-
-def _fit_quantiser(
-    tokens_TD: NDArray[np.float32], centroids_TD: NDArray[np.float32], bits: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fit lows and steps to residuals rescaled to their mean size, as the gains will rescale them; float32 [D]."""
-    norms_T = np.maximum(np.linalg.norm(tokens_TD, axis=1), 1e-12)
-    residuals_TD = tokens_TD / norms_T[:, None] - centroids_TD
-    sizes_T = np.maximum(np.sqrt(np.mean(np.square(residuals_TD), axis=1)), 1e-6)
-    residuals_TD *= (sizes_T.mean() / sizes_T)[:, None]
-    # With a token or two the spread is zero in some dimensions, or all; the floor lets gains reach any residual.
-    spread_D = residuals_TD.std(axis=0)
-    floor = max(np.sqrt(np.mean(np.square(spread_D))) / 8, 0.01 / math.sqrt(len(spread_D)))
-    steps_D = (np.maximum(spread_D, floor) * _NORMAL_STEP[bits]).astype(np.float32)
-    lows_D = (residuals_TD.mean(axis=0) - steps_D * (2**bits - 1) / 2).astype(np.float32)
-    return lows_D, steps_D
 
 
 def mean_error(cosines_T: NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.kernels.nearest import nearest_centroids
+from raycol.index.kernels.quantise import nearest_centroids
 
 FEW_CENTROIDS = 1024
 

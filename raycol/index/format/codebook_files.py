@@ -7,7 +7,8 @@ import numpy as np
 from raycol.errors import IndexCorruptError, writing
 from raycol.index.codec.codebook import Codebook
 from raycol.index.format.manifest import CODEBOOKS, CodebookInfo
-from raycol.storage import Store, content_name, open_array, save_array
+from raycol.storage.checked_files import content_name, open_array, save_array
+from raycol.storage.store import Store
 
 # Far beyond the values of unit vectors and their residuals, and small enough that no score overflows.
 _MAX_ABS_VALUE = 1e4

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError, writing
 from raycol.index.format.manifest import DELETES, DeletesInfo, PartitionInfo
-from raycol.storage import Store, content_name, open_array, save_array
+from raycol.storage.checked_files import content_name, open_array, save_array
+from raycol.storage.store import Store
 
 _POSITIONS = "positions.npy"
 

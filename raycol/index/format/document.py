@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.data.corpus import MAX_ID_BYTES
+from raycol.core.validation import MAX_ID_BYTES
 from raycol.errors import InputError
 from raycol.index.format.columns import check_metadata
 

@@ -7,7 +7,7 @@ and only the files that it names, so it never sees a partial write.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.format.columns import ColumnType, check_column_name
-from raycol.storage import MANIFESTS, Files, Name, Store
+from raycol.storage.checked_files import Files, Name
+from raycol.storage.store import MANIFESTS, Store
 
 FORMAT_VERSION = 2
 CODEBOOKS = "codebooks"
@@ -191,6 +192,10 @@ class Manifest(_Record):
             if info.deletes:
                 folders[f"{DELETES}/{info.deletes.name}"] = info.deletes.files
         return folders
+
+    def next(self, partitions: Iterable[PartitionInfo]) -> Manifest:
+        """Return the manifest of the next version, with these partitions."""
+        return self.model_copy(update={"version": self.version + 1, "partitions": tuple(partitions)})
 
     @property
     def size(self) -> int:

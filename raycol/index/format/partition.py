@@ -31,12 +31,13 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError
-from raycol.index.codec.codebook import Codebook, TokenCodes
+from raycol.index.codec.codebook import TOKEN_FILES, Codebook, TokenCodes
 from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.storage import Files, Store, open_array
+from raycol.storage.checked_files import Files, open_array
+from raycol.storage.store import Store
 
 DOCUMENTS = "documents.parquet"
 # Rows per Parquet row group, the unit of reading and caching.
@@ -74,9 +75,7 @@ class Partition:
         self.columns = columns
         self.deleted = deleted
         self._store = store
-        self._n_centroids = codebook.n_centroids
-        self._width = codebook.dim * codebook.bits // 8
-        self._code_dtype = codebook.code_dtype
+        self._codebook = codebook
         self._trusted = trusted
         self._unverified = set(info.files)
         self._unchecked = {"ids", "tokens"}
@@ -118,29 +117,15 @@ class Partition:
         return self._array("offsets.npy", np.int64, self.info.documents + 1)
 
     @cached_property
-    def codes_T(self) -> NDArray[Any]:  # noqa: N802
-        """Centroid of each token, uint16 or uint32 [T]."""
-        return self._array("codes.npy", self._code_dtype, self.info.tokens)
-
-    @cached_property
-    def residuals_TB(self) -> NDArray[np.uint8]:  # noqa: N802
-        """Packed residual levels, uint8 [T, B]."""
-        return self._array("residuals.npy", np.uint8, self.info.tokens, self._width)
-
-    @cached_property
-    def gains_T(self) -> NDArray[np.uint8]:  # noqa: N802
-        """Quantised gain of each token, uint8 [T]."""
-        return self._array("gains.npy", np.uint8, self.info.tokens)
-
-    @cached_property
-    def scales_T(self) -> NDArray[np.float16]:  # noqa: N802
-        """Norm correction of each token, float16 [T]."""
-        return self._array("scales.npy", np.float16, self.info.tokens)
+    def tokens(self) -> TokenCodes:
+        """Quantised tokens of all documents."""
+        layout = zip(TOKEN_FILES, self._codebook.token_layout, strict=True)
+        return TokenCodes(*(self._array(name, dtype, self.info.tokens, *shape) for name, (dtype, shape) in layout))
 
     @cached_property
     def list_offsets_K(self) -> NDArray[np.uint32]:  # noqa: N802
         """First entry of each centroid's list, uint32 [K + 1]."""
-        return self._array("list_offsets.npy", np.uint32, self._n_centroids + 1)
+        return self._array("list_offsets.npy", np.uint32, self._codebook.n_centroids + 1)
 
     @cached_property
     def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
@@ -175,9 +160,9 @@ class Partition:
         self._verify(self.info.files)
         if "tokens" in self._unchecked:
             self._check_offsets("list_offsets.npy", self.list_offsets_K, self.info.tokens)
-            self._check_below("codes.npy", self.codes_T, self._n_centroids)
+            self._check_below("codes.npy", self.tokens.codes_T, self._codebook.n_centroids)
             self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
-            if not np.isfinite(self.scales_T).all():
+            if not np.isfinite(self.tokens.scales_T).all():
                 raise IndexCorruptError(f"{self._location('scales.npy')}: holds NaN or infinite values")
             self._unchecked.discard("tokens")
 
@@ -188,15 +173,9 @@ class Partition:
         positions_M[(positions_M >= 0) & ~self.live_N[positions_M]] = -1
         return positions_M
 
-    def tokens(self, document: int) -> TokenCodes:
-        """Return the stored tokens of the document at a position."""
-        start, stop = self.offsets_N[document], self.offsets_N[document + 1]
-        return TokenCodes(
-            self.codes_T[start:stop],
-            self.residuals_TB[start:stop],
-            self.gains_T[start:stop],
-            self.scales_T[start:stop],
-        )
+    def tokens_of(self, document: int) -> TokenCodes:
+        """Return the quantised tokens of the document at a position."""
+        return self.tokens.take(slice(self.offsets_N[document], self.offsets_N[document + 1]))
 
     def metadata(self) -> pa.Table:
         """Return the metadata of all documents in order, including deleted ones."""
@@ -296,8 +275,7 @@ class Partition:
         if self.columns:
             self._only(DOCUMENTS)
         if self._store.is_local:
-            _ = (self.offsets_N, self.codes_T, self.residuals_TB, self.gains_T, self.scales_T)
-            _ = (self.list_offsets_K, self.list_documents_T, self.ids)
+            _ = (self.offsets_N, self.tokens, self.list_offsets_K, self.list_documents_T, self.ids)
 
     def _verify(self, names: Iterable[str]) -> None:
         """Compare the checksums of files that were not compared before."""

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raycol.errors import InputError, writing
-from raycol.index.codec.codebook import Codebook, TokenCodes, mean_error
+from raycol.index.codec.codebook import TOKEN_FILES, Codebook, TokenCodes, mean_error
 from raycol.index.format.columns import Columns, check_columns, metadata_table
 from raycol.index.format.document import Document, check_document
 from raycol.index.format.ids import id_arrays
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
 from raycol.index.format.partition import BATCH_ROWS, DOCUMENTS, ROW_GROUP
-from raycol.storage import Files, Store, content_name, save_array
-from raycol.storage.checked_files import ChecksumWriter
+from raycol.storage.checked_files import ChecksumWriter, Files, content_name, save_array
+from raycol.storage.store import Store
 
 # Tokens to quantise at a time: large enough to keep the nearest-centroid search efficient.
 _QUANTISE_TOKENS = 65536
@@ -84,7 +84,7 @@ class Quantiser:
         """Return the codes of all tokens and their mean error (see `PartitionInfo`)."""
         if self._pending:
             self._quantise()
-        return concatenate_tokens(self._batches), mean_error(np.concatenate(self._cosines))
+        return TokenCodes.concatenate(self._batches), mean_error(np.concatenate(self._cosines))
 
     def _quantise(self) -> None:
         tokens, cosines_T = self._codebook.quantise(np.concatenate(self._pending))
@@ -94,18 +94,13 @@ class Quantiser:
         self._n_pending = 0
 
 
-def concatenate_tokens(batches: Sequence[TokenCodes]) -> TokenCodes:
-    """Return the tokens of several batches as one."""
-    return TokenCodes(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
-
-
 def reorder_tokens(tokens: TokenCodes, lengths_N: NDArray[np.int64], order_N: NDArray[np.int64]) -> TokenCodes:
     """Return the tokens with their documents permuted: document order_N[0] first, and so on."""
     starts_N = np.cumsum(lengths_N) - lengths_N
     moved_N = lengths_N[order_N]
     ends_N = np.cumsum(moved_N)
     token_T = np.arange(ends_N[-1]) + np.repeat(starts_N[order_N] - (ends_N - moved_N), moved_N)
-    return TokenCodes._make(array[token_T] for array in tokens)
+    return tokens.take(token_T)
 
 
 def save_partition(
@@ -126,10 +121,7 @@ def save_partition(
     sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
     arrays = {
         "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        "codes.npy": tokens.codes_T,
-        "residuals.npy": tokens.residuals_TB,
-        "gains.npy": tokens.gains_T,
-        "scales.npy": tokens.scales_T,
+        **dict(zip(TOKEN_FILES, tokens, strict=True)),
         "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
         "list_documents.npy": np.repeat(np.arange(len(ids), dtype=np.uint32), lengths_N)[order_T],
         **id_arrays(ids),

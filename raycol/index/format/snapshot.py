@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from raycol.errors import IndexCorruptError, InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.format.codebook_files import open_codebook
-from raycol.index.format.manifest import Manifest, PartitionInfo, read_manifest, versions
+from raycol.index.format.manifest import Manifest, PartitionInfo, check_current, read_manifest, versions
 from raycol.index.format.partition import Partition
-from raycol.storage import Store
+from raycol.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,10 @@ class Snapshot:
         # A partition is immutable, so only its deletes differ.
         return partition.with_deletes(info)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every partition of the version is open."""
-        return len(self.partitions) == len(self.manifest.partitions)
+    def check_writable(self) -> None:
+        """Raise `RaycolError` if the next version cannot be made from this snapshot."""
+        if len(self.partitions) < len(self.manifest.partitions):
+            raise InputError(f"{self.store}: only some partitions are open; open the whole index to change it")
+        check_current(self.store, self.manifest.version)
+        self.store.check_writable()
+        self.store.check_commits()

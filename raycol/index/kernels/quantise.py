@@ -1,4 +1,4 @@
-"""Residual quantisation, with one step size (gain) per token.
+"""Quantisation: the nearest centroid of a token, and its residual with one step size (gain) per token.
 
 Shapes: T tokens, K centroids, D dimensions.
 """
@@ -12,6 +12,27 @@ import numpy as np
 
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import FASTMATH, GAIN_CENTRE, GAINS, GAINS_PER_OCTAVE
+
+
+@kernel(fastmath=FASTMATH)
+def nearest_centroids(tokens_TD, centroids_KD):  # type: ignore[no-untyped-def]
+    """Return the code of the centroid with the largest dot product for each token, uint32 [T]; ties by code.
+
+    Compares all centroids token by token, so that the result does not depend on the batch.
+    """
+    n_tokens, dim = tokens_TD.shape
+    codes_T = np.empty(n_tokens, dtype=np.uint32)
+    for t in range(n_tokens):
+        best = np.float32(-np.inf)
+        codes_T[t] = 0
+        for k in range(len(centroids_KD)):
+            product = np.float32(0)
+            for d in range(dim):
+                product += tokens_TD[t, d] * centroids_KD[k, d]
+            if product > best:
+                best = product
+                codes_T[t] = k
+    return codes_T
 
 
 @numba.njit(inline="always")

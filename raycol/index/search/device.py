@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.codebook import Codebook, TokenCodes
 from raycol.index.format.partition import Partition
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.search.query import Query
@@ -71,7 +71,7 @@ class DeviceScorer:
         torch = self._torch
         starts_M = np.repeat(partition.offsets_N[documents_M] - np.cumsum(lengths_M) + lengths_M, lengths_M)
         token_T = np.arange(lengths_M.sum()) + starts_M
-        tokens_TD = self._decode(partition, token_T)
+        tokens_TD = self._decode(partition.tokens.take(token_T))
         padded_MLD = torch.nn.utils.rnn.pad_sequence(list(tokens_TD.split(lengths_M.tolist())), batch_first=True)
         query_1QD = torch.from_numpy(query.tokens_QD).to(self._device)[None]
         scores_1M = self._maxsim(
@@ -83,16 +83,16 @@ class DeviceScorer:
         scores_M: NDArray[np.float32] = scores_1M[0].float().cpu().numpy()
         return scores_M
 
-    def _decode(self, partition: Partition, token_T: NDArray[np.int64]) -> Any:
+    def _decode(self, tokens: TokenCodes) -> Any:
         torch = self._torch
 
-        def take(array: NDArray[Any], dtype: Any = None) -> Any:
-            return torch.from_numpy(np.asarray(array[token_T], dtype)).to(self._device)
+        def on_device(array: NDArray[Any], dtype: Any = None) -> Any:
+            return torch.from_numpy(np.asarray(array, dtype)).to(self._device)
 
-        packed_TB = take(partition.residuals_TB)
+        packed_TB = on_device(tokens.residuals_TB)
         mask = 2**self._bits - 1
         planes = [(packed_TB >> (plane * self._bits)) & mask for plane in range(8 // self._bits)]
         residuals_TD = self._lows_D + self._steps_D * torch.cat(planes, dim=1).float()
-        gains_T = self._gains[take(partition.gains_T, np.int64)]
-        directions_TD = self._centroids_KD[take(partition.codes_T, np.int64)] + gains_T[:, None] * residuals_TD
-        return directions_TD * take(partition.scales_T, np.float32)[:, None]
+        gains_T = self._gains[on_device(tokens.gains_T, np.int64)]
+        directions_TD = self._centroids_KD[on_device(tokens.codes_T, np.int64)] + gains_T[:, None] * residuals_TD
+        return directions_TD * on_device(tokens.scales_T, np.float32)[:, None]

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ from raycol.index.kernels.candidates import (
     score_by_centroids,
     visit_lists,
 )
-from raycol.index.kernels.maxsim import score_documents
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
 from raycol.index.search.document_set import DocumentSet
@@ -64,10 +63,25 @@ Scorer = Callable[[Query, Partition, NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document id and its MaxSim score over the stored embeddings."""
+    """A document id and its MaxSim score over the stored embeddings. Hits are equal if both are.
+
+    `metadata` holds the document's values by column, `text` and `title` included; None unless the search was asked for
+    it (`with_metadata`).
+    """
 
     id: str
     score: float
+    metadata: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def text(self) -> str | None:
+        """The column `text`; None if the index does not store it, or without metadata."""
+        return self.metadata.get("text") if self.metadata else None
+
+    @property
+    def title(self) -> str | None:
+        """The column `title`; None if the index does not store it, or without metadata."""
+        return self.metadata.get("title") if self.metadata else None
 
 
 class Answer(NamedTuple):
@@ -128,12 +142,7 @@ def cpu_scorer(codebook: Codebook) -> Scorer:
     """Return the scorer that runs the numba kernel on the calling thread."""
 
     def score(query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
-        scores_M: NDArray[np.float32] = score_documents(
-            documents_M, query.floats_BDL, query.n_tokens, codebook.centroids_KD, codebook.lows_D, codebook.steps_D,
-            partition.offsets_N, partition.codes_T, partition.residuals_TB, partition.gains_T,
-            partition.scales_T.view(np.uint16), codebook.bits,
-        )  # fmt: skip
-        return scores_M
+        return codebook.scores(query.floats_BDL, query.n_tokens, partition.tokens, partition.offsets_N, documents_M)
 
     return score
 
@@ -229,11 +238,11 @@ def find_candidates(
         if probes:
             present_K = np.zeros(codebook.n_centroids, dtype=bool)
             for partition, documents in by_partition:
-                mark_codes(documents, partition.offsets_N, partition.codes_T, present_K)
+                mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
             score_some(query, codebook, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
         scores_M = np.concatenate(
             [
-                score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.codes_T)
+                score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.tokens.codes_T)
                 for partition, documents in by_partition
             ]
         )

@@ -17,10 +17,8 @@ from raycol.index.format.columns import check_columns
 from raycol.index.format.deletes import write_deletes
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import (
-    Manifest,
     PartitionInfo,
     SearchSettings,
-    check_current,
     commit_manifest,
     writing_from,
 )
@@ -29,7 +27,7 @@ from raycol.index.format.partition_writer import write_partition
 from raycol.index.format.snapshot import Snapshot
 from raycol.index.search.selection import OnUnknown, locate
 from raycol.index.write.spool import Spool
-from raycol.storage import Store
+from raycol.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
         ConflictError: another writer committed first.
     """
     store, manifest = snapshot.store, snapshot.manifest
-    check_writable(snapshot)
+    snapshot.check_writable()
     pool = token_pooling(manifest.pool_factor)
 
     def validate(document: Document) -> None:
@@ -84,21 +82,12 @@ def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnkno
         InputError: an id that is not a string, or, with `refuse`, one that is not in the index.
         ConflictError: another writer committed first.
     """
-    check_writable(snapshot)
+    snapshot.check_writable()
     deleted = locate(snapshot.partitions, ids, on_unknown)
     if not sum(map(len, deleted)):
         return snapshot, Change(snapshot.manifest.version, 0, 0)
     with writing_from(snapshot.store, snapshot.manifest.version):
         return commit_change(snapshot, deleted, [])
-
-
-def check_writable(snapshot: Snapshot) -> None:
-    """Raise `RaycolError` if the next version cannot be made from this snapshot."""
-    if not snapshot.is_complete:
-        raise InputError(f"{snapshot.store}: only some partitions are open; open the whole index to change it")
-    check_current(snapshot.store, snapshot.manifest.version)
-    snapshot.store.check_writable()
-    snapshot.store.check_commits()
 
 
 def _existing(spool: Spool, partition: Partition, replace: bool, store: Store) -> NDArray[np.int64]:
@@ -123,7 +112,7 @@ def commit_change(
         for partition, positions in zip(snapshot.partitions, removed, strict=True)
         if (info := _without(snapshot, partition, positions))
     ]
-    changed = next_version(manifest, [*remaining, *added])
+    changed = manifest.next([*remaining, *added])
     commit_manifest(snapshot.store, changed)
     n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
     return snapshot.next(changed), Change(changed.version, n_added, n_removed)
@@ -131,16 +120,11 @@ def commit_change(
 
 def store_settings(snapshot: Snapshot, settings: SearchSettings) -> Snapshot:
     """Commit a version that differs only in its tuned search settings."""
-    check_writable(snapshot)
-    manifest = next_version(snapshot.manifest, snapshot.manifest.partitions)
+    snapshot.check_writable()
+    manifest = snapshot.manifest.next(snapshot.manifest.partitions)
     changed = manifest.model_copy(update={"tuned": settings})
     commit_manifest(snapshot.store, changed)
     return snapshot.next(changed)
-
-
-def next_version(manifest: Manifest, partitions: Sequence[PartitionInfo]) -> Manifest:
-    """Return the manifest of the next version, with these partitions."""
-    return manifest.model_copy(update={"version": manifest.version + 1, "partitions": tuple(partitions)})
 
 
 def _without(snapshot: Snapshot, partition: Partition, positions: NDArray[np.int64]) -> PartitionInfo | None:

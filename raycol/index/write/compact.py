@@ -14,10 +14,9 @@ from raycol.index.codec.codebook import Codebook, TokenCodes
 from raycol.index.format.columns import Columns, schema_of
 from raycol.index.format.manifest import PartitionInfo, commit_manifest, writing_from
 from raycol.index.format.partition import Partition
-from raycol.index.format.partition_writer import concatenate_tokens, save_partition
+from raycol.index.format.partition_writer import save_partition
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.write.changes import check_writable, next_version
-from raycol.storage import Store
+from raycol.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,13 @@ class _Batch:
         return (
             _Batch(
                 self.ids[:n], self.metadata.slice(0, n), self.lengths_N[:n], self.errors_N[:n],
-                _slice(self.tokens, 0, token),
+                self.tokens.take(slice(token)),
             ),
             _Batch(
                 self.ids[n:], self.metadata.slice(n), self.lengths_N[n:], self.errors_N[n:],
-                _slice(self.tokens, token, self.n_tokens),
+                self.tokens.take(slice(token, None)),
             ),
         )  # fmt: skip
-
-
-def _slice(tokens: TokenCodes, start: int, stop: int) -> TokenCodes:
-    return TokenCodes._make(array[start:stop] for array in tokens)
 
 
 def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
@@ -63,7 +58,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
         ConflictError: another writer committed first.
     """
     target_tokens = check_positive_int("target_tokens", target_tokens)
-    check_writable(snapshot)
+    snapshot.check_writable()
     manifest = snapshot.manifest
     selected = [
         partition
@@ -77,7 +72,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     with writing_from(snapshot.store, manifest.version):
         base, n_centroids = manifest.version, snapshot.codebook.n_centroids
         merged = [_save(snapshot.store, batch, n_centroids, base) for batch in _batches(selected, target_tokens)]
-        changed = next_version(manifest, [*unchanged, *merged])
+        changed = manifest.next([*unchanged, *merged])
         commit_manifest(snapshot.store, changed)
     return snapshot.next(changed)
 
@@ -109,12 +104,7 @@ def _live(partition: Partition) -> _Batch:
         metadata,
         lengths_N[live_N],
         np.full(len(positions), partition.info.error),
-        TokenCodes(
-            partition.codes_T[live_T],
-            partition.residuals_TB[live_T],
-            partition.gains_T[live_T],
-            partition.scales_T[live_T],
-        ),
+        partition.tokens.take(live_T),
     )
 
 
@@ -128,7 +118,7 @@ def _join(batches: list[_Batch]) -> _Batch:
         pa.concat_tables([batch.metadata for batch in batches]),
         np.concatenate([batch.lengths_N for batch in batches]),
         np.concatenate([batch.errors_N for batch in batches]),
-        concatenate_tokens([batch.tokens for batch in batches]),
+        TokenCodes.concatenate(batch.tokens for batch in batches),
     )
 
 

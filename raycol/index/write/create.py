@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from raycol.errors import InputError
-from raycol.index.codec.codebook import check_codec, default_centroids, sample_tokens, train_codebook
+from raycol.index.codec.codebook import check_codec
 from raycol.index.codec.pooling import token_pooling
+from raycol.index.codec.training import default_centroids, sample_tokens, train_codebook
 from raycol.index.format.codebook_files import save_codebook
 from raycol.index.format.columns import ColumnInference, ColumnType, check_columns, declared_columns
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import Manifest, ModelInfo, commit_manifest, versions, writing_from
 from raycol.index.format.partition_writer import write_partition
 from raycol.index.write.spool import Spool
-from raycol.storage import Store
+from raycol.storage.store import Store
 
 PARTITION_TOKENS = 1 << 20
 # Larger indexes get larger partitions instead of more: each one costs a query microseconds and the manifest 1 KB.

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from raycol.errors import InputError, writing
-from raycol.index.codec.codebook import sample_size, unit_vectors
+from raycol.index.codec.training import sample_size, unit_vectors
 from raycol.index.format.document import Document, check_document
 
 

@@ -23,7 +23,7 @@ from raycol.index.format.manifest import (
     read_manifest,
     versions,
 )
-from raycol.storage import Store
+from raycol.storage.store import Store
 
 _BASE = re.compile(r"(\d{8})-")
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError
 from raycol.index.format.manifest import REPORT, SERVED, manifest_name, read_manifest, versions
-from raycol.storage import Files, Store
+from raycol.storage.checked_files import Files
+from raycol.storage.store import Store
 
 
 def verify_index(store: Store) -> list[str]:
