@@ -29,6 +29,9 @@ os.environ |= {
     "RAY_gcs_server_request_timeout_seconds": "120",
 }
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests start a few hundred Python processes; without bytecode each of them would compile raycol anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.pop("RAY_ADDRESS", None)
 
 import numpy as np
