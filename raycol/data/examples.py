@@ -26,7 +26,7 @@ by position. Integers are ids, and so are values that exist as ids in the querie
 position are printed.
 
 Texts of ids are looked up in `queries` and `documents` (or `corpus`) next to the examples (files or folders of that
-name, or subsets of the hub dataset), or in the files that `ExampleSource` names; see `raycol.data.text_store`.
+name, or subsets of the hub dataset), or in the files that `ExampleSource` names; see `raycol.data.text_files`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import Any
 from raycol.core.progress import print_once
 from raycol.core.uris import without_options
 from raycol.data.beir import qrels_path, read_qrels
-from raycol.data.columns import Columns, find_columns, map_columns
+from raycol.data.columns import Columns, Role, find_columns, map_columns
 from raycol.data.corpus import OnError, read_records, refuse
 from raycol.data.files import CorpusFile
 from raycol.data.position import BadRecord
@@ -46,7 +46,6 @@ from raycol.data.raw_examples import RawExample, parse_examples
 from raycol.data.readers.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.readers.jsonl import parse_json
 from raycol.data.sources import ExampleSource, OpenSource
-from raycol.data.text_store import Role
 from raycol.errors import InputError
 
 __all__ = ["Example", "ExampleSource", "read_examples"]
@@ -261,18 +260,19 @@ def _resolve(raw: RawExample, where: str, opened: OpenSource, n_ways: int | None
     selected = _select_documents(raw, n_documents, n_ways or n_documents)
     query = raw.query
     if query is None:
-        query = opened.queries.get(str(raw.query_id))
-        if query is None:
+        query_id = str(raw.query_id)
+        if query_id not in (texts := opened.queries.find([query_id])):
             return BadRecord(where, f"the query id {raw.query_id!r} is not in {opened.queries.name}")
+        query = texts[query_id].text
     ids = tuple(raw.document_ids[index] for index in selected) if raw.document_ids else None
     if raw.documents:
         documents = tuple(raw.documents[index] for index in selected)
     else:
-        texts = {id_: opened.documents.get(id_) for id_ in ids or ()}
-        for id_, text in texts.items():
-            if text is None:
+        texts = opened.documents.find(ids or ())
+        for id_ in ids or ():
+            if id_ not in texts:
                 return BadRecord(where, f"the document id {id_!r} is not in {opened.documents.name}")
-        documents = tuple(str(texts[id_]) for id_ in ids or ())
+        documents = tuple(texts[id_].text for id_ in ids or ())
     scores = tuple(raw.scores[index] for index in selected) if raw.scores else None
     left_out = n_documents - len(selected)
     return Example(where, query, documents, scores, raw.query_id, ids, raw.positive_first, left_out)
