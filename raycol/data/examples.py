@@ -1,6 +1,6 @@
 """Read training examples (a query, its documents, and teacher scores) in all common layouts.
 
-Formats are JSON Lines, CSV, TSV, Parquet and Hugging Face datasets; `raycol.data.files` lists the locations. Layouts:
+Formats are JSON Lines, CSV, TSV, Parquet and Hugging Face datasets; locations: `raycol.data.locations`. Layouts:
 
     layout         columns                                                 documents and their scores
     -------------  ------------------------------------------------------  -------------------------------------------
@@ -39,12 +39,10 @@ from raycol.core.progress import print_once
 from raycol.core.uris import without_options
 from raycol.data.beir import qrels_path, read_qrels
 from raycol.data.columns import Columns, Role, find_columns, map_columns
-from raycol.data.corpus import OnError, read_records, refuse
-from raycol.data.files import CorpusFile
-from raycol.data.position import BadRecord
+from raycol.data.corpus import OnError, refuse
+from raycol.data.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.raw_examples import RawExample, parse_examples
-from raycol.data.readers.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
-from raycol.data.readers.jsonl import parse_json
+from raycol.data.readers.reader import BadRecord, CorpusFile
 from raycol.data.sources import ExampleSource, OpenSource
 from raycol.errors import InputError
 
@@ -142,13 +140,13 @@ def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Ba
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
         header = _Header(file, opened)
-        for position, record in read_records(file, header.infer_names, header.select):
+        for position, record in file.reader.rows(file, header.select, header.infer_names):
             where = file.where(position.number)
             try:
-                if isinstance(record, str):
-                    raise ValueError(record)
-                if isinstance(record, bytes):
-                    record = header.as_object(parse_json(record))
+                if isinstance(record, ValueError):
+                    raise record
+                if not file.reader.has_columns:
+                    record = header.as_object(record)
                     columns = header.columns_of(record)
                 else:
                     columns = header.columns

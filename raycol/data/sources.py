@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 from raycol.core.config import Config, Location
 from raycol.data.columns import Role
 from raycol.data.corpus import OnError
-from raycol.data.files import HUB, CorpusFile, corpus_files, folder_entries, parent_folder
-from raycol.data.position import BadRecord
+from raycol.data.files import HUB, parent_folder
+from raycol.data.locations import corpus_files, folder_entries
 from raycol.data.readers.hub import subsets_of
+from raycol.data.readers.reader import BadRecord, CorpusFile
 from raycol.data.text_files import read_text_files
 from raycol.data.text_store import TextStore
 from raycol.errors import InputError

@@ -7,11 +7,9 @@ from typing import Any
 
 from raycol.data.cells import read_id
 from raycol.data.columns import Role, first_match, quote_names
-from raycol.data.corpus import OnError, encode_text, is_missing, read_records, refuse
-from raycol.data.files import CorpusFile
-from raycol.data.position import BadRecord
+from raycol.data.corpus import OnError, encode_text, is_missing, refuse
 from raycol.data.readers.delimited import default_names
-from raycol.data.readers.jsonl import parse_object
+from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
 from raycol.data.text_store import Text, TextStore, TextWriter
 from raycol.errors import InputError
 
@@ -83,12 +81,10 @@ def _scan(files: Sequence[CorpusFile], role: Role) -> Iterator[_Row | BadRecord]
             except ValueError as error:
                 raise InputError(f"{file}: {error}") from None
 
-        infer_names = default_names("csv" if file.format == "csv" else "tsv", lambda name: name.lower() in common)
-        for position, record in read_records(file, infer_names, select):
+        infer_names = default_names(file.format, lambda name: name.lower() in common)
+        for position, record in file.reader.rows(file, select, infer_names):
             try:
-                if isinstance(record, str):
-                    raise ValueError(record)
-                id_, text = _parse(parse_object(record) if isinstance(record, bytes) else record, role)
+                id_, text = _parse(as_object(record), role)
                 yield id_, text, number, position.number
             except ValueError as error:
                 yield BadRecord(file.where(position.number), str(error))

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from raycol.data.corpus import refuse
 from raycol.data.examples import Example, ExampleSource, read_examples
-from raycol.data.position import BadRecord
+from raycol.data.readers.reader import BadRecord
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
