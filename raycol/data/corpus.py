@@ -176,7 +176,7 @@ def read_corpus(
     """
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
-    first: BadRecord | None = None
+    skipped = SkippedRecords(on_error, problems)
     for file in corpus_files(str(corpus)):
         for position, item in scan_corpus(file, fields or Fields(), number=number):
             number += 1
@@ -188,12 +188,9 @@ def read_corpus(
                 first_file, first_number = seen[item.id]
                 location = f"{file.unit} {first_number}" if first_file == file else first_file.where(first_number)
                 item = BadRecord(file.where(position.number), f"duplicate id {item.id!r}, first on {location}")
-            refuse(item, on_error)
-            first = first or item
-            if problems is not None:
-                problems.append(item)
+            skipped.add(item)
     if not seen:
-        raise empty_corpus_error(corpus, first)
+        raise empty_corpus_error(corpus, skipped.first)
 
 
 def read_id_lines(path: str | Path) -> Iterator[str]:
@@ -226,8 +223,33 @@ def has_field(file: CorpusFile, name: str) -> bool:
 
 def empty_corpus_error(corpus: object, first: BadRecord | None) -> InputError:
     """The error for a corpus without documents; `first` is the first skipped record, if any."""
-    reason = f"; every record was skipped, the first was {first}" if first else ""
-    return InputError(f"{corpus}: an empty corpus; expected at least one document{reason}")
+    return InputError(f"{corpus}: an empty corpus; expected at least one document{all_skipped(first)}")
+
+
+def all_skipped(first: BadRecord | None) -> str:
+    """The end of a message about a source without usable records; `first` is the first skipped record, if any."""
+    return f"; every record was skipped, the first was {first}" if first else ""
+
+
+class SkippedRecords:
+    """Collects the unusable records of a source, or raises `InputError` at the first.
+
+    Args:
+        on_error: "fail" raises, "skip" collects.
+        problems: receives the records.
+    """
+
+    def __init__(self, on_error: OnError, problems: list[BadRecord] | None = None) -> None:
+        self.first: BadRecord | None = None
+        self._on_error = on_error
+        self._problems = problems
+
+    def add(self, problem: BadRecord) -> None:
+        """Refuse or collect a record."""
+        refuse(problem, self._on_error)
+        self.first = self.first or problem
+        if self._problems is not None:
+            self._problems.append(problem)
 
 
 def source_state(file: CorpusFile) -> str:

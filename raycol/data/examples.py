@@ -39,10 +39,10 @@ from raycol.core.progress import print_once
 from raycol.core.uris import without_options
 from raycol.data.beir import qrels_path, read_qrels
 from raycol.data.columns import Columns, Role, find_columns, map_columns
-from raycol.data.corpus import OnError, refuse
+from raycol.data.corpus import OnError, SkippedRecords, all_skipped
 from raycol.data.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.raw_examples import RawExample, parse_examples
-from raycol.data.readers.reader import BadRecord, CorpusFile
+from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
 from raycol.data.sources import ExampleSource, OpenSource
 from raycol.errors import InputError
 
@@ -109,18 +109,16 @@ def read_examples(
     """
     opened = OpenSource(source, on_error, problems)
     items = _read_beir(opened, n_ways) if opened.beir else _read_files(opened, n_ways)
-    count, first = 0, None
+    skipped = SkippedRecords(on_error, problems)
+    count = 0
     for item in items:
         if isinstance(item, Example):
             count += 1
             yield item
             continue
-        refuse(item, on_error)
-        first = first or item
-        if problems is not None:
-            problems.append(item)
+        skipped.add(item)
     if not count:
-        reason = f"; every record was skipped, the first was {first}" if first else ""
+        reason = all_skipped(skipped.first)
         raise InputError(f"{source.path}: no training examples in it; expected at least one{reason}")
 
 
@@ -143,15 +141,10 @@ def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Ba
         for position, record in file.reader.rows(file, header.select, header.infer_names):
             where = file.where(position.number)
             try:
-                if isinstance(record, ValueError):
-                    raise record
-                if not file.reader.has_columns:
-                    record = header.as_object(record)
-                    columns = header.columns_of(record)
-                else:
-                    columns = header.columns
-                    if not file.is_table:  # an empty field of CSV is a missing value
-                        record = {name: value or None for name, value in record.items()}
+                record = header.as_object(record)
+                columns = header.columns if file.reader.has_columns else header.columns_of(record)
+                if file.reader.has_columns and not file.is_table:  # an empty field of CSV is a missing value
+                    record = {name: value or None for name, value in record.items()}
                 raw_examples = parse_examples(record, columns)
             except ValueError as error:
                 yield BadRecord(where, str(error))
@@ -198,15 +191,13 @@ class _Header:
         return self.columns.names()
 
     def as_object(self, record: Any) -> dict[str, Any]:
-        """A JSON record as an object; the values of an array, such as one of ColBERT's triples, are named by position.
+        """A record as an object; the values of a JSON array, such as one of ColBERT's triples, are named by position.
 
         Raises:
-            ValueError: the record is neither an object nor such an array.
+            ValueError: the record is neither an object nor such an array, or unusable.
         """
-        if isinstance(record, dict):
-            return record
         if not isinstance(record, list):
-            raise ValueError(f"not a JSON object but a {type(record).__name__}")
+            return as_object(record)
         if len(record) < 2 or not isinstance(record[0], str | int):
             raise ValueError(
                 f"a JSON array of {len(record)}; expected a query, a positive and negatives, texts or ids, or an id "

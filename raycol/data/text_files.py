@@ -7,7 +7,7 @@ from typing import Any
 
 from raycol.data.cells import read_id
 from raycol.data.columns import Role, first_match, quote_names
-from raycol.data.corpus import OnError, encode_text, is_missing, refuse
+from raycol.data.corpus import OnError, SkippedRecords, all_skipped, encode_text, is_missing
 from raycol.data.readers.delimited import default_names
 from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
 from raycol.data.text_store import Text, TextStore, TextWriter
@@ -44,30 +44,25 @@ def read_text_files(
         InputError: a file cannot be read or has no column for ids or texts; no usable record; a bad record or a
             duplicate id with `on_error="fail"`.
     """
-    skipped: list[BadRecord] = []
+    skipped = SkippedRecords(on_error, problems)
     name = ", ".join(dict.fromkeys(f"{file}, {file.subset}" if file.subset else str(file) for file in files))
     writer = TextWriter(name)
     n_texts = 0
     for row in _scan(files, role):
         if isinstance(row, BadRecord):
-            refuse(row, on_error)
-            skipped.append(row)
+            skipped.add(row)
             continue
         id_, text, file, number = row
         writer.add(id_, Text("", text), file, number)
         n_texts += 1
     if not n_texts:
-        reason = f"; every record was skipped, the first was {skipped[0]}" if skipped else ""
+        reason = all_skipped(skipped.first)
         raise InputError(f"{name}: empty; expected at least one {role} with an id and a text{reason}")
     store, duplicates = writer.finish()
     for repeated in duplicates:
         first = files[repeated.first_file].where(repeated.first_number)
         location = files[repeated.file].where(repeated.number)
-        problem = BadRecord(location, f"duplicate id {repeated.id!r}, first on {first}")
-        refuse(problem, on_error)
-        skipped.append(problem)
-    if problems is not None:
-        problems += skipped
+        skipped.add(BadRecord(location, f"duplicate id {repeated.id!r}, first on {first}"))
     return store
 
 

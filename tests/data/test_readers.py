@@ -9,7 +9,7 @@ import pytest
 from raycol.data import CorpusFile, Example, ExampleSource, Fields, Passage, corpus_files, read_corpus, read_examples
 from raycol.data.files import open_file
 from raycol.data.locations import folder_entries
-from raycol.data.readers.parquet import records_of
+from raycol.data.readers.parquet import rows_of
 from raycol.data.readers.reader import READERS, START, InferNames, Position, Reader, Rows, Select, has_header
 from raycol.errors import InputError
 from raycol.indexing.plan import plan_build, read_part
@@ -33,11 +33,10 @@ class ArrowReader(Reader):
     ) -> Rows:
         with open_file(file.uri) as raw:
             table = pa.ipc.open_file(raw).read_all()
-        for batch in table.select(select(table.column_names)).slice(start.offset).to_batches():
-            rows = records_of(batch, file)
-            for number, values in enumerate(zip(*rows.values(), strict=True), start=start.offset):
-                yield Position(number, number + 1), dict(zip(rows, values, strict=True))
-            start = Position(start.offset + batch.num_rows)
+        first = start.offset
+        for batch in table.select(select(table.column_names)).slice(first).to_batches():
+            yield from rows_of(batch, file, first)
+            first += batch.num_rows
 
     def count(self, file: CorpusFile) -> int:
         with open_file(file.uri) as raw:

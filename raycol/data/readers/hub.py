@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from raycol.data.files import HUB, folder_state, reading
-from raycol.data.readers.parquet import records_of
+from raycol.data.readers.parquet import rows_of
 from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
 from raycol.errors import InputError, reason_of
 
@@ -43,10 +43,8 @@ class DatasetReader(Reader):
                 part = table[first : first + _ROWS]
                 part.validate(full=True)  # reading follows the offsets of a damaged file unchecked
             for batch in part.combine_chunks().to_batches():
-                rows = records_of(batch, file)
-                for number in range(batch.num_rows):
-                    position = Position(first + number, first + number + 1)
-                    yield position, {name: rows[name][number] for name in names}
+                yield from rows_of(batch, file, first)
+                first += batch.num_rows
 
     def count(self, file: CorpusFile) -> int:
         """See `Reader`."""

@@ -55,10 +55,7 @@ class ParquetReader(Reader):
                     groups.append(group)
             for batch in table.iter_batches(_ROWS, row_groups=groups, columns=names):
                 n_skipped = min(max(0, start.offset - first), batch.num_rows)
-                rows = records_of(batch, file) if n_skipped < batch.num_rows else {}
-                for number in range(n_skipped, batch.num_rows):
-                    position = Position(first + number, first + number + 1)
-                    yield position, {name: rows[name][number] for name in names}
+                yield from rows_of(batch.slice(n_skipped), file, first + n_skipped)
                 first += batch.num_rows
 
     def count(self, file: CorpusFile) -> int:
@@ -98,19 +95,26 @@ def _large_dictionary_columns(file: pq.ParquetFile, names: list[str]) -> list[st
     return sorted(large)
 
 
-def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
-    """Columns of a batch, each a sequence of Python values; lists of numbers become arrays.
+def rows_of(batch: pa.RecordBatch, where: object, first: int) -> Rows:
+    """Yield the rows of a batch as dicts of Python values; lists of numbers become arrays.
+
+    Args:
+        batch: the batch.
+        where: what is read, for messages.
+        first: number of the first row in the table, from 0.
 
     Raises:
         InputError: a column has a value that Python cannot represent.
     """
-    records = {}
+    columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            records[name] = _values(column)
+            columns[name] = _values(column)
         except (ValueError, OverflowError, LookupError) as error:
             raise InputError(f"{where}: column {name!r} of type {column.type} cannot be read ({error})") from None
-    return records
+    for row in range(batch.num_rows):
+        record = {name: values[row] for name, values in columns.items()}
+        yield Position(first + row, first + row + 1), record
 
 
 def _values(column: pa.Array) -> Any:
