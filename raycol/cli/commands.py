@@ -18,7 +18,7 @@ from raycol.cli.submit import submit_app
 from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
 from raycol.core.progress import console, no_report, progress
-from raycol.data.ids import read_id_lines
+from raycol.data.corpus import read_id_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig

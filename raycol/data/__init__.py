@@ -4,8 +4,8 @@ from raycol.data.beir import Dataset, load_beir
 from raycol.data.corpus import Passage, read_corpus
 from raycol.data.examples import Example, ExampleSource, read_examples
 from raycol.data.fields import Fields
-from raycol.data.files import CorpusFile, corpus_files
-from raycol.data.position import BadRecord
+from raycol.data.locations import corpus_files
+from raycol.data.readers.reader import BadRecord, CorpusFile
 
 __all__ = [
     "BadRecord",

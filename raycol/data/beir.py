@@ -16,8 +16,8 @@ from raycol.data.cells import read_id
 from raycol.data.corpus import OnError, Passage, read_corpus
 from raycol.data.fields import Fields
 from raycol.data.files import compression_of, list_folder, open_lines, parent_folder, path_kind
-from raycol.data.position import BadRecord
 from raycol.data.readers.jsonl import parse_object, read_lines, write_objects
+from raycol.data.readers.reader import BadRecord
 from raycol.errors import InputError
 
 Qrels = dict[str, dict[str, int]]

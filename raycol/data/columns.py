@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
+
+Role = Literal["query", "document"]
 
 # The first name of a role takes precedence over the others, of which a record may have only one.
 _QUERY = ("query", "anchor", "question", "sentence1", "sentence_1", "query_text")

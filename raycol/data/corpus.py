@@ -1,13 +1,16 @@
 """Read a corpus: documents with an id, an optional title, a text or embeddings, and metadata.
 
-Formats are JSON Lines, CSV, TSV, Parquet, .npz and Hugging Face datasets; `raycol.data.files` lists the locations.
+Formats are JSON Lines, CSV, TSV, Parquet, .npz and Hugging Face datasets; `raycol.data.locations` lists the locations.
 Every record is validated; an unusable one becomes a `BadRecord` with its location and the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import codecs
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +18,10 @@ import numpy as np
 
 from raycol.core.validation import MAX_ID_BYTES
 from raycol.data.fields import COMMON_NAMES, Fields, convert
-from raycol.data.files import CorpusFile, corpus_files, file_state
-from raycol.data.position import START, BadRecord, Position
-from raycol.data.readers.delimited import InferNames, default_names, is_quoted, read_delimited
-from raycol.data.readers.hub import dataset_state, read_dataset
-from raycol.data.readers.jsonl import is_array, parse_object, read_lines
-from raycol.data.readers.npz import read_npz
-from raycol.data.readers.parquet import read_parquet
+from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
+from raycol.data.locations import corpus_files
+from raycol.data.readers.delimited import default_names
+from raycol.data.readers.reader import START, BadRecord, CorpusFile, Position, as_object
 from raycol.errors import InputError
 
 OnError = Literal["fail", "skip"]
@@ -147,50 +147,14 @@ def scan_corpus(
     Raises:
         InputError: the file cannot be read, or lacks a column.
     """
-    for position, record in _records(file, fields, start, tokens):
+    infer_names = default_names(file.format, fields.is_known)
+    rows = file.reader.rows(file, partial(fields.select_columns, file, tokens=tokens), infer_names, start)
+    for position, record in rows:
         try:
-            if isinstance(record, bytes):
-                record = parse_object(record)
-            elif isinstance(record, str):
-                raise ValueError(record)
-            yield position, parse_passage(record, fields, number)
+            yield position, parse_passage(as_object(record), fields, number)
         except ValueError as error:
             yield position, BadRecord(file.where(position.number), str(error))
         number += 1
-
-
-def _records(
-    file: CorpusFile, fields: Fields, start: Position, tokens: bool
-) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    infer_names = default_names("csv" if file.format == "csv" else "tsv", fields.is_known)
-    return read_records(file, infer_names, lambda names: fields.select_columns(file, names, tokens=tokens), start)
-
-
-def read_records(
-    file: CorpusFile, infer_names: InferNames, select: Callable[[list[str]], list[str]], start: Position = START
-) -> Iterator[tuple[Position, dict[str, Any] | bytes | str]]:
-    """Yield each record of a file with its position: a row as a dict, a line of JSON as bytes, an error as a string.
-
-    Args:
-        file: the file.
-        infer_names: returns column names for CSV or TSV without a header.
-        select: returns the columns of a table to read, given all names.
-        start: position of the first record to read.
-
-    Raises:
-        InputError: the file cannot be read; also errors of `select`.
-    """
-    match file.format:
-        case "jsonl":
-            yield from read_lines(file.uri, start)
-        case "csv" | "tsv":
-            yield from read_delimited(file.uri, file.format, infer_names, select, start)
-        case "parquet":
-            yield from read_parquet(file.uri, select, start)
-        case "npz":
-            yield from read_npz(file.uri, select, start)
-        case "dataset":
-            yield from read_dataset(file, select, start)
 
 
 def read_corpus(
@@ -212,7 +176,7 @@ def read_corpus(
     """
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
-    first: BadRecord | None = None
+    skipped = SkippedRecords(on_error, problems)
     for file in corpus_files(str(corpus)):
         for position, item in scan_corpus(file, fields or Fields(), number=number):
             number += 1
@@ -224,38 +188,68 @@ def read_corpus(
                 first_file, first_number = seen[item.id]
                 location = f"{file.unit} {first_number}" if first_file == file else first_file.where(first_number)
                 item = BadRecord(file.where(position.number), f"duplicate id {item.id!r}, first on {location}")
-            refuse(item, on_error)
-            first = first or item
-            if problems is not None:
-                problems.append(item)
+            skipped.add(item)
     if not seen:
-        raise empty_corpus_error(corpus, first)
+        raise empty_corpus_error(corpus, skipped.first)
 
 
-def is_sequential(file: CorpusFile) -> bool:
-    """Whether a file of lines must be read from the start to find record boundaries: records may span lines."""
-    if file.format == "jsonl":
-        return is_array(file.uri)
-    return file.format in ("csv", "tsv") and is_quoted(file.uri, file.format)  # type: ignore[arg-type]
+def read_id_lines(path: str | Path) -> Iterator[str]:
+    """Yield the id on each line, spaces included. Empty lines are skipped.
+
+    Raises:
+        InputError: the file cannot be read or is not a plain file, or a line is not a valid id.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # a device may never end
+        raise InputError(f"{path}: not a plain file; expected a file of ids, one a line")
+    with open_lines(str(path)) as file:
+        for number, (line, _) in enumerate(lines_of(file), start=1):
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            text = text.removesuffix(b"\n").removesuffix(b"\r")
+            try:
+                if len(line) > MAX_RECORD_BYTES:
+                    raise ValueError(TOO_LARGE)
+                if text:
+                    yield read_id(text.decode("utf-8", "surrogateescape"), "the id")
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: {error}") from None
 
 
 def has_field(file: CorpusFile, name: str) -> bool:
-    """Whether any record of a file has a field. Always true for tables: reading them fails without the column."""
-    if file.format != "jsonl":
+    """Whether any record of a file has a field. Always true if the file has columns: reading fails without it."""
+    if file.reader.has_columns:
         return True
-    for _, line in read_lines(file.uri):
-        try:
-            if name in parse_object(line):
-                return True
-        except ValueError:
-            continue
-    return False
+    return any(isinstance(record, dict) and name in record for _, record in file.reader.rows(file))
 
 
 def empty_corpus_error(corpus: object, first: BadRecord | None) -> InputError:
     """The error for a corpus without documents; `first` is the first skipped record, if any."""
-    reason = f"; every record was skipped, the first was {first}" if first else ""
-    return InputError(f"{corpus}: an empty corpus; expected at least one document{reason}")
+    return InputError(f"{corpus}: an empty corpus; expected at least one document{all_skipped(first)}")
+
+
+def all_skipped(first: BadRecord | None) -> str:
+    """The end of a message about a source without usable records; `first` is the first skipped record, if any."""
+    return f"; every record was skipped, the first was {first}" if first else ""
+
+
+class SkippedRecords:
+    """Collects the unusable records of a source, or raises `InputError` at the first.
+
+    Args:
+        on_error: "fail" raises, "skip" collects.
+        problems: receives the records.
+    """
+
+    def __init__(self, on_error: OnError, problems: list[BadRecord] | None = None) -> None:
+        self.first: BadRecord | None = None
+        self._on_error = on_error
+        self._problems = problems
+
+    def add(self, problem: BadRecord) -> None:
+        """Refuse or collect a record."""
+        refuse(problem, self._on_error)
+        self.first = self.first or problem
+        if self._problems is not None:
+            self._problems.append(problem)
 
 
 def source_state(file: CorpusFile) -> str:
@@ -264,9 +258,7 @@ def source_state(file: CorpusFile) -> str:
     Raises:
         InputError: no such file.
     """
-    if file.format == "dataset":
-        return f"{file.subset} {file.split} {dataset_state(file)}"
-    return file_state(file.uri)
+    return file.reader.state(file)
 
 
 def refuse(problem: BadRecord, on_error: OnError) -> None:

@@ -1,6 +1,6 @@
 """Read training examples (a query, its documents, and teacher scores) in all common layouts.
 
-Formats are JSON Lines, CSV, TSV, Parquet and Hugging Face datasets; `raycol.data.files` lists the locations. Layouts:
+Formats are JSON Lines, CSV, TSV, Parquet and Hugging Face datasets; locations: `raycol.data.locations`. Layouts:
 
     layout         columns                                                 documents and their scores
     -------------  ------------------------------------------------------  -------------------------------------------
@@ -26,7 +26,7 @@ by position. Integers are ids, and so are values that exist as ids in the querie
 position are printed.
 
 Texts of ids are looked up in `queries` and `documents` (or `corpus`) next to the examples (files or folders of that
-name, or subsets of the hub dataset), or in the files that `ExampleSource` names; see `raycol.data.text_store`.
+name, or subsets of the hub dataset), or in the files that `ExampleSource` names; see `raycol.data.text_files`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,12 @@ from typing import Any
 from raycol.core.progress import print_once
 from raycol.core.uris import without_options
 from raycol.data.beir import qrels_path, read_qrels
-from raycol.data.columns import Columns, find_columns, map_columns
-from raycol.data.corpus import OnError, read_records, refuse
-from raycol.data.files import CorpusFile
-from raycol.data.position import BadRecord
+from raycol.data.columns import Columns, Role, find_columns, map_columns
+from raycol.data.corpus import OnError, SkippedRecords, all_skipped
+from raycol.data.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.raw_examples import RawExample, parse_examples
-from raycol.data.readers.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
-from raycol.data.readers.jsonl import parse_json
+from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
 from raycol.data.sources import ExampleSource, OpenSource
-from raycol.data.text_store import Role
 from raycol.errors import InputError
 
 __all__ = ["Example", "ExampleSource", "read_examples"]
@@ -112,18 +109,16 @@ def read_examples(
     """
     opened = OpenSource(source, on_error, problems)
     items = _read_beir(opened, n_ways) if opened.beir else _read_files(opened, n_ways)
-    count, first = 0, None
+    skipped = SkippedRecords(on_error, problems)
+    count = 0
     for item in items:
         if isinstance(item, Example):
             count += 1
             yield item
             continue
-        refuse(item, on_error)
-        first = first or item
-        if problems is not None:
-            problems.append(item)
+        skipped.add(item)
     if not count:
-        reason = f"; every record was skipped, the first was {first}" if first else ""
+        reason = all_skipped(skipped.first)
         raise InputError(f"{source.path}: no training examples in it; expected at least one{reason}")
 
 
@@ -143,18 +138,13 @@ def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Ba
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
         header = _Header(file, opened)
-        for position, record in read_records(file, header.infer_names, header.select):
+        for position, record in file.reader.rows(file, header.select, header.infer_names):
             where = file.where(position.number)
             try:
-                if isinstance(record, str):
-                    raise ValueError(record)
-                if isinstance(record, bytes):
-                    record = header.as_object(parse_json(record))
-                    columns = header.columns_of(record)
-                else:
-                    columns = header.columns
-                    if not file.is_table:  # an empty field of CSV is a missing value
-                        record = {name: value or None for name, value in record.items()}
+                record = header.as_object(record)
+                columns = header.columns if file.reader.has_columns else header.columns_of(record)
+                if file.reader.has_columns and not file.is_table:  # an empty field of CSV is a missing value
+                    record = {name: value or None for name, value in record.items()}
                 raw_examples = parse_examples(record, columns)
             except ValueError as error:
                 yield BadRecord(where, str(error))
@@ -201,15 +191,13 @@ class _Header:
         return self.columns.names()
 
     def as_object(self, record: Any) -> dict[str, Any]:
-        """A JSON record as an object; the values of an array, such as one of ColBERT's triples, are named by position.
+        """A record as an object; the values of a JSON array, such as one of ColBERT's triples, are named by position.
 
         Raises:
-            ValueError: the record is neither an object nor such an array.
+            ValueError: the record is neither an object nor such an array, or unusable.
         """
-        if isinstance(record, dict):
-            return record
         if not isinstance(record, list):
-            raise ValueError(f"not a JSON object but a {type(record).__name__}")
+            return as_object(record)
         if len(record) < 2 or not isinstance(record[0], str | int):
             raise ValueError(
                 f"a JSON array of {len(record)}; expected a query, a positive and negatives, texts or ids, or an id "
@@ -261,18 +249,19 @@ def _resolve(raw: RawExample, where: str, opened: OpenSource, n_ways: int | None
     selected = _select_documents(raw, n_documents, n_ways or n_documents)
     query = raw.query
     if query is None:
-        query = opened.queries.get(str(raw.query_id))
-        if query is None:
+        query_id = str(raw.query_id)
+        if query_id not in (texts := opened.queries.find([query_id])):
             return BadRecord(where, f"the query id {raw.query_id!r} is not in {opened.queries.name}")
+        query = texts[query_id].text
     ids = tuple(raw.document_ids[index] for index in selected) if raw.document_ids else None
     if raw.documents:
         documents = tuple(raw.documents[index] for index in selected)
     else:
-        texts = {id_: opened.documents.get(id_) for id_ in ids or ()}
-        for id_, text in texts.items():
-            if text is None:
+        texts = opened.documents.find(ids or ())
+        for id_ in ids or ():
+            if id_ not in texts:
                 return BadRecord(where, f"the document id {id_!r} is not in {opened.documents.name}")
-        documents = tuple(str(texts[id_]) for id_ in ids or ())
+        documents = tuple(texts[id_].text for id_ in ids or ())
     scores = tuple(raw.scores[index] for index in selected) if raw.scores else None
     left_out = n_documents - len(selected)
     return Example(where, query, documents, scores, raw.query_id, ids, raw.positive_first, left_out)

@@ -11,11 +11,14 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from raycol.core.config import Config, Location
+from raycol.data.columns import Role
 from raycol.data.corpus import OnError
-from raycol.data.files import HUB, CorpusFile, corpus_files, folder_entries, parent_folder
-from raycol.data.position import BadRecord
+from raycol.data.files import HUB, parent_folder
+from raycol.data.locations import corpus_files, folder_entries
 from raycol.data.readers.hub import subsets_of
-from raycol.data.text_store import Role, TextStore
+from raycol.data.readers.reader import BadRecord, CorpusFile
+from raycol.data.text_files import read_text_files
+from raycol.data.text_store import TextStore
 from raycol.errors import InputError
 
 # Names of the files, folders or subsets with the texts, next to the examples.
@@ -106,18 +109,18 @@ class OpenSource:
     @cached_property
     def queries(self) -> TextStore:
         """Queries by id."""
-        return TextStore(self._text_files("query", self.source.queries), "query", self.on_error, self.problems)
+        return self._read("query", self.source.queries)
 
     @cached_property
     def documents(self) -> TextStore:
         """Documents by id."""
-        return TextStore(self._text_files("document", self.source.documents), "document", self.on_error, self.problems)
+        return self._read("document", self.source.documents)
 
     def has_id(self, role: Role, id_: str) -> bool:
         """Whether an id is among the queries or documents; False if the source has none."""
         explicit = self.source.queries if role == "query" else self.source.documents
         try:
-            return (self.queries if role == "query" else self.documents).get(id_) is not None
+            return id_ in (self.queries if role == "query" else self.documents).find([id_])
         except InputError:
             if explicit:
                 raise
@@ -132,6 +135,9 @@ class OpenSource:
                     f"{setting!r} has no effect; leave it out, or mark the columns of ids as query_id, positive_id, "
                     "negative_id, in a header or in 'columns'"
                 )
+
+    def _read(self, role: Role, explicit: str | None) -> TextStore:
+        return read_text_files(self._text_files(role, explicit), role, self.on_error, self.problems)
 
     def _text_files(self, role: Role, explicit: str | None) -> list[CorpusFile]:
         """The files with the texts of a role: the `explicit` location, or those next to the examples."""

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from raycol.core.progress import Report, no_report
 from raycol.data import BadRecord, CorpusFile, Fields, Passage
 from raycol.data.corpus import OnError, empty_corpus_error, has_field, refuse, scan_corpus, source_state
-from raycol.data.position import Position
+from raycol.data.readers.reader import Position
 from raycol.errors import InputError, RaycolError
 
 # Bins per octave in the histogram of text lengths.

@@ -15,13 +15,9 @@ from itertools import islice
 import numpy as np
 
 from raycol.data import BadRecord, CorpusFile, Fields, Passage
-from raycol.data.corpus import OnError, empty_corpus_error, is_sequential, refuse, scan_corpus
-from raycol.data.files import compression_of, decompressed, open_file, size_of
-from raycol.data.position import START, Position
-from raycol.data.readers.hub import open_dataset
-from raycol.data.readers.jsonl import read_lines
-from raycol.data.readers.npz import inspect_npz
-from raycol.data.readers.parquet import cheap_starts, count_rows
+from raycol.data.corpus import OnError, empty_corpus_error, refuse, scan_corpus
+from raycol.data.files import compression_of, decompressed, open_file
+from raycol.data.readers.reader import START, Position
 
 _SAMPLE_SIZE = 1024
 # Positions in a large file, or files of a large corpus, that are sampled.
@@ -55,7 +51,7 @@ def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError
     Raises:
         InputError: an unreadable file, an unusable record (unless skipped), or no usable record.
     """
-    sizes = {file: _n_rows(file) if file.is_table else size_of(file.uri) for file in files}
+    sizes = {file: file.reader.count(file) for file in files}
     nonempty = [file for file in files if sizes[file]]
     sampled = nonempty
     if len(nonempty) > _N_POSITIONS:
@@ -82,33 +78,24 @@ def sample_corpus(files: Sequence[CorpusFile], fields: Fields, on_error: OnError
     return Sample(passages, len(records), rows + round(n_bytes * density))
 
 
-def _n_rows(file: CorpusFile) -> int:
-    if file.format == "dataset":
-        return len(open_dataset(file))
-    return count_rows(file.uri) if file.format == "parquet" else inspect_npz(file.uri)[0]
-
-
 def _sample_table(file: CorpusFile, fields: Fields, size: int, n: int) -> Iterator[tuple[str, Passage | BadRecord]]:
     """Yield about `n` rows, evenly spread over a table of `size` rows."""
-    compressed = file.format == "npz" and inspect_npz(file.uri)[1]
     each = math.ceil(n / _N_POSITIONS)
-    starts = [max(0, middle - each // 2) for middle in _middles(size)] if size > n and not compressed else [0]
-    if file.format == "parquet":
-        starts = cheap_starts(file.uri, starts)
+    starts = file.reader.sample(file, [max(0, middle - each // 2) for middle in _middles(size)] if size > n else [0])
     for start in starts:
-        rows = scan_corpus(file, fields, Position(start, start + 1), start, tokens=fields.encoded)
+        rows = scan_corpus(file, fields, start, start.offset, tokens=fields.encoded)
         for position, item in islice(rows, math.ceil(n / len(starts))):
             yield file.where(position.number), item
 
 
 def _sample_lines(file: CorpusFile, fields: Fields, size: int, n: int) -> tuple[Records, float]:
     """Return about `n` records of a file of lines, and its records per (compressed) byte."""
-    if compression_of(file.uri) or is_sequential(file):
+    starts = file.reader.sample(file, _middles(size))
+    if starts == [START]:
         scanned = list(islice(scan_corpus(file, fields), n + 1))
         records = [(file.where(position.number), item) for position, item in scanned[:n]]
         n_bytes = size if len(scanned) <= n else max(1, scanned[-1][0].offset) * _compression_ratio(file.uri)
         return records, len(records) / n_bytes
-    starts = [_line_start(file.uri, middle) for middle in _middles(size)]
     # Equal numbers of bytes at each position, not of records, which would oversample long records.
     probes = [_read_span(file, fields, start, size, size, _PROBE_RECORDS) for start in starts]
     density = float(np.mean([len(probe) / n_bytes for probe, n_bytes in probes]))
@@ -138,12 +125,6 @@ def _read_span(
 def _middles(size: int) -> list[int]:
     """Evenly spread positions, none at an end, where records of a sorted file are least typical."""
     return [(2 * index + 1) * size // (2 * _N_POSITIONS) for index in range(_N_POSITIONS)]
-
-
-def _line_start(uri: str, offset: int) -> Position:
-    """Return the start of the first whole line after a byte offset."""
-    line = next(islice(read_lines(uri, Position(offset)), 1, 2), None)
-    return Position(line[0].offset) if line else START
 
 
 def _compression_ratio(uri: str) -> float:

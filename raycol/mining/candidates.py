@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import xxhash
 
+from raycol.data.text_store import Text
 from raycol.index import Hit
 from raycol.index.format.manifest import parent_document_id
 from raycol.mining.queries import TrainingQuery
-from raycol.mining.texts import Text
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from collections import Counter
 import xxhash
 
 from raycol.core.progress import Report, no_report
-from raycol.data import BadRecord, read_corpus
-from raycol.data.corpus import OnError
+from raycol.data import BadRecord
 from raycol.data.examples import read_examples
 from raycol.data.sources import OpenSource
 from raycol.distributed.executor import ON_RAY, Executor
@@ -23,12 +22,12 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningJob, MiningPlan, PlanFolder
+from raycol.mining.job import MiningJob, PlanFolder
 from raycol.mining.opening import check_new
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
 from raycol.mining.report import MINING_REPORT, MiningReport, format_counts
-from raycol.mining.texts import TextWriter
+from raycol.mining.texts import write_texts
 from raycol.mining.workers import MiningWorker
 from raycol.models.discovery import find_checkpoint
 from raycol.storage import absolute
@@ -59,7 +58,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         examples = read_examples(config.source, config.on_error, problems)
         queries = group_queries(with_positives(examples, config.on_error, problems))
         plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
-        texts = _write_texts(corpus, plan, config.on_error, problems) if corpus else None
+        texts = write_texts(plan.folder / _TEXTS, corpus, config.on_error, problems) if corpus else None
         encoder, cross_encoder = _open_models(config, index)
         settings = {
             "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
@@ -164,13 +163,3 @@ def _open_models(config: MineConfig, index: Index) -> tuple[str, str | None]:
         probe_cross_encoder(model, config.cross_encoder)
         cross_encoder = cross_encoder_fingerprint(model)
     return encoder_fingerprint(encoder), cross_encoder
-
-
-def _write_texts(corpus: str, plan: MiningPlan, on_error: OnError, problems: list[BadRecord]) -> str:
-    """Write a corpus's texts to the plan's folder; return their hash."""
-    bad: list[BadRecord] = []
-    writer = TextWriter(plan.folder / _TEXTS, corpus)
-    for passage in read_corpus(corpus, on_error, bad):
-        writer.add(passage)
-    problems += [problem for problem in bad if problem not in problems]  # reading a BEIR folder reported them already
-    return writer.finish()

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raycol.data.text_store import Text
 from raycol.index import Hit, Index
 from raycol.mining.candidates import (
     Candidate,
@@ -28,7 +29,7 @@ from raycol.mining.candidates import (
 )
 from raycol.mining.positives import PositiveScorer, ScoredPositive
 from raycol.mining.queries import Positive, TrainingQuery
-from raycol.mining.texts import Text, Texts
+from raycol.mining.texts import Texts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raycol.data.corpus import OnError, refuse
 from raycol.data.examples import Example
-from raycol.data.position import BadRecord
+from raycol.data.readers.reader import BadRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,13 @@ position in the source for error messages. Neither file is ever read into memory
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +23,7 @@ from pydantic import BaseModel
 
 from raycol.data.corpus import refuse
 from raycol.data.examples import Example, ExampleSource, read_examples
-from raycol.data.position import BadRecord
-from raycol.data.readers.arrow import MappedRows, RowWriter
+from raycol.data.readers.reader import BadRecord
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
 
@@ -43,6 +45,8 @@ _EXAMPLE = pa.schema(
     ]
 )
 _TEXT = pa.schema([("text", pa.large_string())])
+# A record batch ends after this many rows, or characters of text.
+_ROWS, _CHARACTERS = 4096, 1 << 24
 
 
 class SourceInfo(BaseModel):
@@ -82,12 +86,12 @@ def write_training_set(config: TrainConfig, folder: Path) -> list[SourceInfo]:
         InputError: a source is unusable or has no examples, or an example is unusable and `on_error` is "fail".
     """
     with ExitStack() as stack:
-        texts = _Texts(stack.enter_context(RowWriter(folder / TEXTS, _TEXT)))
-        rows = stack.enter_context(RowWriter(folder / EXAMPLES, _EXAMPLE))
+        texts = _Texts(stack.enter_context(_RowWriter(folder / TEXTS, _TEXT)))
+        rows = stack.enter_context(_RowWriter(folder / EXAMPLES, _EXAMPLE))
         return [_write(config, number, source, texts, rows) for number, source in enumerate(config.data)]
 
 
-def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Texts, rows: RowWriter) -> SourceInfo:
+def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Texts, rows: _RowWriter) -> SourceInfo:
     lengths: Counter[int] = Counter()
     left_out: Counter[str] = Counter()
     problems: list[BadRecord] = []
@@ -173,7 +177,7 @@ def _positive_and_negatives(example: Example, left_out: Counter[str]) -> tuple[s
 class _Texts:
     """Writer of distinct texts; keeps only their digests in memory."""
 
-    def __init__(self, rows: RowWriter) -> None:
+    def __init__(self, rows: _RowWriter) -> None:
         self._rows = rows
         self._row_by_digest: dict[int, int] = {}
 
@@ -200,7 +204,7 @@ class TrainingSet:
     """The memory-mapped files of a training set."""
 
     def __init__(self, folder: Path) -> None:
-        self._texts, self._examples = (MappedRows(pa.memory_map(str(folder / name))) for name in (TEXTS, EXAMPLES))
+        self._texts, self._examples = (_MappedRows(folder / name) for name in (TEXTS, EXAMPLES))
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -234,3 +238,50 @@ class TrainingSet:
         """Text rows of an example's query and documents, and the scores of the documents."""
         query, documents, scores = (self._examples.cell(number, name) for name in ("query", "documents", "scores"))
         return query, documents, scores
+
+
+class _RowWriter:
+    """Writes rows to a file, buffering them in memory until a record batch is full or the `with` block ends."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pa.ipc.new_file(str(path), schema)
+        self._schema = schema
+        self._batch: list[tuple[Any, ...]] = []
+        self._characters = 0
+
+    def __enter__(self) -> _RowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Write a row: one value for each field of the schema."""
+        self._batch.append(row)
+        self._characters += sum(len(value) for value in row if isinstance(value, str))
+        if len(self._batch) == _ROWS or self._characters >= _CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._batch:
+            self._writer.write_batch(pa.record_batch([*zip(*self._batch, strict=True)], schema=self._schema))
+        self._batch, self._characters = [], 0
+
+
+class _MappedRows:
+    """Random access to the rows of a file, which is memory-mapped; nothing is cached."""
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._ends = list(accumulate(batch.num_rows for batch in self.batches))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def cell(self, row: int, column: str) -> Any:
+        """Value of a column in a row."""
+        batch = bisect_right(self._ends, row)
+        start = self._ends[batch - 1] if batch else 0
+        return self.batches[batch].column(column)[row - start].as_py()

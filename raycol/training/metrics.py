@@ -1,8 +1,13 @@
-"""Training metrics that Ray exports to Prometheus."""
+"""The metrics of a training where others look for them: gauges for Prometheus, through Ray, and curves as a PNG."""
 
 from __future__ import annotations
 
-from ray.util.metrics import Gauge
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raycol.evaluation.metrics import METRICS
+from raycol.training.record import Record
 
 _DESCRIPTIONS = {
     "step": "Steps completed.",
@@ -14,20 +19,64 @@ _DESCRIPTIONS = {
     "memory_bytes": "Peak memory of the rank-0 worker, in bytes.",
     "nDCG@10": "nDCG@10 of the last evaluation.",
 }
-
-
 # Gauge name of each record entry: `raycol_training_loss` and so on. Ray adds the prefix `ray_`.
 NAMES = {entry: f"raycol_training_{entry.lower().replace('@', '_at_')}" for entry in _DESCRIPTIONS}
+_CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+_WIDTH, _HEIGHT = 8.0, 2.0  # inches: of the figure, of each subplot
+# Curves of at most this many points get a marker per point: a single point is invisible as a line.
+_MAX_MARKERS = 40
 
 
 class TrainingMetrics:
     """Gauges of one training."""
 
     def __init__(self) -> None:
+        from ray.util.metrics import Gauge
+
         self._gauges = {entry: Gauge(name, _DESCRIPTIONS[entry]) for entry, name in NAMES.items()}
 
-    def update(self, record: dict[str, float]) -> None:
+    def update(self, record: Record) -> None:
         """Set the gauges of a record's entries."""
         for name, gauge in self._gauges.items():
             if name in record:
                 gauge.set(record[name])
+
+
+def draw_curves(path: Path, records: Sequence[Record], best_step: int) -> None:
+    """Plot each metric over the steps, one subplot below the other.
+
+    Args:
+        path: the PNG to write.
+        records: of steps and evaluations, in order.
+        best_step: the step whose weights the model has; marked in the subplot of the evaluations.
+    """
+    # pyplot would keep figures and a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = {name: title for name, title in _CURVES.items() if any(name in record for record in records)}
+    metrics = [name for name in METRICS if any(name in record for record in records)]
+    n_rows = max(1, len(curves) + bool(metrics))
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(n_rows, 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, title) in zip(rows, curves.items(), strict=False):
+        _plot(axes, records, name, color="tab:blue")
+        axes.set_ylabel(title)
+    if metrics:
+        for name in metrics:
+            _plot(rows[-1], records, name, label=name)
+        rows[-1].axvline(best_step, color="grey", linestyle=":", label=f"kept: step {best_step}")
+        rows[-1].set_ylabel("evaluation")
+        rows[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in rows:
+        axes.grid(alpha=0.3)
+    rows[-1].set_xlabel("step")
+    rows[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)
+
+
+def _plot(axes: Any, records: Sequence[Record], name: str, **style: Any) -> None:
+    points = [(record["step"], record[name]) for record in records if name in record]
+    marker = "." if len(points) <= _MAX_MARKERS else ""
+    axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, **style)

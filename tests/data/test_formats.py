@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from raycol.data import BadRecord, Fields, Passage, corpus_files, read_corpus
 from raycol.data.corpus import scan_corpus
-from raycol.data.position import Position
+from raycol.data.readers.reader import Position
 from raycol.errors import InputError
 
 Records = list[dict[str, Any]]

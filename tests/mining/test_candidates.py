@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycol.data.text_store import Text
 from raycol.index import Hit
 from raycol.mining.candidates import (
     Exclusions,
@@ -16,7 +17,6 @@ from raycol.mining.candidates import (
     text_rejection,
 )
 from raycol.mining.queries import Positive, TrainingQuery
-from raycol.mining.texts import Text
 
 WORDS = st.sampled_from(["", "rain", "Rain", "rain  wind", "RAIN wind", "snow", "fog", "fog "])
 MARGINS = st.none() | st.floats(0, 3)

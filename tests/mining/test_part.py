@@ -12,12 +12,13 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycol.data.text_store import Text
 from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo, commit_manifest
 from raycol.mining.candidates import NegativeRules, normalize
 from raycol.mining.part import MINED_SCHEMA, Miner
 from raycol.mining.queries import Positive, TrainingQuery
-from raycol.mining.texts import IndexTexts, Text
+from raycol.mining.texts import IndexTexts
 from raycol.storage import open_store
 from tests.conftest import make_clustered, unit
 

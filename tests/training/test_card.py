@@ -15,8 +15,8 @@ from raycol.models.saving import save_encoder
 from raycol.training.card import write_extras
 from raycol.training.checkpoints import Checkpoint
 from raycol.training.config import TrainConfig
-from raycol.training.curves import draw_curves
 from raycol.training.dataset import SourceInfo
+from raycol.training.metrics import draw_curves
 from raycol.training.prepare import TrainingTask
 
 METRICS = {"nDCG@10": 0.61234567, "R@10": 0.7, "R@100": 0.9, "RR@10": 0.55}

@@ -11,19 +11,16 @@ import csv
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 from raycol.core.progress import print_once
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
-from raycol.data.position import START, Position
+from raycol.data.readers.reader import START, CorpusFile, InferNames, LinesReader, Position, Rows, Select, has_header
 from raycol.errors import InputError
 
 Kind = Literal["csv", "tsv"]
-
-# From the first rows of a file, returns column names if the first row is data, or None if it is a header. Raises
-# `ValueError` if it can be neither.
-InferNames = Callable[[list[list[str]]], list[str] | None]
 
 # Rows and bytes at the start of a file that are inspected for a header and for quotes.
 _SAMPLE_ROWS, _SAMPLE_BYTES = 100, 1 << 20
@@ -48,16 +45,16 @@ def is_header(fields: Sequence[str], is_known: Callable[[str], bool]) -> bool:
     )
 
 
-def default_names(kind: Kind, is_known: Callable[[str], bool]) -> InferNames:
+def default_names(format_: str, is_known: Callable[[str], bool]) -> InferNames:
     """`InferNames` for texts by id. TSV without a header has an id and a text, or an id, a text and a title."""
 
     def infer_names(rows: list[list[str]]) -> list[str] | None:
         first = rows[0]
         if is_header(first, is_known):
             return None
-        if kind == "tsv" and len(first) in _WITHOUT_HEADER:
+        if format_ == "tsv" and len(first) in _WITHOUT_HEADER:
             return _WITHOUT_HEADER[len(first)]
-        headerless = "; TSV without a header has an id, a text and optionally a title" if kind == "tsv" else ""
+        headerless = "; TSV without a header has an id, a text and optionally a title" if format_ == "tsv" else ""
         raise ValueError(
             f"no known column name in {', '.join(first)[:80]}; "
             f"name the id and text with --id-column and --text-column{headerless}"
@@ -66,36 +63,51 @@ def default_names(kind: Kind, is_known: Callable[[str], bool]) -> InferNames:
     return infer_names
 
 
-def read_delimited(
-    uri: str,
-    kind: Kind,
-    infer_names: InferNames,
-    select: Callable[[list[str]], list[str]],
-    start: Position = START,
-) -> Iterator[tuple[Position, dict[str, Any] | str]]:
-    """Yield each record from `start` with its position: a dict, or for an unusable record the reason as a string.
+@dataclass(frozen=True)
+class DelimitedReader(LinesReader):
+    """Reader of CSV or TSV. Its records are dicts of strings.
 
-    The first line names the columns unless `infer_names` does; inferred names are printed. `select` returns the
-    columns to read. An empty file has no records.
-
-    Raises:
-        InputError: the file is missing or cannot be read, or its columns cannot be determined.
+    The first line names the columns unless `infer_names` does; inferred names are printed.
     """
-    quoted = is_quoted(uri, kind)
-    if quoted and kind == "tsv":
-        print_once(f"{uri}: fields are quoted; the quotes are removed as in CSV")
-    names, first = _header(uri, kind, infer_names, quoted=quoted)
-    selected = set(select(names)) if names else set()
-    if first is None:
-        return
-    start = first if start.offset < first.offset else start
-    for position, fields, n_lines in _rows(uri, kind, start, quoted=quoted):
-        if isinstance(fields, str):
-            yield position, fields + _spanning(n_lines)
-        elif len(fields) != len(names):
-            yield position, f"{len(fields)} fields; expected {len(names)}, one per column" + _spanning(n_lines)
-        else:
-            yield position, {name: field for name, field in zip(names, fields, strict=True) if name in selected}
+
+    kind: Kind
+
+    has_columns = True
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """See `Reader`."""
+        return (f".{self.kind}",)
+
+    def rows(
+        self,
+        file: CorpusFile,
+        select: Select = list,
+        infer_names: InferNames = has_header,
+        start: Position = START,
+    ) -> Rows:
+        """See `Reader`. Raises `InputError` also if the columns cannot be determined."""
+        uri, kind = file.uri, self.kind
+        quoted = is_quoted(uri, kind)
+        if quoted and kind == "tsv":
+            print_once(f"{uri}: fields are quoted; the quotes are removed as in CSV")
+        names, first = _header(uri, kind, infer_names, quoted=quoted)
+        selected = set(select(names)) if names else set()
+        if first is None:
+            return
+        start = first if start.offset < first.offset else start
+        for position, fields, n_lines in _rows(uri, kind, start, quoted=quoted):
+            if isinstance(fields, str):
+                yield position, ValueError(fields + _spanning(n_lines))
+            elif len(fields) != len(names):
+                reason = f"{len(fields)} fields; expected {len(names)}, one per column"
+                yield position, ValueError(reason + _spanning(n_lines))
+            else:
+                yield position, {name: field for name, field in zip(names, fields, strict=True) if name in selected}
+
+    def spans_lines(self, file: CorpusFile) -> bool:
+        """See `LinesReader`: quoted fields may."""
+        return is_quoted(file.uri, self.kind)
 
 
 def is_quoted(uri: str, kind: Kind) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from raycol.data.files import HUB, CorpusFile, folder_state, reading
-from raycol.data.position import START, Position
-from raycol.data.readers.parquet import records_of
+from raycol.data.files import HUB, folder_state, reading
+from raycol.data.readers.parquet import rows_of
+from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
 from raycol.errors import InputError, reason_of
 
 if TYPE_CHECKING:
@@ -17,29 +17,50 @@ if TYPE_CHECKING:
 _ROWS = 512
 
 
-def read_dataset(
-    file: CorpusFile, select: Callable[[list[str]], list[str]], start: Position = START
-) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield the rows from `start` with their positions; `select` returns the columns to read.
+class DatasetReader(Reader):
+    """Reader of datasets, which the location names, not a suffix."""
 
-    Raises:
-        InputError: no such dataset, or it has several splits and none is selected.
-    """
-    dataset = open_dataset(file)
-    names = select(dataset.column_names)
-    if not names:  # selecting no columns from a table would drop its rows
-        yield from ((Position(number, number + 1), {}) for number in range(start.offset, len(dataset)))
-        return
-    table = dataset.select_columns(names).with_format("arrow")
-    for first in range(start.offset, len(dataset), _ROWS):
-        with reading(file):
-            part = table[first : first + _ROWS]
-            part.validate(full=True)  # reading follows the offsets of a damaged file unchecked
-        for batch in part.combine_chunks().to_batches():
-            rows = records_of(batch, file)
-            for number in range(batch.num_rows):
-                position = Position(first + number, first + number + 1)
-                yield position, {name: rows[name][number] for name in names}
+    suffixes = ()
+    is_table = True
+    has_columns = True
+
+    def rows(
+        self,
+        file: CorpusFile,
+        select: Select = list,
+        infer_names: InferNames = has_header,
+        start: Position = START,
+    ) -> Rows:
+        """See `Reader`. Raises `InputError` also if there are several splits and none is selected."""
+        dataset = open_dataset(file)
+        names = select(dataset.column_names)
+        if not names:  # selecting no columns from a table would drop its rows
+            yield from ((Position(number, number + 1), {}) for number in range(start.offset, len(dataset)))
+            return
+        table = dataset.select_columns(names).with_format("arrow")
+        for first in range(start.offset, len(dataset), _ROWS):
+            with reading(file):
+                part = table[first : first + _ROWS]
+                part.validate(full=True)  # reading follows the offsets of a damaged file unchecked
+            for batch in part.combine_chunks().to_batches():
+                yield from rows_of(batch, file, first)
+                first += batch.num_rows
+
+    def count(self, file: CorpusFile) -> int:
+        """See `Reader`."""
+        return len(open_dataset(file))
+
+    def sample(self, file: CorpusFile, offsets: Sequence[int]) -> list[Position]:
+        """See `Reader`."""
+        return [Position(row, row + 1) for row in offsets]
+
+    def state(self, file: CorpusFile) -> str:
+        """See `Reader`."""
+        # The fingerprint of a hub dataset covers the configuration and the data files that the builder resolved. That
+        # of a folder hashes the arguments of `map`, so it misses a function that returns other embeddings.
+        is_hub = file.uri.startswith(HUB)
+        state = open_dataset(file)._fingerprint if is_hub else folder_state(file.uri, "*")
+        return f"{file.subset} {file.split} {state}"
 
 
 def open_dataset(file: CorpusFile) -> datasets.Dataset:
@@ -59,15 +80,6 @@ def subsets_of(uri: str) -> tuple[str, ...]:
         return tuple(datasets.get_dataset_config_names(uri.removeprefix(HUB)))
     except Exception:  # opening the dataset reports the error
         return ()
-
-
-def dataset_state(file: CorpusFile) -> str:
-    """State of a dataset; comparing it detects a change."""
-    if file.uri.startswith(HUB):
-        # Covers the configuration and the data files that the builder resolved.
-        return str(open_dataset(file)._fingerprint)
-    # Not `_fingerprint`: it hashes the arguments of `map`, so it misses a function that returns other embeddings.
-    return folder_state(file.uri, "*")
 
 
 @lru_cache(maxsize=4)

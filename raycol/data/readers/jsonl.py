@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
-from raycol.data.position import START, Position
+from raycol.data.readers.reader import (
+    START,
+    CorpusFile,
+    InferNames,
+    LinesReader,
+    Position,
+    Rows,
+    Select,
+    as_object,
+    has_header,
+)
 from raycol.errors import InputError
 
 # Limit on nesting: functions that traverse a value are recursive, such as `repr`.
@@ -27,6 +37,32 @@ _BETWEEN = re.compile(rb"[\s,]*")
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}"]', re.DOTALL)
 _SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^],]+', re.DOTALL)
 _HEAD = 1 << 12
+
+
+class JsonLinesReader(LinesReader):
+    """Reader of JSON Lines. Its records are JSON values."""
+
+    suffixes = (".jsonl", ".ndjson", ".json")
+    has_columns = False
+
+    def rows(
+        self,
+        file: CorpusFile,
+        select: Select = list,
+        infer_names: InferNames = has_header,
+        start: Position = START,
+    ) -> Rows:
+        """See `Reader`."""
+        for position, line in read_lines(file.uri, start):
+            try:
+                record = parse_json(line)
+            except ValueError as error:
+                record = error
+            yield position, record
+
+    def spans_lines(self, file: CorpusFile) -> bool:
+        """See `LinesReader`: the elements of an array may."""
+        return is_array(file.uri)
 
 
 def read_lines(path: str | Path, start: Position = START) -> Iterator[tuple[Position, bytes]]:
@@ -145,10 +181,7 @@ def _is_deep(value: Any) -> bool:
 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Parse a line as a JSON object. Raises `ValueError` if it is not one."""
-    record = parse_json(line)
-    if not isinstance(record, dict):
-        raise ValueError(f"not a JSON object but a {type(record).__name__}")
-    return record
+    return as_object(parse_json(line))
 
 
 def write_objects(path: Path, records: Iterable[dict[str, Any]]) -> int:

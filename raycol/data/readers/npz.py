@@ -13,7 +13,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, open_file
-from raycol.data.position import START, Position
+from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
 from raycol.errors import InputError, reason_of
 
 EMBEDDINGS = "embeddings"
@@ -56,41 +56,52 @@ _DAMAGE = (
 )
 
 
-def read_npz(
-    uri: str, select: Callable[[list[str]], list[str]], start: Position = START
-) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield the documents from `start` with their positions; `select` returns the arrays to read.
+class NpzReader(Reader):
+    """Reader of .npz files. Reading from the first document checks all lengths."""
 
-    Reading from the first document checks all lengths. An empty file has no documents.
+    suffixes = (".npz",)
+    is_table = True
+    has_columns = True
 
-    Raises:
-        InputError: no such file, or the shapes of the arrays do not match.
-    """
-    with _open(uri) as arrays:
-        if arrays is None:
-            return
-        selected = select(arrays.names)
-        columns = {name: arrays.column(name, start.offset) for name in selected if name != EMBEDDINGS}
-        if not start.offset:
-            arrays.check_lengths()
-        tokens = arrays.tokens(start.offset) if EMBEDDINGS in selected else None
-        step = max(
-            1, min(_ROWS, MAX_RECORD_BYTES // max(1, sum(column.dtype.itemsize for column in columns.values())))
-        )
-        for first in range(start.offset, arrays.n_documents, step):
-            n_rows = min(step, arrays.n_documents - first)
-            rows = {name: column.read(n_rows) for name, column in columns.items()}
-            for row in range(n_rows):
-                record = {name: _value(values[row]) for name, values in rows.items()}
-                if tokens:
-                    record[EMBEDDINGS] = next(tokens)
-                yield Position(first + row, first + row + 1), record
+    def rows(
+        self,
+        file: CorpusFile,
+        select: Select = list,
+        infer_names: InferNames = has_header,
+        start: Position = START,
+    ) -> Rows:
+        """See `Reader`. Raises `InputError` also if the shapes of the arrays do not match."""
+        with _open(file.uri) as arrays:
+            if arrays is None:
+                return
+            selected = select(arrays.names)
+            columns = {name: arrays.column(name, start.offset) for name in selected if name != EMBEDDINGS}
+            if not start.offset:
+                arrays.check_lengths()
+            tokens = arrays.tokens(start.offset) if EMBEDDINGS in selected else None
+            step = max(
+                1, min(_ROWS, MAX_RECORD_BYTES // max(1, sum(column.dtype.itemsize for column in columns.values())))
+            )
+            for first in range(start.offset, arrays.n_documents, step):
+                n_rows = min(step, arrays.n_documents - first)
+                rows = {name: column.read(n_rows) for name, column in columns.items()}
+                for row in range(n_rows):
+                    record = {name: _value(values[row]) for name, values in rows.items()}
+                    if tokens:
+                        record[EMBEDDINGS] = next(tokens)
+                    yield Position(first + row, first + row + 1), record
 
+    def count(self, file: CorpusFile) -> int:
+        """See `Reader`."""
+        with _open(file.uri) as arrays:
+            return arrays.n_documents if arrays else 0
 
-def inspect_npz(uri: str) -> tuple[int, bool]:
-    """Number of documents of a file, and whether it is compressed. Raises `InputError` like `read_npz`."""
-    with _open(uri) as arrays:
-        return (arrays.n_documents, arrays.compressed) if arrays else (0, False)
+    def sample(self, file: CorpusFile, offsets: Sequence[int]) -> list[Position]:
+        """See `Reader`. A compressed file is read from its start only."""
+        with _open(file.uri) as arrays:
+            if not arrays or arrays.compressed:
+                return [START]
+        return [Position(row, row + 1) for row in offsets]
 
 
 @contextmanager

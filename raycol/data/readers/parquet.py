@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycol.data.files import open_file
-from raycol.data.position import START, Position
+from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
 from raycol.errors import InputError
 
 _ROWS = 512
@@ -22,39 +22,60 @@ _LARGE = 1 << 20
 _CHEAP = 64 << 20
 
 
-def read_parquet(
-    uri: str, select: Callable[[list[str]], list[str]], start: Position = START
-) -> Iterator[tuple[Position, dict[str, Any]]]:
-    """Yield the rows from `start` with their positions; `select` returns the columns to read.
+class ParquetReader(Reader):
+    """Reader of Parquet. Lists of numbers become NumPy arrays; timestamps without a time zone are taken as UTC."""
 
-    Lists of numbers become NumPy arrays; timestamps without a time zone are taken as UTC. An empty file has no rows.
+    suffixes = (".parquet",)
+    is_table = True
+    has_columns = True
 
-    Raises:
-        InputError: no such file, or not Parquet.
-    """
-    with open_file(uri) as raw:
-        if not raw.size():
-            return
-        # Read row groups incrementally: a large file may be a single row group.
-        file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER)
-        names = select(file.schema_arrow.names)
-        if large := _large_dictionary_columns(file, names):
-            file = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=large)
-        first = 0
-        groups: list[int] = []
-        for group in range(file.num_row_groups):
-            n_rows = file.metadata.row_group(group).num_rows
-            if not groups and first + n_rows <= start.offset:
-                first += n_rows
-            else:
-                groups.append(group)
-        for batch in file.iter_batches(_ROWS, row_groups=groups, columns=names):
-            n_skipped = min(max(0, start.offset - first), batch.num_rows)
-            rows = records_of(batch, uri) if n_skipped < batch.num_rows else {}
-            for number in range(n_skipped, batch.num_rows):
-                position = Position(first + number, first + number + 1)
-                yield position, {name: rows[name][number] for name in names}
-            first += batch.num_rows
+    def rows(
+        self,
+        file: CorpusFile,
+        select: Select = list,
+        infer_names: InferNames = has_header,
+        start: Position = START,
+    ) -> Rows:
+        """See `Reader`."""
+        with open_file(file.uri) as raw:
+            if not raw.size():
+                return
+            # Read row groups incrementally: a large file may be a single row group.
+            table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER)
+            names = select(table.schema_arrow.names)
+            if large := _large_dictionary_columns(table, names):
+                table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=large)
+            first = 0
+            groups: list[int] = []
+            for group in range(table.num_row_groups):
+                n_rows = table.metadata.row_group(group).num_rows
+                if not groups and first + n_rows <= start.offset:
+                    first += n_rows
+                else:
+                    groups.append(group)
+            for batch in table.iter_batches(_ROWS, row_groups=groups, columns=names):
+                n_skipped = min(max(0, start.offset - first), batch.num_rows)
+                yield from rows_of(batch.slice(n_skipped), file, first + n_skipped)
+                first += batch.num_rows
+
+    def count(self, file: CorpusFile) -> int:
+        """See `Reader`."""
+        with open_file(file.uri) as raw:
+            return int(pq.ParquetFile(raw).metadata.num_rows) if raw.size() else 0
+
+    def sample(self, file: CorpusFile, offsets: Sequence[int]) -> list[Position]:
+        """See `Reader`. Rows are moved back to skip little of a row group; no duplicates."""
+        with open_file(file.uri) as raw:
+            metadata = pq.ParquetFile(raw).metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        ends = np.cumsum([group.num_rows for group in groups])
+        starts = set()
+        for row in offsets:
+            number = int(np.searchsorted(ends, row, side="right"))
+            group = groups[number]
+            n_cheap = _CHEAP * group.num_rows // max(1, group.total_byte_size)
+            starts.add(min(row, int(ends[number]) - group.num_rows + n_cheap))
+        return [Position(row, row + 1) for row in sorted(starts)]
 
 
 def _large_dictionary_columns(file: pq.ParquetFile, names: list[str]) -> list[str]:
@@ -74,40 +95,26 @@ def _large_dictionary_columns(file: pq.ParquetFile, names: list[str]) -> list[st
     return sorted(large)
 
 
-def count_rows(uri: str) -> int:
-    """Number of rows of a file."""
-    with open_file(uri) as raw:
-        return int(pq.ParquetFile(raw).metadata.num_rows) if raw.size() else 0
+def rows_of(batch: pa.RecordBatch, where: object, first: int) -> Rows:
+    """Yield the rows of a batch as dicts of Python values; lists of numbers become arrays.
 
-
-def cheap_starts(uri: str, rows: list[int]) -> list[int]:
-    """Rows to start reading at instead of the given ones: moved back to skip little of a row group; no duplicates."""
-    with open_file(uri) as raw:
-        metadata = pq.ParquetFile(raw).metadata
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    ends = np.cumsum([group.num_rows for group in groups])
-    starts = set()
-    for row in rows:
-        number = int(np.searchsorted(ends, row, side="right"))
-        group = groups[number]
-        n_cheap = _CHEAP * group.num_rows // max(1, group.total_byte_size)
-        starts.add(min(row, int(ends[number]) - group.num_rows + n_cheap))
-    return sorted(starts)
-
-
-def records_of(batch: pa.RecordBatch, where: object) -> dict[str, Any]:
-    """Columns of a batch, each a sequence of Python values; lists of numbers become arrays.
+    Args:
+        batch: the batch.
+        where: what is read, for messages.
+        first: number of the first row in the table, from 0.
 
     Raises:
         InputError: a column has a value that Python cannot represent.
     """
-    records = {}
+    columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            records[name] = _values(column)
+            columns[name] = _values(column)
         except (ValueError, OverflowError, LookupError) as error:
             raise InputError(f"{where}: column {name!r} of type {column.type} cannot be read ({error})") from None
-    return records
+    for row in range(batch.num_rows):
+        record = {name: values[row] for name, values in columns.items()}
+        yield Position(first + row, first + row + 1), record
 
 
 def _values(column: pa.Array) -> Any:

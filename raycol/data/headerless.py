@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from raycol.core.validation import MAX_ID_BYTES
-from raycol.data.columns import find_columns, is_known, may_be_name, quote_names
+from raycol.data.columns import Role, find_columns, is_known, may_be_name, quote_names
 from raycol.data.readers.delimited import is_header, is_number
-from raycol.data.text_store import Role
 
 _INTEGER = re.compile(r"\d+")
 # Highest relevance grade expected in judgements.
