@@ -31,12 +31,13 @@ os.environ |= {
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tests start a few hundred Python processes; without bytecode each of them would compile raycol anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 os.environ.pop("RAY_ADDRESS", None)
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+sys.dont_write_bytecode = False  # as for the processes that tests start
 
 # Examples of a property in `make test`, and in `make test-long` (--hypothesis-profile long).
 settings.register_profile(
