@@ -14,7 +14,7 @@ help:            ## list the targets
 demo: $(VENV)/.demo   ## train, index, serve and search the docstrings on this machine
 	$(BIN)/raycol demo $(ARGS)
 
-test-fast: $(VENV)/.dev  ## run the tests that need no Ray, no socket and no training: two minutes, for every commit
+test-fast: $(VENV)/.dev  ## run the tests that need no Ray, no socket and no training: a minute, for every commit
 	$(SIDE_BY_SIDE) -m 'not slow and not sockets and not long' $(ARGS)
 
 test: $(VENV)/.dev    ## run the tests

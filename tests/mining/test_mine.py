@@ -48,6 +48,14 @@ def pairs(beir: Path) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(beir: Path, index: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an uninterrupted run with the default settings writes."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "o"
+    mine(index, beir, out)
+    return contents(out)
+
+
 def test_the_output_is_training_data(beir: Path, index: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     report = mine(index, beir, tmp_path / "o", negatives=5, to_rank=30)
     rows = rows_of(tmp_path / "o")
@@ -170,17 +178,20 @@ def test_the_cross_encoder_rejects_false_negatives(
 
 @pytest.mark.parametrize("died", range(6))
 def test_the_same_command_resumes_wherever_it_died(
-    beir: Path, index: Path, tmp_path: Path, computed_parts: list[int], died: int
+    beir: Path,
+    index: Path,
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    computed_parts: list[int],
+    died: int,
 ) -> None:
-    mine(index, beir, tmp_path / "whole")
-    del computed_parts[:]
     stop_after(died, beir, index, tmp_path / "o")
     assert not (tmp_path / "o").exists()
     del computed_parts[:]
     report = mine(index, beir, tmp_path / "o")
     assert computed_parts == list(range(died, 5))
     assert report.reused_parts == died
-    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "o") == uninterrupted
     assert hidden_siblings(tmp_path / "o") == []
     with pytest.raises(InputError, match="o: already exists; choose another folder"):
         mine(index, beir, tmp_path / "o")
@@ -213,8 +224,9 @@ def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) 
     return unfinished
 
 
-def test_a_damaged_part_is_recomputed(beir: Path, index: Path, tmp_path: Path, computed_parts: list[int]) -> None:
-    mine(index, beir, tmp_path / "whole")
+def test_a_damaged_part_is_recomputed(
+    beir: Path, index: Path, uninterrupted: dict[str, bytes], tmp_path: Path, computed_parts: list[int]
+) -> None:
     unfinished = stop_after(4, beir, index, tmp_path / "o")
     for number, content in ((1, b""), (2, (unfinished / "part-00002.parquet").read_bytes()[:-9])):
         (unfinished / f"part-{number:05d}.parquet").write_bytes(content)
@@ -223,7 +235,7 @@ def test_a_damaged_part_is_recomputed(beir: Path, index: Path, tmp_path: Path, c
     del computed_parts[:]
     assert mine(index, beir, tmp_path / "o").reused_parts == 2
     assert computed_parts == [1, 2, 4]
-    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "o") == uninterrupted
     assert hidden_siblings(tmp_path / "o") == []
 
 
@@ -299,7 +311,7 @@ def test_unusable_records_are_skipped_and_listed(beir: Path, index: Path, tmp_pa
 
 
 def test_a_command_deletes_nothing_of_a_running_one(
-    beir: Path, index: Path, tmp_path: Path, computed_parts: list[int]
+    beir: Path, index: Path, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     """While the other plans or runs, and whether the commands are equal or differ."""
     refusals: list[str] = []
@@ -313,13 +325,12 @@ def test_a_command_deletes_nothing_of_a_running_one(
                     refusals.append(str(refused.value))
                 yield row
 
-    mine(index, beir, tmp_path / "whole")
     with PlanFolder(str(tmp_path / "o")) as plan:
         report = mine(index, beir, tmp_path / "o", ContestedExecutor())
         assert plan.folder.is_dir()
     assert len(refusals) == 2 * report.parts
-    assert contents(tmp_path / "o") == contents(tmp_path / "whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"o", "whole"}
+    assert contents(tmp_path / "o") == uninterrupted
+    assert {path.name for path in tmp_path.iterdir()} == {"o"}
 
 
 def test_pairs_labelled_zero_are_not_positives(beir: Path, index: Path, tmp_path: Path) -> None:

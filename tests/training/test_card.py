@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,12 @@ def settings(model: Path | str, out: Path, **values) -> TrainConfig:
     )
 
 
+opened = cache(partial(load_encoder, device="cpu"))
+
+
 def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None = None) -> str:
     """Save a model, write the files next to it and return the card."""
-    save_encoder(load_encoder(model, device="cpu"), Path(config.out))
+    save_encoder(opened(model), Path(config.out))
     sources = tuple(
         SourceInfo(path=source.path, weight=source.weight or 1200.0, examples=1200, n_ways=2, skipped=3)
         for source in config.data
