@@ -11,7 +11,7 @@ from raycol.storage.checked_files import (
     save_bytes,
 )
 from raycol.storage.opening import open_store
-from raycol.storage.store import MANIFESTS, Store, absolute
+from raycol.storage.store import MANIFESTS, Store, StoredFolder, absolute, save_folder
 
 __all__ = [
     "MANIFESTS",
@@ -19,6 +19,7 @@ __all__ = [
     "Files",
     "Name",
     "Store",
+    "StoredFolder",
     "absolute",
     "content_name",
     "open_array",
@@ -26,4 +27,5 @@ __all__ = [
     "open_store",
     "save_array",
     "save_bytes",
+    "save_folder",
 ]

@@ -9,12 +9,13 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from raycol.core.locks import file_lock
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.storage.checked_files import (
     FileInfo,
@@ -27,6 +28,7 @@ from raycol.storage.checked_files import (
 )
 from raycol.storage.store import MANIFESTS, UNFINISHED, Store
 
+LOCK = ".lock"
 # Attempts to write a file while concurrent vacuums delete it as unfinished.
 _ATTEMPTS = 20
 
@@ -41,6 +43,9 @@ class LocalStore(Store):
         self._flushed: set[Path] = set()
         self.root = root
         self.uri = str(root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self.root.absolute(),)
 
     def location(self, name: str) -> str:
         """Path of a file or folder, for messages."""
@@ -197,7 +202,9 @@ class LocalStore(Store):
     def remove(self, name: str) -> None:
         """Delete a file or a folder. A folder is renamed first, so that its name never means partial contents."""
         path = self.root / name
-        if path.is_dir() and not path.is_symlink():
+        if not name:
+            shutil.rmtree(self.root, onerror=_raise_unless_missing)
+        elif path.is_dir() and not path.is_symlink():
             doomed = self.root / self._unfinished(_base_of(name))
             with suppress(FileNotFoundError):  # another process deletes it, or a folder above it, at the same time
                 os.rename(path, doomed)
@@ -207,6 +214,29 @@ class LocalStore(Store):
             path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 fsync_folder(path.parent)
+
+    def remove_empty_folder(self, name: str) -> None:
+        """Delete a folder if nothing is in it; a writer creates it again."""
+        with suppress(OSError):
+            (self.root / name).rmdir()
+
+    @contextmanager
+    def lock(self, doing: str) -> Iterator[None]:
+        """Hold a lock file; the system releases it when the process ends. A folder with nothing else is deleted."""
+        self.check_writable()
+        path = self.root / LOCK
+        with ExitStack() as stack:
+            with writing(self.uri):
+                self._make_folder(self.root)
+                stack.enter_context(file_lock(path, doing))
+            try:
+                yield
+            finally:
+                if self.names("") == [LOCK]:
+                    with suppress(OSError):
+                        path.unlink()
+                        self.root.rmdir()
+                self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
         """Delete the empty folders that this store created."""

@@ -180,7 +180,7 @@ def test_a_build_continues_after_being_killed_in_every_phase(
     committed, before = (out / "manifests").exists(), records(out)
     if not committed:
         # A partition that is missing although the journal records it is rebuilt.
-        missing = BuiltPart.model_validate_json(unseal(next(out.glob("builds/*/*-00000001.json")).read_bytes()))
+        missing = BuiltPart.model_validate_json(unseal(next(out.glob("builds/*/00000001.json")).read_bytes()))
         assert missing.info
         shutil.rmtree(out / "partitions" / missing.info.name)
     if list(out.glob("builds/*")):
