@@ -36,6 +36,7 @@ from raycol.client.schema import (
     TokenMatch,
     VersionResponse,
 )
+from raycol.distributed.session import unwrap_ray_error
 from raycol.errors import InputError, RaycolError
 from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import Manifest, read_manifest, versions
@@ -426,7 +427,7 @@ class GatewayState:
                 response.cancel()
                 raise
             except Exception as error:
-                if isinstance(cause := getattr(error, "cause", None), InputError):
+                if isinstance(cause := unwrap_ray_error(error), InputError):
                     raise cause from None
                 raise
             name = str(number)

@@ -28,7 +28,6 @@ from raycol.storage.checked_files import (
 )
 from raycol.storage.store import MANIFESTS, UNFINISHED, Store
 
-LOCK = ".lock"
 # Attempts to write a file while concurrent vacuums delete it as unfinished.
 _ATTEMPTS = 20
 
@@ -222,9 +221,9 @@ class LocalStore(Store):
 
     @contextmanager
     def lock(self, doing: str) -> Iterator[None]:
-        """Hold a lock file; the system releases it when the process ends. A folder with nothing else is deleted."""
+        """Hold a lock file, which the system releases when the process ends; delete it, and then an empty folder."""
         self.check_writable()
-        path = self.root / LOCK
+        path = self.root / ".lock"
         with ExitStack() as stack:
             with writing(self.uri):
                 self._make_folder(self.root)
@@ -232,10 +231,9 @@ class LocalStore(Store):
             try:
                 yield
             finally:
-                if self.names("") == [LOCK]:
-                    with suppress(OSError):
-                        path.unlink()
-                        self.root.rmdir()
+                with suppress(OSError):  # not empty, or deleted
+                    path.unlink(missing_ok=True)
+                    self.root.rmdir()
                 self.remove_if_empty()
 
     def remove_if_empty(self) -> None:

@@ -196,7 +196,7 @@ def test_an_unfinished_training_is_not_resumed_with_other_settings_or_data(
     store = open_store(tmp_path / ".m-training")
     prepare_run(store, config)
     assert open_run(store, config)
-    with pytest.raises(InputError, match=r"unfinished training with learning_rate 0.001, not 0.002"):
+    with pytest.raises(InputError, match=r"differs in learning_rate \(0.001 there, 0.002 here\)"):
         train(config.model_copy(update={"learning_rate": 0.002}))
     pairs.write_text(pairs.read_text() + json.dumps(PAIR) + "\n")
     with pytest.raises(InputError, match="data has changed"):
