@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -181,7 +181,8 @@ class MiningJob:
 
     def discard(self) -> None:
         """Delete the job, and those of other settings, which have no finished part."""
-        self.parts.store.remove("")
+        with suppress(OSError):  # a worker that is about to end may have a file open, which NFS keeps
+            self.parts.store.clear()
 
     @property
     def _result(self) -> str:

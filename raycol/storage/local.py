@@ -26,7 +26,7 @@ from raycol.storage.checked_files import (
     open_checked,
     save_bytes,
 )
-from raycol.storage.store import MANIFESTS, UNFINISHED, Store
+from raycol.storage.store import LOCK, MANIFESTS, UNFINISHED, Store
 
 # Attempts to write a file while concurrent vacuums delete it as unfinished.
 _ATTEMPTS = 20
@@ -201,9 +201,7 @@ class LocalStore(Store):
     def remove(self, name: str) -> None:
         """Delete a file or a folder. A folder is renamed first, so that its name never means partial contents."""
         path = self.root / name
-        if not name:
-            shutil.rmtree(self.root, onerror=_raise_unless_missing)
-        elif path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink():
             doomed = self.root / self._unfinished(_base_of(name))
             with suppress(FileNotFoundError):  # another process deletes it, or a folder above it, at the same time
                 os.rename(path, doomed)
@@ -223,18 +221,21 @@ class LocalStore(Store):
     def lock(self, doing: str) -> Iterator[None]:
         """Hold a lock file, which the system releases when the process ends; delete it, and then an empty folder."""
         self.check_writable()
-        path = self.root / ".lock"
-        with ExitStack() as stack:
-            with writing(self.uri):
-                self._make_folder(self.root)
-                stack.enter_context(file_lock(path, doing))
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # not empty, or deleted
-                    path.unlink(missing_ok=True)
-                    self.root.rmdir()
-                self.remove_if_empty()
+        path = self.root / LOCK
+        try:
+            with ExitStack() as stack:
+                with writing(self.uri):
+                    self._make_folder(self.root)
+                    stack.enter_context(file_lock(path, doing))
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):  # not empty, or deleted
+                self.root.rmdir()
+            self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
         """Delete the empty folders that this store created."""

@@ -20,6 +20,7 @@ from raycol.storage.checked_files import FileInfo, Files, check_contents, conten
 
 UNFINISHED = "unfinished"
 MANIFESTS = "manifests"
+LOCK = ".lock"
 
 
 class Store(ABC):
@@ -115,7 +116,13 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Delete a file, or a folder with its contents, if it exists; everything if the name is empty."""
+        """Delete a file, or a folder with its contents, if it exists."""
+
+    def clear(self) -> None:
+        """Delete everything but the lock."""
+        for name in self.names(""):
+            if name != LOCK:
+                self.remove(name)
 
     def remove_unfinished(self) -> None:
         """Delete what killed writers left. Only safe while no writer is running."""
