@@ -164,15 +164,13 @@ def delete(
 @options_of(CompactConfig, "index")
 def compact(config: CompactConfig) -> None:
     """Merge small partitions and drop deleted documents, as one new version."""
-    from raycol.index import Index
+    from raycol.indexing.compact import compact_index
 
-    opened = Index.open(config.index)
-    before = opened.stats()
-    opened.compact(config.target_tokens)
-    after = opened.stats()
+    with progress("Compacting") as report:
+        result = compact_index(config, report)
     echo(
-        f"{config.index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
-        f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
+        f"{result.index}: version {result.version}, {result.partitions_before} -> {result.partitions} partitions, "
+        f"{result.dropped} deleted documents dropped"
     )
 
 
