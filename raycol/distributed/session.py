@@ -6,6 +6,7 @@ that only this process and its children know, and stops at the end of the `with`
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 from raycol.distributed.capacity import wait_for_capacity
@@ -151,13 +152,30 @@ def _connect(address: str) -> None:
         host, port = _host_and_port(address)
         if host:
             socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with _node_on_loopback() if _only_on_loopback(host, port) else nullcontext():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(
             f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({reason}); correct it, or unset it to run on "
             "this machine"
         ) from error
+
+
+def _only_on_loopback(host: str, port: int) -> bool:
+    """Whether a cluster listens on loopback only, as an embedded session does.
+
+    Ray replaces a loopback address by the machine's own, where such a cluster does not answer.
+    """
+    if not host or not ipaddress.ip_address(socket.getaddrinfo(host, port)[0][4][0]).is_loopback:
+        return False
+    from ray.util import get_node_ip_address
+
+    try:
+        socket.create_connection((get_node_ip_address(), port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return True
+    return False
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
