@@ -76,6 +76,7 @@ TOPICS = {
 
 # Files of `make test` whose tests share the Ray session, and the endpoint on it: one test process runs all of them.
 ON_RAY = {
+    "tests/distributed/test_partitioned_job.py",
     "tests/doctor/test_gather.py",
     "tests/indexing/test_build.py",
     "tests/mining/test_crashes.py",

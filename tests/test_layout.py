@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "data": set(),
     "index": {"storage"},
     "models": {"index", "storage"},  # `index` for the manifest's record of the model
-    "distributed": set(),
+    "distributed": {"storage"},
     "client": {"index"},
     "evaluation": {"data", "index", "models"},
     "indexing": {"data", "distributed", "index", "models", "storage"},

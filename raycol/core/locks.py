@@ -17,7 +17,7 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def file_lock(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file while the block runs. The file itself is not deleted.
+    """Hold a lock file while the block runs. The file is created, with its folder, and may be deleted by the holder.
 
     Args:
         path: of the lock file.
@@ -27,25 +27,28 @@ def file_lock(path: Path, doing: str) -> Iterator[None]:
         InputError: another process holds the lock.
         OSError: the file cannot be created.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not _lock(descriptor):
-            raise InputError(f"{path.parent}: another command is {doing} there; wait until it ends, or stop it")
-        yield
-    finally:
-        os.close(descriptor)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the last holder has just deleted the folder
+            continue
+        try:
+            if not _lock(descriptor):
+                raise InputError(f"{path.parent}: another command is {doing} there; wait until it ends, or stop it")
+            if _is_at(path, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file."""
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to an open file: the last holder may have deleted it before it was locked."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
         return False
-    try:
-        return not _lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:

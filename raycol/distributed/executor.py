@@ -1,23 +1,30 @@
 """Executors: run workers as actors on Ray Data, or one worker in this process.
 
 Building, appending, mining, scoring and training take an executor. Both run the same worker classes over the same
-rows and write the same bytes. `IN_PROCESS` does not import Ray, which suits small inputs and tests.
+inputs and write the same bytes. `IN_PROCESS` does not import Ray, which suits small inputs and tests.
+
+Inputs, results and errors are Python objects, which Ray serialises between raycol's own processes.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from raycol import errors
 from raycol.core.config import Config, Positive, Resources, WaitForNodes
 from raycol.distributed.session import ray_errors, ray_session
+from raycol.errors import RaycolError
+
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 
 
 class WorkersConfig(Config):
@@ -41,13 +48,80 @@ class WorkersConfig(Config):
         return self.resources.get("GPU", 0) > 0
 
 
-Row = dict[str, Any]
+@dataclass(frozen=True)
+class _Task:
+    """A row of the Ray Dataset that workers read."""
+
+    number: int
+    input: Any
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A row that a worker returns: the result of a task, or the error that it raised."""
+
+    number: int
+    result: Any = None
+    error: RaycolError | None = None
+
+
+class Worker(ABC, Generic[I, R]):
+    """Processes inputs, one per call, with a model that is loaded before the first one.
+
+    On a CPU it uses one thread, so that the bytes do not depend on the number of threads.
+    """
+
+    def __init__(self, on_gpu: bool, dtype: str) -> None:
+        self.on_gpu = on_gpu
+        self.dtype = dtype
+        self._opened = False
+
+    @abstractmethod
+    def open(self) -> None:
+        """Load the model: not in the constructor, whose errors would not reach the driver unchanged."""
+
+    @abstractmethod
+    def work(self, number: int, input_: I) -> R:
+        """Process an input and return the result."""
+
+    @abstractmethod
+    def describe(self, number: int, input_: I) -> str:
+        """Describe an input for error messages."""
+
+    def process(self, number: int, input_: I) -> R:
+        """Return the result of an input. Raises `RaycolError`; any other error becomes one that names the input."""
+        try:
+            if not self._opened:
+                self.open()
+                self._opened = True
+            return self.work(number, input_)
+        except RaycolError:
+            raise
+        except Exception as error:
+            message = f"a worker failed on {self.describe(number, input_)}: {type(error).__name__}: {error}"
+            raise RaycolError(message) from error
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[_Outcome]]:
+        """Process a batch of one task on Ray Data.
+
+        Returns the error instead of raising it. Ray Data wraps what a worker raises in an error of its own, which
+        arrives without its cause, and prints a notice; with `raise_original_map_exception` the dataset hangs.
+        """
+        (task,) = batch["task"]
+        try:
+            outcome = _Outcome(task.number, self.process(task.number, task.input))
+        except RaycolError as error:
+            traceback.print_exc()  # to the worker's log
+            outcome = _Outcome(task.number, error=error)
+        return {"outcome": [outcome]}
+
+
 Calls = Mapping[int, tuple[Any, ...]]
 """Arguments of each call, by the call's key."""
 
 
 class Executor(ABC):
-    """Runs worker classes over rows, and functions over arguments."""
+    """Runs worker classes over inputs, and functions over arguments."""
 
     in_process: bool
     """Whether all work runs in this process, without Ray."""
@@ -60,39 +134,27 @@ class Executor(ABC):
     def n_workers(self, config: WorkersConfig) -> int:
         """Return the number of concurrent workers."""
 
+    @abstractmethod
     def run(
         self,
-        worker: Callable[..., Any],
+        worker: type[Worker[I, R]],
         config: WorkersConfig,
-        rows: list[Row],
-        arguments: Row,
+        inputs: Mapping[int, I],
+        arguments: Mapping[str, Any],
         operation: str = "the build",
-    ) -> Iterator[Row]:
-        """Run a worker class over rows, one row per call; yield the rows it returns, in any order.
+    ) -> Iterator[tuple[int, R]]:
+        """Run a worker class over inputs, one per call; yield (number, result) pairs, in any order.
 
         Args:
-            worker: a subclass of `raycol.indexing.workers.Worker`.
+            worker: a subclass of `Worker`.
             config: number, resources and dtype of the workers.
-            rows: the input of each call.
+            inputs: the input of each call, by its number.
             arguments: constructor arguments of the worker class, besides `on_gpu` and `dtype`.
             operation: names the work in error messages.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
         """
-        worker_arguments = {"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments}
-        with closing(self._run(worker, worker_arguments, config, rows, operation)) as results:
-            for row in results:
-                if row["error"]:
-                    kind, _, message = row["error"].partition(" ")
-                    raise getattr(errors, kind)(message)
-                yield row
-
-    @abstractmethod
-    def _run(
-        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
-    ) -> Generator[Row, None, None]:
-        """Construct workers with `arguments` and yield the rows they return, including rows that report an error."""
 
     @abstractmethod
     def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
@@ -112,28 +174,41 @@ class _OnRay(Executor):
         capacity = min(int(available.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
         return config.num_workers or max(capacity, 1)
 
-    def _run(
-        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
-    ) -> Generator[Row, None, None]:
+    def run(
+        self,
+        worker: type[Worker[I, R]],
+        config: WorkersConfig,
+        inputs: Mapping[int, I],
+        arguments: Mapping[str, Any],
+        operation: str = "the build",
+    ) -> Iterator[tuple[int, R]]:
+        if not inputs:
+            return
         import ray.data
 
         # Importing Ray Data configures its loggers; raycol reports progress itself.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             worker,
-            fn_constructor_kwargs=arguments,
+            fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
             batch_size=1,
             memory=config.resources.get("memory"),
             compute=ray.data.ActorPoolStrategy(
-                size=min(self.n_workers(config), len(rows)), max_tasks_in_flight_per_actor=2
+                size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
             ),
             num_cpus=config.resources["CPU"],
             num_gpus=config.resources.get("GPU"),
             **({"resources": others} if others else {}),
         )
-        with ray_errors(operation):
-            yield from dataset.iter_rows()
+        # Closed at once: an error keeps this frame, and the workers with it, until the caller has handled it.
+        with ray_errors(operation), closing(iter(dataset.iter_rows())) as rows:
+            for row in rows:
+                outcome: _Outcome = row["outcome"]
+                if outcome.error:
+                    raise outcome.error
+                yield outcome.number, outcome.result
 
     def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
         import ray
@@ -155,14 +230,18 @@ class _InProcess(Executor):
     def n_workers(self, config: WorkersConfig) -> int:
         return 1
 
-    def _run(
-        self, worker: Callable[..., Any], arguments: Row, config: WorkersConfig, rows: list[Row], operation: str
-    ) -> Generator[Row, None, None]:
+    def run(
+        self,
+        worker: type[Worker[I, R]],
+        config: WorkersConfig,
+        inputs: Mapping[int, I],
+        arguments: Mapping[str, Any],
+        operation: str = "the build",
+    ) -> Iterator[tuple[int, R]]:
         with _restored_torch_threads():
-            instance = worker(**arguments)
-            for row in rows:
-                result = instance({name: [value] for name, value in row.items()})
-                yield {name: values[0] for name, values in result.items()}
+            instance = worker(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
+            for number, input_ in inputs.items():
+                yield number, instance.process(number, input_)
 
     def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
         for key, arguments in calls.items():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raycol.core.progress import Report, no_report
 from raycol.data import Fields, Passage
 from raycol.distributed.executor import ON_RAY, Executor
+from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index.format.manifest import (
     BUILDS,
@@ -29,10 +30,9 @@ from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import SampleStats
 from raycol.indexing.config import AppendConfig
 from raycol.indexing.existing_documents import ExistingDocuments, positions_of
-from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
-from raycol.indexing.part import PartSettings
-from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
+from raycol.indexing.part import BuiltPart, PartSettings
+from raycol.indexing.partitions import Target, build_job, build_partitions, merge_partitions
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import model_name, open_encoded
@@ -71,17 +71,18 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
         snapshot.check_writable()
         prepared = _prepare(config, snapshot, report, clock)
     snapshot, manifest, plan = prepared.snapshot, prepared.snapshot.manifest, prepared.plan
-    reused = built_parts(prepared.journal, plan)
-    target = Target(store.uri, manifest.dim, manifest.bits, prepared.model, manifest.codebook)
+    reused = prepared.job.finished_parts(len(plan.parts))
+    target = Target(store, manifest.dim, manifest.bits, prepared.model, manifest.codebook)
 
     def report_if_current(done: float, total: float | None, note: str) -> None:
         check_current(store, current.version)
         report(done, total, note)
 
     with writing_from(store, current.version), executor.session(config):
+        prepared.job.begin()
         with clock("encode"):
             built = build_partitions(
-                config, plan, prepared.settings, target, prepared.journal, reused, report_if_current, executor
+                config, plan, prepared.settings, target, prepared.job, reused, report_if_current, executor
             )
         infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
         with clock("merge"):
@@ -99,7 +100,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
             commit_change(snapshot, replaced, added)
     except ConflictError:
         if not _is_committed(store, manifest.version + 1, added):
-            prepared.journal.discard_parts()
+            prepared.job.remove()
             raise
     done = make_report(
         config.index,
@@ -115,7 +116,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
     )
     save_report(store, done)
     sweep(store)
-    prepared.journal.remove()
+    store.remove_empty_folder(BUILDS)
     return done
 
 
@@ -136,7 +137,7 @@ class _PreparedAppend:
     replaced: list[NDArray[np.int64]]
     model: ModelInfo | None
     settings: PartSettings
-    journal: Journal
+    job: PartitionedJob[BuiltPart]
 
 
 def _committed_append(
@@ -145,14 +146,14 @@ def _committed_append(
     """Return the same append to the previous version if it may have died between its commit and its cleanup."""
     version = current.version
     prefix = f"{version - 1:08d}-"
-    has_journal = any(name.startswith(prefix) for name in store.names(BUILDS))
-    if not has_journal or not any(info.name.startswith(prefix) for info in current.partitions):
+    is_unfinished = any(name.startswith(prefix) for name in store.names(BUILDS))
+    if not is_unfinished or not any(info.name.startswith(prefix) for info in current.partitions):
         return None
     try:
         prepared = _prepare(config, Snapshot.open(store, read_manifest(store, version - 1)), report, clock)
     except (InputError, IndexCorruptError):
         return None
-    return prepared if prepared.journal.exists() else None
+    return prepared if prepared.job.exists() else None
 
 
 def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Clock) -> _PreparedAppend:
@@ -172,9 +173,9 @@ def _prepare(config: AppendConfig, snapshot: Snapshot, report: Report, clock: Cl
         manifest.version,
         manifest.split,
     )
-    name = fingerprint(config, plan, settings, model, bits=manifest.bits, codebook=manifest.codebook.name)
-    journal = Journal(snapshot.store, manifest.version, name)
-    return _PreparedAppend(snapshot, plan, replaced, model, settings, journal)
+    codec = {"bits": manifest.bits, "codebook": manifest.codebook.name}
+    job = build_job(snapshot.store, config, plan, settings, model, **codec)
+    return _PreparedAppend(snapshot, plan, replaced, model, settings, job)
 
 
 def _plan(

@@ -23,12 +23,11 @@ from raycol.index.format.manifest import (
 from raycol.index.write.create import check_new, partition_tokens_for
 from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
-from raycol.indexing.codebook import SampleStats, train_on_sample
+from raycol.indexing.codebook import SampleStats, TrainedCodebook, train_on_sample
 from raycol.indexing.config import IndexConfig
-from raycol.indexing.journal import Journal, fingerprint
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import PartSettings
-from raycol.indexing.partitions import Target, build_partitions, built_parts, merge_partitions
+from raycol.indexing.partitions import Target, build_job, build_partitions, merge_partitions
 from raycol.indexing.plan import plan_build
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import open_source
@@ -58,23 +57,26 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(metadata)
     settings = PartSettings(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
     codec = config.model_dump(include={"bits", "n_centroids", "sample_documents", "seed"})
-    journal = Journal(store, 0, fingerprint(config, plan, settings, source.model, **codec))
-    if versions(store) != [1] or read_manifest(store).codebook != journal.codebook():
+    job = build_job(store, config, plan, settings, source.model, **codec)
+    trained = job.read("codebook", TrainedCodebook)
+    if versions(store) != [1] or trained is None or read_manifest(store).codebook != trained.info:
         check_new(store)  # otherwise this build died between its commit and its cleanup
+    job.refuse_others(config.out)
     with executor.session(config):
         # Partitions are useless without their codebook: training it again may change its last bits.
-        codebook = journal.codebook()
-        reused = built_parts(journal, plan) if codebook else {}
+        reused = job.finished_parts(len(plan.parts)) if trained else {}
         sample = SampleStats()
-        if codebook is None:
+        if trained is None:
             codebook, sample = train_on_sample(
                 config, plan, settings, store, source.model, source.dim, source.mean_tokens, clock, report, executor
             )
-            journal.discard_parts()
-            journal.save_codebook(codebook)
-        target = Target(store.uri, source.dim, config.bits, source.model, codebook)
+            trained = TrainedCodebook(info=codebook)
+            job.remove()
+            job.save("codebook", trained)
+        job.begin()
+        target = Target(store, source.dim, config.bits, source.model, trained.info)
         with clock("encode"):
-            built = build_partitions(config, plan, settings, target, journal, reused, report, executor)
+            built = build_partitions(config, plan, settings, target, job, reused, report, executor)
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         with clock("merge"):
@@ -89,7 +91,7 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         columns=columns,
         model=source.model,
         split=split,
-        codebook=codebook,
+        codebook=trained.info,
         partitions=partitions,
     )
     try:
@@ -112,5 +114,5 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     )
     save_report(store, done)
     sweep(store)
-    journal.remove()
+    store.remove_empty_folder(BUILDS)
     return done

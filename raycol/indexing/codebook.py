@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,19 +11,31 @@ from numpy.typing import NDArray
 
 from raycol.core.progress import Report
 from raycol.distributed.executor import IN_PROCESS, Executor
+from raycol.distributed.partitioned_job import PartRecord
 from raycol.errors import InputError
 from raycol.index.codec.training import default_centroids, sample_size, sample_tokens, train_codebook
 from raycol.index.format.codebook_files import save_codebook
-from raycol.index.format.manifest import CodebookInfo, ModelInfo
+from raycol.index.format.manifest import CODEBOOKS, CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
 from raycol.indexing.config import IndexConfig
 from raycol.indexing.part import PartSettings
 from raycol.indexing.plan import BuildPlan, sample_documents
-from raycol.indexing.workers import SampleEncoder
-from raycol.storage import Store
+from raycol.indexing.workers import PartSample, SampleEncoder
+from raycol.storage import Store, StoredFolder
 
 # A sample of at most this many tokens is encoded on the driver, which takes less time than starting workers.
 _MAX_DRIVER_TOKENS = 8192
+
+
+class TrainedCodebook(PartRecord):
+    """Record of the codebook of an unfinished build: partitions are useless without it."""
+
+    info: CodebookInfo
+
+    @property
+    def wrote(self) -> Sequence[StoredFolder]:
+        """The codebook's files."""
+        return [StoredFolder(folder=f"{CODEBOOKS}/{self.info.name}", files=self.info.files)]
 
 
 @dataclass(frozen=True)
@@ -55,25 +68,24 @@ def train_on_sample(
     """
     size = config.sample_documents or default_sample_size(plan.documents, mean_tokens, dim, config.n_centroids)
     positions = sample_documents(plan, size, config.seed)
-    rows = [
-        {"number": number, "part": part.to_json(), "positions": sampled}
+    samples = {
+        number: PartSample(part, sampled)
         for number, (part, sampled) in enumerate(zip(plan.parts, positions, strict=True))
         if sampled
-    ]
+    }
     size = sum(map(len, positions))
     arrays: dict[int, NDArray[np.float16]] = {}
     done, cpu_s, peak_bytes = 0, 0.0, 0
     report(0, size, "sampling")
     on_driver = size * mean_tokens <= _MAX_DRIVER_TOKENS and not config.on_gpu
     run = IN_PROCESS.run if on_driver else executor.run
-    name = model.model_dump_json() if model else None
     with clock("sample"):
-        for row in run(SampleEncoder, config, rows, {"settings": settings.to_json(), "model": name, "dim": dim}):
-            if row["dim"]:
-                arrays[row["number"]] = np.frombuffer(row["tokens"], np.float16).reshape(-1, row["dim"])
-            done += row["documents"]
-            cpu_s += row["cpu_s"]
-            peak_bytes = 0 if on_driver else max(peak_bytes, row["peak_bytes"])
+        for number, sample in run(SampleEncoder, config, samples, {"settings": settings, "model": model, "dim": dim}):
+            if len(sample.tokens_TD):
+                arrays[number] = sample.tokens_TD
+            done += sample.documents
+            cpu_s += sample.cpu_s
+            peak_bytes = 0 if on_driver else max(peak_bytes, sample.peak_bytes)
             report(done, size, "sampling")
     if not arrays:
         raise InputError(

@@ -5,8 +5,6 @@ A part's embeddings never leave this process; only quantised tokens are written.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -16,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import Field
 
 from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
+from raycol.distributed.partitioned_job import PartRecord
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.codec.pooling import token_pooling
 from raycol.index.codec.training import unit_vectors
 from raycol.index.format.columns import Columns, metadata_table
 from raycol.index.format.document import check_embeddings
-from raycol.index.format.manifest import PartitionInfo, SplitInfo
+from raycol.index.format.manifest import PARTITIONS, PartitionInfo, SplitInfo
 from raycol.index.format.partition_writer import Quantiser, reorder_tokens, save_partition
 from raycol.indexing.clock import Clock
 from raycol.indexing.encode import document_length, encode_texts
@@ -35,7 +34,7 @@ from raycol.indexing.metadata import stored_values
 from raycol.indexing.plan import PartitionPlan, read_part
 from raycol.indexing.split import Splitter
 from raycol.models.tokenization import prompt_of
-from raycol.storage import Store
+from raycol.storage import Store, StoredFolder
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -53,21 +52,9 @@ class PartSettings:
     base: int
     split: SplitInfo | None = None
 
-    def to_json(self) -> str:
-        """Serialise for a worker."""
-        return _PART_SETTINGS.dump_json(self).decode()
 
-    @classmethod
-    def from_json(cls, text: str) -> PartSettings:
-        """Parse what `to_json` returns."""
-        return _PART_SETTINGS.validate_json(text)
-
-
-_PART_SETTINGS = TypeAdapter(PartSettings)
-
-
-class BuiltPart(BaseModel):
-    """A finished part: its partition and statistics. The journal stores it.
+class BuiltPart(PartRecord):
+    """A finished part: its partition and statistics.
 
     Args:
         info: the partition; None if the part has no usable document.
@@ -80,16 +67,19 @@ class BuiltPart(BaseModel):
         peak_bytes: peak memory of the worker.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     info: PartitionInfo | None
     documents: int
     truncated: int
     problems: list[BadRecord]
-    left_out: list[str] = []
+    left_out: list[str] = Field([])
     cpu_s: dict[str, float]
     wall_s: float
     peak_bytes: int
+
+    @property
+    def wrote(self) -> Sequence[StoredFolder]:
+        """The partition."""
+        return [StoredFolder(folder=f"{PARTITIONS}/{self.info.name}", files=self.info.files)] if self.info else []
 
     @property
     def tokens(self) -> int:
@@ -260,13 +250,3 @@ def encode_sample(
     pool = token_pooling(settings.pool_factor)
     directions = [unit_vectors(pool(tokens[position]) if pool else tokens[position]) for position in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)
-
-
-def release_memory() -> None:
-    """Return freed heap memory to the system.
-
-    Batches of varying sizes fragment the heap, and glibc keeps the holes: over many parts, some hundred megabytes.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from raycol.core.progress import Report
 from raycol.data.corpus import refuse
 from raycol.distributed.executor import IN_PROCESS, Executor
+from raycol.distributed.partitioned_job import PartitionedJob, progress_note
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
-from raycol.index.format.manifest import CodebookInfo, ModelInfo, PartitionInfo
+from raycol.index.format.manifest import BUILDS, FORMAT_VERSION, CodebookInfo, ModelInfo, PartitionInfo
 from raycol.index.write.compact import group_partitions, merge_group
 from raycol.indexing.config import EncodingConfig
-from raycol.indexing.journal import Journal
 from raycol.indexing.metrics import BuildMetrics
 from raycol.indexing.part import BuiltPart, PartSettings
 from raycol.indexing.plan import BuildPlan
 from raycol.indexing.workers import PartitionBuilder
-from raycol.storage import open_store
+from raycol.storage import Store
 
 # Merging leaves about this many partitions or more, to spread over shards.
 _MIN_PARTITIONS = 8
@@ -33,16 +32,51 @@ _MAX_DRIVER_TOKENS = 1 << 18
 class Target:
     """The index that partitions are built for."""
 
-    uri: str
+    store: Store
     dim: int
     bits: int
     model: ModelInfo | None
     codebook: CodebookInfo
 
 
-def built_parts(journal: Journal, plan: BuildPlan) -> dict[int, BuiltPart]:
-    """Return the finished parts of a plan, by number."""
-    return {number: built for number in range(len(plan.parts)) if (built := journal.built(number))}
+def build_job(
+    store: Store,
+    config: EncodingConfig,
+    plan: BuildPlan,
+    settings: PartSettings,
+    model: ModelInfo | None,
+    **codec: object,
+) -> PartitionedJob[BuiltPart]:
+    """Return the job of a build or an append: `builds/<version>-<fingerprint>/` in the index.
+
+    The version is the one that it starts from, by which `vacuum` knows whether it may still be running.
+
+    Args:
+        store: the index.
+        config: settings; `on_error` and the number of workers do not decide the result.
+        plan: the corpus, cut into parts.
+        settings: settings of every part.
+        model: the encoder; None if documents come encoded.
+        codec: settings of the codebook, or its name.
+    """
+    fields = asdict(settings.fields)
+    decides = {
+        "format": FORMAT_VERSION,
+        "version": settings.base,
+        "docs_per_partition": config.docs_per_partition,
+        "corpus": plan.digest,
+        "model": model.fingerprint if model else None,
+        **{f"{name}_column": fields.pop(name) for name in ("id", "title", "text", "embeddings")},
+        **fields,
+        "columns": dict(settings.columns),
+        "split": settings.split.model_dump() if settings.split else None,
+        "batch_tokens": settings.batch_tokens,
+        "pool_factor": settings.pool_factor,
+        "dtype": config.dtype,
+        "on_gpu": config.on_gpu,
+        **codec,
+    }
+    return PartitionedJob(store, f"{BUILDS}/{settings.base:08d}-", decides, BuiltPart)
 
 
 def build_partitions(
@@ -50,32 +84,23 @@ def build_partitions(
     plan: BuildPlan,
     settings: PartSettings,
     target: Target,
-    journal: Journal,
+    job: PartitionedJob[BuiltPart],
     reused: Mapping[int, BuiltPart],
     report: Report,
     executor: Executor,
 ) -> list[BuiltPart]:
     """Build all parts but the reused ones; return all, in the order of the plan."""
-    done = dict(reused)
-    for problem in [problem for built in done.values() for problem in built.problems]:
+    for problem in [problem for built in reused.values() for problem in built.problems]:
         refuse(problem, config.on_error)  # the part may have been built with --on-error skip
-    progress = _Progress(config, plan, done, report, executor)
-    unfinished = [number for number in range(len(plan.parts)) if number not in done]
-    rows = [{"number": number, "part": plan.parts[number].to_json()} for number in unfinished]
-    arguments: dict[str, Any] = {
-        "settings": settings.to_json(),
-        "model": target.model.model_dump_json() if target.model else None,
-        "uri": target.uri,
-        "codebook": target.codebook.model_dump_json(),
+    progress = _Progress(config, plan, reused, report, executor)
+    arguments = {
+        "settings": settings,
+        "model": target.model,
+        "codebook": target.codebook,
         "dim": target.dim,
         "bits": target.bits,
-        "journal": journal.name,
     }
-    for row in executor.run(PartitionBuilder, config, rows, arguments) if rows else ():
-        built = BuiltPart.model_validate_json(row["built"])
-        done[row["number"]] = built
-        progress.add(built)
-    return [done[number] for number in range(len(plan.parts))]
+    return job.run(PartitionBuilder, config, plan.parts, reused, arguments, "the build", executor, progress.add)
 
 
 class _Progress:
@@ -85,22 +110,22 @@ class _Progress:
         self,
         config: EncodingConfig,
         plan: BuildPlan,
-        done: Mapping[int, BuiltPart],
+        reused: Mapping[int, BuiltPart],
         report: Report,
         executor: Executor,
     ) -> None:
         self._report = report
         self._plan = plan
         self._workers = executor.n_workers(config)
-        self._documents = sum(built.documents for built in done.values())
-        self._skipped = len(plan.problems) + sum(len(built.problems) for built in done.values())
-        self._parts = len(done)
+        self._documents = sum(built.documents for built in reused.values())
+        self._skipped = len(plan.problems) + sum(len(built.problems) for built in reused.values())
+        self._parts = len(reused)
         self._tokens = 0
         self._started = math.inf
         self._metrics = None if executor.in_process else BuildMetrics(plan.documents)
         self._report_progress()
 
-    def add(self, built: BuiltPart) -> None:
+    def add(self, number: int, built: BuiltPart) -> None:
         """Add a finished part."""
         # Leaves out the time in which workers start and open their model.
         self._started = min(self._started, time.monotonic() - built.wall_s)
@@ -114,12 +139,9 @@ class _Progress:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         if self._metrics:
             self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
-        parts = len(self._plan.parts)
-        n_running = min(self._workers, parts - self._parts)
-        running = f", {n_running} running" if n_running else ""
+        parts = progress_note(self._parts, len(self._plan.parts), self._workers)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        note = f"{rate:,.0f} tokens/s, {self._parts} of {parts} parts{running}{skipped}"
-        self._report(self._documents, self._plan.documents, note)
+        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{skipped}")
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:
@@ -143,18 +165,15 @@ def merge_partitions(
     if not unmerged:
         return tuple(merged)
     report(0, len(unmerged), "merging")
-    common = (target.uri, target.codebook.model_dump_json(), target.dim, target.bits, dict(columns), base)
-    calls = {number: ([info.model_dump_json() for info in groups[number]], *common) for number in unmerged}
+    calls = {number: (target, groups[number], dict(columns), base) for number in unmerged}
     on_driver = sum(info.tokens for number in unmerged for info in groups[number]) <= _MAX_DRIVER_TOKENS
     for number, info in (IN_PROCESS if on_driver else executor).call(_merge, calls, "merging partitions"):
-        merged[number] = PartitionInfo.model_validate_json(info)
+        merged[number] = info
         unmerged.remove(number)
         report(len(calls) - len(unmerged), len(calls), "merging")
     return tuple(merged)
 
 
-def _merge(partitions: list[str], uri: str, codebook: str, dim: int, bits: int, columns: Columns, base: int) -> str:
-    store = open_store(uri)
-    infos = [PartitionInfo.model_validate_json(info) for info in partitions]
-    opened_codebook = open_codebook(store, CodebookInfo.model_validate_json(codebook), dim, bits)
-    return merge_group(store, infos, opened_codebook, columns, base).model_dump_json()
+def _merge(target: Target, partitions: Sequence[PartitionInfo], columns: Columns, base: int) -> PartitionInfo:
+    codebook = open_codebook(target.store, target.codebook, target.dim, target.bits)
+    return merge_group(target.store, partitions, codebook, columns, base)

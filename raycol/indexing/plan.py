@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from raycol.core.progress import Report, no_report
 from raycol.data import BadRecord, CorpusFile, Fields, Passage
@@ -65,17 +64,11 @@ class PartitionPlan:
         """Number of documents."""
         return sum(slice_.documents for slice_ in self.slices)
 
-    def to_json(self) -> str:
-        """Serialise for a worker."""
-        return _PART.dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> PartitionPlan:
-        """Parse what `to_json` returns."""
-        return _PART.validate_json(text)
-
-
-_PART = TypeAdapter(PartitionPlan)
+    @property
+    def location(self) -> str:
+        """File and first line (row), for messages."""
+        first = self.slices[0]
+        return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
 
 
 @dataclass(frozen=True)

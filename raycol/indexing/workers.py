@@ -1,88 +1,27 @@
-"""Ray Data actors that hold a model: the base class, and the workers of a build, whose rows are parts of a corpus."""
+"""Ray Data actors of a build, which hold an encoder; their inputs are parts of a corpus."""
 
 from __future__ import annotations
 
 import platform
-import traceback
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raycol.core.memory import peak_memory
+from raycol.distributed.executor import Worker
+from raycol.distributed.partitioned_job import PartitionedJob, PartWorker
 from raycol.errors import InputError, RaycolError
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
-from raycol.indexing.journal import Journal
-from raycol.indexing.part import PartSettings, build_partition, encode_sample, release_memory
+from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encode_sample
 from raycol.indexing.plan import PartitionPlan
-from raycol.storage import open_store
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder
-
-
-class Worker:
-    """Ray Data actor that holds a model.
-
-    On a CPU it uses one thread, so that the bytes do not depend on the number of threads.
-    """
-
-    empty_result: ClassVar[Mapping[str, Any]]
-    """The columns that `work` returns, with placeholder values, for a row whose work failed."""
-
-    def __init__(self, on_gpu: bool, dtype: str) -> None:
-        self.on_gpu = on_gpu
-        self.dtype = dtype
-        self._opened = False
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Process a batch of one row. Returns an error in the column `error`: Ray Data would lose its message."""
-        row = {name: values[0] for name, values in batch.items()}
-        try:
-            if not self._opened:
-                self.open()
-                self._opened = True
-            result = {"error": "", **self.work(row)}
-        except RaycolError as error:
-            result = {"error": f"{type(error).__name__} {error}", **self.empty_result}
-        except Exception as error:
-            traceback.print_exc()  # to the worker's log
-            message = f"a worker failed on {self.describe(row)}: {type(error).__name__}: {error}"
-            result = {"error": f"RaycolError {message}", **self.empty_result}
-        return {name: [value] for name, value in result.items()}
-
-    def open(self) -> None:
-        """Load the model, before the first row; errors of the constructor would not reach the driver unchanged."""
-        raise NotImplementedError
-
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Process a row and return the result."""
-        raise NotImplementedError
-
-    def describe(self, row: dict[str, Any]) -> str:
-        """Describe a row for error messages."""
-        raise NotImplementedError
-
-
-class _PartWorker(Worker):
-    """Processes parts of a corpus, with an encoder unless documents come encoded."""
-
-    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str) -> None:
-        super().__init__(on_gpu, dtype)
-        self.settings = PartSettings.from_json(settings)
-        self.encoder: MultiVectorEncoder | None = None
-        self._model = ModelInfo.model_validate_json(model) if model else None
-
-    def open(self) -> None:
-        """Load the encoder."""
-        if self._model:
-            self.encoder = open_encoder(self._model.name, self.on_gpu, self.dtype, self._model.fingerprint)
-
-    def describe(self, row: dict[str, Any]) -> str:
-        """File and first line (row) of a part."""
-        first = PartitionPlan.from_json(row["part"]).slices[0]
-        return f"{first.file} from {'row' if first.file.is_table else 'line'} {first.start.number} on"
 
 
 def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None) -> MultiVectorEncoder:
@@ -147,63 +86,92 @@ def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
     return dtype
 
 
-class SampleEncoder(_PartWorker):
-    """Encodes the sampled documents of one part."""
+@dataclass(frozen=True)
+class PartSample:
+    """The sampled documents of a part, by their positions in it."""
 
-    def __init__(self, settings: str, model: str | None, on_gpu: bool, dtype: str, dim: int) -> None:
-        super().__init__(settings, model, on_gpu, dtype)
-        self.dim = dim
+    part: PartitionPlan
+    positions: list[int]
 
-    empty_result = {"number": -1, "documents": 0, "dim": 0, "tokens": b"", "cpu_s": 0.0, "peak_bytes": 0}  # noqa: RUF012
 
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the token directions of the documents at the row's positions, with statistics."""
+@dataclass(frozen=True)
+class EncodedSample:
+    """Token directions of a part's sample, float16 [T, dim], with the CPU seconds and peak memory of encoding them."""
+
+    documents: int
+    tokens_TD: NDArray[np.float16]
+    cpu_s: float
+    peak_bytes: int
+
+
+class SampleEncoder(Worker[PartSample, EncodedSample]):
+    """Encodes the sampled documents of a part.
+
+    Args:
+        on_gpu, dtype: see `Worker`.
+        settings: of every part.
+        model: the encoder; None if documents come encoded.
+        dim: dimensions of a token.
+    """
+
+    def __init__(self, on_gpu: bool, dtype: str, settings: PartSettings, model: ModelInfo | None, dim: int) -> None:
+        super().__init__(on_gpu, dtype)
+        self.settings, self.model, self.dim = settings, model, dim
+
+    def open(self) -> None:
+        """Load the encoder."""
+        self.encoder = _open_model(self.model, self.on_gpu, self.dtype)
+
+    def describe(self, number: int, input_: PartSample) -> str:
+        """File and first line (row) of the part."""
+        return input_.part.location
+
+    def work(self, number: int, input_: PartSample) -> EncodedSample:
+        """Encode the sample of a part."""
         clock = Clock()
         with clock("sample"):
-            tokens_TD = encode_sample(
-                PartitionPlan.from_json(row["part"]), row["positions"], self.settings, self.encoder, self.dim
-            )
-        return {
-            "number": int(row["number"]),
-            "documents": len(row["positions"]),
-            "dim": tokens_TD.shape[1],
-            "tokens": tokens_TD.tobytes(),
-            "cpu_s": clock.cpu_s["sample"],
-            "peak_bytes": peak_memory(),
-        }
+            tokens_TD = encode_sample(input_.part, input_.positions, self.settings, self.encoder, self.dim)
+        return EncodedSample(len(input_.positions), tokens_TD, clock.cpu_s["sample"], peak_memory())
 
 
-class PartitionBuilder(_PartWorker):
-    """Builds partitions, and records each in the journal before it returns."""
+class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
+    """Builds partitions.
 
-    empty_result = {"number": -1, "built": ""}  # noqa: RUF012
+    Args:
+        on_gpu, dtype, job: see `PartWorker`; the job's store is the index.
+        settings: of every part.
+        model: the encoder; None if documents come encoded.
+        codebook, dim, bits: the codec.
+    """
 
     def __init__(
         self,
-        settings: str,
-        model: str | None,
         on_gpu: bool,
         dtype: str,
-        uri: str,
-        codebook: str,
+        job: PartitionedJob[BuiltPart],
+        settings: PartSettings,
+        model: ModelInfo | None,
+        codebook: CodebookInfo,
         dim: int,
         bits: int,
-        journal: str,
     ) -> None:
-        super().__init__(settings, model, on_gpu, dtype)
-        self.store = open_store(uri)
-        self.journal = Journal.from_name(self.store, journal)
-        self._codec = CodebookInfo.model_validate_json(codebook), dim, bits
+        super().__init__(on_gpu, dtype, job)
+        self.settings, self.model = settings, model
+        self._codec = codebook, dim, bits
 
     def open(self) -> None:
         """Load the encoder and the codebook."""
-        super().open()
-        self.codebook = open_codebook(self.store, *self._codec)
+        self.encoder = _open_model(self.model, self.on_gpu, self.dtype)
+        self.codebook = open_codebook(self.job.store, *self._codec)
 
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Build the row's part and return its `BuiltPart` as JSON."""
-        part = PartitionPlan.from_json(row["part"])
-        built = build_partition(part, self.settings, self.codebook, self.store, self.encoder)
-        self.journal.save_built(int(row["number"]), built)
-        release_memory()
-        return {"number": int(row["number"]), "built": built.model_dump_json()}
+    def describe(self, number: int, input_: PartitionPlan) -> str:
+        """File and first line (row) of the part."""
+        return input_.location
+
+    def compute(self, number: int, input_: PartitionPlan) -> BuiltPart:
+        """Build the partition of a part."""
+        return build_partition(input_, self.settings, self.codebook, self.job.store, self.encoder)
+
+
+def _open_model(model: ModelInfo | None, on_gpu: bool, dtype: str) -> MultiVectorEncoder | None:
+    return open_encoder(model.name, on_gpu, dtype, model.fingerprint) if model else None

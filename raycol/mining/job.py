@@ -1,52 +1,71 @@
-"""A resumable job over parts, whose result is a folder of Parquet files that appears whole or not at all.
+"""The files of a mining or scoring job, and how they become the result at once.
 
-An unfinished job lives in `.<name>-unfinished-<fingerprint>` beside the result; the fingerprint covers everything that
-decides the result. The worker that computes a part writes it under the part's number, atomically, so that the same
-command finds it after a crash. At the end the folder is renamed to the result (`workspace.py`); an object store cannot
-rename, so there the parts are joined into one file (`remote_workspace.py`).
+An unfinished job is in a store of its own beside the result, `.<name>-unfinished`:
 
-    work/00000.parquet    inputs of a part (rewritten by every run)
-    job.json              what the fingerprint covers, to report how another command differs
-    part-00000.parquet    a finished part; its metadata holds the part's counts
+    <fingerprint>/inputs/<hash>/00000.parquet    inputs of a part (rewritten by every run)
+    <fingerprint>/result/part-00000.parquet      what a finished part wrote
+    <fingerprint>/job.json, 00000000.json ...    settings and records (`distributed/partitioned_job.py`)
+
+In a local folder, `result` is renamed to the result. An object store cannot rename, so several files cannot appear at
+once: there the result is one Parquet file with a row group per part. It is uploaded last, and an upload is atomic.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import tempfile
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel
 
-from raycol.core.locks import file_lock, is_locked
 from raycol.core.progress import Report
-from raycol.core.uris import is_uri
+from raycol.core.uris import base_name, join_uri, parent_uri, without_options
 from raycol.distributed.executor import Executor, WorkersConfig
-from raycol.errors import InputError, RaycolError, writing
-from raycol.mining.opening import unfinished_workspaces, workspace_for
-from raycol.mining.workspace import Workspace, part_name, sibling_folders
+from raycol.distributed.partitioned_job import (
+    PartitionedJob,
+    PartRecord,
+    PartWorker,
+    Settings,
+    progress_note,
+)
+from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
+from raycol.mining.report import MINING_REPORT, SCORING_REPORT
+from raycol.storage import Store, StoredFolder, absolute, open_store, save_folder
+from raycol.storage.checked_files import describe_bytes, fsync_folder
+from raycol.storage.object_store import RemoteStore
 
 _COUNTS = b"raycol"
-_RECORD = "job.json"
-_FORMAT = 1
-_LOCK = ".lock"
+_FORMAT = 2
+
+
+class MinedPart(PartRecord):
+    """A finished part: its Parquet file and its counts."""
+
+    output: StoredFolder
+    counts: dict[str, int]
+
+    @property
+    def wrote(self) -> Sequence[StoredFolder]:
+        """The Parquet file."""
+        return [self.output]
 
 
 class MiningPlan:
     """The inputs of a job, written to one Parquet file per part.
 
     Args:
-        folder: where the files are written; `MiningJob.begin` moves them into the workspace.
+        folder: where the files are written; `begin_job` moves them into the job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,177 +89,179 @@ class MiningPlan:
             self.sizes.append(len(part))
 
 
-class PlanFolder:
-    """A temporary folder for a plan, until its fingerprint is known: beside a local `out`, deleted on exit."""
-
-    def __init__(self, out: str) -> None:
-        self._out = out
-        self._lock = ExitStack()
-        name = f"planning-{uuid.uuid4().hex}"
-        if is_uri(out):
-            self._folder = Path(tempfile.gettempdir()) / f"raycol-{name}"
-        else:
-            self._folder = Path(out).parent / f".{Path(out).name}-{name}"
-
-    def __enter__(self) -> MiningPlan:
-        for stale in [] if is_uri(self._out) else sibling_folders(self._out, "planning"):
-            if stale.suffix != _LOCK and not is_locked(Path(f"{stale}{_LOCK}")):  # of a command that died
-                _remove_plan(stale)
-        with writing(self._out):
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(file_lock(Path(f"{self._folder}{_LOCK}"), "planning"))
-            self._folder.mkdir()
-        return MiningPlan(self._folder)
-
-    def __exit__(self, *_: object) -> None:
-        _remove_plan(self._folder)
-        self._lock.close()
-
-
-def _remove_plan(folder: Path) -> None:
-    """Delete the folder of a plan, and then its lock."""
-    shutil.rmtree(folder, ignore_errors=True)
-    Path(f"{folder}{_LOCK}").unlink(missing_ok=True)
-
-
+@dataclass(frozen=True)
 class MiningJob:
-    """An unfinished job in its workspace."""
+    """An unfinished job: its parts, and their inputs. Ray passes it to the workers."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-
-    @classmethod
-    def begin(cls, out: str, plan: MiningPlan, settings: Mapping[str, object]) -> MiningJob:
-        """Start a job, or resume an interrupted one with the same inputs and settings.
-
-        Args:
-            out: folder or URI of the result.
-            plan: the inputs; its files are moved into the workspace.
-            settings: what else decides the result, by name.
-
-        Raises:
-            InputError: a job with other inputs or settings has finished parts for this `out`.
-            RaycolError: the workspace cannot be written.
-        """
-        record = {"format": _FORMAT, **settings, "what is read": plan.digest}
-        fingerprint = xxhash.xxh3_64_hexdigest(json.dumps(record, sort_keys=True, default=str).encode())
-        workspace = workspace_for(out, fingerprint)
-        for other in unfinished_workspaces(out):
-            if other.location != workspace.location:
-                _discard(other, out, record)
-        workspace.begin(_RECORD, json.dumps(record, default=str).encode(), plan.folder)
-        return cls(workspace)
+    parts: PartitionedJob[MinedPart]
+    inputs: StoredFolder
 
     def read_part(self, number: int) -> list[dict[str, Any]]:
         """Return the input rows of a part."""
-        rows: list[dict[str, Any]] = pq.read_table(self.workspace.input_file(_input_name(number))).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(self.input_file(_input_name(number))).to_pylist()
         return rows
 
-    def save_part(self, number: int, table: pa.Table, counts: Mapping[str, int]) -> None:
-        """Write a finished part."""
-        table = table.replace_schema_metadata({_COUNTS: json.dumps(dict(sorted(counts.items())))})
-        self.workspace.save(part_name(number), table)
+    def input_file(self, name: str) -> Path:
+        """Return the local path of an input file."""
+        return self.inputs.file(self.parts.store, name)
 
-    def counts(self, number: int) -> Counter[str] | None:
-        """Return the counts of a part; None if it is not finished."""
-        try:
-            with self.workspace.open(part_name(number)) as file:
-                return Counter(json.loads(file.schema_arrow.metadata[_COUNTS]))
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-            return None
+    def write_part(self, number: int, table: pa.Table, counts: Mapping[str, int]) -> MinedPart:
+        """Write the rows of a part as Parquet; return its record."""
+        counts = dict(sorted(counts.items()))
+        content = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({_COUNTS: json.dumps(counts)}), content, compression="zstd")
+        name, file = _part_name(number), content.getvalue().to_pybytes()
+        self.parts.store.write(f"{self._result}/{name}", file)
+        return MinedPart(output=StoredFolder(folder=self._result, files={name: describe_bytes(file)}), counts=counts)
 
     def run(
         self,
         plan: MiningPlan,
-        actor: Callable[..., Any],
+        worker: type[PartWorker[None, MinedPart]],
         config: WorkersConfig,
         arguments: Mapping[str, Any],
-        stage: str,
+        operation: str,
         report: Report,
         executor: Executor,
-    ) -> tuple[list[Counter[str]], int]:
+    ) -> tuple[list[MinedPart], int]:
         """Compute the parts that are missing.
 
         Args:
             plan: the inputs.
-            actor: class of the workers.
-            config: how many workers to run, and what each reserves.
-            arguments: of the actor, beside the location of the workspace.
-            stage: names the work in errors.
+            worker: class of the workers.
+            config: number and resources of the workers.
+            arguments: constructor arguments of the worker, besides those of `_JobWorker`.
+            operation: names the work in errors.
             report: receives the progress, in rows.
             executor: runs the workers.
 
         Returns:
-            The counts of every part, and the number of parts that an earlier run had finished.
+            The records of every part, and the number of parts that an earlier run had finished.
         """
-        with self.workspace.lock(), executor.session(config):
-            return self._run(
-                plan, actor, config, {"folder": self.workspace.location, **arguments}, stage, report, executor
-            )
-
-    def _run(
-        self,
-        plan: MiningPlan,
-        actor: Callable[..., Any],
-        config: WorkersConfig,
-        arguments: dict[str, Any],
-        stage: str,
-        report: Report,
-        executor: Executor,
-    ) -> tuple[list[Counter[str]], int]:
         n_parts = len(plan.sizes)
-        finished = {number: counts for number in range(n_parts) if (counts := self.counts(number)) is not None}
-        reused = len(finished)
-        workers = executor.n_workers(config)
+        with executor.session(config):
+            finished = self.parts.finished_parts(n_parts)
+            workers, rows, done = executor.n_workers(config), 0, 0
 
-        def report_progress() -> None:
-            busy = min(workers, n_parts - len(finished))
-            note = f"{len(finished)} of {n_parts} parts{f', {busy} running' if busy else ''}"
-            report(sum(plan.sizes[number] for number in finished), sum(plan.sizes), note)
+            def add(numbers: Iterable[int]) -> None:
+                nonlocal rows, done
+                for number in numbers:
+                    rows, done = rows + plan.sizes[number], done + 1
+                report(rows, sum(plan.sizes), progress_note(done, n_parts, workers))
 
-        report_progress()
-        rows = [{"number": number} for number in range(n_parts) if number not in finished]
-        for row in executor.run(actor, config, rows, arguments, stage) if rows else ():
-            number = int(row["number"])
-            counts = self.counts(number)
-            if counts is None:
-                raise RaycolError(
-                    f"{self.workspace}: {part_name(number)} is missing although a worker wrote it; put `out` on "
-                    "storage that all nodes share"
-                )
-            finished[number] = counts
-            report_progress()
-        return [finished[number] for number in range(n_parts)], reused
+            add(finished)
+            arguments, inputs = {"inputs": self.inputs, **arguments}, [None] * n_parts
+            records = self.parts.run(
+                worker, config, inputs, finished, arguments, operation, executor, lambda number, _: add([number])
+            )
+        return records, len(finished)
 
-    def finish(self, out: str, name: str, report: BaseModel) -> None:
-        """Write the report as JSON, and turn the workspace into the result."""
-        self.workspace.finish(out, name, report.model_dump_json(indent=1).encode())
+    def publish(self, out: str, finished: Sequence[MinedPart], name: str, report: BaseModel) -> None:
+        """Turn the finished parts and the report into the result at `out`, and delete the job."""
+        store, target, content = self.parts.store, open_store(out), report.model_dump_json(indent=1).encode()
+        try:
+            files = {name: info for part in finished for name, info in part.output.files.items()}
+            store.check_lengths(self._result, files)
+        except IndexCorruptError as error:
+            raise RaycolError(
+                f"{error}, although a worker wrote it; put `out` on storage that all nodes share"
+            ) from None
+        if isinstance(target, RemoteStore):
+            with tempfile.TemporaryDirectory(prefix="raycol-") as folder:
+                path = Path(folder) / _part_name(0)
+                _join(store, finished, path)
+                target.write(name, content)
+                target.put(path.name, path)
+        else:
+            store.write(f"{self._result}/{name}", content)
+            with writing(out):
+                os.rename(store.location(self._result), target.uri)
+                fsync_folder(Path(target.uri).absolute().parent)
+        self.discard()
 
     def discard(self) -> None:
-        """Delete the workspace."""
-        self.workspace.remove()
+        """Delete the job, and those of other settings, which have no finished part."""
+        with suppress(OSError):  # a worker that is about to end may have a file open, which NFS keeps
+            self.parts.store.clear()
+
+    @property
+    def _result(self) -> str:
+        return f"{self.parts.folder}/result"
+
+
+@contextmanager
+def unfinished_jobs(out: str) -> Iterator[Store]:
+    """Yield the store of the unfinished jobs that write `out`, locked where it is local.
+
+    Raises:
+        InputError: `out` already exists or cannot be written, or another command is running.
+    """
+    target = open_store(out)
+    name = Path(target.uri).name if target.is_local else urlsplit(without_options(out)).path.rstrip("/")[1:]
+    if not name:
+        raise InputError(f"{out}: expected a folder in the bucket, such as {out.rstrip('/')}/NAME")
+    if _has_result(target):
+        raise InputError(f"{out}: already exists; choose another folder, or remove it")
+    store = open_store(join_uri(parent_uri(absolute(target.uri)), f".{base_name(target.uri)}-unfinished"))
+    with store.lock("running"):
+        if store.is_local:
+            store.remove_unfinished()
+        yield store
+
+
+def _has_result(target: Store) -> bool:
+    """Whether the result exists. In an object store, a command that died before its last upload leaves a report."""
+    if target.is_local:
+        return os.path.lexists(target.uri)
+    return bool(set(target.names("")) - {MINING_REPORT, SCORING_REPORT})
+
+
+def begin_job(store: Store, out: str, plan: MiningPlan, settings: Settings) -> MiningJob:
+    """Start a job, or resume an interrupted one with the same inputs and settings.
+
+    Args:
+        store: of the unfinished jobs.
+        out: location of the result, for messages.
+        plan: the inputs; its files are moved into the job.
+        settings: what else decides the result, by name.
+
+    Raises:
+        InputError: a job with other inputs or settings has finished parts for this `out`.
+        RaycolError: the store cannot be written.
+    """
+    settings = {"format": _FORMAT, **settings, "what is read": plan.digest}
+    parts = PartitionedJob(store, "", settings, MinedPart)
+    parts.refuse_others(out)
+    with writing(store):
+        inputs = save_folder(store, plan.folder, f"{parts.folder}/inputs")
+    parts.begin()
+    return MiningJob(parts, inputs)
+
+
+def total_counts(parts: Iterable[MinedPart]) -> Counter[str]:
+    """Return the sum of the parts' counts."""
+    return sum((Counter(part.counts) for part in parts), Counter())
+
+
+def _join(store: Store, parts: Sequence[MinedPart], path: Path) -> None:
+    """Write all parts to one local Parquet file, a row group each."""
+    writer = None
+    try:
+        for part in parts:
+            (name,) = part.output.files
+            with store.open(f"{part.output.folder}/{name}") as source:
+                table = pq.ParquetFile(source).read().replace_schema_metadata(None)
+            with writing(path.parent):
+                writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+                writer.write_table(table, row_group_size=max(1, len(table)))
+    finally:
+        if writer:
+            writer.close()
 
 
 def _input_name(number: int) -> str:
     return f"{number:05d}.parquet"
 
 
-def _discard(other: Workspace, out: str, record: Mapping[str, object]) -> None:
-    """Delete another command's workspace. Raises `InputError` if that command runs or has finished parts."""
-    if other.is_locked():
-        raise InputError(f"{out}: another command is running on it in {other}; wait until it ends, or stop it")
-    if not other.parts():
-        other.remove()
-        return
-    try:
-        theirs = json.loads(other.read(_RECORD))
-        ours = json.loads(json.dumps(record, default=str))
-        names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-        values = [f"{name} ({theirs.get(name)!s:.60} there, {ours.get(name)!s:.60} here)" for name in names]
-        differs = f", which differs in {', '.join(values)}"
-    except (OSError, ValueError, AttributeError):
-        differs = ""
-    raise InputError(
-        f"{out}: another command was interrupted there{differs}; repeat that command to finish it, or remove {other} "
-        "to discard its parts"
-    )
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"

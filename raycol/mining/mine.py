@@ -5,7 +5,6 @@ Each row of the Ray Dataset is a part of the queries; a worker searches, chooses
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 
@@ -22,8 +21,7 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningJob, PlanFolder
-from raycol.mining.opening import check_new
+from raycol.mining.job import MiningPlan, begin_job, total_counts, unfinished_jobs
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
 from raycol.mining.report import MINING_REPORT, MiningReport, format_counts
@@ -49,43 +47,44 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         RaycolError: a worker failed, or `out` cannot be written.
     """
     started = time.monotonic()
-    check_new(config.out)
-    index = Index.open(config.index, config.version)
-    corpus = _find_corpus(config, index)
-    config = _resolve(config, index)
     problems: list[BadRecord] = []
-    with PlanFolder(config.out) as plan:
-        examples = read_examples(config.source, config.on_error, problems)
-        queries = group_queries(with_positives(examples, config.on_error, problems))
-        plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
-        texts = write_texts(plan.folder / _TEXTS, corpus, config.on_error, problems) if corpus else None
-        encoder, cross_encoder = _open_models(config, index)
-        settings = {
-            "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
-            "version": index.version,
-            "model": encoder,
+    with unfinished_jobs(config.out) as store:
+        index = Index.open(config.index, config.version)
+        corpus = _find_corpus(config, index)
+        config = _resolve(config, index)
+        with store.workspace(0) as folder:
+            plan = MiningPlan(folder)
+            examples = read_examples(config.source, config.on_error, problems)
+            queries = group_queries(with_positives(examples, config.on_error, problems))
+            plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
+            texts = write_texts(plan.folder / _TEXTS, corpus, config.on_error, problems) if corpus else None
+            encoder, cross_encoder = _open_models(config, index)
+            settings = {
+                "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),
+                "version": index.version,
+                "model": encoder,
+                "cross_encoder": cross_encoder,
+                "corpus": texts,
+                "on_gpu": config.on_gpu,
+                **config.model_dump(include=_RESULT_SETTINGS),
+            }
+            job = begin_job(store, config.out, plan, settings)
+        arguments = {
+            "config": config,
+            "fingerprint": encoder,
             "cross_encoder": cross_encoder,
-            "corpus": texts,
-            "on_gpu": config.on_gpu,
-            **config.model_dump(include=_RESULT_SETTINGS),
+            "corpus": _TEXTS if texts else None,
         }
-        job = MiningJob.begin(config.out, plan, settings)
-    arguments = {
-        "config": json.dumps(config.effective()),
-        "fingerprint": encoder,
-        "cross_encoder": cross_encoder,
-        "corpus": _TEXTS if texts else None,
-    }
-    parts, reused = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
-    outcome = _report(config, sum(parts, Counter()), len(parts), reused, problems, time.monotonic() - started)
-    if not outcome.rows:
-        job.discard()
-        required = "a negative" if config.short == "keep" else f"{outcome.wanted} negatives"
-        raise InputError(
-            f"{config.data}: none of {outcome.queries} queries has {required} (by the reason "
-            f"that rejected most of their hits: {format_counts(outcome.short)}); raise --to-rank, or relax the bounds"
-        )
-    job.finish(config.out, MINING_REPORT, outcome)
+        parts, reused = job.run(plan, MiningWorker, config, arguments, "mining", report, executor)
+        outcome = _report(config, total_counts(parts), len(parts), reused, problems, time.monotonic() - started)
+        if not outcome.rows:
+            job.discard()
+            required = "a negative" if config.short == "keep" else f"{outcome.wanted} negatives"
+            raise InputError(
+                f"{config.data}: none of {outcome.queries} queries has {required} (by the reason that rejected most "
+                f"of their hits: {format_counts(outcome.short)}); raise --to-rank, or relax the bounds"
+            )
+        job.publish(config.out, parts, MINING_REPORT, outcome)
     return outcome
 
 

@@ -5,7 +5,6 @@ Each row of the Ray Dataset is a part of the examples; a worker scores it and wr
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +19,7 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import ScoreConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningJob, PlanFolder
-from raycol.mining.opening import check_new
+from raycol.mining.job import MiningPlan, begin_job, total_counts, unfinished_jobs
 from raycol.mining.report import SCORING_REPORT, ScoringReport
 from raycol.mining.scoring import EXAMPLE_SCHEMA
 from raycol.mining.workers import ScoringWorker
@@ -40,47 +38,48 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
         RaycolError: a worker failed, or `out` cannot be written.
     """
     started = time.monotonic()
-    check_new(config.out)
-    find_checkpoint(config.teacher)
     problems: list[BadRecord] = []
     example_counts: Counter[str] = Counter()
-    with PlanFolder(config.out) as plan:
-        plan.add(_read(config, problems, example_counts), EXAMPLE_SCHEMA, config.queries_per_part)
-        if not plan.sizes:
-            raise InputError(
-                f"{config.data}: none of {example_counts['examples']} examples has "
-                f"{2 if config.short == 'keep' else config.n_ways} documents; lower --n-ways"
-            )
-        # Importing torch takes seconds, so other input is checked first.
-        teacher = load_cross_encoder(config.teacher, device="cpu", max_length=config.max_length)
-        probe_cross_encoder(teacher, config.teacher)
-        fingerprint = cross_encoder_fingerprint(teacher)
-        # Workers run in other directories, so the path is made absolute.
-        config = config.model_copy(update={"teacher": model_name(config.teacher)})
-        settings = {"teacher": fingerprint, **config.model_dump(include=_RESULT_SETTINGS), "on_gpu": config.on_gpu}
-        job = MiningJob.begin(config.out, plan, settings)
-    arguments = {"config": json.dumps(config.effective()), "fingerprint": fingerprint}
-    parts, reused = job.run(plan, ScoringWorker, config, arguments, "scoring", report, executor)
-    counts: Counter[str] = sum(parts, Counter())
-    outcome = ScoringReport(
-        out=config.out,
-        teacher=config.teacher,
-        examples=example_counts["examples"],
-        rows=counts["rows"],
-        n_ways=config.n_ways,
-        pairs=counts["pairs"],
-        cut=counts["cut"],
-        positive_first=counts["positive first"],
-        short=example_counts["short"],
-        short_kept=example_counts["short kept"],
-        documents_left_out=example_counts["documents left out"],
-        parts=len(parts),
-        reused_parts=reused,
-        skipped=problems,
-        seconds=round(time.monotonic() - started, 3),
-        versions=library_versions(),
-    )
-    job.finish(config.out, SCORING_REPORT, outcome)
+    with unfinished_jobs(config.out) as store:
+        find_checkpoint(config.teacher)
+        with store.workspace(0) as folder:
+            plan = MiningPlan(folder)
+            plan.add(_read(config, problems, example_counts), EXAMPLE_SCHEMA, config.queries_per_part)
+            if not plan.sizes:
+                raise InputError(
+                    f"{config.data}: none of {example_counts['examples']} examples has "
+                    f"{2 if config.short == 'keep' else config.n_ways} documents; lower --n-ways"
+                )
+            # Importing torch takes seconds, so other input is checked first.
+            teacher = load_cross_encoder(config.teacher, device="cpu", max_length=config.max_length)
+            probe_cross_encoder(teacher, config.teacher)
+            fingerprint = cross_encoder_fingerprint(teacher)
+            # Workers run in other directories, so the path is made absolute.
+            config = config.model_copy(update={"teacher": model_name(config.teacher)})
+            settings = {"teacher": fingerprint, **config.model_dump(include=_RESULT_SETTINGS), "on_gpu": config.on_gpu}
+            job = begin_job(store, config.out, plan, settings)
+        arguments = {"config": config, "fingerprint": fingerprint}
+        parts, reused = job.run(plan, ScoringWorker, config, arguments, "scoring", report, executor)
+        counts = total_counts(parts)
+        outcome = ScoringReport(
+            out=config.out,
+            teacher=config.teacher,
+            examples=example_counts["examples"],
+            rows=counts["rows"],
+            n_ways=config.n_ways,
+            pairs=counts["pairs"],
+            cut=counts["cut"],
+            positive_first=counts["positive first"],
+            short=example_counts["short"],
+            short_kept=example_counts["short kept"],
+            documents_left_out=example_counts["documents left out"],
+            parts=len(parts),
+            reused_parts=reused,
+            skipped=problems,
+            seconds=round(time.monotonic() - started, 3),
+            versions=library_versions(),
+        )
+        job.publish(config.out, parts, SCORING_REPORT, outcome)
     return outcome
 
 

@@ -1,7 +1,8 @@
-"""Actors of `raycol mine` and `raycol score`; each input row names a part of the job."""
+"""Actors of `raycol mine` and `raycol score`."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,58 +11,54 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raycol.distributed.partitioned_job import PartitionedJob, PartWorker
 from raycol.index import Index
-from raycol.indexing.part import release_memory
-from raycol.indexing.workers import Worker, open_encoder
+from raycol.indexing.workers import open_encoder
 from raycol.mining.candidates import NegativeRules
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
-from raycol.mining.job import MiningJob
-from raycol.mining.opening import open_workspace
+from raycol.mining.job import MinedPart, MiningJob
 from raycol.mining.part import Miner
 from raycol.mining.queries import from_row
 from raycol.mining.scoring import score_part
 from raycol.mining.texts import CorpusTexts, IndexTexts
+from raycol.storage import StoredFolder
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
-class _JobWorker(Worker):
-    """Computes parts of a job, and saves each one before it returns the part's number."""
+class _JobWorker(PartWorker[None, MinedPart]):
+    """Computes parts of a job, whose inputs are files of the job."""
 
-    empty_result = {"number": -1}  # noqa: RUF012
-
-    def __init__(self, on_gpu: bool, dtype: str, folder: str) -> None:
-        super().__init__(on_gpu, dtype)
-        self.job = MiningJob(open_workspace(folder))
+    def __init__(self, on_gpu: bool, dtype: str, job: PartitionedJob[MinedPart], inputs: StoredFolder) -> None:
+        super().__init__(on_gpu, dtype, job)
+        self.files = MiningJob(job, inputs)
         self._first_query = ""
 
-    def describe(self, row: dict[str, Any]) -> str:
+    def describe(self, number: int, input_: None) -> str:
         """Name a part by its number and, once it has been read, its first query."""
         begins = f", which begins with the query {self._first_query[:60]!r}" if self._first_query else ""
-        return f"part {int(row['number'])}{begins}"
+        return f"part {number}{begins}"
 
-    def work(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Compute and save a part; return its number."""
-        number = int(row["number"])
+    def compute(self, number: int, input_: None) -> MinedPart:
+        """Compute a part and write its rows."""
         self._first_query = ""
-        rows = self.job.read_part(number)
+        rows = self.files.read_part(number)
         self._first_query = str(rows[0]["query"])
-        self.job.save_part(number, *self.compute(rows))
-        release_memory()
-        return {"number": number}
+        return self.files.write_part(number, *self.compute_rows(rows))
 
-    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+    @abstractmethod
+    def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the result of a part, and its counts."""
-        raise NotImplementedError
 
 
 class MiningWorker(_JobWorker):
     """Mines negatives.
 
     Args:
-        config: a `MineConfig`, as JSON.
+        on_gpu, dtype, job, inputs: see `_JobWorker`.
+        config: the settings.
         fingerprint: of the encoder.
         cross_encoder: fingerprint of the cross-encoder, if one is used.
         corpus: name of the input file with texts; None if the index stores them.
@@ -71,14 +68,15 @@ class MiningWorker(_JobWorker):
         self,
         on_gpu: bool,
         dtype: str,
-        folder: str,
-        config: str,
+        job: PartitionedJob[MinedPart],
+        inputs: StoredFolder,
+        config: MineConfig,
         fingerprint: str,
         cross_encoder: str | None,
         corpus: str | None,
     ) -> None:
-        super().__init__(on_gpu, dtype, folder)
-        self.config = MineConfig.model_validate_json(config)
+        super().__init__(on_gpu, dtype, job, inputs)
+        self.config = config
         self._fingerprint = fingerprint
         self._cross_encoder = cross_encoder
         self._corpus = corpus
@@ -90,7 +88,7 @@ class MiningWorker(_JobWorker):
         self._miner = Miner(
             index=index,
             encoder=open_encoder(str(config.model), self.on_gpu, self.dtype, self._fingerprint),
-            texts=CorpusTexts(self.job.workspace.input_file(self._corpus)) if self._corpus else IndexTexts(index),
+            texts=CorpusTexts(self.files.input_file(self._corpus)) if self._corpus else IndexTexts(index),
             rules=negative_rules(config),
             from_rank=config.from_rank,
             to_rank=config.to_rank,
@@ -113,7 +111,7 @@ class MiningWorker(_JobWorker):
 
         return score
 
-    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+    def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the part's queries with their negatives."""
         return self._miner([from_row(row) for row in rows])
 
@@ -135,13 +133,22 @@ class ScoringWorker(_JobWorker):
     """Scores examples.
 
     Args:
-        config: a `ScoreConfig`, as JSON.
+        on_gpu, dtype, job, inputs: see `_JobWorker`.
+        config: the settings.
         fingerprint: of the teacher.
     """
 
-    def __init__(self, on_gpu: bool, dtype: str, folder: str, config: str, fingerprint: str) -> None:
-        super().__init__(on_gpu, dtype, folder)
-        self.config = ScoreConfig.model_validate_json(config)
+    def __init__(
+        self,
+        on_gpu: bool,
+        dtype: str,
+        job: PartitionedJob[MinedPart],
+        inputs: StoredFolder,
+        config: ScoreConfig,
+        fingerprint: str,
+    ) -> None:
+        super().__init__(on_gpu, dtype, job, inputs)
+        self.config = config
         self._fingerprint = fingerprint
 
     def open(self) -> None:
@@ -151,6 +158,6 @@ class ScoringWorker(_JobWorker):
             config.teacher, self.on_gpu, self.dtype, self._fingerprint, config.max_length
         )
 
-    def compute(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
+    def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the part's examples with their scores."""
         return score_part(rows, self._teacher, self.config.batch_size)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from raycol.distributed.session import unwrap_ray_error
 from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
 from raycol.serving.circuit_breaker import CircuitBreaker
@@ -177,7 +178,7 @@ class ShardHandles:
             response.cancel()
             raise
         except Exception as error:
-            if isinstance(cause := getattr(error, "cause", None), InputError):
+            if isinstance(cause := unwrap_ray_error(error), InputError):
                 raise cause from None
             raise
         name = str(number)

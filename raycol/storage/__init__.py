@@ -15,7 +15,7 @@ from raycol.storage.checked_files import (
     save_bytes,
 )
 from raycol.storage.local import LocalStore
-from raycol.storage.store import MANIFESTS, Store, absolute
+from raycol.storage.store import MANIFESTS, Store, StoredFolder, absolute, save_folder
 
 __all__ = [
     "MANIFESTS",
@@ -23,6 +23,7 @@ __all__ = [
     "Files",
     "Name",
     "Store",
+    "StoredFolder",
     "absolute",
     "content_name",
     "open_array",
@@ -30,6 +31,7 @@ __all__ = [
     "open_store",
     "save_array",
     "save_bytes",
+    "save_folder",
 ]
 
 

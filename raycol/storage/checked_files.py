@@ -187,6 +187,11 @@ def describe_file(path: Path) -> FileInfo:
         return FileInfo(bytes=os.fstat(file.fileno()).st_size, xxh3=digest(file))
 
 
+def describe_bytes(content: bytes) -> FileInfo:
+    """Return the length and checksum of a file's content."""
+    return FileInfo(bytes=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
+
+
 def digest(file: Any) -> str:
     """XXH3 128-bit checksum of the rest of a binary file, in hexadecimal."""
     checksum = xxhash.xxh3_128()

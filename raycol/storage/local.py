@@ -9,12 +9,13 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from raycol.core.locks import file_lock
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.storage.checked_files import (
     FileInfo,
@@ -25,7 +26,7 @@ from raycol.storage.checked_files import (
     open_checked,
     save_bytes,
 )
-from raycol.storage.store import MANIFESTS, UNFINISHED, Store
+from raycol.storage.store import LOCK, MANIFESTS, UNFINISHED, Store
 
 # Attempts to write a file while concurrent vacuums delete it as unfinished.
 _ATTEMPTS = 20
@@ -41,6 +42,9 @@ class LocalStore(Store):
         self._flushed: set[Path] = set()
         self.root = root
         self.uri = str(root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self.root.absolute(),)
 
     def location(self, name: str) -> str:
         """Path of a file or folder, for messages."""
@@ -208,6 +212,31 @@ class LocalStore(Store):
             path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 fsync_folder(path.parent)
+
+    def remove_empty_folder(self, name: str) -> None:
+        """Delete a folder if nothing is in it; a writer creates it again."""
+        with suppress(OSError):
+            (self.root / name).rmdir()
+
+    @contextmanager
+    def lock(self, doing: str) -> Iterator[None]:
+        """Hold a lock file, which the system releases when the process ends; delete it, and then an empty folder."""
+        self.check_writable()
+        path = self.root / LOCK
+        try:
+            with ExitStack() as stack:
+                with writing(self.uri):
+                    self._make_folder(self.root)
+                    stack.enter_context(file_lock(path, doing))
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):  # not empty, or deleted
+                self.root.rmdir()
+            self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
         """Delete the empty folders that this store created."""

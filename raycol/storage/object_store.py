@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -46,6 +47,9 @@ class RemoteStore(Store):
 
     def __str__(self) -> str:
         return self._display_uri
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteStore, (self.uri,)
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names directly under a folder, without retired objects."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from raycol.core.uris import is_uri
-from raycol.storage.checked_files import FileInfo, Files, check_contents
+from raycol.storage.checked_files import FileInfo, Files, check_contents, content_name, describe_file, fsync_tree
 
 UNFINISHED = "unfinished"
 MANIFESTS = "manifests"
+LOCK = ".lock"
 
 
 class Store(ABC):
@@ -28,6 +31,10 @@ class Store(ABC):
 
     def __str__(self) -> str:
         return self.uri
+
+    @abstractmethod
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Serialise as the location: Ray passes stores to workers."""
 
     def location(self, name: str) -> str:
         """Path or URI of a file or folder in the store, for messages."""
@@ -111,6 +118,32 @@ class Store(ABC):
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with its contents, if it exists."""
 
+    def clear(self) -> None:
+        """Delete everything but the lock."""
+        for name in self.names(""):
+            if name != LOCK:
+                self.remove(name)
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed writers left. Only safe while no writer is running."""
+        for name in self.names(""):
+            if UNFINISHED in name:
+                self.remove(name)
+
+    def remove_empty_folder(self, name: str) -> None:  # noqa: B027
+        """Delete a folder if nothing is in it, also while others write; without effect where there are no folders."""
+
+    def lock(self, doing: str) -> AbstractContextManager[None]:
+        """Keep other commands out while the block runs, where the medium has locks.
+
+        Args:
+            doing: what the command does, for the message of another one that finds the store locked.
+
+        Raises:
+            InputError: another command holds the lock.
+        """
+        return nullcontext()
+
     @abstractmethod
     def remove_if_empty(self) -> None:
         """Delete empty folders that this store created, after a build was refused before it wrote anything."""
@@ -125,6 +158,36 @@ class Store(ABC):
     @abstractmethod
     def why_not_an_index(self) -> str:
         """Describe what the location holds, given that it has no manifests."""
+
+
+class StoredFolder(BaseModel):
+    """A folder of a store, with the size and checksum of each file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str
+    files: Files
+
+    def open(self, store: Store) -> Path:
+        """Return a local folder with these files, after comparing all checksums. Raises `IndexCorruptError`."""
+        return store.checked(self.folder, self.files)
+
+    def file(self, store: Store, name: str) -> Path:
+        """Return the local path of one of the files; in an object store, only that one is downloaded."""
+        return store.folder(self.folder, {name: self.files[name]}) / name
+
+    def is_intact(self, store: Store) -> bool:
+        """Whether every file exists with its checksum."""
+        return all(store.describe(f"{self.folder}/{name}") == info for name, info in self.files.items())
+
+
+def save_folder(store: Store, workspace: Path, parent: str, base: int = 0) -> StoredFolder:
+    """Move a workspace's files to a folder under `parent` in the store, named `base` and a hash of their contents."""
+    files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
+    fsync_tree(workspace)
+    name = f"{parent}/{content_name(base, files)}"
+    store.publish(workspace, name, files)
+    return StoredFolder(folder=name, files=files)
 
 
 def absolute(uri: str | Path) -> str:

@@ -14,12 +14,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from raycol.errors import IndexCorruptError, RaycolError, writing
-from raycol.storage import Files, Store
-from raycol.storage.checked_files import content_name, describe_file, fsync_tree, seal, unseal
-from raycol.storage.store import UNFINISHED
+from raycol.storage import Store, StoredFolder, save_folder
+from raycol.storage.checked_files import seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -27,42 +24,11 @@ _FOLDER = "checkpoints"
 _MAX_MANIFEST_BYTES = 1 << 20
 
 
-class StoredFolder(BaseModel):
-    """A folder of the store, with the size and checksum of each file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    folder: str
-    files: Files
-
-    def open(self, store: Store) -> Path:
-        """Return a local folder with these files, after verifying their checksums.
-
-        Raises:
-            RaycolError: a file is missing or damaged.
-        """
-        try:
-            return store.checked(self.folder, self.files)
-        except IndexCorruptError as error:
-            raise RaycolError(
-                f"{store}: the training's storage is damaged ({error}); remove it and train again"
-            ) from error
-
-
 class Checkpoint(StoredFolder):
     """The state after a step, and the metrics of its evaluation (empty if there was none)."""
 
     step: int
     metrics: dict[str, float]
-
-
-def publish(store: Store, workspace: Path, parent: str, base: int = 0) -> StoredFolder:
-    """Move a workspace's files to a folder under `parent` in the store, named `base` and a hash of their contents."""
-    files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
-    fsync_tree(workspace)
-    name = f"{parent}/{content_name(base, files)}"
-    store.publish(workspace, name, files)
-    return StoredFolder(folder=name, files=files)
 
 
 def list_checkpoints(store: Store) -> list[Checkpoint]:
@@ -116,7 +82,7 @@ def save_checkpoint(store: Store, step: int, metrics: dict[str, float], write: C
     """Write a checkpoint's files to a workspace with `write` and commit them atomically."""
     with writing(store), store.workspace(step) as workspace:
         write(workspace)
-        folder = publish(store, workspace, _FOLDER, step)
+        folder = save_folder(store, workspace, _FOLDER, step)
         checkpoint = Checkpoint(step=step, folder=folder.folder, files=folder.files, metrics=metrics)
         store.write(f"{_FOLDER}/{step:08d}.json", seal(checkpoint.model_dump_json().encode()))
     return checkpoint
@@ -139,9 +105,7 @@ def prune(store: Store, keep: int, metric: str) -> None:
             referenced = name.endswith(".json") or f"{_FOLDER}/{name}" in committed
             if checkpoints and not referenced and step.isdigit() and int(step) <= checkpoints[-1].step:
                 store.remove(f"{_FOLDER}/{name}")
-        for name in store.names(""):
-            if UNFINISHED in name:
-                store.remove(name)
+        store.remove_unfinished()
 
 
 class AsyncCheckpointer:

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raycol import errors
 from raycol.core.lazy import without_gc
 from raycol.core.progress import Report, no_report
 from raycol.core.uris import is_uri, join_uri, without_options
@@ -36,7 +35,6 @@ from raycol.training.run_storage import (
     check_out,
     export_model,
     is_done,
-    lock_storage,
     mark_done,
     open_run,
     prepare_run,
@@ -106,7 +104,7 @@ def train(
     }
     config = config.model_copy(update=absolute_paths)
     store = open_store(config.storage_uri)
-    with lock_storage(store):
+    with store.lock("training"):
         unfinished = open_run(store, config)
         try:
             run = unfinished or prepare_run(store, config)
@@ -174,9 +172,9 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
     """Train as one worker on the data of a prepared run."""
     from raycol.training.worker import fit
 
-    collection = run.collection.open(store) if run.collection else None
+    data, collection = run.open(store)
     with tempfile.TemporaryDirectory() as workspace:
-        fit(config, run.work, run.data.open(store), collection, Path(workspace), store, on_record)
+        fit(config, run.work, data, collection, Path(workspace), store, on_record)
 
 
 def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
@@ -194,7 +192,7 @@ def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record
     monitor = start_run_monitor()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"config": config.effective(), "run": run.model_dump_json(), "monitor": monitor},
+        train_loop_config={"config": config, "run": run, "monitor": monitor},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
         ),
@@ -207,10 +205,9 @@ def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record
         ),
     )
     with ray_errors("training"), watch(monitor, report, on_record), _restore_sigint():
-        failure: str = trainer.fit().return_value
+        failure: RaycolError | None = trainer.fit().return_value
     if failure:
-        kind, _, message = failure.partition(" ")
-        raise getattr(errors, kind)(message)
+        raise failure
 
 
 @contextmanager
@@ -226,55 +223,56 @@ def _restore_sigint() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _train_worker(loop: dict[str, Any]) -> str:
-    """Train loop of one worker. Returns the failure that ended training, as in `RunMonitor.report_failure`, or ""."""
+def _train_worker(loop: dict[str, Any]) -> RaycolError | None:
+    """Train loop of one worker. Returns the error that ended training: if it were raised, Ray would start again."""
     import ray
     import ray.train
 
     with without_gc():
         from raycol.training.trainer import StoppedError
 
-    config, run = TrainConfig.model_validate(loop["config"]), TrainingRun.model_validate_json(loop["run"])
+    config: TrainConfig = loop["config"]
     monitor, store = loop["monitor"], open_store(str(config.storage))
     is_rank_0 = ray.train.get_context().get_world_rank() == 0
     failure = _broadcast(partial(_register_start, monitor, store) if is_rank_0 else None)
     if failure:
         return failure
     try:
-        _fit(config, run, store, _record_publisher(monitor) if is_rank_0 else lambda record: None)
+        _fit(config, loop["run"], store, _record_publisher(monitor) if is_rank_0 else lambda record: None)
+    except StoppedError as error:  # on all workers
+        return RaycolError(str(error))
     except RaycolError as error:
-        on_all_workers = isinstance(error, StoppedError)
-        failure = f"{'RaycolError' if on_all_workers else type(error).__name__} {error}"
-        if on_all_workers or config.num_workers == 1:
-            return failure
-        # The other workers block on this one. Ray restarts all of them, and they get the failure from the monitor.
-        ray.get(monitor.report_failure.remote(failure, final=True))
+        if config.num_workers == 1:
+            return error
+        # The other workers block on this one. Ray restarts all of them, and they get the error from the monitor.
+        ray.get(monitor.end_with.remote(error))
         raise
     except Exception as error:
-        ray.get(monitor.report_failure.remote(f"{type(error).__name__} {type(error).__name__}: {error}", final=False))
+        ray.get(monitor.report_crash.remote(f"{type(error).__name__}: {error}"))
         raise
     if is_rank_0:
         mark_done(store)
-    return ""
+    return None
 
 
-def _broadcast(compute: Callable[[], str] | None) -> str:
+def _broadcast(compute: Callable[[], RaycolError | None] | None) -> RaycolError | None:
     """Broadcast the result of rank 0's `compute` to all workers; the others pass None."""
     from torch import distributed
 
-    result = [compute() if compute else ""]
+    result = [compute() if compute else None]
     if distributed.is_initialized():
         distributed.broadcast_object_list(result)
     return result[0]
 
 
-def _register_start(monitor: Any, store: Store) -> str:
+def _register_start(monitor: Any, store: Store) -> RaycolError | None:
     import ray
 
     from raycol.training.checkpoints import list_checkpoints
 
     checkpoints = list_checkpoints(store)
-    return str(ray.get(monitor.register_start.remote(checkpoints[-1].step if checkpoints else 0)))
+    error: RaycolError | None = ray.get(monitor.register_start.remote(checkpoints[-1].step if checkpoints else 0))
+    return error
 
 
 def _record_publisher(monitor: Any) -> Any:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raycol.core.progress import Report
+from raycol.errors import RaycolError
 from raycol.training.record import OnRecord, Record
 
 _POLL_INTERVAL_S = 0.5
@@ -29,8 +30,8 @@ class RunMonitor:
         self._instance = uuid.uuid4().hex
         self._records: list[Record] = []
         self._start_steps: list[int] = []
-        self._failure = ""
-        self._last_error = ""
+        self._failure: RaycolError | None = None
+        self._last_crash = ""
 
     def add_record(self, record: Record) -> None:
         """Append the record of a step or an evaluation."""
@@ -40,19 +41,21 @@ class RunMonitor:
         """This instance's id, and its records after the first `n`; all of them if `instance` is another id."""
         return self._instance, self._records[n if instance == self._instance else 0 :]
 
-    def register_start(self, step: int) -> str:
-        """Register that workers start from a step; return the failure that forbids it, as in `report_failure`."""
+    def register_start(self, step: int) -> RaycolError | None:
+        """Register that workers start from a step; return the error that forbids it."""
         self._start_steps.append(step)
         if not self._failure and self._start_steps[-_MAX_STARTS - 1 :] == [step] * (_MAX_STARTS + 1):
-            cause = self._last_error or "a worker died, perhaps out of memory"
-            self._failure = f"RaycolError training failed {_MAX_STARTS} times from step {step}: {cause}"
+            cause = self._last_crash or "a worker died, perhaps out of memory"
+            self._failure = RaycolError(f"training failed {_MAX_STARTS} times from step {step}: {cause}")
         return self._failure
 
-    def report_failure(self, failure: str, final: bool) -> None:
-        """Register an error, as its class name, a space and its message. A final one ends training."""
-        if final:
-            self._failure = self._failure or failure
-        self._last_error = failure.partition(" ")[2]
+    def end_with(self, error: RaycolError) -> None:
+        """Register the error that ends training, unless there is one."""
+        self._failure = self._failure or error
+
+    def report_crash(self, description: str) -> None:
+        """Register an unexpected error of a worker; training starts again."""
+        self._last_crash = description
 
 
 def start_run_monitor() -> Any:

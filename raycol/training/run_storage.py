@@ -23,23 +23,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raycol.core.locks import file_lock
 from raycol.core.uris import is_uri, without_options
 from raycol.data import corpus_files
 from raycol.data.corpus import source_state
 from raycol.data.files import folder_state, path_kind
-from raycol.errors import InputError, RaycolError, writing
+from raycol.distributed.partitioned_job import differences
+from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.models.remote import check_writable, model_exists, publish_model
-from raycol.storage import MANIFESTS, Store, open_store
+from raycol.storage import MANIFESTS, Store, StoredFolder, open_store, save_folder
 from raycol.storage.checked_files import fsync_folder, fsync_tree, is_content_name
-from raycol.storage.store import UNFINISHED
 from raycol.training.checkpoints import (
     Checkpoint,
-    StoredFolder,
     first_intact,
     list_checkpoints,
     newest_intact,
-    publish,
     rank_by_metric,
 )
 from raycol.training.config import TrainConfig
@@ -47,8 +44,7 @@ from raycol.training.evaluation import METRIC
 from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
-_LOCK = ".lock"
-_ENTRIES = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray", _LOCK)
+_ENTRIES = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
 _CONTENT_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
 
@@ -64,29 +60,18 @@ class TrainingRun(BaseModel):
     data: StoredFolder
     collection: StoredFolder | None
 
+    def open(self, store: Store) -> tuple[Path, Path | None]:
+        """Return local folders with the data and the collection, after comparing all checksums.
 
-@contextmanager
-def lock_storage(store: Store) -> Iterator[None]:
-    """Lock a local storage against other trainings for the duration of the block.
-
-    Raises:
-        InputError: another process holds the lock.
-    """
-    store.check_writable()
-    if not store.is_local:
-        yield
-        return
-    folder = Path(store.uri)
-    with writing(store):
-        folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / _LOCK, "training"):
+        Raises:
+            RaycolError: a file is missing or damaged.
+        """
         try:
-            yield
-        finally:
-            if folder.is_dir() and os.listdir(folder) == [_LOCK]:
-                with suppress(OSError):
-                    (folder / _LOCK).unlink()
-                    folder.rmdir()
+            return self.data.open(store), self.collection.open(store) if self.collection else None
+        except IndexCorruptError as error:
+            raise RaycolError(
+                f"{store}: the training's storage is damaged ({error}); remove it and train again"
+            ) from error
 
 
 def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
@@ -103,13 +88,11 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
             raise InputError(f"{store}: has checkpoints but no readable {RUN}; remove them to train anew") from None
         _check_unused(store)
         return None
-    settings = config.outcome()
-    for name in settings.keys() | run.settings.keys():
-        if settings.get(name) != run.settings.get(name):
-            raise InputError(
-                f"{store}: holds an unfinished training with {name} {run.settings.get(name)!r}, not "
-                f"{settings.get(name)!r}; pass the same settings to resume it, remove it, or choose another --out"
-            )
+    if differs := differences(run.settings, config.outcome()):
+        raise InputError(
+            f"{store}: holds an unfinished training that differs in {differs}; pass the same settings to resume it, "
+            "remove it, or choose another --out"
+        )
     if _inputs(config) != run.inputs:
         raise InputError(
             f"{store}: holds an unfinished training whose model or data has changed; restore them, remove the "
@@ -156,8 +139,8 @@ def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
             settings=config.outcome(),
             inputs=_inputs(config),
             work=task,
-            data=publish(store, data, data.name),
-            collection=publish(store, collection, collection.name) if config.evaluates else None,
+            data=save_folder(store, data, data.name),
+            collection=save_folder(store, collection, collection.name) if config.evaluates else None,
         )
         store.write(RUN, run.model_dump_json().encode())
     return run
@@ -267,10 +250,10 @@ def _last_checkpoint(store: Store) -> Checkpoint | None:
 
 def remove_run(store: Store) -> None:
     """Remove a training's files, and its folder if nothing else is in it."""
-    unfinished = [name for name in store.names("") if UNFINISHED in name]
     with writing(store):
-        for name in (*_ENTRIES, *unfinished):
+        for name in _ENTRIES:
             store.remove(name)
+        store.remove_unfinished()
     if store.is_local:
         with suppress(OSError):
             Path(store.uri).rmdir()  # fails if not empty

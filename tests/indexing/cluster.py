@@ -180,7 +180,7 @@ def report_of(root: Path) -> BuildReport:
 
 
 def records(root: Path) -> dict[str, int]:
-    """Journal records of finished parts, each with its inode, which changes if it is written again."""
+    """Records of finished parts, each with its inode, which changes if it is written again."""
     inodes = {}
     for path in root.glob("builds/*/0*.json"):
         try:

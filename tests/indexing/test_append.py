@@ -183,3 +183,59 @@ def test_a_damaged_finished_part_is_rebuilt(tmp_path: Path, verb: str, damaged: 
     assert report.reused_parts == (0 if "codebooks" in damaged else 1)
     assert Index.open(out).verify() == []
     assert contents(out) == contents(whole)
+
+
+def test_a_build_over_an_unfinished_one_with_other_settings_is_refused(tmp_path: Path) -> None:
+    corpus, out = save(tmp_path / "c.npz", make_clustered(30, 16, seed=6), 0), tmp_path / "i"
+
+    def build(stop_at: str = "", **settings: object) -> BuildReport:
+        def report(done: float, total: float | None = None, note: str = "") -> None:
+            if stop_at and stop_at in note:
+                raise KeyboardInterrupt
+
+        config = IndexConfig(corpus=str(corpus), out=str(out), **{"docs_per_partition": 10, **settings})
+        return build_index(config, report)
+
+    def unfinished() -> set[Path]:
+        return set((out / "builds").iterdir())
+
+    with pytest.raises(KeyboardInterrupt):
+        build(" 0 of 3 parts", seed=1)
+    without_parts = unfinished()
+    with pytest.raises(KeyboardInterrupt):
+        build(" 2 of 3 parts", bits=2)
+    (folder,) = unfinished() - without_parts
+    for settings in ({}, {"seed": 1}):
+        with pytest.raises(
+            InputError, match=rf"i: another command .* differs in bits \(2 there, 4 here\).* {folder} to"
+        ):
+            build(**settings)
+    with pytest.raises(InputError, match=r"differs in docs_per_partition \(10 there, 9 here\), corpus .*; repeat"):
+        build(bits=2, docs_per_partition=9)
+    assert unfinished() == without_parts | {folder}
+    assert build(bits=2).reused_parts == 2
+    assert not (out / "builds").exists()
+    with pytest.raises(InputError, match="already holds an index"):
+        build()
+
+
+def test_appends_with_other_settings_run_side_by_side(tmp_path: Path) -> None:
+    documents = make_clustered(60, 16, seed=6)
+    out = tmp_path / "i"
+    base, one, other = (save(tmp_path / f"{n}.npz", documents[n : n + 20], n) for n in (0, 20, 40))
+    build_index(IndexConfig(corpus=str(base), out=str(out)))
+
+    def stop(done: float, total: float | None = None, note: str = "") -> None:
+        if "2 of 4 parts" in note:
+            raise KeyboardInterrupt
+
+    slow = AppendConfig(index=str(out), corpus=str(one), docs_per_partition=5)
+    with pytest.raises(KeyboardInterrupt):
+        append_corpus(slow, stop)
+    # It starts from the version that the other append commits, so that one must not remove it.
+    later = out / "builds" / "00000002-0123456789abcdef"
+    shutil.copytree(next((out / "builds").iterdir()), later)
+    assert append(out, other, docs_per_partition=10).version == 2
+    assert [path.name for path in (out / "builds").iterdir()] == [later.name]
+    assert append_corpus(slow).version == 3
+    assert len(Index.open(out)) == 60

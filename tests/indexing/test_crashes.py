@@ -179,15 +179,15 @@ def test_a_build_continues_after_being_killed_in_every_phase(
     cluster.settle()
     committed, before = (out / "manifests").exists(), records(out)
     if not committed:
-        # A partition that is missing although the journal records it is rebuilt.
-        missing = BuiltPart.model_validate_json(unseal(next(out.glob("builds/*/*-00000001.json")).read_bytes()))
+        # A partition that is missing although its part is recorded is rebuilt.
+        missing = BuiltPart.model_validate_json(unseal(next(out.glob("builds/*/00000001.json")).read_bytes()))
         assert missing.info
         shutil.rmtree(out / "partitions" / missing.info.name)
     if list(out.glob("builds/*")):
         with start(cluster, corpora[0], out) as build:
             build.finish()
     else:
-        Index.open(out).vacuum()  # it died while it deleted the last of its journal
+        Index.open(out).vacuum()  # it died while it deleted the last of its records
     assert committed or report_of(out).reused_parts == len(before) - 1 == PARTS - 1
     assert contents(out) == contents(undisturbed)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from raycol.data import Fields, corpus_files
 from raycol.distributed.executor import IN_PROCESS
+from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.index.format.manifest import CodebookInfo
 from raycol.indexing import IndexConfig
-from raycol.indexing.journal import Journal
 from raycol.indexing.part import BuiltPart, PartSettings
 from raycol.indexing.partitions import Target, build_partitions
 from raycol.indexing.plan import plan_build
@@ -28,22 +28,23 @@ class TwoWorkers(type(IN_PROCESS)):
     def n_workers(self, config: object) -> int:
         return 2
 
-    def run(self, worker: object, config: object, rows: list[dict[str, Any]], *rest: object) -> Iterator[dict]:
+    def run(self, worker: object, config: object, inputs: dict[int, Any], *rest: object) -> Iterator[Any]:
         time.sleep(0.5)
-        for row in rows:
-            yield {"number": row["number"], "built": built(1000, 0.01).model_dump_json()}
+        for number in inputs:
+            yield number, built(1000, 0.01)
 
 
 def test_the_reported_rate_excludes_reused_parts_and_worker_startup(corpus: Path, tmp_path: Path) -> None:
     plan = plan_build(corpus_files(str(corpus)), Fields(), 15)
-    target = Target("i", 16, 4, None, CodebookInfo(name="c", n_centroids=1, error=0, files={}))
+    store = open_store(str(tmp_path))
+    target = Target(store, 16, 4, None, CodebookInfo(name="c", n_centroids=1, error=0, files={}))
     reports: list[tuple[float, float | None, str]] = []
     done = build_partitions(
         IndexConfig(corpus="c", out="i"),
         plan,
         PartSettings(Fields(), {}, 100, 1, "fail", 0),
         target,
-        Journal(open_store(str(tmp_path)), 0, "f"),
+        PartitionedJob(store, "builds/00000000-", {}, BuiltPart),
         {2: built(10**9, 1.0)},
         lambda done, total, note: reports.append((done, total, note)),
         TwoWorkers(),

@@ -15,7 +15,7 @@ from raycol.index.format.manifest import ModelInfo
 from raycol.indexing import IndexConfig
 from raycol.indexing.part import PartSettings
 from raycol.indexing.plan import plan_build
-from raycol.indexing.workers import SampleEncoder, open_encoder
+from raycol.indexing.workers import EncodedSample, PartSample, SampleEncoder, open_encoder
 from raycol.models.encoder import encoder_fingerprint, load_encoder
 
 
@@ -24,24 +24,23 @@ def fingerprint(tiny_colbert: Path) -> str:
     return encoder_fingerprint(load_encoder(tiny_colbert, device="cpu"))
 
 
-def sample(corpus: Path, model: Path, fingerprint: str, **changes: Any) -> list[dict[str, Any]]:
-    """Return the rows of a `SampleEncoder` for a corpus's parts."""
+def sample(corpus: Path, model: Path, fingerprint: str, **changes: Any) -> list[EncodedSample]:
+    """Return the results of a `SampleEncoder` for a corpus's parts."""
     plan = plan_build(corpus_files(str(corpus)), Fields(), 40)
-    rows = [{"number": number, "part": part.to_json(), "positions": [1]} for number, part in enumerate(plan.parts)]
+    samples = {number: PartSample(part, [1]) for number, part in enumerate(plan.parts)}
     part_settings = PartSettings(
         Fields(), **{"columns": {}, "batch_tokens": 100, "pool_factor": 1, "on_error": "fail", "base": 0} | changes
     )
-    info = ModelInfo(name=str(model), fingerprint=fingerprint).model_dump_json()
+    info = ModelInfo(name=str(model), fingerprint=fingerprint)
     config = IndexConfig(corpus=str(corpus), out="i")
-    return list(
-        IN_PROCESS.run(SampleEncoder, config, rows, {"settings": part_settings.to_json(), "model": info, "dim": 16})
-    )
+    arguments = {"settings": part_settings, "model": info, "dim": 16}
+    return [result for _, result in IN_PROCESS.run(SampleEncoder, config, samples, arguments)]
 
 
 def test_a_worker_refuses_another_model_than_the_drivers(
     corpus: Path, tiny_colbert: Path, fingerprint: str, tmp_path: Path
 ) -> None:
-    assert [row["documents"] for row in sample(corpus, tiny_colbert, fingerprint)] == [1, 1]
+    assert [result.documents for result in sample(corpus, tiny_colbert, fingerprint)] == [1, 1]
     other = tmp_path / "other"
     encoder = load_encoder(tiny_colbert, device="cpu")
     with torch.no_grad():

@@ -16,10 +16,10 @@ COMPUTED_PARTS: list[int] = []
 class RecordingExecutor(type(IN_PROCESS)):
     """`IN_PROCESS`, but records the parts it computes."""
 
-    def run(self, *arguments: Any, **named: Any) -> Iterator[dict[str, Any]]:
-        for row in super().run(*arguments, **named):
-            COMPUTED_PARTS.append(row["number"])
-            yield row
+    def run(self, *arguments: Any, **named: Any) -> Iterator[tuple[int, Any]]:
+        for number, result in super().run(*arguments, **named):
+            COMPUTED_PARTS.append(number)
+            yield number, result
 
 
 EXECUTOR = RecordingExecutor()

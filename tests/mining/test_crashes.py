@@ -22,7 +22,7 @@ _TIMEOUT_S = 240
 
 
 def parts(out: Path) -> list[str]:
-    return sorted(path.name for path in out.parent.glob(f".{out.name}-unfinished-*/part-*"))
+    return sorted(path.name for path in out.parent.glob(f".{out.name}-unfinished/*/0*.json"))
 
 
 def workers(actor: str) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """`raycol mine` in this process: its output, resuming, and bad input."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
-from raycol.mining.job import PlanFolder
+from raycol.mining.job import unfinished_jobs
 from raycol.mining.queries import group_queries
 from raycol.models.encoder import load_encoder
 from tests.conftest import write_jsonl
@@ -198,29 +199,27 @@ def test_the_same_command_resumes_wherever_it_died(
 
 
 def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) -> Path:
-    """Interrupt the job after some parts, or before its last rename if all are finished. Return its workspace."""
+    """Interrupt the job after some parts, or before its last rename if all are finished. Return its folder."""
 
     class InterruptedExecutor(RecordingExecutor):
-        def run(self, worker: Any, config: Any, rows: Any, *rest: Any) -> Any:
-            yield from super().run(worker, config, rows[:parts], *rest)
+        def run(self, worker: Any, config: Any, inputs: Any, *rest: Any) -> Any:
+            yield from super().run(worker, config, dict(list(inputs.items())[:parts]), *rest)
             if parts < 5:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        from raycol.mining import workspace
-
-        rename = workspace.os.rename
+        rename = os.rename
 
         def interrupt_last(source: Path, target: Path) -> None:
             if Path(target) == out:
                 raise KeyboardInterrupt
             rename(source, target)
 
-        patch.setattr(workspace.os, "rename", interrupt_last)
+        patch.setattr(os, "rename", interrupt_last)
         with pytest.raises(KeyboardInterrupt):
             mine(index, data, out, InterruptedExecutor(), **settings)
-    (unfinished,) = out.parent.glob(f".{out.name}-unfinished-*")
-    assert len(list(unfinished.glob("part-*"))) == parts
+    (unfinished,) = out.parent.glob(f".{out.name}-unfinished/[!.]*")
+    assert len(list(unfinished.glob("result/part-*"))) == parts
     return unfinished
 
 
@@ -228,10 +227,10 @@ def test_a_damaged_part_is_recomputed(
     beir: Path, index: Path, uninterrupted: dict[str, bytes], tmp_path: Path, computed_parts: list[int]
 ) -> None:
     unfinished = stop_after(4, beir, index, tmp_path / "o")
-    for number, content in ((1, b""), (2, (unfinished / "part-00002.parquet").read_bytes()[:-9])):
-        (unfinished / f"part-{number:05d}.parquet").write_bytes(content)
-    (unfinished / ".left").write_bytes(b"of a dead worker")
-    (tmp_path / ".o-planning-left").mkdir()
+    for number, content in ((1, b""), (2, (unfinished / "result/part-00002.parquet").read_bytes()[:-9])):
+        (unfinished / f"result/part-{number:05d}.parquet").write_bytes(content)
+    (unfinished.parent / "00000000-unfinished-left").write_bytes(b"of a dead worker")
+    (unfinished.parent / "00000000-unfinished-plan").mkdir()
     del computed_parts[:]
     assert mine(index, beir, tmp_path / "o").reused_parts == 2
     assert computed_parts == [1, 2, 4]
@@ -325,9 +324,11 @@ def test_a_command_deletes_nothing_of_a_running_one(
                     refusals.append(str(refused.value))
                 yield row
 
-    with PlanFolder(str(tmp_path / "o")) as plan:
-        report = mine(index, beir, tmp_path / "o", ContestedExecutor())
-        assert plan.folder.is_dir()
+    with unfinished_jobs(str(tmp_path / "o")) as store, store.workspace(0) as planned:
+        with pytest.raises(InputError, match="another command is running"):
+            mine(index, beir, tmp_path / "o")
+        assert planned.is_dir()
+    report = mine(index, beir, tmp_path / "o", ContestedExecutor())
     assert len(refusals) == 2 * report.parts
     assert contents(tmp_path / "o") == uninterrupted
     assert {path.name for path in tmp_path.iterdir()} == {"o"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.errors import InputError
+from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
 from tests.conftest import write_jsonl
@@ -45,6 +45,26 @@ def test_two_workers_match_a_single_worker(tiny_colbert: Path, pairs: Path, tmp_
         assert moved > 1e-4
         assert np.abs(weights(alone) - weights(together)).max() < 0.02 * moved
     assert {path.name for path in tmp_path.iterdir()} == {"alone", "m", "pairs.jsonl"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_of_a_worker_arrives_unchanged(
+    tiny_colbert: Path, pairs: Path, tmp_path: Path, num_workers: int
+) -> None:
+    """One of several workers cannot end the training alone: Ray starts all of them again."""
+    from raycol.storage import open_store
+    from raycol.training.run_storage import prepare_run
+
+    config = settings(tiny_colbert, pairs, tmp_path / "m", num_workers=num_workers)
+    prepare_run(open_store(tmp_path / ".m-training"), config)
+    largest = max((tmp_path / ".m-training" / "data").glob("*/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    message = r"^.*\.m-training: the training's storage is damaged .*train again$"
+    with pytest.raises(RaycolError, match=message) as failed:
+        train(config)
+    assert type(failed.value) is RaycolError
 
 
 @pytest.mark.slow
@@ -196,7 +216,7 @@ def test_an_unfinished_training_is_not_resumed_with_other_settings_or_data(
     store = open_store(tmp_path / ".m-training")
     prepare_run(store, config)
     assert open_run(store, config)
-    with pytest.raises(InputError, match=r"unfinished training with learning_rate 0.001, not 0.002"):
+    with pytest.raises(InputError, match=r"differs in learning_rate \(0.001 there, 0.002 here\)"):
         train(config.model_copy(update={"learning_rate": 0.002}))
     pairs.write_text(pairs.read_text() + json.dumps(PAIR) + "\n")
     with pytest.raises(InputError, match="data has changed"):

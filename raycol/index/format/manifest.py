@@ -23,7 +23,7 @@ FORMAT_VERSION = 2
 CODEBOOKS = "codebooks"
 PARTITIONS = "partitions"
 DELETES = "deletes"
-# Journals of running builds, and the report of the last one (raycol.indexing).
+# Unfinished builds, and the report of the last one (raycol.indexing).
 BUILDS = "builds"
 REPORT = "build-report.json"
 # The version that endpoints serve, if one was chosen (raycol.serving).

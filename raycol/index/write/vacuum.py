@@ -103,7 +103,7 @@ def _read(store: Store, keep: int | None) -> tuple[list[int], list[Manifest]]:
 def _folders(store: Store) -> list[str]:
     """Return the names of all folders that writers make.
 
-    Build journals come last: while one exists, a repeated command resumes the cleanup.
+    Those of unfinished builds come last: while one exists, a repeated command resumes the cleanup.
     """
     parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
     return [f"{parent}/{name}" for parent in parents for name in store.names(parent)]

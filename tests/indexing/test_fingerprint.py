@@ -9,10 +9,11 @@ import pytest
 from raycol.data import Fields, corpus_files
 from raycol.index.format.manifest import ModelInfo, SplitInfo
 from raycol.indexing import IndexConfig
-from raycol.indexing.journal import fingerprint
 from raycol.indexing.metadata import MetadataCheck
 from raycol.indexing.part import PartSettings
+from raycol.indexing.partitions import build_job
 from raycol.indexing.plan import BuildPlan, plan_build
+from raycol.storage import open_store
 from tests.conftest import write_jsonl
 
 FIELDS = Fields(metadata={"year": ""})
@@ -29,7 +30,7 @@ def fingerprint_of(
     plan: BuildPlan, settings: PartSettings, model: ModelInfo | None = MODEL, bits: int = 4, **changes: Any
 ) -> str:
     config = IndexConfig(corpus="c", model="m", out="i", docs_per_partition=2, **changes)
-    return fingerprint(config, plan, settings, model, bits=bits)
+    return build_job(open_store("i"), config, plan, settings, model, bits=bits).folder
 
 
 @pytest.fixture

@@ -1,0 +1,127 @@
+"""A job over parts: what is resumed, refused and computed again, and how errors arrive from workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor, WorkersConfig
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, differences, fingerprint
+from raycol.errors import InputError, RaycolError
+from raycol.storage import Store, StoredFolder, open_store
+from raycol.storage.checked_files import describe_bytes
+
+
+class Square(PartRecord):
+    """The square of the part's input, which is also the content of its file."""
+
+    value: int
+    output: StoredFolder
+
+    @property
+    def wrote(self) -> Sequence[StoredFolder]:
+        return [self.output]
+
+
+class Squares(PartWorker[int, Square]):
+    """Fails on negative numbers."""
+
+    def open(self) -> None:
+        self.opened = True
+
+    def describe(self, number: int, input_: int) -> str:
+        return f"{input_}"
+
+    def compute(self, number: int, input_: int) -> Square:
+        assert self.opened
+        if input_ == -1:
+            raise InputError("-1: below zero\nexpected a positive number")
+        content = str(input_**2 // (input_ + 2)).encode()
+        name = f"part-{number}"
+        self.job.store.write(f"{self.job.folder}/{name}", content)
+        return Square(value=input_, output=StoredFolder(folder=self.job.folder, files={name: describe_bytes(content)}))
+
+
+def job_in(store: Store, prefix: str = "jobs/00000000-", **settings: Any) -> PartitionedJob[Square]:
+    return PartitionedJob(store, prefix, settings, Square)
+
+
+def run(
+    job: PartitionedJob[Square], inputs: list[int], executor: Executor = IN_PROCESS, workers: int = 1
+) -> tuple[list[int], list[int]]:
+    """Return the values of all parts, and the numbers of those computed."""
+    computed: list[int] = []
+    job.begin()
+    records = job.run(
+        Squares,
+        WorkersConfig(num_workers=workers),
+        inputs,
+        job.finished_parts(len(inputs)),
+        {},
+        "squaring",
+        executor,
+        lambda number, _: computed.append(number),
+    )
+    return [record.value for record in records], sorted(computed)
+
+
+@pytest.mark.parametrize("prefix", ["", "jobs/00000000-"])
+def test_finished_parts_are_reused_and_damaged_ones_computed_again(tmp_path: Path, prefix: str) -> None:
+    job = job_in(open_store(tmp_path), prefix, bits=4)
+    with pytest.raises(InputError, match=r"^-1: below zero\nexpected"):
+        run(job, [5, 6, -1, 7])
+    assert run(job, [5, 6, 8, 7]) == ([5, 6, 8, 7], [2, 3])
+    folder = tmp_path / job.folder
+    (folder / "part-1").write_bytes(b"9")
+    (folder / "00000002.json").write_bytes((folder / "00000002.json").read_bytes().replace(b'"value":8', b'"value":9'))
+    (folder / "part-3").unlink()
+    assert run(job, [5, 6, 8, 7]) == ([5, 6, 8, 7], [1, 2, 3])
+    assert run(job, [5, 6, 8, 7]) == ([5, 6, 8, 7], [])
+
+
+@pytest.mark.parametrize("prefix", ["", "jobs/00000000-"])
+def test_a_job_with_other_settings_is_refused_once_it_has_finished_parts(tmp_path: Path, prefix: str) -> None:
+    store = open_store(tmp_path)
+    first, second = job_in(store, prefix, bits=4, seed=0), job_in(store, prefix, bits=8, seed=0)
+    first.begin()
+    second.refuse_others("out")
+    run(first, [1])
+    message = rf"^out: .* differs in bits \(4 there, 8 here\); .* remove {tmp_path}/{first.folder} to"
+    with pytest.raises(InputError, match=message):
+        second.refuse_others("out")
+    first.refuse_others("out")
+    if prefix:
+        job_in(store, "jobs/00000001-", bits=8, seed=0).refuse_others("out")
+    first.remove()
+    second.refuse_others("out")
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_settings() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+    assert differences({"a": (1,), "b": 2}, {"a": [1], "c": None}) == "b (2 there, None here)"
+
+
+def test_an_unexpected_error_names_the_part(tmp_path: Path) -> None:
+    with pytest.raises(RaycolError, match=r"^a worker failed on -2: ZeroDivisionError: ") as failed:
+        run(job_in(open_store(tmp_path)), [1, -2])
+    assert isinstance(failed.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_errors_of_workers_on_ray_arrive_unchanged_and_unannounced(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = job_in(open_store(tmp_path))
+    with pytest.raises(InputError, match=r"^-1: below zero\nexpected a positive number$"):
+        run(job, [5, -1, *range(6)], ON_RAY, 2)
+    with pytest.raises(RaycolError, match=r"^a worker failed on -2: ZeroDivisionError: ") as failed:
+        run(job, [5, -2], ON_RAY, 2)
+    assert type(failed.value) is RaycolError
+    output = capfd.readouterr()
+    assert "Traceback" not in output.out + output.err
+    assert "below zero" not in output.out + output.err
+    assert run(job, [5, 6, *range(6)], ON_RAY, 2)[0] == [5, 6, *range(6)]
