@@ -23,8 +23,8 @@ _NAME = "the corpus"
 # Rows read at a time from datasets that are not in memory.
 _BATCH = 1024
 _EXPECTED = (
-    "expected a path or a URI, dicts (a list or an iterator), or a table: pandas, Arrow, polars, a Hugging Face Dataset "
-    "or a Ray Dataset"
+    "expected a path or a URI, dicts (a list or an iterator), or a table: pandas, Arrow, polars, a Hugging Face "
+    "Dataset or a Ray Dataset"
 )
 
 
@@ -47,7 +47,7 @@ def stored_corpus(corpus: Any, folder: Path | None = None) -> Iterator[StoredCor
 
     Args:
         corpus: a path or a URI; dicts; or a table (pandas, Arrow, polars, a Hugging Face Dataset, a Ray Dataset).
-        folder: existing folder for the temporary one, by default the system's. Workers on other machines read the
+        folder: parent of the temporary folder, by default the system's. Workers on other machines read the
             file, so on a cluster it must be on a shared disk.
 
     Raises:
@@ -57,6 +57,8 @@ def stored_corpus(corpus: Any, folder: Path | None = None) -> Iterator[StoredCor
         yield StoredCorpus(str(corpus), {})
         return
     with writing(folder or tempfile.gettempdir()):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=".raycol-corpus-", dir=folder)
     with temporary as name:
         tables = _tables(corpus)

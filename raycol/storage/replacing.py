@@ -16,9 +16,9 @@ from raycol.errors import InputError, writing
 def replacing(out: str, kind: str, is_finished: Callable[[Path], bool]) -> Iterator[str]:
     """Yield the location for a new result, and put it in place of the one in `out` when the block succeeds.
 
-    If `out` does not exist, that is `out` itself. Otherwise it is in a hidden folder beside `out`: the old result stays
-    readable until the new one is complete, and whatever happens, one of them is in `out` or in `.NAME-old`. After a
-    failure the hidden folder stays, so that the same command resumes.
+    If `out` does not exist, that is `out` itself. Otherwise it is in a hidden folder beside `out`: the old result
+    stays readable until the new one is complete, and whatever happens, one of them is in `out` or in `.NAME-old`.
+    After a failure the hidden folder stays, so that the same command resumes.
 
     Args:
         out: local folder of the result.
@@ -29,7 +29,9 @@ def replacing(out: str, kind: str, is_finished: Callable[[Path], bool]) -> Itera
         InputError: `out` is a URI, or a folder without such a result.
     """
     if is_uri(out):
-        raise InputError(f"overwrite: {out} is in an object store; expected a local folder: delete the result there first")
+        raise InputError(
+            f"overwrite: {out} is in an object store; expected a local folder: delete the result there first"
+        )
     final = Path(os.path.realpath(out))
     if not final.exists():
         yield out
