@@ -14,6 +14,7 @@ from raycol.index.format.manifest import REPORT
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
 if TYPE_CHECKING:
+    from raycol.client.schema import SearchHit
     from raycol.data import BadRecord
     from raycol.evaluation.evaluate import Evaluation
     from raycol.index import Hit, Index
@@ -153,7 +154,7 @@ def serving(endpoint: RunningEndpoint) -> None:
     echo(f"try: raycol search {endpoint.url} 'your question'")
 
 
-def hits(query: str, results: Sequence[Hit]) -> None:
+def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:
     """Print a query and its hits, one a line."""
     echo(query)
     for rank, hit in enumerate(results, start=1):

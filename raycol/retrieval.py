@@ -181,7 +181,7 @@ class Retriever:
         self._backend = _Folder(index, _open_encoder(index, model, device))
 
     @overload
-    def search(self, texts: str, k: int = 10, **settings: Any) -> Hits: ...
+    def search(self, texts: str, k: int = 10, **settings: Any) -> Hits: ...  # type: ignore[overload-overlap]
 
     @overload
     def search(self, texts: Sequence[str], k: int = 10, **settings: Any) -> Results: ...

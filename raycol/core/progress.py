@@ -185,7 +185,7 @@ def _notebook_bar(title: str) -> Iterator[Report]:
 
     rich needs ipywidgets for this, and prints a warning per frame without.
     """
-    from IPython.display import display
+    from IPython.display import display  # type: ignore[import-not-found]
 
     started = time.monotonic()
     stage = _Stage(started, 0, 0, None)

@@ -91,15 +91,16 @@ def _objects(corpus: Any) -> Iterable[Any]:
 
 def _tables(corpus: Any) -> Iterator[pa.Table | pa.RecordBatch] | None:
     """Yield the tables of a tabular corpus; None if it is not tabular."""
+    tables: Iterable[pa.Table | pa.RecordBatch] | None = None
     if isinstance(corpus, pa.Table | pa.RecordBatch):
-        return iter([corpus])
-    if hasattr(corpus, "iter_batches") and hasattr(corpus, "materialize"):  # a Ray Dataset
-        return iter(corpus.iter_batches(batch_format="pyarrow", batch_size=None))
-    if hasattr(corpus, "with_format") and hasattr(corpus, "iter"):  # a Hugging Face Dataset or IterableDataset
-        return iter(corpus.with_format("arrow").iter(batch_size=_BATCH))
-    if hasattr(corpus, "__arrow_c_stream__"):  # pandas, polars, an Arrow reader and others
-        return iter(pa.RecordBatchReader.from_stream(corpus))
-    return None
+        tables = [corpus]
+    elif hasattr(corpus, "iter_batches") and hasattr(corpus, "materialize"):  # a Ray Dataset
+        tables = corpus.iter_batches(batch_format="pyarrow", batch_size=None)
+    elif hasattr(corpus, "with_format") and hasattr(corpus, "iter"):  # a Hugging Face Dataset or IterableDataset
+        tables = corpus.with_format("arrow").iter(batch_size=_BATCH)
+    elif hasattr(corpus, "__arrow_c_stream__"):  # pandas, polars, an Arrow reader and others
+        tables = pa.RecordBatchReader.from_stream(corpus)
+    return None if tables is None else iter(tables)
 
 
 def _write_tables(path: Path, tables: Iterator[pa.Table | pa.RecordBatch]) -> None:
