@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from raycol.doctor.checks import Finding
     from raycol.evaluation.evaluate import Evaluation
     from raycol.index import Change, IndexStats, VacuumResult
+    from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
     from raycol.jobs.submit import Submitted
@@ -307,20 +308,17 @@ def plan_index(
 def compact_index(
     index: str | Path,
     *,
+    num_workers: int | None = None,
+    resources: Mapping[str, float] | str = _ONE_CPU,
+    wait_for_nodes: float = 0.0,
     target_tokens: int | None = None,
-) -> tuple[IndexStats, IndexStats]:
-    """Merge small partitions and drop deleted documents, as one new version.
-
-    Returns:
-        The index's statistics before and after.
-    """
-    from raycol.index import Index
+) -> CompactReport:
+    """Merge small partitions and drop deleted documents on Ray Data, as one new version."""
+    from raycol.indexing.compact import compact_index as run
 
     config = _settings(CompactConfig, "compact_index", locals())
-    opened = Index(config.index)
-    before = opened.stats()
-    opened.compact(config.target_tokens)
-    return before, opened.stats()
+    with progress("Compacting") as report:
+        return run(config, report)
 
 
 def delete_documents(index: str | Path, ids: Iterable[str], *, refuse_unknown: bool = False) -> Change:
@@ -523,10 +521,10 @@ def deploy(
 
 @_documented(SearchConfig)
 def search(
-    target: str,
+    target: str | Path,
     queries: Sequence[str],
-    *,
     k: int = 10,
+    *,
     model: str | Path | None = None,
     filter: str | None = None,  # noqa: A002
     ids: Sequence[str] | None = None,

@@ -135,10 +135,10 @@ def delete(
 @options_of(CompactConfig, "index")
 def compact(config: CompactConfig) -> None:
     """Merge small partitions and drop deleted documents, as one new version."""
-    before, after = verbs.compact_index(**given(config))
+    result = verbs.compact_index(**given(config))
     echo(
-        f"{config.index}: version {after.version}, {before.partitions} -> {after.partitions} partitions, "
-        f"{before.deleted_documents - after.deleted_documents} deleted documents dropped"
+        f"{result.index}: version {result.version}, {result.partitions_before} -> {result.partitions} partitions, "
+        f"{result.dropped} deleted documents dropped"
     )
 
 

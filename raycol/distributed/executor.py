@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class WorkersConfig(Config):
-    """Number, resources and dtype of the Ray Data workers that hold a model."""
+    """Number and resources of Ray Data workers."""
 
     num_workers: Positive | None = None
     """Number of workers; by default as many as fit on the cluster."""
@@ -39,6 +39,10 @@ class WorkersConfig(Config):
     wait_for_nodes: WaitForNodes = 0.0
     """Seconds to wait for the autoscaler to add nodes if the workers do not fit on the cluster yet."""
 
+
+class ModelWorkersConfig(WorkersConfig):
+    """Number, resources and dtype of the Ray Data workers that hold a model."""
+
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the encoder; auto is half precision on a GPU, float32 on a CPU."""
 
@@ -46,6 +50,11 @@ class WorkersConfig(Config):
     def on_gpu(self) -> bool:
         """Whether workers compute on GPUs."""
         return self.resources.get("GPU", 0) > 0
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """Constructor arguments of workers that hold a model."""
+        return {"on_gpu": self.on_gpu, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -66,19 +75,15 @@ class _Outcome:
 
 
 class Worker(ABC, Generic[I, R]):
-    """Processes inputs, one per call, with a model that is loaded before the first one.
+    """Processes inputs, one per call.
 
     On a CPU it uses one thread, so that the bytes do not depend on the number of threads.
     """
 
-    def __init__(self, on_gpu: bool, dtype: str) -> None:
-        self.on_gpu = on_gpu
-        self.dtype = dtype
-        self._opened = False
+    _opened = False
 
-    @abstractmethod
     def open(self) -> None:
-        """Load the model: not in the constructor, whose errors would not reach the driver unchanged."""
+        """Load a model: not in the constructor, whose errors would not reach the driver unchanged."""
 
     @abstractmethod
     def work(self, number: int, input_: I) -> R:
@@ -149,7 +154,7 @@ class Executor(ABC):
             worker: a subclass of `Worker`.
             config: number, resources and dtype of the workers.
             inputs: the input of each call, by its number.
-            arguments: constructor arguments of the worker class, besides `on_gpu` and `dtype`.
+            arguments: constructor arguments of the worker class.
             operation: names the work in error messages.
 
         Raises:
@@ -192,7 +197,7 @@ class _OnRay(Executor):
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
         dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             worker,
-            fn_constructor_kwargs={"on_gpu": config.on_gpu, "dtype": config.dtype, **arguments},
+            fn_constructor_kwargs=dict(arguments),
             batch_size=1,
             memory=config.resources.get("memory"),
             compute=ray.data.ActorPoolStrategy(
@@ -239,7 +244,7 @@ class _InProcess(Executor):
         operation: str = "the build",
     ) -> Iterator[tuple[int, R]]:
         with _restored_torch_threads():
-            instance = worker(on_gpu=config.on_gpu, dtype=config.dtype, **arguments)
+            instance = worker(**arguments)
             for number, input_ in inputs.items():
                 yield number, instance.process(number, input_)
 

@@ -151,7 +151,7 @@ class PartitionedJob(Generic[R]):
             config: number, resources and dtype of the workers.
             inputs: the input of every part.
             finished: records of the parts that need not be computed.
-            arguments: constructor arguments of the worker class, besides `on_gpu`, `dtype` and `job`.
+            arguments: constructor arguments of the worker class, besides `job`.
             operation: names the work in error messages.
             executor: runs the workers.
             on_finished: called with the number and the record of each new part.
@@ -195,12 +195,10 @@ class PartWorker(Worker[I, R]):
     """Computes parts of a job, and records each one before it returns.
 
     Args:
-        on_gpu, dtype: see `Worker`.
         job: the job.
     """
 
-    def __init__(self, on_gpu: bool, dtype: str, job: PartitionedJob[R]) -> None:
-        super().__init__(on_gpu, dtype)
+    def __init__(self, job: PartitionedJob[R]) -> None:
         self.job = job
 
     def compute(self, number: int, input_: I) -> R:

@@ -7,7 +7,8 @@ from raycol.core.lazy import lazy_attributes
 if TYPE_CHECKING:
     from raycol.indexing.append import append_corpus
     from raycol.indexing.build import build_index
-    from raycol.indexing.config import AppendConfig, IndexConfig, PlanConfig
+    from raycol.indexing.compact import CompactReport, compact_index
+    from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
     from raycol.indexing.estimate import Estimate, estimate_build
     from raycol.indexing.report import BuildReport
 
@@ -16,11 +17,14 @@ __getattr__ = lazy_attributes(
     {
         "AppendConfig": "raycol.indexing.config",
         "BuildReport": "raycol.indexing.report",
+        "CompactConfig": "raycol.indexing.config",
+        "CompactReport": "raycol.indexing.compact",
         "Estimate": "raycol.indexing.estimate",
         "IndexConfig": "raycol.indexing.config",
         "PlanConfig": "raycol.indexing.config",
         "append_corpus": "raycol.indexing.append",
         "build_index": "raycol.indexing.build",
+        "compact_index": "raycol.indexing.compact",
         "estimate_build": "raycol.indexing.estimate",
     },
 )
@@ -28,10 +32,13 @@ __getattr__ = lazy_attributes(
 __all__ = [
     "AppendConfig",
     "BuildReport",
+    "CompactConfig",
+    "CompactReport",
     "Estimate",
     "IndexConfig",
     "PlanConfig",
     "append_corpus",
     "build_index",
+    "compact_index",
     "estimate_build",
 ]

@@ -80,7 +80,8 @@ def train_on_sample(
     on_driver = size * mean_tokens <= _MAX_DRIVER_TOKENS and not config.on_gpu
     run = IN_PROCESS.run if on_driver else executor.run
     with clock("sample"):
-        for number, sample in run(SampleEncoder, config, samples, {"settings": settings, "model": model, "dim": dim}):
+        arguments = {**config.model_arguments, "settings": settings, "model": model, "dim": dim}
+        for number, sample in run(SampleEncoder, config, samples, arguments):
             if len(sample.tokens_TD):
                 arrays[number] = sample.tokens_TD
             done += sample.documents

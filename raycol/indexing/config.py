@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from raycol.core.config import Config, Location, Positive
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
-from raycol.distributed.executor import WorkersConfig
+from raycol.distributed.executor import ModelWorkersConfig, WorkersConfig
 from raycol.errors import InputError
 from raycol.index.format.columns import declared_columns
 from raycol.index.format.manifest import SplitInfo
@@ -56,7 +56,7 @@ class CorpusConfig(Config):
         return corpus_files(self.corpus, self.subset, self.split)
 
 
-class EncodingConfig(WorkersConfig, CorpusConfig):
+class EncodingConfig(ModelWorkersConfig, CorpusConfig):
     """Settings that building and appending share."""
 
     docs_per_partition: Positive = 4096
@@ -186,7 +186,7 @@ class AppendConfig(EncodingConfig):
     """Replace existing documents; without it they are refused."""
 
 
-class CompactConfig(Config):
+class CompactConfig(WorkersConfig):
     """Settings of `raycol index compact`."""
 
     index: Location

@@ -94,6 +94,7 @@ def build_partitions(
         refuse(problem, config.on_error)  # the part may have been built with --on-error skip
     progress = _Progress(config, plan, reused, report, executor)
     arguments = {
+        **config.model_arguments,
         "settings": settings,
         "model": target.model,
         "codebook": target.codebook,

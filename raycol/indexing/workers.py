@@ -108,14 +108,15 @@ class SampleEncoder(Worker[PartSample, EncodedSample]):
     """Encodes the sampled documents of a part.
 
     Args:
-        on_gpu, dtype: see `Worker`.
+        on_gpu: compute on the GPU.
+        dtype: of the encoder, as in `ModelWorkersConfig`.
         settings: of every part.
         model: the encoder; None if documents come encoded.
         dim: dimensions of a token.
     """
 
     def __init__(self, on_gpu: bool, dtype: str, settings: PartSettings, model: ModelInfo | None, dim: int) -> None:
-        super().__init__(on_gpu, dtype)
+        self.on_gpu, self.dtype = on_gpu, dtype
         self.settings, self.model, self.dim = settings, model, dim
 
     def open(self) -> None:
@@ -138,7 +139,8 @@ class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
     """Builds partitions.
 
     Args:
-        on_gpu, dtype, job: see `PartWorker`; the job's store is the index.
+        job: the build; its store is the index.
+        on_gpu, dtype: see `SampleEncoder`.
         settings: of every part.
         model: the encoder; None if documents come encoded.
         codebook, dim, bits: the codec.
@@ -146,16 +148,17 @@ class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
 
     def __init__(
         self,
+        job: PartitionedJob[BuiltPart],
         on_gpu: bool,
         dtype: str,
-        job: PartitionedJob[BuiltPart],
         settings: PartSettings,
         model: ModelInfo | None,
         codebook: CodebookInfo,
         dim: int,
         bits: int,
     ) -> None:
-        super().__init__(on_gpu, dtype, job)
+        super().__init__(job)
+        self.on_gpu, self.dtype = on_gpu, dtype
         self.settings, self.model = settings, model
         self._codec = codebook, dim, bits
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from raycol.core.config import Config, Location, Positive
 from raycol.data.corpus import OnError
 from raycol.data.sources import ExampleSource
-from raycol.distributed.executor import WorkersConfig
+from raycol.distributed.executor import ModelWorkersConfig
 
 Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
@@ -49,7 +49,7 @@ class _JobConfig(Config):
         return ExampleSource(path=self.data, split=self.split, subset=self.subset)
 
 
-class MineConfig(_JobConfig, WorkersConfig):
+class MineConfig(_JobConfig, ModelWorkersConfig):
     """Settings of `raycol mine`."""
 
     index: Location
@@ -125,7 +125,7 @@ class MineConfig(_JobConfig, WorkersConfig):
         return unused
 
 
-class ScoreConfig(_JobConfig, WorkersConfig):
+class ScoreConfig(_JobConfig, ModelWorkersConfig):
     """Settings of `raycol score`."""
 
     teacher: Location

@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from raycol.core.progress import Report
 from raycol.core.uris import base_name, join_uri, parent_uri, without_options
-from raycol.distributed.executor import Executor, WorkersConfig
+from raycol.distributed.executor import Executor, ModelWorkersConfig
 from raycol.distributed.partitioned_job import (
     PartitionedJob,
     PartRecord,
@@ -118,7 +118,7 @@ class MiningJob:
         self,
         plan: MiningPlan,
         worker: type[PartWorker[None, MinedPart]],
-        config: WorkersConfig,
+        config: ModelWorkersConfig,
         arguments: Mapping[str, Any],
         operation: str,
         report: Report,
@@ -150,7 +150,8 @@ class MiningJob:
                 report(rows, sum(plan.sizes), progress_note(done, n_parts, workers))
 
             add(finished)
-            arguments, inputs = {"inputs": self.inputs, **arguments}, [None] * n_parts
+            arguments = {**config.model_arguments, "inputs": self.inputs, **arguments}
+            inputs = [None] * n_parts
             records = self.parts.run(
                 worker, config, inputs, finished, arguments, operation, executor, lambda number, _: add([number])
             )

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class _JobWorker(PartWorker[None, MinedPart]):
     """Computes parts of a job, whose inputs are files of the job."""
 
-    def __init__(self, on_gpu: bool, dtype: str, job: PartitionedJob[MinedPart], inputs: StoredFolder) -> None:
-        super().__init__(on_gpu, dtype, job)
+    def __init__(self, job: PartitionedJob[MinedPart], on_gpu: bool, dtype: str, inputs: StoredFolder) -> None:
+        super().__init__(job)
+        self.on_gpu, self.dtype = on_gpu, dtype
         self.files = MiningJob(job, inputs)
         self._first_query = ""
 
@@ -57,7 +58,7 @@ class MiningWorker(_JobWorker):
     """Mines negatives.
 
     Args:
-        on_gpu, dtype, job, inputs: see `_JobWorker`.
+        job, on_gpu, dtype, inputs: see `_JobWorker`.
         config: the settings.
         fingerprint: of the encoder.
         cross_encoder: fingerprint of the cross-encoder, if one is used.
@@ -66,16 +67,16 @@ class MiningWorker(_JobWorker):
 
     def __init__(
         self,
+        job: PartitionedJob[MinedPart],
         on_gpu: bool,
         dtype: str,
-        job: PartitionedJob[MinedPart],
         inputs: StoredFolder,
         config: MineConfig,
         fingerprint: str,
         cross_encoder: str | None,
         corpus: str | None,
     ) -> None:
-        super().__init__(on_gpu, dtype, job, inputs)
+        super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
         self._fingerprint = fingerprint
         self._cross_encoder = cross_encoder
@@ -133,21 +134,21 @@ class ScoringWorker(_JobWorker):
     """Scores examples.
 
     Args:
-        on_gpu, dtype, job, inputs: see `_JobWorker`.
+        job, on_gpu, dtype, inputs: see `_JobWorker`.
         config: the settings.
         fingerprint: of the teacher.
     """
 
     def __init__(
         self,
+        job: PartitionedJob[MinedPart],
         on_gpu: bool,
         dtype: str,
-        job: PartitionedJob[MinedPart],
         inputs: StoredFolder,
         config: ScoreConfig,
         fingerprint: str,
     ) -> None:
-        super().__init__(on_gpu, dtype, job, inputs)
+        super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
         self._fingerprint = fingerprint
 

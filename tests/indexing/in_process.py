@@ -7,3 +7,4 @@ from raycol.distributed.executor import IN_PROCESS
 
 build_index = partial(indexing.build_index, executor=IN_PROCESS)
 append_corpus = partial(indexing.append_corpus, executor=IN_PROCESS)
+compact_index = partial(indexing.compact_index, executor=IN_PROCESS)

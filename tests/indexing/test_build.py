@@ -10,10 +10,10 @@ from raycol import indexing
 from raycol.distributed.executor import ON_RAY
 from raycol.errors import InputError
 from raycol.index import Index
-from raycol.indexing import AppendConfig, BuildReport, IndexConfig
+from raycol.indexing import AppendConfig, BuildReport, CompactConfig, IndexConfig
 from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
 from tests.indexing.cluster import contents
-from tests.indexing.in_process import append_corpus, build_index
+from tests.indexing.in_process import append_corpus, build_index, compact_index
 
 
 def configured(corpus: Path, model: Path, out: Path, **settings) -> IndexConfig:
@@ -56,7 +56,7 @@ def test_ray_workers_build_the_same_bytes(corpus: Path, built: Path, tiny_colber
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path) -> None:
+def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uses encoded documents, for which workers need no model and start fast."""
     documents = make_clustered(60, 16, seed=0)
     first, more, bad = (tmp_path / name for name in ("first.npz", "more.npz", "bad.npz"))
@@ -71,6 +71,11 @@ def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path) -> 
         build_(IndexConfig(corpus=str(first), out=out, docs_per_partition=10, num_workers=2))
         append(AppendConfig(index=out, corpus=str(more), docs_per_partition=5, num_workers=2))
     assert len(Index.open(tmp_path / "ray")) == 60
+    assert contents(tmp_path / "ray") == contents(tmp_path / "in-process")
+    monkeypatch.setattr("raycol.indexing.compact._MAX_DRIVER_TOKENS", 0)
+    for where, compact in (("ray", indexing.compact_index), ("in-process", compact_index)):
+        report = compact(CompactConfig(index=str(tmp_path / where), target_tokens=200, num_workers=2))
+        assert report.version == 3
     assert contents(tmp_path / "ray") == contents(tmp_path / "in-process")
     with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* --on-error skip"):
         indexing.append_corpus(AppendConfig(index=out, corpus=str(bad), num_workers=1))

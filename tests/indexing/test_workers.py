@@ -33,7 +33,7 @@ def sample(corpus: Path, model: Path, fingerprint: str, **changes: Any) -> list[
     )
     info = ModelInfo(name=str(model), fingerprint=fingerprint)
     config = IndexConfig(corpus=str(corpus), out="i")
-    arguments = {"settings": part_settings, "model": info, "dim": 16}
+    arguments = {**config.model_arguments, "settings": part_settings, "model": info, "dim": 16}
     return [result for _, result in IN_PROCESS.run(SampleEncoder, config, samples, arguments)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,23 @@ from raycol.storage.store import Store
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Consecutive live documents of a partition: ordinals among its live documents."""
+
+    partition: PartitionInfo
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """A planned compaction: the partitions that stay, and the slices that each new partition joins."""
+
+    unchanged: tuple[PartitionInfo, ...]
+    merged: tuple[tuple[Slice, ...], ...]
+
+
+@dataclass(frozen=True)
 class _Batch:
     """Live documents of one or more partitions."""
 
@@ -28,24 +45,6 @@ class _Batch:
     lengths_N: NDArray[np.int64]
     errors_N: NDArray[np.float64]
     tokens: TokenCodes
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens.codes_T)
-
-    def split(self, n: int) -> tuple[_Batch, _Batch]:
-        """Split into the first `n` documents and the rest."""
-        token = int(self.lengths_N[:n].sum())
-        return (
-            _Batch(
-                self.ids[:n], self.metadata.slice(0, n), self.lengths_N[:n], self.errors_N[:n],
-                self.tokens.take(slice(token)),
-            ),
-            _Batch(
-                self.ids[n:], self.metadata.slice(n), self.lengths_N[n:], self.errors_N[n:],
-                self.tokens.take(slice(token, None)),
-            ),
-        )  # fmt: skip
 
 
 def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
@@ -57,54 +56,83 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
         InputError: a target below 1.
         ConflictError: another writer committed first.
     """
+    plan = plan_compaction(snapshot, target_tokens)
+    if not plan.merged:
+        return snapshot
+    partitions = {partition.info.name: partition for partition in snapshot.partitions}
+    base, n_centroids = snapshot.manifest.version, snapshot.codebook.n_centroids
+    with writing_from(snapshot.store, base):
+        merged = [join_slices(snapshot.store, slices, partitions, n_centroids, base) for slices in plan.merged]
+        return commit_compaction(snapshot, plan, merged)
+
+
+def plan_compaction(snapshot: Snapshot, target_tokens: int) -> Compaction:
+    """Plan new partitions of at least the target tokens, in the order of the documents; the last may be smaller.
+
+    Raises:
+        InputError: a target below 1, or an index that cannot be written.
+    """
     target_tokens = check_positive_int("target_tokens", target_tokens)
     snapshot.check_writable()
-    manifest = snapshot.manifest
     selected = [
         partition
         for partition in snapshot.partitions
         if partition.info.deletes or 2 * partition.info.tokens < target_tokens
     ]
     if not selected or (len(selected) == 1 and not selected[0].info.deletes):
-        return snapshot
+        return Compaction(snapshot.manifest.partitions, ())
     names = {partition.info.name for partition in selected}
-    unchanged = [info for info in manifest.partitions if info.name not in names]
-    with writing_from(snapshot.store, manifest.version):
-        base, n_centroids = manifest.version, snapshot.codebook.n_centroids
-        merged = [_save(snapshot.store, batch, n_centroids, base) for batch in _batches(selected, target_tokens)]
-        changed = manifest.next([*unchanged, *merged])
-        commit_manifest(snapshot.store, changed)
+    unchanged = tuple(info for info in snapshot.manifest.partitions if info.name not in names)
+    return Compaction(unchanged, tuple(_cut(selected, target_tokens)))
+
+
+def _cut(partitions: list[Partition], target_tokens: int) -> Iterator[tuple[Slice, ...]]:
+    slices: list[Slice] = []
+    pending = 0
+    for partition in partitions:
+        ends_N = np.cumsum(np.diff(partition.offsets_N)[partition.live_N])
+        start, before = 0, 0
+        while start < len(ends_N):
+            stop = min(int(np.searchsorted(ends_N, before + target_tokens - pending)) + 1, len(ends_N))
+            slices.append(Slice(partition.info, start, stop))
+            pending += int(ends_N[stop - 1]) - before
+            start, before = stop, int(ends_N[stop - 1])
+            if pending >= target_tokens:
+                yield tuple(slices)
+                slices, pending = [], 0
+    if slices:
+        yield tuple(slices)
+
+
+def join_slices(
+    store: Store, slices: Sequence[Slice], partitions: Mapping[str, Partition], n_centroids: int, base: int
+) -> PartitionInfo:
+    """Write one partition of the documents in slices of partitions, which are given by name."""
+    batches = [_live(partitions[part.partition.name], part.start, part.stop) for part in slices]
+    return _save(store, _join(batches), n_centroids, base)
+
+
+def commit_compaction(snapshot: Snapshot, plan: Compaction, merged: Sequence[PartitionInfo]) -> Snapshot:
+    """Commit the next version with the new partitions. Raises `ConflictError` if another writer committed first."""
+    changed = snapshot.manifest.next([*plan.unchanged, *merged])
+    commit_manifest(snapshot.store, changed)
     return snapshot.next(changed)
 
 
-def _batches(partitions: list[Partition], target_tokens: int) -> Iterator[_Batch]:
-    """Yield the live documents in order, in batches of at least the target; the last one may be smaller."""
-    pending: list[_Batch] = []
-    for partition in partitions:
-        pending.append(_live(partition))
-        if sum(batch.n_tokens for batch in pending) >= target_tokens:
-            rest = _join(pending)
-            while rest.n_tokens >= target_tokens:
-                batch, rest = rest.split(int(np.searchsorted(np.cumsum(rest.lengths_N), target_tokens)) + 1)
-                yield batch
-            pending = [rest] if rest.ids else []
-    if pending:
-        yield _join(pending)
-
-
-def _live(partition: Partition) -> _Batch:
+def _live(partition: Partition, start: int = 0, stop: int | None = None) -> _Batch:
+    """Return the live documents of a partition, or a slice of them."""
     partition.check()
-    live_N = partition.live_N
+    positions = np.flatnonzero(partition.live_N)[start:stop]
+    chosen_N = np.zeros(len(partition.live_N), bool)
+    chosen_N[positions] = True
     lengths_N = np.diff(partition.offsets_N)
-    live_T = np.repeat(live_N, lengths_N)
-    positions = np.flatnonzero(live_N)
-    metadata = partition.metadata().filter(pa.array(live_N)) if partition.columns else _no_columns()
+    metadata = partition.metadata().filter(pa.array(chosen_N)) if partition.columns else _no_columns()
     return _Batch(
         partition.ids.take(positions),
         metadata,
-        lengths_N[live_N],
+        lengths_N[positions],
         np.full(len(positions), partition.info.error),
-        partition.tokens.take(live_T),
+        partition.tokens.take(np.repeat(chosen_N, lengths_N)),
     )
 
 
