@@ -16,11 +16,11 @@ from raycol.client.schema import MAX_K, MAX_QUERIES, SearchHit
 from raycol.core.config import Config, Location, Positive
 from raycol.core.shown import html_table
 from raycol.errors import InputError
-from raycol.index import Hit, Searcher
 from raycol.index.search.effort import Effort
 
 if TYPE_CHECKING:
     from raycol.client.sync_client import Client
+    from raycol.index import Hit, Searcher
     from raycol.models.protocol import Encoder
 
 # Settings of the endpoint, not of a request.
@@ -70,7 +70,7 @@ class SearchConfig(Config):
         return {"effort": "n_probe and n_rescore override it; leave it out"} if both else {}
 
 
-class Hits(list[Hit]):
+class Hits(list["Hit"]):
     """The hits of one query, best first; a notebook shows a table."""
 
     def __init__(self, query: str, hits: Iterable[Hit] = ()) -> None:
@@ -173,6 +173,8 @@ class Retriever:
 
             self._backend = _Endpoint(Client(str(target), api_key=api_key))
             return
+        from raycol.index import Searcher
+
         if api_key is not None:
             raise InputError("api_key: it is for an endpoint, and the target is an index; leave it out")
         if isinstance(target, Searcher) and (version is not None or trust):
@@ -218,7 +220,7 @@ class Retriever:
         return found[0] if isinstance(texts, str) else found
 
     @overload
-    def rerank(self, texts: str, ids: Iterable[str]) -> Hits: ...
+    def rerank(self, texts: str, ids: Iterable[str]) -> Hits: ...  # type: ignore[overload-overlap]
 
     @overload
     def rerank(self, texts: Sequence[str], ids: Iterable[Iterable[str]]) -> Results: ...
@@ -340,6 +342,8 @@ class _Endpoint(_Backend):
         return results
 
     def rerank(self, queries: list[str], ids: list[list[str]]) -> Sequence[Sequence[Hit]]:
+        from raycol.index import Hit
+
         results = []
         for query, query_ids in zip(queries, ids, strict=True):
             answer = self._client.rerank(query, ids=query_ids) if query_ids else None
@@ -419,6 +423,8 @@ def _explanation(
 
 
 def _to_hit(hit: SearchHit) -> Hit:
+    from raycol.index import Hit
+
     text = {} if hit.text is None else {"text": hit.text}
     return Hit(hit.id, hit.score, {**text, **hit.metadata})
 
@@ -469,6 +475,8 @@ def search(config: SearchConfig) -> Results:
                 )
         with Retriever(config.target) as retriever:
             return retriever.search(queries, config.k, **settings)
+    from raycol.index import Searcher
+
     index = Searcher(config.target, trust=config.trust)
     if config.filter is not None:
         # Opening the encoder takes seconds: after the other checks.

@@ -32,8 +32,8 @@ MAY_IMPORT = {
         "training",
     },
     "verbs": {
-        "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "retrieval", "serving", "storage",
-        "training", "client",
+        "client", "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "retrieval",
+        "serving", "storage", "training",
     },
 }  # fmt: skip
 FOR_ALL = {"core", "errors"}

@@ -210,7 +210,9 @@ def deploy(config: DeployConfig) -> None:
 
 def search(config: SearchConfig) -> None:
     """Search an index or a running endpoint."""
-    for hits in verbs.search(**given(config)):
+    from raycol.retrieval import search as run
+
+    for hits in run(config):
         display.hits(hits.query, hits)
 
 
