@@ -27,6 +27,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
 from raycol.training.launch import TrainReport
+from tests.conftest import make_passages, write_jsonl
 
 CONFIGS: dict[str, type[Config]] = {
     "append_index": AppendConfig,
@@ -210,3 +211,32 @@ def test_results_are_short_and_tables() -> None:
     assert "exact &lt;MaxSim&gt;" in evaluation._repr_html_()
     stats = IndexStats(1, (1,), 2, 19, 0, 0, 1, 128, 4, 4, 7234, {"codes.npy": 38}, 1.0)
     assert "codes.npy 38" in stats._repr_html_()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_notebooks_cells_run_twice(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, build, serve and search, on Ray, from dicts and files; a second run replaces the results."""
+    monkeypatch.chdir(tmp_path)
+    texts = [{**passage, "lang": "en"} for passage in make_passages(12)]
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"query": t["title"], "positive": t["text"]} for t in texts])
+    for run in range(2):
+        trained = raycol.train(
+            model=tiny_backbone, data=pairs, out="model", batch_size=4, mini_batch_size=4, embedding_size=16,
+            query_length=8, document_length=32, allow_duplicates=True, max_steps=run + 1, overwrite=True,
+        )  # fmt: skip
+        assert trained.steps == run + 1
+        assert trained.model == str(tmp_path / "model")
+        built = raycol.build_index(iter(texts), model="model", out="index", metadata=["lang"], overwrite=True)
+        assert (built.index, built.documents, raycol.index_info("index").version) == ("index", 12, 1)
+    assert "-new" not in (tmp_path / "model" / "training" / "config.yaml").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "model", "index"}
+    more = [{"_id": "new", "title": "", "text": "rain and storm", "lang": "de"}]
+    assert raycol.append_index("index", more).version == 2
+    local = raycol.Retriever("index")
+    with raycol.serve("index", port=0) as endpoint, raycol.Retriever(endpoint.url) as remote:
+        for retriever in (local, remote):
+            assert [hit.id for hit in retriever.search("rain", filter="lang = 'de'")] == ["new"]
+        assert local.search(["rain", "bread"]) == remote.search(["rain", "bread"])
+        assert local.rerank("rain", ["new"])[0].metadata == remote.rerank("rain", ["new"])[0].metadata
+        assert local.explain("rain", "new").matches == remote.explain("rain", "new").matches
