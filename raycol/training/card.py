@@ -24,8 +24,7 @@ from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
 from raycol.models.encoder import load_encoder
-from raycol.training.metrics import draw_curves
-from raycol.training.record import Record
+from raycol.training.metrics import Record, draw_curves
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

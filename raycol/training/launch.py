@@ -29,7 +29,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.models.discovery import find_checkpoint
 from raycol.storage import Store, absolute, open_store
 from raycol.training.config import TrainConfig
-from raycol.training.record import OnRecord
+from raycol.training.metrics import OnRecord
 from raycol.training.run_storage import (
     METRICS,
     TrainingRun,

@@ -1,13 +1,17 @@
-"""The metrics of a training where others look for them: gauges for Prometheus, through Ray, and curves as a PNG."""
+"""Metrics of a training step or an evaluation: records, gauges for Prometheus through Ray, and curves as a PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from raycol.evaluation.metrics import METRICS
-from raycol.training.record import Record
+
+# A step has step, steps, loss, learning_rate, grad_norm, ...; an evaluation has step, steps, nDCG@10, ...
+Record = dict[str, float]
+
+OnRecord = Callable[[Record], None]
 
 _DESCRIPTIONS = {
     "step": "Steps completed.",

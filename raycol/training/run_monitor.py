@@ -13,7 +13,7 @@ from typing import Any
 
 from raycol.core.progress import Report
 from raycol.errors import RaycolError
-from raycol.training.record import OnRecord, Record
+from raycol.training.metrics import OnRecord, Record
 
 _POLL_INTERVAL_S = 0.5
 # Starts from the same checkpoint after which training gives up.

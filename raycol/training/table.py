@@ -16,7 +16,7 @@ from rich.text import Text
 
 from raycol.core.progress import console
 from raycol.evaluation.metrics import METRICS
-from raycol.training.record import OnRecord, Record
+from raycol.training.metrics import OnRecord, Record
 
 _METRIC = "nDCG@10"
 _MAX_STEPS, _MAX_EVALUATIONS = 12, 12  # rows of the table

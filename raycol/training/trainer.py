@@ -36,7 +36,7 @@ from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.evaluation import METRIC, evaluate_on
 from raycol.training.group import all_gather
-from raycol.training.record import OnRecord
+from raycol.training.metrics import OnRecord
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,

@@ -20,9 +20,9 @@ from raycol.training.checkpoints import newest_intact
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.evaluation import open_collection
+from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.prepare import TrainingTask, make_plan
-from raycol.training.record import OnRecord
 from raycol.training.state import snapshot
 from raycol.training.trainer import EvalAndSaveCallback, Trainer
 

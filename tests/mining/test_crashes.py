@@ -107,11 +107,11 @@ def test_scoring_survives_a_killed_worker_and_driver(
 ) -> None:
     in_process.mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined"))
     config = ScoreConfig(data=tmp_path / "mined", teacher=str(tiny_cross_encoder), out="-", queries_per_part=2)
-    in_process.score_examples(config.model_copy(update={"out": tmp_path / "whole"}))
+    in_process.score_examples(config.model_copy(update={"out": str(tmp_path / "whole")}))
     out = tmp_path / "o"
     words = ["--teacher", tiny_cross_encoder, "--queries-per-part", 2]
     process = start("score", tmp_path / "mined", "--out", out, "--num-workers", 2, *words)
     finished = kill_worker_and_driver(process, out, "ScoringWorker")
-    report = score_examples(config.model_copy(update={"out": out, "num_workers": 1}))
+    report = score_examples(config.model_copy(update={"out": str(out), "num_workers": 1}))
     assert report.reused_parts == finished < report.parts == 30
     assert contents(out) == contents(tmp_path / "whole")

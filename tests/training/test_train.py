@@ -74,7 +74,7 @@ def test_an_error_of_a_worker_arrives_unchanged(
         {"objective": "cached"},
         {"objective": "contrastive", "gradient_checkpointing": True},
         {"objective": "cached", "dtype": "bfloat16"},
-        {"objective": "cached", "lora_rank": 4, "learning_rate": 5e-3},
+        {"objective": "cached", "lora_rank": 4, "learning_rate": 2e-2},
         {"objective": "distillation", "scoring": "xtr"},
         {"objective": "margin-mse", "scoring": "mean-maxsim"},
     ],
@@ -86,8 +86,9 @@ def test_the_loss_decreases(tiny_colbert: Path, tmp_path: Path, values: dict) ->
     if scored:  # a teacher that knows the topics
         records = [json.loads(line) for line in data.read_text().splitlines()]
         write_jsonl(data, [{**record, "scores": [1.0, -1.0, -2.0]} for record in records])
-    _, history = fit_in_process(settings(tiny_colbert, data, tmp_path / "x", max_steps=40, **values), tmp_path / "w")
-    assert np.mean(losses(history)[-5:]) < 0.8 * np.mean(losses(history)[:5])
+    values = {"learning_rate": 4e-3, "max_steps": 18, **values}
+    _, history = fit_in_process(settings(tiny_colbert, data, tmp_path / "x", **values), tmp_path / "w")
+    assert np.mean(losses(history)[-4:]) < 0.8 * np.mean(losses(history)[:4])
 
 
 @pytest.mark.slow
