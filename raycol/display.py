@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raycol.client.schema import SearchHit
     from raycol.data import BadRecord
     from raycol.evaluation.evaluate import Evaluation
-    from raycol.index import Index
+    from raycol.index import Hit, Index
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
     from raycol.serving.run import RunningEndpoint
@@ -154,7 +154,7 @@ def serving(endpoint: RunningEndpoint) -> None:
     echo(f"try: raycol search {endpoint.url} 'your question'")
 
 
-def hits(query: str, results: Sequence[SearchHit]) -> None:
+def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:
     """Print a query and its hits, one a line."""
     echo(query)
     for rank, hit in enumerate(results, start=1):

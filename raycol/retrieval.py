@@ -1,20 +1,31 @@
-"""`raycol search`: search an index, or an endpoint that serves one."""
+"""`Retriever`: texts in, hits with texts out, over an index or a running endpoint. `raycol search` uses it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from raycol.client.schema import MAX_K, MAX_QUERIES, SearchHit
 from raycol.core.config import Config, Location, Positive
+from raycol.core.shown import html_table
 from raycol.errors import InputError
 from raycol.index.search.effort import Effort
 
-# Arguments of `Index.search` of the same name.
-_SEARCH_ARGUMENTS = ("effort", "n_probe", "n_rescore", "device")
+if TYPE_CHECKING:
+    from raycol.client.sync_client import Client
+    from raycol.index import Hit, Searcher
+    from raycol.models.protocol import Encoder
+
 # Settings of the endpoint, not of a request.
 _INDEX_ONLY = ("model", "trust", "n_probe", "n_rescore", "device")
+_SNIPPET = 60
 
 
 class SearchConfig(Config):
@@ -59,57 +70,418 @@ class SearchConfig(Config):
         return {"effort": "n_probe and n_rescore override it; leave it out"} if both else {}
 
 
-def search(config: SearchConfig) -> list[list[SearchHit]]:
+class Hits(list["Hit"]):
+    """The hits of one query, best first; a notebook shows a table."""
+
+    def __init__(self, query: str, hits: Iterable[Hit] = ()) -> None:
+        super().__init__(hits)
+        self.query = query
+
+    def __repr__(self) -> str:
+        lines = [f"{hit.score:8.3f}  {hit.id}  {_snippet(hit.text)}".rstrip() for hit in self]
+        return "\n".join([self.query, *(lines or ["  no hits"])])
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(name for hit in self for name in hit.metadata or () if name != "text"))
+        rows = [
+            (rank, hit.score, hit.id, hit.text, *((hit.metadata or {}).get(name) for name in columns))
+            for rank, hit in enumerate(self, start=1)
+        ]
+        return html_table(("", "score", "id", "text", *columns), rows, self.query)
+
+
+class Results(list[Hits]):
+    """The hits of each query, in the order of the queries; a notebook shows a table of each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "no queries"
+
+    def _repr_html_(self) -> str:
+        return "".join(hits._repr_html_() for hits in self)
+
+
+@dataclass(frozen=True)
+class TokenMatch:
+    """A query token, the document token that it matches best, and their dot product.
+
+    `document_token` is None if the index does not store the text or its embeddings are pooled. `start` and `end` are
+    the document token's characters in the text; both 0 for special tokens.
+    """
+
+    query_token: str
+    document_token: str | None
+    score: float
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a document has its score: the scores of the matches add up to it. `text` is its title and text."""
+
+    query: str
+    id: str
+    score: float
+    text: str | None
+    matches: tuple[TokenMatch, ...]
+
+    def __repr__(self) -> str:
+        lines = [f"{m.score:8.3f}  {m.query_token} -> {m.document_token or '?'}" for m in self.matches]
+        return "\n".join([f"{self.id}: {self.score:.3f} for {self.query!r}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [(match.query_token, match.document_token, match.score) for match in self.matches]
+        return html_table(("query token", "document token", "score"), rows, f"{self.id}: {self.score:.3f}")
+
+
+class Retriever:
+    """Search with texts: an encoder and an index, or an endpoint. Both give the same results.
+
+        retriever = raycol.Retriever("my-index")
+        for hit in retriever.search("how do I parse a date?", k=3):
+            print(hit.score, hit.id, hit.text)
+
+    Args:
+        target: folder or URI of an index, an open `Index`, or an endpoint's URL (http://...).
+        model: the index's encoder if it has moved, or an `Encoder` of your own. Default: the one that the index
+            records. Not for an endpoint.
+        device: torch device of the encoder; by default the best that torch sees. Not for an endpoint.
+        api_key: API key of an endpoint; by default the environment variable RAYCOL_API_KEY.
+        version: version of the index; by default the newest. Not for an endpoint.
+        trust: skip the checksums of the index's files. Not for an endpoint.
+
+    Raises:
+        InputError: no index, no usable model, another model than the index's, or an argument that the target ignores.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | Searcher,
+        *,
+        model: str | Path | Encoder | None = None,
+        device: str | None = None,
+        api_key: str | None = None,
+        version: int | None = None,
+        trust: bool = False,
+    ) -> None:
+        self._backend: _Backend
+        if _is_url(target):
+            given = {"model": model, "device": device, "version": version, "trust": trust or None}
+            if unused := [name for name, value in given.items() if value is not None]:
+                raise InputError(f"{unused[0]}: an endpoint sets this itself; leave it out, or open an index")
+            from raycol.client.sync_client import Client
+
+            self._backend = _Endpoint(Client(str(target), api_key=api_key))
+            return
+        from raycol.index import Searcher
+
+        if api_key is not None:
+            raise InputError("api_key: it is for an endpoint, and the target is an index; leave it out")
+        if isinstance(target, Searcher) and (version is not None or trust):
+            raise InputError("version and trust: the index is open already; leave them out")
+        index = target if isinstance(target, Searcher) else Searcher(target, version, trust=trust)
+        self._backend = _Folder(index, _open_encoder(index, model, device))
+
+    @overload
+    def search(self, texts: str, k: int = 10, **settings: Any) -> Hits: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def search(self, texts: Sequence[str], k: int = 10, **settings: Any) -> Results: ...
+
+    def search(
+        self,
+        texts: str | Sequence[str],
+        k: int = 10,
+        *,
+        filter: str | None = None,  # noqa: A002
+        ids: Iterable[str] | None = None,
+        effort: Effort = "default",
+        **settings: Any,
+    ) -> Hits | Results:
+        """Return the best `k` documents of each text, with their texts and metadata; of one text, its hits.
+
+        Args:
+            texts: query texts, or one.
+            k: hits per query.
+            filter: a SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020" (docs/filters.md).
+            ids: search only these documents.
+            effort: fast, default or thorough.
+            settings: further arguments of `Index.search`, such as `n_probe`, `n_rescore`, `threads` and `device`; for
+                an endpoint, of `Client.search`.
+
+        Raises:
+            InputError: an empty text, `k` or a setting out of range, or an invalid filter.
+            RaycolError: the endpoint cannot be reached, or only a part of its shards answers.
+        """
+        queries = _check_texts(texts)
+        ids = None if ids is None else _check_ids(ids)
+        results = self._backend.search(queries, k, {"filter": filter, "ids": ids, "effort": effort, **settings})
+        found = Results(Hits(query, hits) for query, hits in zip(queries, results, strict=True))
+        return found[0] if isinstance(texts, str) else found
+
+    @overload
+    def rerank(self, texts: str, ids: Iterable[str]) -> Hits: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def rerank(self, texts: Sequence[str], ids: Iterable[Iterable[str]]) -> Results: ...
+
+    def rerank(self, texts: str | Sequence[str], ids: Iterable[Any]) -> Hits | Results:
+        """Score documents of the index exactly, such as a lexical engine's candidates; best first.
+
+        Args:
+            texts: query texts, or one.
+            ids: for each text, the ids of its documents; for one text, a list of ids. An endpoint is asked for the
+                text and metadata of each.
+
+        Raises:
+            InputError: an id that is not in the index, or another number of lists than of texts.
+        """
+        queries = _check_texts(texts)
+        ids_by_query = [_check_ids(ids)] if isinstance(texts, str) else [_check_ids(each) for each in ids]
+        if len(ids_by_query) != len(queries):
+            raise InputError(f"{len(queries)} texts and {len(ids_by_query)} lists of ids; expected one list per text")
+        results = self._backend.rerank(queries, ids_by_query)
+        found = Results(Hits(query, hits) for query, hits in zip(queries, results, strict=True))
+        return found[0] if isinstance(texts, str) else found
+
+    def explain(self, text: str, id: str) -> Explanation:  # noqa: A002
+        """Explain a score: the document token that each query token matches, as strings, with their similarity.
+
+        Raises:
+            InputError: the document is not in the index.
+        """
+        (query,) = _check_texts([text])
+        return self._backend.explain(query, id)
+
+    def encode(self, texts: Sequence[str], *, is_query: bool = True) -> list[NDArray[np.float32]]:
+        """Return the token embeddings of each text, float32 [n_tokens, dim]; of documents with `is_query=False`."""
+        return self._backend.encode(_check_texts(texts), is_query)
+
+    def close(self) -> None:
+        """Close the connections to an endpoint."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Retriever of {self._backend}>"
+
+
+class _Backend(ABC):
+    """What a retriever needs of an index or an endpoint."""
+
+    @abstractmethod
+    def search(self, queries: list[str], k: int, settings: Mapping[str, Any]) -> Sequence[Sequence[Hit]]: ...
+
+    @abstractmethod
+    def rerank(self, queries: list[str], ids: list[list[str]]) -> Sequence[Sequence[Hit]]: ...
+
+    @abstractmethod
+    def explain(self, query: str, id_: str) -> Explanation: ...
+
+    @abstractmethod
+    def encode(self, texts: list[str], is_query: bool) -> list[NDArray[np.float32]]: ...
+
+    def close(self) -> None:  # noqa: B027 - an index has nothing to close
+        """Close connections."""
+
+
+class _Folder(_Backend):
+    def __init__(self, index: Searcher, encoder: Encoder) -> None:
+        self._index = index
+        self._encoder = encoder
+
+    def __str__(self) -> str:
+        return repr(self._index)
+
+    def search(self, queries: list[str], k: int, settings: Mapping[str, Any]) -> Sequence[Sequence[Hit]]:
+        return self._index.search(self._encoder.encode_query(queries), k, with_metadata=True, **settings)
+
+    def rerank(self, queries: list[str], ids: list[list[str]]) -> Sequence[Sequence[Hit]]:
+        return self._index.rerank(self._encoder.encode_query(queries), ids, with_metadata=True)
+
+    def explain(self, query: str, id_: str) -> Explanation:
+        from raycol.models.protocol import Tokenizing
+
+        (query_QD,) = self._encoder.encode_query([query])
+        matches = self._index.explain(query_QD, id_)
+        text = encoded_text(self._index.metadata([id_])[0])
+        if not isinstance(self._encoder, Tokenizing):
+            return _explanation(query, id_, text, [], None, matches)
+        query_tokens = [token for token, _, _ in self._encoder.tokens(query, True)]
+        document = None if text is None else self._encoder.tokens(text, False)
+        pooled = self._index.manifest.pool_factor != 1
+        aligned = document and not pooled and max(match.document_token for match in matches) < len(document)
+        return _explanation(query, id_, text, query_tokens, document if aligned else None, matches)
+
+    def encode(self, texts: list[str], is_query: bool) -> list[NDArray[np.float32]]:
+        return self._encoder.encode_query(texts) if is_query else self._encoder.encode_document(texts)
+
+
+class _Endpoint(_Backend):
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __str__(self) -> str:
+        return self._client.url
+
+    def search(self, queries: list[str], k: int, settings: Mapping[str, Any]) -> Sequence[Sequence[Hit]]:
+        results: list[list[Hit]] = []
+        # A hit says nothing about shards: a partial answer would go unnoticed.
+        settings = {"allow_partial": False, **settings}
+        for start in range(0, len(queries), MAX_QUERIES):
+            try:
+                answer = self._client.search(queries=queries[start : start + MAX_QUERIES], k=k, **settings)
+            except TypeError as error:
+                raise InputError(f"{error}; an endpoint sets this itself, or does not know it") from None
+            results += [list(map(_to_hit, hits)) for hits in answer.results]
+        return results
+
+    def rerank(self, queries: list[str], ids: list[list[str]]) -> Sequence[Sequence[Hit]]:
+        from raycol.index import Hit
+
+        results = []
+        for query, query_ids in zip(queries, ids, strict=True):
+            answer = self._client.rerank(query, ids=query_ids) if query_ids else None
+            if answer and answer.unknown:
+                raise InputError(f"document {answer.unknown[0]!r} is not in the index of {self}")
+            hits = []
+            for result in answer.results if answer else ():
+                document = self._client.document(str(result.id))
+                row = {} if document.text is None else {"text": document.text}
+                hits.append(Hit(document.id, result.score, {**row, **document.metadata}))
+            results.append(hits)
+        return results
+
+    def explain(self, query: str, id_: str) -> Explanation:
+        answer = self._client.explain(query, id_)
+        document = answer.document_tokens
+        return _explanation(
+            query,
+            id_,
+            answer.text,
+            [token.text for token in answer.query_tokens],
+            None if document is None else [(token.text, token.start, token.end) for token in document],
+            answer.matches,
+        )
+
+    def encode(self, texts: list[str], is_query: bool) -> list[NDArray[np.float32]]:
+        return self._client.embeddings(texts, is_query=is_query) if texts else []
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _open_encoder(index: Searcher, model: str | Path | Encoder | None, device: str | None) -> Encoder:
+    """Open the encoder by its name, or check that an `Encoder` is the index's."""
+    if model is None or isinstance(model, str | Path):
+        # Imports torch, which takes seconds: after the index was opened.
+        from raycol.models.encoder import load_index_encoder
+        from raycol.models.text_encoder import TextEncoder
+
+        return TextEncoder(
+            load_index_encoder(index.manifest.model, None if model is None else str(model), device=device)
+        )
+    if device is not None:
+        raise InputError("device: the encoder is open already; leave it out")
+    if model.dimension != index.manifest.dim:
+        raise InputError(f"the encoder has {model.dimension} dimensions; the index has {index.manifest.dim}")
+    recorded = index.manifest.model
+    if recorded and recorded.fingerprint != model.fingerprint:
+        raise InputError(
+            f"the encoder is not the one the index was built with ({recorded.name!r}): its fingerprint is "
+            f"{model.fingerprint!r:.60}, the index's {recorded.fingerprint!r:.60}"
+        )
+    return model
+
+
+def encoded_text(row: Mapping[str, Any]) -> str | None:
+    """A document's title and text as they were encoded; None if the index does not store the text."""
+    if not isinstance(row.get("text"), str):
+        return None
+    return f"{row.get('title') or ''} {row['text']}".strip()
+
+
+def _explanation(
+    query: str,
+    id_: str,
+    text: str | None,
+    query_tokens: Sequence[str],
+    document: Sequence[tuple[str, int, int]] | None,
+    matches: Sequence[Any],
+) -> Explanation:
+    pairs = []
+    for match in matches:
+        name = query_tokens[match.query_token] if query_tokens else f"token {match.query_token}"
+        token, start, end = document[match.document_token] if document else (None, 0, 0)
+        pairs.append(TokenMatch(name, token, match.score, start, end))
+    return Explanation(query, id_, sum(match.score for match in matches), text, tuple(pairs))
+
+
+def _to_hit(hit: SearchHit) -> Hit:
+    from raycol.index import Hit
+
+    text = {} if hit.text is None else {"text": hit.text}
+    return Hit(hit.id, hit.score, {**text, **hit.metadata})
+
+
+def _is_url(target: object) -> bool:
+    return isinstance(target, str) and target.startswith(("http://", "https://"))
+
+
+def _check_texts(texts: str | Sequence[str]) -> list[str]:
+    if not isinstance(texts, str | Iterable):
+        raise InputError(f"texts is a {type(texts).__name__}; expected a text, or a list of texts")
+    checked = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise InputError(
+                f"text {number} is a {type(text).__name__}; expected a string (raycol.Index searches with embeddings)"
+            )
+        if not text.strip():
+            raise InputError("an empty query; expected some text")
+    return checked
+
+
+def _check_ids(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"ids is {ids!r:.60}; expected a list of ids")
+    return list(ids)
+
+
+def _snippet(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= _SNIPPET else line[: _SNIPPET - 1] + "…"
+
+
+def search(config: SearchConfig) -> Results:
     """Return the hits of each query, best first.
 
     Raises:
         InputError: the target is not an index, a query is empty, or an endpoint does not accept a setting.
         RaycolError: the endpoint cannot be reached.
     """
-    for query in config.queries:
-        if not query.strip():
-            raise InputError("an empty query; expected some text")
-    if config.target.startswith(("http://", "https://")):
-        return _search_endpoint(config)
-    return _search_index(config)
+    queries = _check_texts(config.queries)
+    settings: dict[str, Any] = {"filter": config.filter, "ids": config.ids, "effort": config.effort or "default"}
+    if _is_url(config.target):
+        for name in _INDEX_ONLY:
+            if name in config.model_fields_set and getattr(config, name) not in (None, False):
+                raise InputError(
+                    f"--{name.replace('_', '-')}: an endpoint sets this itself; leave it out, or search an index"
+                )
+        with Retriever(config.target) as retriever:
+            return retriever.search(queries, config.k, **settings)
+    from raycol.index import Searcher
 
-
-def _search_endpoint(config: SearchConfig) -> list[list[SearchHit]]:
-    from raycol.client.sync_client import Client
-
-    for name in _INDEX_ONLY:
-        if name in config.model_fields_set and getattr(config, name) not in (None, False):
-            raise InputError(
-                f"--{name.replace('_', '-')}: an endpoint sets this itself; leave it out, or search an index"
-            )
-    results = []
-    with Client(config.target) as client:
-        for start in range(0, len(config.queries), MAX_QUERIES):
-            # The output shows hits only: a partial answer would go unnoticed.
-            answer = client.search(
-                queries=config.queries[start : start + MAX_QUERIES],
-                k=config.k,
-                filter=config.filter,
-                ids=config.ids,
-                effort=config.effort or "default",
-                allow_partial=False,
-            )
-            results += answer.results
-    return results
-
-
-def _search_index(config: SearchConfig) -> list[list[SearchHit]]:
-    from raycol.index import Index
-    from raycol.index.search.filters import parse_filter
-
-    index = Index.open(config.target, trust=config.trust)
+    index = Searcher(config.target, trust=config.trust)
     if config.filter is not None:
-        parse_filter(config.filter, index.manifest.columns)
-    # Imports torch, which takes seconds: after the other checks.
-    from raycol.models.encoder import load_index_encoder
+        # Opening the encoder takes seconds: after the other checks.
+        from raycol.index.search.filters import parse_filter
 
-    encoder = load_index_encoder(index.manifest.model, config.model, device=None)
-    queries = encoder.encode_query(config.queries, convert_to_numpy=True, show_progress_bar=False)
-    arguments = {name: value for name in _SEARCH_ARGUMENTS if (value := getattr(config, name)) is not None}
-    results = index.search(queries, config.k, filter=config.filter, ids=config.ids, with_metadata=True, **arguments)
-    return [[SearchHit.of(hit.id, hit.score, hit.metadata or {}) for hit in hits] for hits in results]
+        parse_filter(config.filter, index.manifest.columns)
+    settings |= {"n_probe": config.n_probe, "n_rescore": config.n_rescore, "device": config.device}
+    return Retriever(index, model=config.model).search(queries, config.k, **settings)

@@ -31,6 +31,10 @@ MAY_IMPORT = {
         "client", "data", "display", "distributed", "evaluation", "index", "indexing", "models", "serving", "storage",
         "training",
     },
+    "verbs": {
+        "client", "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "retrieval",
+        "serving", "storage", "training",
+    },
 }  # fmt: skip
 FOR_ALL = {"core", "errors"}
 # The same inside raycol/index.

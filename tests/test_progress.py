@@ -1,9 +1,11 @@
 """Progress of long commands, on a terminal and without one."""
 
 import io
+import sys
 import time
 from contextlib import suppress
 from threading import active_count
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -83,3 +85,31 @@ def test_earlier_progress_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatc
         assert task.speed
         assert task.speed <= 1
     assert "902/1000" in output.getvalue() or "1000/1000" in output.getvalue()
+
+
+def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython is not a requirement: its `display` is recorded here."""
+    shown: list[dict[str, str]] = []
+
+    class Handle:
+        def update(self, content: dict[str, str], raw: bool) -> None:
+            shown.append(content)
+
+    def display(content: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        shown.append(content)
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(module, "console", Console(file=io.StringIO(), force_jupyter=True))
+    monkeypatch.setattr(module, "_FRAME_INTERVAL_S", 0.005)
+    with progress("Indexing <a>") as report:
+        report(3, 4, "busy")
+        deadline = time.monotonic() + 20
+        while "3 of 4 (busy)" not in shown[-1]["text/plain"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    assert "<progress value='3' max='4'></progress> Indexing &lt;a&gt;" in shown[-2]["text/html"]
+    assert shown[-1]["text/plain"].endswith("s: done (busy)")
+    with suppress(KeyError), progress("Indexing"):
+        raise KeyError
+    assert shown[-1]["text/plain"].endswith("s: failed")

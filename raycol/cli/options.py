@@ -49,6 +49,11 @@ def options_of(
     return decorate
 
 
+def given(config: Config) -> dict[str, Any]:
+    """Return the settings that were passed, as arguments of the verb's function in `raycol.verbs`."""
+    return {name: getattr(config, name) for name in config.model_fields_set}
+
+
 def option_parameters(config_class: type[Config], leave_out: Collection[str] = ()) -> list[inspect.Parameter]:
     """Return a command's parameters, one option for each field of a configuration."""
     return [

@@ -95,8 +95,18 @@ class Config(BaseModel):
         return self
 
     @classmethod
-    def load(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls,
+        path: Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        caller: str = "the command line",
+    ) -> Self:
         """Load the configuration from a YAML file, if any, with `overrides` on top; overrides of None are ignored.
+
+        Args:
+            path: the YAML file.
+            overrides: values by field.
+            caller: where the overrides come from, for messages.
 
         Raises:
             InputError: the file is missing or not a YAML mapping, a key is unknown or missing, or a value is invalid.
@@ -109,8 +119,8 @@ class Config(BaseModel):
             # Report an unknown key first: a misspelt key also makes the required one missing.
             errors = sorted(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
             key = errors[0]["loc"][0] if errors[0]["loc"] else ""
-            from_command_line = path is None or key in (overrides or {})
-            raise InputError(cls._explain(errors[0], "the command line" if from_command_line else str(path))) from None
+            from_caller = path is None or key in (overrides or {})
+            raise InputError(cls._explain(errors[0], caller if from_caller else str(path))) from None
 
     @classmethod
     def _explain(cls, error: ErrorDetails, source: str) -> str:

@@ -1,7 +1,8 @@
-"""Progress of long commands: a bar on a terminal, otherwise a plain line every few seconds and one at the end."""
+"""Progress of long commands: a bar on a terminal or in a notebook, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,6 +40,8 @@ Report = Callable[[float, float | None, str], None]
 
 # Seconds between two plain lines.
 _LINE_INTERVAL_S = 15.0
+# Seconds between two updates in a notebook.
+_FRAME_INTERVAL_S = 0.5
 # Window of the bar's speed estimate, in seconds; a part of a corpus may take minutes.
 _SPEED_WINDOW_S = 600.0
 
@@ -102,9 +105,13 @@ class _Stage:
 def progress(title: str) -> Iterator[Report]:
     """Show a progress bar while the block runs; the block calls the returned function with its progress.
 
-    The bar pulses until a total is known. Without a terminal, a line is printed every 15 seconds, even if nothing
-    was reported since the last one.
+    The bar pulses until a total is known. A notebook shows a bar too. Elsewhere a line is printed every 15 seconds,
+    even if nothing was reported since the last one.
     """
+    if console.is_jupyter:
+        with _notebook_bar(title) as in_notebook:
+            yield in_notebook
+        return
     started = time.monotonic()
     stage = _Stage(started, 0, 0, None)
 
@@ -150,11 +157,18 @@ def _bar() -> Progress:
 def _lines(first: str, print_line: Callable[[], None]) -> Iterator[None]:
     """Print a first line, then further lines from a thread while the block runs."""
     console.print(first)
+    with _every(_LINE_INTERVAL_S, print_line):
+        yield
+
+
+@contextmanager
+def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call a function at an interval, from a thread, while the block runs."""
     ended = Event()
 
     def tick() -> None:
-        while not ended.wait(_LINE_INTERVAL_S):
-            print_line()
+        while not ended.wait(seconds):
+            call()
 
     thread = Thread(target=tick, name="progress", daemon=True)
     thread.start()
@@ -163,3 +177,39 @@ def _lines(first: str, print_line: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def _notebook_bar(title: str) -> Iterator[Report]:
+    """Show the progress in the output of a notebook's cell: one line with a bar, replaced as it changes.
+
+    rich needs ipywidgets for this, and prints a warning per frame without.
+    """
+    from IPython.display import display  # type: ignore[import-not-found]
+
+    started = time.monotonic()
+    stage = _Stage(started, 0, 0, None)
+
+    def content(line: str, bar: str) -> dict[str, str]:
+        text = f"{title}, {time.monotonic() - started:,.0f} s{line}"
+        return {"text/plain": printable(text), "text/html": f"{bar} {html.escape(text)}"}
+
+    def frame() -> dict[str, str]:
+        amount = f"value='{stage.done:g}' max='{stage.total:g}'" if stage.total else ""
+        return content(f": {stage.line(time.monotonic())}", f"<progress {amount}></progress>")
+
+    handle = display(frame(), raw=True, display_id=True)
+
+    def report(done: float, total: float | None = None, note: str = "") -> None:
+        nonlocal stage
+        stage = stage.updated(time.monotonic(), done, total, note)
+
+    ended = ": failed"
+    try:
+        with _every(_FRAME_INTERVAL_S, lambda: handle.update(frame(), raw=True)):
+            yield report
+        ended = f": done{stage.suffix}"
+    finally:
+        handle.update(
+            content(ended, "<progress value='1' max='1'></progress>" if ended != ": failed" else ""), raw=True
+        )

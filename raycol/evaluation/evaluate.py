@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from raycol.core.config import Config, Location
 from raycol.core.progress import Report, no_report
+from raycol.core.shown import Shown
 from raycol.data import load_beir
 from raycol.data.beir import missing_documents
 from raycol.data.corpus import OnError
@@ -42,8 +43,8 @@ class EvaluateConfig(Config):
     """Torch device of the model: cpu, cuda, ... By default the best one available."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Result of an evaluation.
 
     Args:
@@ -53,6 +54,8 @@ class Evaluation:
         skipped: unusable records.
         notes: what is missing or was left out, a sentence each.
     """
+
+    _main: ClassVar = ("metrics", "method", "queries", "documents")
 
     metrics: dict[str, float]
     method: str

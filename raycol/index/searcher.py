@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Never, Self, TypeVar
+from typing import Any, ClassVar, Never, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.shown import Shown
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
@@ -40,8 +41,8 @@ class Match:
     score: float
 
 
-@dataclass(frozen=True)
-class IndexStats:
+@dataclass(frozen=True, repr=False)
+class IndexStats(Shown):
     """Sizes, counts and codebook drift of an index.
 
     Args:
@@ -56,6 +57,8 @@ class IndexStats:
             1 means that the codebook fits as well as when it was trained.
     """
 
+    _main: ClassVar = ("version", "documents", "tokens", "partitions", "dim", "bits", "bytes", "drift")
+
     version: int
     versions: tuple[int, ...]
     documents: int
@@ -67,7 +70,7 @@ class IndexStats:
     bits: int
     n_centroids: int
     bytes: int
-    files: dict[str, int] = field(repr=False)
+    files: dict[str, int]
     drift: float
 
     @property

@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from raycol.core.progress import Report, no_report
+from raycol.core.shown import Shown
 from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
 from raycol.index.format.codebook_files import open_codebook
@@ -33,8 +35,8 @@ from raycol.storage import StoredFolder, absolute, open_store
 _MAX_DRIVER_TOKENS = 20_000_000
 
 
-@dataclass(frozen=True)
-class CompactReport:
+@dataclass(frozen=True, repr=False)
+class CompactReport(Shown):
     """Result of a compaction.
 
     Args:
@@ -45,6 +47,8 @@ class CompactReport:
         reused_parts: new partitions that an interrupted run had finished.
         seconds: wall-clock time of this run.
     """
+
+    _main: ClassVar = ("index", "version", "partitions_before", "partitions", "dropped", "seconds")
 
     index: str
     version: int

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from raycol.core.memory import peak_memory
+from raycol.core.shown import Shown
 from raycol.data import BadRecord, Passage
 from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
@@ -39,7 +41,7 @@ _PART_COPIES = 3
 _SAMPLE_COPIES = 3
 
 
-class Estimate(BaseModel):
+class Estimate(Shown, BaseModel):
     """Estimated cost of a build. The rates are measured on this machine.
 
     Args:
@@ -59,6 +61,7 @@ class Estimate(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("documents", "tokens", "index_bytes", "parts", "worker_hours", "worker_bytes")
 
     documents: int
     tokens: int

@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 import raycol
 from raycol.core.memory import peak_memory
+from raycol.core.shown import Shown
 from raycol.data import BadRecord
 from raycol.errors import writing
 from raycol.index.format.manifest import REPORT
@@ -31,7 +33,7 @@ _LIBRARIES = (
 )
 
 
-class BuildReport(BaseModel):
+class BuildReport(Shown, BaseModel):
     """Result and cost of a build or an append.
 
     Args:
@@ -59,6 +61,7 @@ class BuildReport(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("index", "version", "documents", "passages", "tokens", "partitions", "seconds")
 
     index: str
     version: int

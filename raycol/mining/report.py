@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from raycol.core.shown import Shown
 from raycol.data import BadRecord
 
 MINING_REPORT = "mining-report.json"
 SCORING_REPORT = "scoring-report.json"
 
 
-class MiningReport(BaseModel):
+class MiningReport(Shown, BaseModel):
     """Report of `raycol mine`.
 
     Args:
@@ -36,6 +38,7 @@ class MiningReport(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("out", "queries", "pairs", "rows", "negatives", "seconds")
 
     out: str
     index: str
@@ -58,7 +61,7 @@ class MiningReport(BaseModel):
     versions: dict[str, str]
 
 
-class ScoringReport(BaseModel):
+class ScoringReport(Shown, BaseModel):
     """Report of `raycol score`.
 
     Args:
@@ -80,6 +83,7 @@ class ScoringReport(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("out", "teacher", "examples", "rows", "pairs", "seconds")
 
     out: str
     teacher: str

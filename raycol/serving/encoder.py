@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.index.format.manifest import ModelInfo
-from raycol.models.tokenization import Task, prompt_of, tokenize
+from raycol.models.protocol import TokenOffsets
+from raycol.models.tokenization import token_offsets
 from raycol.serving.batcher import Batcher
 
 # Maximum tokens per batch.
@@ -24,8 +25,6 @@ _CACHED_QUERIES = 4096
 _CHARACTERS_PER_TOKEN = 4
 # Truncate texts before tokenizing: the model reads no more, and tokenizing 100,000 words is slow.
 _MAX_CHARACTERS_PER_TOKEN = 16
-
-Tokens = list[tuple[str, int, int]]
 
 
 class _Text(NamedTuple):
@@ -86,14 +85,14 @@ class QueryEncoder:
             lambda: [float((query_QD @ document_TD.T).max(axis=1).sum()) for document_TD in embeddings]
         )
 
-    async def tokens(self, text: str, is_query: bool) -> Tokens:
+    async def tokens(self, text: str, is_query: bool) -> list[TokenOffsets]:
         """The text's tokens that have embeddings, with their character offsets; see `token_offsets`."""
         return await asyncio.to_thread(self._tokens, text, is_query)
 
     async def status(self) -> None:
         """A ping."""
 
-    def _tokens(self, text: str, is_query: bool) -> Tokens:
+    def _tokens(self, text: str, is_query: bool) -> list[TokenOffsets]:
         with self._explainer_lock:
             return token_offsets(self._explainer, self._truncate(text, is_query), is_query)
 
@@ -120,29 +119,3 @@ def _copy_sharing_weights(encoder: Any) -> Any:
     """A copy of an encoder that shares its weights but not its tokenizer."""
     shared = [*encoder.parameters(), *encoder.buffers()]
     return copy.deepcopy(encoder, {id(tensor): tensor for tensor in shared})
-
-
-def token_offsets(encoder: Any, text: str, is_query: bool) -> Tokens:
-    """The text's tokens that have embeddings, with start and end offsets; both 0 for special tokens and padding."""
-    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
-    task: Task = "query" if is_query else "document"
-    prompt = prompt_of(encoder, task)
-    features = tokenize(encoder, [text], task)
-    ids = features["input_ids"][0].tolist()
-    for module in encoder:
-        if isinstance(module, MultiVectorMask):
-            features = module(features, task=task)
-    mask = features["attention_mask"][0].bool().tolist()
-    tokenizer = encoder.tokenizer
-    plain = tokenizer(f"{prompt}{text}", return_offsets_mapping=True, verbose=False)
-    plain_tokens = dict(enumerate(zip(plain["input_ids"], plain["offset_mapping"], strict=True)))
-    tokens = []
-    for position, (token_id, has_embedding) in enumerate(zip(ids, mask, strict=True)):
-        if not has_embedding:
-            continue
-        plain_id, (start, stop) = plain_tokens.get(position, (None, (0, 0)))
-        in_text = plain_id == token_id and start >= len(prompt)
-        offsets = (start - len(prompt), stop - len(prompt)) if in_text else (0, 0)
-        tokens.append((tokenizer.convert_ids_to_tokens(token_id), *offsets))
-    return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
@@ -10,8 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Self
 
 from raycol.client.sync_client import check_health
 from raycol.distributed.session import ray_errors, ray_session, set_environment
@@ -27,13 +29,40 @@ _APP = "raycol"
 _SHUTDOWN_S = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunningEndpoint:
-    """URL, served manifest and number of shards of a running endpoint."""
+    """URL, served manifest and number of shards of a running endpoint; as a context manager, it stops at the end."""
 
     url: str
     manifest: Manifest
     shards: int
+    _running: ExitStack
+
+    def stop(self) -> None:
+        """Stop the endpoint, if it runs."""
+        self._running.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<endpoint {self.url}: version {self.manifest.version}, {self.manifest.documents} documents>"
+
+    def _repr_html_(self) -> str:
+        manifest = self.manifest
+        return f"<a href='{self.url}'>{self.url}</a>: version {manifest.version}, {manifest.documents} documents"
+
+
+def start(config: ServeConfig) -> RunningEndpoint:
+    """Serve an index until `stop` or the end of this process. Raises as `serving` does."""
+    stack = ExitStack()
+    endpoint = stack.enter_context(serving(config))
+    atexit.register(stack.close)
+    stack.callback(atexit.unregister, stack.close)
+    return replace(endpoint, _running=stack)
 
 
 @contextmanager
@@ -80,7 +109,7 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
             with ray_errors("starting the endpoint"):
                 serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
                 check_health(url)
-            yield RunningEndpoint(url, index.manifest, config.shards)
+            yield RunningEndpoint(url, index.manifest, config.shards, ExitStack())
         finally:
             serve.delete(_APP)
             # Our Ray session takes Serve down with it: only drop Serve's client, since `serve.shutdown` makes Ray

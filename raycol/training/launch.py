@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from raycol.core.lazy import without_gc
 from raycol.core.progress import Report, no_report
+from raycol.core.shown import Shown
 from raycol.core.uris import is_uri, join_uri, without_options
 from raycol.distributed.executor import ON_RAY, Executor
 from raycol.distributed.session import ray_errors, ray_session
@@ -42,8 +43,8 @@ from raycol.training.run_storage import (
 )
 
 
-@dataclass(frozen=True)
-class TrainReport:
+@dataclass(frozen=True, repr=False)
+class TrainReport(Shown):
     """Outcome of a training.
 
     Args:
@@ -55,6 +56,8 @@ class TrainReport:
         seconds: wall time of this command, without the runs that it resumes.
         remarks: what was skipped or padded in the data, by source.
     """
+
+    _main: ClassVar = ("model", "steps", "examples", "metrics", "best_step", "seconds")
 
     model: str
     examples: int
