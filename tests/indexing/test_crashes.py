@@ -52,7 +52,7 @@ def write_hostile(path: Path) -> list[tuple[int, str]]:
         (b'{"_id": "empty", "text": ""}', "has no text"),
         (b'{"_id": "blank", "text": " \\t\\n ", "title": "\\u2003"}', "has no text"),
         (b'{"_id": "latin", "text": "caf\xe9"}', "not UTF-8"),
-        (b'{"_id": 17, "text": "rain"}', "the id is 17"),
+        (b'{"_id": 1.5, "text": "rain"}', "the id is 1.5"),
         (b'{"_id": null, "text": "rain"}', "no '_id'"),
         (b'{"_id": ["x"], "text": "rain"}', "the id is ['x']"),
         (b'{"_id": "number", "text": 5}', "expected a string"),
