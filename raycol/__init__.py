@@ -16,8 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raycol.core.lazy import lazy_attributes
-
-__version__ = "0.1.0"
+from raycol.core.version import __version__
 
 if TYPE_CHECKING:
     from raycol.client.async_client import AsyncClient

@@ -122,7 +122,7 @@ def test_an_endpoint_answers_in_the_same_types() -> None:
     import httpx2
 
     from raycol.client.sync_client import Client
-    from raycol.retrieval import Retriever, _Endpoint
+    from raycol.retrieval.retriever import Retriever, _Endpoint
 
     hit = {"id": "2", "score": 3.5, "text": "a date", "metadata": {"title": "t", "lang": "en"}, "omitted": []}
     search = SearchResponse.model_validate(

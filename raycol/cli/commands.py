@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-import raycol
 from raycol import display, verbs
 from raycol.cli.doctor import doctor
 from raycol.cli.jobs import jobs_app
@@ -19,6 +18,7 @@ from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
 from raycol.core.lazy import without_gc
 from raycol.core.progress import progress
+from raycol.core.version import __version__
 from raycol.data.corpus import read_id_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
@@ -48,7 +48,7 @@ IndexArgument = Annotated[str, typer.Argument(help="Folder or URI of the index."
 
 def _version(wanted: bool) -> None:
     if wanted:
-        echo(f"raycol {raycol.__version__}")
+        echo(f"raycol {__version__}")
         raise typer.Exit
 
 

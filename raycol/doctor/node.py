@@ -72,9 +72,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     if "raycol" in installed:  # the imported code may differ from the installed one: a job brings its own
-        import raycol
+        from raycol.core.version import __version__
 
-        installed["raycol"] = raycol.__version__
+        installed["raycol"] = __version__
     return installed
 
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-import raycol
 from raycol.core.memory import peak_memory
 from raycol.core.shown import Shown
+from raycol.core.version import __version__
 from raycol.data import BadRecord
 from raycol.errors import writing
 from raycol.index.format.manifest import REPORT
@@ -145,7 +145,7 @@ def save_report(store: Store, report: BuildReport) -> None:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of raycol, Python and the main libraries."""
-    versions = {"raycol": raycol.__version__, "python": platform.python_version()}
+    versions = {"raycol": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import raycol
 from raycol.core.config import Config
+from raycol.core.version import __version__
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.cluster import Cluster, DuplicateJobError
 from raycol.jobs.connection import auth_headers, dashboard_address
@@ -135,7 +135,7 @@ def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: Sub
         package=package,
         runtime_env=runtime_env(package, config.env, config.runtime_env),
         metadata={
-            "raycol": raycol.__version__,
+            "raycol": __version__,
             "verb": verb_name,
             "config": config_path,
             "writes": _output(verb, verb_config),

@@ -17,7 +17,6 @@ from pydantic_core import from_json
 from ray import serve
 from starlette.exceptions import HTTPException
 
-from raycol import __version__
 from raycol.client.schema import (
     MAX_ID_CHARACTERS,
     DocumentResponse,
@@ -35,6 +34,7 @@ from raycol.client.schema import (
     VersionRequest,
     VersionResponse,
 )
+from raycol.core.version import __version__
 from raycol.distributed.listening import keep_replica_on_loopback
 from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-import raycol
 from raycol.core.uris import base_name, is_uri, without_options
+from raycol.core.version import __version__
 from raycol.data.files import HUB
 from raycol.evaluation.metrics import METRICS
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
@@ -86,7 +86,7 @@ def _settings_file(config: TrainConfig) -> str:
         settings["model"] = PACKAGED_BACKBONE
     if config.storage == config.model_copy(update={"storage": None}).storage_uri:
         del settings["storage"]
-    head = f"# raycol {raycol.__version__}; to repeat the training: raycol train config.yaml --out ANOTHER_FOLDER\n"
+    head = f"# raycol {__version__}; to repeat the training: raycol train config.yaml --out ANOTHER_FOLDER\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -163,7 +163,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
     return (
         "A late-interaction (ColBERT-style, multi-vector) retrieval model: it encodes each token of a query or a "
         "document as a unit vector and compares them token by token.\n\n"
-        f"Trained with raycol {raycol.__version__} from {origin}.\n\n{_table(('setting', 'value'), rows)}"
+        f"Trained with raycol {__version__} from {origin}.\n\n{_table(('setting', 'value'), rows)}"
     )
 
 
@@ -255,7 +255,7 @@ def _settings(config: TrainConfig, task: TrainingTask) -> str:
 
 
 def _versions() -> str:
-    versions = {"raycol": raycol.__version__, **{name: version(name) for name in _PACKAGES}}
+    versions = {"raycol": __version__, **{name: version(name) for name in _PACKAGES}}
     return _table(("package", "version"), list(versions.items()))
 
 

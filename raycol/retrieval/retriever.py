@@ -1,20 +1,16 @@
-"""`Retriever`: texts in, hits with texts out, over an index or a running endpoint. `raycol search` uses it."""
+"""`Retriever`: texts in, hits with texts out, over an index or a running endpoint."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from raycol.client.schema import MAX_K, MAX_QUERIES, SearchHit
-from raycol.core.config import Config, Location, Positive
-from raycol.core.shown import html_table
+from raycol.client.schema import MAX_QUERIES, SearchHit
 from raycol.errors import InputError
 from raycol.index.search.effort import Effort
 
@@ -23,115 +19,7 @@ if TYPE_CHECKING:
     from raycol.index import Hit, Searcher
     from raycol.models.protocol import Encoder
 
-# Settings of the endpoint, not of a request.
-_INDEX_ONLY = ("model", "trust", "n_probe", "n_rescore", "device")
-_SNIPPET = 60
-
-
-class SearchConfig(Config):
-    """Settings of `raycol search`."""
-
-    target: str
-    """Folder or URI of an index, or address of an endpoint (http://...), whose API key is read from RAYCOL_API_KEY."""
-
-    queries: list[str]
-    """Query texts."""
-
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
-    """Hits per query."""
-
-    model: Location | None = None
-    """The index's encoder, if it has moved. Default: the one that the index records. Not for an endpoint."""
-
-    filter: str | None = None
-    """A SQL condition over metadata columns, such as "lang = 'en' AND year >= 2020"."""
-
-    ids: list[str] | None = None
-    """Search this document only; repeat for several."""
-
-    trust: bool = False
-    """Skip the checksums of the index's files. Not for an endpoint."""
-
-    effort: Effort | None = None
-    """Trade-off of recall and time: fast, default or thorough."""
-
-    n_probe: Positive | None = None
-    """Centroids probed for each query token; overrides effort. Not for an endpoint."""
-
-    n_rescore: Positive | None = None
-    """Documents rescored exactly; overrides effort. Not for an endpoint."""
-
-    device: str = "cpu"
-    """Device for the exact scores: cpu, or a torch device such as cuda. Not for an endpoint."""
-
-    def without_effect(self) -> dict[str, str]:
-        """See `Config`."""
-        both = self.n_probe is not None and self.n_rescore is not None
-        return {"effort": "n_probe and n_rescore override it; leave it out"} if both else {}
-
-
-class Hits(list["Hit"]):
-    """The hits of one query, best first; a notebook shows a table."""
-
-    def __init__(self, query: str, hits: Iterable[Hit] = ()) -> None:
-        super().__init__(hits)
-        self.query = query
-
-    def __repr__(self) -> str:
-        lines = [f"{hit.score:8.3f}  {hit.id}  {_snippet(hit.text)}".rstrip() for hit in self]
-        return "\n".join([self.query, *(lines or ["  no hits"])])
-
-    def _repr_html_(self) -> str:
-        columns = list(dict.fromkeys(name for hit in self for name in hit.metadata or () if name != "text"))
-        rows = [
-            (rank, hit.score, hit.id, hit.text, *((hit.metadata or {}).get(name) for name in columns))
-            for rank, hit in enumerate(self, start=1)
-        ]
-        return html_table(("", "score", "id", "text", *columns), rows, self.query)
-
-
-class Results(list[Hits]):
-    """The hits of each query, in the order of the queries; a notebook shows a table of each."""
-
-    def __repr__(self) -> str:
-        return "\n".join(map(repr, self)) or "no queries"
-
-    def _repr_html_(self) -> str:
-        return "".join(hits._repr_html_() for hits in self)
-
-
-@dataclass(frozen=True)
-class TokenMatch:
-    """A query token, the document token that it matches best, and their dot product.
-
-    `document_token` is None if the index does not store the text or its embeddings are pooled. `start` and `end` are
-    the document token's characters in the text; both 0 for special tokens.
-    """
-
-    query_token: str
-    document_token: str | None
-    score: float
-    start: int = 0
-    end: int = 0
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a document has its score: the scores of the matches add up to it. `text` is its title and text."""
-
-    query: str
-    id: str
-    score: float
-    text: str | None
-    matches: tuple[TokenMatch, ...]
-
-    def __repr__(self) -> str:
-        lines = [f"{m.score:8.3f}  {m.query_token} -> {m.document_token or '?'}" for m in self.matches]
-        return "\n".join([f"{self.id}: {self.score:.3f} for {self.query!r}", *lines])
-
-    def _repr_html_(self) -> str:
-        rows = [(match.query_token, match.document_token, match.score) for match in self.matches]
-        return html_table(("query token", "document token", "score"), rows, f"{self.id}: {self.score:.3f}")
+from raycol.retrieval.results import Explanation, Hits, Results, explanation
 
 
 class Retriever:
@@ -165,7 +53,7 @@ class Retriever:
         trust: bool = False,
     ) -> None:
         self._backend: _Backend
-        if _is_url(target):
+        if is_url(target):
             given = {"model": model, "device": device, "version": version, "trust": trust or None}
             if unused := [name for name, value in given.items() if value is not None]:
                 raise InputError(f"{unused[0]}: an endpoint sets this itself; leave it out, or open an index")
@@ -213,7 +101,7 @@ class Retriever:
             InputError: an empty text, `k` or a setting out of range, or an invalid filter.
             RaycolError: the endpoint cannot be reached, or only a part of its shards answers.
         """
-        queries = _check_texts(texts)
+        queries = check_texts(texts)
         ids = None if ids is None else _check_ids(ids)
         results = self._backend.search(queries, k, {"filter": filter, "ids": ids, "effort": effort, **settings})
         found = Results(Hits(query, hits) for query, hits in zip(queries, results, strict=True))
@@ -236,7 +124,7 @@ class Retriever:
         Raises:
             InputError: an id that is not in the index, or another number of lists than of texts.
         """
-        queries = _check_texts(texts)
+        queries = check_texts(texts)
         ids_by_query = [_check_ids(ids)] if isinstance(texts, str) else [_check_ids(each) for each in ids]
         if len(ids_by_query) != len(queries):
             raise InputError(f"{len(queries)} texts and {len(ids_by_query)} lists of ids; expected one list per text")
@@ -250,12 +138,12 @@ class Retriever:
         Raises:
             InputError: the document is not in the index.
         """
-        (query,) = _check_texts([text])
+        (query,) = check_texts([text])
         return self._backend.explain(query, id)
 
     def encode(self, texts: Sequence[str], *, is_query: bool = True) -> list[NDArray[np.float32]]:
         """Return the token embeddings of each text, float32 [n_tokens, dim]; of documents with `is_query=False`."""
-        return self._backend.encode(_check_texts(texts), is_query)
+        return self._backend.encode(check_texts(texts), is_query)
 
     def close(self) -> None:
         """Close the connections to an endpoint."""
@@ -311,12 +199,12 @@ class _Folder(_Backend):
         matches = self._index.explain(query_QD, id_)
         text = encoded_text(self._index.metadata([id_])[0])
         if not isinstance(self._encoder, Tokenizing):
-            return _explanation(query, id_, text, [], None, matches)
+            return explanation(query, id_, text, [], None, matches)
         query_tokens = [token for token, _, _ in self._encoder.tokens(query, True)]
         document = None if text is None else self._encoder.tokens(text, False)
         pooled = self._index.manifest.pool_factor != 1
         aligned = document and not pooled and max(match.document_token for match in matches) < len(document)
-        return _explanation(query, id_, text, query_tokens, document if aligned else None, matches)
+        return explanation(query, id_, text, query_tokens, document if aligned else None, matches)
 
     def encode(self, texts: list[str], is_query: bool) -> list[NDArray[np.float32]]:
         return self._encoder.encode_query(texts) if is_query else self._encoder.encode_document(texts)
@@ -360,7 +248,7 @@ class _Endpoint(_Backend):
     def explain(self, query: str, id_: str) -> Explanation:
         answer = self._client.explain(query, id_)
         document = answer.document_tokens
-        return _explanation(
+        return explanation(
             query,
             id_,
             answer.text,
@@ -406,22 +294,6 @@ def encoded_text(row: Mapping[str, Any]) -> str | None:
     return f"{row.get('title') or ''} {row['text']}".strip()
 
 
-def _explanation(
-    query: str,
-    id_: str,
-    text: str | None,
-    query_tokens: Sequence[str],
-    document: Sequence[tuple[str, int, int]] | None,
-    matches: Sequence[Any],
-) -> Explanation:
-    pairs = []
-    for match in matches:
-        name = query_tokens[match.query_token] if query_tokens else f"token {match.query_token}"
-        token, start, end = document[match.document_token] if document else (None, 0, 0)
-        pairs.append(TokenMatch(name, token, match.score, start, end))
-    return Explanation(query, id_, sum(match.score for match in matches), text, tuple(pairs))
-
-
 def _to_hit(hit: SearchHit) -> Hit:
     from raycol.index import Hit
 
@@ -429,11 +301,13 @@ def _to_hit(hit: SearchHit) -> Hit:
     return Hit(hit.id, hit.score, {**text, **hit.metadata})
 
 
-def _is_url(target: object) -> bool:
+def is_url(target: object) -> bool:
+    """Whether a target is an endpoint's URL."""
     return isinstance(target, str) and target.startswith(("http://", "https://"))
 
 
-def _check_texts(texts: str | Sequence[str]) -> list[str]:
+def check_texts(texts: str | Sequence[str]) -> list[str]:
+    """Return query texts as a list. Raises `InputError` for an empty text or another type."""
     if not isinstance(texts, str | Iterable):
         raise InputError(f"texts is a {type(texts).__name__}; expected a text, or a list of texts")
     checked = [texts] if isinstance(texts, str) else list(texts)
@@ -451,37 +325,3 @@ def _check_ids(ids: Iterable[str]) -> list[str]:
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise InputError(f"ids is {ids!r:.60}; expected a list of ids")
     return list(ids)
-
-
-def _snippet(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= _SNIPPET else line[: _SNIPPET - 1] + "…"
-
-
-def search(config: SearchConfig) -> Results:
-    """Return the hits of each query, best first.
-
-    Raises:
-        InputError: the target is not an index, a query is empty, or an endpoint does not accept a setting.
-        RaycolError: the endpoint cannot be reached.
-    """
-    queries = _check_texts(config.queries)
-    settings: dict[str, Any] = {"filter": config.filter, "ids": config.ids, "effort": config.effort or "default"}
-    if _is_url(config.target):
-        for name in _INDEX_ONLY:
-            if name in config.model_fields_set and getattr(config, name) not in (None, False):
-                raise InputError(
-                    f"--{name.replace('_', '-')}: an endpoint sets this itself; leave it out, or search an index"
-                )
-        with Retriever(config.target) as retriever:
-            return retriever.search(queries, config.k, **settings)
-    from raycol.index import Searcher
-
-    index = Searcher(config.target, trust=config.trust)
-    if config.filter is not None:
-        # Opening the encoder takes seconds: after the other checks.
-        from raycol.index.search.filters import parse_filter
-
-        parse_filter(config.filter, index.manifest.columns)
-    settings |= {"n_probe": config.n_probe, "n_rescore": config.n_rescore, "device": config.device}
-    return Retriever(index, model=config.model).search(queries, config.k, **settings)

@@ -1,0 +1,39 @@
+"""The verbs as functions: `raycol.build_index(texts, model=..., out="my-index")` is `raycol index build`.
+
+Keyword arguments are the fields of the verb's configuration, with the same names, types and defaults; what is
+positional on the command line is positional here. A function shows its progress and returns the verb's result.
+"""
+
+from raycol.verbs.endpoints import deploy, run_demo, run_doctor, search, serve, submit
+from raycol.verbs.indexes import (
+    append_index,
+    build_index,
+    compact_index,
+    delete_documents,
+    index_info,
+    plan_index,
+    vacuum_index,
+    verify_index,
+)
+from raycol.verbs.models import evaluate, mine, score, train
+
+__all__ = [
+    "append_index",
+    "build_index",
+    "compact_index",
+    "delete_documents",
+    "deploy",
+    "evaluate",
+    "index_info",
+    "mine",
+    "plan_index",
+    "run_demo",
+    "run_doctor",
+    "score",
+    "search",
+    "serve",
+    "submit",
+    "train",
+    "vacuum_index",
+    "verify_index",
+]

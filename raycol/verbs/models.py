@@ -1,0 +1,210 @@
+"""Verbs that train models and prepare their data: train, mine, score, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from raycol.core.progress import console, no_report, progress
+from raycol.data.corpus import OnError
+from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.mining.config import MineConfig, ScoreConfig
+from raycol.mining.report import MINING_REPORT, SCORING_REPORT
+from raycol.storage import absolute, open_store
+from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
+
+if TYPE_CHECKING:
+    from raycol.evaluation.evaluate import Evaluation
+    from raycol.mining.report import MiningReport, ScoringReport
+    from raycol.training.launch import TrainReport
+
+
+from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
+from raycol.verbs.overwriting import has_report, is_model, rename_within, replaced
+
+
+@documented(TrainConfig)
+def train(
+    *,
+    model: str | Path,
+    data: Examples,
+    out: str | Path,
+    storage: str | Path | None = None,
+    objective: Objective = "cached",
+    scoring: Scoring = "maxsim",
+    xtr_tokens: int = 256,
+    temperature: float = 1.0,
+    teacher_temperature: float | None = None,
+    normalize_scores: bool = False,
+    gather_across_workers: bool = True,
+    n_ways: int | None = None,
+    allow_duplicates: bool = False,
+    split: str | None = None,
+    on_error: OnError = "fail",
+    num_workers: int = 1,
+    resources: Mapping[str, float] | str = ONE_CPU,
+    wait_for_nodes: float = 0.0,
+    batch_size: int = 64,
+    mini_batch_size: int = 16,
+    accumulate: int = 1,
+    epochs: int | None = None,
+    max_steps: int = 0,
+    learning_rate: float = 3e-05,
+    warmup: float = 0.1,
+    schedule: Schedule = "linear",
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    gradient_checkpointing: bool = False,
+    compile: bool = False,  # noqa: A002
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    keep_initial: float = 0.0,
+    save_every: int = 50,
+    keep_checkpoints: int = 2,
+    eval_data: str | Path | None = None,
+    eval_split: str = "test",
+    held_out: int = 0,
+    eval_every: int = 100,
+    patience: int = 0,
+    stall_timeout: int = 1800,
+    seed: int = 0,
+    embedding_size: int | None = None,
+    new_projection: bool = False,
+    query_length: int | None = None,
+    document_length: int | None = None,
+    query_expansion: bool | None = None,
+    attend_to_expansion: bool | None = None,
+    query_prefix: str | None = None,
+    document_prefix: str | None = None,
+    skiplist: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> TrainReport:
+    """Train an encoder on Ray Train; an interrupted training is resumed by the same call.
+
+    Args:
+        overwrite: replace the model that an earlier training wrote to `out`, once the new one is complete; a local
+            folder only.
+    """
+    from raycol.training.launch import train as run
+    from raycol.training.table import live_table
+
+    with replaced(TrainConfig, "train", locals(), "a model", is_model) as (config, final):
+        bar = nullcontext(no_report) if console.is_terminal else progress("Training")
+        with bar as report, live_table() as on_record:
+            result = run(config, report, on_record)
+        if final != config.out:
+            rename_within(Path(config.out) / "training" / "config.yaml", config.out, final)
+            result = replace(result, model=absolute(final))
+    return result
+
+
+@documented(MineConfig)
+def mine(
+    index: str | Path,
+    data: str | Path,
+    *,
+    num_workers: int | None = None,
+    resources: Mapping[str, float] | str = ONE_CPU,
+    wait_for_nodes: float = 0.0,
+    dtype: Dtype = "auto",
+    out: str | Path,
+    split: str | None = None,
+    subset: str | None = None,
+    short: Literal["skip", "keep"] = "skip",
+    batch_size: int = 32,
+    queries_per_part: int = 256,
+    on_error: OnError = "fail",
+    model: str | Path | None = None,
+    version: int | None = None,
+    corpus: str | Path | None = None,
+    from_rank: int = 1,
+    to_rank: int = 100,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    negatives: int = 7,
+    sampling: Literal["top", "random"] = "top",
+    cross_encoder: str | Path | None = None,
+    cross_encoder_margin: float = 0.0,
+    max_length: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> MiningReport:
+    """Find hard negatives of training queries in an index, on Ray Data; an interrupted run is resumed.
+
+    Args:
+        overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
+            folder only.
+    """
+    from raycol.mining.mine import mine_negatives
+
+    with replaced(MineConfig, "mine", locals(), "a result of mining", has_report(MINING_REPORT)) as (config, final):
+        with progress("Mining") as report:
+            result = mine_negatives(config, report)
+        if final != config.out:
+            result = result.model_copy(update={"out": final})
+            open_store(config.out).write(MINING_REPORT, result.model_dump_json(indent=1).encode())
+    return result
+
+
+@documented(ScoreConfig)
+def score(
+    data: str | Path,
+    *,
+    num_workers: int | None = None,
+    resources: Mapping[str, float] | str = ONE_CPU,
+    wait_for_nodes: float = 0.0,
+    dtype: Dtype = "float32",
+    out: str | Path,
+    split: str | None = None,
+    subset: str | None = None,
+    short: Literal["skip", "keep"] = "skip",
+    batch_size: int = 32,
+    queries_per_part: int = 256,
+    on_error: OnError = "fail",
+    teacher: str | Path,
+    n_ways: int = 8,
+    max_length: int | None = None,
+    overwrite: bool = False,
+) -> ScoringReport:
+    """Score training examples with a cross-encoder, on Ray Data; an interrupted run is resumed.
+
+    Args:
+        overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
+            folder only.
+    """
+    from raycol.mining.score import score_examples
+
+    with replaced(ScoreConfig, "score", locals(), "a result of scoring", has_report(SCORING_REPORT)) as (
+        config,
+        final,
+    ):
+        with progress("Scoring") as report:
+            result = score_examples(config, report)
+        if final != config.out:
+            result = result.model_copy(update={"out": final})
+            open_store(config.out).write(SCORING_REPORT, result.model_dump_json(indent=1).encode())
+    return result
+
+
+@documented(EvaluateConfig)
+def evaluate(
+    data: str | Path,
+    *,
+    model: str | Path | None = None,
+    index: str | Path | None = None,
+    split: str = "test",
+    on_error: OnError = "fail",
+    device: str | None = None,
+) -> Evaluation:
+    """Evaluate a model, or an index, on a BEIR folder."""
+    from raycol.evaluation.evaluate import evaluate as run
+
+    config = settings_of(EvaluateConfig, "evaluate", locals())
+    with progress("Evaluating") as report:
+        return run(config, report)
