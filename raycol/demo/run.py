@@ -6,7 +6,6 @@ import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from raycol import display
 from raycol.client.sync_client import search_endpoint
@@ -30,7 +29,7 @@ from raycol.training import TrainConfig, train
 _MARKER = ".raycol-demo"
 _WORKERS = 2
 # Lengths and rate for short texts, a small model and few steps.
-_ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96, "query_expansion": False}
+_ENCODER: dict[str, int] = {"query_length": 32, "document_length": 96}
 _LEARNING_RATE = 5e-5
 # At a higher rate, 20 steps vary with the seed. A lower temperature weighs the hardest negatives more instead.
 _TEMPERATURE = 0.5
