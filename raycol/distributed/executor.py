@@ -1,7 +1,7 @@
 """Executors: run workers as actors on Ray Data, or one worker in this process.
 
 Building, appending, mining, scoring and training take an executor. Both run the same worker classes over the same
-inputs and write the same bytes. `IN_PROCESS` does not import Ray, which suits small inputs and tests.
+inputs and write the same bytes. `IN_PROCESS` does not import Ray; `choose_executor` takes it where Ray gains nothing.
 
 Inputs, results and errors are Python objects, which Ray serialises between raycol's own processes.
 """
@@ -9,6 +9,7 @@ Inputs, results and errors are Python objects, which Ray serialises between rayc
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import Field
 
 from raycol.core.config import Config, Positive, Resources, WaitForNodes
+from raycol.core.progress import Report, no_report
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import RaycolError
 
@@ -132,7 +134,7 @@ class Executor(ABC):
     """Whether all work runs in this process, without Ray."""
 
     @abstractmethod
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         """Return a context in which workers can run. Raises `InputError` if the cluster is too small for them."""
 
     @abstractmethod
@@ -169,7 +171,8 @@ class Executor(ABC):
 class _OnRay(Executor):
     in_process = False
 
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
+        report(0, None, "starting Ray")
         return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
 
     def n_workers(self, config: WorkersConfig) -> int:
@@ -229,7 +232,7 @@ class _OnRay(Executor):
 class _InProcess(Executor):
     in_process = True
 
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         return nullcontext()
 
     def n_workers(self, config: WorkersConfig) -> int:
@@ -258,6 +261,26 @@ ON_RAY: Executor = _OnRay()
 
 IN_PROCESS: Executor = _InProcess()
 """One worker in this process."""
+
+
+def choose_executor(config: WorkersConfig, n_parts: int) -> Executor:
+    """Return `IN_PROCESS` if there is one part and nothing asks for Ray, else `ON_RAY`.
+
+    Starting Ray takes seconds, and a single part occupies a single worker. A number of workers, a resource other than
+    CPUs, RAY_ADDRESS (set within Ray jobs too) and a Ray session of this process ask for Ray.
+
+    Args:
+        config: number and resources of the workers.
+        n_parts: parts of the work, a worker's task each.
+    """
+    ray = sys.modules.get("ray")
+    asks_for_ray = (
+        config.num_workers is not None
+        or set(config.resources) != {"CPU"}
+        or bool(os.environ.get("RAY_ADDRESS"))
+        or (ray is not None and ray.is_initialized())
+    )
+    return ON_RAY if asks_for_ray or n_parts > 1 else IN_PROCESS
 
 
 @contextmanager

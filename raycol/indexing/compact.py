@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raycol.core.progress import Report, no_report
-from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor
+from raycol.distributed.executor import IN_PROCESS, Executor, choose_executor
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import (
@@ -101,8 +101,12 @@ class Merger(PartWorker[tuple[Slice, ...], MergedPart]):
         return MergedPart(info=info)
 
 
-def compact_index(config: CompactConfig, report: Report = no_report, executor: Executor = ON_RAY) -> CompactReport:
+def compact_index(
+    config: CompactConfig, report: Report = no_report, executor: Executor | None = None
+) -> CompactReport:
     """Compact an index on workers, or continue an interrupted compaction of the same settings.
+
+    `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
         InputError: no index there, or it cannot be written.
@@ -125,7 +129,8 @@ def compact_index(config: CompactConfig, report: Report = no_report, executor: E
         tokens = sum(info.tokens for info in manifest.partitions) - sum(info.tokens for info in plan.unchanged)
         if tokens <= _MAX_DRIVER_TOKENS:
             executor = IN_PROCESS
-        with writing_from(store, manifest.version), executor.session(config):
+        executor = executor or choose_executor(config, n_parts)
+        with writing_from(store, manifest.version), executor.session(config, report):
             job.begin()
             workers = executor.n_workers(config)
 

@@ -120,7 +120,7 @@ class _Progress:
         self._workers = executor.n_workers(config)
         self._documents = sum(built.documents for built in reused.values())
         self._skipped = len(plan.problems) + sum(len(built.problems) for built in reused.values())
-        self._parts = len(reused)
+        self._parts = self._reused = len(reused)
         self._tokens = 0
         self._started = math.inf
         self._metrics = None if executor.in_process else BuildMetrics(plan.documents)
@@ -142,7 +142,8 @@ class _Progress:
             self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
         parts = progress_note(self._parts, len(self._plan.parts), self._workers)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{skipped}")
+        before = f"; {self._reused} parts from before" if self._reused else ""
+        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{before}{skipped}")
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:

@@ -69,6 +69,12 @@ class TrainReport:
         """Optimiser steps taken."""
         return len(self.losses)
 
+    @property
+    def loss_change(self) -> tuple[float, float]:
+        """Mean loss of the first and of the last tenth of the steps; single batches vary too much to compare."""
+        n = max(1, len(self.losses) // 10)
+        return sum(self.losses[:n]) / n, sum(self.losses[-n:]) / n
+
 
 def train(
     config: TrainConfig,

@@ -1,13 +1,14 @@
 """Building and appending in this process, and the same bytes from Ray workers."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raycol import indexing
-from raycol.distributed.executor import ON_RAY
+from raycol.distributed.executor import IN_PROCESS, ON_RAY, WorkersConfig, choose_executor
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, CompactConfig, IndexConfig
@@ -163,3 +164,31 @@ def test_a_corpus_of_one_document(tmp_path: Path) -> None:
     config = IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings)
     report = indexing.build_index(config)
     assert (report.documents, len(Index.open(tmp_path / "i"))) == (1, 1)
+
+
+@pytest.mark.slow
+def test_one_part_is_built_in_this_process_with_the_bytes_of_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    save_encoded(tmp_path / "corpus.npz", make_clustered(20, 16, seed=0))
+    settings = {"corpus": str(tmp_path / "corpus.npz")}
+    notes: list[str] = []
+    config = IndexConfig(out=str(tmp_path / "chosen"), **settings)
+    indexing.build_index(config, lambda done, total, note="": notes.append(note))
+    assert "starting Ray" not in notes
+    config = IndexConfig(out=str(tmp_path / "ray"), num_workers=1, **settings)
+    indexing.build_index(config, lambda done, total, note="": notes.append(note))
+    assert "starting Ray" in notes
+    assert contents(tmp_path / "chosen") == contents(tmp_path / "ray")
+
+
+def test_a_setting_of_the_workers_or_a_cluster_chooses_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    assert choose_executor(WorkersConfig(), 1) is IN_PROCESS
+    assert choose_executor(WorkersConfig(), 2) is ON_RAY
+    assert choose_executor(WorkersConfig(num_workers=1), 1) is ON_RAY
+    assert choose_executor(WorkersConfig(resources={"CPU": 1, "GPU": 1}), 1) is ON_RAY
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert choose_executor(WorkersConfig(), 1) is ON_RAY
