@@ -72,7 +72,8 @@ def mined(report: MiningReport) -> None:
     if short := sum(report.short.values()):
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
-            f"{_short_outcome(short, report.short_kept)}. By what excluded most of their hits: {format_counts(report.short)}"
+            f"{_short_outcome(short, report.short_kept)}. "
+            f"By what excluded most of their hits: {format_counts(report.short)}"
         )
     if report.left_out:
         echo(f"excluded of {report.hits} hits: {format_counts(report.left_out)}")
