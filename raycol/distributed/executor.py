@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from raycol.core.config import Config, Positive, Resources, WaitForNodes
 from raycol.core.progress import Report, no_report
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import RaycolError
+
+_REPORT_INTERVAL_S = 1.0
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -76,6 +79,14 @@ class _Outcome:
     error: RaycolError | None = None
 
 
+OnProgress = Callable[[int], None]
+"""Called with the amount of the current input that is done, such as its documents."""
+
+
+def ignore_progress(done: int) -> None:
+    """Ignore the progress within an input."""
+
+
 class Worker(ABC, Generic[I, R]):
     """Processes inputs, one per call.
 
@@ -83,6 +94,7 @@ class Worker(ABC, Generic[I, R]):
     """
 
     _opened = False
+    on_progress: OnProgress = staticmethod(ignore_progress)
 
     def open(self) -> None:
         """Load a model: not in the constructor, whose errors would not reach the driver unchanged."""
@@ -149,6 +161,7 @@ class Executor(ABC):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         """Run a worker class over inputs, one per call; yield (number, result) pairs, in any order.
 
@@ -158,6 +171,7 @@ class Executor(ABC):
             inputs: the input of each call, by its number.
             arguments: constructor arguments of the worker class.
             operation: names the work in error messages.
+            on_progress: called about once a second within an input, only by workers in this process.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
@@ -189,6 +203,7 @@ class _OnRay(Executor):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         if not inputs:
             return
@@ -245,9 +260,11 @@ class _InProcess(Executor):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         with _restored_torch_threads():
             instance = worker(**arguments)
+            instance.on_progress = _throttled(on_progress)
             for number, input_ in inputs.items():
                 yield number, instance.process(number, input_)
 
@@ -281,6 +298,19 @@ def choose_executor(config: WorkersConfig, n_parts: int) -> Executor:
         or (ray is not None and ray.is_initialized())
     )
     return ON_RAY if asks_for_ray or n_parts > 1 else IN_PROCESS
+
+
+def _throttled(on_progress: OnProgress) -> OnProgress:
+    """Return a callback that passes on at most one call per `_REPORT_INTERVAL_S`."""
+    due = time.monotonic() + _REPORT_INTERVAL_S
+
+    def report(done: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _REPORT_INTERVAL_S
+            on_progress(done)
+
+    return report
 
 
 @contextmanager

@@ -101,7 +101,17 @@ def build_partitions(
         "dim": target.dim,
         "bits": target.bits,
     }
-    return job.run(PartitionBuilder, config, plan.parts, reused, arguments, "the build", executor, progress.add)
+    return job.run(
+        PartitionBuilder,
+        config,
+        plan.parts,
+        reused,
+        arguments,
+        "the build",
+        executor,
+        progress.add,
+        progress.within_part,
+    )
 
 
 class _Progress:
@@ -135,6 +145,10 @@ class _Progress:
         self._skipped += len(built.problems)
         self._parts += 1
         self._report_progress()
+
+    def within_part(self, documents: int) -> None:
+        """Report documents of the current part that are encoded."""
+        self._report(self._documents + documents, self._plan.documents, "encoding")
 
     def _report_progress(self) -> None:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
