@@ -113,6 +113,7 @@ def train(
     with store.lock("training"):
         unfinished = open_run(store, config)
         try:
+            report(0, None, "reading the examples")
             run = unfinished or prepare_run(store, config)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
@@ -184,7 +185,9 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
 
 
 def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
+    report(0, None, "starting Ray")
     with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
+        report(0, run.work.steps, "starting the workers and loading the model")
         _fit_on_ray(config, run, report, on_record)
 
 
