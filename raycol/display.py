@@ -32,9 +32,10 @@ def trained(report: TrainReport) -> None:
     """Print the result of `raycol train`."""
     metric = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
     best = f" (best: step {report.best_step}{metric})" if report.metrics else ""
+    before, after = report.loss_change
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
-        f"loss {report.losses[0]:.3f} -> {report.losses[-1]:.3f}{best}"
+        f"mean loss {before:.3f} -> {after:.3f} (first and last tenth of the steps){best}"
     )
     for remark in report.remarks:
         echo(remark)
@@ -43,10 +44,11 @@ def trained(report: TrainReport) -> None:
 def built(report: BuildReport) -> None:
     """Print the result of `raycol index build` and `raycol index append`."""
     split = f" in {report.passages} passages" if report.passages != report.documents else ""
+    added = f" added{split}, {report.in_index} now in the index" if report.version > 1 else split
     replaced = f", {report.replaced} documents replaced" if report.replaced else ""
     reused = f" ({report.reused_parts} of {report.parts} parts reused)" if report.reused_parts else ""
     echo(
-        f"{report.index}: version {report.version}, {report.documents} documents{split}, {report.tokens} tokens in "
+        f"{report.index}: version {report.version}, {report.documents} documents{added}, {report.tokens} tokens in "
         f"{report.partitions} partitions{replaced}, {report.seconds:.0f} s{reused}"
     )
     if report.truncated:
@@ -70,7 +72,8 @@ def mined(report: MiningReport) -> None:
     if short := sum(report.short.values()):
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
-            f"{_short_outcome(short, report.short_kept)}. Most hits were excluded by: {format_counts(report.short)}"
+            f"{_short_outcome(short, report.short_kept)}. "
+            f"By what excluded most of their hits: {format_counts(report.short)}"
         )
     if report.left_out:
         echo(f"excluded of {report.hits} hits: {format_counts(report.left_out)}")
@@ -113,7 +116,8 @@ def estimate(result: Estimate, num_workers: int | None) -> None:
     kind = "GPU" if result.on_gpu else "CPU"
     encoded = f"{result.encoded_per_second:,.0f} tokens encoded and " if result.encoded_per_second else ""
     hours = result.worker_hours
-    wall = f", {_hours(hours / num_workers)} on {num_workers} workers" if num_workers else ""
+    workers = min(num_workers, result.parts) if num_workers else None  # a part occupies one worker
+    wall = f", {_hours(hours / workers)} on {workers} workers" if workers else ""
     echo(f"documents    {result.documents:,} (estimated from {result.sampled:,})")
     echo(f"tokens       {result.tokens:,}")
     echo(
@@ -134,7 +138,8 @@ def stats(index: Index) -> None:
     versions = ", ".join(str(version) for version in result.versions if version != result.version)
     echo(f"index        {index.uri}")
     echo(f"version      {result.version}" + (f" (also stored: {versions})" if versions else ""))
-    echo(f"documents    {result.documents} ({result.deleted_documents} more are deleted)")
+    unit = "passages" if manifest.split else "documents"
+    echo(f"{unit:<12} {result.documents} ({result.deleted_documents} more are deleted)")
     echo(f"tokens       {result.tokens} ({result.deleted_tokens} more are deleted)")
     echo(f"partitions   {result.partitions}")
     echo(f"codec        {result.dim} dimensions, {result.bits} bits, {result.n_centroids} centroids")
@@ -150,7 +155,8 @@ def stats(index: Index) -> None:
 def serving(endpoint: RunningEndpoint) -> None:
     """Print an endpoint's address and a command that queries it."""
     manifest = endpoint.manifest
-    echo(f"serving {manifest.documents} documents over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
+    unit = "passages" if manifest.split else "documents"
+    echo(f"serving {manifest.documents} {unit} over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
     echo(f"try: raycol search {endpoint.url} 'your question'")
 
 

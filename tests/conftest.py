@@ -218,11 +218,18 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved late-interaction model over the tiny backbone: 16 dimensions, short queries."""
+    """A saved late-interaction model over the tiny backbone: 16 dimensions, short expanded queries."""
     from raycol.models.encoder import load_encoder
 
     folder = tmp_path_factory.mktemp("tiny-colbert") / "model"
-    encoder = load_encoder(tiny_backbone, device="cpu", embedding_size=16, query_length=8, document_length=32)
+    encoder = load_encoder(
+        tiny_backbone,
+        device="cpu",
+        embedding_size=16,
+        query_length=8,
+        document_length=32,
+        query_expansion=True,
+    )
     encoder.save_pretrained(str(folder))
     return folder
 

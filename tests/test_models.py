@@ -23,7 +23,7 @@ def test_a_bare_backbone_becomes_a_colbert(tiny_backbone: Path) -> None:
     assert encoder.prompts == {"query": "[Q] ", "document": "[D] "}
     assert encoder.tokenizer.tokenize("[Q] rain [D]") == ["[Q]", "rain", "[D]"]
     query = encoder.encode_query("rain", convert_to_numpy=True)
-    assert query.shape == (32, 128)
+    assert query.shape == (4, 128)  # [CLS] [Q] rain [SEP]: not expanded
     assert np.allclose(np.linalg.norm(query, axis=1), 1, atol=1e-5)
     # [CLS], [D], five words and [SEP]; the comma and the exclamation mark are on the skiplist.
     assert [len(tokens) for tokens in encode(encoder, ["rain, wind!", "rain wind"])] == [5, 5]
@@ -38,13 +38,14 @@ def test_every_setting_of_a_new_encoder_takes_effect(tiny_backbone: Path) -> Non
         document_length=5,
         query_prefix="[A] ",
         document_prefix="",
-        query_expansion=False,
         skiplist=["rain"],
     )
     assert encoder.encode_query("rain wind").shape == (5, 24)  # [CLS] [A] rain wind [SEP]
     assert encoder.encode_query("rain wind storm fog").shape == (6, 24)
     assert [len(tokens) for tokens in encode(encoder, ["wind", "rain wind", "wind " * 9])] == [3, 3, 5]
-    expanding = load_encoder(tiny_backbone, device="cpu", query_length=9, attend_to_expansion=True)
+    expanding = load_encoder(
+        tiny_backbone, device="cpu", query_length=9, query_expansion=True, attend_to_expansion=True
+    )
     assert expanding[0].query_expansion["attend"] is True
     assert expanding.encode_query("rain").shape == (9, 128)
 
@@ -67,7 +68,7 @@ def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
         fingerprint(seed=1),
         fingerprint(document_length=20),
         fingerprint(query_length=20),
-        fingerprint(query_expansion=False),
+        fingerprint(query_expansion=True),
         fingerprint(skiplist=[]),
         fingerprint(query_prefix=""),
         fingerprint(dtype="bfloat16"),
@@ -214,7 +215,7 @@ def test_settings_without_effect_on_a_model_are_refused(tiny_backbone: Path, tin
     ):
         load_encoder(tiny_colbert, device="cpu", new_projection=True)
     with pytest.raises(InputError, match="attend_to_expansion has no effect: the model's queries are not expanded"):
-        load_encoder(tiny_backbone, device="cpu", query_expansion=False, attend_to_expansion=True)
+        load_encoder(tiny_backbone, device="cpu", attend_to_expansion=True)
     attends = load_encoder(tiny_colbert, device="cpu", attend_to_expansion=True)
     assert attends[0].query_expansion["attend"]
 

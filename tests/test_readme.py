@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from raycol.demo.config import DemoConfig
+from raycol.demo.data import gather, save
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text()
@@ -106,6 +108,19 @@ def test_the_demo_and_then_the_commands_run(demo_folder: Path, background: list[
     hits = run(search, demo_folder)
     assert hits.splitlines()[0] == "parse a date from a string"
     assert len(hits.splitlines()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_model_trained_by_hand_finds_what_a_reader_expects(tmp_path: Path) -> None:
+    config = DemoConfig()
+    save(gather(config), tmp_path / config.out)
+    train, index, _, search = (line for line in commands(blocks("console")[1]) if line.startswith("raycol"))
+    run(train, tmp_path)
+    run(index, tmp_path)
+    hits = run(search.replace("http://127.0.0.1:8000", "my-index"), tmp_path).splitlines()[1:4]
+    parsers = r"(datetime|_strptime|time|email\.utils|dateutil\.parser)\..*(fromisoformat|strptime|parse)"
+    assert any(re.search(parsers, hit.split()[2]) for hit in hits), hits
 
 
 def wait_until_it_serves(process: subprocess.Popen, log: Path) -> None:

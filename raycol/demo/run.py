@@ -30,7 +30,7 @@ from raycol.training import TrainConfig, train
 _MARKER = ".raycol-demo"
 _WORKERS = 2
 # Lengths and rate for short texts, a small model and few steps.
-_ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96, "query_expansion": False}
+_ENCODER: dict[str, Any] = {"query_length": 32, "document_length": 96}
 _LEARNING_RATE = 5e-5
 # At a higher rate, 20 steps vary with the seed. A lower temperature weighs the hardest negatives more instead.
 _TEMPERATURE = 0.5
@@ -115,7 +115,8 @@ def _train(config: DemoConfig, data: DemoData) -> None:
     )
     with progress(f"Training on {_WORKERS} workers") as report:
         result = train(settings, report)
-    console.print(f"loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f} in {result.steps} steps")
+    before, after = result.loss_change
+    console.print(f"mean loss {before:.3f} -> {after:.3f}, first and last tenth of {result.steps} steps")
 
 
 def _index(config: DemoConfig, data: DemoData) -> Index:
@@ -137,9 +138,9 @@ def _index(config: DemoConfig, data: DemoData) -> Index:
 
 
 def _measure_after(config: DemoConfig, index: Index, data: DemoData) -> dict[str, float]:
-    with progress("The index after training"):
+    with progress("The index after training") as report:
         encoder = load_encoder(config.out / "model", device="cpu")
-        return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset))
+        return score_run(data.dataset.qrels, run_index(encoder, index, data.dataset, report))
 
 
 def _search(endpoint: RunningEndpoint, data: DemoData) -> None:

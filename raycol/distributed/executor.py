@@ -1,7 +1,7 @@
 """Executors: run workers as actors on Ray Data, or one worker in this process.
 
 Building, appending, mining, scoring and training take an executor. Both run the same worker classes over the same
-inputs and write the same bytes. `IN_PROCESS` does not import Ray, which suits small inputs and tests.
+inputs and write the same bytes. `IN_PROCESS` does not import Ray; `choose_executor` takes it where Ray gains nothing.
 
 Inputs, results and errors are Python objects, which Ray serialises between raycol's own processes.
 """
@@ -9,7 +9,9 @@ Inputs, results and errors are Python objects, which Ray serialises between rayc
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +22,11 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import Field
 
 from raycol.core.config import Config, Positive, Resources, WaitForNodes
+from raycol.core.progress import Report, no_report
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import RaycolError
+
+_REPORT_INTERVAL_S = 1.0
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -74,6 +79,14 @@ class _Outcome:
     error: RaycolError | None = None
 
 
+OnProgress = Callable[[int], None]
+"""Called with the amount of the current input that is done, such as its documents."""
+
+
+def ignore_progress(done: int) -> None:
+    """Ignore the progress within an input."""
+
+
 class Worker(ABC, Generic[I, R]):
     """Processes inputs, one per call.
 
@@ -81,6 +94,7 @@ class Worker(ABC, Generic[I, R]):
     """
 
     _opened = False
+    on_progress: OnProgress = staticmethod(ignore_progress)
 
     def open(self) -> None:
         """Load a model: not in the constructor, whose errors would not reach the driver unchanged."""
@@ -132,7 +146,7 @@ class Executor(ABC):
     """Whether all work runs in this process, without Ray."""
 
     @abstractmethod
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         """Return a context in which workers can run. Raises `InputError` if the cluster is too small for them."""
 
     @abstractmethod
@@ -147,6 +161,7 @@ class Executor(ABC):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         """Run a worker class over inputs, one per call; yield (number, result) pairs, in any order.
 
@@ -156,6 +171,7 @@ class Executor(ABC):
             inputs: the input of each call, by its number.
             arguments: constructor arguments of the worker class.
             operation: names the work in error messages.
+            on_progress: called about once a second within an input, only by workers in this process.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
@@ -169,7 +185,8 @@ class Executor(ABC):
 class _OnRay(Executor):
     in_process = False
 
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
+        report(0, None, "starting Ray")
         return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
 
     def n_workers(self, config: WorkersConfig) -> int:
@@ -186,6 +203,7 @@ class _OnRay(Executor):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         if not inputs:
             return
@@ -229,7 +247,7 @@ class _OnRay(Executor):
 class _InProcess(Executor):
     in_process = True
 
-    def session(self, config: WorkersConfig) -> AbstractContextManager[None]:
+    def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         return nullcontext()
 
     def n_workers(self, config: WorkersConfig) -> int:
@@ -242,9 +260,11 @@ class _InProcess(Executor):
         inputs: Mapping[int, I],
         arguments: Mapping[str, Any],
         operation: str = "the build",
+        on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
         with _restored_torch_threads():
             instance = worker(**arguments)
+            instance.on_progress = _throttled(on_progress)
             for number, input_ in inputs.items():
                 yield number, instance.process(number, input_)
 
@@ -258,6 +278,39 @@ ON_RAY: Executor = _OnRay()
 
 IN_PROCESS: Executor = _InProcess()
 """One worker in this process."""
+
+
+def choose_executor(config: WorkersConfig, n_parts: int) -> Executor:
+    """Return `IN_PROCESS` if there is one part and nothing asks for Ray, else `ON_RAY`.
+
+    Starting Ray takes seconds, and a single part occupies a single worker. A number of workers, a resource other than
+    CPUs, RAY_ADDRESS (set within Ray jobs too) and a Ray session of this process ask for Ray.
+
+    Args:
+        config: number and resources of the workers.
+        n_parts: parts of the work, a worker's task each.
+    """
+    ray = sys.modules.get("ray")
+    asks_for_ray = (
+        config.num_workers is not None
+        or set(config.resources) != {"CPU"}
+        or bool(os.environ.get("RAY_ADDRESS"))
+        or (ray is not None and ray.is_initialized())
+    )
+    return ON_RAY if asks_for_ray or n_parts > 1 else IN_PROCESS
+
+
+def _throttled(on_progress: OnProgress) -> OnProgress:
+    """Return a callback that passes on at most one call per `_REPORT_INTERVAL_S`."""
+    due = time.monotonic() + _REPORT_INTERVAL_S
+
+    def report(done: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _REPORT_INTERVAL_S
+            on_progress(done)
+
+    return report
 
 
 @contextmanager

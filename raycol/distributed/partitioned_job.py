@@ -21,7 +21,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict
 
 from raycol.core.memory import release_memory
-from raycol.distributed.executor import Executor, I, Worker, WorkersConfig
+from raycol.distributed.executor import Executor, I, OnProgress, Worker, WorkersConfig, ignore_progress
 from raycol.errors import InputError, writing
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import seal, unseal
@@ -143,6 +143,7 @@ class PartitionedJob(Generic[R]):
         operation: str,
         executor: Executor,
         on_finished: Callable[[int, R], None],
+        on_progress: OnProgress = ignore_progress,
     ) -> list[R]:
         """Compute the parts that are missing; return the records of all, in order.
 
@@ -155,13 +156,15 @@ class PartitionedJob(Generic[R]):
             operation: names the work in error messages.
             executor: runs the workers.
             on_finished: called with the number and the record of each new part.
+            on_progress: see `Executor.run`.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
         """
         records = dict(finished)
         missing = {number: input_ for number, input_ in enumerate(inputs) if number not in records}
-        for number, record in executor.run(worker, config, missing, {"job": self, **arguments}, operation):
+        results = executor.run(worker, config, missing, {"job": self, **arguments}, operation, on_progress)
+        for number, record in results:
             records[number] = record
             on_finished(number, record)
         return [records[number] for number in range(len(inputs))]

@@ -85,9 +85,10 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
         notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
     from raycol.models.encoder import load_encoder, load_index_encoder, probe_encoder
 
+    report(0, None, "loading the model")
     if index:
         encoder = load_index_encoder(index.manifest.model, config.model, device=config.device)
-        run, method = run_index(encoder, index, dataset), f"index {config.index}"
+        run, method = run_index(encoder, index, dataset, report), f"index {config.index}"
     else:
         encoder = load_encoder(str(config.model), device=config.device)
         probe_encoder(encoder, str(config.model))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Hits = Iterable[tuple[str, float]]
 
-# Passages encoded and scored at a time, which bounds the memory of their embeddings.
-_BATCH = 512
+# Passages encoded and scored, or queries searched, at a time: bounds the memory of embeddings and lets progress move.
+_BATCH = 128
 
 
 def run_exact(
@@ -35,6 +35,7 @@ def run_exact(
     """Score every query against every passage by exact MaxSim in full precision, without an index."""
     import torch
 
+    report(0, len(dataset.passages), "encoding the queries")
     queries = _encode_queries(encoder, dataset)
     best: list[list[tuple[str, float]]] = [[] for _ in queries]
     for start in range(0, len(dataset.passages), _BATCH):
@@ -48,18 +49,26 @@ def run_exact(
                 best[row] + [(batch[position].id, float(scores_N[position])) for position in top],
                 key=lambda hit: (-hit[1], hit[0]),
             )[: DEPTH + 1]
-        report(start + len(batch), len(dataset.passages), "")
+        report(start + len(batch), len(dataset.passages), "encoding and scoring documents")
     return _as_run(dataset, best)
 
 
-def run_index(encoder: MultiVectorEncoder, index: Index, dataset: Dataset) -> dict[str, dict[str, float]]:
+def run_index(
+    encoder: MultiVectorEncoder, index: Index, dataset: Dataset, report: Report = no_report
+) -> dict[str, dict[str, float]]:
     """Search an index for every query with default settings.
 
     A split document is scored by its best passage.
     """
+    report(0, None, "encoding the queries")
     queries = [query.cpu().numpy() for query in _encode_queries(encoder, dataset)]
     search = _search_split if index.manifest.split else _search
-    return _as_run(dataset, search(index, queries, DEPTH + 1))
+    best: list[list[tuple[str, float]]] = []
+    for start in range(0, len(queries), _BATCH):
+        report(start, len(queries), "searching")
+        best += search(index, queries[start : start + _BATCH], DEPTH + 1)
+    report(len(queries), len(queries), "searching")
+    return _as_run(dataset, best)
 
 
 def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int) -> list[list[tuple[str, float]]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raycol.core.progress import Report, no_report
 from raycol.data import Fields, Passage
-from raycol.distributed.executor import ON_RAY, Executor
+from raycol.distributed.executor import Executor, choose_executor
 from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index.format.manifest import (
@@ -42,10 +42,11 @@ from raycol.storage import Store, absolute, open_store
 _ATTEMPTS = 8
 
 
-def append_corpus(config: AppendConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
+def append_corpus(config: AppendConfig, report: Report = no_report, executor: Executor | None = None) -> BuildReport:
     """Append a corpus to an index, or continue an interrupted append of the same settings.
 
-    If another writer commits first, start again from its version.
+    If another writer commits first, start again from its version. `executor` runs the workers; by default
+    `choose_executor` decides.
 
     Raises:
         InputError: no index there, an unusable corpus, another model than the index's, or (unless `upsert`) a
@@ -60,7 +61,7 @@ def append_corpus(config: AppendConfig, report: Report = no_report, executor: Ex
     return _append(config, report, executor)
 
 
-def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildReport:
+def _append(config: AppendConfig, report: Report, executor: Executor | None) -> BuildReport:
     """Try once. Raises as `append_corpus`, and `ConflictError` as soon as another writer has committed."""
     started, clock = time.monotonic(), Clock()
     store = open_store(absolute(config.index))
@@ -78,7 +79,8 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
         check_current(store, current.version)
         report(done, total, note)
 
-    with writing_from(store, current.version), executor.session(config):
+    executor = executor or choose_executor(config, len(plan.parts))
+    with writing_from(store, current.version), executor.session(config, report):
         prepared.job.begin()
         with clock("encode"):
             built = build_partitions(
@@ -106,6 +108,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor) -> BuildRe
         config.index,
         manifest.version + 1,
         built,
+        in_index=read_manifest(store, manifest.version + 1).documents,
         partitions=len(added),
         reused=reused,
         replaced=n_replaced,

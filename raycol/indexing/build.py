@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from raycol.core.progress import Report, no_report
-from raycol.distributed.executor import ON_RAY, Executor
+from raycol.distributed.executor import Executor, choose_executor
 from raycol.errors import ConflictError
 from raycol.index.codec.codebook import check_codec
 from raycol.index.format.manifest import (
@@ -34,8 +34,10 @@ from raycol.indexing.source import open_source
 from raycol.storage import absolute, open_store
 
 
-def build_index(config: IndexConfig, report: Report = no_report, executor: Executor = ON_RAY) -> BuildReport:
+def build_index(config: IndexConfig, report: Report = no_report, executor: Executor | None = None) -> BuildReport:
     """Build an index of a corpus, or continue an interrupted build from its finished parts.
+
+    `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
         InputError: an unusable corpus or model, or `out` already holds an index.
@@ -51,6 +53,8 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         files = config.files()
         plan = plan_build(files, fields, config.docs_per_partition, config.on_error, check, report)
         metadata = check.finish(files[0])
+        if config.model:
+            report(0, None, "loading the model")
         source = open_source(plan, config.model, split)
     check_codec(source.dim, config.bits)
 
@@ -62,7 +66,8 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     if versions(store) != [1] or trained is None or read_manifest(store).codebook != trained.info:
         check_new(store)  # otherwise this build died between its commit and its cleanup
     job.refuse_others(config.out)
-    with executor.session(config):
+    executor = executor or choose_executor(config, len(plan.parts))
+    with executor.session(config, report):
         # Partitions are useless without their codebook: training it again may change its last bits.
         reused = job.finished_parts(len(plan.parts)) if trained else {}
         sample = SampleStats()
@@ -104,6 +109,7 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         config.out,
         1,
         built,
+        in_index=manifest.documents,
         partitions=len(partitions),
         reused=reused,
         replaced=0,

@@ -79,9 +79,13 @@ def train_on_sample(
     report(0, size, "sampling")
     on_driver = size * mean_tokens <= _MAX_DRIVER_TOKENS and not config.on_gpu
     run = IN_PROCESS.run if on_driver else executor.run
+
+    def within_part(documents: int) -> None:
+        report(done + documents, size, "sampling")
+
     with clock("sample"):
         arguments = {**config.model_arguments, "settings": settings, "model": model, "dim": dim}
-        for number, sample in run(SampleEncoder, config, samples, arguments):
+        for number, sample in run(SampleEncoder, config, samples, arguments, on_progress=within_part):
             if len(sample.tokens_TD):
                 arrays[number] = sample.tokens_TD
             done += sample.documents

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from raycol.core.progress import Report, no_report
 from raycol.core.shown import Shown
-from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor
+from raycol.distributed.executor import IN_PROCESS, Executor, choose_executor
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import (
@@ -105,8 +105,12 @@ class Merger(PartWorker[tuple[Slice, ...], MergedPart]):
         return MergedPart(info=info)
 
 
-def compact_index(config: CompactConfig, report: Report = no_report, executor: Executor = ON_RAY) -> CompactReport:
+def compact_index(
+    config: CompactConfig, report: Report = no_report, executor: Executor | None = None
+) -> CompactReport:
     """Compact an index on workers, or continue an interrupted compaction of the same settings.
+
+    `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
         InputError: no index there, or it cannot be written.
@@ -129,7 +133,8 @@ def compact_index(config: CompactConfig, report: Report = no_report, executor: E
         tokens = sum(info.tokens for info in manifest.partitions) - sum(info.tokens for info in plan.unchanged)
         if tokens <= _MAX_DRIVER_TOKENS:
             executor = IN_PROCESS
-        with writing_from(store, manifest.version), executor.session(config):
+        executor = executor or choose_executor(config, n_parts)
+        with writing_from(store, manifest.version), executor.session(config, report):
             job.begin()
             workers = executor.n_workers(config)
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
 from raycol.data.corpus import OnError, refuse
+from raycol.distributed.executor import OnProgress, ignore_progress
 from raycol.distributed.partitioned_job import PartRecord
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
@@ -88,9 +89,16 @@ class BuiltPart(PartRecord):
 
 
 def build_partition(
-    part: PartitionPlan, settings: PartSettings, codebook: Codebook, store: Store, encoder: MultiVectorEncoder | None
+    part: PartitionPlan,
+    settings: PartSettings,
+    codebook: Codebook,
+    store: Store,
+    encoder: MultiVectorEncoder | None,
+    on_progress: OnProgress = ignore_progress,
 ) -> BuiltPart:
     """Write the partition of a part: encode its texts, or read its embeddings, and quantise them.
+
+    `on_progress` is called with the number of documents encoded.
 
     Raises:
         InputError: unusable embeddings, unless `settings.on_error` skips them.
@@ -100,9 +108,9 @@ def build_partition(
     coder = Quantiser(codebook)
     coded = _CodedPassages()
     if encoder is None:
-        _code_embeddings(part, settings, coder, coded, clock)
+        _code_embeddings(part, settings, coder, coded, clock, on_progress)
     else:
-        _code_texts(part, settings, coder, encoder, coded, clock)
+        _code_texts(part, settings, coder, encoder, coded, clock, on_progress)
     # The coder has the passages in encoding order; the partition stores them in corpus order.
     passages = [coded.passages[position] for position in sorted(coded.passages)]
     info = None
@@ -155,6 +163,7 @@ def _code_texts(
     encoder: MultiVectorEncoder,
     coded: _CodedPassages,
     clock: Clock,
+    on_progress: OnProgress,
 ) -> None:
     """Read, split, encode and quantise, batch by batch."""
     pool = token_pooling(settings.pool_factor)
@@ -182,6 +191,7 @@ def _code_texts(
             with clock("quantise"):
                 coder.add(tokens_TD)
             coded.passages[position] = passage
+        on_progress(part.documents * len(coded.passages) // len(passages))
     with_passages = {passages[position][0] for position in coded.passages}
     coded.left_out += [document.id for ordinal, (_, document) in enumerate(documents) if ordinal not in with_passages]
 
@@ -194,7 +204,12 @@ def _splitter(settings: PartSettings, encoder: MultiVectorEncoder) -> Callable[[
 
 
 def _code_embeddings(
-    part: PartitionPlan, settings: PartSettings, coder: Quantiser, coded: _CodedPassages, clock: Clock
+    part: PartitionPlan,
+    settings: PartSettings,
+    coder: Quantiser,
+    coded: _CodedPassages,
+    clock: Clock,
+    on_progress: OnProgress,
 ) -> None:
     """Read and quantise embeddings, document by document: none is kept in memory."""
     pool = token_pooling(settings.pool_factor)
@@ -216,6 +231,7 @@ def _code_embeddings(
         with clock("quantise"):
             coder.add(tokens_TD)
         coded.passages[len(coded.passages)] = replace(passage, embeddings=None)
+        on_progress(len(coded.passages))
 
 
 def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
@@ -226,7 +242,12 @@ def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:
 
 
 def encode_sample(
-    part: PartitionPlan, positions: Sequence[int], settings: PartSettings, encoder: MultiVectorEncoder | None, dim: int
+    part: PartitionPlan,
+    positions: Sequence[int],
+    settings: PartSettings,
+    encoder: MultiVectorEncoder | None,
+    dim: int,
+    on_progress: OnProgress = ignore_progress,
 ) -> NDArray[np.float16]:
     """Return the token directions of a part's sampled documents, float16 [T, dim], in the documents' order.
 
@@ -247,6 +268,7 @@ def encode_sample(
     for position, embeddings in encoded:
         with suppress(InputError):
             tokens[position] = check_tokens(replace(passages[position], embeddings=embeddings), dim)
+        on_progress(len(sample) * len(tokens) // len(passages))
     pool = token_pooling(settings.pool_factor)
     directions = [unit_vectors(pool(tokens[position]) if pool else tokens[position]) for position in sorted(tokens)]
     return np.concatenate(directions) if directions else np.empty((0, 0), dtype=np.float16)

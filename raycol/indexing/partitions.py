@@ -101,7 +101,17 @@ def build_partitions(
         "dim": target.dim,
         "bits": target.bits,
     }
-    return job.run(PartitionBuilder, config, plan.parts, reused, arguments, "the build", executor, progress.add)
+    return job.run(
+        PartitionBuilder,
+        config,
+        plan.parts,
+        reused,
+        arguments,
+        "the build",
+        executor,
+        progress.add,
+        progress.within_part,
+    )
 
 
 class _Progress:
@@ -120,7 +130,7 @@ class _Progress:
         self._workers = executor.n_workers(config)
         self._documents = sum(built.documents for built in reused.values())
         self._skipped = len(plan.problems) + sum(len(built.problems) for built in reused.values())
-        self._parts = len(reused)
+        self._parts = self._reused = len(reused)
         self._tokens = 0
         self._started = math.inf
         self._metrics = None if executor.in_process else BuildMetrics(plan.documents)
@@ -136,13 +146,18 @@ class _Progress:
         self._parts += 1
         self._report_progress()
 
+    def within_part(self, documents: int) -> None:
+        """Report documents of the current part that are encoded."""
+        self._report(self._documents + documents, self._plan.documents, "encoding")
+
     def _report_progress(self) -> None:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         if self._metrics:
             self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
         parts = progress_note(self._parts, len(self._plan.parts), self._workers)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{skipped}")
+        before = f"; {self._reused} parts from before" if self._reused else ""
+        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{before}{skipped}")
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:

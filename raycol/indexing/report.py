@@ -41,6 +41,7 @@ class BuildReport(Shown, BaseModel):
         version: the committed version.
         documents: documents of the corpus that were added.
         passages: passages that were added; equal to `documents` unless documents were split.
+        in_index: documents (passages, if split) in the index, in this version.
         tokens: tokens stored.
         truncated: documents (passages, if split) truncated at the model's length.
         replaced: existing documents (passages) that were replaced.
@@ -67,6 +68,7 @@ class BuildReport(Shown, BaseModel):
     version: int
     documents: int
     passages: int
+    in_index: int
     tokens: int
     truncated: int
     replaced: int
@@ -90,6 +92,7 @@ def make_report(
     version: int,
     built: Sequence[BuiltPart],
     *,
+    in_index: int,
     partitions: int,
     reused: Mapping[int, BuiltPart],
     replaced: int,
@@ -114,6 +117,7 @@ def make_report(
         version=version,
         documents=sum(part.documents for part in built),
         passages=sum(part.info.documents for part in built if part.info),
+        in_index=in_index,
         tokens=tokens,
         truncated=sum(part.truncated for part in built),
         replaced=replaced,

@@ -131,7 +131,9 @@ class SampleEncoder(Worker[PartSample, EncodedSample]):
         """Encode the sample of a part."""
         clock = Clock()
         with clock("sample"):
-            tokens_TD = encode_sample(input_.part, input_.positions, self.settings, self.encoder, self.dim)
+            tokens_TD = encode_sample(
+                input_.part, input_.positions, self.settings, self.encoder, self.dim, self.on_progress
+            )
         return EncodedSample(len(input_.positions), tokens_TD, clock.cpu_s["sample"], peak_memory())
 
 
@@ -173,7 +175,7 @@ class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
 
     def compute(self, number: int, input_: PartitionPlan) -> BuiltPart:
         """Build the partition of a part."""
-        return build_partition(input_, self.settings, self.codebook, self.job.store, self.encoder)
+        return build_partition(input_, self.settings, self.codebook, self.job.store, self.encoder, self.on_progress)
 
 
 def _open_model(model: ModelInfo | None, on_gpu: bool, dtype: str) -> MultiVectorEncoder | None:

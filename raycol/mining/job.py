@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from raycol.core.progress import Report
 from raycol.core.uris import base_name, join_uri, parent_uri, without_options
-from raycol.distributed.executor import Executor, ModelWorkersConfig
+from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
 from raycol.distributed.partitioned_job import (
     PartitionedJob,
     PartRecord,
@@ -122,7 +122,7 @@ class MiningJob:
         arguments: Mapping[str, Any],
         operation: str,
         report: Report,
-        executor: Executor,
+        executor: Executor | None,
     ) -> tuple[list[MinedPart], int]:
         """Compute the parts that are missing.
 
@@ -133,13 +133,14 @@ class MiningJob:
             arguments: constructor arguments of the worker, besides those of `_JobWorker`.
             operation: names the work in errors.
             report: receives the progress, in rows.
-            executor: runs the workers.
+            executor: runs the workers; None leaves it to `choose_executor`.
 
         Returns:
             The records of every part, and the number of parts that an earlier run had finished.
         """
         n_parts = len(plan.sizes)
-        with executor.session(config):
+        executor = executor or choose_executor(config, n_parts)
+        with executor.session(config, report):
             finished = self.parts.finished_parts(n_parts)
             workers, rows, done = executor.n_workers(config), 0, 0
 

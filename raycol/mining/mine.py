@@ -14,7 +14,7 @@ from raycol.core.progress import Report, no_report
 from raycol.data import BadRecord
 from raycol.data.examples import read_examples
 from raycol.data.sources import OpenSource
-from raycol.distributed.executor import ON_RAY, Executor
+from raycol.distributed.executor import Executor
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing.report import library_versions
@@ -38,8 +38,10 @@ _RESULT_SETTINGS = {
 }  # fmt: skip
 
 
-def mine_negatives(config: MineConfig, report: Report = no_report, executor: Executor = ON_RAY) -> MiningReport:
+def mine_negatives(config: MineConfig, report: Report = no_report, executor: Executor | None = None) -> MiningReport:
     """Mine hard negatives; resume if the same command was interrupted.
+
+    `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
         InputError: `out` exists, or a different command is unfinished there; the index is missing or has no texts;
@@ -58,6 +60,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
             queries = group_queries(with_positives(examples, config.on_error, problems))
             plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
             texts = write_texts(plan.folder / _TEXTS, corpus, config.on_error, problems) if corpus else None
+            report(0, None, "loading the model")
             encoder, cross_encoder = _open_models(config, index)
             settings = {
                 "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()),

@@ -13,6 +13,21 @@ from raycol.data import BadRecord
 MINING_REPORT = "mining-report.json"
 SCORING_REPORT = "scoring-report.json"
 
+# How messages word the reasons for excluding a hit.
+_PHRASES = {
+    "positive": "relevant to the query",
+    "margin": "within --margin of the positive",
+    "relative_margin": "within --relative-margin of the positive",
+    "cross_encoder": "within --cross-encoder-margin of the positive",
+    "max_score": "above --max-score",
+    "min_score": "below --min-score",
+    "no_text": "without text",
+    "text_of_positive": "with the text of a positive",
+    "text_of_query": "with the text of the query",
+    "repeated_text": "with a repeated text",
+    "few hits": "with too few hits",
+}
+
 
 class MiningReport(Shown, BaseModel):
     """Report of `raycol mine`.
@@ -104,5 +119,6 @@ class ScoringReport(Shown, BaseModel):
 
 
 def format_counts(reasons: Mapping[str, int]) -> str:
-    """Format counts by reason on one line, the largest first."""
-    return ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    """Format counts by reason, the largest first: "64 relevant to the query, 14 above --max-score"."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{n} {_PHRASES.get(reason, reason)}" for reason, n in ordered)

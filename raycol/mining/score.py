@@ -13,7 +13,7 @@ from typing import Any
 from raycol.core.progress import Report, no_report
 from raycol.data import BadRecord
 from raycol.data.examples import read_examples
-from raycol.distributed.executor import ON_RAY, Executor
+from raycol.distributed.executor import Executor
 from raycol.errors import InputError
 from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
@@ -29,8 +29,10 @@ from raycol.models.discovery import find_checkpoint
 _RESULT_SETTINGS = {"n_ways", "short", "max_length", "batch_size", "queries_per_part", "dtype"}
 
 
-def score_examples(config: ScoreConfig, report: Report = no_report, executor: Executor = ON_RAY) -> ScoringReport:
+def score_examples(config: ScoreConfig, report: Report = no_report, executor: Executor | None = None) -> ScoringReport:
     """Score examples; resume if the same command was interrupted.
+
+    `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
         InputError: `out` exists, or a different command is unfinished there; examples or teacher are unusable; or no
@@ -50,6 +52,7 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
                     f"{config.data}: none of {example_counts['examples']} examples has "
                     f"{2 if config.short == 'keep' else config.n_ways} documents; lower --n-ways"
                 )
+            report(0, None, "loading the model")
             # Importing torch takes seconds, so other input is checked first.
             teacher = load_cross_encoder(config.teacher, device="cpu", max_length=config.max_length)
             probe_cross_encoder(teacher, config.teacher)

@@ -107,7 +107,7 @@ def load_encoder(
         document_length: maximum tokens of a document (180).
         query_prefix: marker before queries ("[Q] "); a new marker becomes one special token.
         document_prefix: marker before documents ("[D] ").
-        query_expansion: pad queries with mask tokens that are scored too (on if the tokenizer has a mask token).
+        query_expansion: pad queries with mask tokens that are scored too (off).
         attend_to_expansion: let the other tokens attend to these mask tokens (off).
         skiplist: words of documents that get no embedding (all ASCII punctuation).
         new_projection: make a new ColBERT even if the checkpoint has a projection or head that raycol does not load.
@@ -140,8 +140,7 @@ def load_encoder(
                     refuse_heads(source, encoder[0].auto_model.state_dict(), name_or_path)
             set_padding(encoder, name_or_path)
             if not trained:
-                expands = encoder.tokenizer.mask_token is not None
-                query_expansion = expands if query_expansion is None else query_expansion
+                query_expansion = bool(query_expansion)
                 query_length = query_length or QUERY_LENGTH
                 document_length = document_length or int(min(DOCUMENT_LENGTH, max_positions(encoder)))
                 query_prefix = QUERY_PREFIX if query_prefix is None else query_prefix

@@ -175,7 +175,7 @@ class TrainConfig(Config):
     """Maximum tokens of a document; 180 for a new ColBERT, unchanged for a trained model."""
 
     query_expansion: bool | None = None
-    """Pad queries with mask tokens that are scored too; on for a new ColBERT, unchanged for a trained model."""
+    """Pad queries with mask tokens that are scored too; off for a new ColBERT, unchanged for a trained model."""
 
     attend_to_expansion: bool | None = None
     """Let a query's other tokens attend to these mask tokens; off for a new ColBERT, unchanged for a trained model."""

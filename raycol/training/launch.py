@@ -72,6 +72,12 @@ class TrainReport(Shown):
         """Optimiser steps taken."""
         return len(self.losses)
 
+    @property
+    def loss_change(self) -> tuple[float, float]:
+        """Mean loss of the first and of the last tenth of the steps; single batches vary too much to compare."""
+        n = max(1, len(self.losses) // 10)
+        return sum(self.losses[:n]) / n, sum(self.losses[-n:]) / n
+
 
 def train(
     config: TrainConfig,
@@ -110,6 +116,7 @@ def train(
     with store.lock("training"):
         unfinished = open_run(store, config)
         try:
+            report(0, None, "reading the examples")
             run = unfinished or prepare_run(store, config)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
@@ -181,7 +188,9 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
 
 
 def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
+    report(0, None, "starting Ray")
     with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
+        report(0, run.work.steps, "starting the workers and loading the model")
         _fit_on_ray(config, run, report, on_record)
 
 

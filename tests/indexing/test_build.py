@@ -1,13 +1,16 @@
 """Building and appending in this process, and the same bytes from Ray workers."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raycol import indexing
-from raycol.distributed.executor import ON_RAY
+from raycol.distributed.executor import IN_PROCESS, ON_RAY, WorkersConfig, choose_executor
 from raycol.errors import InputError
 from raycol.index import Index
 from raycol.indexing import AppendConfig, BuildReport, CompactConfig, IndexConfig
@@ -163,3 +166,44 @@ def test_a_corpus_of_one_document(tmp_path: Path) -> None:
     config = IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "i"), **settings)
     report = indexing.build_index(config)
     assert (report.documents, len(Index.open(tmp_path / "i"))) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_one_part_is_built_without_ray_and_with_its_bytes(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "corpus.npz", make_clustered(20, 16, seed=0))
+    code = (
+        "import sys; sys.modules['ray'] = None\n"  # any import of Ray would fail
+        "from raycol.indexing import IndexConfig, build_index\n"
+        "build_index(IndexConfig(corpus='corpus.npz', out='chosen'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    indexing.build_index(IndexConfig(corpus=str(tmp_path / "corpus.npz"), out=str(tmp_path / "ray")), executor=ON_RAY)
+    assert contents(tmp_path / "chosen") == contents(tmp_path / "ray")
+
+
+def test_progress_moves_within_a_part(tmp_path: Path, tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycol.distributed.executor._REPORT_INTERVAL_S", 0.0)
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(60))
+    done: list[float] = []
+
+    def record(amount: float, total: float | None = None, note: str = "") -> None:
+        if note == "encoding":
+            done.append(amount)
+
+    build_index(IndexConfig(corpus=corpus, model=str(tiny_colbert), out=tmp_path / "i", batch_tokens=200), record)
+    assert len(done) > 2
+    assert done == sorted(done)
+    assert done[-1] == 60
+
+
+def test_a_setting_of_the_workers_or_a_cluster_chooses_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    assert choose_executor(WorkersConfig(), 1) is IN_PROCESS
+    assert choose_executor(WorkersConfig(), 2) is ON_RAY
+    assert choose_executor(WorkersConfig(num_workers=1), 1) is ON_RAY
+    assert choose_executor(WorkersConfig(resources={"CPU": 1, "GPU": 1}), 1) is ON_RAY
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert choose_executor(WorkersConfig(), 1) is ON_RAY

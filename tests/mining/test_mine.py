@@ -126,11 +126,14 @@ def test_skipped_short_queries_are_reported(
     mined(skipped)
     output = capsys.readouterr().out
     assert f"{sum(skipped.short.values())} of 30 queries have fewer than 10 negatives: " in output
-    assert f": {sum(skipped.short.values())} DROPPED (--short). Most hits were excluded by: margin " in output
+    assert f": {sum(skipped.short.values())} DROPPED (--short). By what excluded most of their hits: " in output
+    assert "within --margin of the positive" in output
 
 
 def test_a_job_without_negatives_leaves_no_files(beir: Path, index: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of 30 queries has 7 negatives \(.*: min_score 30\); raise --to-rank"):
+    with pytest.raises(
+        InputError, match=r"none of 30 queries has 7 negatives \(.*: 30 below --min-score\); raise --to-rank"
+    ):
         mine(index, beir, tmp_path / "o", min_score=1000)
     assert list(tmp_path.iterdir()) == []
 

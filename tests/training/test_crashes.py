@@ -29,7 +29,7 @@ def test_training_survives_the_loss_of_a_worker_a_node_and_the_driver(tiny_colbe
     values = {"max_steps": STEPS, "save_every": SAVE_EVERY, "num_workers": 2}
     config = settings(tiny_colbert, data, out, **values)
     work = [partial(fit_and_save, config, tmp_path, rank) for rank in range(2)]
-    undisturbed = start_group(work, tmp_path / "g", threads=2)
+    undisturbed = start_group(work, tmp_path / "g")  # threads as in the workers: see OMP_NUM_THREADS in conftest.py
     words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--resources", "CPU=2",
              "--learning-rate", config.learning_rate, "--batch-size", 8, "--mini-batch-size", 4, "--seed", 1,
              "--allow-duplicates"]  # fmt: skip

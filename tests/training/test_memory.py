@@ -16,7 +16,7 @@ from raycol.core.memory import peak_memory
 from tests.training.material import fit_in_process, losses, settings
 
 model, data, workspace, size = *map(Path, sys.argv[1:4]), int(sys.argv[4])
-values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1, "query_expansion": False}
+values = {"batch_size": size, "mini_batch_size": 32, "max_steps": 1}
 _, history = fit_in_process(settings(model, data, workspace / "m", **values), workspace)
 assert len(losses(history)) == 1
 print(peak_memory())

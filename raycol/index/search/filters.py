@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -52,6 +53,10 @@ _PARTS: dict[type[sql.Expression], set[str]] = {
     sql.In: {"this", "expressions"},
 }
 _INSTANTS = (sql.DataType.Type.DATE, sql.DataType.Type.TIMESTAMP)
+
+
+# Operators by the name of sqlglot's class, if that is not the operator itself.
+_OPERATORS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
 
 
 class Filter(NamedTuple):
@@ -268,4 +273,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     errors = getattr(error, "errors", None)
-    return errors[0]["description"] if errors else str(error).splitlines()[0]
+    reason: str = errors[0]["description"] if errors else str(error).splitlines()[0]
+    # sqlglot names its own class: "Required keyword: 'expression' missing for <class '...EQ'>".
+    missing = re.fullmatch(r"Required keyword: '\w+' missing for <class '.*\.(\w+)'>", reason)
+    return f"an operand of {_OPERATORS.get(missing[1], missing[1].upper())} is missing" if missing else reason
