@@ -1,4 +1,4 @@
-"""The README is executable: its Python runs, and its commands run in order on a small demo's data."""
+"""The README and docs/python.md are executable: their Python runs, and the commands run on a small demo's data."""
 
 import os
 import re
@@ -19,8 +19,8 @@ from tests.conftest import PROJECT
 README = (PROJECT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def commands(block: str) -> list[str]:
@@ -56,6 +56,10 @@ def test_the_two_commands_are_make_targets() -> None:
         assert runs in planned.stdout
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 120
+
+
 def test_no_placeholder_is_left() -> None:
     assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|DEMO_TABLE|CRANFIELD)\b", README)
 
@@ -72,6 +76,13 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     out = run(f"{sys.executable} first.py", tmp_path)
     assert out.splitlines()[0].endswith("A date from an ISO 8601 string.")
     assert len(out.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "python.md").read_text()
+    (tmp_path / "page.py").write_text("import sys; sys.modules['ray'] = None\n" + "".join(blocks("python", page)))
+    run(f"{sys.executable} page.py", tmp_path)
 
 
 @pytest.fixture
