@@ -33,7 +33,6 @@ from raycol.training.config import TrainConfig
 app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",
     cls=CommandGroup,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
