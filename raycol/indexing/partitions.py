@@ -156,7 +156,7 @@ class _Progress:
             self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
         parts = progress_note(self._parts, len(self._plan.parts), self._workers)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        before = f"; {self._reused} parts from before" if self._reused else ""
+        before = f"; {self._reused} from before" if 0 < self._reused == self._parts else ""
         self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{before}{skipped}")
 
 

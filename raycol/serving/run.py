@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from raycol.client.sync_client import check_health
@@ -36,7 +36,7 @@ class RunningEndpoint:
     url: str
     manifest: Manifest
     shards: int
-    _running: ExitStack
+    _running: ExitStack = field(default_factory=ExitStack)
 
     def stop(self) -> None:
         """Stop the endpoint, if it runs."""
@@ -109,7 +109,7 @@ def serving(config: ServeConfig) -> Iterator[RunningEndpoint]:
             with ray_errors("starting the endpoint"):
                 serve.run(app, name=_APP, route_prefix="/", logging_config=quiet)
                 check_health(url)
-            yield RunningEndpoint(url, index.manifest, config.shards, ExitStack())
+            yield RunningEndpoint(url, index.manifest, config.shards)
         finally:
             serve.delete(_APP)
             # Our Ray session takes Serve down with it: only drop Serve's client, since `serve.shutdown` makes Ray

@@ -51,7 +51,7 @@ def test_the_reported_rate_excludes_reused_parts_and_worker_startup(corpus: Path
     )
     assert [part.tokens for part in done] == [1000, 1000, 10**9, 1000]
     assert [done for done, _, _ in reports] == [15, 30, 45, 60]
-    assert reports[0] == (15, 60, "0 tokens/s, 1 of 4 parts, 2 running")
+    assert reports[0] == (15, 60, "0 tokens/s, 1 of 4 parts, 2 running; 1 from before")
     rate, _, rest = reports[-1][2].partition(" ")
     assert rest == "tokens/s, 4 of 4 parts"
     assert 3000 / 0.4 < float(rate.replace(",", "")) <= 3000 / 0.01

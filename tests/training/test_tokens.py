@@ -58,7 +58,7 @@ def test_training_mining_indexing_and_serving_use_the_same_token_ids(
 
     model = tmp_path / "model"
     lengths = {"embedding_size": 16, "query_length": 10, "document_length": 24}
-    load_encoder(tiny_backbone, device="cpu", **lengths, **prefixes).save_pretrained(str(model))
+    load_encoder(tiny_backbone, device="cpu", query_expansion=True, **lengths, **prefixes).save_pretrained(str(model))
     pairs = [{"query": query, "positive": text} for query, text in zip(QUERIES, DOCUMENTS, strict=True)]
     data = write_jsonl(tmp_path / "pairs.jsonl", pairs)
     corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"_id": str(n), "text": DOCUMENTS[n]} for n in range(3)])
