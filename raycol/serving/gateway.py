@@ -116,7 +116,11 @@ async def validation_error(request: Request, error: RequestValidationError) -> J
     """422 for a request that does not match the schema."""
     if isinstance(error.body, bytes):
         # curl -d says that it sends a form. Reading any body as JSON would let pages of other origins send requests.
-        return problem(422, "Invalid request", "the body is not declared as JSON; add the header 'Content-Type: application/json' (curl: --json)")
+        return problem(
+            422,
+            "Invalid request",
+            "the body is not declared as JSON; add the header 'Content-Type: application/json' (curl: --json)",
+        )
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     reason = str(first["msg"]).removeprefix("Value error, ")

@@ -64,8 +64,5 @@ def page_files() -> Mapping[str, PageFile]:
     """The page's files by URL path."""
     folder = resources.files(__name__)
     return MappingProxyType(
-        {
-            path: PageFile(_TYPES[PurePath(name).suffix], (folder / name).read_bytes())
-            for path, name in _FILES.items()
-        }
+        {path: PageFile(_TYPES[PurePath(name).suffix], (folder / name).read_bytes()) for path, name in _FILES.items()}
     )

@@ -14,14 +14,26 @@ function describeType(schema) {
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
   if ("const" in schema) return JSON.stringify(schema.const);
   const { type, items, minimum, maximum, exclusiveMaximum, maxLength, maxItems } = schema;
-  if (type === "array") return `list of ${maxItems ? `at most ${maxItems} ` : ""}${describeType(items ?? {})}`;
+  if (type === "array") return `list ${maxItems ? `(up to ${maxItems}) ` : ""}of ${describeType(items ?? {})}`;
   const limits = [
     minimum === undefined ? "" : ` from ${minimum}`,
     maximum === undefined ? "" : ` to ${maximum}`,
     exclusiveMaximum === undefined ? "" : ` below ${exclusiveMaximum}`,
-    maxLength === undefined ? "" : ` of at most ${maxLength} characters`,
+    maxLength === undefined ? "" : ` (up to ${maxLength} characters)`,
   ];
   return (type ?? "any") + limits.join("");
+}
+
+/** The names of the schemas that a field consists of. */
+function referenced({ $ref, items, anyOf = [] }) {
+  return $ref ? [$ref.split("/").at(-1)] : [...anyOf, ...(items ? [items] : [])].flatMap(referenced);
+}
+
+/** A description, with the parts between backticks as code. */
+function prose(className, text = "") {
+  const node = make("span", className);
+  node.append(...text.split("`").map((part, place) => (place % 2 ? make("code", "", part) : part)));
+  return node;
 }
 
 function showFields(heading, schema) {
@@ -33,21 +45,30 @@ function showFields(heading, schema) {
     term.append(make("code", "", name), ` ${describeType(field)}`);
     if (required.includes(name)) term.append(" (required)");
     else if (field.default !== undefined && field.default !== null) term.append(`, by default ${JSON.stringify(field.default)}`);
-    list.append(term, make("dd", "", resolve(field)?.description ?? field.description));
+    const meaning = make("dd", "");
+    meaning.append(prose("", field.description));
+    list.append(term, meaning);
   }
-  return [make("h3", "", heading), ...(description ? [make("p", "quiet", description)] : []), list];
+  const parts = Object.values(properties).flatMap(referenced);
+  return [
+    make("h3", "", heading),
+    ...(description ? [prose("quiet", description)] : []),
+    list,
+    ...[...new Set(parts)].flatMap((name) => showFields(name, schemas[name])),
+  ];
 }
 
-function curl(method, path, body) {
+/** A command that sends the request; --json makes it a POST. */
+function curl(path, body) {
   const address = new URL(`.${path}`, location.href).href;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const key = storedKey() ? " -H 'Authorization: Bearer KEY'" : "";
-  return `curl${method === "GET" ? "" : ` -X ${method}`}${key} ${quoted(address)}${body ? ` --json ${quoted(body)}` : ""}`;
+  return `curl${key} ${quoted(address)}${body ? ` --json ${quoted(body)}` : ""}`;
 }
 
 /** A form that sends the request, except to paths that change the endpoint. */
-function showForm(method, path, example) {
-  const command = make("pre", "", curl(method, path, example && JSON.stringify(example)));
+function showForm(path, example) {
+  const command = make("pre", "", curl(path, example && JSON.stringify(example)));
   if (path.startsWith("/v1/admin/") || path.includes("{") || path === "/metrics") return [make("h3", "", "Example"), command];
   const send = make("form", "");
   const body = make("textarea", "", example && json(example));
@@ -57,7 +78,7 @@ function showForm(method, path, example) {
     body.spellcheck = false;
     label.append(body);
     send.append(label);
-    body.addEventListener("input", () => (command.textContent = curl(method, path, body.value)));
+    body.addEventListener("input", () => (command.textContent = curl(path, body.value)));
   }
   const button = make("button", "plain", "Send");
   button.type = "submit";
@@ -79,12 +100,12 @@ function showForm(method, path, example) {
 function showOperation(method, path, operation) {
   const node = make("details", "operation");
   const summary = make("summary", "");
-  summary.append(make("code", "", `${method} ${path}`), " ", make("span", "quiet", operation.description));
+  summary.append(make("code", "", `${method} ${path}`), " ", prose("quiet", operation.description));
   const request = operation.requestBody?.content?.["application/json"]?.schema;
   const answer = operation.responses?.["200"]?.content?.["application/json"]?.schema;
   node.append(
     summary,
-    ...showForm(method, path, resolve(request)?.examples?.[0]),
+    ...showForm(path, resolve(request)?.examples?.[0]),
     ...showFields("Request", request),
     ...showFields("Response", answer),
   );

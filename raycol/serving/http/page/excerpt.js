@@ -4,16 +4,15 @@ import { codePointStarts, isAdded } from "./explanation.js";
 import { make } from "./endpoint.js";
 
 const SEARCHED = 10_000; // characters of a text
-const LONG = 300; // characters of a sentence
+const LONG = 160; // characters of a sentence; a longer one may be several in lower case
 const SHOWN_BEFORE = 160; // characters before the sentence; the rest is cut
 const segmenters = Object.fromEntries(
   ["sentence", "word"].map((granularity) => [granularity, new Intl.Segmenter("en", { granularity })]),
 );
 
-function words(text) {
-  const segments = [...segmenters.word.segment(text)].filter((segment) => segment.isWordLike);
-  return segments.map(({ segment }) => segment.normalize("NFKC").toLowerCase());
-}
+const fold = (word) => word.normalize("NFKC").toLowerCase();
+const wordSegments = (text) => [...segmenters.word.segment(text)].filter((segment) => segment.isWordLike);
+const words = (text) => [...new Set(wordSegments(text).map(({ segment }) => fold(segment)))];
 
 /** Whether two words are forms of one: parse, parsing. */
 function alike(a, b) {
@@ -27,8 +26,7 @@ export function sentencesOf(text) {
   const found = [];
   const flat = text.slice(0, SEARCHED).replace(/(?<![\r\n])\r?\n(?!\r?\n)/g, (breaks) => " ".repeat(breaks.length));
   for (const { segment, index } of segmenters.sentence.segment(flat)) {
-    // Text in lower case, or without punctuation.
-    const parts = segment.length <= LONG ? [segment] : segment.match(/.{1,300}?[.!?;]\s+|.{1,300}(?:\s|$)|.{1,300}/gsu);
+    const parts = segment.length <= LONG ? [segment] : segment.match(/.{40,300}?[.!?;]\s+|.{1,300}(?:\s|$)|.{1,300}/gsu);
     let start = index;
     for (const part of parts) {
       if (part.trim()) found.push({ start, end: start + part.trimEnd().length });
@@ -38,13 +36,13 @@ export function sentencesOf(text) {
   return found;
 }
 
-/** Returns a function that weighs the query's words by how few of the texts have them. */
+/** The query's words as { start, end, word, weight }: a word weighs more, the fewer sentences of the texts have it. */
 export function wordWeights(query, texts) {
-  const wanted = [...new Set(words(query))];
-  const sets = texts.map((text) => [...new Set(words(text.slice(0, SEARCHED)))]);
-  return wanted.map((word) => {
+  const sets = texts.flatMap((text) => sentencesOf(text).map(({ start, end }) => words(text.slice(start, end))));
+  return wordSegments(query).map(({ segment, index }) => {
+    const word = fold(segment);
     const n = sets.filter((set) => set.some((other) => alike(word, other))).length;
-    return { word, weight: Math.log(1 + texts.length / Math.max(1, n)) };
+    return { start: index, end: index + segment.length, word, weight: Math.log((1.5 + sets.length) / (1 + n)) };
   });
 }
 
@@ -57,17 +55,20 @@ export function sentenceByWords(text, weights) {
   return best(sentencesOf(text), score);
 }
 
-/** The sentence whose tokens matched the query's words best, from an explanation; null if that is not known. */
-export function sentenceByMatches(text, explanation) {
+/** The sentence whose tokens matched the query best, by weight, from an explanation; null if that is not known. */
+export function sentenceByMatches(text, explanation, query, weights) {
   const place = explanation.text?.lastIndexOf(text.trim()) ?? -1;
   if (place < 0 || explanation.document_tokens === null) return null;
   const shift = text.indexOf(text.trim()) - place; // the title comes first
-  const starts = codePointStarts(explanation.text);
-  const hits = explanation.matches
-    .filter((match) => !isAdded(explanation.query_tokens[match.query_token]))
-    .map(({ document_token, score }) => ({ token: explanation.document_tokens[document_token], score }))
-    .filter(({ token }) => !isAdded(token))
-    .map(({ token, score }) => ({ at: starts[Math.min(token.start, starts.length - 1)] + shift, score }));
+  const ofText = codePointStarts(explanation.text);
+  const ofQuery = codePointStarts(query);
+  const hits = explanation.matches.flatMap(({ query_token, document_token, score }) => {
+    const [own, other] = [explanation.query_tokens[query_token], explanation.document_tokens[document_token]];
+    if (isAdded(own) || isAdded(other)) return [];
+    const at = ofQuery[own.start];
+    const weight = weights.find(({ start, end }) => start <= at && at < end)?.weight ?? 0;
+    return { at: ofText[other.start] + shift, score: score * weight };
+  });
   return best(sentencesOf(text), ({ start, end }) =>
     hits.reduce((sum, { at, score }) => sum + (start <= at && at < end ? score : 0), 0),
   );

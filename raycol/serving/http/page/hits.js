@@ -93,6 +93,10 @@ export class HitItem {
     this.part(".text").hidden = open && this.explanation.querySelector(".marked") !== null;
   }
 
+  sentenceOf(explanation) {
+    return sentenceByMatches(this.hit.text, explanation, this.search.query, this.search.weights);
+  }
+
   toggle() {
     const open = this.item.classList.toggle("open");
     this.button.setAttribute("aria-expanded", String(open));
@@ -108,7 +112,7 @@ export class HitItem {
     try {
       const answer = await ask("v1/explain", signal, { query, id: this.hit.id });
       this.explanation.replaceChildren(showExplanation(answer, version));
-      if (this.hit.text !== null) this.sentence = sentenceByMatches(this.hit.text, answer) ?? this.sentence;
+      if (this.hit.text !== null) this.sentence = this.sentenceOf(answer) ?? this.sentence;
     } catch (error) {
       if (signal.aborted) return;
       this.asked = false; // retry when reopened

@@ -121,7 +121,7 @@ function showAnswer(answer, search) {
   const { total, answered } = answer.shards;
   const known = search.version === answer.version ? search.items : new Map();
   search.version = answer.version;
-  search.weights ??= wordWeights(search.query, found.map((hit) => hit.text).filter((text) => text !== null));
+  search.weights ??= wordWeights(search.query, found.flatMap(({ text }) => text ?? []));
   const first = found.find((hit) => !known.has(hit.id));
   search.items = new Map(found.map((hit) => [hit.id, known.get(hit.id) ?? new HitItem(hit, search)]));
   const documents = byDocument(found).map((hits) => hits.map((hit) => search.items.get(hit.id)));
@@ -216,7 +216,7 @@ async function suggest(dim) {
 function beginning({ text, metadata }) {
   const title = typeof metadata.title === "string" ? metadata.title : "";
   const words = (title.trim() || (text ?? "").slice(0, 500)).trim().split(/\s+/u).slice(0, EXAMPLE_WORDS);
-  return [...words.join(" ")].slice(0, EXAMPLE_CHARACTERS).join("");
+  return [...words.join(" ")].slice(0, EXAMPLE_CHARACTERS).join("").replace(/[\s.,;:]+$/u, "");
 }
 
 /** Shows the panel if the endpoint has keys, opened and, after a search, focused. */
