@@ -86,6 +86,8 @@ Embeddings = Annotated[list[Vector], Field(min_length=1, max_length=MAX_QUERY_TO
 class SearchRequest(_Body):
     """Body of `POST /v1/search`: one or more queries, as texts or token embeddings, and search settings."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "how do I parse a date?", "k": 3}]})
+
     query: Text | None = None
     """One query."""
 
@@ -170,6 +172,10 @@ class SearchResponse(BaseModel):
 class RerankRequest(_Body):
     """Body of `POST /v1/rerank`: a query, and the texts or ids of indexed documents to rerank."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "parse a date", "documents": ["strptime", "copytree"]}]}
+    )
+
     query: Text
     documents: DocumentTexts | None = None
     ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)] | None = None
@@ -210,6 +216,8 @@ class RerankResponse(BaseModel):
 class EmbeddingsRequest(_Body):
     """Body of `POST /v1/embeddings`: one or more texts, queries or documents."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": "parse a date", "packed": True}]})
+
     input: Text | Annotated[list[DocumentText], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     is_query: bool = True
     packed: bool = False
@@ -231,6 +239,8 @@ class EmbeddingsResponse(BaseModel):
 
 class ExplainRequest(_Body):
     """Body of `POST /v1/explain`: a query and a document of the index."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "parse a date", "id": "doc-1"}]})
 
     query: Text
     id: Id
@@ -281,6 +291,8 @@ class DocumentResponse(BaseModel):
 class VersionRequest(_Body):
     """Body of `POST /v1/admin/version`: the version to serve; null for the newest."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": None}]})
+
     version: Annotated[int, Field(ge=1, lt=10**8)] | None
 
 
@@ -292,8 +304,9 @@ class VersionResponse(BaseModel):
 
 
 class IndexDescription(BaseModel):
-    """Response of `GET /v1/index`."""
+    """Response of `GET /v1/index`. `name` and `model` of local folders and URIs are their last components."""
 
+    name: str
     version: int
     versions: list[int]
     documents: int

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from ray import serve
@@ -40,7 +40,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.serving import metrics
 from raycol.serving.gateway_state import GatewaySettings, GatewayState
 from raycol.serving.http.middleware import REQUEST_ID, Guard
-from raycol.serving.http.page import HEADERS, page_files
+from raycol.serving.http.page import HEADERS, PAGE_PATHS, page_files
 from raycol.serving.shard_calls import UnavailableError
 
 log = logging.getLogger("ray.serve")
@@ -114,6 +114,13 @@ def problem(status: int, title: str, detail: str, headers: dict[str, str] | None
 @api.exception_handler(RequestValidationError)
 async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
     """422 for a request that does not match the schema."""
+    if isinstance(error.body, bytes):
+        # curl -d says that it sends a form. Reading any body as JSON would let pages of other origins send requests.
+        return problem(
+            422,
+            "Invalid request",
+            "the body is not declared as JSON; add the header 'Content-Type: application/json' (curl: --json)",
+        )
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     reason = str(first["msg"]).removeprefix("Value error, ")
@@ -145,6 +152,13 @@ async def raycol_error(request: Request, error: RaycolError) -> JSONResponse:
     return problem(503, "Unavailable", "the index cannot be read or written; see the gateway's log")
 
 
+def _page_routes(handle: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a method for every path of the page."""
+    for path in PAGE_PATHS:
+        handle = api.get(path, include_in_schema=False)(handle)
+    return handle
+
+
 @serve.ingress(api)
 class Gateway:
     """The HTTP ingress."""
@@ -172,13 +186,16 @@ class Gateway:
         self._ensure_following()
         return await self.state.search(request)
 
-    @api.get("/", include_in_schema=False)
-    @api.get("/page.css", include_in_schema=False)
-    @api.get("/page.js", include_in_schema=False)
+    @_page_routes
     async def page(self, request: Request) -> Response:
-        """The search page."""
+        """The search page and the description of the API."""
         file = page_files()[request.scope["route"].path]
         return Response(file.content, media_type=file.content_type, headers=dict(HEADERS))
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs(self) -> Response:
+        """Redirect to the description of the API; relative, so that it works under a route prefix."""
+        return RedirectResponse("api.html")
 
     @api.get("/healthz")
     async def health(self) -> Health:

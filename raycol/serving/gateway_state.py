@@ -34,6 +34,7 @@ from raycol.client.schema import (
     TokenMatch,
     VersionResponse,
 )
+from raycol.core.uris import base_name, is_uri
 from raycol.errors import InputError
 from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import versions
@@ -230,6 +231,7 @@ class GatewayState:
         """Answer `GET /v1/index`."""
         manifest = self._served.manifest
         return IndexDescription(
+            name=base_name(self._store.uri),
             version=manifest.version,
             versions=await asyncio.to_thread(versions, self._store),
             documents=manifest.documents,
@@ -285,7 +287,9 @@ class GatewayState:
     @property
     def _model(self) -> str | None:
         info = self._served.manifest.model
-        return self.settings.model or (info.name if info else None)
+        name = self.settings.model or (info.name if info else None)
+        # Clients get no paths of this machine. Other names are those of the Hugging Face hub.
+        return base_name(name) if name and (is_uri(name) or name.startswith(("/", ".", "~"))) else name
 
     def _deadline(self, timeout_ms: int | None) -> float:
         timeout_s = self.settings.timeout_s if timeout_ms is None else timeout_ms / 1000

@@ -134,7 +134,9 @@ def on_a_socket(served: Served) -> Iterator[RunningEndpoint]:
         assert not stopped.done()
     address = server.servers[0].sockets[0].getsockname()
     try:
-        yield RunningEndpoint(f"http://127.0.0.1:{address[1]}", served.manifest, len(served.shards))
+        yield RunningEndpoint(
+            f"http://127.0.0.1:{address[1]}", served.manifest, len(served.shards), contextlib.ExitStack()
+        )
     finally:
         server.should_exit = True
         stopped.result(30)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,19 +29,29 @@ from raycol.client.schema import (
     Token,
     TokenMatch,
 )
-from raycol.serving.http.page import HEADERS, page_files
+from raycol.serving.gateway import api
+from raycol.serving.http import page
+from raycol.serving.http.page import HEADERS, PAGE_PATHS, page_files
 from tests.serving.browser import Tab, chromium
 
 # ---------------------------------------------------------------- files
 
 
-def test_the_page_is_three_files_with_their_types() -> None:
+SCRIPTS = ["api.js", "endpoint.js", "excerpt.js", "explanation.js", "hits.js", "page.js"]
+
+
+def test_the_pages_are_files_with_their_types() -> None:
     assert {path: file.content_type for path, file in page_files().items()} == {
         "/": "text/html; charset=utf-8",
+        "/api.html": "text/html; charset=utf-8",
         "/page.css": "text/css; charset=utf-8",
-        "/page.js": "text/javascript; charset=utf-8",
+        **{f"/{name}": "text/javascript; charset=utf-8" for name in SCRIPTS},
     }
     assert all(file.content.strip() for file in page_files().values())
+    assert set(page_files()) == set(PAGE_PATHS)
+    # A file that is not served is not part of the page.
+    folder = Path(page.__file__).parent
+    assert sorted(file.name for file in folder.glob("*.js")) == SCRIPTS
 
 
 def test_no_external_resources_are_loaded_or_allowed() -> None:
@@ -48,19 +59,21 @@ def test_no_external_resources_are_loaded_or_allowed() -> None:
     assert policy.pop("img-src") == "'self' data:"
     assert {policy.pop(name) for name in ("default-src", "base-uri", "frame-ancestors")} == {"'none'"}
     assert set(policy.values()) == {"'self'"}
-    html = page_files()["/"].content.decode()
-    addresses = re.findall(r"""(?:src|href|action)=["']?([^"'\s>]+)""", html)
-    assert [address for address in addresses if not address.startswith("data:image/svg+xml,")] == [
-        "page.css",
-        "page.js",
-    ]
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    linked = {"/": ["page.css", "page.js", "api.html"], "/api.html": ["page.css", "api.js", "./", "openapi.json"]}
+    for path, expected in linked.items():
+        html = page_files()[path].content.decode()
+        addresses = re.findall(r"""(?:src|href|action)=["']?([^"'\s>]+)""", html)
+        assert [address for address in addresses if not re.match(r"data:(image/svg\+xml)?,", address)] == expected
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
     assert b"url(" not in page_files()["/page.css"].content
     assert b"@import" not in page_files()["/page.css"].content
 
 
-def test_the_script_inserts_text_only() -> None:
-    script = page_files()["/page.js"].content.decode()
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_insert_text_only(name: str) -> None:
+    script = page_files()[f"/{name}"].content.decode()
+    imported = re.findall(r"""\b(?:from|import)\b\s*\(?["'`]([^"'`]+)""", script)
+    assert {address.removeprefix("./") for address in imported} <= set(SCRIPTS)
     assert not re.search(r"HTML|document\.write|\beval\b|Function\(|setTimeout\(\s*[\"'`]|https?:", script)
 
 
@@ -147,11 +160,12 @@ class Stub:
     def __init__(self) -> None:
         self.url = ""
         self.reset()
-        self.app = FastAPI()
+        self.app = FastAPI(openapi_url=None)
         self.app.middleware("http")(self._note)
         for path, file in page_files().items():
             answer = Response(file.content, media_type=file.content_type, headers=dict(HEADERS))
             self.app.add_api_route(path, lambda answer=answer: answer, response_model=None)
+        self.app.add_api_route("/openapi.json", lambda: api.openapi(), response_model=None)
         self.app.add_api_route("/v1/index", self._index)
         self.app.add_api_route("/v1/search", self._search, methods=["POST"])
         self.app.add_api_route("/v1/explain", self._explain, methods=["POST"])
@@ -163,11 +177,15 @@ class Stub:
         self.keys: list[str | None] = []
 
     def bodies(self, path: str) -> list[dict[str, Any]]:
-        return [body for asked, body in self.asked if asked == path]
+        """Bodies of requests, without the search by embeddings for example queries."""
+        return [body for asked, body in self.asked if asked == path and "embeddings" not in body]
+
+    def for_examples(self) -> list[dict[str, Any]]:
+        return [body for _, body in self.asked if "embeddings" in body]
 
     async def _note(self, request: Request, go_on: Callable) -> Response:
         path = request.url.path
-        if path.startswith("/v1/"):
+        if path.startswith("/v1/") or path == "/openapi.json":
             self.keys.append(request.headers.get("authorization"))
             self.asked.append((path, await request.json() if request.method == "POST" else {}))
             if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
@@ -182,6 +200,7 @@ class Stub:
 
     async def _index(self) -> IndexDescription:
         return IndexDescription(
+            name="an-index",
             version=3,
             versions=[2, 3],
             documents=1234,
@@ -300,7 +319,7 @@ def lit(locator: Any) -> list[str]:
 @in_a_browser
 def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub) -> None:
     tab.page.goto(base_url)
-    expect(tab.page.locator("#index-summary")).to_have_text("1,234 documents · version 3 · a/model")
+    expect(tab.page.locator("#index-summary")).to_have_text("an-index · 1,234 documents · version 3 · a/model")
     expect(tab.page.locator("#columns")).to_have_text('Columns: year int64 · lang string · "the day" date')
     tab.page.get_by_label("Filter").fill("year > 2000")
     tab.page.get_by_label("Hits", exact=True).fill("25")
@@ -316,10 +335,11 @@ def test_hits_are_shown_in_order_with_scores(tab: Tab, base_url: str, stub: Stub
     # Larger than a safe integer in JavaScript.
     expect(hits.nth(2).locator(".metadata")).to_contain_text(str(2**62 + 1))
     expect(hits.nth(4).locator(".text")).to_have_text("The index does not store the text.")
-    expect(tab.page.get_by_role("status")).to_contain_text("6 hits")
-    status = tab.page.get_by_role("status").inner_text()
-    for part in ("version 3", "4 of 4 shards", "encode 4.2 ms", "search 13 ms", "total 17 ms"):
-        assert part in status
+    expect(tab.page.get_by_role("status")).to_have_text("6 hits")
+    timings = tab.page.locator("#timings p")
+    expect(timings).to_be_hidden()
+    tab.page.get_by_text("Details", exact=True).click()
+    expect(timings).to_have_text("version 3 · 4 of 4 shards · encode 4.2 ms · search 13 ms · total 17 ms")
     expect(tab.page.locator("#partial")).to_be_hidden()
     assert stub.bodies("/v1/search") == [
         {"query": "storm sea", "k": 25, "effort": "thorough", "filter": "year > 2000"},
@@ -484,6 +504,9 @@ def test_a_failed_explanation_is_shown_at_its_hit(tab: Tab, base_url: str) -> No
 
 @in_a_browser
 def test_a_key_is_requested_sent_and_stored_in_the_tab_only(tab: Tab, base_url: str, stub: Stub) -> None:
+    tab.page.goto(base_url)
+    expect(tab.page.locator("#columns")).to_contain_text("year")
+    expect(tab.page.locator("#key-panel")).to_be_hidden()
     stub.key = "s3cret"
     tab.page.goto(base_url)
     field = tab.page.locator("#key")

@@ -22,6 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from raycol.client.schema import MAX_BODY_BYTES, Problem
 from raycol.serving import metrics
 from raycol.serving.http.headers import request_id
+from raycol.serving.http.page import PAGE_PATHS
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -41,8 +42,8 @@ _MAX_DIGITS = 19
 _CHUNK_BYTES = 256 << 10
 _SEND_S = 30.0
 _SEND_BYTES_PER_S = 128 << 10
-# Paths that need no key: the page contains no index data. The OpenAPI document lists the API and needs one.
-_PUBLIC = {"/", "/page.css", "/page.js", "/healthz", "/readyz"}
+# Paths that need no key: the pages contain no index data. The OpenAPI document lists the API and needs one.
+_PUBLIC = {*PAGE_PATHS, "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
 # Health checks may use any host name.
