@@ -166,6 +166,12 @@ def test_headers(served: Served, header: bytes, status: int) -> None:
     served.check_secrets(received.decode("latin-1"))
 
 
+def test_docs_leads_to_the_page_that_describes_the_api(served: Served) -> None:
+    received = served.exchange(served.request(path=b"/docs"))
+    assert statuses(received) == [307]
+    assert b"\r\nlocation: api.html\r\n" in received
+
+
 @pytest.mark.parametrize(
     ("given", "kept"), [(b"abc-1", True), (b"a b<c>", False), (b"a" * 65, False), ("é".encode(), False), (b"", False)]
 )
@@ -263,7 +269,6 @@ def test_http_1_0(served: Served) -> None:
         (b"/v1/admin/../index", {403}),
         (b"/v1/%61dmin/version", {403}),
         (b"/../../etc/passwd", {404}),
-        (b"/docs", {404}),
         (b"/redoc", {404}),
         (b"/v1/documents/\xc3\xa9", {400}),
         (b"/v1/documents/\x00", {400}),
