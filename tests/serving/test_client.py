@@ -45,8 +45,8 @@ EXPLAINED = {
     "version": 3,
 }
 DESCRIBED = {
-    "name": "an-index", "version": 3, "versions": [1, 3], "documents": 5, "tokens": 50, "dim": 4, "bits": 4, "columns": {"year": "int64"},
-    "shards": 2, "model": None,
+    "name": "an-index", "version": 3, "versions": [1, 3], "documents": 5, "tokens": 50, "dim": 4, "bits": 4,
+    "columns": {"year": "int64"}, "shards": 2, "model": None,
 }  # fmt: skip
 DOCUMENT = {"id": "a", "text": "x", "metadata": {}, "version": 3}
 READY = {"status": "not ready", "version": 3, "shards": {"total": 2, "answered": 1}}
