@@ -16,7 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.client.schema import MAX_K, SearchRequest, SearchResponse
+from raycol.index.format.manifest import read_manifest
 from raycol.serving import gateway
+from raycol.serving.http.page import HEADERS, page_files
+from raycol.storage import open_store
 from tests.serving.checked_client import CheckedClient as Served
 from tests.serving.checked_client import guarded
 from tests.serving.in_process import on_a_socket, served_here
@@ -186,6 +189,15 @@ def test_content_types(served: Served, kind: str | bytes) -> None:
         assert answer.status_code != 200 or content.startswith(b"{")
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_a_body_that_is_not_declared_as_json_gets_advice(served: Served, kind: str) -> None:
+    answer = served.ask("POST", "/v1/search", b'{"query": "rain"}', **{"content-type": kind})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == (
+        "the body is not declared as JSON; add the header 'Content-Type: application/json' (curl: --json)"
+    )
+
+
 # Filters
 
 
@@ -342,6 +354,34 @@ def test_every_path_needs_a_key(served: Served, method: str, path: str) -> None:
 def test_the_openapi_document_needs_a_key(served: Served) -> None:
     assert served.ask("GET", "/openapi.json", key=None).status_code == 401
     assert served.ask("GET", "/openapi.json", key="read").json() == gateway.api.openapi()
+
+
+def test_the_description_of_the_api_needs_a_key_and_its_page_none(served: Served) -> None:
+    assert served.ask("GET", "/docs", key=None).status_code == 401
+    answer = served.client.get("/docs", headers={"authorization": f"Bearer {served.keys['read']}"})
+    assert (answer.status_code, answer.headers["location"]) == (307, "api.html")
+    for path in page_files():
+        answer = served.ask("GET", path, key=None)
+        assert (answer.status_code, answer.content) == (200, page_files()[path].content)
+        assert dict(answer.headers).items() >= {name.lower(): value for name, value in HEADERS.items()}.items()
+
+
+def test_no_response_has_a_path_of_this_machine(served: Served) -> None:
+    described = served.ask("GET", "/v1/index").json()
+    assert described["name"] == "index"
+    model = Path(read_manifest(open_store(str(served.folder / "index"))).model.name)
+    assert model.is_absolute()
+    assert described["model"] == model.name
+    answers = [served.ask("GET", path) for path in ("/v1/index", "/healthz", "/readyz", "/metrics", "/openapi.json")]
+    answers += [
+        served.post({"query": "rain"}),
+        served.post({"input": "rain", "packed": True}, "/v1/embeddings"),
+        served.post({"query": "rain", "ids": ["p1"]}, "/v1/rerank"),
+        served.post({"query": "rain", "id": "p1"}, "/v1/explain"),
+    ]
+    for answer in answers:
+        for secret in (str(served.folder), str(model), str(model.parent)):
+            assert secret not in answer.text
 
 
 def test_a_read_key_does_not_allow_admin_paths(served: Served) -> None:

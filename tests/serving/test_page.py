@@ -77,6 +77,33 @@ def test_the_scripts_insert_text_only(name: str) -> None:
     assert not re.search(r"HTML|document\.write|\beval\b|Function\(|setTimeout\(\s*[\"'`]|https?:", script)
 
 
+def luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(scheme: str) -> None:
+    style = page_files()["/page.css"].content.decode()
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    )
+    assert set(light) == set(dark)
+    colors = {name: luminance(color) for name, color in (light if scheme == "light" else dark).items()}
+    levels = [f"level-{n}" for n in range(1, 6)]
+    grounds = {
+        "ink": ["ground", "raised", "warning-ground", "problem-ground", *levels],
+        "quiet": ["ground", "raised", "problem-ground"],
+        "accent": ["ground", "raised"],
+        "on-accent": ["accent"],
+    }
+    for text, below in grounds.items():
+        for ground in below:
+            low, high = sorted((colors[text], colors[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
 # ---------------------------------------------------------------- an endpoint with canned responses
 
 HOSTILE = "<script>window.ran = 1</script><img src=x onerror=\"window.ran = 2\"><svg onload='window.ran = 3'>"
@@ -93,8 +120,40 @@ TEXTS = {
 }
 
 
-def canned_search(query: str) -> SearchResponse:
-    hits = [
+# Passages of split documents, and two hits that only look like passages.
+PASSAGES = [
+    ("b#1", "storm in b", {"parent": "b", "title": "Book B"}),
+    ("<b>#0", "storm in a bold book", {"parent": "<b>", "title": HOSTILE}),
+    ("b#0", "storm at the beginning of b", {"parent": "b", "title": "Book B"}),
+    ("<b>#12", "storm again", {"parent": "<b>", "title": HOSTILE}),
+    ("b#x", "a storm", {"parent": "b"}),
+    ("b", "storm", {}),
+    ("b#10", "the last storm of b", {"parent": "b", "title": "Book B"}),
+]
+# The third sentence has the rare words; it begins after more text than a closed hit shows.
+FILLING = f"{'The sea is the sea, and the rain is the rain, as everybody on the coast will tell you. ' * 6}"
+SENTENCES = {
+    "far": f"{FILLING}A lighthouse keeper <b>parsed</b> the dates of the storm. {FILLING}",
+    "near": "It rained on the sea. The keeper's dates were\nright. The rest is the sea.",
+    "neither": "Nothing of this kind 漢字 here.",
+}
+
+
+def canned_hits(query: str, k: int) -> list[SearchHit]:
+    if query == "nothing":
+        return []
+    if query == "many":
+        return [SearchHit(id=f"n{n}", score=99 - n, text=f"text {n}", metadata={}) for n in range(min(k, 25))]
+    if query == "passages":
+        return [
+            SearchHit(id=id_, score=9 - n, text=text, metadata=metadata)
+            for n, (id_, text, metadata) in enumerate(PASSAGES)
+        ]
+    if "keeper" in query:
+        return [
+            SearchHit(id=id_, score=9 - n, text=text, metadata={}) for n, (id_, text) in enumerate(SENTENCES.items())
+        ]
+    return [
         SearchHit(
             id=id_,
             score=20.5 - 1.25 * place,
@@ -103,9 +162,12 @@ def canned_search(query: str) -> SearchResponse:
         )
         for place, (id_, (title, text, metadata)) in enumerate(TEXTS.items())
     ]
+
+
+def canned_search(query: str, k: int) -> SearchResponse:
     partial = query == "partial"
     return SearchResponse(
-        results=[[] if query == "nothing" else hits],
+        results=[canned_hits(query, k)],
         version=3,
         partial=partial,
         shards=ShardCount(total=4, answered=3 if partial else 4),
@@ -113,8 +175,33 @@ def canned_search(query: str) -> SearchResponse:
     )
 
 
-def canned_explain(id_: str) -> ExplainResponse:
+def explain_words(query: str, id_: str, text: str) -> ExplainResponse:
+    """Each word of the query matches itself, or else the text's last word, as 24 masks do."""
+    words = [Token(text=match[0], start=match.start(), end=match.end()) for match in re.finditer(r"\w+", query)]
+    document = [Token(text=match[0], start=match.start(), end=match.end()) for match in re.finditer(r"\w+", text)]
+    places = {token.text: place for place, token in enumerate(document)}
+    query_tokens = [*words, *[Token(text="[MASK]", start=0, end=0)] * 24, Token(text="[SEP]", start=0, end=0)]
+    matches = [
+        TokenMatch(query_token=n, document_token=places.get(token.text, len(document) - 1), score=0.5)
+        for n, token in enumerate(query_tokens)
+    ]
+    score = 0.5 * len(matches)
+    return ExplainResponse(
+        id=id_,
+        score=score,
+        text=text,
+        query_tokens=query_tokens,
+        document_tokens=document,
+        matches=matches,
+        version=3,
+    )
+
+
+def canned_explain(query: str, id_: str) -> ExplainResponse:
     """For the query "storm sea": its words match the document's second "storm" and its last word."""
+    if id_ not in TEXTS:
+        texts = SENTENCES | {id_: text for id_, text, _ in PASSAGES}
+        return explain_words(query, id_, texts.get(id_, f"text {id_[1:]}"))
     title, text, _ = TEXTS[id_]
     query_tokens = [
         Token(text="[CLS]", start=0, end=0),
@@ -172,6 +259,9 @@ class Stub:
 
     def reset(self) -> None:
         self.key: str | None = None
+        self.model: str | None = "a/model"
+        self.no_examples = False
+        self.broken_k = 0  # "many" with this k fails once
         self.columns = {"year": "int64", "lang": "string", "the day": "date"}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.keys: list[str | None] = []
@@ -209,10 +299,15 @@ class Stub:
             bits=4,
             columns=self.columns,
             shards=4,
-            model="a/model",
+            model=self.model,
         )
 
     async def _search(self, request: SearchRequest) -> Any:
+        if request.embeddings is not None and self.no_examples:
+            return self._problem(503, "Unavailable", "the shards are starting")
+        if request.query == "many" and request.k == self.broken_k:
+            self.broken_k = 0
+            return self._problem(503, "Shard unavailable", "shard 2 does not answer")
         if request.query == "slow":
             await asyncio.sleep(5)
         if request.query == "broken":
@@ -221,12 +316,12 @@ class Stub:
             return self._problem(429, "Too many requests", "the queue is full.")
         if request.query == "proxy":
             return Response("<html>502</html>", 502, media_type="text/html")
-        return canned_search(request.query or "")
+        return canned_search(request.query or "", request.k)
 
     async def _explain(self, request: ExplainRequest) -> Any:
         if request.query == "no explain":
             return self._problem(404, "Not found", f"no document {request.id!r}")
-        return canned_explain(request.id)
+        return canned_explain(request.query, request.id)
 
 
 @pytest.fixture(scope="module")
@@ -258,16 +353,17 @@ in_a_browser = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def browser(base_url: str) -> Iterator[Any]:
-    with chromium() as running:
-        yield running
+def shared_tab(base_url: str) -> Iterator[Tab]:
+    with chromium() as browser:
+        yield Tab(browser, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
 
 
 @pytest.fixture
-def tab(browser: Any, stub: Stub) -> Iterator[Tab]:
+def tab(shared_tab: Tab, stub: Stub) -> Iterator[Tab]:
     """A tab; checks afterwards that no request left this machine and no content was blocked by the policy."""
+    tab = shared_tab
+    tab.restart(f"{stub.url}/page.css")
     stub.reset()
-    tab = Tab(browser, viewport={"width": 1280, "height": 900})
     yield tab
     loaded = tab.page.evaluate("performance.getEntries().map((entry) => entry.name)")
     addresses = [address for address in tab.requests + loaded if re.match(r"\w+://", address)]
@@ -279,7 +375,6 @@ def tab(browser: Any, stub: Stub) -> Iterator[Tab]:
         r"error: Failed to load resource: the server responded with a status of (401|404|429|502|503)"
     )
     assert [line for line in tab.console if not allowed.match(line)] == []
-    tab.context.close()
 
 
 def expect(locator: Any) -> Any:
@@ -572,8 +667,6 @@ def test_a_search_has_a_url_and_back_works(tab: Tab, base_url: str, stub: Stub) 
 
 @in_a_browser
 def test_a_new_search_cancels_the_previous_one(tab: Tab, base_url: str) -> None:
-    given_up: list[str] = []
-    tab.page.on("requestfailed", lambda request: given_up.append(request.post_data_json["query"]))
     tab.page.goto(base_url)
     search(tab, "slow")
     expect(tab.page.get_by_role("status")).to_contain_text("Searching")
@@ -582,5 +675,190 @@ def test_a_new_search_cancels_the_previous_one(tab: Tab, base_url: str) -> None:
     search(tab, "storm")
     expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
     expect(tab.page.locator("#progress")).to_be_hidden()
-    assert given_up == ["slow"]
+    assert [body["query"] for body in tab.aborted] == ["slow"]
     expect(tab.page.locator(".problem")).to_have_count(0)
+
+
+@in_a_browser
+def test_passages_are_listed_below_the_best_one_of_their_document(tab: Tab, base_url: str) -> None:
+    tab.page.goto(f"{base_url}/?q=passages")
+    expect(tab.page.get_by_role("status")).to_have_text("7 hits in 4 documents")
+    best = tab.page.locator("#hits > .hit > article")
+    assert best.locator(".id bdi").all_inner_texts() == ["b#1", "<b>#0", "b#x", "b"]
+    assert best.locator(".rank").all_inner_texts() == [*"1234"]
+    assert best.locator(".title").all_inner_texts() == ["Book B", HOSTILE, "b#x", "b"]
+    # The parent is in a passage's id; elsewhere it is a column like any other.
+    assert [text for text in tab.page.locator(".metadata").all_inner_texts() if text] == ["parentb"]
+    book = hit(tab, "b#1")
+    others = book.locator(".passages .hit")
+    expect(others.first).to_be_hidden()
+    book.get_by_text("2 more passages of this document").click()
+    assert others.locator(".id bdi").all_inner_texts() == ["b#0", "b#10"]
+    others.nth(1).get_by_role("button", name=re.compile("Passage 10")).press("Enter")
+    expect(others.nth(1).locator(".marked")).to_have_text("the last storm of b")
+    expect(others.nth(1).get_by_role("heading", level=3)).to_be_visible()
+    tab.page.get_by_text("1 more passage of this document").click()
+    assert tab.page.locator("main :is(script, img, svg)").count() == 0
+
+
+@in_a_browser
+def test_more_hits_follow_those_already_shown(tab: Tab, base_url: str, stub: Stub) -> None:
+    tab.page.goto(f"{base_url}/?q=many")
+    more = tab.page.get_by_role("button", name="More hits")
+    hits = tab.page.locator(".hit")
+    expect(hits).to_have_count(10)
+    hits.nth(1).locator(".toggle").click()
+    expect(hits.nth(1).locator(".marked")).to_be_visible()
+    more.press("Enter")
+    expect(hits).to_have_count(20)
+    expect(hits.nth(10).locator(".toggle")).to_be_focused()
+    expect(hits.nth(1).locator(".marked")).to_be_visible()
+    assert hits.locator(".rank").all_inner_texts() == [str(n + 1) for n in range(20)]
+    # After an error the hits are still there, and the button tries again.
+    stub.broken_k = 30
+    more.click()
+    expect(tab.page.get_by_role("alert").locator(".problem")).to_contain_text("shard 2 does not answer")
+    expect(hits).to_have_count(20)
+    more.click()
+    expect(hits).to_have_count(25)
+    expect(tab.page.locator(".problem")).to_have_count(0)
+    expect(more).to_be_hidden()
+    assert [body["k"] for body in stub.bodies("/v1/search")] == [10, 20, 30, 30]
+    assert [body["id"] for body in stub.bodies("/v1/explain")] == ["n0", "n1"]
+    # A new search starts again with as many hits as the form says.
+    search(tab, "storm")
+    expect(hits).to_have_count(len(TEXTS))
+    expect(more).to_be_hidden()
+    assert stub.bodies("/v1/search")[-1]["k"] == 10
+    tab.page.goto(f"{base_url}/?q=many&k=1000")
+    expect(hits).to_have_count(25)
+    expect(more).to_be_hidden()
+
+
+@in_a_browser
+def test_closed_hits_highlight_their_best_sentence(tab: Tab, base_url: str) -> None:
+    tab.page.goto(base_url)
+    search(tab, "the keeper is parsing dates")
+    far, near, neither = (hit(tab, id_) for id_ in SENTENCES)
+    expect(near.locator(".best")).to_have_text("The keeper's dates were\nright.")
+    expect(near.locator(".text")).to_have_text(SENTENCES["near"])
+    expect(neither.locator(".best")).to_have_count(0)
+    expect(far.locator(".marked")).to_be_visible()
+    far.locator(".toggle").click()
+    expect(far.locator(".best")).to_be_visible()
+    # Markup in a text is text, and what is far above the sentence is cut.
+    expect(far.locator(".best")).to_have_text("A lighthouse keeper <b>parsed</b> the dates of the storm.")
+    shown = far.locator(".text").inner_text()
+    assert shown.startswith("… The sea is the sea")
+    assert shown.index("A lighthouse") < 200
+    far.locator(".toggle").click()
+    expect(far.locator(".marked")).to_have_text(SENTENCES["far"])
+
+
+@in_a_browser
+def test_an_explanation_corrects_the_highlighted_sentence(tab: Tab, base_url: str) -> None:
+    tab.page.goto(base_url)
+    # By its words the second hit's second sentence; by the explanation, which knows no "keepers", its last word.
+    search(tab, "keepers")
+    near = hit(tab, "near")
+    expect(near.locator(".best")).to_have_text("The keeper's dates were\nright.")
+    near.locator(".toggle").click()
+    expect(near.locator(".marked")).to_be_visible()
+    near.locator(".toggle").click()
+    expect(near.locator(".best")).to_have_text("The rest is the sea.")
+
+
+@in_a_browser
+def test_padding_tokens_share_a_chip(tab: Tab, base_url: str) -> None:
+    tab.page.goto(f"{base_url}/?q=keeper+lighthouse")
+    first = hit(tab, "far")
+    expect(first.locator(".chip")).to_have_count(4)
+    assert first.locator(".chip").all_inner_texts() == [
+        "keeper\n0.500",
+        "lighthouse\n0.500",
+        "24 \u00d7\n[MASK]\n12.000",
+        "[SEP]\n0.500",
+    ]
+    first.locator(".chip", has_text="[MASK]").hover()
+    assert lit(first) == ["24 \u00d7\n[MASK]\n12.000", "you"]
+    expect(first.locator(".note")).to_have_text("“[MASK]” matched “you” 12.000 (24 times)")
+    first.locator("mark", has_text=re.compile("^you$")).hover()
+    expect(first.locator(".note")).to_have_text("“you” was matched by “[MASK]” 12.000 (24 times), “[SEP]” 0.500")
+
+
+@in_a_browser
+def test_the_empty_screen_offers_beginnings_of_documents(tab: Tab, base_url: str, stub: Stub) -> None:
+    tab.page.goto(base_url)
+    examples = tab.page.locator("#examples").get_by_role("button")
+    expect(examples).to_have_count(len(TEXTS) - 1)  # the document without title and text is none
+    assert stub.for_examples() == [{"embeddings": [[[1] + [0] * 95]], "k": 4, "effort": "fast"}]
+    assert all(len(text) <= 80 for text in examples.all_inner_texts())
+    hostile = examples.nth(1).inner_text()
+    assert HOSTILE.startswith(hostile)
+    assert examples.nth(2).inner_text().startswith("storm www")
+    assert examples.nth(3).evaluate("node => getComputedStyle(node).direction") == "rtl"
+    examples.nth(1).click()
+    expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
+    expect(tab.page.get_by_label("Query", exact=True)).to_have_value(hostile)
+    expect(examples.first).to_be_hidden()
+    assert tab.page.locator("main :is(script, img, svg)").count() == 0
+    # A page that starts with a search asks for none.
+    tab.page.reload()
+    expect(tab.page.locator(".hit")).to_have_count(len(TEXTS))
+    expect(tab.page.locator("#columns")).to_contain_text("year")
+    assert len(stub.for_examples()) == 1
+
+
+@in_a_browser
+def test_without_examples_the_empty_screen_is_a_hint(tab: Tab, base_url: str, stub: Stub) -> None:
+    stub.no_examples = True
+    tab.page.goto(base_url)
+    wait_until(tab, lambda: bool(stub.for_examples()))
+    expect(tab.page.locator("#start")).to_contain_text("Ask in your own words")
+    expect(tab.page.locator("#examples")).to_be_hidden()
+    expect(tab.page.locator(".problem")).to_have_count(0)
+    # An index without a model takes no texts.
+    stub.model = None
+    tab.page.goto(base_url)
+    expect(tab.page.locator("#index-summary")).to_have_text("an-index · 1,234 documents · version 3")
+    assert len(stub.for_examples()) == 1
+
+
+@in_a_browser
+def test_the_api_is_described_and_can_be_tried(tab: Tab, base_url: str, stub: Stub) -> None:
+    stub.key = "s3cret"
+    tab.page.goto(f"{base_url}/api.html")
+    expect(tab.page.get_by_role("alert")).to_contain_text("Enter the key on the search page")
+    tab.page.get_by_role("link", name="search page").click()
+    tab.page.locator("#key").fill("s3cret")
+    tab.page.locator("#key").press("Enter")
+    expect(tab.page.locator("#columns")).to_contain_text("year")
+    tab.page.get_by_role("link", name="API").click()
+    listed = tab.page.locator(".operation > summary > code")
+    expect(listed.first).to_be_visible()
+    documented = [f"{m.upper()} {path}" for path, methods in api.openapi()["paths"].items() for m in methods]
+    assert listed.all_inner_texts() == documented
+    described = tab.page.locator(".operation").filter(has_text="POST /v1/search")
+    described.locator("summary").click()
+    expect(described).to_contain_text("k integer from 1 to 1000, by default 10")
+    expect(described).to_contain_text("SearchHit")
+    described.get_by_label("Body").fill('{"query": "it\'s <b>a</b> storm", "k": 3}')
+    expect(described.locator("pre").first).to_have_text(
+        f"curl -H 'Authorization: Bearer KEY' '{base_url}/v1/search'"
+        ' --json \'{"query": "it\'\\\'\'s <b>a</b> storm", "k": 3}\''
+    )
+    described.get_by_role("button", name="Send").click()
+    expect(described.get_by_role("status")).to_contain_text(HOSTILE.replace('"', '\\"'))
+    assert stub.bodies("/v1/search") == [{"query": "it's <b>a</b> storm", "k": 3}]
+    described.get_by_label("Body").fill("{")
+    described.get_by_role("button", name="Send").click()
+    expect(described.get_by_role("status")).to_contain_text("JSON")
+    assert tab.page.locator("main :is(script, img, svg, b)").count() == 0
+    # Paths that change the endpoint have no button.
+    admin = tab.page.locator(".operation").filter(has_text="/v1/admin/version")
+    admin.locator("summary").click()
+    expect(admin.locator("pre")).to_contain_text("/v1/admin/version")
+    expect(admin.get_by_role("button")).to_have_count(0)
+    for width in (1280, 320):
+        tab.page.set_viewport_size({"width": width, "height": 800})
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == width

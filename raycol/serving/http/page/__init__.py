@@ -30,7 +30,7 @@ _FILES = {"/": "index.html"} | {f"/{name}": name for name in ("api.html", "page.
 PAGE_PATHS = tuple(_FILES)
 
 # Document text cannot run or load anything, and other sites cannot frame the page. File names carry no version:
-# without no-cache, browsers would keep an old script.
+# without no-cache, browsers would keep an old script. `Guard` adds X-Content-Type-Options, as to every response.
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": "; ".join(
@@ -45,7 +45,6 @@ HEADERS: Mapping[str, str] = MappingProxyType(
                 "frame-ancestors 'none'",
             )
         ),
-        "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }

@@ -67,8 +67,9 @@ export class HitItem {
     const name = this.title ?? (this.passage === null ? this.hit.id : this.hit.metadata.parent);
     this.part(".rank").textContent = rank ?? "";
     this.part(".title").textContent = rank === null ? `Passage ${this.passage}` : name;
-    // Levels of headings follow the nesting.
-    this.part("h2").setAttribute("aria-level", rank === null ? 3 : 2);
+    const heading = make(rank === null ? "h3" : "h2", "");
+    this.button.parentElement.replaceWith(heading);
+    heading.append(this.button);
     const open = this.item.querySelector(":scope > .passages")?.open ?? false;
     this.item.querySelector(":scope > .passages")?.remove();
     if (others.length) {
