@@ -119,7 +119,7 @@ def save_partition(
         raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Lower partition_tokens")
     order_T = np.argsort(tokens.codes_T, kind="stable")
     sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
         **dict(zip(TOKEN_FILES, tokens, strict=True)),
         "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
