@@ -148,7 +148,7 @@ def scan_corpus(
         InputError: the file cannot be read, or lacks a column.
     """
     infer_names = default_names(file.format, fields.is_known)
-    rows = file.reader.rows(file, partial(fields.select_columns, file, tokens=tokens), infer_names, start)
+    rows = file.rows(partial(fields.select_columns, file, tokens=tokens), infer_names, start)
     for position, record in rows:
         try:
             yield position, parse_passage(as_object(record), fields, number)
@@ -218,7 +218,7 @@ def has_field(file: CorpusFile, name: str) -> bool:
     """Whether any record of a file has a field. Always true if the file has columns: reading fails without it."""
     if file.reader.has_columns:
         return True
-    return any(isinstance(record, dict) and name in record for _, record in file.reader.rows(file))
+    return any(isinstance(record, dict) and name in record for _, record in file.rows())
 
 
 def empty_corpus_error(corpus: object, first: BadRecord | None) -> InputError:

@@ -138,7 +138,7 @@ def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Ba
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
         header = _Header(file, opened)
-        for position, record in file.reader.rows(file, header.select, header.infer_names):
+        for position, record in file.rows(header.select, header.infer_names):
             where = file.where(position.number)
             try:
                 record = header.as_object(record)

@@ -77,7 +77,7 @@ def _scan(files: Sequence[CorpusFile], role: Role) -> Iterator[_Row | BadRecord]
                 raise InputError(f"{file}: {error}") from None
 
         infer_names = default_names(file.format, lambda name: name.lower() in common)
-        for position, record in file.reader.rows(file, select, infer_names):
+        for position, record in file.rows(select, infer_names):
             try:
                 id_, text = _parse(as_object(record), role)
                 yield id_, text, number, position.number

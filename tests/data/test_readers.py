@@ -10,7 +10,7 @@ from raycol.data import CorpusFile, Example, ExampleSource, Fields, Passage, cor
 from raycol.data.files import open_file
 from raycol.data.locations import folder_entries
 from raycol.data.readers.parquet import rows_of
-from raycol.data.readers.reader import READERS, START, InferNames, Position, Reader, Rows, Select, has_header
+from raycol.data.readers.reader import READERS, START, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError
 from raycol.indexing.plan import plan_build, read_part
 from raycol.indexing.sampling import sample_corpus
@@ -24,13 +24,7 @@ class ArrowReader(Reader):
     is_table = True
     has_columns = True
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         with open_file(file.uri) as raw:
             table = pa.ipc.open_file(raw).read_all()
         first = start.offset
@@ -105,11 +99,11 @@ def test_every_reader_counts_and_starts_where_it_samples(tmp_path: Path, name: s
         save_dataset(tmp_path / name, RECORDS) if name == "saved" else write(tmp_path / name, WRITERS[name](RECORDS))
     )
     (file,) = corpus_files(str(path))
-    rows = list(file.reader.rows(file))
+    rows = list(file.rows())
     assert [Passage(**{key: row[key] for key in ("id", "title", "text")}) for _, row in rows] == PASSAGES
     assert file.reader.count(file) == (len(RECORDS) if file.is_table else path.stat().st_size)
     (start,) = file.reader.sample(file, [1])
     offsets = [position.offset for position, _ in rows]
     first = 0 if start == START else offsets.index(start.offset)
-    assert [row["id"] for _, row in file.reader.rows(file, start=start)] == [row["id"] for _, row in rows[first:]]
+    assert [row["id"] for _, row in file.rows(start=start)] == [row["id"] for _, row in rows[first:]]
     assert file.reader.state(file) == file.reader.state(file)

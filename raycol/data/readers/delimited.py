@@ -17,7 +17,7 @@ from typing import Literal
 
 from raycol.core.progress import print_once
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, lines_of, open_lines
-from raycol.data.readers.reader import START, CorpusFile, InferNames, LinesReader, Position, Rows, Select, has_header
+from raycol.data.readers.reader import START, CorpusFile, InferNames, LinesReader, Position, Rows, Select
 from raycol.errors import InputError
 
 Kind = Literal["csv", "tsv"]
@@ -79,13 +79,7 @@ class DelimitedReader(LinesReader):
         """See `Reader`."""
         return (f".{self.kind}",)
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`. Raises `InputError` also if the columns cannot be determined."""
         uri, kind = file.uri, self.kind
         quoted = is_quoted(uri, kind)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from raycol.data.files import HUB, folder_state, reading
 from raycol.data.readers.parquet import rows_of
-from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
+from raycol.data.readers.reader import CorpusFile, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError, reason_of
 
 if TYPE_CHECKING:
@@ -24,13 +24,7 @@ class DatasetReader(Reader):
     is_table = True
     has_columns = True
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`. Raises `InputError` also if there are several splits and none is selected."""
         dataset = open_dataset(file)
         names = select(dataset.column_names)

@@ -23,7 +23,6 @@ from raycol.data.readers.reader import (
     Rows,
     Select,
     as_object,
-    has_header,
 )
 from raycol.errors import InputError
 
@@ -45,13 +44,7 @@ class JsonLinesReader(LinesReader):
     suffixes = (".jsonl", ".ndjson", ".json")
     has_columns = False
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`."""
         for position, line in read_lines(file.uri, start):
             try:

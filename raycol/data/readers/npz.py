@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.data.files import MAX_RECORD_BYTES, TOO_LARGE, open_file
-from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
+from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError, reason_of
 
 EMBEDDINGS = "embeddings"
@@ -63,13 +63,7 @@ class NpzReader(Reader):
     is_table = True
     has_columns = True
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`. Raises `InputError` also if the shapes of the arrays do not match."""
         with _open(file.uri) as arrays:
             if arrays is None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycol.data.files import open_file
-from raycol.data.readers.reader import START, CorpusFile, InferNames, Position, Reader, Rows, Select, has_header
+from raycol.data.readers.reader import CorpusFile, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError
 
 _ROWS = 512
@@ -29,13 +29,7 @@ class ParquetReader(Reader):
     is_table = True
     has_columns = True
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`."""
         with open_file(file.uri) as raw:
             if not raw.size():

@@ -58,13 +58,7 @@ class Reader(Protocol):
     def has_columns(self) -> bool:
         """Whether all records of a file have the columns that `select` chose; a line of JSON has any."""
 
-    def rows(
-        self,
-        file: CorpusFile,
-        select: Select = list,
-        infer_names: InferNames = has_header,
-        start: Position = START,
-    ) -> Rows:
+    def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """Yield each record from `start`. An empty file has none.
 
         Args:
@@ -144,6 +138,10 @@ class CorpusFile:
     def reader(self) -> Reader:
         """Reader of the file's format."""
         return READERS[self.format]
+
+    def rows(self, select: Select = list, infer_names: InferNames = has_header, start: Position = START) -> Rows:
+        """Yield each record from `start`; see `Reader.rows`. By default, all columns, named by the first line."""
+        return self.reader.rows(self, select, infer_names, start)
 
     @property
     def is_table(self) -> bool:
