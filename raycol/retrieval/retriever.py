@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raycol.client.schema import MAX_QUERIES, SearchHit
 from raycol.errors import InputError
+from raycol.index.format.document import encoded_text
 from raycol.index.search.effort import Effort
 
 if TYPE_CHECKING:
@@ -285,13 +286,6 @@ def _open_encoder(index: Searcher, model: str | Path | Encoder | None, device: s
             f"{model.fingerprint!r:.60}, the index's {recorded.fingerprint!r:.60}"
         )
     return model
-
-
-def encoded_text(row: Mapping[str, Any]) -> str | None:
-    """A document's title and text as they were encoded; None if the index does not store the text."""
-    if not isinstance(row.get("text"), str):
-        return None
-    return f"{row.get('title') or ''} {row['text']}".strip()
 
 
 def _to_hit(hit: SearchHit) -> Hit:

@@ -36,7 +36,7 @@ from raycol.client.schema import (
 )
 from raycol.core.uris import base_name, is_uri
 from raycol.errors import InputError
-from raycol.index.format.document import check_embeddings
+from raycol.index.format.document import check_embeddings, encoded_text
 from raycol.index.format.manifest import versions
 from raycol.index.search.effort import resolve
 from raycol.index.search.filters import parse_filter
@@ -197,7 +197,7 @@ class GatewayState:
         matches = next((reply for reply in replies if reply is not None), None)
         if matches is None:
             raise InputError(f"document {request.id!r} is not in version {manifest.version}")
-        text = _encoded_text((await self._read_documents(shards, [request.id])).get(request.id, {}))
+        text = encoded_text((await self._read_documents(shards, [request.id])).get(request.id, {}))
         tokens = await self._await_encoder(self._encoder.tokens.remote(request.query, True), deadline)
         document = (
             [] if text is None else await self._await_encoder(self._encoder.tokens.remote(text, False), deadline)
@@ -346,10 +346,3 @@ def _unpack(query: Any, dim: int, number: int) -> NDArray[np.float32]:
 
 def _pack(array: NDArray[np.float32]) -> PackedEmbeddings:
     return PackedEmbeddings(tokens=len(array), data=base64.b64encode(array.astype("<f4").tobytes()).decode())
-
-
-def _encoded_text(metadata: dict[str, Any]) -> str | None:
-    """A document's title and text as they were encoded; None if the index does not store the text."""
-    if not isinstance(metadata.get("text"), str):
-        return None
-    return f"{metadata.get('title') or ''} {metadata['text']}".strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,3 +83,10 @@ def check_embeddings(embeddings: Any, dim: int | None, name: str) -> NDArray[np.
     if max_norm > _MAX_NORM:
         raise InputError(f"{name}: a token embedding of norm {max_norm:.3g}; expected at most {_MAX_NORM}")
     return array
+
+
+def encoded_text(metadata: Mapping[str, Any]) -> str | None:
+    """A document's title and text as they were encoded; None if the index does not store the text."""
+    if not isinstance(metadata.get("text"), str):
+        return None
+    return f"{metadata.get('title') or ''} {metadata['text']}".strip()
