@@ -216,7 +216,8 @@ class PartWorker(Worker[I, R]):
         return record
 
 
-def progress_note(finished: int, parts: int, workers: int) -> str:
-    """Describe the progress: "3 of 9 parts, 2 running"."""
+def progress_note(finished: int, parts: int, workers: int, reused: int) -> str:
+    """Describe the progress: "3 of 9 parts, 2 running"; before any other part is finished, how many are reused."""
     running = min(workers, parts - finished)
-    return f"{finished} of {parts} parts{f', {running} running' if running else ''}"
+    note = f"{finished} of {parts} parts{f', {running} running' if running else ''}"
+    return f"{note}; {reused} from before" if 0 < reused == finished else note

@@ -131,22 +131,23 @@ def compact_index(
         reused = job.finished_parts(n_parts)
         finished = set(reused)
         tokens = sum(info.tokens for info in manifest.partitions) - sum(info.tokens for info in plan.unchanged)
-        if tokens <= _MAX_DRIVER_TOKENS:
-            executor = IN_PROCESS
-        executor = executor or choose_executor(config, n_parts)
+        if executor is None:
+            executor = IN_PROCESS if tokens <= _MAX_DRIVER_TOKENS else choose_executor(config, n_parts)
         with writing_from(store, manifest.version), executor.session(config, report):
             job.begin()
             workers = executor.n_workers(config)
 
-            def report_part(number: int, _: MergedPart) -> None:
+            def report_progress() -> None:
+                report(len(finished), n_parts, progress_note(len(finished), n_parts, workers, len(reused)))
+
+            def add(number: int, _: MergedPart) -> None:
                 finished.add(number)
                 check_current(store, manifest.version)
-                report(len(finished), n_parts, progress_note(len(finished), n_parts, workers))
+                report_progress()
 
-            report(len(finished), n_parts, progress_note(len(finished), n_parts, workers))
-            parts = job.run(
-                Merger, config, plan.merged, reused, {"manifest": manifest}, "the compaction", executor, report_part
-            )
+            report_progress()
+            arguments = {"manifest": manifest}
+            parts = job.run(Merger, config, plan.merged, reused, arguments, "the compaction", executor, add)
         snapshot = commit_compaction(snapshot, plan, [part.info for part in parts])
         sweep(store)
         store.remove_empty_folder(BUILDS)

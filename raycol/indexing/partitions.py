@@ -154,10 +154,9 @@ class _Progress:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         if self._metrics:
             self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
-        parts = progress_note(self._parts, len(self._plan.parts), self._workers)
+        parts = progress_note(self._parts, len(self._plan.parts), self._workers, self._reused)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        before = f"; {self._reused} from before" if 0 < self._reused == self._parts else ""
-        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{before}{skipped}")
+        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{skipped}")
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:

@@ -148,7 +148,7 @@ class MiningJob:
                 nonlocal rows, done
                 for number in numbers:
                     rows, done = rows + plan.sizes[number], done + 1
-                report(rows, sum(plan.sizes), progress_note(done, n_parts, workers))
+                report(rows, sum(plan.sizes), progress_note(done, n_parts, workers, len(finished)))
 
             add(finished)
             arguments = {**config.model_arguments, "inputs": self.inputs, **arguments}
