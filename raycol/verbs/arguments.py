@@ -5,14 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from raycol.core.config import Config
 from raycol.data.sources import ExampleSource
-
-if TYPE_CHECKING:
-    pass
-
 
 Corpus = Any
 """A corpus: a path or a URI, dicts, or a table; see `stored_corpus`."""

@@ -16,6 +16,7 @@ from raycol.jobs.submit import SubmitConfig
 from raycol.retrieval import SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
+from raycol.verbs.arguments import documented, settings_of
 
 if TYPE_CHECKING:
     from raycol.client.schema import VersionResponse
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from raycol.jobs.submit import Submitted
     from raycol.retrieval import Results
     from raycol.serving.run import RunningEndpoint
-
-
-from raycol.verbs.arguments import documented, settings_of
 
 
 @documented(ServeConfig)

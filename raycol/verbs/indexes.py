@@ -12,16 +12,14 @@ from raycol.data.in_memory import stored_corpus
 from raycol.errors import InputError
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.storage import open_store
+from raycol.verbs.arguments import ONE_CPU, Corpus, Dtype, documented, settings_of
+from raycol.verbs.overwriting import folder_of, is_index, replaced
 
 if TYPE_CHECKING:
     from raycol.index import Change, IndexStats, VacuumResult
     from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
-
-
-from raycol.verbs.arguments import ONE_CPU, Corpus, Dtype, documented, settings_of
-from raycol.verbs.overwriting import folder_of, is_index, replaced
 
 
 @documented(IndexConfig)

@@ -15,15 +15,13 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
+from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
+from raycol.verbs.overwriting import has_report, is_model, rename_within, replaced
 
 if TYPE_CHECKING:
     from raycol.evaluation.evaluate import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.training.launch import TrainReport
-
-
-from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
-from raycol.verbs.overwriting import has_report, is_model, rename_within, replaced
 
 
 @documented(TrainConfig)

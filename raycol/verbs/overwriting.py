@@ -6,17 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from raycol.core.config import Config
 from raycol.core.uris import is_uri
 from raycol.errors import writing
 from raycol.storage.replacing import replacing
-
-if TYPE_CHECKING:
-    pass
-
-
 from raycol.verbs.arguments import settings_of
 
 _INDEX_ENTRIES = {"manifests", "codebooks", "partitions", "deletes", "build-report.json", "served.json"}
