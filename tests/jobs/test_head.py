@@ -1,7 +1,6 @@
 """Jobs on a real head: submitted, reattached, failed, retried, listed, read, stopped; and `raycol doctor`."""
 
 import re
-import shutil
 import signal
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import pytest
 
 from raycol.index import Index
 from raycol.jobs.cluster import Cluster, DuplicateJobError
-from tests.conftest import PROJECT, make_clustered, save_encoded
+from tests.conftest import make_clustered, save_encoded
 from tests.jobs.head import Head, running_head
 
-# Stands in for an entry point that takes long.
+# Stands in for a command that takes long.
 SLEEPER = "import time\nprint('sleeping', flush=True)\ntime.sleep(600)\n"
 
 
@@ -20,7 +19,7 @@ SLEEPER = "import time\nprint('sleeping', flush=True)\ntime.sleep(600)\n"
 @pytest.mark.long
 def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    shutil.copytree(PROJECT / "jobs", checkout / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    checkout.mkdir()
     save_encoded(tmp_path / "corpus.npz", make_clustered(60, 16, seed=0))
     build = f"corpus: {tmp_path / 'corpus.npz'}\nout: {tmp_path / 'index'}\n"
     (checkout / "build.yaml").write_text(build)
@@ -53,7 +52,10 @@ def test_a_job_from_its_submission_to_its_end(tmp_path: Path) -> None:
 
 
 def _check_detaching_and_stopping(head: Head, checkout: Path, name: str) -> None:
-    (checkout / "jobs" / "index.py").write_text(SLEEPER)
+    # From here on the folder is a checkout, and the job runs the raycol of that.
+    (checkout / "raycol").mkdir()
+    (checkout / "raycol" / "__init__.py").touch()
+    (checkout / "raycol" / "__main__.py").write_text(SLEEPER)
     following = head.start(
         "submit", "index", "build.yaml", "--num-workers", 1, "--address", head.address, folder=checkout
     )
