@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from raycol.core.escaping import echo
+from raycol.core.escaping import echo, printable
 from raycol.core.memory import size
 from raycol.index.format.manifest import REPORT
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
@@ -16,7 +16,7 @@ from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, Sc
 if TYPE_CHECKING:
     from raycol.client.schema import SearchHit
     from raycol.data import BadRecord
-    from raycol.evaluation.evaluate import Evaluation
+    from raycol.evaluation.result import Evaluation
     from raycol.index import Hit, Index
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
@@ -172,13 +172,53 @@ def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:
 
 
 def evaluation(result: Evaluation) -> None:
-    """Print the result of `raycol evaluate`."""
-    skipped = f", {result.skipped} documents skipped" if result.skipped else ""
-    echo(f"{result.queries} queries, {result.documents} documents, {result.method}{skipped}")
+    """Print the result of `raycol evaluate`: a table for each collection, the averages, and the differences."""
     for note in result.notes:
         echo(f"note: {note}", err=True)
-    for name, value in result.metrics.items():
-        echo(f"{name:8} {value:.4f}")
+    console = Console(highlight=False, markup=False)
+    for collection in dict.fromkeys(one.collection for one in result.results):
+        ours = [one for one in result.results if one.collection == collection]
+        skipped = f", {ours[0].skipped} documents skipped" if ours[0].skipped else ""
+        echo(f"{collection}: {ours[0].queries:,} queries, {ours[0].documents:,} documents{skipped}")
+        table = _table("", *ours[0].metrics, "ms/query")
+        for one in ours:
+            cells = [_with_interval(value, one.intervals[name]) for name, value in one.metrics.items()]
+            table.add_row(printable(one.system), *cells, f"{1000 * one.seconds / one.queries:,.1f}")
+        console.print(table)
+    if len({one.collection for one in result.results}) > 1:
+        echo("mean over the collections")
+        table = _table("", *result.results[0].metrics)
+        for system, metrics in result.averages().items():
+            table.add_row(printable(system), *(f"{value:.4f}" for value in metrics.values()))
+        console.print(table)
+    if result.differences:
+        echo(f"differences to {result.baseline}")
+        table = _table("collection", "metric", "system", "difference", "p (Holm)", "wins/ties/losses")
+        for one in result.differences:
+            found = one.comparison
+            table.add_row(
+                printable(one.collection),
+                one.metric,
+                printable(one.system),
+                _with_interval(found.difference, (found.low, found.high), signed=True),
+                f"{one.p_holm:.4f}",
+                f"{found.wins}/{found.ties}/{found.losses}",
+            )
+        console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("", "collection", "metric", "system") else "right")
+    return table
+
+
+def _with_interval(value: float, interval: tuple[float, float], *, signed: bool = False) -> str:
+    """A value with its confidence interval, such as "0.746 [0.703, 0.788]"."""
+    sign = "+" if signed else ""
+    low, high = interval
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:

@@ -32,7 +32,7 @@ def test_precedence_is_command_line_then_yaml_then_default(tmp_path: Path) -> No
 def test_every_field_of_every_verb_is_documented() -> None:
     from raycol.demo.config import DemoConfig
     from raycol.doctor.config import DoctorConfig
-    from raycol.evaluation.evaluate import EvaluateConfig
+    from raycol.evaluation.config import EvaluateConfig
     from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
     from raycol.jobs.submit import SubmitConfig
     from raycol.mining import MineConfig, ScoreConfig

@@ -14,7 +14,8 @@ from raycol.core.config import Config
 from raycol.demo.config import DemoConfig
 from raycol.doctor.config import DoctorConfig
 from raycol.errors import InputError
-from raycol.evaluation.evaluate import EvaluateConfig, Evaluation
+from raycol.evaluation.config import EvaluateConfig
+from raycol.evaluation.result import Evaluation
 from raycol.index.searcher import IndexStats
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.jobs.submit import SubmitConfig

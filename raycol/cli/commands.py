@@ -22,7 +22,7 @@ from raycol.core.version import __version__
 from raycol.data.corpus import read_id_lines
 from raycol.demo.config import DemoConfig
 from raycol.errors import IndexCorruptError, InputError
-from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.retrieval import SearchConfig
@@ -228,5 +228,5 @@ app.command("doctor")(doctor)
 @app.command()
 @options_of(EvaluateConfig, "data")
 def evaluate(config: EvaluateConfig) -> None:
-    """Evaluate a model, or an index, on a BEIR folder."""
+    """Evaluate models, indexes, endpoints and runs on test collections, and compare them."""
     display.evaluation(verbs.evaluate(**given(config)))

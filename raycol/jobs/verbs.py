@@ -9,7 +9,7 @@ from typing import Any
 
 from raycol.core.config import Config
 from raycol.data.sources import ExampleSource
-from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.training.config import TrainConfig
@@ -98,10 +98,11 @@ VERBS = {
         writes=("index",),
     ),
     "evaluate": Verb(
-        "Evaluate a model or an index.",
+        "Evaluate systems on test collections.",
         EvaluateConfig,
         ("evaluate",),
         positional=("data",),
+        writes=("out",),
         reads=("data", "index"),
         models=("model",),
     ),

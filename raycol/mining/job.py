@@ -16,13 +16,12 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +29,6 @@ import xxhash
 from pydantic import BaseModel
 
 from raycol.core.progress import Report
-from raycol.core.uris import base_name, join_uri, parent_uri, without_options
 from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
 from raycol.distributed.partitioned_job import (
     PartitionedJob,
@@ -39,9 +37,9 @@ from raycol.distributed.partitioned_job import (
     Settings,
     progress_note,
 )
-from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
+from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
-from raycol.storage import Store, StoredFolder, absolute, open_store, save_folder
+from raycol.storage import Store, StoredFolder, open_store, save_folder
 from raycol.storage.checked_files import describe_bytes, fsync_folder
 from raycol.storage.object_store import RemoteStore
 
@@ -191,31 +189,9 @@ class MiningJob:
         return f"{self.parts.folder}/result"
 
 
-@contextmanager
-def unfinished_jobs(out: str) -> Iterator[Store]:
-    """Yield the store of the unfinished jobs that write `out`, locked where it is local.
-
-    Raises:
-        InputError: `out` already exists or cannot be written, or another command is running.
-    """
-    target = open_store(out)
-    name = Path(target.uri).name if target.is_local else urlsplit(without_options(out)).path.rstrip("/")[1:]
-    if not name:
-        raise InputError(f"{out}: expected a folder in the bucket, such as {out.rstrip('/')}/NAME")
-    if _has_result(target):
-        raise InputError(f"{out}: already exists; choose another folder, or remove it")
-    store = open_store(join_uri(parent_uri(absolute(target.uri)), f".{base_name(target.uri)}-unfinished"))
-    with store.lock("running"):
-        if store.is_local:
-            store.remove_unfinished()
-        yield store
-
-
-def _has_result(target: Store) -> bool:
-    """Whether the result exists. In an object store, a command that died before its last upload leaves a report."""
-    if target.is_local:
-        return os.path.lexists(target.uri)
-    return bool(set(target.names("")) - {MINING_REPORT, SCORING_REPORT})
+def is_complete(names: Collection[str]) -> bool:
+    """Whether a folder of an object store holds a result: its report, which is written first, is not enough."""
+    return bool(set(names) - {MINING_REPORT, SCORING_REPORT})
 
 
 def begin_job(store: Store, out: str, plan: MiningPlan, settings: Settings) -> MiningJob:

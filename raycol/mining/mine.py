@@ -21,7 +21,7 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import MineConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningPlan, begin_job, total_counts, unfinished_jobs
+from raycol.mining.job import MiningPlan, begin_job, is_complete, total_counts
 from raycol.mining.part import LEFT_OUT, SHORT
 from raycol.mining.queries import QUERY_SCHEMA, group_queries, to_row, with_positives
 from raycol.mining.report import MINING_REPORT, MiningReport, format_counts
@@ -29,6 +29,7 @@ from raycol.mining.texts import write_texts
 from raycol.mining.workers import MiningWorker
 from raycol.models.discovery import find_checkpoint
 from raycol.storage import absolute
+from raycol.storage.unfinished import unfinished_store
 
 _TEXTS = "texts.sqlite"
 # Settings that decide the result; the fingerprint covers them.
@@ -50,7 +51,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
     """
     started = time.monotonic()
     problems: list[BadRecord] = []
-    with unfinished_jobs(config.out) as store:
+    with unfinished_store(config.out, is_complete) as store:
         index = Index.open(config.index, config.version)
         corpus = _find_corpus(config, index)
         config = _resolve(config, index)

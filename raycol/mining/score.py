@@ -19,11 +19,12 @@ from raycol.indexing.report import library_versions
 from raycol.indexing.source import model_name
 from raycol.mining.config import ScoreConfig
 from raycol.mining.cross_encoder import cross_encoder_fingerprint, load_cross_encoder, probe_cross_encoder
-from raycol.mining.job import MiningPlan, begin_job, total_counts, unfinished_jobs
+from raycol.mining.job import MiningPlan, begin_job, is_complete, total_counts
 from raycol.mining.report import SCORING_REPORT, ScoringReport
 from raycol.mining.scoring import EXAMPLE_SCHEMA
 from raycol.mining.workers import ScoringWorker
 from raycol.models.discovery import find_checkpoint
+from raycol.storage.unfinished import unfinished_store
 
 # Settings that decide the result; the fingerprint covers them.
 _RESULT_SETTINGS = {"n_ways", "short", "max_length", "batch_size", "queries_per_part", "dtype"}
@@ -42,7 +43,7 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
     started = time.monotonic()
     problems: list[BadRecord] = []
     example_counts: Counter[str] = Counter()
-    with unfinished_jobs(config.out) as store:
+    with unfinished_store(config.out, is_complete) as store:
         find_checkpoint(config.teacher)
         with store.workspace(0) as folder:
             plan = MiningPlan(folder)

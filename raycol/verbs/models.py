@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 from raycol.core.progress import console, no_report, progress
 from raycol.data.corpus import OnError
-from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.evaluation.config import EvaluateConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
-from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
-from raycol.verbs.overwriting import has_report, is_model, rename_within, replaced
+from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented
+from raycol.verbs.overwriting import has_report, is_evaluation, is_model, rename_within, replaced
 
 if TYPE_CHECKING:
-    from raycol.evaluation.evaluate import Evaluation
+    from raycol.evaluation.result import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.training.launch import TrainReport
 
@@ -192,17 +192,37 @@ def score(
 
 @documented(EvaluateConfig)
 def evaluate(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     model: str | Path | None = None,
     index: str | Path | None = None,
-    split: str = "test",
+    system: str | Sequence[str] = (),
+    baseline: str | None = None,
+    metrics: str | Sequence[str] = ("nDCG@10", "R@10", "R@100", "RR@10"),
+    split: str | None = None,
+    depth: int | None = None,
+    out: str | Path | None = None,
+    save_runs: bool = False,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    docs_per_partition: int = 4096,
     on_error: OnError = "fail",
     device: str | None = None,
+    num_workers: int | None = None,
+    resources: Mapping[str, float] | str = ONE_CPU,
+    wait_for_nodes: float = 0.0,
+    dtype: Dtype = "auto",
+    overwrite: bool = False,
 ) -> Evaluation:
-    """Evaluate a model, or an index, on a BEIR folder."""
+    """Evaluate systems on test collections, and compare them.
+
+    Args:
+        overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
+            folder only.
+    """
     from raycol.evaluation.evaluate import evaluate as run
 
-    config = settings_of(EvaluateConfig, "evaluate", locals())
-    with progress("Evaluating") as report:
-        return run(config, report)
+    with replaced(EvaluateConfig, "evaluate", locals(), "an evaluation", is_evaluation) as (config, _):
+        with progress("Evaluating") as report:
+            return run(config, report)

@@ -26,7 +26,7 @@ def replaced(
     """Yield a verb's configuration and its final `out`; with `overwrite`, the configuration writes elsewhere first."""
     config = settings_of(config_class, verb, values)
     final: str = config.out  # type: ignore[attr-defined]
-    with replacing(final, kind, is_finished) if values["overwrite"] else nullcontext(final) as out:
+    with replacing(final, kind, is_finished) if final and values["overwrite"] else nullcontext(final) as out:
         yield config if out == final else settings_of(config_class, verb, {**values, "out": out}), final
 
 
@@ -53,6 +53,12 @@ def has_report(report: str) -> Callable[[Path], bool]:
         return report in names and all(name.endswith(".parquet") for name in names - {report})
 
     return is_result
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder is a finished evaluation, and nothing else."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    return "evaluation.json" in names and names <= {"evaluation.json", "queries.parquet", "runs", "pictures"}
 
 
 def folder_of(location: str) -> Path | None:

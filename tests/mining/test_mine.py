@@ -15,9 +15,10 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.mining import MineConfig, MiningReport
 from raycol.mining.cross_encoder import load_cross_encoder, score_pairs
-from raycol.mining.job import unfinished_jobs
+from raycol.mining.job import is_complete
 from raycol.mining.queries import group_queries
 from raycol.models.encoder import load_encoder
+from raycol.storage.unfinished import unfinished_store
 from tests.conftest import write_jsonl
 from tests.mining.conftest import contents, make_index, passages_of, save_cross_encoder
 from tests.mining.in_process import EXECUTOR, RecordingExecutor, mine_negatives
@@ -327,7 +328,7 @@ def test_a_command_deletes_nothing_of_a_running_one(
                     refusals.append(str(refused.value))
                 yield row
 
-    with unfinished_jobs(str(tmp_path / "o")) as store, store.workspace(0) as planned:
+    with unfinished_store(str(tmp_path / "o"), is_complete) as store, store.workspace(0) as planned:
         with pytest.raises(InputError, match="another command is running"):
             mine(index, beir, tmp_path / "o")
         assert planned.is_dir()

@@ -7,7 +7,7 @@ import pytest
 
 from raycol.core.uris import check_location, join_uri, open_uri, parent_uri, remedy, without_options
 from raycol.errors import InputError
-from raycol.evaluation.evaluate import EvaluateConfig
+from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, IndexConfig
 from raycol.mining import MineConfig, ScoreConfig
 from raycol.serving.config import ServeConfig

@@ -1,0 +1,212 @@
+"""Exact scores of a whole corpus as a resumable job: every document against every query, in full precision.
+
+The corpus is encoded in parts. Each part's documents are scored against all queries while they are in memory, and only
+the best hits of each query are written; embeddings are never stored. So memory is bounded by a part, and the run does
+not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from raycol.core.memory import peak_memory
+from raycol.core.progress import Report, no_report
+from raycol.data import Fields
+from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
+from raycol.evaluation.scoring import ModelScorer, score_passages
+from raycol.evaluation.single_vector import open_single_vector, single_vector_fingerprint
+from raycol.evaluation.top_hits import Hits, TopHits
+from raycol.indexing.plan import BuildPlan, PartitionPlan, read_part
+from raycol.indexing.workers import cast_parameters, check_same_model, device_of, open_encoder
+from raycol.storage import Store, StoredFolder
+from raycol.storage.checked_files import describe_bytes
+
+Vectors = Literal["multi", "single"]
+"""What a model makes of a text: one vector per token (scored by MaxSim), or one vector."""
+
+
+class ScoredPart(PartRecord):
+    """A finished part: its hits, and what it cost."""
+
+    hits: StoredFolder
+    documents: int
+    cpu_s: float
+    peak_bytes: int
+
+    @property
+    def wrote(self) -> Sequence[StoredFolder]:
+        """The Parquet file of hits."""
+        return [self.hits]
+
+
+@dataclass(frozen=True)
+class ExactHits:
+    """The best hits of each query, and what they cost.
+
+    Args:
+        hits: of each query, in the order of the queries.
+        worker_cpu_s: CPU seconds of other processes.
+        peak_bytes: peak memory of a worker.
+    """
+
+    hits: list[Hits]
+    worker_cpu_s: float
+    peak_bytes: int
+
+
+class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
+    """Encodes the documents of a part and scores them against all queries.
+
+    Args:
+        job: the job.
+        on_gpu: compute on the GPU.
+        dtype: of the encoder, as in `ModelWorkersConfig`.
+        model, vectors, fingerprint: the encoder.
+        fields: of the corpus.
+        queries: texts.
+        depth: hits to keep for each query.
+    """
+
+    def __init__(
+        self,
+        job: PartitionedJob[ScoredPart],
+        on_gpu: bool,
+        dtype: str,
+        model: str,
+        vectors: Vectors,
+        fingerprint: str,
+        fields: Fields,
+        queries: Sequence[str],
+        depth: int,
+    ) -> None:
+        super().__init__(job)
+        self.on_gpu, self.dtype = on_gpu, dtype
+        self.model, self.vectors, self.fingerprint = model, vectors, fingerprint
+        self.fields, self.queries, self.depth = fields, queries, depth
+
+    def open(self) -> None:
+        """Load the encoder and encode the queries."""
+        if self.vectors == "multi":
+            encoder = open_encoder(self.model, self.on_gpu, self.dtype, self.fingerprint)
+        else:
+            encoder = open_single_vector(self.model, device_of(self.on_gpu))
+            check_same_model(self.model, single_vector_fingerprint(encoder), self.fingerprint)
+            cast_parameters(encoder, self.on_gpu, self.dtype)
+        self.scorer = ModelScorer(encoder, self.queries)
+
+    def describe(self, number: int, input_: PartitionPlan) -> str:
+        """File and first line (row) of the part."""
+        return input_.location
+
+    def compute(self, number: int, input_: PartitionPlan) -> ScoredPart:
+        """Score a part and write its hits."""
+        started = time.process_time()
+        passages = (passage for _, passage in read_part(input_, self.fields))
+        hits = score_passages(self.scorer, passages, self.depth, self.on_progress)
+        table = pa.table(
+            {
+                "query": pa.array((row for row, found in enumerate(hits) for _ in found), pa.int32()),
+                "id": pa.array((id_ for found in hits for id_, _ in found), pa.string()),
+                "score": pa.array((score for found in hits for _, score in found), pa.float32()),
+            }
+        )
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        content, name = buffer.getvalue().to_pybytes(), f"hits-{number:08d}.parquet"
+        self.job.store.write(f"{self.job.folder}/{name}", content)
+        return ScoredPart(
+            hits=StoredFolder(folder=self.job.folder, files={name: describe_bytes(content)}),
+            documents=input_.documents,
+            cpu_s=time.process_time() - started,
+            peak_bytes=peak_memory(),
+        )
+
+
+def exact_hits(
+    plan: BuildPlan,
+    queries: Sequence[str],
+    model: str,
+    fingerprint: str,
+    vectors: Vectors,
+    depth: int,
+    config: ModelWorkersConfig,
+    store: Store,
+    report: Report = no_report,
+    executor: Executor | None = None,
+) -> ExactHits:
+    """Score every document of a corpus against every query; return the best hits of each query.
+
+    An interrupted job of the same settings in the same store is resumed. It stays there: the caller removes the store
+    once it has the results of all jobs.
+
+    Args:
+        plan: the corpus, cut into parts.
+        queries: texts.
+        model, fingerprint, vectors: the encoder.
+        depth: hits to keep for each query.
+        config: number, resources and dtype of the workers.
+        store: where the job is; on several nodes, storage that all of them reach.
+        report: receives the progress, in documents.
+        executor: runs the workers; by default `choose_executor` chooses.
+
+    Raises:
+        InputError: the model of a worker is another one, or its scores are not numbers.
+        RaycolError: a worker failed, or the corpus changed.
+    """
+    settings = {
+        "corpus": plan.digest,
+        "parts": [part.digest for part in plan.parts],
+        "queries": xxhash.xxh3_128_hexdigest("\0".join(queries).encode("utf-8", "surrogatepass")),
+        "model": fingerprint,
+        "vectors": vectors,
+        "depth": depth,
+        "dtype": config.dtype,
+        "on_gpu": config.on_gpu,
+    }
+    job = PartitionedJob(store, "exact-", settings, ScoredPart)
+    executor = executor or choose_executor(config, len(plan.parts))
+    with executor.session(config, report):
+        job.begin()
+        finished = job.finished_parts(len(plan.parts))
+        workers, n_reused = executor.n_workers(config), len(finished)
+        documents, n_parts = sum(part.documents for part in finished.values()), n_reused
+
+        def show() -> None:
+            report(documents, plan.documents, progress_note(n_parts, len(plan.parts), workers, n_reused))
+
+        def add(number: int, part: ScoredPart) -> None:
+            nonlocal documents, n_parts
+            documents, n_parts = documents + part.documents, n_parts + 1
+            show()
+
+        def within_part(done: int) -> None:
+            report(documents + done, plan.documents, "encoding and scoring")
+
+        show()
+        arguments = {
+            **config.model_arguments,
+            "model": model,
+            "vectors": vectors,
+            "fingerprint": fingerprint,
+            "fields": plan.fields,
+            "queries": list(queries),
+            "depth": depth,
+        }
+        parts = job.run(
+            ExactScorer, config, plan.parts, finished, arguments, "the evaluation", executor, add, within_part
+        )
+    top = TopHits(len(queries), depth)
+    for part in parts:
+        (name,) = part.hits.files
+        table = pq.read_table(part.hits.file(store, name))
+        top.merge(table["query"].to_pylist(), table["id"].to_pylist(), table["score"].to_pylist())
+    worker_cpu_s = 0.0 if executor.in_process else sum(part.cpu_s for part in parts)
+    return ExactHits(top.result(), worker_cpu_s, max(part.peak_bytes for part in parts))
