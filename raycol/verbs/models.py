@@ -223,6 +223,6 @@ def evaluate(
     """
     from raycol.evaluation.evaluate import evaluate as run
 
-    with replaced(EvaluateConfig, "evaluate", locals(), "an evaluation", is_evaluation) as (config, _):
-        with progress("Evaluating") as report:
-            return run(config, report)
+    written = replaced(EvaluateConfig, "evaluate", locals(), "an evaluation", is_evaluation)
+    with written as (config, _), progress("Evaluating") as report:
+        return run(config, report)
