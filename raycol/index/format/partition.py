@@ -75,7 +75,7 @@ class Partition:
         self.columns = columns
         self.deleted = deleted
         self._store = store
-        self._codebook = codebook
+        self.codebook = codebook
         self._trusted = trusted
         self._unverified = set(info.files)
         self._unchecked = {"ids", "tokens"}
@@ -119,13 +119,13 @@ class Partition:
     @cached_property
     def tokens(self) -> TokenCodes:
         """Quantised tokens of all documents."""
-        layout = zip(TOKEN_FILES, self._codebook.token_layout, strict=True)
+        layout = zip(TOKEN_FILES, self.codebook.token_layout, strict=True)
         return TokenCodes(*(self._array(name, dtype, self.info.tokens, *shape) for name, (dtype, shape) in layout))
 
     @cached_property
     def list_offsets_K(self) -> NDArray[np.uint32]:  # noqa: N802
         """First entry of each centroid's list, uint32 [K + 1]."""
-        return self._array("list_offsets.npy", np.uint32, self._codebook.n_centroids + 1)
+        return self._array("list_offsets.npy", np.uint32, self.codebook.n_centroids + 1)
 
     @cached_property
     def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
@@ -160,7 +160,7 @@ class Partition:
         self._verify(self.info.files)
         if "tokens" in self._unchecked:
             self._check_offsets("list_offsets.npy", self.list_offsets_K, self.info.tokens)
-            self._check_below("codes.npy", self.tokens.codes_T, self._codebook.n_centroids)
+            self._check_below("codes.npy", self.tokens.codes_T, self.codebook.n_centroids)
             self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
             if not np.isfinite(self.tokens.scales_T).all():
                 raise IndexCorruptError(f"{self._location('scales.npy')}: holds NaN or infinite values")
@@ -176,6 +176,10 @@ class Partition:
     def tokens_of(self, document: int) -> TokenCodes:
         """Return the quantised tokens of the document at a position."""
         return self.tokens.take(slice(self.offsets_N[document], self.offsets_N[document + 1]))
+
+    def embeddings(self, document: int) -> NDArray[np.float32]:
+        """Return the decoded embeddings of the document at a position, float32 [tokens, dim]."""
+        return self.codebook.decode(self.tokens_of(document))
 
     def metadata(self) -> pa.Table:
         """Return the metadata of all documents in order, including deleted ones."""

@@ -19,12 +19,13 @@ from raycol.index.codec.codebook import Codebook, TokenCodes
 from raycol.index.format.partition import Partition
 from raycol.index.kernels.maxsim import GAINS
 from raycol.index.search.query import Query
+from raycol.index.search.scoring import MaxSim
 
 # Values decoded per batch, padding included: 1 GiB in float32.
 _MAX_VALUES = 1 << 28
 
 
-class DeviceScorer:
+class DeviceScorer(MaxSim):
     """MaxSim of a partition's documents on a torch device.
 
     Raises:
@@ -51,7 +52,7 @@ class DeviceScorer:
         )
         self._bits = codebook.bits
 
-    def __call__(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of documents of a partition by their positions, float32 [M]."""
         scores_M = np.empty(len(documents_M), dtype=np.float32)
         lengths_M = partition.offsets_N[documents_M + 1] - partition.offsets_N[documents_M]

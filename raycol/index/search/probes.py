@@ -9,7 +9,6 @@ Shapes: B blocks of L = LANES query tokens, R rows of centroids, P probes, C sel
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +25,10 @@ from raycol.index.kernels.centroids import (
 )
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
-from raycol.index.search.query import Query
+from raycol.index.search.query import Probes, Query
 
 # Larger byte tables (long queries) are allocated per search rather than reused.
 _MAX_SCRATCH_BYTES = 64 << 20
-
-
-class Probes(NamedTuple):
-    """The nearest centroids of each query token, and the origins of the byte scores of all centroids.
-
-    Args:
-        centroids: for each block, the nearest centroids of its tokens, best first, int32 [tokens, P]. Searches do not
-            visit the last one, unless these are all centroids of the codebook.
-        above: for each block, the byte scores of these centroids, less that of the unvisited one, uint8 [tokens, P].
-        best_BL: the best integer score of each query token, float32 [B, L].
-    """
-
-    centroids: list[NDArray[np.int32]]
-    above: list[NDArray[np.uint8]]
-    best_BL: NDArray[np.float32]
 
 
 def allocate_tables(query: Query, codebook: Codebook, scratch: Scratch) -> NDArray[np.uint8]:
