@@ -1,18 +1,25 @@
-"""Scorers and candidate generators that are plugged into an index, against NumPy."""
+"""A scorer, candidate generators and a codec that are plugged into search, against NumPy."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from raycol.errors import InputError
+from raycol.errors import IndexCorruptError, InputError
 from raycol.index import Document, Hit, Index
+from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.protocol import CODES, TokenCodes
+from raycol.index.format.manifest import SearchSettings
 from raycol.index.format.partition import Partition
+from raycol.index.format.partition_writer import write_partition
 from raycol.index.search.candidates import Candidates
 from raycol.index.search.document_set import DocumentSet
+from raycol.index.search.lists import InvertedLists
+from raycol.index.search.pipeline import search, search_exact
 from raycol.index.search.plan import SearchPlan
 from raycol.index.search.query import Query
 from raycol.index.search.scoring import Match, MaxSim
+from raycol.storage import open_store
 from tests.conftest import make_clustered
 from tests.index.test_search import make_queries
 
@@ -108,3 +115,57 @@ def test_another_generator_finds_the_candidates(folder: Path) -> None:
         QUERIES, ids=[f"d{n:03d}" for n in chosen], filter="n >= 100"
     )
     assert Index(folder, generator=Given([])).search(QUERIES) == [[]] * len(QUERIES)
+
+
+class Halves:
+    """A codec of float16 vectors, which keeps only the codes and the centroids of a codebook."""
+
+    def __init__(self, codebook: Codebook) -> None:
+        self._codebook = codebook
+        self.dim, self.n_centroids = codebook.dim, codebook.n_centroids
+        self.centroid_bytes, self.scratch_pool = codebook.centroid_bytes, codebook.scratch_pool
+        self.token_layout = {CODES: (np.uint16, ()), "halves.npy": (np.float16, (codebook.dim,))}
+
+    def quantise(self, tokens_TD: np.ndarray) -> tuple[TokenCodes, np.ndarray]:
+        codes_T = self._codebook.nearest(tokens_TD).astype(np.uint16)
+        return TokenCodes({CODES: codes_T, "halves.npy": tokens_TD.astype(np.float16)}), np.ones(len(tokens_TD))
+
+    def decode(self, tokens: TokenCodes) -> np.ndarray:
+        return tokens.arrays["halves.npy"].astype(np.float32)
+
+    def scores(
+        self, query_BDL: np.ndarray, n_query: int, tokens: TokenCodes, offsets_N: np.ndarray, documents_M: np.ndarray
+    ) -> np.ndarray:
+        query_QD = query_BDL.transpose(0, 2, 1).reshape(-1, self.dim)[:n_query]
+        documents = [self.decode(tokens.take(slice(offsets_N[n], offsets_N[n + 1]))) for n in documents_M]
+        return np.array([(query_QD @ array.T).max(axis=1).sum() for array in documents], dtype=np.float32)
+
+    def damage(self, tokens: TokenCodes) -> tuple[str, str] | None:
+        return None
+
+
+def test_another_codec_has_other_files(folder: Path, tmp_path: Path) -> None:
+    codec, store = Halves(Index(folder).codebook), open_store(tmp_path / "halves")
+    documents = [Document(f"d{n:03d}", array) for n, array in enumerate(LIBRARY)]
+    info = write_partition(store, documents, codec, {})
+    assert {CODES, "halves.npy"} < info.files.keys()
+    assert not {"residuals.npy", "scales.npy"} & info.files.keys()
+    partition = Partition.open(store, info, codec, {})
+    partition.check()
+    document_set = DocumentSet.of([partition], [partition.live_N])
+    settings = SearchSettings(n_probe=codec.n_centroids, n_rescore=100)
+    halves = [array.astype(np.float16).astype(np.float32) for array in LIBRARY]
+    for query_QD in QUERIES:
+        scores_N = np.array([(query_QD @ array.T).max(axis=1).sum() for array in halves])
+        best = np.lexsort((np.arange(300), -scores_N))[:10]
+        hits = search_exact(query_QD, document_set, k=10, scorer=MaxSim()).hits
+        assert ids(hits) == [f"d{n:03d}" for n in best]
+        assert [hit.score for hit in hits] == pytest.approx(scores_N[best])
+        found = search(
+            query_QD, document_set, k=10, settings=settings, n_centroids=codec.n_centroids,
+            generator=InvertedLists(), scorer=MaxSim(),
+        )  # fmt: skip
+        assert found.hits == hits
+    codec.damage = lambda tokens: ("halves.npy", f"holds {tokens.arrays['halves.npy'].dtype}")
+    with pytest.raises(IndexCorruptError, match=r"/halves.npy: holds float16"):
+        Partition.open(store, info, codec, {}).check()

@@ -33,10 +33,10 @@ class InvertedLists:
 
     def find(self, query: Query, document_set: DocumentSet, plan: SearchPlan, limit: int) -> Candidates:
         """See `CandidateGenerator`. With `query.probes`, only the centroids of candidates are scored."""
-        codebook = document_set.partitions[0].codebook
-        with codebook.scratch_pool.borrow() as scratch:
-            tables_BRL = allocate_tables(query, codebook, scratch)
-            probes = query.probes or score_all(query, codebook, plan.n_probe, tables_BRL, scratch)
+        codec = document_set.partitions[0].codec
+        with codec.scratch_pool.borrow() as scratch:
+            tables_BRL = allocate_tables(query, codec, scratch)
+            probes = query.probes or score_all(query, codec, plan.n_probe, tables_BRL, scratch)
             if plan.n_probe:
                 state_N = _visit(document_set, probes, scratch)
                 ordinals_M = best_estimates(state_N, document_set.allowed_N, limit, 255 * query.n_tokens)
@@ -45,10 +45,10 @@ class InvertedLists:
                 ordinals_M = document_set.ordinals
             by_partition = document_set.split(ordinals_M)
             if query.probes:
-                present_K = np.zeros(codebook.n_centroids, dtype=bool)
+                present_K = np.zeros(codec.n_centroids, dtype=bool)
                 for partition, documents in by_partition:
                     mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
-                score_some(query, codebook, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
+                score_some(query, codec, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
             scores_M = np.concatenate(
                 [
                     score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.tokens.codes_T)

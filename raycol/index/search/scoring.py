@@ -50,7 +50,7 @@ class MaxSim:
 
     def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Scorer`."""
-        return partition.codebook.scores(
+        return partition.codec.scores(
             query.floats_BDL, query.n_tokens, partition.tokens, partition.offsets_N, documents_M
         )
 
