@@ -2,6 +2,7 @@
 
 import inspect
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,7 @@ from raycol.cli.commands import app
 from raycol.core.config import Config
 from raycol.demo.config import DemoConfig
 from raycol.doctor.config import DoctorConfig
-from raycol.errors import InputError
+from raycol.errors import ArgumentError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig, Evaluation
 from raycol.index.searcher import IndexStats
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
@@ -156,6 +157,30 @@ def test_a_wrong_value_is_reported_by_the_functions_name(tmp_path: Path) -> None
         raycol.build_index([{"id": "1", "text": "rain"}], out=tmp_path / "index", bits=3)
     with pytest.raises(InputError, match=r"^raycol\.evaluate: split is 5: "):
         raycol.evaluate("scifact", index="an-index", split=5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: raycol.search("i", ["q"], top_k=3), "search has no argument 'top_k'; the nearest is 'k'"),
+        (lambda: raycol.search(index_path="i", queries=["q"]), "'index_path'; the nearest is 'target'"),
+        (lambda: raycol.build_index([], model_name="m", out="i"), "'model_name'; the nearest is 'model'"),
+        (lambda: raycol.build_index([], model="m", index="i"), "'index'; the nearest is 'out'"),
+        (lambda: raycol.evaluate("d", index_path="i"), "'index_path'; the nearest is 'index'"),
+        (lambda: raycol.train(model="m", data="d", output_dir="o"), "'output_dir'; the nearest is 'out'"),
+        (lambda: raycol.train(per_device_train_batch_size=8), "the nearest is 'batch_size'"),
+        (lambda: raycol.delete_documents("i", ["1"], refuse=True), "the nearest is 'refuse_unknown'"),
+        (lambda: raycol.load_encoder("m", max_query_length=8), "the nearest is 'query_length'"),
+        (lambda: raycol.Retriever(index="i"), "Retriever has no argument 'index'; the nearest is 'target'"),
+        (lambda: raycol.Index.create("i", [], nbits=2), "create has no argument 'nbits'; the nearest is 'bits'"),
+        (lambda: raycol.Client("http://h").search("q", top_k=1), "the nearest is 'k'"),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_nearest_name(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as refused:
+        call()
+    assert isinstance(refused.value, TypeError)
+    assert isinstance(refused.value, InputError)
 
 
 def test_index_verbs(corpus: Path, tmp_path: Path, clustered: list) -> None:
