@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from raycol.core.arguments import as_options
 from raycol.core.escaping import echo
 from raycol.core.memory import size
 from raycol.index.format.manifest import REPORT
@@ -39,7 +40,7 @@ def trained(report: TrainReport) -> None:
         f"mean loss {before:.3f} -> {after:.3f} (first and last tenth of the steps){best}"
     )
     for remark in report.remarks:
-        echo(remark)
+        echo(as_options(remark))
 
 
 def built(report: BuildReport) -> None:
@@ -59,7 +60,7 @@ def built(report: BuildReport) -> None:
 
 def _skipped(problems: Sequence[BadRecord], report: str) -> None:
     for problem in problems[:_SKIPPED_SHOWN]:
-        echo(f"skipped {problem}")
+        echo(f"skipped {as_options(str(problem))}")
     if len(problems) > _SKIPPED_SHOWN:
         echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {report}")
 
@@ -74,10 +75,10 @@ def mined(report: MiningReport) -> None:
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
             f"{_short_outcome(short, report.short_kept)}. "
-            f"By what excluded most of their hits: {format_counts(report.short)}"
+            f"By what excluded most of their hits: {as_options(format_counts(report.short))}"
         )
     if report.left_out:
-        echo(f"excluded of {report.hits} hits: {format_counts(report.left_out)}")
+        echo(f"excluded of {report.hits} hits: {as_options(format_counts(report.left_out))}")
     if report.positives_encoded:
         echo(f"{report.positives_encoded} positives are not in the index; their texts were encoded to score them")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")

@@ -15,6 +15,7 @@ from rich.text import Text
 from raycol.cli.options import options_of
 from raycol.cli.output import Output, with_json
 from raycol.cli.submit import follow_and_exit
+from raycol.core.arguments import as_options
 from raycol.core.escaping import printable
 from raycol.core.progress import progress
 from raycol.doctor.checks import Finding
@@ -77,7 +78,7 @@ def show(findings: Sequence[Finding]) -> None:
     for column in ("", "check", "result"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(_STATES[finding.state], printable(finding.check), printable(finding.detail))
+        table.add_row(_STATES[finding.state], printable(finding.check), printable(as_options(finding.detail)))
     output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     output.print(table)
     for finding in findings:

@@ -1,9 +1,10 @@
-"""Calls with an argument that a function does not have: an error that names the nearest one."""
+"""Names of arguments in messages: the nearest one to an unknown one, and options in place of keyword arguments."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -49,3 +50,18 @@ def nearest(name: str, known: Sequence[str]) -> str:
         return max(within, key=len)
     same = [each for each in _ELSEWHERE.get(name, ()) if each in known]
     return (same or difflib.get_close_matches(name, known, n=1, cutoff=0.0))[0]
+
+
+_KEYWORD = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
+
+
+def as_options(message: str) -> str:
+    """Return a message of the library for the command line: `on_error='skip'` in backticks becomes --on-error skip."""
+    return _KEYWORD.sub(_option, message)
+
+
+def _option(keyword: re.Match[str]) -> str:
+    name, value = keyword[1].replace("_", "-"), keyword[2].strip("'")
+    if value in ("True", "False"):
+        return f"--{name}" if value == "True" else f"--no-{name}"
+    return f"--{name} {value}".rstrip()

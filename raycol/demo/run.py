@@ -78,7 +78,7 @@ def run_demo(config: DemoConfig) -> None:
 
 def _check_out(out: Path) -> None:
     if out.exists() and not (out / _MARKER).is_file():
-        raise InputError(f"{out}: exists and was not created by a demo; pass another folder with --out")
+        raise InputError(f"{out}: exists and was not created by a demo; pass another folder with `out=`")
     open_store(out).check_writable()
 
 

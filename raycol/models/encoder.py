@@ -203,7 +203,7 @@ def load_index_encoder(info: ModelInfo | None, name_or_path: str | None, *, devi
     """
     name = name_or_path or (info.name if info else None)
     if name is None:
-        raise InputError("the index does not say which model it was built with; pass --model")
+        raise InputError("the index does not say which model it was built with; pass `model=`")
     encoder = load_encoder(name, device=device)
     if info and encoder_fingerprint(encoder) != info.fingerprint:
         raise InputError(

@@ -91,12 +91,12 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
     if differs := differences(run.settings, config.outcome()):
         raise InputError(
             f"{store}: holds an unfinished training that differs in {differs}; pass the same settings to resume it, "
-            "remove it, or choose another --out"
+            "remove it, or choose another `out=`"
         )
     if _inputs(config) != run.inputs:
         raise InputError(
             f"{store}: holds an unfinished training whose model or data has changed; restore them, remove the "
-            "training, or choose another --out"
+            "training, or choose another `out=`"
         )
     return run
 
