@@ -34,10 +34,9 @@ def trained(report: TrainReport) -> None:
     """Print the result of `raycol train`."""
     metric = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
     best = f" (best: step {report.best_step}{metric})" if report.metrics else ""
-    before, after = report.loss_change
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
-        f"mean loss {before:.3f} -> {after:.3f} (first and last tenth of the steps){best}"
+        f"{report.loss_summary}{best}"
     )
     for remark in report.remarks:
         echo(as_options(remark))

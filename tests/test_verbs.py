@@ -231,6 +231,9 @@ def test_results_are_short_and_tables() -> None:
         "seconds=12.35)"
     )
     assert "<td style='text-align:left'>10,000 values</td>" in report._repr_html_()
+    assert report.loss_summary == "mean loss 0.500 -> 0.500 (first and last tenth of the steps)"
+    assert TrainReport("m", 8, [2.0] * 179 + [1.0] * 20, {}, 0, 1.0).loss_summary == "mean loss 1.000 (last 20 steps)"
+    assert TrainReport("m", 8, [1.0, 2.0], {}, 0, 1.0).loss_summary == "mean loss 1.500 (last 2 steps)"
     evaluation = Evaluation({"nDCG@10": 0.5}, "exact <MaxSim>", 3, 60, 0)
     assert str(evaluation) == repr(evaluation)
     assert "exact &lt;MaxSim&gt;" in evaluation._repr_html_()

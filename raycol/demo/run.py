@@ -115,8 +115,7 @@ def _train(config: DemoConfig, data: DemoData) -> None:
     )
     with progress(f"Training on {_WORKERS} workers") as report:
         result = train(settings, report)
-    before, after = result.loss_change
-    console.print(f"mean loss {before:.3f} -> {after:.3f}, first and last tenth of {result.steps} steps")
+    console.print(result.loss_summary)
 
 
 def _index(config: DemoConfig, data: DemoData) -> Index:
