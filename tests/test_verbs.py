@@ -27,7 +27,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
 from raycol.training.launch import TrainReport
-from raycol.verbs.overwriting import is_index
+from raycol.verbs.overwriting import beside_index
 from tests.conftest import make_passages, write_jsonl
 
 CONFIGS: dict[str, type[Config]] = {
@@ -194,9 +194,13 @@ def test_index_verbs(corpus: Path, tmp_path: Path, clustered: list) -> None:
         raycol.delete_documents(index, "d1")
     assert raycol.vacuum_index(index, keep=1).versions == (1,)
     assert raycol.verify_index(index) == []
-    assert is_index(index)
+    assert beside_index(index) == set()
     (index / "notes.txt").write_text("mine")
-    assert not is_index(index)
+    assert beside_index(index) == {"notes.txt"}
+    with pytest.raises(InputError, match=r"files that raycol did not write, notes\.txt, so it is not overwritten"):
+        raycol.build_index([{"id": "1", "text": "a"}], model="m", out=index, overwrite=True)
+    assert (index / "notes.txt").read_text() == "mine"
+    assert raycol.index_info(index).documents == 199
 
 
 def test_only_finished_results_are_replaced(tmp_path: Path) -> None:

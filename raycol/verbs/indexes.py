@@ -14,7 +14,7 @@ from raycol.errors import InputError
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.storage import open_store
 from raycol.verbs.arguments import ONE_CPU, Corpus, Dtype, documented, settings_of
-from raycol.verbs.overwriting import folder_of, is_index, replaced
+from raycol.verbs.overwriting import beside_index, folder_of, replaced
 
 if TYPE_CHECKING:
     from raycol.index import Change, IndexStats, VacuumResult
@@ -72,7 +72,7 @@ def build_index(
     from raycol.indexing.report import save_report
 
     values = locals()
-    with replaced(IndexConfig, "build_index", {**values, "corpus": "-"}, "an index", is_index) as (config, final):
+    with replaced(IndexConfig, "build_index", {**values, "corpus": "-"}, "an index", beside_index) as (config, final):
         with stored_corpus(corpus, folder_of(final)) as stored, progress("Indexing") as report:
             update = {"corpus": stored.location, "metadata": stored.typed(config.metadata), "out": config.out}
             result = run(settings_of(IndexConfig, "build_index", {**values, **update}), report)
