@@ -71,7 +71,7 @@ class EvaluateConfig(ModelWorkersConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not (self.model or self.index or self.system):
-            raise ValueError("nothing to evaluate: name a model, an index or a system")
+            raise ValueError("nothing to evaluate: pass `model=`, `index=` or `system=`")
         return self
 
     def without_effect(self) -> dict[str, str]:

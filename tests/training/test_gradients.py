@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_jsonl
-from tests.training.material import end_group, gradient, save_albert, settings, start_group, write_examples
+from tests.training.material import (
+    Hinge,
+    SquaredError,
+    end_group,
+    gradient,
+    save_albert,
+    settings,
+    start_group,
+    write_examples,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +36,8 @@ CASES = {
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
     "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
+    "own loss": ({"objective": Hinge()}, "tuples"),
+    "own loss with scores": ({"objective": SquaredError()}, "scored"),
     "unused pooler": ({"objective": "cached", "max_steps": 0}, "pairs"),
 }
 
