@@ -357,7 +357,7 @@ def test_the_openapi_document_needs_a_key(served: Served) -> None:
 
 
 def test_the_description_of_the_api_needs_a_key_and_its_page_none(served: Served) -> None:
-    answer = served.ask("GET", "/docs", key=None)
+    answer = served.client.get("/docs")
     assert (answer.status_code, answer.headers["location"]) == (307, "api.html")
     for path in page_files():
         answer = served.ask("GET", path, key=None)
