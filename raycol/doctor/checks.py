@@ -56,7 +56,7 @@ def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
 
 
 def check_python(nodes: Sequence[NodeFacts]) -> Finding:
-    """On the head, `python` is Ray's interpreter: jobs start there as `python jobs/...`."""
+    """On the head, `python` is Ray's interpreter: jobs start there as `python -m raycol ...`."""
     heads = [node for node in nodes if node.is_head]
     if not heads:
         return Finding("python", "not checked", "the head does not answer")

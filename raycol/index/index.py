@@ -107,11 +107,13 @@ class Index(Searcher, Writer):
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
         document_set = document_set_of(self._snapshot, None, None, "ignore")
-        codebook, score = self.codebook, self._scorer("cpu")
 
         def search_all(settings: SearchSettings) -> list[Answer]:
             def search_one(query_QD: NDArray[np.float32]) -> Answer:
-                return search(query_QD, codebook, document_set, k=k, settings=settings, score=score)
+                return search(
+                    query_QD, document_set, k=k, settings=settings, n_centroids=self.codebook.n_centroids,
+                    generator=self.generator, scorer=self.scorer,
+                )  # fmt: skip
 
             return map_threads(search_one, checked, check_threads(None))
 

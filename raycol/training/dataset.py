@@ -134,9 +134,9 @@ def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Text
 def _scored_documents(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The documents and their teacher scores. Raises `ValueError` if distillation cannot use them."""
     if example.scores is None:
-        raise ValueError(f"has no teacher scores, which {config.objective} needs; add them with raycol score")
+        raise ValueError(f"has no teacher scores, which {config.objective_name} needs; add them with raycol score")
     if len(example.documents) < 2:
-        raise ValueError(f"has one document; {config.objective} compares at least 2")
+        raise ValueError(f"has one document; {config.objective_name} compares at least 2")
     return example.documents, example.scores
 
 

@@ -15,6 +15,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
+from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_model, beside_report, rename_within, replaced
 
@@ -31,7 +32,7 @@ def train(
     data: Examples,
     out: str | Path,
     storage: str | Path | None = None,
-    objective: Objective = "cached",
+    objective: Objective | Loss = "cached",
     scoring: Scoring = "maxsim",
     xtr_tokens: int = 256,
     temperature: float = 1.0,
