@@ -36,7 +36,7 @@ def blocks(language: str, text: str) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """The commands of raycol in the console blocks."""
-    lines = "".join(blocks("console", text)).replace("\\\n", "").splitlines()
+    lines = re.sub(r" *\\\n *", " ", "".join(blocks("console", text))).splitlines()
     return [line.removeprefix("$ ").removesuffix(" &") for line in lines if line.startswith("$ raycol ")]
 
 

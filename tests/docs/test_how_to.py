@@ -60,6 +60,8 @@ def run_pages(names: list[str], model: Path) -> None:
 @pytest.mark.slow
 def test_the_python_of_the_pages_runs(folder: Path, tiny_backbone: Path) -> None:
     """In this process, one page after the other: later ones use the indexes of earlier ones."""
+    for page in (DOCS / "index.md", TUTORIAL):
+        run(blocks("python", page.read_text())[0], tiny_backbone, str(page))
     run_pages(["build", "search", "append", "maintain", "evaluate", "mine"], tiny_backbone)
     assert json.loads((folder / "scored" / "scoring-report.json").read_text())["rows"] > 0
 
