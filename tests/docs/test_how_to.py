@@ -1,6 +1,7 @@
 """How-to pages and the tutorial: commands parse, Python and command do the same, and the Python runs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,12 @@ def test_the_tutorial_has_the_commands_of_the_readme() -> None:
 
 
 def run_pages(names: list[str], model: Path) -> None:
+    """Run the Python of how-to pages, with trainings of four steps."""
     for name in names:
         path = DOCS / "how-to" / f"{name}.md"
-        run("".join(blocks("python", path.read_text())), model, str(path))
+        code = "".join(blocks("python", path.read_text()))
+        code = re.sub(r"max_steps=\d+", "max_steps=4", re.sub(r"eval_every=\d+", "eval_every=2", code))
+        run(code, model, str(path))
 
 
 @pytest.mark.slow
