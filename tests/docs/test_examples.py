@@ -22,7 +22,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def example(name: str, model: str) -> dict:
     path = EXAMPLES / f"{name}.py"
-    return run(path.read_text(), model, str(path))
+    return run(path.read_text(), model, f"<{path.name}>")
 
 
 def test_the_page_lists_every_example() -> None:

@@ -58,14 +58,14 @@ def run_pages(names: list[str], model: Path) -> None:
         path = DOCS / "how-to" / f"{name}.md"
         code = "".join(blocks("python", path.read_text()))
         code = re.sub(r"max_steps=\d+", "max_steps=4", re.sub(r"eval_every=\d+", "eval_every=2", code))
-        run(code, model, str(path))
+        run(code, model, f"<{path.name}>")
 
 
 @pytest.mark.slow
 def test_the_python_of_the_pages_runs(folder: Path, tiny_backbone: Path) -> None:
     """In this process, one page after the other: later ones use the indexes of earlier ones."""
     for page in (DOCS / "index.md", TUTORIAL):
-        run(blocks("python", page.read_text())[0], tiny_backbone, str(page))
+        run(blocks("python", page.read_text())[0], tiny_backbone, f"<{page.name}>")
     run_pages(["build", "search", "append", "maintain", "evaluate", "mine"], tiny_backbone)
     assert json.loads((folder / "scored" / "scoring-report.json").read_text())["rows"] > 0
 
