@@ -22,7 +22,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from raycol.core.uris import base_name, is_uri, without_options
 from raycol.core.version import __version__
 from raycol.data.files import HUB
-from raycol.evaluation.metrics import METRICS
+from raycol.evaluation.metrics import DEFAULT_METRICS
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
 from raycol.models.encoder import load_encoder
 from raycol.training.metrics import Record, draw_curves
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from raycol.training.prepare import TrainingTask
 
 # Entries of `metrics.jsonl`; the Trainer logs more, which says nothing about the model.
-_RECORDED = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", *METRICS)
+_RECORDED = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "memory_bytes",
+    *DEFAULT_METRICS,
+)
 # Metric names on the hub.
 _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}
 
@@ -68,7 +77,7 @@ def write_extras(
     records = [
         {name: entry[name] for name in _RECORDED if name in entry}
         for entry in history
-        if "loss" in entry or any(name in entry for name in METRICS)
+        if "loss" in entry or any(name in entry for name in DEFAULT_METRICS)
     ]
     details = folder / "training"
     details.mkdir(exist_ok=True)
@@ -128,7 +137,7 @@ def _front_matter(config: TrainConfig, task: TrainingTask, best: Checkpoint, ope
             metric_name=name,
             metric_value=round(best.metrics[name], 5),
         )
-        for name in METRICS
+        for name in DEFAULT_METRICS
         if name in best.metrics
     ]
     data = ModelCardData(
@@ -220,7 +229,7 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: 
     picture = "![Loss, learning rate, gradient norm and evaluations over the steps](training/curves.png)"
     if not best.metrics:
         return f"{summary} Not evaluated; the weights are those of step {best.step:,}.\n\n{picture}"
-    rows = [(name, f"{best.metrics[name]:.4f}") for name in METRICS if name in best.metrics]
+    rows = [(name, f"{best.metrics[name]:.4f}") for name in DEFAULT_METRICS if name in best.metrics]
     return (
         f"{summary} The weights are those of step {best.step:,}, which scored best on "
         f"{_text(_collection(config))}:\n\n{_table(('metric', 'exact MaxSim'), rows)}\n\n{picture}"

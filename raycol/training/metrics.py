@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycol.evaluation.metrics import METRICS
+from raycol.evaluation.metrics import DEFAULT_METRICS
 
 # A step has step, steps, loss, learning_rate, grad_norm, ...; an evaluation has step, steps, nDCG@10, ...
 Record = dict[str, float]
@@ -59,7 +59,7 @@ def draw_curves(path: Path, records: Sequence[Record], best_step: int) -> None:
     from matplotlib.figure import Figure
 
     curves = {name: title for name, title in _CURVES.items() if any(name in record for record in records)}
-    metrics = [name for name in METRICS if any(name in record for record in records)]
+    metrics = [name for name in DEFAULT_METRICS if any(name in record for record in records)]
     n_rows = max(1, len(curves) + bool(metrics))
     figure = Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained")
     FigureCanvasAgg(figure)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycol.core.progress import console
-from raycol.evaluation.metrics import METRICS
+from raycol.evaluation.metrics import DEFAULT_METRICS
 from raycol.training.metrics import OnRecord, Record
 
 _METRIC = "nDCG@10"
@@ -63,7 +63,7 @@ def live_table() -> Iterator[OnRecord]:
 
 def _print_evaluation(record: Record) -> None:
     if _METRIC in record:
-        metrics = ", ".join(f"{name} {record[name]:.4f}" for name in METRICS if name in record)
+        metrics = ", ".join(f"{name} {record[name]:.4f}" for name in DEFAULT_METRICS if name in record)
         console.print(f"step {record['step']:,.0f} of {record['steps']:,.0f}: {metrics}")
 
 

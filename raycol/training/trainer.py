@@ -28,7 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from raycol.core.memory import peak_memory
 from raycol.data import Dataset
 from raycol.errors import InputError, RaycolError
-from raycol.evaluation.metrics import METRICS
+from raycol.evaluation.metrics import DEFAULT_METRICS
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
 from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
@@ -273,7 +273,9 @@ class Trainer(MultiVectorEncoderTrainer):
             (folder / RANDOM).write_text(json.dumps(random_states))
             (folder / TRAINER_STATE_NAME).write_text(history)
 
-        self._checkpointer.save(step, {name: value for name, value in metrics.items() if name in METRICS}, write)
+        self._checkpointer.save(
+            step, {name: value for name, value in metrics.items() if name in DEFAULT_METRICS}, write
+        )
 
     def _wait_for_checkpoint(self) -> None:
         """Wait for the pending save; raise on all workers if it failed."""
