@@ -1,24 +1,58 @@
-"""Evaluate retrieval: systems, exact scores, metrics, comparisons."""
+"""Evaluate retrieval: systems, exact scores, metrics, runs, comparisons."""
 
 from typing import TYPE_CHECKING
 
 from raycol.core.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from raycol.evaluation.comparison import Comparison, Mean, compare, holm, largest_differences, mean_interval
     from raycol.evaluation.config import EvaluateConfig
     from raycol.evaluation.evaluate import evaluate
-    from raycol.evaluation.metrics import METRICS, score_run
-    from raycol.evaluation.result import Evaluation
+    from raycol.evaluation.metrics import DEFAULT_METRICS, parse_metrics, score_queries, score_run
+    from raycol.evaluation.result import Difference, Evaluation, SystemResult
+    from raycol.evaluation.trec import Run, read_run, write_run
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "METRICS": "raycol.evaluation.metrics",
+        "DEFAULT_METRICS": "raycol.evaluation.metrics",
+        "Comparison": "raycol.evaluation.comparison",
+        "Difference": "raycol.evaluation.result",
         "EvaluateConfig": "raycol.evaluation.config",
         "Evaluation": "raycol.evaluation.result",
+        "Mean": "raycol.evaluation.comparison",
+        "Run": "raycol.evaluation.trec",
+        "SystemResult": "raycol.evaluation.result",
+        "compare": "raycol.evaluation.comparison",
         "evaluate": "raycol.evaluation.evaluate",
+        "holm": "raycol.evaluation.comparison",
+        "largest_differences": "raycol.evaluation.comparison",
+        "mean_interval": "raycol.evaluation.comparison",
+        "parse_metrics": "raycol.evaluation.metrics",
+        "read_run": "raycol.evaluation.trec",
+        "score_queries": "raycol.evaluation.metrics",
         "score_run": "raycol.evaluation.metrics",
+        "write_run": "raycol.evaluation.trec",
     },
 )
 
-__all__ = ["METRICS", "EvaluateConfig", "Evaluation", "evaluate", "score_run"]
+__all__ = [
+    "DEFAULT_METRICS",
+    "Comparison",
+    "Difference",
+    "EvaluateConfig",
+    "Evaluation",
+    "Mean",
+    "Run",
+    "SystemResult",
+    "compare",
+    "evaluate",
+    "holm",
+    "largest_differences",
+    "mean_interval",
+    "parse_metrics",
+    "read_run",
+    "score_queries",
+    "score_run",
+    "write_run",
+]

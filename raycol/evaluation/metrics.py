@@ -15,7 +15,7 @@ import ir_measures
 from ir_measures import RR, Measure, R, nDCG
 from ir_measures.providers import FallbackProvider
 
-from raycol.data.beir import Qrels
+from raycol.data.qrels import Qrels
 from raycol.errors import InputError
 from raycol.evaluation.trec import Run, ranking
 
