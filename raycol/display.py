@@ -205,16 +205,16 @@ def evaluation(result: Evaluation) -> None:
         ours = [one for one in result.results if one.collection == collection]
         skipped = f", {ours[0].skipped} documents skipped" if ours[0].skipped else ""
         echo(f"{collection}: {ours[0].queries:,} queries, {ours[0].documents:,} documents{skipped}")
-        table = _table("", *ours[0].metrics, "ms/query")
+        table = _table("", *ours[0].means, "ms/query")
         for one in ours:
-            cells = [_with_interval(value, one.intervals[name]) for name, value in one.metrics.items()]
+            cells = [_with_interval(mean.value, mean.interval) for mean in one.means.values()]
             table.add_row(printable(one.system), *cells, f"{1000 * one.seconds / one.queries:,.1f}")
         console.print(table)
     if len({one.collection for one in result.results}) > 1:
         echo("mean over the collections")
-        table = _table("", *result.results[0].metrics)
-        for system, metrics in result.averages().items():
-            table.add_row(printable(system), *(f"{value:.4f}" for value in metrics.values()))
+        table = _table("", *result.results[0].means)
+        for system, means in result.averages.items():
+            table.add_row(printable(system), *(_with_interval(mean.value, mean.interval) for mean in means.values()))
         console.print(table)
     if result.differences:
         echo(f"differences to {result.baseline}")
@@ -225,7 +225,7 @@ def evaluation(result: Evaluation) -> None:
                 printable(one.collection),
                 one.metric,
                 printable(one.system),
-                _with_interval(found.difference, (found.low, found.high), signed=True),
+                _with_interval(found.difference, found.interval, signed=True),
                 f"{one.p_holm:.4f}",
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
@@ -239,11 +239,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _with_interval(value: float, interval: tuple[float, float], *, signed: bool = False) -> str:
-    """A value with its confidence interval, such as "0.746 [0.703, 0.788]"."""
+def _with_interval(value: float, interval: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """A value with its confidence interval, if there is one, such as "0.746 [0.703, 0.788]"."""
     sign = "+" if signed else ""
-    low, high = interval
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    shown = f"{value:{sign}.3f}"
+    return shown if interval is None else f"{shown} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:

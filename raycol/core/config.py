@@ -40,6 +40,15 @@ def _parse_location(value: Any) -> str:
 Location = Annotated[str, BeforeValidator(_parse_location), AfterValidator(check_location)]
 
 
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str | PurePath) else value
+
+
+# Several values; a single one may be given as it is.
+Locations = Annotated[tuple[Location, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
 def _check_local(value: Any) -> Any:
     if _URI.match(str(value)):
         raise ValueError("expected a folder on this machine or on a shared disk, not a URI")

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from raycol.core.config import Location, Positive
+from raycol.core.config import Location, Locations, Names, Positive
 from raycol.data.corpus import OnError
 from raycol.distributed.executor import ModelWorkersConfig
 
@@ -14,7 +14,7 @@ from raycol.distributed.executor import ModelWorkersConfig
 class EvaluateConfig(ModelWorkersConfig):
     """Settings of `raycol evaluate`."""
 
-    data: tuple[Location, ...]
+    data: Locations
     """Test collections: BEIR or MS MARCO folders or their URIs, hf:NAME, ir:NAME, or a group by name (nanobeir,
     beir)."""
 
@@ -25,7 +25,7 @@ class EvaluateConfig(ModelWorkersConfig):
     index: Location | None = None
     """Index of the collection to evaluate."""
 
-    system: tuple[str, ...] = ()
+    system: Names = ()
     """Systems to compare, each as [NAME=]SYSTEM: exact:MODEL, index:INDEX[,effort=fast], an endpoint's URL,
     single:MODEL, bm25 or run:FILE; 'FIRST[,depth=100] > RERANKER' reranks. {collection} stands for a collection's
     name."""
@@ -33,7 +33,7 @@ class EvaluateConfig(ModelWorkersConfig):
     baseline: str | None = None
     """System that the others are compared with; by default the first."""
 
-    metrics: tuple[str, ...] = ("nDCG@10", "R@10", "R@100", "RR@10")
+    metrics: Names = ("nDCG@10", "R@10", "R@100", "RR@10")
     """Metrics, by their names in ir-measures: nDCG@10, R@1000, AP, RR@10, Judged@10, ..."""
 
     split: str | None = None

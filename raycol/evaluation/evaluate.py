@@ -13,10 +13,10 @@ from raycol.errors import InputError
 from raycol.evaluation.config import EvaluateConfig
 from raycol.evaluation.metrics import depth_of, parse_metrics, score_queries
 from raycol.evaluation.output import QUERIES, REPORT, publish, queries_table, report_of, run_name
-from raycol.evaluation.result import Evaluation, SystemResult, compare_systems, summarise
+from raycol.evaluation.result import Evaluation, SystemResult, combine, summarise
 from raycol.evaluation.stages import CollectionSearch
 from raycol.evaluation.systems import System, parse_systems
-from raycol.evaluation.trec import format_run
+from raycol.evaluation.trec import run_lines
 from raycol.storage import Store, open_store
 from raycol.storage.unfinished import unfinished_store
 
@@ -49,12 +49,11 @@ def evaluate(config: EvaluateConfig, report: Report = no_report, executor: Execu
                 found = search.run(system.for_collection(collection.name), depth)
                 run = {query: dict(hits) for query, hits in zip(collection.queries, found.hits, strict=True)}
                 if config.save_runs:
-                    runs[run_name(collection.name, system.name)] = format_run(run, system.name).encode()
-                results.append(
-                    summarise(collection, system, found, score_queries(collection.qrels, run, metrics), config)
-                )
-        differences = compare_systems(results, baseline.name, config) if len(systems) > 1 else ()
-        evaluation = Evaluation(tuple(results), differences, baseline.name)
+                    name = run_name(collection.name, system.name)
+                    runs[name] = "".join(run_lines(run, system.name, name)).encode()
+                per_query = score_queries(collection.qrels, run, metrics)
+                results.append(summarise(search, system, found, per_query, config))
+        evaluation = combine(results, baseline.name, config)
         if config.out:
             report(0, None, "writing the report")
             files = {**runs, QUERIES: queries_table(evaluation), REPORT: report_of(evaluation, config.effective())}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,15 +80,16 @@ def queries_table(evaluation: Evaluation) -> bytes:
 
 def report_of(evaluation: Evaluation, settings: Mapping[str, Any]) -> bytes:
     """Return the report as JSON: versions, settings, results and differences; not the metrics of each query."""
-    results = [
-        {name: value for name, value in vars(result).items() if name != "per_query"} for result in evaluation.results
-    ]
+    results = [asdict(replace(result, per_query={})) for result in evaluation.results]
     content = {
         "versions": library_versions(),
         "settings": settings,
         "baseline": evaluation.baseline,
-        "results": results,
-        "averages": evaluation.averages(),
+        "results": [{name: value for name, value in one.items() if name != "per_query"} for one in results],
+        "averages": {
+            system: {metric: asdict(mean) for metric, mean in means.items()}
+            for system, means in evaluation.averages.items()
+        },
         "differences": [asdict(difference) for difference in evaluation.differences],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raycol.core.shown import Shown
-from raycol.evaluation.comparison import Comparison, compare, holm, mean_interval
+from raycol.evaluation.comparison import Comparison, Mean, compare, holm, mean_interval
 
 if TYPE_CHECKING:
     from raycol.evaluation.config import EvaluateConfig
@@ -25,8 +25,7 @@ class SystemResult(Shown):
     Args:
         collection, group: name of the collection, and of the collections that it is averaged with.
         system: name of the system.
-        metrics: mean of each metric over the judged queries.
-        intervals: bootstrap confidence interval of each mean.
+        means: of each metric over the judged queries, with its confidence interval.
         per_query: each metric by query id.
         queries, documents: sizes of the collection.
         skipped: unusable records of its corpus.
@@ -40,15 +39,19 @@ class SystemResult(Shown):
     collection: str
     group: str | None
     system: str
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    per_query: Mapping[str, Mapping[str, float]] = field(repr=False)
+    means: dict[str, Mean]
+    per_query: Mapping[str, Mapping[str, float]]
     queries: int
     documents: int
     skipped: int
     seconds: float
     cpu_s: float | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean of each metric."""
+        return {name: mean.value for name, mean in self.means.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +81,7 @@ class Evaluation(Shown):
 
     Args:
         results: of each system on each collection.
+        averages: of each metric over the collections, by system; a group of collections counts as one.
         differences: of each system to the baseline, by collection and metric; empty for one system.
         baseline: name of the system that the others are compared with.
     """
@@ -85,29 +89,19 @@ class Evaluation(Shown):
     _main: ClassVar = ("results",)
 
     results: tuple[SystemResult, ...]
+    averages: dict[str, dict[str, Mean]]
     differences: tuple[Difference, ...]
     baseline: str
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean of each metric of the baseline over the collections: the metrics, if there is one of each."""
-        return self.averages()[self.baseline]
+        """Mean of each metric of the baseline over the collections."""
+        return {name: mean.value for name, mean in self.averages[self.baseline].items()}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing or was left out, a sentence each."""
         return tuple(dict.fromkeys(note for result in self.results for note in result.notes))
-
-    def averages(self) -> dict[str, dict[str, float]]:
-        """Mean of each metric over the collections, by system; a group of collections counts as one."""
-        averages: dict[str, dict[str, float]] = {}
-        for system in dict.fromkeys(result.system for result in self.results):
-            results = [result for result in self.results if result.system == system]
-            averages[system] = {
-                metric: _mean([_mean(values) for values in _by_group(results, metric).values()])
-                for metric in results[0].metrics
-            }
-        return averages
 
 
 def summarise(
@@ -119,16 +113,14 @@ def summarise(
 ) -> SystemResult:
     """Return the result of a system on a collection, from the metrics of each query."""
     collection = search.collection
-    intervals = {
-        metric: mean_interval(list(values.values()), config.seed, config.resamples, config.confidence)
-        for metric, values in per_query.items()
-    }
     return SystemResult(
         collection=collection.name,
         group=collection.group,
         system=system.name,
-        metrics={metric: _mean(list(values.values())) for metric, values in per_query.items()},
-        intervals=intervals,
+        means={
+            metric: mean_interval({collection.name: values}, **_resampling(config))
+            for metric, values in per_query.items()
+        },
         per_query=per_query,
         queries=len(collection.queries),
         documents=search.documents,
@@ -139,39 +131,42 @@ def summarise(
     )
 
 
-def compare_systems(results: Sequence[SystemResult], baseline: str, config: EvaluateConfig) -> tuple[Difference, ...]:
-    """Compare every other system with the baseline, on each collection and over all of them."""
-    collections = list(dict.fromkeys(result.collection for result in results))
-    by_name = {(result.collection, result.system): result for result in results}
-    others = [name for name in dict.fromkeys(result.system for result in results) if name != baseline]
+def combine(results: Sequence[SystemResult], baseline: str, config: EvaluateConfig) -> Evaluation:
+    """Average the results over the collections, and compare every system with the baseline."""
+    by_system: dict[str, list[SystemResult]] = {}
+    for result in results:
+        by_system.setdefault(result.system, []).append(result)
+    metrics, groups = list(results[0].means), {result.collection: result.group for result in results}
+    averages = {
+        system: {
+            metric: mean_interval(_values(each, metric), groups=groups, **_resampling(config)) for metric in metrics
+        }
+        for system, each in by_system.items()
+    }
+    others = [system for system in by_system if system != baseline]
+    scopes = [[name] for name in groups] + ([list(groups)] if len(groups) > 1 else [])
     differences: list[Difference] = []
-    for collections_of in [[name] for name in collections] + ([collections] if len(collections) > 1 else []):
-        for metric in results[0].metrics:
+    for scope in scopes:
+        for metric in metrics:
+            values = {
+                system: _values([result for result in each if result.collection in scope], metric)
+                for system, each in by_system.items()
+            }
             compared = [
-                compare(
-                    [by_name[name, baseline].per_query[metric] for name in collections_of],
-                    [by_name[name, other].per_query[metric] for name in collections_of],
-                    config.seed,
-                    config.resamples,
-                    config.confidence,
-                )
-                for other in others
+                compare(values[baseline], values[other], groups=groups, **_resampling(config)) for other in others
             ]
             corrected = holm([comparison.p_value for comparison in compared])
-            name = collections_of[0] if len(collections_of) == 1 else ALL
+            name = scope[0] if len(scope) == 1 else ALL
             differences += [
                 Difference(name, metric, other, comparison, p_holm)
                 for other, comparison, p_holm in zip(others, compared, corrected, strict=True)
             ]
-    return tuple(differences)
+    return Evaluation(tuple(results), averages, tuple(differences), baseline)
 
 
-def _by_group(results: Sequence[SystemResult], metric: str) -> dict[str, list[float]]:
-    groups: dict[str, list[float]] = {}
-    for result in results:
-        groups.setdefault(result.group or result.collection, []).append(result.metrics[metric])
-    return groups
+def _values(results: Sequence[SystemResult], metric: str) -> dict[str, Mapping[str, float]]:
+    return {result.collection: result.per_query[metric] for result in results}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _resampling(config: EvaluateConfig) -> dict[str, Any]:
+    return {"seed": config.seed, "n_resamples": config.resamples, "confidence": config.confidence}

@@ -104,13 +104,15 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     try:
         with writing(path):
             with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(_lines(path, run, "_".join(tag.split()) or "raycol"))
+                file.writelines(run_lines(run, tag, path))
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _lines(path: Path, run: Run, tag: str) -> Iterator[str]:
+def run_lines(run: Run, tag: str, path: str | Path) -> Iterator[str]:
+    """Yield the lines of a run file, named `path` in errors; see `write_run`."""
+    tag = "_".join(tag.split()) or "raycol"
     for query_id, scores in run.items():
         _check_id(path, query_id)
         for rank, document_id in enumerate(ranking(scores), start=1):
@@ -123,6 +125,6 @@ def _lines(path: Path, run: Run, tag: str) -> Iterator[str]:
             yield f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"
 
 
-def _check_id(path: Path, id_: str) -> None:
+def _check_id(path: str | Path, id_: str) -> None:
     if len(id_.encode().split()) != 1 or id_.encode() != id_.encode().strip():
         raise InputError(f"{path}: the id {id_!r:.60} is empty or has white space, which separates TREC's columns")

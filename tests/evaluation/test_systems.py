@@ -64,5 +64,8 @@ def test_a_collection_takes_the_place_of_its_name() -> None:
     (system,) = parse_systems(["run:runs/{collection}.trec,depth=5 > index:{collection}"])
     assert system.name == "run:runs/{collection}.trec,depth=5 > index:{collection}"
     there = system.for_collection("nfcorpus")
-    assert (there.first.target, there.reranker.target if there.reranker else None) == ("runs/nfcorpus.trec", "nfcorpus")
+    assert (there.first.target, there.reranker.target if there.reranker else None) == (
+        "runs/nfcorpus.trec",
+        "nfcorpus",
+    )
     assert there.name == system.name
