@@ -11,6 +11,7 @@ from rich.table import Table
 from raycol.core.arguments import as_options
 from raycol.core.escaping import echo, printable
 from raycol.core.memory import size
+from raycol.evaluation.result import shown_means, with_interval
 from raycol.index.format.manifest import REPORT
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
@@ -207,14 +208,14 @@ def evaluation(result: Evaluation) -> None:
         echo(f"{collection}: {ours[0].queries:,} queries, {ours[0].documents:,} documents{skipped}")
         table = _table("", *ours[0].means, "ms/query")
         for one in ours:
-            cells = [_with_interval(mean.value, mean.interval) for mean in one.means.values()]
-            table.add_row(printable(one.system), *cells, f"{1000 * one.seconds / one.queries:,.1f}")
+            milliseconds = f"{1000 * one.seconds / one.queries:,.1f}"
+            table.add_row(printable(one.system), *shown_means(one.means).values(), milliseconds)
         console.print(table)
     if len({one.collection for one in result.results}) > 1:
         echo("mean over the collections")
         table = _table("", *result.results[0].means)
         for system, means in result.averages.items():
-            table.add_row(printable(system), *(_with_interval(mean.value, mean.interval) for mean in means.values()))
+            table.add_row(printable(system), *shown_means(means).values())
         console.print(table)
     if result.differences:
         echo(f"differences to {result.baseline}")
@@ -225,7 +226,7 @@ def evaluation(result: Evaluation) -> None:
                 printable(one.collection),
                 one.metric,
                 printable(one.system),
-                _with_interval(found.difference, found.interval, signed=True),
+                with_interval(found.difference, found.interval, signed=True),
                 f"{one.p_holm:.4f}",
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
@@ -237,13 +238,6 @@ def _table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name in ("", "collection", "metric", "system") else "right")
     return table
-
-
-def _with_interval(value: float, interval: tuple[float, float] | None, *, signed: bool = False) -> str:
-    """A value with its confidence interval, if there is one, such as "0.746 [0.703, 0.788]"."""
-    sign = "+" if signed else ""
-    shown = f"{value:{sign}.3f}"
-    return shown if interval is None else f"{shown} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
 
 
 def comparison(rows: Mapping[str, Mapping[str, float]], title: str) -> None:

@@ -15,8 +15,9 @@ from raycol.core.config import Config
 from raycol.demo.config import DemoConfig
 from raycol.doctor.config import DoctorConfig
 from raycol.errors import ArgumentError, InputError
+from raycol.evaluation.comparison import Mean
 from raycol.evaluation.config import EvaluateConfig
-from raycol.evaluation.result import Evaluation
+from raycol.evaluation.result import Evaluation, SystemResult
 from raycol.index.searcher import IndexStats
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.jobs.submit import SubmitConfig
@@ -70,9 +71,10 @@ def accepted(annotation: Any) -> Any:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *metadata = get_args(annotation)
-        is_location = any(getattr(each, "func", None).__name__ == "_parse_location" for each in metadata
-                          if hasattr(each, "func"))  # fmt: skip
-        return frozenset({str, Path}) if is_location else accepted(inner)
+        parsers = {each.func.__name__ for each in metadata if hasattr(each, "func")}
+        if "_as_tuple" in parsers:  # one value may stand for a tuple of one
+            return accepted(inner) | accepted(get_args(inner)[0])
+        return frozenset({str, Path}) if "_parse_location" in parsers else accepted(inner)
     if origin in (Union, types.UnionType):
         return frozenset().union(*map(accepted, get_args(annotation)))
     if annotation is Path:
@@ -239,9 +241,12 @@ def test_results_are_short_and_tables() -> None:
     assert report.loss_summary == "mean loss 0.500 -> 0.500 (first and last tenth of the steps)"
     assert TrainReport("m", 8, [2.0] * 179 + [1.0] * 20, {}, 0, 1.0).loss_summary == "mean loss 1.000 (last 20 steps)"
     assert TrainReport("m", 8, [1.0, 2.0], {}, 0, 1.0).loss_summary == "mean loss 1.500 (last 2 steps)"
-    evaluation = Evaluation({"nDCG@10": 0.5}, "exact <MaxSim>", 3, 60, 0)
-    assert str(evaluation) == repr(evaluation)
-    assert "exact &lt;MaxSim&gt;" in evaluation._repr_html_()
+    mean = Mean(0.5, (0.25, 0.75))
+    result = SystemResult("scifact", None, "exact <MaxSim>", {"nDCG@10": mean}, {}, 3, 60, 0, 1.5, None)
+    evaluation = Evaluation((result,), {"exact <MaxSim>": {"nDCG@10": mean}}, (), "exact <MaxSim>")
+    assert evaluation.metrics == {"nDCG@10": 0.5}
+    assert repr(evaluation) == "Evaluation({'exact <MaxSim>': {'nDCG@10': '0.500 [0.250, 0.750]'}})"
+    assert "<td style='text-align:left'>exact &lt;MaxSim&gt;</td>" in evaluation._repr_html_()
     stats = IndexStats(1, (1,), 2, 19, 0, 0, 1, 128, 4, 4, 7234, {"codes.npy": 38}, 1.0)
     assert "codes.npy 38" in stats._repr_html_()
 

@@ -7,7 +7,7 @@ from raycol.core.lazy import lazy_attributes
 if TYPE_CHECKING:
     from raycol.evaluation.comparison import Comparison, Mean, compare, holm, largest_differences, mean_interval
     from raycol.evaluation.config import EvaluateConfig
-    from raycol.evaluation.evaluate import evaluate
+    from raycol.evaluation.measure import evaluate
     from raycol.evaluation.metrics import DEFAULT_METRICS, parse_metrics, score_queries, score_run
     from raycol.evaluation.result import Difference, Evaluation, SystemResult
     from raycol.evaluation.trec import Run, read_run, write_run
@@ -24,7 +24,7 @@ __getattr__ = lazy_attributes(
         "Run": "raycol.evaluation.trec",
         "SystemResult": "raycol.evaluation.result",
         "compare": "raycol.evaluation.comparison",
-        "evaluate": "raycol.evaluation.evaluate",
+        "evaluate": "raycol.evaluation.measure",
         "holm": "raycol.evaluation.comparison",
         "largest_differences": "raycol.evaluation.comparison",
         "mean_interval": "raycol.evaluation.comparison",

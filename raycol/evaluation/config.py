@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from raycol.core.config import Location, Locations, Names, Positive
 from raycol.data.corpus import OnError
@@ -67,12 +67,6 @@ class EvaluateConfig(ModelWorkersConfig):
     device: str | None = None
     """Torch device of the encoders of queries and candidates: cpu, cuda, ... By default the best one available.
     Exact scoring runs on the workers' resources."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not (self.model or self.index or self.system):
-            raise ValueError("nothing to evaluate: pass `model=`, `index=` or `system=`")
-        return self
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from raycol.core.shown import Shown
+from raycol.core.shown import Shown, html_table
 from raycol.evaluation.comparison import Comparison, Mean, compare, holm, mean_interval
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Difference(Shown):
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Shown):
+class Evaluation:
     """Result of an evaluation.
 
     Args:
@@ -85,8 +85,6 @@ class Evaluation(Shown):
         differences: of each system to the baseline, by collection and metric; empty for one system.
         baseline: name of the system that the others are compared with.
     """
-
-    _main: ClassVar = ("results",)
 
     results: tuple[SystemResult, ...]
     averages: dict[str, dict[str, Mean]]
@@ -98,10 +96,36 @@ class Evaluation(Shown):
         """Mean of each metric of the baseline over the collections."""
         return {name: mean.value for name, mean in self.averages[self.baseline].items()}
 
+    def __repr__(self) -> str:
+        return f"Evaluation({ {system: shown_means(means) for system, means in self.averages.items()} })"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        metrics = list(next(iter(self.averages.values())))
+        rows = [(result.collection, result.system, *shown_means(result.means).values()) for result in self.results] + [
+            (ALL, system, *shown_means(means).values())
+            for system, means in self.averages.items()
+            if len({result.collection for result in self.results}) > 1
+        ]
+        return html_table(("collection", "system", *metrics), rows)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing or was left out, a sentence each."""
         return tuple(dict.fromkeys(note for result in self.results for note in result.notes))
+
+
+def with_interval(value: float, interval: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """A value with its confidence interval, if there is one, such as "0.746 [0.703, 0.788]"."""
+    sign = "+" if signed else ""
+    shown = f"{value:{sign}.3f}"
+    return shown if interval is None else f"{shown} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+
+
+def shown_means(means: Mapping[str, Mean]) -> dict[str, str]:
+    """Means with their intervals, by metric."""
+    return {name: with_interval(mean.value, mean.interval) for name, mean in means.items()}
 
 
 def summarise(

@@ -222,7 +222,7 @@ def evaluate(
         overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
             folder only.
     """
-    from raycol.evaluation.evaluate import evaluate as run
+    from raycol.evaluation.measure import evaluate as run
 
     written = replaced(EvaluateConfig, "evaluate", locals(), "an evaluation", beside_evaluation)
     with written as (config, _), progress("Evaluating") as report:

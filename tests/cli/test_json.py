@@ -15,7 +15,8 @@ from raycol.cli.commands import app
 from raycol.cli.output import Output, as_json, with_json
 from raycol.data import BadRecord
 from raycol.doctor.checks import Finding
-from raycol.evaluation.result import Evaluation
+from raycol.evaluation.comparison import Mean
+from raycol.evaluation.result import Evaluation, SystemResult
 from raycol.index import Document, Hit, Index, IndexStats
 from raycol.retrieval import Hits, Results
 from raycol.serving.keys import new_key
@@ -86,11 +87,17 @@ def test_hits_and_evaluations(capsys: pytest.CaptureFixture[str], monkeypatch: p
             {"query": "café", "hits": [{"id": "d1", "score": 1.5, "metadata": hit.metadata}]},
             {"query": "none", "hits": []},
         ]
-    result = Evaluation({"nDCG@10": 0.5}, "exact MaxSim", 3, 60, 1, ("a note",))
-    monkeypatch.setattr("raycol.verbs.evaluate", lambda *_, **__: result)
+    mean = Mean(0.5, None)
+    result = SystemResult(
+        "scifact", None, "a", {"nDCG@10": mean}, {"nDCG@10": {"q": 0.5}}, 1, 60, 1, 2.0, None, ("n",)
+    )
+    evaluation = Evaluation((result,), {"a": {"nDCG@10": mean}}, (), "a")
+    monkeypatch.setattr("raycol.verbs.evaluate", lambda *_, **__: evaluation)
     evaluated = printed(capsys, "evaluate", "scifact", "--model", "m")
     assert evaluated == {field.name: evaluated[field.name] for field in fields(Evaluation)}
-    assert (evaluated["metrics"], evaluated["notes"]) == ({"nDCG@10": 0.5}, ["a note"])
+    (first,) = evaluated["results"]
+    assert (first["means"], first["notes"]) == ({"nDCG@10": {"value": 0.5, "interval": None}}, ["n"])
+    assert evaluated["averages"] == {"a": {"nDCG@10": {"value": 0.5, "interval": None}}}
     report = TrainReport("/models/new", 4, [0.5, math.nan], {}, 2, 1.0)
     monkeypatch.setattr("raycol.verbs.train", lambda **_: report)
     trained = printed(capsys, "train", "--model", "m", "--data", "d", "--out", "o")

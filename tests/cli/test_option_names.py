@@ -29,7 +29,7 @@ def test_keyword_arguments_become_options(message: str, expected: str) -> None:
 
 def test_the_command_line_prints_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "scifact") == 2
-    assert "error: nothing to evaluate: pass --model, or --index, or both\n" in capsys.readouterr().err
+    assert "error: nothing to evaluate: pass --model, --index or --system\n" in capsys.readouterr().err
 
 
 def test_messages_outside_the_command_line_name_no_options() -> None:

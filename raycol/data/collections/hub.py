@@ -66,7 +66,7 @@ def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
         judged = split or ("test" if "test" in splits else splits[0] if len(splits) == 1 else None)
         if judged not in splits:
             problem = f"no split {split!r}" if split else "no split 'test'"
-            raise InputError(f"{qrels}: {problem}; choose one of {', '.join(splits)} with --split")
+            raise InputError(f"{qrels}: {problem}; choose one of {', '.join(splits)} with `split=`")
         full_name = f"{name}/{prefix.removesuffix('-')}" if prefix else name
         collections.append(CollectionRef(full_name, partial(_open, uri, prefix, qrels, judged)))
     return collections

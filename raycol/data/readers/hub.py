@@ -92,7 +92,7 @@ def _load(file: CorpusFile) -> datasets.Dataset | datasets.DatasetDict:
     if file.uri.startswith(HUB):
         return _load_cached(file.uri, file.subset, "")
     if file.subset:
-        raise InputError(f"{file}: a folder has no subsets; leave --subset out")
+        raise InputError(f"{file}: a folder has no subsets; leave `subset=` out")
     return _load_cached(file.uri, None, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
 
 

@@ -32,6 +32,8 @@ def evaluate(config: EvaluateConfig, report: Report = no_report, executor: Execu
     Raises:
         InputError: a collection, system, metric or file that cannot be used; nothing is written.
     """
+    if not config.specs:
+        raise InputError("nothing to evaluate: pass `model=`, `index=` or `system=`")
     systems = parse_systems(config.specs)
     baseline = _baseline(systems, config.baseline)
     metrics = parse_metrics(config.metrics)
