@@ -2,8 +2,8 @@
 
     python document_rows.py < REQUEST > ANSWER
 
-REQUEST is JSON: a list of [name, code] pairs. ANSWER has an outcome for each: {"value": ...} of the last line if that is
-an expression, or {"error": type, "message": ...}. All code shares its names, as the cells of a notebook do.
+REQUEST is JSON: a list of [name, code] pairs. ANSWER has an outcome for each: {"value": ...} of the last line if it
+is an expression, or {"error": type, "message": ...}. All code shares its names, as the cells of a notebook do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(code_by_name: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: arrays as lists, hits as their id and score, anything unknown as its type's name."""
+    """Return a value as JSON has it: arrays as lists, hits as their id and score, others as their type's name."""
     if isinstance(value, str | bool) or value is None:
         return value
     if hasattr(value, "tolist"):
