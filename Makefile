@@ -6,7 +6,7 @@ PEERS := .venv-peers
 PYLATE := .venv-pylate
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-long lint types ci docs bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-training clean help
+.PHONY: demo test test-fast test-long lint types ci docs bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-tests bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -53,6 +53,9 @@ bench-pylate: $(VENV)/.dev $(PYLATE)/.made  ## saved models opened by PyLate: th
 bench-scaling: $(VENV)/.dev  ## an index as it grows to 100 M tokens, and what larger ones take (an hour, 12 GB)
 	$(BIN)/python benchmarks/scaling.py measure --keep benchmarks/kept/scaling
 	$(BIN)/python benchmarks/scaling.py report --keep benchmarks/kept/scaling $(ARGS)
+
+bench-tests: $(VENV)/.dev  ## wall time and CPU seconds of make test, all processes together
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 bench-training: $(VENV)/.dev  ## what a training step costs, beside sentence-transformers', and two workers beside one
 	$(BIN)/python benchmarks/training.py $(ARGS)

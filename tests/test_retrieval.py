@@ -79,7 +79,7 @@ def test_another_encoder_is_refused(own_index: Path) -> None:
 def test_wrong_arguments_are_refused_by_name(own_index: Path) -> None:
     retriever = raycol.Retriever(raycol.Index(own_index), model=HashEncoder())
     for call, message in (
-        (lambda: retriever.search(["date"], top_k=3), "no argument 'top_k'; expected k"),
+        (lambda: retriever.search(["date"], top_k=3), "no argument 'top_k'; the nearest is 'k'"),
         (lambda: retriever.search(["date", " "]), "an empty query"),
         (lambda: retriever.search([np.ones((2, 16))]), "text 0 is a ndarray; expected a string"),
         (lambda: retriever.search("date", ids="1"), "ids is '1'; expected a list"),
@@ -151,5 +151,5 @@ def test_an_endpoint_answers_in_the_same_types() -> None:
     assert retriever.rerank("date", ["2"])[0].text == "a date"
     explained = retriever.explain("date", "2")
     assert (explained.matches[0].document_token, explained.matches[0].start) == ("date", 2)
-    with pytest.raises(InputError, match="top_k"):
+    with pytest.raises(InputError, match="search has no argument 'top_k'; the nearest is 'k'; an endpoint"):
         retriever.search("date", top_k=3)

@@ -34,7 +34,7 @@ _CONFIG = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     annotation=Annotated[
         Path,
-        typer.Argument(help="YAML file of the job's settings, in the working directory.", metavar="CONFIG"),
+        typer.Argument(help="YAML file of the job's settings.", metavar="CONFIG"),
     ],
 )
 
@@ -48,12 +48,8 @@ def _command_of(name: str, verb: Verb) -> Callable[..., None]:
 
     parameters = [_CONFIG, *option_parameters(SubmitConfig), *option_parameters(verb.config, verb.positional)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = f"{verb.summary} Options of `raycol {_command_name(name)}` override the file; see its help."
+    command.__doc__ = f"{verb.summary} Options of `raycol {' '.join(verb.command)}` override the file; see its help."
     return command
-
-
-def _command_name(verb: str) -> str:
-    return {"index": "index build", "append": "index append", "compact": "index compact"}.get(verb, verb)
 
 
 for _verb_name, _verb in VERBS.items():

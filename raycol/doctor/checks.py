@@ -56,7 +56,7 @@ def check_versions(nodes: Sequence[NodeFacts]) -> Finding:
 
 
 def check_python(nodes: Sequence[NodeFacts]) -> Finding:
-    """On the head, `python` is Ray's interpreter: jobs start there as `python jobs/...`."""
+    """On the head, `python` is Ray's interpreter: jobs start there as `python -m raycol ...`."""
     heads = [node for node in nodes if node.is_head]
     if not heads:
         return Finding("python", "not checked", "the head does not answer")
@@ -126,7 +126,7 @@ def check_shared(nodes: Sequence[NodeFacts]) -> list[Finding]:
     """Every node reads and writes each shared URI, and reads what the others wrote."""
     uris = list(dict.fromkeys(uri for node in nodes for uri in node.shared))
     if not uris:
-        return [Finding("shared storage", "not checked", "name it with --shared")]
+        return [Finding("shared storage", "not checked", "name it with `shared=`")]
     return [_check_uri(uri, nodes) for uri in uris]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.arguments import named_arguments
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.format.document import Document
@@ -32,6 +33,7 @@ class Index(Searcher, Writer):
     """
 
     @classmethod
+    @named_arguments
     def create(
         cls,
         uri: str | Path,
@@ -105,11 +107,13 @@ class Index(Searcher, Writer):
         if not checked or not manifest.documents:
             raise InputError(f"{self.uri}: nothing to tune on; expected at least one query and one document")
         document_set = document_set_of(self._snapshot, None, None, "ignore")
-        codebook, score = self.codebook, self._scorer("cpu")
 
         def search_all(settings: SearchSettings) -> list[Answer]:
             def search_one(query_QD: NDArray[np.float32]) -> Answer:
-                return search(query_QD, codebook, document_set, k=k, settings=settings, score=score)
+                return search(
+                    query_QD, document_set, k=k, settings=settings, n_centroids=self.codebook.n_centroids,
+                    generator=self.generator, scorer=self.scorer,
+                )  # fmt: skip
 
             return map_threads(search_one, checked, check_threads(None))
 

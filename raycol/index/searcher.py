@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Never, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.arguments import named_arguments
 from raycol.core.shown import Shown
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
@@ -20,9 +21,13 @@ from raycol.index.format.document import MAX_QUERY_TOKENS, check_embeddings
 from raycol.index.format.manifest import Manifest, versions
 from raycol.index.format.partition import Partition
 from raycol.index.format.snapshot import Snapshot
+from raycol.index.search.candidates import CandidateGenerator
+from raycol.index.search.device import DeviceScorer
 from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.effort import Effort, resolve
-from raycol.index.search.pipeline import Hit, Scorer, cpu_scorer, search, search_exact
+from raycol.index.search.lists import InvertedLists
+from raycol.index.search.pipeline import Hit, search, search_exact
+from raycol.index.search.scoring import Match, MaxSim, Scorer
 from raycol.index.search.selection import OnUnknown, check_ids, check_on_unknown, locate, select
 from raycol.index.search.threads import check_threads, map_threads
 from raycol.storage import open_store
@@ -30,15 +35,6 @@ from raycol.storage import open_store
 T = TypeVar("T")
 
 _ENCODE = "Encode the texts first (raycol.load_encoder(model).encode_query(texts)), or use raycol.Retriever"
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The best-matching document token of one query token: positions of both, and their dot product."""
-
-    query_token: int
-    document_token: int
-    score: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +87,8 @@ class Searcher:
         partitions: names of the partitions to open, for a shard; None opens all.
         trust: skip checksums before the first search, for repeated short runs over local files that `verify` has
             passed. Offsets and ordinals are bounds-checked nevertheless.
+        scorer: scores documents in all methods; by default MaxSim.
+        generator: finds the candidates of `search`; by default inverted lists.
 
     Raises:
         InputError: no index, version or partition of that name.
@@ -104,9 +102,13 @@ class Searcher:
         *,
         partitions: Iterable[str] | None = None,
         trust: bool = False,
+        scorer: Scorer | None = None,
+        generator: CandidateGenerator | None = None,
     ) -> None:
         self._snapshot = Snapshot.open_version(open_store(uri), version, partitions, trusted=trust)
-        self._scorers: dict[str, Scorer] = {"cpu": cpu_scorer(self._snapshot.codebook)}
+        self.scorer: Scorer = scorer or MaxSim()
+        self.generator: CandidateGenerator = generator or InvertedLists()
+        self._device_scorer = cache(partial(DeviceScorer, self.codebook))
 
     @classmethod
     def open(
@@ -116,9 +118,11 @@ class Searcher:
         *,
         partitions: Iterable[str] | None = None,
         trust: bool = False,
+        scorer: Scorer | None = None,
+        generator: CandidateGenerator | None = None,
     ) -> Self:
         """Open one version of an index, by default the current one: the same as the constructor."""
-        return cls(uri, version, partitions=partitions, trust=trust)
+        return cls(uri, version, partitions=partitions, trust=trust, scorer=scorer, generator=generator)
 
     @property
     def uri(self) -> str:
@@ -145,6 +149,7 @@ class Searcher:
         """Open partitions, in the manifest's order."""
         return self._snapshot.partitions
 
+    @named_arguments
     def search(
         self,
         queries: Sequence[Any],
@@ -159,7 +164,6 @@ class Searcher:
         with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
-        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query, best first, ties by id.
 
@@ -190,22 +194,25 @@ class Searcher:
                 of range; an invalid filter.
             IndexCorruptError: a damaged partition; search never returns partial results.
         """
-        _refuse_unknown("search", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         settings = resolve(
             effort, snapshot.manifest.tuned, snapshot.codebook.n_centroids, k, n_probe=n_probe, n_rescore=n_rescore
         )
         checked = self._check_queries(queries)
-        score = self._scorer(device)
+        scorer = self._scorer_on(device)
         document_set = document_set_of(snapshot, filter, ids, on_unknown)
 
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search(query_QD, snapshot.codebook, document_set, k=k, settings=settings, score=score).hits
+            return search(
+                query_QD, document_set, k=k, settings=settings, n_centroids=snapshot.codebook.n_centroids,
+                generator=self.generator, scorer=scorer,
+            ).hits  # fmt: skip
 
         results = map_threads(search_one, checked, n_threads)
         return _described(snapshot, results) if with_metadata else results
 
+    @named_arguments
     def exact(
         self,
         queries: Sequence[Any],
@@ -217,18 +224,16 @@ class Searcher:
         with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
-        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query by MaxSim over all stored tokens: the reference for `search`."""
-        _refuse_unknown("exact", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         checked = self._check_queries(queries)
-        score = self._scorer(device)
+        scorer = self._scorer_on(device)
         document_set = document_set_of(snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
-            return search_exact(query_QD, document_set, k=k, score=score).hits
+            return search_exact(query_QD, document_set, k=k, scorer=scorer).hits
 
         results = map_threads(exact_one, checked, n_threads)
         return _described(snapshot, results) if with_metadata else results
@@ -262,12 +267,12 @@ class Searcher:
                 f"{len(checked)} queries and {len(ids_by_query)} lists of ids; expected one list per query"
             )
         check_on_unknown(on_unknown)
-        score = self._scorer(device)
+        scorer = self._scorer_on(device)
 
         def rerank_one(pair: tuple[NDArray[np.float32], list[str]]) -> list[Hit]:
             query_QD, query_ids = pair
             document_set = document_set_of(snapshot, None, query_ids, on_unknown)
-            return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), score=score).hits
+            return search_exact(query_QD, document_set, k=max(1, document_set.n_allowed), scorer=scorer).hits
 
         results = map_threads(rerank_one, list(zip(checked, ids_by_query, strict=True)), n_threads)
         return _described(snapshot, results) if with_metadata else results
@@ -278,9 +283,7 @@ class Searcher:
         The scores add up to the document's score.
         """
         (query_QD,) = self._check_queries([query])
-        # einsum, not BLAS: BLAS may score equal tokens differently, which would break ties at random.
-        scores_QT = np.einsum("qd,td->qt", query_QD, self.reconstruct(id))
-        return [Match(q, int(scores_T.argmax()), float(scores_T.max())) for q, scores_T in enumerate(scores_QT)]
+        return self.scorer.explain(query_QD, self.reconstruct(id))
 
     def reconstruct(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """Return a document's embeddings, decoded from the index: float32 [n_tokens, dim]."""
@@ -288,7 +291,7 @@ class Searcher:
         for partition, positions in zip(snapshot.partitions, locate(snapshot.partitions, [id], "refuse"), strict=True):
             if len(positions):
                 partition.check()
-                return snapshot.codebook.decode(partition.tokens_of(int(positions[0])))
+                return partition.embeddings(int(positions[0]))
         raise AssertionError("unreachable: locate raises on an unknown id")
 
     def metadata(self, ids: Iterable[str]) -> list[dict[str, Any]]:
@@ -345,15 +348,15 @@ class Searcher:
             checked.append(query_QD)
         return checked
 
-    def _scorer(self, device: str) -> Scorer:
-        """Return the scorer of a device, made on first use: the codebook never changes."""
+    def _scorer_on(self, device: str) -> Scorer:
+        """Return the scorer that runs on a device, made on first use: the codebook never changes."""
         if not isinstance(device, str):
             raise InputError(f"device is {device!r:.60}; expected cpu or a torch device such as cuda")
-        if device not in self._scorers:
-            from raycol.index.search.device import DeviceScorer
-
-            self._scorers[device] = DeviceScorer(self.codebook, device)
-        return self._scorers[device]
+        if device == "cpu":
+            return self.scorer
+        if type(self.scorer) is not MaxSim:
+            raise InputError(f"device is {device!r:.60}, which scores by MaxSim; this scorer is another one: use cpu")
+        return self._device_scorer(device)
 
 
 def document_set_of(
@@ -377,15 +380,6 @@ def _described(snapshot: Snapshot, results: Sequence[Sequence[Hit]]) -> list[lis
     """Return the hits with their metadata, each with a dict of its own; reads every document once."""
     metadata_by_id = _metadata_by_id(snapshot, {hit.id for hits in results for hit in hits})
     return [[replace(hit, metadata=dict(metadata_by_id[hit.id])) for hit in hits] for hits in results]
-
-
-def _refuse_unknown(method: str, unknown: Mapping[str, object]) -> None:
-    """Raise `InputError` if a call has an argument that the method does not, such as other libraries' `top_k`."""
-    if unknown:
-        _, _, _, *others, _ = inspect.signature(getattr(Searcher, method)).parameters  # self, queries, k, unknown
-        raise InputError(
-            f"{method} has no argument {min(unknown)!r}; expected k (the number of hits), {', '.join(others)}"
-        )
 
 
 def _iterable(name: str, value: Iterable[T]) -> Iterable[T]:

@@ -23,24 +23,16 @@ from raycol.errors import InputError
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import Manifest, PartitionInfo, read_manifest
 from raycol.index.format.partition import Partition
+from raycol.index.search.candidates import CandidateGenerator, Candidates, find_candidates, rank
 from raycol.index.search.deadline import check_deadline
 from raycol.index.search.document_set import DocumentSet
-from raycol.index.search.pipeline import (
-    Candidates,
-    Hit,
-    Rescored,
-    SearchPlan,
-    Size,
-    cpu_scorer,
-    exact_scores,
-    find_candidates,
-    rank,
-    top_with_ties,
-)
-from raycol.index.search.probes import Probes, find_probes
-from raycol.index.search.query import Query
+from raycol.index.search.pipeline import Hit, Rescored, exact_scores, top_with_ties
+from raycol.index.search.plan import SearchPlan, Size
+from raycol.index.search.probes import find_probes
+from raycol.index.search.query import Probes, Query
+from raycol.index.search.scoring import Match, Scorer
 from raycol.index.search.selection import select
-from raycol.index.searcher import Match, Searcher
+from raycol.index.searcher import Searcher
 from raycol.storage import open_store
 
 # Document sets in the cache: the steps of one search use the same one.
@@ -93,20 +85,31 @@ def whole_size(manifest: Manifest) -> Size:
 class IndexShard:
     """Shard number `shard` of `shards` of one version of an index, open for search.
 
+    `scorer` and `generator` are those of `Searcher`; all shards have the same.
+
     Raises:
         InputError: no index at `uri`, or no such version.
         IndexCorruptError: files do not match the manifest.
     """
 
-    def __init__(self, uri: str | Path, version: int, shard: int, shards: int) -> None:
+    def __init__(
+        self,
+        uri: str | Path,
+        version: int,
+        shard: int,
+        shards: int,
+        *,
+        scorer: Scorer | None = None,
+        generator: CandidateGenerator | None = None,
+    ) -> None:
         manifest = read_manifest(open_store(uri), version)
         names = set(assign_partitions(manifest.partitions, shards)[shard])
-        self.index = Searcher.open(uri, version, partitions=[p.name for p in manifest.partitions if p.name in names])
+        own = [info.name for info in manifest.partitions if info.name in names]
+        self.index = Searcher(uri, version, partitions=own, scorer=scorer, generator=generator)
         self.manifest = manifest
         starts = np.cumsum([0, *(info.documents for info in manifest.partitions)])
         # First ordinal of each partition of this shard.
         self._starts = starts[:-1][[info.name in names for info in manifest.partitions]]
-        self._score = cpu_scorer(self.index.codebook)
         self._document_set = lru_cache(_CACHED_DOCUMENT_SETS)(
             partial(_select, self.index.partitions, manifest.columns)
         )
@@ -144,8 +147,8 @@ class IndexShard:
 
         def find(i: int) -> ShardCandidates:
             check_deadline()
-            query = Query.prepare(queries[i])
-            local = find_candidates(query, self.index.codebook, document_set, plans[i], limits[i], probes[i])
+            query = Query.prepare(queries[i], probes[i])
+            local = find_candidates(self.index.generator, query, document_set, plans[i], limits[i])
             prescored_M = np.sort(rank(local)[: n_prescored[i]])
             scores = self._scores(query, document_set, prescored_M, k)
             candidates = local._replace(ordinals_M=self._to_global(document_set, local.ordinals_M))
@@ -197,7 +200,7 @@ class IndexShard:
         self.candidates([query_QD], [plan], Selection(), 1, [1], [1], [probes])
 
     def _scores(self, query: Query, document_set: DocumentSet, local_M: NDArray[np.int64], k: int) -> ShardScores:
-        scores_M = exact_scores(query, document_set, local_M, self._score)
+        scores_M = exact_scores(query, document_set, local_M, self.index.scorer)
         best_M = top_with_ties(Rescored(local_M, scores_M), k).ordinals_M if k else local_M[:0]
         masks = [partition.rows_are_cached(positions) for partition, positions in document_set.split(best_M)]
         cached_M = best_M[np.concatenate(masks)] if masks else best_M

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -24,6 +25,7 @@ _NOISY_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+_RAYCOL_FOLDER = Path(__file__).parents[1]
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -81,6 +83,22 @@ class Cluster:
         with self._translated_errors():
             self._client.submit_job(
                 entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env, metadata=metadata
+            )
+
+    def upload_raycol(self) -> str:
+        """Upload this installation of raycol, unless the cluster has it; return its URI, for py_modules.
+
+        A path in py_modules would be packed with the working directory's excludes: `/index`, an index to leave out,
+        would match raycol/index.
+        """
+        with self._translated_errors():
+            return str(
+                self._client._upload_package_if_needed(
+                    str(_RAYCOL_FOLDER),
+                    include_gitignore=False,  # an environment's folder is often ignored as a whole
+                    include_parent_dir=True,
+                    excludes=["__pycache__"],
+                )
             )
 
     def stop(self, submission_id: str) -> None:

@@ -21,6 +21,8 @@ from raycol.jobs.verbs import VERBS, Verb, uris_of
 
 # Another client may submit the same attempt at the same moment, and that attempt may already have failed.
 _MAX_ATTEMPTS = 5
+# A working directory that has this file is a checkout: its raycol is the one that the job imports.
+_RAYCOL = "raycol/__init__.py"
 
 
 class AddressConfig(Config):
@@ -33,8 +35,8 @@ class AddressConfig(Config):
 class SubmitConfig(AddressConfig):
     """How to submit a job, for all verbs."""
 
-    working_dir: Path = Path()
-    """Folder to upload, which the job runs in: a checkout of raycol, with jobs/ and your configuration."""
+    working_dir: Path | None = None
+    """Folder to upload, which the job runs in. Default: the current one, or CONFIG's if that is not below it."""
 
     exclude: tuple[str, ...] = ()
     """Files not to upload, as in .gitignore. Environments, caches, indexes and checkpoints are always excluded."""
@@ -89,7 +91,7 @@ def submit(verb_name: str, file: Path, settings: Mapping[str, Any], config: Subm
 
     Args:
         verb_name: one of `VERBS`.
-        file: its configuration, inside the working directory.
+        file: its configuration, inside the working directory if one is named.
         settings: settings from the command line, which override the file's.
         config: how to submit it.
 
@@ -109,7 +111,11 @@ def submit(verb_name: str, file: Path, settings: Mapping[str, Any], config: Subm
             return Submitted(cluster, existing.id, prepared.package, existing, None, changed)
         _check_no_conflict(jobs, prepared)
         try:
-            cluster.submit(prepared.entrypoint, attempt.submission_id, prepared.runtime_env, prepared.metadata)
+            environment = prepared.runtime_env
+            if not prepared.package.has(_RAYCOL):
+                modules = [cluster.upload_raycol(), *environment.get("py_modules", [])]
+                environment = {**environment, "py_modules": modules}
+            cluster.submit(prepared.entrypoint, attempt.submission_id, environment, prepared.metadata)
         except DuplicateJobError:
             continue
         return Submitted(cluster, attempt.submission_id, prepared.package, None, attempt.previous, changed=False)
@@ -120,18 +126,13 @@ def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: Sub
     """Run all checks that do not need the cluster."""
     verb = VERBS[verb_name]
     verb_config = verb.config.load(file, settings)
-    package = pack(config.working_dir, config.exclude)
-    script = f"jobs/{verb_name}.py"
-    if not package.has(script):
-        raise InputError(
-            f"{package.folder}: no {script} to upload; expected a checkout of raycol; name one with --working-dir"
-        )
+    package = pack(config.working_dir or _default_working_dir(file), config.exclude)
     config_path = _path_in_package(file, package)
     check_paths(verb, verb_config, package, str(file))
     package.check_size(size_limit())
     return PreparedJob(
         name=job_name(verb_name, verb_config),
-        entrypoint=shlex.join(["python", script, "--config", config_path, *_options(settings)]),
+        entrypoint=shlex.join(["python", "-m", "raycol", *verb.command, "--config", config_path, *_options(settings)]),
         package=package,
         runtime_env=runtime_env(package, config.env, config.runtime_env),
         metadata={
@@ -141,6 +142,11 @@ def prepare(verb_name: str, file: Path, settings: Mapping[str, Any], config: Sub
             "writes": _output(verb, verb_config),
         },
     )
+
+
+def _default_working_dir(file: Path) -> Path:
+    """The current folder if the configuration is below it, as in a checkout; else the configuration's own folder."""
+    return Path() if file.resolve().is_relative_to(Path().resolve()) else file.parent
 
 
 def _path_in_package(file: Path, package: Package) -> str:

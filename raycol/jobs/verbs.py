@@ -1,4 +1,4 @@
-"""The verbs that can be jobs, those with an entry point in jobs/: their settings, inputs and outputs."""
+"""The verbs that can be jobs: their commands, settings, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Verb:
     Args:
         summary: what the job does.
         config: class of its settings.
-        positional: settings that its entry point takes as arguments, not as options.
+        command: words of its command, `raycol WORDS`.
+        positional: settings that its command takes as arguments, not as options.
         writes: settings that hold output paths.
         reads: settings that hold input paths.
         models: settings that name a checkpoint: a folder, or a name on the hub.
@@ -31,6 +32,7 @@ class Verb:
 
     summary: str
     config: type[Config]
+    command: tuple[str, ...]
     positional: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -38,7 +40,7 @@ class Verb:
     concurrent: bool = False
 
     def options(self) -> list[str]:
-        """Settings that the entry point takes as options."""
+        """Settings that the command takes as options."""
         return [name for name in self.config.model_fields if name not in self.positional]
 
 
@@ -46,6 +48,7 @@ VERBS = {
     "train": Verb(
         "Train an encoder.",
         TrainConfig,
+        ("train",),
         writes=("out", "storage"),
         reads=("data", "eval_data"),
         models=("model",),
@@ -53,6 +56,7 @@ VERBS = {
     "mine": Verb(
         "Find hard negatives.",
         MineConfig,
+        ("mine",),
         positional=("index", "data"),
         writes=("out",),
         reads=("index", "data", "corpus"),
@@ -61,6 +65,7 @@ VERBS = {
     "score": Verb(
         "Score training examples with a cross-encoder.",
         ScoreConfig,
+        ("score",),
         positional=("data",),
         writes=("out",),
         reads=("data",),
@@ -69,6 +74,7 @@ VERBS = {
     "index": Verb(
         "Build an index.",
         IndexConfig,
+        ("index", "build"),
         positional=("corpus",),
         writes=("out",),
         reads=("corpus",),
@@ -77,6 +83,7 @@ VERBS = {
     "append": Verb(
         "Add a corpus to an index.",
         AppendConfig,
+        ("index", "append"),
         positional=("index", "corpus"),
         writes=("index",),
         reads=("corpus",),
@@ -86,12 +93,14 @@ VERBS = {
     "compact": Verb(
         "Merge an index's small partitions and drop its deleted documents.",
         CompactConfig,
+        ("index", "compact"),
         positional=("index",),
         writes=("index",),
     ),
     "evaluate": Verb(
         "Evaluate a model or an index.",
         EvaluateConfig,
+        ("evaluate",),
         positional=("data",),
         reads=("data", "index"),
         models=("model",),

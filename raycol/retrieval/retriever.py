@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.client.schema import MAX_QUERIES, SearchHit
-from raycol.errors import InputError
+from raycol.core.arguments import named_arguments
+from raycol.errors import ArgumentError, InputError
 from raycol.index.format.document import encoded_text
 from raycol.index.search.effort import Effort
 
@@ -43,6 +44,7 @@ class Retriever:
         InputError: no index, no usable model, another model than the index's, or an argument that the target ignores.
     """
 
+    @named_arguments
     def __init__(
         self,
         target: str | Path | Searcher,
@@ -225,8 +227,8 @@ class _Endpoint(_Backend):
         for start in range(0, len(queries), MAX_QUERIES):
             try:
                 answer = self._client.search(queries=queries[start : start + MAX_QUERIES], k=k, **settings)
-            except TypeError as error:
-                raise InputError(f"{error}; an endpoint sets this itself, or does not know it") from None
+            except ArgumentError as error:
+                raise ArgumentError(f"{error}; an endpoint sets this itself, or does not know it") from None
             results += [list(map(_to_hit, hits)) for hits in answer.results]
         return results
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import Manifest
-from raycol.index.search.pipeline import SearchPlan
-from raycol.index.search.probes import Probes, find_probes
-from raycol.index.search.query import Query
+from raycol.index.search.plan import SearchPlan
+from raycol.index.search.probes import find_probes
+from raycol.index.search.query import Probes, Query
 from raycol.storage import Store
 
 # Saving this many centroid scores is worth the extra step in the gateway (measured in docs/serving.md).

@@ -17,17 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.index.format.manifest import SearchSettings
-from raycol.index.search.pipeline import (
-    Candidates,
-    Rescored,
-    SearchPlan,
-    Size,
-    plan_search,
-    rank,
-    rescoring,
-    top_with_ties,
-)
-from raycol.index.search.probes import Probes
+from raycol.index.search.candidates import Candidates, rank
+from raycol.index.search.pipeline import Rescored, rescoring, top_with_ties
+from raycol.index.search.plan import SearchPlan, Size, plan_search
+from raycol.index.search.query import Probes
 from raycol.index.shard import Selection, ShardCandidates, ShardScores
 from raycol.serving.shard_calls import Shards
 
@@ -146,7 +139,10 @@ async def _find_candidates(
     for the full number.
     """
     n_shards = len(shards.alive)
-    limits = [min(plan.n_candidates, _share(plan.n_candidates, n_shards, "candidates")) for plan in plans]
+    # Without stage 2, shards send all at once: a second call would repeat their stage 3.
+    limits = [
+        _share(plan.n_candidates, n_shards, "candidates") if plan.n_probe else plan.n_candidates for plan in plans
+    ]
     single = len(queries) == 1 or n_shards == 1
     # With several queries a second call costs little per query, while eager scores that go unused delay all of them.
     eager = [_share(plan.n_rescore, n_shards, "eager") if single or plan.exact else 0 for plan in plans]
@@ -157,7 +153,7 @@ async def _find_candidates(
     ]
     again: dict[int, list[int]] = {}
     for query, plan in enumerate(plans):
-        if plan.n_probe and limits[query] < plan.n_candidates:
+        if limits[query] < plan.n_candidates:
             for shard in states[query].exhausted_shards(limits[query]):
                 again.setdefault(shard, []).append(query)
     replies = await shards.call_each(
@@ -235,7 +231,7 @@ def _share(n: int, shards: int, kind: str) -> int:
 
 
 class _SelectedCandidates(NamedTuple):
-    """Candidates by ascending ordinals, int64 [M], their centroid scores, int32 [M], and their shards, int64 [M]."""
+    """Candidates by ascending ordinals, int64 [M], their scores, int32 [M], and their shards, int64 [M]."""
 
     ordinals_M: NDArray[np.int64]
     scores_M: NDArray[np.int32]
@@ -249,7 +245,7 @@ def _select_candidates(parts: dict[int, ShardCandidates], plan: SearchPlan) -> _
     scores_M = np.concatenate([_NO_SCORES, *(each.scores_M for each in candidates)])
     shards_M = np.repeat(list(parts), [len(each.ordinals_M) for each in candidates]).astype(np.int64)
     selected_M = np.argsort(ordinals_M)
-    if plan.n_probe and len(ordinals_M) > plan.n_candidates:
+    if len(ordinals_M) > plan.n_candidates:
         # One integer key, estimate before descending ordinal: `partition` finds the lowest selected key in O(M).
         estimates_M = np.concatenate([each.estimates_M for each in candidates])
         keys_M = (estimates_M.astype(np.int64) << _ORDINAL_BITS) - ordinals_M

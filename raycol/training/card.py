@@ -4,6 +4,7 @@ README.md               the model card, in the Hugging Face hub's format
 training/config.yaml    the settings, as input of `raycol train`
 training/metrics.jsonl  a line per step and evaluation
 training/curves.png     the same metrics, plotted
+training/files.txt      the files of the model, written last
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ def _settings_file(config: TrainConfig) -> str:
         settings["model"] = PACKAGED_BACKBONE
     if config.storage == config.model_copy(update={"storage": None}).storage_uri:
         del settings["storage"]
-    head = f"# raycol {__version__}; to repeat the training: raycol train config.yaml --out ANOTHER_FOLDER\n"
+    how = "raycol train config.yaml --out ANOTHER_FOLDER"
+    if not isinstance(config.objective, str):
+        how = "raycol.train with these settings, and the loss as objective"
+    head = f"# raycol {__version__}; to repeat the training: {how}\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -248,6 +252,7 @@ def _settings(config: TrainConfig, task: TrainingTask) -> str:
         for name in (*_ALWAYS_LISTED, *(name for name in fields if name not in _ALWAYS_LISTED))
         if name not in _NEVER_LISTED and (name in _ALWAYS_LISTED or getattr(config, name) != fields[name].default)
     }
+    listed["objective"] = config.objective_name
     if config.epochs is None:
         del listed["epochs"]  # the number of steps tells it
     rows = [("steps", f"{task.steps:,}"), *((f"`{name}`", _value(value)) for name, value in listed.items())]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
 
 from raycol.core.config import Config, Location, Positive, Resources, WaitForNodes
 from raycol.core.uris import base_name, join_uri, parent_uri
 from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.storage import absolute
+from raycol.training.loss import Loss
+
+# Record of the files that `train` wrote to a model's folder.
+MODEL_FILES = "training/files.txt"
 
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
@@ -25,6 +29,20 @@ _NOT_IN_OUTCOME = {
 def _sources(value: Any) -> Any:
     """Accept a single source in place of a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _check_objective(value: Any) -> Any:
+    *names, last = get_args(Objective)
+    if isinstance(value, str):
+        if value not in (*names, last):
+            raise ValueError(f"Input should be {', '.join(map(repr, names))} or {last!r}")
+    elif not isinstance(value, Loss) or isinstance(value, type):
+        raise ValueError("Input should be a name, or a Loss: an object with fingerprint, needs_scores and a call")
+    return value
+
+
+def _name_of(objective: Objective | Loss) -> str:
+    return objective if isinstance(objective, str) else objective.fingerprint
 
 
 class TrainConfig(Config):
@@ -43,8 +61,10 @@ class TrainConfig(Config):
     storage: Location | None = None
     """Folder or URI for checkpoints, accessible to every worker; by default a hidden folder next to `out`."""
 
-    objective: Objective = "cached"
-    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse."""
+    objective: Annotated[
+        Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
+    ] = "cached"
+    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse; in Python also a `Loss`."""
 
     scoring: Scoring = "maxsim"
     """Scoring function: maxsim, mean-maxsim (MaxSim averaged over the query's tokens) or xtr (Lee et al. 2023)."""
@@ -198,7 +218,9 @@ class TrainConfig(Config):
         if self.patience and not self.evaluates:
             raise ValueError("patience needs evaluations; set eval_data or held_out")
         if self.distils and self.n_ways == 1:
-            raise ValueError(f"n_ways is 1; {self.objective} compares at least 2 documents of a query: pass 2 or more")
+            raise ValueError(
+                f"n_ways is 1; {self.objective_name} compares at least 2 documents of a query: pass 2 or more"
+            )
         if self.objective == "margin-mse" and self.scoring == "xtr":
             raise ValueError("scoring is xtr, which ranks candidates, but margin-mse compares pairs; choose maxsim")
         if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
@@ -212,12 +234,12 @@ class TrainConfig(Config):
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
         reasons = {}
-        if self.objective == "margin-mse":
-            reasons["temperature"] = "margin-mse has no softmax for the temperature; leave it out"
+        if self.objective == "margin-mse" or not isinstance(self.objective, str):
+            reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
         if self.distils and self.gather_across_workers:
-            reasons["gather_across_workers"] = f"{self.objective} has no in-batch negatives; leave it out"
+            reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
         if not self.eval_data:
@@ -231,7 +253,14 @@ class TrainConfig(Config):
     @property
     def distils(self) -> bool:
         """Whether the objective needs teacher scores."""
-        return self.objective in ("distillation", "margin-mse")
+        if isinstance(self.objective, str):
+            return self.objective in ("distillation", "margin-mse")
+        return self.objective.needs_scores
+
+    @property
+    def objective_name(self) -> str:
+        """Name of the objective, or the fingerprint of a loss."""
+        return _name_of(self.objective)
 
     @property
     def evaluates(self) -> bool:

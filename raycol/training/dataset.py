@@ -30,7 +30,7 @@ from raycol.training.config import TrainConfig
 TEXTS, EXAMPLES = "texts.arrow", "examples.arrow"
 
 # Keys of `SourceInfo.left_out`, as reports print them.
-BEYOND_N_WAYS = "documents beyond --n-ways"
+BEYOND_N_WAYS = "documents beyond `n_ways=`"
 LABELLED_ZERO = "pairs labelled 0"
 UNUSED_SCORES = "examples' scores (the positive is named)"
 TIED_WITH_POSITIVE = "documents scored as high as the positive"
@@ -75,7 +75,7 @@ class SourceInfo(BaseModel):
         counts = {"unusable records": self.skipped, **self.left_out}
         phrases = [f"{n:,} {kind} left out" for kind, n in counts.items() if n]
         if self.short:
-            phrases.append(f"{self.short:,} examples with fewer than {self.n_ways} documents padded (--n-ways)")
+            phrases.append(f"{self.short:,} examples with fewer than {self.n_ways} documents padded (`n_ways=`)")
         return phrases
 
 
@@ -134,9 +134,9 @@ def _write(config: TrainConfig, number: int, source: ExampleSource, texts: _Text
 def _scored_documents(config: TrainConfig, example: Example) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The documents and their teacher scores. Raises `ValueError` if distillation cannot use them."""
     if example.scores is None:
-        raise ValueError(f"has no teacher scores, which {config.objective} needs; add them with raycol score")
+        raise ValueError(f"has no teacher scores, which {config.objective_name} needs; add them with raycol score")
     if len(example.documents) < 2:
-        raise ValueError(f"has one document; {config.objective} compares at least 2")
+        raise ValueError(f"has one document; {config.objective_name} compares at least 2")
     return example.documents, example.scores
 
 

@@ -1,4 +1,4 @@
-"""The training objectives: sentence-transformers' losses with the configured scoring function.
+"""The training objectives: sentence-transformers' losses with the configured scoring function, or a `Loss`.
 
 A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
 worker the same number of queries, so the result is the average over the whole batch.
@@ -6,8 +6,10 @@ worker the same number of queries, so the result is the average over the whole b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import (
     CachedMultiVectorMultipleNegativesRankingLoss,
@@ -25,9 +27,16 @@ from sentence_transformers.multi_vector_encoder.scoring import (
     mean_colbert_scores,
     mean_colbert_scores_pairwise,
 )
+from sentence_transformers.util import (
+    all_gather_padded,
+    cat_padded_token_embeddings,
+    get_rank,
+    stack_padded_token_embeddings,
+)
 from torch import Tensor, nn
 
 from raycol.training.config import TrainConfig
+from raycol.training.loss import Loss, LossBatch
 
 ScoringFunction = Any  # (embeddings, masks) -> scores
 
@@ -45,6 +54,18 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
         if config.objective == "cached":
             return CachedMultiVectorMultipleNegativesRankingLoss(encoder, **common)
         return MultiVectorMultipleNegativesRankingLoss(encoder, **common)
+    if not isinstance(config.objective, str):
+        if config.distils:
+            scoring = _scoring_function(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
+        else:
+            scoring = _scoring_function(config, colbert_scores, mean_colbert_scores, XTRScores)
+        return CachedLoss(
+            encoder,
+            config.objective,
+            similarity_fct=scoring,
+            mini_batch_size=config.mini_batch_size,
+            gather_across_devices=gather and not config.distils,
+        )
     if config.objective == "distillation":
         scoring = _scoring_function(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
         return MultiVectorDistillKLDivLoss(
@@ -56,6 +77,59 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
         )
     pairwise = mean_colbert_scores_pairwise if config.scoring == "mean-maxsim" else colbert_scores_pairwise
     return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
+
+
+class CachedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
+    """A `Loss` with GradCache, over the gathered documents of all workers.
+
+    Args:
+        encoder: the encoder.
+        loss: the loss.
+        settings: of the base class; its cross-entropy and `scale` are not used.
+    """
+
+    def __init__(self, encoder: MultiVectorEncoder, loss: Loss, **settings: Any) -> None:
+        super().__init__(encoder, **settings)
+        self._loss = loss
+        self._teacher_QW: Tensor | None = None
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Return the loss of a worker's examples; `labels` are teacher scores, if the loss needs them."""
+        self._teacher_QW = labels if self._loss.needs_scores else None
+        return super().forward(sentence_features, labels)  # type: ignore[no-any-return]
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], masks_chunks: list[list[Tensor]], *, with_backward: bool = False
+    ) -> Tensor:
+        """Return the loss of embeddings in mini-batches, by column: queries, first documents, second documents, ..."""
+        queries, *columns = map(cat_padded_token_embeddings, reps, masks_chunks)
+        queries_QSD, mask_QS = queries
+        n_queries = len(queries_QSD)
+        if self.gather_across_devices:
+            columns = [all_gather_padded(*column, with_grad=True) for column in columns]
+        documents_GWTD, mask_GWT = stack_padded_token_embeddings(*map(list, zip(*columns, strict=True)))
+        first = get_rank() * n_queries if self.gather_across_devices else 0
+        positives_Q = (first + torch.arange(n_queries, device=queries_QSD.device)) * len(columns)
+        losses = []
+        for begin in range(0, n_queries, self.score_mini_batch_size):
+            part = slice(begin, begin + self.score_mini_batch_size)
+            teacher_QW = None if self._teacher_QW is None else self._teacher_QW[part]
+            documents = slice(None) if teacher_QW is None else part
+            batch = LossBatch(
+                queries_QSD[part],
+                mask_QS[part],
+                documents_GWTD[documents],
+                mask_GWT[documents],
+                positives_Q[part] if teacher_QW is None else None,
+                teacher_QW,
+                self.similarity_fct,
+            )
+            loss = self._loss(batch) * (len(batch.queries_QSD) / n_queries)
+            if with_backward:
+                loss.backward()
+                loss = loss.detach()
+            losses.append(loss)
+        return torch.stack(losses).sum()
 
 
 def _scoring_function(

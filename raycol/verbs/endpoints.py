@@ -140,7 +140,7 @@ def submit(
     settings: Mapping[str, Any] | None = None,
     *,
     address: str | None = None,
-    working_dir: str | Path = ".",
+    working_dir: str | Path | None = None,
     exclude: Sequence[str] = (),
     env: Sequence[str] = (),
     runtime_env: str | Path | None = None,
@@ -151,7 +151,7 @@ def submit(
 
     Args:
         verb: train, mine, score, index, append, compact or evaluate.
-        file: YAML file of the job's settings, in the working directory.
+        file: YAML file of the job's settings.
         settings: settings that override the file's.
     """
     from raycol.jobs.submit import submit as run

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
-from raycol.index.codec.codebook import BITS, Codebook, TokenCodes
+from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook
+from raycol.index.codec.protocol import CODES, TokenCodes
 from raycol.index.format.document import MAX_QUERY_TOKENS
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
@@ -307,19 +308,19 @@ def test_exact_scores_are_maxsim_over_decoded_tokens(
     query_QD = unit(rng.standard_normal((n_tokens, dim)))
     offsets_N = np.cumsum([0, *rng.integers(1, 12, n_documents)])
     size = int(offsets_N[-1])
-    tokens = TokenCodes(
-        rng.integers(0, n_centroids, size).astype(code),
-        rng.integers(0, 256, (size, dim * bits // 8)).astype(np.uint8),
-        rng.integers(100, 150, size).astype(np.uint8),
-        rng.uniform(-0.5, 1.5, size).astype(np.float16),
-    )
+    arrays = {
+        CODES: rng.integers(0, n_centroids, size).astype(code),
+        RESIDUALS: rng.integers(0, 256, (size, dim * bits // 8)).astype(np.uint8),
+        GAIN_BYTES: rng.integers(100, 150, size).astype(np.uint8),
+        SCALES: rng.uniform(-0.5, 1.5, size).astype(np.float16),
+    }
     documents_M = np.sort(rng.permutation(n_documents)[: rng.integers(0, n_documents + 1)])
     query = Query.prepare(query_QD)
     scores_M = score_documents(
         documents_M, query.floats_BDL, n_tokens, codebook.centroids_KD, codebook.lows_D, codebook.steps_D, offsets_N,
-        tokens.codes_T, tokens.residuals_TB, tokens.gains_T, tokens.scales_T.view(np.uint16), bits,
+        arrays[CODES], arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16), bits,
     )  # fmt: skip
-    scores_QT = query_QD @ codebook.decode(tokens).T
+    scores_QT = query_QD @ codebook.decode(TokenCodes(arrays)).T
     expected = [
         scores_QT[:, offsets_N[document] : offsets_N[document + 1]].max(axis=1).sum() for document in documents_M
     ]

@@ -14,7 +14,7 @@ from raycol.index import Index
 from raycol.indexing import IndexConfig
 from tests.conftest import unit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # A build in a separate process, whose peak memory includes planning and merging.
 BUILD = """
@@ -52,7 +52,7 @@ def peak_of_a_worker(path: Path, documents: int) -> int:
     return peak
 
 
-@pytest.mark.parametrize("format_", [pytest.param("npz", marks=pytest.mark.long), "parquet"])
+@pytest.mark.parametrize("format_", ["npz", "parquet"])
 def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, format_: str) -> None:
     small, large = (peak_of_a_worker(tmp_path / f"{documents}.{format_}", documents) for documents in (1024, 4096))
     corpus = (4096 - 1024) * TOKENS * DIM * 4

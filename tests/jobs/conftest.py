@@ -19,9 +19,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a working directory with the entry points and a build's settings."""
+    """The current folder: a checkout, with the files that matter for submitting, and a build's settings."""
     folder = tmp_path / "checkout"
     shutil.copytree(PROJECT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "raycol").mkdir()
+    (folder / "raycol" / "__init__.py").touch()
     (folder / "build.yaml").write_text("corpus: /shared/corpus.jsonl\nmodel: a/b\nout: /shared/index\n")
     monkeypatch.chdir(folder)
     return folder

@@ -13,7 +13,7 @@ class Dashboard:
     def __init__(self, token: str | None = None) -> None:
         self.token = token
         self.jobs: dict[str, dict] = {}
-        self.packages: set[str] = set()
+        self.packages: dict[str, bytes] = {}
         self.requests: list[str] = []
         # Jobs that another client submits just before the next submission arrives.
         self.concurrent: list[dict] = []
@@ -39,7 +39,7 @@ class Dashboard:
             return 200, {"version": "4", "ray_version": "2.60.0", "ray_commit": ""}
         if path.startswith("/api/packages/"):
             known = name in self.packages
-            self.packages |= {name} if method == "PUT" else set()
+            self.packages |= {name: body} if method == "PUT" else {}
             return (200, {}) if known or method == "PUT" else (404, "none")
         if path == "/api/jobs/" and method == "GET":
             return 200, list(self.jobs.values())

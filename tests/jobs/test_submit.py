@@ -1,9 +1,12 @@
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from raycol.errors import InputError, RaycolError
 from raycol.jobs.submit import SubmitConfig, prepare, submit
+from tests.conftest import PROJECT
 from tests.jobs.dashboard import Dashboard
 
 BUILD = Path("build.yaml")
@@ -17,14 +20,15 @@ def test_entrypoint_metadata_and_environment_are_submitted(served: Dashboard, ch
     sent = send(served, settings={"num_workers": 4, "store_text": False, "metadata": ["a", "b:int64"]}, env=("A=b c",))
     job = served.jobs[sent.submission_id]
     assert job["entrypoint"] == (
-        "python jobs/index.py --config build.yaml --num-workers=4 --no-store-text --metadata=a --metadata=b:int64"
+        "python -m raycol index build --config build.yaml --num-workers=4 --no-store-text "
+        "--metadata=a --metadata=b:int64"
     )
     assert job["metadata"] == {"raycol": "0.1.0", "verb": "index", "config": "build.yaml", "writes": "/shared/index"}
     assert job["runtime_env"]["env_vars"] == {"A": "b c"}
     assert job["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
-    assert {name.removesuffix(".zip") for name in served.packages} <= {
-        job["runtime_env"]["working_dir"].removeprefix("gcs://").removesuffix(".zip")
-    }
+    # A checkout runs its own raycol: nothing else is uploaded.
+    assert [f"gcs://{name}" for name in served.packages] == [job["runtime_env"]["working_dir"]]
+    assert "py_modules" not in job["runtime_env"]
     assert (sent.existing, sent.previous, sent.changed) == (None, None, False)
     assert sent.package.folder == checkout
 
@@ -38,7 +42,7 @@ def test_the_entry_point_parses_its_options(served: Dashboard, checkout: Path) -
     from raycol.cli.commands import app
 
     sent = send(served, settings={"num_workers": 4, "store_text": False, "resources": "CPU=2", "metadata": ["a"]})
-    words = shlex.split(served.jobs[sent.submission_id]["entrypoint"])[2:]
+    words = shlex.split(served.jobs[sent.submission_id]["entrypoint"])[5:]
     command = typer.main.get_command(app).commands["index"].commands["build"]  # type: ignore[attr-defined]
     options = command.make_context("build", words).params
     assert (options["num_workers"], options["store_text"], options["resources"]) == (4, False, "CPU=2")
@@ -142,12 +146,12 @@ def test_two_jobs_may_append_to_one_index(served: Dashboard) -> None:
         ("index", "corpus: gone\nout: /o\n", {}, "corpus is 'gone': no such file or folder in the working directory"),
         ("train", "model: m\ndata: hf:x/y\nout: /o\nbatch_size: 3\nnum_workers: 2\n", {}, "must be a multiple of"),
         ("index", "corpus: /c\nout: /o\n", {"exclude": ("bad.yaml",)}, "bad.yaml: excluded from the upload"),
-        ("index", "corpus: /c\nout: /o\n", {"exclude": ("jobs",)}, "no jobs/index.py to upload"),
+        ("index", "corpus: /c\nout: /o\n", {"exclude": ("*.yaml",)}, "bad.yaml: excluded from the upload"),
         (
             "index",
             "corpus: /c\nout: /o\n",
             {"working_dir": Path("jobs")},
-            "no jobs/index.py to upload",
+            "bad.yaml: outside of the working directory",
         ),
         ("index", "corpus: /c\nout: /o\n", {"working_dir": Path("gone")}, "gone: no such folder"),
         ("index", "corpus: /c\nout: /o\n", {"env": ("GONE",)}, "--env GONE: not set in this process"),
@@ -165,14 +169,38 @@ def test_a_failed_check_submits_nothing(served: Dashboard, verb: str, yaml: str,
 @pytest.mark.usefixtures("checkout")
 def test_raycols_recipes_can_be_submitted() -> None:
     order = prepare("train", Path("jobs/configs/gte-moderncolbert.yaml"), {"out": "/shared/gte"}, SubmitConfig())
-    assert order.entrypoint == "python jobs/train.py --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
+    assert order.entrypoint == "python -m raycol train --config jobs/configs/gte-moderncolbert.yaml --out=/shared/gte"
 
 
 def test_a_configuration_outside_the_working_directory_is_refused(checkout: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("corpus: /c\nout: /o\n")
     with pytest.raises(InputError, match=r"elsewhere\.yaml: outside of the working directory"):
-        prepare("index", elsewhere, {}, SubmitConfig())
+        prepare("index", elsewhere, {}, SubmitConfig(working_dir=Path()))
+
+
+def test_an_installation_is_uploaded_from_any_folder(
+    served: Dashboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkout is needed: the folder of the configuration and the installed raycol are uploaded."""
+    file = tmp_path / "mine" / "build.yaml"
+    file.parent.mkdir()
+    file.write_text("corpus: /shared/corpus.jsonl\nout: /shared/index\n")
+    (tmp_path / "other").mkdir()
+    # An index in the working directory is left out; raycol's own raycol/index is not.
+    (file.parent / "index" / "partitions").mkdir(parents=True)
+    (file.parent / "index" / "manifests").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    sent = send(served, file=file, exclude=("data",))
+    assert sent.package.folder == file.parent
+    job = served.jobs[sent.submission_id]
+    assert job["entrypoint"] == "python -m raycol index build --config build.yaml"
+    (uri,) = job["runtime_env"]["py_modules"]
+    names = zipfile.ZipFile(io.BytesIO(served.packages[uri.removeprefix("gcs://")])).namelist()
+    source = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "raycol").rglob("*.py")}
+    assert source <= set(names)
+    assert not [name for name in names if "__pycache__" in name]
+    assert {name.partition("/")[0] for name in names} == {"raycol"}
 
 
 def test_a_package_above_the_limit_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

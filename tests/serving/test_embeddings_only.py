@@ -10,7 +10,7 @@ import pytest
 import raycol
 from raycol.index import Document, Index
 from raycol.index.search.effort import EFFORTS
-from raycol.index.search.pipeline import plan_search
+from raycol.index.search.plan import plan_search
 from raycol.index.shard import whole_size
 from raycol.serving.config import ServeConfig
 from raycol.serving.probing import probe_in_gateway

@@ -54,6 +54,7 @@ def test_maximum_hits_with_long_texts(client: httpx2.Client) -> None:
     assert sum(len(hit["text"]) for hits in answer["results"] for hit in hits if hit["text"]) > 4 << 20
 
 
+@pytest.mark.long
 def test_maximum_queries_over_all_documents(client: httpx2.Client) -> None:
     """Few centroids and one-token documents: the plan visits no lists, and all documents are candidates."""
     body = {"queries": ["rain"] * MAX_QUERIES, "k": MAX_HITS // MAX_QUERIES, "effort": "thorough"}
@@ -66,6 +67,7 @@ def test_queries_of_maximum_length(client: httpx2.Client) -> None:
     assert len(post(client, "/v1/search", body)["results"]) == MAX_QUERIES
 
 
+@pytest.mark.long
 def test_packed_queries_that_fill_a_body(client: httpx2.Client) -> None:
     query = packed(MAX_QUERY_TOKENS)
     number = (MAX_BODY_BYTES - 1000) // (len(query["data"]) + 100)

@@ -20,6 +20,7 @@ from raycol.serving.circuit_breaker import CircuitBreaker
 from raycol.serving.probing import Prober
 from raycol.serving.shard_calls import Shards
 from raycol.storage import open_store
+from tests.index.test_seams import BruteForce, WeightedMaxSim
 
 DIM = 32
 
@@ -142,6 +143,16 @@ def test_any_number_of_shards_matches_index_search(
             assert pairs(single.hits) == pairs(expected[number : number + 1])
     for hits in batched.hits[:5]:
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
+
+
+@pytest.mark.parametrize("selection", [{}, {"filter": "even"}])
+def test_shards_take_another_scorer_and_generator(index, queries, selection) -> None:
+    parts = {"scorer": WeightedMaxSim(), "generator": BruteForce()}
+    whole, queries = Index(index.uri, **parts), queries[:2]
+    calls = [in_process(IndexShard(index.uri, index.version, shard, 3, **parts)) for shard in range(3)]
+    expected = whole.search(queries, effort="fast", **selection)
+    assert pairs(search(index, calls, queries, effort="fast", **selection).hits) == pairs(expected)
+    assert pairs(expected) != pairs(index.search(queries, effort="fast", **selection))
 
 
 @pytest.mark.slow

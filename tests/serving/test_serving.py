@@ -110,7 +110,7 @@ def test_client_errors_name_the_field(endpoint: RunningEndpoint) -> None:
         search_endpoint(endpoint.url, ["rain"], k=0)
     with pytest.raises(RaycolError, match="is the endpoint running"):
         search_endpoint("http://127.0.0.1:9", ["rain"])
-    with pytest.raises(InputError, match="--n-probe: an endpoint sets this itself"):
+    with pytest.raises(InputError, match="`n_probe=`: an endpoint sets this itself"):
         search(SearchConfig(target=endpoint.url, queries=["rain"], n_probe=3))
 
 

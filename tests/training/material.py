@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,7 +14,39 @@ from pathlib import Path
 import numpy as np
 
 from raycol.training import TrainConfig
+from raycol.training.loss import LossBatch
 from tests.conftest import TOPICS, write_jsonl
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """The mean, over all documents of a batch, by how much each is within a margin of the positive's score."""
+
+    margin: float = 0.5
+    needs_scores: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        return f"hinge, margin {self.margin}"
+
+    def __call__(self, batch: LossBatch):
+        scores_QN = batch.scores()
+        positive_Q1 = scores_QN.gather(1, batch.positives_Q[:, None])
+        return (self.margin - positive_Q1 + scores_QN).relu().mean()
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Squared difference of MaxSim, from the embeddings, and the teacher's scores."""
+
+    fingerprint: str = "squared error"
+    needs_scores: bool = True
+
+    def __call__(self, batch: LossBatch):
+        scores_QWST = batch.queries_QSD[:, None] @ batch.documents_GWTD.transpose(2, 3)
+        best_QWS = scores_QWST.masked_fill(~batch.documents_mask_GWT[:, :, None], -9).max(dim=-1).values
+        scores_QW = (best_QWS * batch.queries_mask_QS[:, None]).sum(dim=-1)
+        return ((scores_QW - batch.teacher_QW) ** 2).mean()
 
 
 def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = False, seed: int = 0) -> Path:

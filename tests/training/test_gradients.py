@@ -1,7 +1,7 @@
 """For every objective, the gradient of N workers equals that of one worker on the joined batch."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_jsonl
-from tests.training.material import end_group, gradient, save_albert, settings, start_group, write_examples
+from tests.training.material import (
+    Hinge,
+    SquaredError,
+    end_group,
+    gradient,
+    save_albert,
+    settings,
+    start_group,
+    write_examples,
+)
 
 pytestmark = pytest.mark.slow
+
+GradientOf = Callable[..., np.ndarray]
 
 CASES = {
     "cached pairs": ({"objective": "cached", "max_steps": 0}, "pairs"),
@@ -25,6 +36,8 @@ CASES = {
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
     "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
+    "own loss": ({"objective": Hinge()}, "tuples"),
+    "own loss with scores": ({"objective": SquaredError()}, "scored"),
     "unused pooler": ({"objective": "cached", "max_steps": 0}, "pairs"),
 }
 
@@ -46,8 +59,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def all_gradients(data: dict[str, Path], models: dict[str, Path], folder: Path, n: int, rank: int) -> None:
-    for name, (values, kind) in CASES.items():
+def save_gradients(
+    data: dict[str, Path], models: dict[str, Path], folder: Path, cases: Collection[str], n: int, rank: int
+) -> None:
+    for name in cases:
+        values, kind = CASES[name]
         model = models.get(name, models["usual"])
         config = settings(model, data[kind], folder / "x", num_workers=n, **{"max_steps": 1, **values})
         vector = gradient(config, folder / f"{name}-{n}-{rank}")
@@ -58,23 +74,24 @@ def all_gradients(data: dict[str, Path], models: dict[str, Path], folder: Path, 
 @pytest.fixture(scope="module")
 def gradient_of(
     data: dict[str, Path], tiny_colbert: Path, tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, int], np.ndarray]:
-    """Gradient of a case with n workers; computes all cases of a number of workers together, once."""
+) -> GradientOf:
+    """Gradient of a case with n workers; computes it together with further cases, once."""
     folder = tmp_path_factory.mktemp("gradients")
     models = {"usual": tiny_colbert, "unused pooler": save_albert(tiny_backbone, folder / "albert")}
 
-    def find(case: str, n: int) -> np.ndarray:
+    def find(case: str, n: int, cases: Collection[str] = tuple(CASES)) -> np.ndarray:
         if not (folder / f"{case}-{n}.npy").exists():
-            work = [partial(all_gradients, data, models, folder, n, rank) for rank in range(n)]
+            work = [partial(save_gradients, data, models, folder, cases, n, rank) for rank in range(n)]
             end_group(start_group(work, folder / f"group-{n}"))
         return np.load(folder / f"{case}-{n}.npy")
 
     return find
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("n", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_those_of_one_worker(gradient_of: Callable[[str, int], np.ndarray], case: str, n: int) -> None:
+def test_gradients_equal_those_of_one_worker(gradient_of: GradientOf, case: str, n: int) -> None:
     one, many = gradient_of(case, 1), gradient_of(case, n)
     n_steps = 3 if "max_steps" in CASES[case][0] else 1
     assert np.linalg.norm(one[:-n_steps]) > 1e-4
@@ -83,8 +100,7 @@ def test_gradients_equal_those_of_one_worker(gradient_of: Callable[[str, int], n
 
 
 @pytest.mark.parametrize("kind", ["pairs", "tuples"])
-def test_the_cached_gradient_equals_the_contrastive_one(
-    gradient_of: Callable[[str, int], np.ndarray], kind: str
-) -> None:
-    cached, plain = gradient_of(f"cached {kind}", 1), gradient_of(f"contrastive {kind}", 1)
+def test_the_cached_gradient_equals_the_contrastive_one(gradient_of: GradientOf, kind: str) -> None:
+    cases = [f"{objective} {data}" for objective in ("cached", "contrastive") for data in ("pairs", "tuples")]
+    cached, plain = gradient_of(f"cached {kind}", 1, cases), gradient_of(f"contrastive {kind}", 1, cases)
     assert np.linalg.norm(cached - plain) <= 1e-5 * np.linalg.norm(plain)

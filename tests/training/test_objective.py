@@ -1,4 +1,4 @@
-"""The losses with fused MaxSim, on a CPU reference of late-interaction-kernels, which itself needs a GPU."""
+"""Losses of one's own, and those with fused MaxSim on a CPU reference of late-interaction-kernels (for GPUs)."""
 
 import inspect
 import sys
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
+from raycol.training.loss import Loss
 from raycol.training.objective import make_loss
 from tests.conftest import TOPICS
-from tests.training.material import settings
+from tests.training.material import Hinge, SquaredError, settings
 
 CALLS: list[tuple[int, ...]] = []
 
@@ -49,16 +50,50 @@ def step(model: Path, fused: bool, n_documents: int, tmp_path: Path, **values: A
     resources = {"GPU": 1} if fused else {"CPU": 1}
     config = settings(model, tmp_path / "d", tmp_path / "x", mini_batch_size=2, resources=resources, **values)
     encoder = load_encoder(model, device="cpu").train()
+    features, labels = batch_of(encoder, n_documents)
+    loss = make_loss(encoder, config)(features, labels)
+    loss.backward()
+    return loss.item(), gradient_of(encoder)
+
+
+def batch_of(encoder: Any, n_documents: int) -> tuple[list[dict[str, Any]], Tensor]:
+    """Five queries with `n_documents` each, as the losses get them, and teacher scores."""
     words = [text.split() for text in TOPICS.values()]
     texts = [[" ".join(words[(i + j) % 4][: 2 + (i * j) % 5]) + "." for i in range(5)] for j in range(n_documents + 1)]
     features = [
         {**tokenize(encoder, column, task), "task": task}
         for column, task in zip(texts, ["query", *["document"] * n_documents], strict=True)
     ]
-    labels = torch.linspace(-1, 1, 5 * n_documents).reshape(5, n_documents)
-    loss = make_loss(encoder, config)(features, labels)
-    loss.backward()
-    return loss.item(), torch.cat([each.grad.flatten() for each in encoder.parameters() if each.grad is not None])
+    return features, torch.linspace(-1, 1, 5 * n_documents).reshape(5, n_documents)
+
+
+def gradient_of(encoder: Any) -> Tensor:
+    return torch.cat([each.grad.flatten() for each in encoder.parameters() if each.grad is not None])
+
+
+@pytest.mark.parametrize("loss", [Hinge(), SquaredError()])
+def test_a_loss_of_ones_own_equals_torch_without_gradcache(tiny_colbert: Path, tmp_path: Path, loss: Loss) -> None:
+    value, gradient = step(tiny_colbert, False, 3, tmp_path, objective=loss)
+    encoder = load_encoder(tiny_colbert, device="cpu").train()
+    features, teacher_QW = batch_of(encoder, 3)
+    columns = []
+    for column in features:
+        out = encoder(dict(column), task=column["task"])
+        columns.append([e[m.bool()] for e, m in zip(out["token_embeddings"], out["attention_mask"], strict=True)])
+    queries, *documents = columns
+
+    def maxsim(q: int, group: int, way: int) -> Tensor:
+        return (queries[q] @ documents[way][group].T).max(dim=1).values.sum()
+
+    if loss.needs_scores:
+        terms = [(maxsim(q, q, way) - teacher_QW[q, way]) ** 2 for q in range(5) for way in range(3)]
+    else:
+        every = [(q, group, way) for q in range(5) for group in range(5) for way in range(3)]
+        terms = [(0.5 - maxsim(q, q, 0) + maxsim(q, group, way)).relu() for q, group, way in every]
+    expected = torch.stack(terms).mean()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.linalg.norm(gradient - gradient_of(encoder)) <= 1e-5 * torch.linalg.norm(gradient)
 
 
 @pytest.mark.parametrize("n_documents", [1, 3])

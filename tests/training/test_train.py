@@ -11,7 +11,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
 from tests.conftest import write_jsonl
-from tests.training.material import fit_in_process, losses, settings, weights, write_examples
+from tests.training.material import Hinge, fit_in_process, losses, settings, weights, write_examples
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_an_error_of_a_worker_arrives_unchanged(
         {"objective": "cached", "lora_rank": 4, "learning_rate": 2e-2},
         {"objective": "distillation", "scoring": "xtr"},
         {"objective": "margin-mse", "scoring": "mean-maxsim"},
+        {"objective": Hinge()},
     ],
     ids=lambda values: " ".join(map(str, values.values())),
 )
@@ -219,6 +220,8 @@ def test_an_unfinished_training_is_not_resumed_with_other_settings_or_data(
     assert open_run(store, config)
     with pytest.raises(InputError, match=r"differs in learning_rate \(0.001 there, 0.002 here\)"):
         train(config.model_copy(update={"learning_rate": 0.002}))
+    with pytest.raises(InputError, match=r"differs in objective \(cached there, hinge, margin 0.5 here\)"):
+        train(config.model_copy(update={"objective": Hinge()}))
     pairs.write_text(pairs.read_text() + json.dumps(PAIR) + "\n")
     with pytest.raises(InputError, match="data has changed"):
         train(config)
@@ -251,6 +254,12 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ({"normalize_scores": True}, "apply to objective distillation only"),
         ({"normalize_scores": True, "objective": "margin-mse"}, "apply to objective distillation only"),
         ({"temperature": 0.5, "objective": "margin-mse"}, "margin-mse has no softmax"),
+        ({"temperature": 0.5, "objective": Hinge()}, "hinge, margin 0.5 has no softmax"),
+        (
+            {"objective": "hinge"},
+            "objective is 'hinge': input should be 'cached', .* or 'margin-mse'",
+        ),
+        ({"objective": Hinge}, "input should be a name, or a Loss"),
         ({"xtr_tokens": 8}, "applies to scoring xtr only"),
     ):
         with pytest.raises(InputError, match=message):

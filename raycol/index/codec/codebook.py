@@ -16,16 +16,16 @@ Shapes: T tokens, K centroids, D dimensions, B = D * bits / 8 residual bytes per
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
 from raycol.index.codec.nearest import NearestCentroid
+from raycol.index.codec.protocol import CODES, CentroidBytes, TokenCodes
 from raycol.index.kernels.centroids import GROUP
 from raycol.index.kernels.maxsim import GAINS, score_documents
 from raycol.index.kernels.quantise import quantise_tokens
@@ -40,37 +40,8 @@ NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
 # Centroids to convert to bytes at a time.
 _BLOCK = 16384
 
-
-# Files of the arrays of `TokenCodes`, in their order.
-TOKEN_FILES = ("codes.npy", "residuals.npy", "gains.npy", "scales.npy")
-
-
-class TokenCodes(NamedTuple):
-    """Quantised tokens: codes_T uint16 or uint32, residuals_TB uint8, gains_T uint8, scales_T float16."""
-
-    codes_T: NDArray[Any]
-    residuals_TB: NDArray[np.uint8]
-    gains_T: NDArray[np.uint8]
-    scales_T: NDArray[np.float16]
-
-    @classmethod
-    def concatenate(cls, batches: Iterable[TokenCodes]) -> TokenCodes:
-        """Return the tokens of several batches as one."""
-        return cls(*map(np.concatenate, zip(*batches, strict=True)))
-
-    def take(self, tokens: slice | NDArray[Any]) -> TokenCodes:
-        """Return the tokens of a slice, a mask [T] or an array of positions."""
-        return TokenCodes._make(array[tokens] for array in self)
-
-
-class CentroidBytes(NamedTuple):
-    """Centroids quantised to bytes for `kernels.centroids`: c_d is about (row_d - 128) * scale_d.
-
-    rows_RD uint8, with R = K rounded up to a multiple of GROUP; scales_D float32.
-    """
-
-    rows_RD: NDArray[np.uint8]
-    scales_D: NDArray[np.float32]
+# Files of the quantised tokens, beside their codes.
+RESIDUALS, GAIN_BYTES, SCALES = "residuals.npy", "gains.npy", "scales.npy"
 
 
 @dataclass(frozen=True)
@@ -102,9 +73,14 @@ class Codebook:
         return np.uint16 if self.n_centroids <= 2**16 else np.uint32
 
     @property
-    def token_layout(self) -> tuple[tuple[Any, tuple[int, ...]], ...]:
-        """Dtype and shape of one token in each array of `TokenCodes`."""
-        return (self.code_dtype, ()), (np.uint8, (self.dim * self.bits // 8,)), (np.uint8, ()), (np.float16, ())
+    def token_layout(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """See `Codec`."""
+        return {
+            CODES: (self.code_dtype, ()),
+            RESIDUALS: (np.uint8, (self.dim * self.bits // 8,)),
+            GAIN_BYTES: (np.uint8, ()),
+            SCALES: (np.float16, ()),
+        }
 
     @cached_property
     def nearest(self) -> NearestCentroid:
@@ -140,10 +116,13 @@ class Codebook:
         levels_TD, gains_T, scales_T, cosines_T = quantise_tokens(
             tokens_TD, codes_T, self.centroids_KD, self.lows_D, self.steps_D, self._spread, self.bits
         )
-        tokens = TokenCodes(
-            codes_T.astype(self.code_dtype), pack(levels_TD, self.bits), gains_T, scales_T.astype(np.float16)
-        )
-        return tokens, cosines_T
+        arrays = {
+            CODES: codes_T.astype(self.code_dtype),
+            RESIDUALS: pack(levels_TD, self.bits),
+            GAIN_BYTES: gains_T,
+            SCALES: scales_T.astype(np.float16),
+        }
+        return TokenCodes(arrays), cosines_T
 
     def scores(
         self,
@@ -154,18 +133,23 @@ class Codebook:
         documents_M: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Return the MaxSim of some documents of a partition, float32 [M]; see `kernels.maxsim.score_documents`."""
+        arrays = tokens.arrays
         scores_M: NDArray[np.float32] = score_documents(
             documents_M, query_BDL, n_query, self.centroids_KD, self.lows_D, self.steps_D, offsets_N,
-            tokens.codes_T, tokens.residuals_TB, tokens.gains_T, tokens.scales_T.view(np.uint16), self.bits,
+            arrays[CODES], arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16), self.bits,
         )  # fmt: skip
         return scores_M
 
     def decode(self, tokens: TokenCodes) -> NDArray[np.float32]:
         """Return decoded tokens, float32 [T, D]: the slow, simple reference for the kernels."""
-        residuals_TD = self.lows_D + self.steps_D * unpack(tokens.residuals_TB, self.bits)
-        directions_TD = self.centroids_KD[tokens.codes_T] + GAINS[tokens.gains_T][:, None] * residuals_TD
-        decoded_TD: NDArray[np.float32] = directions_TD * tokens.scales_T.astype(np.float32)[:, None]
+        residuals_TD = self.lows_D + self.steps_D * unpack(tokens.arrays[RESIDUALS], self.bits)
+        directions_TD = self.centroids_KD[tokens.codes_T] + GAINS[tokens.arrays[GAIN_BYTES]][:, None] * residuals_TD
+        decoded_TD: NDArray[np.float32] = directions_TD * tokens.arrays[SCALES].astype(np.float32)[:, None]
         return decoded_TD
+
+    def damage(self, tokens: TokenCodes) -> tuple[str, str] | None:
+        """See `Codec`: any bytes are valid residuals and gains."""
+        return None if np.isfinite(tokens.arrays[SCALES]).all() else (SCALES, "holds NaN or infinite values")
 
     @property
     def _spread(self) -> np.float32:

@@ -31,7 +31,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from raycol.errors import IndexCorruptError
-from raycol.index.codec.codebook import TOKEN_FILES, Codebook, TokenCodes
+from raycol.index.codec.protocol import CODES, Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
@@ -65,7 +65,7 @@ class Partition:
         self,
         store: Store,
         info: PartitionInfo,
-        codebook: Codebook,
+        codec: Codec,
         columns: Columns,
         deleted: NDArray[np.uint32],
         *,
@@ -75,7 +75,7 @@ class Partition:
         self.columns = columns
         self.deleted = deleted
         self._store = store
-        self._codebook = codebook
+        self.codec = codec
         self._trusted = trusted
         self._unverified = set(info.files)
         self._unchecked = {"ids", "tokens"}
@@ -85,21 +85,21 @@ class Partition:
 
     @classmethod
     def open(
-        cls, store: Store, info: PartitionInfo, codebook: Codebook, columns: Columns, *, trusted: bool = False
+        cls, store: Store, info: PartitionInfo, codec: Codec, columns: Columns, *, trusted: bool = False
     ) -> Partition:
         """Open a partition and check the lengths and headers of its files, not their contents.
 
         Args:
             store: the index.
             info: the manifest's entry.
-            codebook: the index's codebook.
+            codec: the index's codebook.
             columns: the index's metadata columns.
             trusted: skip checksums; `check` only bounds-checks offsets and ordinals.
 
         Raises:
             IndexCorruptError: a file is missing, or its length, dtype or shape differs from the manifest's.
         """
-        partition = cls(store, info, codebook, columns, open_deletes(store, info), trusted=trusted)
+        partition = cls(store, info, codec, columns, open_deletes(store, info), trusted=trusted)
         partition._check_files()
         return partition
 
@@ -119,13 +119,15 @@ class Partition:
     @cached_property
     def tokens(self) -> TokenCodes:
         """Quantised tokens of all documents."""
-        layout = zip(TOKEN_FILES, self._codebook.token_layout, strict=True)
-        return TokenCodes(*(self._array(name, dtype, self.info.tokens, *shape) for name, (dtype, shape) in layout))
+        layout = self.codec.token_layout
+        return TokenCodes(
+            {name: self._array(name, dtype, self.info.tokens, *shape) for name, (dtype, shape) in layout.items()}
+        )
 
     @cached_property
     def list_offsets_K(self) -> NDArray[np.uint32]:  # noqa: N802
         """First entry of each centroid's list, uint32 [K + 1]."""
-        return self._array("list_offsets.npy", np.uint32, self._codebook.n_centroids + 1)
+        return self._array("list_offsets.npy", np.uint32, self.codec.n_centroids + 1)
 
     @cached_property
     def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
@@ -160,10 +162,11 @@ class Partition:
         self._verify(self.info.files)
         if "tokens" in self._unchecked:
             self._check_offsets("list_offsets.npy", self.list_offsets_K, self.info.tokens)
-            self._check_below("codes.npy", self.tokens.codes_T, self._codebook.n_centroids)
+            self._check_below(CODES, self.tokens.codes_T, self.codec.n_centroids)
             self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
-            if not np.isfinite(self.tokens.scales_T).all():
-                raise IndexCorruptError(f"{self._location('scales.npy')}: holds NaN or infinite values")
+            if damage := self.codec.damage(self.tokens):
+                name, found = damage
+                raise IndexCorruptError(f"{self._location(name)}: {found}")
             self._unchecked.discard("tokens")
 
     def find(self, ids: list[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -176,6 +179,10 @@ class Partition:
     def tokens_of(self, document: int) -> TokenCodes:
         """Return the quantised tokens of the document at a position."""
         return self.tokens.take(slice(self.offsets_N[document], self.offsets_N[document + 1]))
+
+    def embeddings(self, document: int) -> NDArray[np.float32]:
+        """Return the decoded embeddings of the document at a position, float32 [tokens, dim]."""
+        return self.codec.decode(self.tokens_of(document))
 
     def metadata(self) -> pa.Table:
         """Return the metadata of all documents in order, including deleted ones."""

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raycol.errors import InputError, writing
-from raycol.index.codec.codebook import TOKEN_FILES, Codebook, TokenCodes, mean_error
+from raycol.index.codec.codebook import mean_error
+from raycol.index.codec.protocol import Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_columns, metadata_table
 from raycol.index.format.document import Document, check_document
 from raycol.index.format.ids import id_arrays
@@ -25,14 +26,14 @@ _QUANTISE_TOKENS = 65536
 
 
 def write_partition(
-    store: Store, documents: Iterable[Document], codebook: Codebook, columns: Columns, base: int = 0
+    store: Store, documents: Iterable[Document], codec: Codec, columns: Columns, base: int = 0
 ) -> PartitionInfo:
     """Quantise documents into a new partition and return its manifest entry; a commit makes it part of the index.
 
     Args:
         store: the index.
         documents: at least one; this function validates them.
-        codebook: the index's codebook.
+        codec: the index's codebook.
         columns: the index's metadata columns.
         base: the version that the writer started from, 0 for a new index.
 
@@ -41,9 +42,9 @@ def write_partition(
     """
     ids: list[str] = []
     metadata: list[Mapping[str, Any]] = []
-    quantiser = Quantiser(codebook)
+    quantiser = Quantiser(codec)
     for unchecked in documents:
-        document = check_document(unchecked, codebook.dim)
+        document = check_document(unchecked, codec.dim)
         check_columns(document.id, document.metadata, columns)
         ids.append(document.id)
         metadata.append(document.metadata)
@@ -53,7 +54,7 @@ def write_partition(
     tokens, error = quantiser.finish()
     lengths_N = np.array(quantiser.lengths)
     return save_partition(
-        store, ids, metadata_table(metadata, columns), lengths_N, tokens, error, codebook.n_centroids, base
+        store, ids, metadata_table(metadata, columns), lengths_N, tokens, error, codec.n_centroids, base
     )
 
 
@@ -63,10 +64,10 @@ class Quantiser:
     `lengths` is the number of tokens of each document so far, `dim` the dimension of their embeddings.
     """
 
-    def __init__(self, codebook: Codebook) -> None:
+    def __init__(self, codec: Codec) -> None:
         self.lengths: list[int] = []
-        self.dim = codebook.dim
-        self._codebook = codebook
+        self.dim = codec.dim
+        self._codec = codec
         self._batches: list[TokenCodes] = []
         self._cosines: list[NDArray[np.float32]] = []
         self._pending: list[NDArray[np.float32]] = []
@@ -87,7 +88,7 @@ class Quantiser:
         return TokenCodes.concatenate(self._batches), mean_error(np.concatenate(self._cosines))
 
     def _quantise(self) -> None:
-        tokens, cosines_T = self._codebook.quantise(np.concatenate(self._pending))
+        tokens, cosines_T = self._codec.quantise(np.concatenate(self._pending))
         self._batches.append(tokens)
         self._cosines.append(cosines_T)
         self._pending.clear()
@@ -121,7 +122,7 @@ def save_partition(
     sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
     arrays: dict[str, NDArray[Any]] = {
         "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        **dict(zip(TOKEN_FILES, tokens, strict=True)),
+        **tokens.arrays,
         "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
         "list_documents.npy": np.repeat(np.arange(len(ids), dtype=np.uint32), lengths_N)[order_T],
         **id_arrays(ids),

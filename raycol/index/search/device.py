@@ -9,22 +9,22 @@ Shapes: T tokens, M documents, L tokens of the longest document, D dimensions.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
-from raycol.index.codec.codebook import Codebook, TokenCodes
+from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.device import DeviceDecoder
 from raycol.index.format.partition import Partition
-from raycol.index.kernels.maxsim import GAINS
 from raycol.index.search.query import Query
+from raycol.index.search.scoring import MaxSim
 
 # Values decoded per batch, padding included: 1 GiB in float32.
 _MAX_VALUES = 1 << 28
 
 
-class DeviceScorer:
+class DeviceScorer(MaxSim):
     """MaxSim of a partition's documents on a torch device.
 
     Raises:
@@ -43,23 +43,19 @@ class DeviceScorer:
         self._torch, self._maxsim = torch, maxsim_padded
         try:
             self._device = torch.device(device)
-            self._centroids_KD = torch.from_numpy(codebook.centroids_KD).to(self._device)
+            self._decode = DeviceDecoder(codebook, self._device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {device!r} is not available ({str(error).splitlines()[0]})") from None
-        self._lows_D, self._steps_D, self._gains = (
-            torch.tensor(array, device=self._device) for array in (codebook.lows_D, codebook.steps_D, GAINS)
-        )
-        self._bits = codebook.bits
+        self._dim = codebook.dim
 
-    def __call__(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of documents of a partition by their positions, float32 [M]."""
         scores_M = np.empty(len(documents_M), dtype=np.float32)
         lengths_M = partition.offsets_N[documents_M + 1] - partition.offsets_N[documents_M]
         order_M = np.argsort(lengths_M, kind="stable")
-        dim = self._centroids_KD.shape[1]
         stop = len(order_M)
         while stop:  # the longest first, so that documents of a batch need little padding
-            batch_size = max(1, _MAX_VALUES // int(lengths_M[order_M[stop - 1]]) // dim)
+            batch_size = max(1, _MAX_VALUES // int(lengths_M[order_M[stop - 1]]) // self._dim)
             batch = order_M[max(0, stop - batch_size) : stop]
             scores_M[batch] = self._score(query, partition, documents_M[batch], lengths_M[batch])
             stop -= len(batch)
@@ -82,17 +78,3 @@ class DeviceScorer:
         )
         scores_M: NDArray[np.float32] = scores_1M[0].float().cpu().numpy()
         return scores_M
-
-    def _decode(self, tokens: TokenCodes) -> Any:
-        torch = self._torch
-
-        def on_device(array: NDArray[Any], dtype: Any = None) -> Any:
-            return torch.from_numpy(np.asarray(array, dtype)).to(self._device)
-
-        packed_TB = on_device(tokens.residuals_TB)
-        mask = 2**self._bits - 1
-        planes = [(packed_TB >> (plane * self._bits)) & mask for plane in range(8 // self._bits)]
-        residuals_TD = self._lows_D + self._steps_D * torch.cat(planes, dim=1).float()
-        gains_T = self._gains[on_device(tokens.gains_T, np.int64)]
-        directions_TD = self._centroids_KD[on_device(tokens.codes_T, np.int64)] + gains_T[:, None] * residuals_TD
-        return directions_TD * on_device(tokens.scales_T, np.float32)[:, None]

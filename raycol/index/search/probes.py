@@ -9,12 +9,11 @@ Shapes: B blocks of L = LANES query tokens, R rows of centroids, P probes, C sel
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.codec.codebook import Codebook
+from raycol.index.codec.protocol import Codec
 from raycol.index.kernels.centroids import (
     GROUP,
     query_bytes,
@@ -26,54 +25,39 @@ from raycol.index.kernels.centroids import (
 )
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
-from raycol.index.search.query import Query
+from raycol.index.search.query import Probes, Query
 
 # Larger byte tables (long queries) are allocated per search rather than reused.
 _MAX_SCRATCH_BYTES = 64 << 20
 
 
-class Probes(NamedTuple):
-    """The nearest centroids of each query token, and the origins of the byte scores of all centroids.
-
-    Args:
-        centroids: for each block, the nearest centroids of its tokens, best first, int32 [tokens, P]. Searches do not
-            visit the last one, unless these are all centroids of the codebook.
-        above: for each block, the byte scores of these centroids, less that of the unvisited one, uint8 [tokens, P].
-        best_BL: the best integer score of each query token, float32 [B, L].
-    """
-
-    centroids: list[NDArray[np.int32]]
-    above: list[NDArray[np.uint8]]
-    best_BL: NDArray[np.float32]
-
-
-def allocate_tables(query: Query, codebook: Codebook, scratch: Scratch) -> NDArray[np.uint8]:
+def allocate_tables(query: Query, codec: Codec, scratch: Scratch) -> NDArray[np.uint8]:
     """Return uninitialised tables for the byte scores of all centroids, uint8 [B, R, L]."""
-    shape = (len(query.floats_BDL), len(codebook.centroid_bytes.rows_RD), LANES)
+    shape = (len(query.floats_BDL), len(codec.centroid_bytes.rows_RD), LANES)
     if math.prod(shape) > _MAX_SCRATCH_BYTES:
         return np.empty(shape, dtype=np.uint8)
     tables_BRL: NDArray[np.uint8] = scratch.array("tables", shape, np.uint8)
     return tables_BRL
 
 
-def find_probes(query: Query, codebook: Codebook, n_probe: int) -> Probes:
+def find_probes(query: Query, codec: Codec, n_probe: int) -> Probes:
     """Return the probes of a query, for searches in other processes."""
-    with codebook.scratch_pool.borrow() as scratch:
-        return score_all(query, codebook, n_probe, None, scratch)
+    with codec.scratch_pool.borrow() as scratch:
+        return score_all(query, codec, n_probe, None, scratch)
 
 
 def score_all(
-    query: Query, codebook: Codebook, n_probe: int, tables_BRL: NDArray[np.uint8] | None, scratch: Scratch
+    query: Query, codec: Codec, n_probe: int, tables_BRL: NDArray[np.uint8] | None, scratch: Scratch
 ) -> Probes:
     """Score all centroids: write their byte scores to `tables_BRL`, unless it is None, and return the probes.
 
     With `n_probe` 0 the probes hold `best_BL` only.
     """
-    rows_RD, scales_D = codebook.centroid_bytes
+    rows_RD, scales_D = codec.centroid_bytes
     scores_RL = scratch.array("scores", (len(rows_RD), LANES), np.int16)
     tops_GL = scratch.array("tops", (len(rows_RD) // GROUP, LANES), np.int16)
     # One more than is visited: estimates are relative to the first unvisited centroid.
-    n_nearest = min(n_probe + 1, codebook.n_centroids)
+    n_nearest = min(n_probe + 1, codec.n_centroids)
     probes = Probes([], [], np.empty((len(query.floats_BDL), LANES), dtype=np.float32))
     for block, (floats_DL, best_L) in enumerate(zip(query.floats_BDL, probes.best_BL, strict=True)):
         weights_DL4, offsets_L, shift, units_L = query_bytes(floats_DL, scales_D, query.max_norm)
@@ -83,7 +67,7 @@ def score_all(
             score_bytes(scores_RL, best_L, units_L, tables_BRL[block])
         if n_probe:
             n_lanes = min(LANES, query.n_tokens - LANES * block)
-            nearest_LP = top_centroids(scores_RL, tops_GL, n_lanes, codebook.n_centroids, n_nearest)
+            nearest_LP = top_centroids(scores_RL, tops_GL, n_lanes, codec.n_centroids, n_nearest)
             probes.centroids.append(nearest_LP)
             probes.above.append(score_probes(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
     return probes
@@ -91,13 +75,13 @@ def score_all(
 
 def score_some(
     query: Query,
-    codebook: Codebook,
+    codec: Codec,
     codes_C: NDArray[np.int64],
     best_BL: NDArray[np.float32],
     tables_BRL: NDArray[np.uint8],
 ) -> None:
     """Write the byte scores of some centroids to `tables_BRL`, equal to those of `score_all`."""
-    rows_RD, scales_D = codebook.centroid_bytes
+    rows_RD, scales_D = codec.centroid_bytes
     for block, bytes_RL in enumerate(tables_BRL):
         quantised = query_bytes(query.floats_BDL[block], scales_D, query.max_norm)
         score_rows(codes_C, rows_RD, *quantised, best_BL[block], bytes_RL)

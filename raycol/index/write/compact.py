@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.core.validation import check_positive_int
-from raycol.index.codec.codebook import Codebook, TokenCodes
+from raycol.index.codec.protocol import Codec, TokenCodes
 from raycol.index.format.columns import Columns, schema_of
 from raycol.index.format.manifest import PartitionInfo, commit_manifest, writing_from
 from raycol.index.format.partition import Partition
@@ -181,10 +181,10 @@ def group_partitions(infos: Sequence[PartitionInfo], target_tokens: int) -> Iter
 
 
 def merge_group(
-    store: Store, infos: Sequence[PartitionInfo], codebook: Codebook, columns: Columns, base: int
+    store: Store, infos: Sequence[PartitionInfo], codec: Codec, columns: Columns, base: int
 ) -> PartitionInfo:
     """Merge partitions that are in no manifest yet into one, in the order of their documents."""
     if len(infos) == 1:
         return infos[0]
-    batch = _join([_live(Partition.open(store, info, codebook, columns)) for info in infos])
-    return _save(store, batch, codebook.n_centroids, base)
+    batch = _join([_live(Partition.open(store, info, codec, columns)) for info in infos])
+    return _save(store, batch, codec.n_centroids, base)

@@ -11,7 +11,8 @@ from typing import Any
 from raycol.errors import InputError
 from raycol.index.format.manifest import SearchSettings
 from raycol.index.search.effort import RESCORED_PER_HIT
-from raycol.index.search.pipeline import Answer, Hit, cost_ns
+from raycol.index.search.pipeline import Answer, Hit
+from raycol.index.search.plan import cost_ns
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RESCORED = (16, 32, 64, 128, 256, 512, 1024, 2048)

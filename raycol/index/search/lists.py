@@ -1,0 +1,76 @@
+"""Candidates from inverted lists over centroids: stages 1 to 3 of a search (docs/search.md).
+
+Shapes: N documents of all partitions, M selected documents, K centroids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycol.index.kernels.candidates import (
+    ESTIMATE_MASK,
+    best_estimates,
+    mark_codes,
+    score_by_centroids,
+    visit_lists,
+)
+from raycol.index.kernels.scratch import Scratch
+from raycol.index.kernels.vectors import LANES
+from raycol.index.search.candidates import Candidates, descending
+from raycol.index.search.document_set import DocumentSet
+from raycol.index.search.plan import SearchPlan
+from raycol.index.search.probes import allocate_tables, score_all, score_some
+from raycol.index.search.query import Probes, Query
+
+
+class InvertedLists:
+    """The documents in the lists of each query token's nearest centroids, ranked as if tokens were their centroids.
+
+    Estimates are of stage 2, scores of stage 3. If the plan skips stage 2, the candidates are the documents with the
+    best stage-3 scores, which are then their estimates, too.
+    """
+
+    def find(self, query: Query, document_set: DocumentSet, plan: SearchPlan, limit: int) -> Candidates:
+        """See `CandidateGenerator`. With `query.probes`, only the centroids of candidates are scored."""
+        codec = document_set.partitions[0].codec
+        with codec.scratch_pool.borrow() as scratch:
+            tables_BRL = allocate_tables(query, codec, scratch)
+            probes = query.probes or score_all(query, codec, plan.n_probe, tables_BRL, scratch)
+            if plan.n_probe:
+                state_N = _visit(document_set, probes, scratch)
+                ordinals_M = best_estimates(state_N, document_set.allowed_N, limit, 255 * query.n_tokens)
+                estimates_M = (state_N[ordinals_M] & ESTIMATE_MASK).astype(np.int32)
+            else:
+                ordinals_M = document_set.ordinals
+            by_partition = document_set.split(ordinals_M)
+            if query.probes:
+                present_K = np.zeros(codec.n_centroids, dtype=bool)
+                for partition, documents in by_partition:
+                    mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
+                score_some(query, codec, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
+            scores_M = np.concatenate(
+                [
+                    score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.tokens.codes_T)
+                    for partition, documents in by_partition
+                ]
+            )
+        if plan.n_probe:
+            return Candidates(ordinals_M, estimates_M, scores_M)
+        if len(ordinals_M) > limit:
+            best_M = np.sort(descending(scores_M)[:limit])
+            ordinals_M, scores_M = ordinals_M[best_M], scores_M[best_M]
+        return Candidates(ordinals_M, scores_M, scores_M)
+
+
+def _visit(document_set: DocumentSet, probes: Probes, scratch: Scratch) -> NDArray[np.uint32]:
+    """Visit the lists of each query token; return the state of every document, uint32 [N] (`kernels.candidates`)."""
+    state_N: NDArray[np.uint32] = scratch.array("state", (document_set.n_documents,), np.uint32)
+    state_N[:] = 0
+    for block, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
+        for p, partition in enumerate(document_set.partitions):
+            visit_lists(
+                centroids_LP, above_LP, LANES * block, partition.list_offsets_K, partition.list_documents_T,
+                state_N[document_set.starts[p] : document_set.starts[p + 1]],
+            )  # fmt: skip
+    return state_N

@@ -1,0 +1,65 @@
+"""The protocol of losses of one's own: `raycol.train(objective=...)` takes one in place of a name.
+
+Shapes: Q queries, S tokens of the longest query, T tokens of the longest document, G groups of W documents, D
+dimensions. The documents of a group are one example's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """What a loss is computed from. Gradients flow to the embeddings, also to those of other workers.
+
+    Args:
+        queries_QSD, queries_mask_QS: token embeddings of some of the worker's queries, and which of them count.
+        documents_GWTD, documents_mask_GWT: token embeddings of documents: of all examples of the batch, over all
+            workers; with teacher scores, of these queries' own examples only, and G is Q.
+        positives_Q: position of each query's positive among all G * W documents; None with teacher scores.
+        teacher_QW: teacher scores of each query's own documents; None without.
+        scoring: the scoring function that the configuration names.
+    """
+
+    queries_QSD: Tensor
+    queries_mask_QS: Tensor
+    documents_GWTD: Tensor
+    documents_mask_GWT: Tensor
+    positives_Q: Tensor | None
+    teacher_QW: Tensor | None
+    scoring: Callable[..., Tensor]
+
+    def scores(self) -> Tensor:
+        """Return the scores of all documents for each query, [Q, G * W]; with teacher scores of its own, [Q, W]."""
+        return self.scoring(
+            self.queries_QSD,
+            self.documents_GWTD,
+            queries_mask=self.queries_mask_QS,
+            documents_mask=self.documents_mask_GWT,
+        )
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A training objective without weights of its own. Ray sends it to the workers, so it must be picklable."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name and settings of the loss, for the model card; a training is not resumed with another one."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether examples need teacher scores; otherwise their first document is the positive."""
+
+    def __call__(self, batch: LossBatch, /) -> Tensor:
+        """Return the mean loss of the batch's queries, a scalar.
+
+        It is called for `mini_batch_size` queries at a time, on each worker, and the results are averaged. So a
+        query's loss must not depend on the other queries.
+        """
