@@ -13,7 +13,7 @@ from raycol.client.sync_client import Client, search_endpoint
 from raycol.errors import InputError, RaycolError
 from raycol.index import Index
 from raycol.models.encoder import load_encoder
-from raycol.retrieval import SearchConfig, search
+from raycol.retrieval import Retriever, SearchConfig, search
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import RunningEndpoint, serving
 from tests.conftest import PROJECT
@@ -64,6 +64,11 @@ def test_an_index_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index
         search(SearchConfig(target=target, queries=["violin and piano"], k=5)) for target in (endpoint.url, index.uri)
     ]
     assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
+    ids = [hit.id for hit in by_target[0][0]][::-1]
+    with Retriever(endpoint.url) as remote:
+        reranked, expected = remote.rerank("rain", ids), Retriever(index).rerank("rain", ids)
+    assert [(hit.id, hit.metadata) for hit in reranked] == [(hit.id, hit.metadata) for hit in expected]
+    assert [hit.score for hit in reranked] == pytest.approx([hit.score for hit in expected], abs=1e-4)
 
 
 def test_k_beyond_the_index_returns_all_documents(endpoint: RunningEndpoint) -> None:
