@@ -11,7 +11,9 @@ from raycol.core.lazy import lazy_attributes
 if TYPE_CHECKING:
     from raycol.index.format.document import Document
     from raycol.index.index import Index
+    from raycol.index.search.candidates import CandidateGenerator, Candidates
     from raycol.index.search.pipeline import Hit
+    from raycol.index.search.scoring import Match, MaxSim, Scorer
     from raycol.index.searcher import IndexStats, Searcher
     from raycol.index.write.changes import Change
     from raycol.index.write.vacuum import VacuumResult
@@ -20,15 +22,34 @@ if TYPE_CHECKING:
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "CandidateGenerator": "raycol.index.search.candidates",
+        "Candidates": "raycol.index.search.candidates",
         "Change": "raycol.index.write.changes",
         "Document": "raycol.index.format.document",
         "Hit": "raycol.index.search.pipeline",
         "Index": "raycol.index.index",
         "IndexStats": "raycol.index.searcher",
+        "Match": "raycol.index.search.scoring",
+        "MaxSim": "raycol.index.search.scoring",
+        "Scorer": "raycol.index.search.scoring",
         "Searcher": "raycol.index.searcher",
         "VacuumResult": "raycol.index.write.vacuum",
         "Writer": "raycol.index.writer",
     },
 )
 
-__all__ = ["Change", "Document", "Hit", "Index", "IndexStats", "Searcher", "VacuumResult", "Writer"]
+__all__ = [
+    "CandidateGenerator",
+    "Candidates",
+    "Change",
+    "Document",
+    "Hit",
+    "Index",
+    "IndexStats",
+    "Match",
+    "MaxSim",
+    "Scorer",
+    "Searcher",
+    "VacuumResult",
+    "Writer",
+]

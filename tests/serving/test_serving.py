@@ -1,6 +1,7 @@
 """An endpoint in this process, through its clients and over HTTP."""
 
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from raycol.models.encoder import load_encoder
 from raycol.retrieval import Retriever, SearchConfig, search
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import RunningEndpoint, serving
+from tests.conftest import PROJECT
 from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,16 @@ def test_the_endpoint_matches_index_search(endpoint: RunningEndpoint, index: Ind
         assert [{**hit.metadata, "text": hit.text} for hit in hits] == kept
     assert (answer.version, answer.shards.total, answer.shards.answered) == (1, 3, 3)
     assert set(answer.took_ms) == {"encode", "centroids", "candidates", "scores", "total"}
+
+
+def test_the_example_of_an_endpoint_runs(endpoint: RunningEndpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    path = PROJECT / "docs" / "examples" / "query_endpoint.py"
+    runpy.run_path(str(path))["main"](endpoint.url, "violin and piano")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "index: version 1, 80 documents"
+    assert lines[1].split()[1].startswith("music-")
+    assert lines[4].startswith("3 of 3 shards, ")
+    assert any("violin -> violin" in line for line in lines[5:])
 
 
 def test_an_index_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index: Index) -> None:
