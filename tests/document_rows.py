@@ -2,15 +2,15 @@
 
     python document_rows.py < REQUEST > ANSWER
 
-REQUEST is JSON: a list of [name, code] pairs. ANSWER has an outcome for each: {"value": ...} of the last line if it
-is an expression, or {"error": type, "message": ...}. All code shares its names, as the cells of a notebook do.
+REQUEST is JSON: a list of [name, code] pairs. ANSWER has an outcome for each: {"value": ...}, that of the last line if
+it is an expression, or {"error": type, "message": ...}. All code shares its names, as the cells of a notebook do.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def run(code_by_name: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: arrays as lists, hits as their id and score, others as their type's name."""
+    """Return a value as JSON has it: arrays as lists, hits as id and score, anything else as its type's name."""
     if isinstance(value, str | bool) or value is None:
         return value
     if hasattr(value, "tolist"):
@@ -49,6 +49,6 @@ def plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        answer = run(json.load(sys.stdin))
-    json.dump(answer, sys.stdout)
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)  # what the code and its processes print
+        json.dump(run(json.load(sys.stdin)), answer)

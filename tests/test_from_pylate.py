@@ -10,29 +10,34 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raycol.distributed.executor import IN_PROCESS
+from raycol.training import launch
 from tests import document_rows
 from tests.conftest import PROJECT, write_jsonl
 
 PAGE = (PROJECT / "docs" / "from-pylate.md").read_text()
 PYLATE = Path(os.environ.get("RAYCOL_PYLATE_PYTHON", PROJECT / ".venv-pylate" / "bin" / "python"))
-# Sections whose rows start processes or train: they run on Ray, after the names of the first section alone.
-LONG = ("Several processes", "Training", "Server")
+# Sections that need only the names of the first one: they train, or start Ray.
+TRAINS = "Training"
+ON_RAY = ("Several processes", "Server")
 
 Outcomes = dict[str, dict[str, Any]]
 
-# The public names of PyLate, and the options of its model, index, retriever and losses.
+# The public names of PyLate, and the options of its model, index, retriever and losses, without those for the data.
 NAMES = """
 import inspect
 from pylate import evaluation, hf_hub, indexes, losses, models, rank, retrieve, scores, utils
 modules = (evaluation, hf_hub, indexes, losses, models, rank, retrieve, scores, utils)
 callables = [models.ColBERT, models.ColBERT.encode, indexes.PLAID, indexes.Voyager, retrieve.ColBERT.retrieve]
 callables += [losses.Contrastive, losses.CachedContrastive, losses.Distillation, utils.KDProcessing]
-options = {name for each in callables for name in inspect.signature(each).parameters} - {"self", "kwargs"}
+options = {name for each in callables for name in inspect.signature(each).parameters}
+options -= {"self", "kwargs", "model_name_or_path", "sentences", "queries_embeddings"}
 sorted({name for module in modules for name in module.__all__} | options)
 """
 
@@ -69,15 +74,17 @@ def rows() -> list[Row]:
 
 
 ROWS = rows()
-FAST_ROWS = [row for row in ROWS if row.section not in LONG]
-LONG_ROWS = [row for row in ROWS if row.section in LONG]
+FAST_ROWS = [row for row in ROWS if row.section not in (TRAINS, *ON_RAY)]
+TRAINING_ROWS = [row for row in ROWS if row.section == TRAINS]
+RAY_ROWS = [row for row in ROWS if row.section in ON_RAY]
 
 
-def code(side: str, *, long: bool) -> list[tuple[str, str]]:
-    """The code of a side in the page's order: of each section its block, and then its rows."""
+def code(side: str, of: list[Row]) -> list[tuple[str, str]]:
+    """The code of a side, in the page's order: of each section its block, and then its rows."""
     pieces = []
+    wanted = {row.section for row in of}
     for number, (section, text) in enumerate(sections().items()):
-        if number and (section in LONG) != long:
+        if number and section not in wanted:
             continue
         pieces += [(section, block) for block in re.findall(rf"```python\n# {side}\n(.*?)```", text, flags=re.DOTALL)]
         pieces += [(row.name, row.code(side)) for row in ROWS if row.section == section and row.code(side)]
@@ -116,10 +123,19 @@ def with_raycol(workspace: Path) -> Outcomes:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace)
         patch.setitem(sys.modules, "ray", None)  # any import of Ray would fail
-        return document_rows.run(code("raycol", long=False))
+        return document_rows.run(code("raycol", FAST_ROWS))
 
 
-def run_pylate(workspace: Path, *, long: bool) -> Outcomes:
+@pytest.fixture(scope="module")
+def trained(workspace: Path) -> Outcomes:
+    """Outcomes of the section on training, in this process: tests/training compares that with workers on Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        patch.setattr(launch, "train", partial(launch.train, executor=IN_PROCESS))
+        return document_rows.run(code("raycol", TRAINING_ROWS))
+
+
+def run_pylate(workspace: Path, of: list[Row]) -> Outcomes:
     """Run PyLate's column in its own Python; skips if there is none."""
     if not PYLATE.exists():
         pytest.skip(f"needs a Python with PyLate (make bench-pylate), not {PYLATE}; point RAYCOL_PYLATE_PYTHON at it")
@@ -127,17 +143,18 @@ def run_pylate(workspace: Path, *, long: bool) -> Outcomes:
         [str(PYLATE), document_rows.__file__],
         cwd=workspace,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""},
-        input=json.dumps([*code("PyLate", long=long), ("names", NAMES)]),
+        input=json.dumps([*code("PyLate", of), ("names", NAMES)]),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    outcomes: Outcomes = json.loads(done.stdout)
+    return outcomes
 
 
 @pytest.fixture(scope="module")
 def with_pylate(workspace: Path) -> Outcomes:
-    return run_pylate(workspace, long=False)
+    return run_pylate(workspace, FAST_ROWS + TRAINING_ROWS)
 
 
 def check(row: Row, outcomes: Outcomes, side: str) -> Any:
@@ -171,7 +188,7 @@ def assert_close(value: Any, ours: Any, where: str) -> None:
 
 def test_the_page_says_something_in_every_cell() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS) > 60
-    assert {row.section for row in ROWS} >= {*LONG}
+    assert {row.section for row in ROWS} >= {TRAINS, *ON_RAY}
     for row in ROWS:
         assert row.code("PyLate"), row.name
         assert row.code("raycol") or row.cells["raycol"].startswith("none"), row.name
@@ -184,9 +201,15 @@ def test_raycols_side(row: Row, with_raycol: Outcomes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", FAST_ROWS, ids=lambda row: row.name)
-def test_pylates_side_agrees(row: Row, with_pylate: Outcomes, with_raycol: Outcomes) -> None:
-    check_same(row, with_pylate, with_raycol)
+@pytest.mark.parametrize("row", TRAINING_ROWS, ids=lambda row: row.name)
+def test_raycols_training(row: Row, trained: Outcomes) -> None:
+    check(row, trained, "raycol")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", FAST_ROWS + TRAINING_ROWS, ids=lambda row: row.name)
+def test_pylates_side_agrees(row: Row, with_pylate: Outcomes, with_raycol: Outcomes, trained: Outcomes) -> None:
+    check_same(row, with_pylate, {**with_raycol, **trained})
 
 
 @pytest.mark.slow
@@ -197,12 +220,12 @@ def test_the_page_has_every_name_of_pylate(with_pylate: Outcomes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_raycols_side_on_ray(workspace: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_on_ray(workspace: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    outcomes = document_rows.run(code("raycol", long=True))
-    for row in LONG_ROWS:
+    outcomes = document_rows.run(code("raycol", RAY_ROWS))
+    for row in RAY_ROWS:
         check(row, outcomes, "raycol")
     if PYLATE.exists():
-        pylate = run_pylate(workspace, long=True)
-        for row in LONG_ROWS:
+        pylate = run_pylate(workspace, RAY_ROWS)
+        for row in RAY_ROWS:
             check_same(row, pylate, outcomes)
