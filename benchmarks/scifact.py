@@ -16,7 +16,9 @@ from collection import Collection, Found
 from measure import say
 from numpy.typing import NDArray
 
-from raycol.data.beir import Dataset, load_beir, read_queries
+from raycol.data.beir import load_beir
+from raycol.data.collection import Dataset
+from raycol.data.queries import read_queries
 from raycol.evaluation import score_run
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

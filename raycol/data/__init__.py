@@ -1,6 +1,7 @@
 """Read corpora, queries, judgements and training examples."""
 
-from raycol.data.beir import Dataset, load_beir
+from raycol.data.beir import load_beir
+from raycol.data.collection import Dataset
 from raycol.data.corpus import Passage, read_corpus
 from raycol.data.examples import Example, ExampleSource, read_examples
 from raycol.data.fields import Fields

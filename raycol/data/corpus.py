@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -163,10 +163,22 @@ def read_corpus(
     problems: list[BadRecord] | None = None,
     fields: Fields | None = None,
 ) -> Iterator[Passage]:
-    """Yield the passages of a corpus, checking that ids are unique; all ids are held in memory.
+    """Yield the passages of a corpus, a location as in `corpus_files`; see `read_passages`."""
+    yield from read_passages(corpus_files(str(corpus)), str(corpus), on_error, problems, fields)
+
+
+def read_passages(
+    files: Iterable[CorpusFile],
+    name: str,
+    on_error: OnError = "fail",
+    problems: list[BadRecord] | None = None,
+    fields: Fields | None = None,
+) -> Iterator[Passage]:
+    """Yield the passages of files, checking that ids are unique; all ids are held in memory.
 
     Args:
-        corpus: as in `corpus_files`.
+        files: the files, in order.
+        name: of the corpus, for messages.
         on_error: "fail" raises at the first bad record, "skip" skips it.
         problems: with "skip", receives the skipped records.
         fields: names of the fields; inferred by default.
@@ -177,7 +189,7 @@ def read_corpus(
     seen: dict[str, tuple[CorpusFile, int]] = {}
     number = 0
     skipped = SkippedRecords(on_error, problems)
-    for file in corpus_files(str(corpus)):
+    for file in files:
         for position, item in scan_corpus(file, fields or Fields(), number=number):
             number += 1
             if isinstance(item, Passage):
@@ -190,7 +202,7 @@ def read_corpus(
                 item = BadRecord(file.where(position.number), f"duplicate id {item.id!r}, first on {location}")
             skipped.add(item)
     if not seen:
-        raise empty_corpus_error(corpus, skipped.first)
+        raise empty_corpus_error(name, skipped.first)
 
 
 def read_id_lines(path: str | Path) -> Iterator[str]:

@@ -37,10 +37,11 @@ from typing import Any
 
 from raycol.core.progress import print_once
 from raycol.core.uris import without_options
-from raycol.data.beir import qrels_path, read_qrels
+from raycol.data.beir import qrels_path
 from raycol.data.columns import Columns, Role, find_columns, map_columns
 from raycol.data.corpus import OnError, SkippedRecords, all_skipped
 from raycol.data.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
+from raycol.data.qrels import read_qrels
 from raycol.data.raw_examples import RawExample, parse_examples
 from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
 from raycol.data.sources import ExampleSource, OpenSource

@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raycol.core.uris import failure_message, is_uri, open_uri, without_options
+from raycol.core.uris import failure_message, is_uri, join_uri, open_uri, without_options
 from raycol.errors import InputError
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
@@ -27,6 +27,7 @@ TOO_LARGE = f"the record exceeds the limit of {MAX_RECORD_BYTES >> 20} MiB"
 _LARGEST_ZSTD_WINDOW_LOG = 31
 
 HUB = "hf:"
+IR_DATASETS = "ir:"
 
 
 def path_kind(location: str | Path) -> Literal["file", "folder", "nothing"]:
@@ -42,6 +43,20 @@ def list_folder(location: str) -> list[str]:
     with reading(location):
         system, path, _ = locate(location)
         return sorted(info.base_name for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
+
+
+def find_file(folder: str | Path, name: str) -> str:
+    """Path or URI of a file in a folder; a compression suffix after the name is allowed. The file need not exist.
+
+    Raises:
+        InputError: several files match.
+    """
+    plain = join_uri(str(folder), name)
+    base = PurePosixPath(name).name
+    matches = [other for other in list_folder(parent_folder(plain)) if base in (other, uncompressed_name(other))]
+    if len(matches) > 1:
+        raise InputError(f"{folder}: holds {' and '.join(matches)}; keep one of them")
+    return join_uri(str(folder), str(PurePosixPath(name).with_name(matches[0]))) if matches else plain
 
 
 def parent_folder(location: str) -> str:
@@ -61,6 +76,11 @@ def locate(corpus: str) -> tuple[pafs.FileSystem, str, Callable[[str], str]]:
 def compression_of(path: str) -> str | None:
     """Compression of a file of lines, from its suffix; None if uncompressed."""
     return COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
+
+
+def uncompressed_name(name: str) -> str:
+    """Name of a file without the suffix of its compression."""
+    return str(PurePosixPath(name).with_suffix("")) if compression_of(name) else name
 
 
 @contextmanager

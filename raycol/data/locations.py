@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raycol.core.uris import failure_message, is_uri, missing_bucket, open_uri
-from raycol.data.files import COMPRESSIONS, HUB, locate, reading
+from raycol.data.files import COMPRESSIONS, HUB, IR_DATASETS, locate, reading
 from raycol.data.readers.reader import READERS, CorpusFile
 from raycol.errors import InputError
 
@@ -25,7 +25,7 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
     Args:
         corpus: a file; a BEIR folder; any other folder, of which all files are read recursively, sorted by path; a
             glob; a URI of any of these (s3://, gs://, ...); a folder written by `Dataset.save_to_disk`; or hf:NAME, a
-            dataset on the Hugging Face hub.
+            dataset on the Hugging Face hub; or ir:NAME, a dataset of ir_datasets.
         subset: configuration of a hub dataset.
         split: split of a dataset.
 
@@ -36,6 +36,10 @@ def corpus_files(corpus: str, subset: str | None = None, split: str | None = Non
         if len(corpus) == len(HUB):
             raise InputError(f"{corpus}: names no dataset; expected hf:NAME, for instance hf:BeIR/scifact")
         return [CorpusFile(corpus, "dataset", subset, split)]
+    if corpus.startswith(IR_DATASETS):
+        if subset or split:
+            raise InputError(f"{corpus}: a dataset of ir_datasets has no subsets and splits; leave them out")
+        return [CorpusFile(corpus, "ir")]
     system, path, uri_of = locate(corpus)
     try:
         info = system.get_file_info(path)

@@ -10,7 +10,7 @@ from raycol.core.config import Config, Location
 from raycol.core.progress import Report, no_report
 from raycol.core.shown import Shown
 from raycol.data import load_beir
-from raycol.data.beir import missing_documents
+from raycol.data.collection import missing_documents
 from raycol.data.corpus import OnError
 from raycol.errors import InputError
 from raycol.evaluation.metrics import score_run

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import ir_measures
 from ir_measures import RR, R, nDCG
 
-from raycol.data.beir import Qrels
+from raycol.data.qrels import Qrels
 
 Run = Mapping[str, Mapping[str, float]]
 

@@ -1,8 +1,7 @@
 """Runs: the hits of a search method for every query of a test collection.
 
 A run omits a passage that is a copy of its query, as BEIR's evaluation does: in collections such as ArguAna the corpus
-contains the queries. BEIR compares ids only. Here the texts must match too, because other collections number queries
-and documents independently. A judged passage is never omitted.
+contains the queries (`raycol.data.collection.is_query_copy`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.core.progress import Report, no_report
-from raycol.data.beir import Dataset
+from raycol.data.collection import Dataset, is_query_copy
 from raycol.evaluation.metrics import DEPTH
 from raycol.index.format.manifest import parent_document_id
 
@@ -117,17 +116,7 @@ def _encode_queries(encoder: MultiVectorEncoder, dataset: Dataset) -> list:  # t
 
 def query_copies(dataset: Dataset) -> set[str]:
     """Return the ids of unjudged passages that have the id and the text of a query."""
-    return {
-        passage.id
-        for passage in dataset.passages
-        if passage.id in dataset.queries
-        and passage.id not in dataset.qrels.get(passage.id, {})
-        and _normalize(dataset.queries[passage.id]) in (_normalize(passage.text), _normalize(passage.content))
-    }
-
-
-def _normalize(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return {passage.id for passage in dataset.passages if is_query_copy(passage, dataset.queries, dataset.qrels)}
 
 
 def _as_run(dataset: Dataset, hits_by_query: Sequence[Hits]) -> dict[str, dict[str, float]]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.data import Dataset, Passage, read_corpus
-from raycol.data.beir import read_qrels, read_queries, save_qrels
+from raycol.data.qrels import read_qrels, save_qrels
+from raycol.data.queries import read_queries
 from raycol.data.readers.jsonl import write_objects
 from raycol.errors import InputError
 from raycol.evaluation.metrics import DEPTH, score_run

@@ -5,6 +5,7 @@ import pytest
 
 from raycol.data import Dataset, Passage, load_beir
 from raycol.data.beir import save_beir
+from raycol.data.qrels import read_qrels
 from raycol.errors import InputError
 
 DATASET = Dataset(
@@ -32,7 +33,7 @@ def test_save_and_load_round_trip(folder: Path) -> None:
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "no judgements"),
         ("qrels/test.tsv", "h\nq9\td1\t1\n", "no query 'q9'"),
         ("qrels/test.tsv", "q1\td1\tgood\nq1\td2\t1\n", "line 1: expected query-id"),
-        ("qrels/test.tsv", "q1\td1\t0.5\n", "line 1: expected query-id"),
+        ("qrels/test.tsv", "q1\td1\t.5\n", "line 1: expected query-id"),
         ("qrels/test.tsv", "q1\td1\t1\t\n", "line 1: expected query-id"),
         ("qrels/test.tsv", "q1\td1\t1\nq2\t0\td1\t1\n", "line 2: expected query-id"),
         ("qrels/test.tsv", "q1\td1\t1\nq1\td2\t1\nq1\td1\t0\n", "line 3: document 'd1' has grade 0"),
@@ -82,6 +83,19 @@ def test_qrels_layouts(folder: Path, judgements: str) -> None:
     dataset = load_beir(folder)
     assert dataset == DATASET
     assert dataset.notes == ()
+
+
+def test_fractions_count_as_trec_eval_reads_them(folder: Path) -> None:
+    path = folder / "qrels" / "test.tsv"
+    path.write_text("q1\td1\t1.9\nq1\td2\t-0.5\nq2\td1\t2.0\nq2\td2\t0.5\n")
+    dataset = load_beir(folder)
+    assert dataset.qrels == {"q1": {"d1": 1, "d2": 0}, "q2": {"d1": 2, "d2": 0}}
+    (note,) = dataset.notes
+    assert note.startswith(f"3 of 4 grades of {path} are fractions, such as 1.9")
+    with pytest.raises(InputError, match="line 1: expected query-id"):
+        read_qrels(path)  # for training, where nobody reads notes
+    path.write_text("q1\td1\t1\nq2\td1\t0.9\nq2\td2\t-1\n")
+    assert load_beir(folder).notes[1].startswith("1 of 2 queries have no document with a grade above 0")
 
 
 def test_compressed_files(folder: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from raycol.data import ExampleSource, load_beir, read_corpus, read_examples
-from raycol.data.beir import Dataset, save_beir
+from raycol.data.beir import save_beir
+from raycol.data.collection import Dataset
 from raycol.data.corpus import Passage
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from raycol.data import Dataset, ExampleSource, Passage, load_beir, read_examples
-from raycol.data.beir import save_beir, save_qrels
+from raycol.data.beir import save_beir
+from raycol.data.qrels import save_qrels
 from raycol.demo.config import DemoConfig
 from raycol.demo.data import gather, save
 from raycol.errors import InputError

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.data.beir import Dataset, save_beir
+from raycol.data.beir import save_beir
+from raycol.data.collection import Dataset
 from raycol.data.corpus import Passage
 from raycol.index import Document, Index
 from raycol.index.format.manifest import ModelInfo

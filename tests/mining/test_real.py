@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.data.beir import Dataset, read_qrels, read_queries, save_beir
+from raycol.data.beir import save_beir
+from raycol.data.collection import Dataset
 from raycol.data.corpus import Passage, read_corpus
+from raycol.data.qrels import read_qrels
+from raycol.data.queries import read_queries
 from raycol.mining import MineConfig, ScoreConfig
 from tests.mining.conftest import make_index
 from tests.mining.in_process import mine_negatives, score_examples

@@ -2,6 +2,7 @@
 
 from raycol.data.readers.delimited import DelimitedReader
 from raycol.data.readers.hub import DatasetReader
+from raycol.data.readers.ir import IrDatasetsReader
 from raycol.data.readers.jsonl import JsonLinesReader
 from raycol.data.readers.npz import NpzReader
 from raycol.data.readers.parquet import ParquetReader
@@ -14,4 +15,5 @@ READERS.update(
     parquet=ParquetReader(),
     npz=NpzReader(),
     dataset=DatasetReader(),
+    ir=IrDatasetsReader(),
 )

@@ -58,12 +58,24 @@ class DatasetReader(Reader):
 
 
 def open_dataset(file: CorpusFile) -> datasets.Dataset:
-    """Open one split of a dataset. Cached, since a build reads many parts of it."""
-    if file.uri.startswith(HUB):
-        return _open_dataset(file, "")
-    if file.subset:
-        raise InputError(f"{file}: a folder has no subsets; leave `subset=` out")
-    return _open_dataset(file, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
+    """Open one split of a dataset."""
+    loaded = _load(file)
+    if not isinstance(loaded, dict):
+        if file.split:
+            raise InputError(f"{file}: has no splits; leave --split out")
+        return loaded
+    splits = list(loaded)
+    split = file.split or (splits[0] if len(splits) == 1 else None)
+    if split not in splits:
+        problem = f"no split {file.split!r}" if file.split else "several splits"
+        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with --split")
+    return loaded[split]
+
+
+def splits_of(file: CorpusFile) -> list[str]:
+    """Splits of a dataset, or of one subset; empty if it has none. Raises `InputError` if it cannot be opened."""
+    loaded = _load(file)
+    return list(loaded) if isinstance(loaded, dict) else []
 
 
 def subsets_of(uri: str) -> tuple[str, ...]:
@@ -76,24 +88,22 @@ def subsets_of(uri: str) -> tuple[str, ...]:
         return ()
 
 
+def _load(file: CorpusFile) -> datasets.Dataset | datasets.DatasetDict:
+    if file.uri.startswith(HUB):
+        return _load_cached(file.uri, file.subset, "")
+    if file.subset:
+        raise InputError(f"{file}: a folder has no subsets; leave --subset out")
+    return _load_cached(file.uri, None, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
+
+
 @lru_cache(maxsize=4)
-def _open_dataset(file: CorpusFile, state: str) -> datasets.Dataset:
+def _load_cached(uri: str, subset: str | None, state: str) -> datasets.Dataset | datasets.DatasetDict:
+    """Open a dataset. Cached, since a build reads many parts of it."""
     import datasets
 
     try:
-        if file.uri.startswith(HUB):
-            loaded = datasets.load_dataset(file.uri.removeprefix(HUB), file.subset)
-        else:
-            loaded = datasets.load_from_disk(file.uri)
+        if uri.startswith(HUB):
+            return datasets.load_dataset(uri.removeprefix(HUB), subset)
+        return datasets.load_from_disk(uri)
     except Exception as error:  # any error of the hub client, Arrow or the file system
-        raise InputError(f"{file}: cannot be opened ({reason_of(error, 200)})") from None
-    if isinstance(loaded, datasets.Dataset):
-        if file.split:
-            raise InputError(f"{file}: has no splits; leave `split=` out")
-        return loaded
-    splits = list(loaded)
-    split = file.split or (splits[0] if len(splits) == 1 else None)
-    if split not in splits:
-        problem = f"no split {file.split!r}" if file.split else "several splits"
-        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with `split=`")
-    return loaded[split]
+        raise InputError(f"{uri}: cannot be opened ({reason_of(error, 200)})") from None
