@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from raycol.data.beir import save_beir
 from raycol.data.collection import Collection, CorpusSurvey, Dataset
 from raycol.data.collections import find_collections
 from raycol.errors import InputError
+from raycol.indexing.plan import plan_build, read_part
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
 
@@ -344,3 +346,42 @@ def test_passages_are_read_one_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 4: not JSON"):
         next(passages)
     assert [skipped.where for skipped in collection.dataset("skip").skipped] == [f"{tmp_path}/corpus.jsonl, line 4"]
+
+
+# ir_datasets
+
+
+def test_ir_datasets(tmp_path: Path) -> None:
+    ir_datasets = pytest.importorskip("ir_datasets")
+    (tmp_path / "docs.tsv").write_text("d1\tone\nd2\tTwo two\nd3\tthree\n")
+    (tmp_path / "queries.tsv").write_text("q1\tfirst\nq2\tsecond\nq3\tunjudged\n")
+    (tmp_path / "qrels").write_text("q1 0 d1 1\nq2 0 d2 2\nq2 0 d1 0\n")
+    files = {"docs_tsv": tmp_path / "docs.tsv", "queries_tsv": tmp_path / "queries.tsv"}
+    ir_datasets.registry.register("raycol-test", ir_datasets.create_dataset(**files))
+    judged = ir_datasets.create_dataset(**files, qrels_trec=tmp_path / "qrels")
+    ir_datasets.registry.register("raycol-test/judged", judged)
+    collection = only("ir:raycol-test/judged")
+    assert (collection.name, collection.location) == ("raycol-test/judged", "ir:raycol-test/judged")
+    assert (collection.queries, collection.qrels) == (QUERIES, QRELS)
+    assert collection.notes == ("1 of 3 queries of ir:raycol-test/judged have no judgements and are left out",)
+    contents = [passage.content for passage in collection.passages()]
+    assert contents == ["one", "Two two", "three"]
+    # A job cuts the corpus into parts, which its workers read.
+    plan = plan_build(collection.corpus_files, collection.fields, docs_per_partition=2)
+    assert [[passage.content for _, passage in read_part(part, plan.fields)] for part in plan.parts] == [
+        ["one", "Two two"], ["three"]
+    ]  # fmt: skip
+    (file,) = collection.corpus_files
+    assert file.reader.count(file) == 3
+    assert refusal("ir:raycol-test") == (
+        "ir:raycol-test: has no judgements or no queries; choose one of raycol-test/judged"
+    )
+    assert "includes its split; leave --split dev out" in refusal("ir:raycol-test/judged", "dev")
+    assert "ir_datasets has no 'raycol-test/gone'" in refusal("ir:raycol-test/gone")
+    (tmp_path / "qrels").write_text("q1 0 d1\n")
+    assert "ir:raycol-test/judged: cannot be read (" in refusal("ir:raycol-test/judged")
+
+
+@pytest.mark.skipif(find_spec("ir_datasets") is not None, reason="ir_datasets is installed")
+def test_ir_datasets_is_an_extra() -> None:
+    assert refusal("ir:vaswani") == "ir:vaswani: needs ir_datasets; install it with pip install 'raycol[ir]'"
