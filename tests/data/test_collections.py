@@ -192,6 +192,7 @@ def test_dataset_of_another_layout(tmp_path: Path) -> None:
             "row 1: 'score' is None; expected a grade",
         ),
         ({"qrels": [{"query-id": "", "corpus-id": "d1", "score": 1}]}, "row 1: 'query-id' is ''; expected an id"),
+        ({"qrels": [{"query-id": "q1", "corpus-id": None, "score": 1}]}, "row 1: 'corpus-id' is None; expected an id"),
         ({"qrels": [*QRELS_ROWS, {"query-id": "q1", "corpus-id": "d1", "score": 0}]}, "document 'd1' has grade 0"),
         ({"qrels": [{"query-id": "q7", "corpus-id": "d1", "score": 1}]}, "no query 'q7', which is judged"),
         ({"queries": [{"_id": "q1", "text": " "}]}, "row 1: query 'q1' has no text"),
