@@ -74,7 +74,7 @@ def _judged_splits(name: str, qrels: CorpusFile, split: str | None) -> list[tupl
         return [(nano, nano) for nano in _chosen(qrels.uri, splits, split)]
     judged = split or (splits[0] if len(splits) == 1 else "test")
     if judged not in splits:
-        raise InputError(f"{qrels}: no split {judged!r}; choose one of {', '.join(splits)} with --split")
+        raise InputError(f"{qrels}: no split {judged!r}; choose one of {', '.join(splits)} with `split=`")
     return [(name, judged)]
 
 

@@ -66,13 +66,13 @@ def open_dataset(file: CorpusFile) -> datasets.Dataset:
     loaded = _load(file)
     if not isinstance(loaded, dict):
         if file.split:
-            raise InputError(f"{file}: has no splits; leave --split out")
+            raise InputError(f"{file}: has no splits; leave `split=` out")
         return loaded
     splits = list(loaded)
     split = file.split or (splits[0] if len(splits) == 1 else None)
     if split not in splits:
         problem = f"no split {file.split!r}" if file.split else "several splits"
-        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with --split")
+        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with `split=`")
     return loaded[split]
 
 
@@ -96,7 +96,7 @@ def _load(file: CorpusFile) -> datasets.Dataset | datasets.DatasetDict:
     if file.uri.startswith(HUB):
         return _load_cached(file.uri, file.subset, _copy_state(file.uri))
     if file.subset:
-        raise InputError(f"{file}: a folder has no subsets; leave --subset out")
+        raise InputError(f"{file}: a folder has no subsets; leave `subset=` out")
     return _load_cached(file.uri, None, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
 
 
