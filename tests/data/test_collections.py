@@ -377,7 +377,7 @@ def test_ir_datasets(tmp_path: Path) -> None:
     assert refusal("ir:raycol-test") == (
         "ir:raycol-test: has no judgements or no queries; choose one of raycol-test/judged"
     )
-    assert "includes the split; leave `split='dev'` out" in refusal("ir:raycol-test/judged", "dev")
+    assert "includes its split; leave `split='dev'` out" in refusal("ir:raycol-test/judged", "dev")
     assert "ir_datasets has no 'raycol-test/gone'" in refusal("ir:raycol-test/gone")
     (tmp_path / "qrels").write_text("q1 0 d1\n")
     assert "ir:raycol-test/judged: cannot be read (" in refusal("ir:raycol-test/judged")
