@@ -122,6 +122,21 @@ def test_mteb_on_the_hub(tmp_path: Path) -> None:
     assert find_collections(languages)[1].open().dataset() == DATASET
 
 
+def test_dataset_in_the_cache_without_the_hub(tmp_path: Path) -> None:
+    """The cache as an earlier run with a network left it."""
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    subsets = {"corpus": {"corpus": CORPUS_ROWS}, "queries": {"queries": QUERY_ROWS}}
+    for name, configs in (("Cached", subsets), ("Cached-qrels", {"default": {"test": QRELS_ROWS}})):
+        copy = save_hub(tmp_path / name, configs).removeprefix("hf:")
+        for subset in configs:
+            datasets.load_dataset(copy, subset)
+        (cache / name.lower()).rename(cache / f"raycol___{name.lower()}")
+    collection = only("hf:raycol/Cached")
+    assert (collection.name, collection.dataset()) == ("Cached", DATASET)
+
+
 def test_nanobeir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     binary = [{name: row[name] for name in ("query-id", "corpus-id")} for row in QRELS_ROWS]
     subsets = {**SUBSETS, "qrels": binary}

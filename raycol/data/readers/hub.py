@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -86,10 +87,23 @@ def subsets_of(uri: str) -> tuple[str, ...]:
     """Subsets of a hub dataset; empty if they cannot be listed."""
     import datasets
 
+    name = uri.removeprefix(HUB)
     try:
-        return tuple(datasets.get_dataset_config_names(uri.removeprefix(HUB)))
+        subsets = datasets.get_dataset_config_names(name)
     except Exception:  # opening the dataset reports the error
         return ()
+    # Without the hub, the library opens the subsets in its cache, but does not list them.
+    return tuple((subsets == ["default"] and _cached_subsets(name)) or subsets)
+
+
+def _cached_subsets(name: str) -> list[str]:
+    """Subsets of a hub dataset in the cache of the datasets library, sorted."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    *namespace, last = name.split("/")
+    folder = "___".join([*namespace, camelcase_to_snakecase(last)])
+    return sorted(path.name for path in Path(datasets.config.HF_DATASETS_CACHE, folder).glob("*/") if path.is_dir())
 
 
 def _load(file: CorpusFile) -> datasets.Dataset | datasets.DatasetDict:
