@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raycol.data.cells import read_id, read_ids
+from raycol.data.cells import read_id
 from raycol.data.files import list_folder, open_lines, parent_folder, path_kind
 from raycol.data.readers.reader import CorpusFile, as_object
 from raycol.errors import InputError
@@ -189,25 +189,27 @@ def read_qrels_table(file: CorpusFile, notes: list[str] | None = None) -> Qrels:
 
 
 def _scan_table(file: CorpusFile) -> Iterator[Judgement]:
-    columns: list[str | None] = []
+    columns: dict[str, str] = {}
 
     def select(names: list[str]) -> list[str]:
-        columns[:] = [None if column is None else names[column] for column in _roles(names)]
-        if None in columns[:2]:
+        roles = zip(("query", "document", "grade"), _roles(names), strict=True)
+        columns.update({role: names[column] for role, column in roles if column is not None})
+        if not {"query", "document"} <= columns.keys():
             raise InputError(f"{file}: no query-id and corpus-id among its columns {', '.join(names)}")
-        return [name for name in columns if name]
+        return list(columns.values())
 
     for position, row in file.rows(select):
-        query, document, grade = columns
+        where = file.where(position.number)
         try:
             record = as_object(row)
-            query_id = read_id(record[query], query)  # type: ignore[index, arg-type]
-            ids = read_ids(record[document], document, is_list=False)  # type: ignore[index, arg-type]
-            value = _read_grade(record[grade], grade) if grade else 1
+            query_id = read_id(record[columns["query"]], columns["query"])
+            cell = record[columns["document"]]
+            cells = cell if isinstance(cell, list | np.ndarray) else [cell]
+            ids = [read_id(value, columns["document"]) for value in cells]
+            grade = _read_grade(record[columns["grade"]], columns["grade"]) if "grade" in columns else 1
         except ValueError as error:
-            raise InputError(f"{file.where(position.number)}: {error}") from None
-        for id_ in ids:
-            yield Judgement(file.where(position.number), query_id, id_, value)
+            raise InputError(f"{where}: {error}") from None
+        yield from (Judgement(where, query_id, id_, grade) for id_ in ids)
 
 
 def _read_grade(value: Any, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,13 +80,13 @@ def _scan(file: CorpusFile) -> Iterator[Query]:
         where = file.where(position.number)
         try:
             record = as_object(row)
-            name = first_match(_IDS, record)
+            name, text = _roles(tuple(record))
             if name is None:
                 raise ValueError("no '_id' (or 'id')")
             id_ = read_id(record[name], name)
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        yield Query(where, id_, record.get(first_match(_TEXTS, record) or ""))
+        yield Query(where, id_, record[text] if text else None)
 
 
 def _is_known(name: str) -> bool:
@@ -93,7 +94,13 @@ def _is_known(name: str) -> bool:
 
 
 def _select(file: CorpusFile, names: list[str]) -> list[str]:
-    columns = [first_match(_IDS, names), first_match(_TEXTS, names)]
+    columns = _roles(tuple(names))
     if None in columns:
         raise InputError(f"{file}: no column for the id or the text of queries among {', '.join(names)}")
     return [name for name in columns if name]
+
+
+@lru_cache
+def _roles(names: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """Names of the id and the text among the names of a record's fields."""
+    return first_match(_IDS, names), first_match(_TEXTS, names)

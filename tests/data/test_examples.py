@@ -753,6 +753,7 @@ def test_beir_folder_without_judgements_is_refused(tmp_path: Path) -> None:
     assert "qrels/train.tsv: no such file" in refusal(tmp_path)
 
 
+@pytest.mark.usefixtures("hub_cache")
 def test_hub_subsets(tmp_path: Path) -> None:
     for name, records in (("train", KD), ("queries", QUERIES), ("documents", DOCUMENTS)):
         save(tmp_path / f"{name}.parquet", records)

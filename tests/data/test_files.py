@@ -269,6 +269,7 @@ def test_hub_dataset_by_hf_name(tmp_path: Path) -> None:
         ids(f"hf:{tmp_path}/gone")
 
 
+@pytest.mark.usefixtures("hub_cache")
 def test_hf_name_may_be_a_folder_of_data_files(tmp_path: Path) -> None:
     fill(tmp_path, "train.jsonl", "test.jsonl")
     assert ids(f"hf:{tmp_path}", split="test") == ["test.jsonl"]

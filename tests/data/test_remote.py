@@ -8,6 +8,7 @@ import pytest
 from raycol.data import ExampleSource, load_beir, read_corpus, read_examples
 from raycol.data.beir import save_beir
 from raycol.data.collection import Dataset
+from raycol.data.collections import find_collections
 from raycol.data.corpus import Passage
 from raycol.errors import InputError
 from raycol.training.config import TrainConfig
@@ -36,6 +37,16 @@ def test_beir_folder_in_object_store(folder: str) -> None:
         load_beir(f"{folder}-2")
     with pytest.raises(InputError, match="is a file; expected a BEIR folder"):
         load_beir(f"{folder}/corpus.jsonl")
+
+
+def test_collections_in_object_store(folder: str, s3: str) -> None:
+    put(f"{s3}/msmarco/collection.tsv", b"0\tone\n1\ttwo\n")
+    put(f"{s3}/msmarco/queries.tsv", b"7\tfirst\n")
+    put(f"{s3}/msmarco/qrels.dev.tsv", b"7\t0\t1\t1\n")
+    beir, msmarco = (ref.open() for ref in find_collections(s3))
+    assert (beir.name, beir.location, beir.dataset()) == ("beir", folder, BEIR)
+    assert (msmarco.name, msmarco.qrels) == ("msmarco", {"7": {"1": 1}})
+    assert [passage.text for passage in msmarco.passages()] == ["one", "two"]
 
 
 def test_changed_data_changes_the_inputs_of_a_run(folder: str, tmp_path: Path) -> None:

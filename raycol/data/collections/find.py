@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from raycol.core.uris import is_uri
 from raycol.data.collection import Collection
 from raycol.data.collections.folders import folder_collections
 from raycol.data.collections.hub import hub_collections
@@ -70,7 +69,7 @@ def find_collections(name: str, split: str | None = None) -> list[CollectionRef]
     if name.startswith(IR_DATASETS):
         return ir_collections(name, split)
     benchmark, _, part = name.partition("/")
-    if is_uri(name) or benchmark not in _BENCHMARKS or path_kind(name) != "nothing":
+    if benchmark not in _BENCHMARKS or path_kind(name) != "nothing":
         return folder_collections(name, split)
     collections = _BENCHMARKS[benchmark](split)
     chosen = [ref for ref in collections if not part or part.lower() in _names_of(ref)]

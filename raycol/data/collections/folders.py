@@ -23,7 +23,7 @@ from raycol.errors import InputError
 
 _EXPECTED = (
     "expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), MS MARCO's files (collection.tsv, queries.tsv, "
-    "qrels.tsv), or a folder of such folders"
+    "qrels.tsv), a folder of such folders, hf:NAME, ir:NAME, or a benchmark (beir, nanobeir, bright)"
 )
 _MSMARCO_QRELS = re.compile(r"qrels(\.(?P<split>.+))?\.(tsv|txt|trec)")
 

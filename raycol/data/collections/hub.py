@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 
@@ -19,6 +20,7 @@ from raycol.data.cells import read_id, read_ids
 from raycol.data.collection import Collection
 from raycol.data.collections.reference import CollectionRef
 from raycol.data.files import HUB
+from raycol.data.locations import corpus_files
 from raycol.data.qrels import Judgement, collect_qrels, read_qrels_table
 from raycol.data.queries import read_queries
 from raycol.data.readers.hub import splits_of, subsets_of
@@ -40,7 +42,8 @@ def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
     Raises:
         InputError: the dataset cannot be opened, has none of the layouts, or has no such split.
     """
-    subsets = subsets_of(uri)
+    (file,) = corpus_files(uri.rstrip("/"))
+    uri, subsets = file.uri, subsets_of(file.uri)
     name = base_name(uri.removeprefix(HUB))
     if {"documents", "examples"} <= {*subsets}:
         domains = _chosen(uri, splits_of(_file(uri, "examples")), split)
@@ -58,18 +61,21 @@ def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
     collections = []
     for prefix in prefixes:
         qrels = _qrels_file(uri, subsets, prefix)
-        splits = splits_of(qrels)
-        if splits and all(other.startswith(_NANO) for other in splits):
-            chosen = _chosen(uri, splits, split)
-            collections += [CollectionRef(nano, partial(_open, uri, prefix, qrels, nano)) for nano in chosen]
-            continue
-        judged = split or ("test" if "test" in splits else splits[0] if len(splits) == 1 else None)
-        if judged not in splits:
-            problem = f"no split {split!r}" if split else "no split 'test'"
-            raise InputError(f"{qrels}: {problem}; choose one of {', '.join(splits)} with `split=`")
-        full_name = f"{name}/{prefix.removesuffix('-')}" if prefix else name
-        collections.append(CollectionRef(full_name, partial(_open, uri, prefix, qrels, judged)))
+        own_name = f"{name}/{prefix.removesuffix('-')}" if prefix else name
+        for each, judged in _judged_splits(own_name, qrels, split):
+            collections.append(CollectionRef(each, partial(_open, uri, prefix, replace(qrels, split=judged))))
     return collections
+
+
+def _judged_splits(name: str, qrels: CorpusFile, split: str | None) -> list[tuple[str, str]]:
+    """Names of the collections of a dataset, each with the split of its judgements."""
+    splits = splits_of(qrels)
+    if splits and all(other.startswith(_NANO) for other in splits):
+        return [(nano, nano) for nano in _chosen(qrels.uri, splits, split)]
+    judged = split or (splits[0] if len(splits) == 1 else "test")
+    if judged not in splits:
+        raise InputError(f"{qrels}: no split {judged!r}; choose one of {', '.join(splits)} with `split=`")
+    return [(name, judged)]
 
 
 def _chosen(uri: str, splits: list[str], split: str | None) -> list[str]:
@@ -90,16 +96,16 @@ def _qrels_file(uri: str, subsets: tuple[str, ...], prefix: str) -> CorpusFile:
     return _file(uri, subset) if subset else _file(f"{uri}-qrels", None)
 
 
-def _text_file(uri: str, subset: str, split: str) -> CorpusFile:
+def _text_file(uri: str, subset: str, split: str | None) -> CorpusFile:
     """A subset with texts: its split of the same name, or its only one."""
     splits = splits_of(_file(uri, subset))
     return _file(uri, subset, splits[0] if len(splits) == 1 else split)
 
 
-def _open(uri: str, prefix: str, qrels: CorpusFile, split: str) -> Collection:
+def _open(uri: str, prefix: str, qrels: CorpusFile) -> Collection:
     notes: list[str] = []
-    grades = read_qrels_table(_file(qrels.uri, qrels.subset, split), notes)
-    corpus, queries = (_text_file(uri, f"{prefix}{role}", split) for role in ("corpus", "queries"))
+    grades = read_qrels_table(qrels, notes)
+    corpus, queries = (_text_file(uri, f"{prefix}{role}", qrels.split) for role in ("corpus", "queries"))
     texts = read_queries(queries, grades, notes)
     return Collection(uri, (corpus,), texts, grades, tuple(notes))
 
@@ -129,9 +135,9 @@ def _scan_examples(file: CorpusFile, excluded: dict[str, frozenset[str]]) -> Ite
         try:
             query_id = read_id(row["id"], "id")
             relevant = read_ids(row["gold_ids"], "gold_ids", is_list=False)
-            others = read_ids(row.get("excluded_ids"), "excluded_ids", is_list=False)
+            others = frozenset(read_ids(row.get("excluded_ids"), "excluded_ids", is_list=False)) - {_NOTHING}
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        if ids := frozenset(others) - {_NOTHING}:
-            excluded[query_id] = ids
+        if relevant and others:
+            excluded[query_id] = others
         yield from map(Judgement, repeat(where), repeat(query_id), dict.fromkeys(relevant), repeat(1))

@@ -23,7 +23,9 @@ def ir_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
             judgements, or a split is given, which is a part of the name here.
     """
     if split is not None:
-        raise InputError(f"{uri}: the name of a dataset of ir_datasets includes its split; leave `split=` out")
+        raise InputError(
+            f"{uri}: the name of a dataset of ir_datasets includes its split; leave `split={split!r}` out"
+        )
     name = uri.removeprefix(IR_DATASETS)
     dataset = open_ir_dataset(uri)
     if not (dataset.has_queries() and dataset.has_qrels()):

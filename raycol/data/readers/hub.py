@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from raycol.data.files import HUB, folder_state, reading
 from raycol.data.readers.parquet import rows_of
@@ -53,7 +57,8 @@ class DatasetReader(Reader):
         # The fingerprint of a hub dataset covers the configuration and the data files that the builder resolved. That
         # of a folder hashes the arguments of `map`, so it misses a function that returns other embeddings.
         is_hub = file.uri.startswith(HUB)
-        state = open_dataset(file)._fingerprint if is_hub else folder_state(file.uri, "*")
+        copy = _copy_state(file.uri) if is_hub else folder_state(file.uri, "*")
+        state = copy or open_dataset(file)._fingerprint
         return f"{file.subset} {file.split} {state}"
 
 
@@ -82,18 +87,39 @@ def subsets_of(uri: str) -> tuple[str, ...]:
     """Subsets of a hub dataset; empty if they cannot be listed."""
     import datasets
 
+    name = uri.removeprefix(HUB)
     try:
-        return tuple(datasets.get_dataset_config_names(uri.removeprefix(HUB)))
+        subsets = datasets.get_dataset_config_names(name)
     except Exception:  # opening the dataset reports the error
         return ()
+    # Without the hub, the library opens the subsets in its cache, but does not list them.
+    return tuple((subsets == ["default"] and _cached_subsets(name)) or subsets)
+
+
+def _cached_subsets(name: str) -> list[str]:
+    """Subsets of a hub dataset in the cache of the datasets library, sorted."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    *namespace, last = name.split("/")
+    folder = "___".join([*namespace, camelcase_to_snakecase(last)])
+    return sorted(path.name for path in Path(datasets.config.HF_DATASETS_CACHE, folder).glob("*/") if path.is_dir())
 
 
 def _load(file: CorpusFile) -> datasets.Dataset | datasets.DatasetDict:
     if file.uri.startswith(HUB):
-        return _load_cached(file.uri, file.subset, "")
+        return _load_cached(file.uri, file.subset, _copy_state(file.uri))
     if file.subset:
         raise InputError(f"{file}: a folder has no subsets; leave `subset=` out")
     return _load_cached(file.uri, None, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
+
+
+def _copy_state(uri: str) -> str:
+    """Hash of the path and the state of a local copy of a hub dataset; empty if the dataset is on the hub."""
+    path = uri.removeprefix(HUB)
+    if not os.path.isdir(path):
+        return ""
+    return str(xxhash.xxh3_64_hexdigest(os.fsencode(f"{os.path.abspath(path)} {folder_state(path, '*')}")))
 
 
 @lru_cache(maxsize=4)
@@ -103,7 +129,9 @@ def _load_cached(uri: str, subset: str | None, state: str) -> datasets.Dataset |
 
     try:
         if uri.startswith(HUB):
-            return datasets.load_dataset(uri.removeprefix(HUB), subset)
+            # The library's cache knows a copy by the folder's name and README only: each needs a cache of its own.
+            cache = os.path.join(datasets.config.HF_DATASETS_CACHE, state) if state else None
+            return datasets.load_dataset(uri.removeprefix(HUB), subset, cache_dir=cache)
         return datasets.load_from_disk(uri)
     except Exception as error:  # any error of the hub client, Arrow or the file system
         raise InputError(f"{uri}: cannot be opened ({reason_of(error, 200)})") from None

@@ -28,10 +28,7 @@ class IrDatasetsReader(Reader):
         """See `Reader`."""
         names = select(["doc_id", "text"])
         with ir_errors(file.uri):
-            documents = open_ir_dataset(file.uri).docs_iter()
-            if start.offset:  # most datasets skip documents without reading them
-                skips = hasattr(documents, "__getitem__")
-                documents = documents[start.offset :] if skips else islice(documents, start.offset, None)
+            documents = _documents_from(open_ir_dataset(file.uri), start.offset)
             for number, document in enumerate(documents, start=start.offset):
                 record = {"doc_id": document.doc_id, "text": document.default_text()}
                 yield Position(number, number + 1), {name: record[name] for name in names}
@@ -50,6 +47,22 @@ class IrDatasetsReader(Reader):
     def state(self, file: CorpusFile) -> str:
         """See `Reader`. Collections of ir_datasets do not change."""
         return file.uri
+
+
+def _documents_from(dataset: Any, offset: int) -> Iterator[Any]:
+    """Documents from a position on.
+
+    The store of documents that ir_datasets keeps on disk finds a position at once. Whoever reads from the start builds
+    it; workers that start later, side by side, use it if it is there, since two processes cannot build one.
+    """
+    store = dataset.docs_store()
+    if not offset and hasattr(store, "build"):
+        store.build()
+    documents: Any = dataset.docs_iter()
+    if not offset:
+        return iter(documents)
+    is_built = not hasattr(store, "built") or store.built()
+    return iter(documents[offset:] if is_built else islice(documents, offset, None))
 
 
 @lru_cache(maxsize=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -151,13 +152,16 @@ class CorpusFile:
     @property
     def unit(self) -> str:
         """Name of a record in messages: row, line, or record in .json files, whose arrays span lines freely."""
-        if self.is_table:
-            return "row"
-        return "record" if ".json" in PurePosixPath(self.uri.lower()).suffixes[-2:] else "line"
+        return "row" if self.is_table else _unit_of_lines(self.uri)
 
     def where(self, number: int) -> str:
         """Location of a record, for messages: the file and its row or line."""
         return f"{self}, {self.unit} {number}"
+
+
+@lru_cache
+def _unit_of_lines(uri: str) -> str:
+    return "record" if ".json" in PurePosixPath(uri.lower()).suffixes[-2:] else "line"
 
 
 @dataclass(frozen=True, slots=True)
