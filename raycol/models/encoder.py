@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -294,13 +295,21 @@ def _model_kwargs(source: str, dtype: Dtype) -> dict[str, Any]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' warnings (about the pooler and new markers, handled here) and its progress bars."""
+    """Silence warnings of transformers and sentence-transformers, and their progress bars.
+
+    Those of transformers are about the pooler and new markers, which are handled here; sentence-transformers says that
+    it converts a ColBERT of PyLate.
+    """
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    sentence_transformers = getLogger("sentence_transformers")
+    level = sentence_transformers.level
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    sentence_transformers.setLevel(ERROR)
     try:
         yield
     finally:
+        sentence_transformers.setLevel(level)
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
