@@ -11,7 +11,6 @@ from rich.table import Table
 from raycol.core.arguments import as_options
 from raycol.core.escaping import echo, printable
 from raycol.core.memory import size
-from raycol.evaluation.result import shown_means, with_interval
 from raycol.index.format.manifest import REPORT
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
@@ -199,6 +198,8 @@ def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:
 
 def evaluation(result: Evaluation) -> None:
     """Print the result of `raycol evaluate`: a table for each collection, the averages, and the differences."""
+    from raycol.evaluation.result import shown_means, with_interval  # NumPy; other commands print without it
+
     for note in result.notes:
         echo(f"note: {note}", err=True)
     console = Console(highlight=False, markup=False)
