@@ -67,9 +67,10 @@ def sections() -> dict[str, str]:
 def rows() -> list[Row]:
     found = []
     for section, text in sections().items():
-        for line in re.findall(r"^\| (?!\|)(.*) \|$", text, flags=re.MULTILINE):
-            name, pylate, raycol, same = (f"{line} " if line.endswith("|") else line).split(" | ")
-            found.append(Row(name, section, {"PyLate": pylate, "raycol": raycol}, same.strip() == "="))
+        for table in re.findall(r"^\| \| PyLate \| raycol \| \|\n[|-]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
+            for line in table.splitlines():
+                name, pylate, raycol, same = line[2:-1].split(" | ")
+                found.append(Row(name, section, {"PyLate": pylate, "raycol": raycol}, same.strip() == "="))
     return found
 
 
