@@ -30,7 +30,7 @@ _TOKEN_EMBEDDINGS = {"module_input_name": "token_embeddings", "module_output_nam
 _PROBES = ("", "a", "Rain, wind and 12 storms!", "(x) naïve Straße", "東京の雨")
 
 
-def save_encoder(encoder: MultiVectorEncoder, folder: Path) -> str | None:
+def save_encoder(encoder: MultiVectorEncoder, folder: str | Path) -> str | None:
     """Write an encoder's weights, tokenizer and settings to a folder, created if missing.
 
     raycol and sentence-transformers reopen an encoder with the same fingerprint. PyLate encodes identically, unless
@@ -45,6 +45,7 @@ def save_encoder(encoder: MultiVectorEncoder, folder: Path) -> str | None:
     Raises:
         OSError: the folder cannot be written.
     """
+    folder = Path(folder)
     incompatibility = _pylate_incompatibility(encoder)
     with quiet_transformers():
         if incompatibility:
