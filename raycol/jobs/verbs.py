@@ -26,6 +26,7 @@ class Verb:
         positional: settings that its command takes as arguments, not as options.
         writes: settings that hold output paths.
         reads: settings that hold input paths.
+        collections: settings that hold test collections: input paths, or names of benchmarks.
         models: settings that name a checkpoint: a folder, or a name on the hub.
         concurrent: whether several jobs of the verb may write to one URI at once; each then builds on the others'.
     """
@@ -36,6 +37,7 @@ class Verb:
     positional: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    collections: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     concurrent: bool = False
 
@@ -103,7 +105,8 @@ VERBS = {
         ("evaluate",),
         positional=("data",),
         writes=("out",),
-        reads=("data", "index"),
+        reads=("index",),
+        collections=("data",),
         models=("model",),
     ),
 }

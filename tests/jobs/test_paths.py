@@ -63,6 +63,17 @@ def test_paths_that_do_not_resolve_on_the_cluster_are_refused(folder: Path, sett
     assert message in str(error.value)
 
 
+def test_benchmarks_are_no_paths(folder: Path) -> None:
+    check(folder, "evaluate", data=("nanobeir", "beir/cqadupstack/android", "ir:vaswani"), model="m")
+    with pytest.raises(InputError, match="data is 'nanobier': no such file or folder in the working directory"):
+        check(folder, "evaluate", data=("nanobier",), model="m")
+    (folder / "beir").mkdir()
+    (folder / "beir" / "left.jsonl").write_text("{}")
+    (folder / ".gitignore").write_text("beir\n")
+    with pytest.raises(InputError, match="data is 'beir': excluded, so it is not uploaded"):
+        check(folder, "evaluate", data=("beir",), model="m")
+
+
 def test_every_source_is_checked(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):

@@ -15,7 +15,7 @@ def test_every_path_setting_is_classified() -> None:
     """A new setting that holds a path must be listed as read or written."""
     models = {"model", "teacher", "cross_encoder"}
     for name, verb in VERBS.items():
-        known = {*verb.writes, *verb.reads, *verb.models}
+        known = {*verb.writes, *verb.reads, *verb.collections, *verb.models}
         named = {
             field
             for field, info in verb.config.model_fields.items()

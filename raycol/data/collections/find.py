@@ -68,14 +68,19 @@ def find_collections(name: str, split: str | None = None) -> list[CollectionRef]
         return hub_collections(name, split)
     if name.startswith(IR_DATASETS):
         return ir_collections(name, split)
-    benchmark, _, part = name.partition("/")
-    if benchmark not in _BENCHMARKS or path_kind(name) != "nothing":
+    if not is_benchmark(name) or path_kind(name) != "nothing":
         return folder_collections(name, split)
+    benchmark, _, part = name.partition("/")
     collections = _BENCHMARKS[benchmark](split)
     chosen = [ref for ref in collections if not part or part.lower() in _names_of(ref)]
     if not chosen:
         raise InputError(f"{name}: no such collection; {benchmark} has {', '.join(ref.name for ref in collections)}")
     return chosen
+
+
+def is_benchmark(name: str) -> bool:
+    """Whether a name is that of a benchmark or a part of one, if it is not a path."""
+    return name.partition("/")[0] in _BENCHMARKS
 
 
 def _names_of(ref: CollectionRef) -> set[str]:
