@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from raycol.client.sync_client import Client, search_endpoint
+from raycol.data import Dataset, Passage
+from raycol.data.beir import save_beir
 from raycol.errors import InputError, RaycolError
+from raycol.evaluation import EvaluateConfig, evaluate
 from raycol.index import Index
 from raycol.models.encoder import load_encoder
 from raycol.retrieval import Retriever, SearchConfig, search
@@ -69,6 +72,23 @@ def test_an_index_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index
         reranked, expected = remote.rerank("rain", ids), Retriever(index).rerank("rain", ids)
     assert [(hit.id, hit.metadata) for hit in reranked] == [(hit.id, hit.metadata) for hit in expected]
     assert [hit.score for hit in reranked] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+
+
+def test_an_endpoint_is_evaluated_as_its_index_is(endpoint: RunningEndpoint, index: Index, tmp_path: Path) -> None:
+    (hits,) = search_endpoint(endpoint.url, ["rain"], k=80).results
+    passages = [Passage(hit.id, "", str(hit.text)) for hit in hits]
+    queries = {f"q{number}": text for number, text in enumerate(QUERIES)}
+    save_beir(tmp_path / "data", Dataset(passages, queries, {id_: {passages[0].id: 1} for id_ in queries}))
+    systems = [
+        f"index=index:{index.uri}",
+        f"endpoint={endpoint.url}",
+        f"bm25,depth=9 > {endpoint.url}",
+        f"bm25,depth=9 > index:{index.uri}",
+    ]
+    config = EvaluateConfig(data=tmp_path / "data", system=systems, metrics=("AP",), depth=20, resamples=9)
+    whole, served, reranked, expected = (each.per_query["AP"] for each in evaluate(config).results)
+    assert whole == served
+    assert reranked == expected
 
 
 def test_k_beyond_the_index_returns_all_documents(endpoint: RunningEndpoint) -> None:
