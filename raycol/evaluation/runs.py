@@ -74,7 +74,7 @@ def search_index(
         index: the index.
         queries: embeddings, float32 [n_tokens, dim] each.
         depth: hits per query.
-        settings: further arguments of `Index.search`.
+        settings: further arguments of `Index.search`; `effort` may also be `exact`, which scores all stored tokens.
         report: receives the progress, in queries.
     """
     search = _search_split if index.manifest.split else _search
@@ -87,7 +87,11 @@ def search_index(
 
 
 def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int, settings: Mapping[str, Any]) -> list[Hits]:
-    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, k=k, **settings)]
+    if settings.get("effort") == "exact":
+        results = index.exact(queries, k=k)
+    else:
+        results = index.search(queries, k=k, **settings)
+    return [[(hit.id, hit.score) for hit in hits] for hits in results]
 
 
 def _search_split(

@@ -124,8 +124,9 @@ def _parse_stage(text: str, spec: str, more: Mapping[str, type]) -> Stage:
             if not str(value).isdigit() or int(value) < 1:
                 raise InputError(f"system {spec!r}: {name} is {value!r}; expected a positive whole number")
             settings[name] = int(value)
-        if name == "effort" and value not in _EFFORTS:
-            raise InputError(f"system {spec!r}: effort is {value!r}; expected one of {', '.join(_EFFORTS)}")
+        efforts = (*_EFFORTS, "exact") if kind == "index" else _EFFORTS
+        if name == "effort" and value not in efforts:
+            raise InputError(f"system {spec!r}: effort is {value!r}; expected one of {', '.join(efforts)}")
     return Stage(kind, target, settings)
 
 

@@ -109,6 +109,20 @@ def test_candidates_are_reranked(folder: Path, tiny_colbert: Path, tmp_path: Pat
     assert few.metrics["R@100"] <= model.metrics["R@100"]
 
 
+def test_an_index_is_searched_exactly(folder: Path, tmp_path: Path) -> None:
+    """The truth of approximate search: MaxSim over all stored tokens."""
+    from raycol.index import Index
+    from raycol.retrieval import Retriever
+
+    systems = [f"exact=index:{folder}/indexes/one,effort=exact", f"index:{folder}/indexes/one"]
+    measure(data=folder / "one", system=systems, out=tmp_path / "o", save_runs=True)
+    data, index = dataset(8, 0), Index.open(folder / "indexes" / "one")
+    run = read_run(tmp_path / "o/runs/one/exact.trec", data.queries)
+    embeddings = Retriever(index, device="cpu").encode(list(data.queries.values()))
+    for query, hits in zip(data.queries, index.exact(embeddings, k=100), strict=True):
+        assert run[query] == {hit.id: hit.score for hit in hits}
+
+
 def test_a_single_vector_model_is_exact(folder: Path, tiny_backbone: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -47,7 +47,7 @@ def test_a_system_is_parsed(spec: str, system: System | None) -> None:
         (["bm25,effort=fast"], "bm25 has no setting 'effort'; it has none"),
         (["bm25,depth=9"], "bm25 has no setting 'depth'"),
         (["index:a,n_probe=0"], "n_probe is '0'; expected a positive whole number"),
-        (["index:a,effort=slow"], "effort is 'slow'; expected one of fast, default, thorough"),
+        (["index:a,effort=slow"], "effort is 'slow'; expected one of fast, default, thorough, exact"),
         (["bm25 > bm25"], "bm25 cannot rerank; expected one of exact"),
         (["bm25 > exact:m > exact:n"], "expected [NAME=]SYSTEM"),
         (["bm25 > "], "expected [NAME=]SYSTEM"),
