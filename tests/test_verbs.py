@@ -278,3 +278,8 @@ def test_a_notebooks_cells_run_twice(tiny_backbone: Path, tmp_path: Path, monkey
         assert local.search(["rain", "bread"]) == remote.search(["rain", "bread"])
         assert local.rerank("rain", ["new"])[0].metadata == remote.rerank("rain", ["new"])[0].metadata
         assert local.explain("rain", "new").matches == remote.explain("rain", "new").matches
+
+
+def test_a_dashboard_is_checked_by_the_command() -> None:
+    with pytest.raises(InputError, match="through a dashboard the checks run as a job"):
+        raycol.run_doctor(address="http://127.0.0.1:1")

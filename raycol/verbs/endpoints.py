@@ -12,6 +12,7 @@ from raycol.demo.config import DemoConfig
 from raycol.doctor.config import DoctorConfig, check_reachable
 from raycol.errors import InputError
 from raycol.index.search.effort import Effort
+from raycol.jobs.connection import is_dashboard
 from raycol.jobs.submit import SubmitConfig
 from raycol.retrieval import SearchConfig
 from raycol.serving.config import ServeConfig
@@ -102,6 +103,11 @@ def run_doctor(
     """Check a cluster before a job fails on it: versions, storage, GPUs, memory, disk, authentication, clocks."""
     config = settings_of(DoctorConfig, "run_doctor", locals())
     if address := config.address or os.environ.get("RAY_ADDRESS"):
+        if is_dashboard(address):
+            raise InputError(
+                f"{address}: through a dashboard the checks run as a job, which the command raycol doctor "
+                "does; in Python, on a machine of the cluster, pass auto or HOST:6379"
+            )
         check_reachable(address)
         # Ray reads this on import.
         os.environ["RAY_ADDRESS"] = address
