@@ -6,7 +6,7 @@ PEERS := .venv-peers
 PYLATE := .venv-pylate
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-long lint types ci bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-tests bench-training clean help
+.PHONY: demo test test-fast test-long lint types ci docs bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-tests bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ types: $(VENV)/.dev   ## static types
 	$(BIN)/mypy
 
 ci: lint types test   ## what .ci/run runs
+
+docs: $(VENV)/.docs   ## build the documentation site in site/
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 bench-demo: $(VENV)/.dev  ## wall time and peak memory of the demo, all processes together
 	$(BIN)/python benchmarks/demo.py
@@ -60,8 +63,8 @@ bench-training: $(VENV)/.dev  ## what a training step costs, beside sentence-tra
 bench-serving: $(VENV)/.dev $(PYLATE)/.made  ## latency and throughput of an endpoint, beside searching in process
 	$(BIN)/python benchmarks/serving.py --keep benchmarks/kept --pylate $(PYLATE)/bin/python $(ARGS)
 
-clean:           ## remove the virtual environments and the demo's output
-	rm -rf $(VENV) $(PEERS) $(PYLATE) raycol-demo benchmarks/kept
+clean:           ## remove the virtual environments, the demo's output and the site
+	rm -rf $(VENV) $(PEERS) $(PYLATE) raycol-demo benchmarks/kept site
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +79,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 $(PEERS)/.made: benchmarks/peers/requirements.txt
 	@[ -x $(PEERS)/bin/pip ] || $(PYTHON) -m venv --clear $(PEERS)

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from raycol.core.arguments import as_options
 from raycol.core.escaping import echo
 from raycol.core.memory import size
 from raycol.index.format.manifest import REPORT
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT, MiningReport, ScoringReport, format_counts
 
 if TYPE_CHECKING:
-    from raycol.client.schema import SearchHit
+    from raycol.client.schema import SearchHit, VersionResponse
     from raycol.data import BadRecord
     from raycol.evaluation.evaluate import Evaluation
-    from raycol.index import Hit, Index
+    from raycol.index import Change, Hit, Index, IndexStats, VacuumResult
+    from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
     from raycol.serving.run import RunningEndpoint
@@ -32,13 +34,12 @@ def trained(report: TrainReport) -> None:
     """Print the result of `raycol train`."""
     metric = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
     best = f" (best: step {report.best_step}{metric})" if report.metrics else ""
-    before, after = report.loss_change
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
-        f"mean loss {before:.3f} -> {after:.3f} (first and last tenth of the steps){best}"
+        f"{report.loss_summary}{best}"
     )
     for remark in report.remarks:
-        echo(remark)
+        echo(as_options(remark))
 
 
 def built(report: BuildReport) -> None:
@@ -58,7 +59,7 @@ def built(report: BuildReport) -> None:
 
 def _skipped(problems: Sequence[BadRecord], report: str) -> None:
     for problem in problems[:_SKIPPED_SHOWN]:
-        echo(f"skipped {problem}")
+        echo(f"skipped {as_options(str(problem))}")
     if len(problems) > _SKIPPED_SHOWN:
         echo(f"skipped {len(problems) - _SKIPPED_SHOWN} more: see {report}")
 
@@ -73,10 +74,10 @@ def mined(report: MiningReport) -> None:
         echo(
             f"{short} of {report.queries} queries have fewer than {report.wanted} negatives: "
             f"{_short_outcome(short, report.short_kept)}. "
-            f"By what excluded most of their hits: {format_counts(report.short)}"
+            f"By what excluded most of their hits: {as_options(format_counts(report.short))}"
         )
     if report.left_out:
-        echo(f"excluded of {report.hits} hits: {format_counts(report.left_out)}")
+        echo(f"excluded of {report.hits} hits: {as_options(format_counts(report.left_out))}")
     if report.positives_encoded:
         echo(f"{report.positives_encoded} positives are not in the index; their texts were encoded to score them")
     _skipped(report.skipped, f"{MINING_REPORT} in {report.out}")
@@ -132,9 +133,28 @@ def _hours(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
-def stats(index: Index) -> None:
+def deleted(change: Change, index: str, n_ids: int) -> None:
+    """Print the result of `raycol index delete` of `n_ids` distinct ids."""
+    unknown = f", of {n_ids} ids; the others are not in the index" if change.removed < n_ids else ""
+    echo(f"{index}: version {change.version}, {change.removed} documents deleted{unknown}")
+
+
+def compacted(report: CompactReport) -> None:
+    """Print the result of `raycol index compact`."""
+    echo(
+        f"{report.index}: version {report.version}, {report.partitions_before} -> {report.partitions} partitions, "
+        f"{report.dropped} deleted documents dropped"
+    )
+
+
+def vacuumed(result: VacuumResult, index: str) -> None:
+    """Print the result of `raycol index vacuum`."""
+    echo(f"{index}: {len(result.versions)} versions and {len(result.removed)} folders and files removed")
+
+
+def stats(result: IndexStats, index: Index) -> None:
     """Print the result of `raycol index info`."""
-    result, manifest = index.stats(), index.manifest
+    manifest = index.manifest
     versions = ", ".join(str(version) for version in result.versions if version != result.version)
     echo(f"index        {index.uri}")
     echo(f"version      {result.version}" + (f" (also stored: {versions})" if versions else ""))
@@ -158,6 +178,11 @@ def serving(endpoint: RunningEndpoint) -> None:
     unit = "passages" if manifest.split else "documents"
     echo(f"serving {manifest.documents} {unit} over {endpoint.shards} shards at {endpoint.url} (Ctrl-C stops)")
     echo(f"try: raycol search {endpoint.url} 'your question'")
+
+
+def deployed(response: VersionResponse, target: str) -> None:
+    """Print the result of `raycol deploy`."""
+    echo(f"{target}: version {response.version} in place of {response.before}")
 
 
 def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:

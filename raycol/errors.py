@@ -22,6 +22,10 @@ class InputError(RaycolError):
     exit_code = 2
 
 
+class ArgumentError(InputError, TypeError):
+    """A function has no argument of this name. Exit code 2."""
+
+
 class IndexCorruptError(RaycolError):
     """An index's files do not match its manifest. Exit code 1."""
 

@@ -295,7 +295,7 @@ def test_load_index_encoder_refuses_another_model(tiny_backbone: Path, tiny_colb
     assert encoder_fingerprint(load_index_encoder(info, None, device="cpu")) == fingerprint
     with pytest.raises(InputError, match="not the one the index was built with"):
         load_index_encoder(info, str(tiny_backbone), device="cpu")
-    with pytest.raises(InputError, match="pass --model"):
+    with pytest.raises(InputError, match="pass `model=`"):
         load_index_encoder(None, None, device="cpu")
 
 

@@ -1,5 +1,6 @@
 """`Retriever`: over an index with its encoder, over one with an encoder of one's own, and over an endpoint."""
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ def test_another_encoder_is_refused(own_index: Path) -> None:
 def test_wrong_arguments_are_refused_by_name(own_index: Path) -> None:
     retriever = raycol.Retriever(raycol.Index(own_index), model=HashEncoder())
     for call, message in (
-        (lambda: retriever.search(["date"], top_k=3), "no argument 'top_k'; expected k"),
+        (lambda: retriever.search(["date"], top_k=3), "no argument 'top_k'; the nearest is 'k'"),
         (lambda: retriever.search(["date", " "]), "an empty query"),
         (lambda: retriever.search([np.ones((2, 16))]), "text 0 is a ndarray; expected a string"),
         (lambda: retriever.search("date", ids="1"), "ids is '1'; expected a list"),
@@ -136,11 +137,11 @@ def test_an_endpoint_answers_in_the_same_types() -> None:
     answers = {
         "/v1/search": search.model_dump_json(),
         "/v1/explain": explain.model_dump_json(),
-        "/v1/rerank": '{"results": [{"id": "2", "score": 1.5}], "unknown": [], "version": 1, "took_ms": {}}',
-        "/v1/documents/2": '{"id": "2", "text": "a date", "metadata": {"lang": "en"}, "version": 1}',
     }
+    bodies = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.content))
         return httpx2.Response(200, text=answers[request.url.path])
 
     retriever = Retriever("http://127.0.0.1:1")
@@ -149,7 +150,12 @@ def test_an_endpoint_answers_in_the_same_types() -> None:
     assert found == raycol.Hit("2", 3.5)
     assert (found.text, found.title, found.metadata["lang"]) == ("a date", "t", "en")
     assert retriever.rerank("date", ["2"])[0].text == "a date"
+    assert bodies[-1] == {"query": "date", "ids": ["2"], "k": 1, "effort": "default", "allow_partial": False}
+    with pytest.raises(InputError, match="document '7' is not in the index of http"):
+        retriever.rerank("date", ["2", "7", "8"])
+    assert len(bodies) == 3
+    assert retriever.rerank(["date"], [[]]) == [[]]
     explained = retriever.explain("date", "2")
     assert (explained.matches[0].document_token, explained.matches[0].start) == ("date", 2)
-    with pytest.raises(InputError, match="top_k"):
+    with pytest.raises(InputError, match="search has no argument 'top_k'; the nearest is 'k'; an endpoint"):
         retriever.search("date", top_k=3)

@@ -2,6 +2,7 @@
 
 import inspect
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,7 @@ from raycol.cli.commands import app
 from raycol.core.config import Config
 from raycol.demo.config import DemoConfig
 from raycol.doctor.config import DoctorConfig
-from raycol.errors import InputError
+from raycol.errors import ArgumentError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig, Evaluation
 from raycol.index.searcher import IndexStats
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
@@ -26,7 +27,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
 from raycol.training.launch import TrainReport
-from raycol.verbs.overwriting import is_index
+from raycol.verbs.overwriting import beside_index
 from tests.conftest import make_passages, write_jsonl
 
 CONFIGS: dict[str, type[Config]] = {
@@ -158,6 +159,30 @@ def test_a_wrong_value_is_reported_by_the_functions_name(tmp_path: Path) -> None
         raycol.evaluate("scifact", index="an-index", split=5)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: raycol.search("i", ["q"], top_k=3), "search has no argument 'top_k'; the nearest is 'k'"),
+        (lambda: raycol.search(index_path="i", queries=["q"]), "'index_path'; the nearest is 'target'"),
+        (lambda: raycol.build_index([], model_name="m", out="i"), "'model_name'; the nearest is 'model'"),
+        (lambda: raycol.build_index([], model="m", index="i"), "'index'; the nearest is 'out'"),
+        (lambda: raycol.evaluate("d", index_path="i"), "'index_path'; the nearest is 'index'"),
+        (lambda: raycol.train(model="m", data="d", output_dir="o"), "'output_dir'; the nearest is 'out'"),
+        (lambda: raycol.train(per_device_train_batch_size=8), "the nearest is 'batch_size'"),
+        (lambda: raycol.delete_documents("i", ["1"], refuse=True), "the nearest is 'refuse_unknown'"),
+        (lambda: raycol.load_encoder("m", max_query_length=8), "the nearest is 'query_length'"),
+        (lambda: raycol.Retriever(index="i"), "Retriever has no argument 'index'; the nearest is 'target'"),
+        (lambda: raycol.Index.create("i", [], nbits=2), "create has no argument 'nbits'; the nearest is 'bits'"),
+        (lambda: raycol.Client("http://h").search("q", top_k=1), "the nearest is 'k'"),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_nearest_name(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as refused:
+        call()
+    assert isinstance(refused.value, TypeError)
+    assert isinstance(refused.value, InputError)
+
+
 def test_index_verbs(corpus: Path, tmp_path: Path, clustered: list) -> None:
     index = tmp_path / "index"
     raycol.Index.create(index, (raycol.Document(f"d{n}", each) for n, each in enumerate(clustered)))
@@ -169,9 +194,13 @@ def test_index_verbs(corpus: Path, tmp_path: Path, clustered: list) -> None:
         raycol.delete_documents(index, "d1")
     assert raycol.vacuum_index(index, keep=1).versions == (1,)
     assert raycol.verify_index(index) == []
-    assert is_index(index)
+    assert beside_index(index) == set()
     (index / "notes.txt").write_text("mine")
-    assert not is_index(index)
+    assert beside_index(index) == {"notes.txt"}
+    with pytest.raises(InputError, match=r"files that raycol did not write, notes\.txt, so it is not overwritten"):
+        raycol.build_index([{"id": "1", "text": "a"}], model="m", out=index, overwrite=True)
+    assert (index / "notes.txt").read_text() == "mine"
+    assert raycol.index_info(index).documents == 199
 
 
 def test_only_finished_results_are_replaced(tmp_path: Path) -> None:
@@ -206,6 +235,9 @@ def test_results_are_short_and_tables() -> None:
         "seconds=12.35)"
     )
     assert "<td style='text-align:left'>10,000 values</td>" in report._repr_html_()
+    assert report.loss_summary == "mean loss 0.500 -> 0.500 (first and last tenth of the steps)"
+    assert TrainReport("m", 8, [2.0] * 179 + [1.0] * 20, {}, 0, 1.0).loss_summary == "mean loss 1.000 (last 20 steps)"
+    assert TrainReport("m", 8, [1.0, 2.0], {}, 0, 1.0).loss_summary == "mean loss 1.500 (last 2 steps)"
     evaluation = Evaluation({"nDCG@10": 0.5}, "exact <MaxSim>", 3, 60, 0)
     assert str(evaluation) == repr(evaluation)
     assert "exact &lt;MaxSim&gt;" in evaluation._repr_html_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from raycol.cli.doctor import doctor
 from raycol.cli.jobs import jobs_app
 from raycol.cli.keys import key_app
 from raycol.cli.options import given, options_of
+from raycol.cli.output import Output, with_json
 from raycol.cli.submit import submit_app
 from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
@@ -25,7 +27,7 @@ from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.evaluate import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, ScoreConfig
-from raycol.retrieval import SearchConfig
+from raycol.retrieval import Results, SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.training.config import TrainConfig
@@ -69,48 +71,55 @@ def demo(config: DemoConfig) -> None:
 
 
 @app.command()
+@with_json
 @options_of(TrainConfig, recipe=True)
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig) -> Output:
     """Train an encoder on Ray Train. Run again after an interruption, the same command resumes."""
-    display.trained(verbs.train(**given(config)))
+    return Output(verbs.train(**given(config)), display.trained)
 
 
 @app.command()
+@with_json
 @options_of(MineConfig, "index", "data")
-def mine(config: MineConfig) -> None:
+def mine(config: MineConfig) -> Output:
     """Find hard negatives of training queries in an index, on Ray Data."""
-    display.mined(verbs.mine(**given(config)))
+    return Output(verbs.mine(**given(config)), display.mined)
 
 
 @app.command()
+@with_json
 @options_of(ScoreConfig, "data")
-def score(config: ScoreConfig) -> None:
+def score(config: ScoreConfig) -> Output:
     """Score training examples with a cross-encoder, on Ray Data."""
-    display.scored(verbs.score(**given(config)))
+    return Output(verbs.score(**given(config)), display.scored)
 
 
 @index_app.command("build")
+@with_json
 @options_of(IndexConfig, "corpus")
-def build(config: IndexConfig) -> None:
+def build(config: IndexConfig) -> Output:
     """Encode a corpus into an index on Ray Data."""
-    display.built(verbs.build_index(**given(config)))
+    return Output(verbs.build_index(**given(config)), display.built)
 
 
 @index_app.command("plan")
+@with_json
 @options_of(PlanConfig, "corpus")
-def plan(config: PlanConfig) -> None:
+def plan(config: PlanConfig) -> Output:
     """Estimate what an index build takes, from a sample of the corpus and rates measured on this machine."""
-    display.estimate(verbs.plan_index(**given(config)), config.num_workers)
+    return Output(verbs.plan_index(**given(config)), partial(display.estimate, num_workers=config.num_workers))
 
 
 @index_app.command("append")
+@with_json
 @options_of(AppendConfig, "index", "corpus")
-def append(config: AppendConfig) -> None:
+def append(config: AppendConfig) -> Output:
     """Encode a corpus with an index's own encoder and append it, as one new version."""
-    display.built(verbs.append_index(**given(config)))
+    return Output(verbs.append_index(**given(config)), display.built)
 
 
 @index_app.command("delete")
+@with_json
 def delete(
     index: IndexArgument,
     ids: Annotated[list[str] | None, typer.Argument(help="Documents to delete.", show_default=False)] = None,
@@ -120,29 +129,25 @@ def delete(
     refuse_unknown: Annotated[
         bool, typer.Option("--refuse-unknown", help="Fail if a document is not in the index.")
     ] = False,
-) -> None:
+) -> Output:
     """Delete documents, as one new version. Compaction removes their bytes."""
     to_delete = [*(ids or []), *(read_id_lines(file) if file else [])]
     if not to_delete:
         raise InputError("nothing to delete: name documents, or a file of ids with --file")
     change = verbs.delete_documents(index, to_delete, refuse_unknown=refuse_unknown)
-    n_ids = len(set(to_delete))
-    unknown = f", of {n_ids} ids; the others are not in the index" if change.removed < n_ids else ""
-    echo(f"{index}: version {change.version}, {change.removed} documents deleted{unknown}")
+    return Output(change, partial(display.deleted, index=index, n_ids=len(set(to_delete))))
 
 
 @index_app.command("compact")
+@with_json
 @options_of(CompactConfig, "index")
-def compact(config: CompactConfig) -> None:
+def compact(config: CompactConfig) -> Output:
     """Merge small partitions and drop deleted documents, as one new version."""
-    result = verbs.compact_index(**given(config))
-    echo(
-        f"{result.index}: version {result.version}, {result.partitions_before} -> {result.partitions} partitions, "
-        f"{result.dropped} deleted documents dropped"
-    )
+    return Output(verbs.compact_index(**given(config)), display.compacted)
 
 
 @index_app.command("vacuum")
+@with_json
 def vacuum(
     index: IndexArgument,
     keep: Annotated[int, typer.Option(help="Number of versions to keep, including the current one.")] = 2,
@@ -150,39 +155,38 @@ def vacuum(
         bool,
         typer.Option("--abandoned", help="Also remove files of unfinished writers. Only safe while no writer runs."),
     ] = False,
-) -> None:
+) -> Output:
     """Remove old versions, and files that no remaining version references."""
-    result = verbs.vacuum_index(index, keep=keep, abandoned=abandoned)
-    echo(f"{index}: {len(result.versions)} versions and {len(result.removed)} folders and files removed")
+    return Output(verbs.vacuum_index(index, keep=keep, abandoned=abandoned), partial(display.vacuumed, index=index))
 
 
 @index_app.command("info")
+@with_json
 def info(
     index: IndexArgument,
     version: Annotated[int | None, typer.Option(help="Version to open. Default: the newest.")] = None,
-) -> None:
+) -> Output:
     """Print an index's contents, size and codec."""
     from raycol.index import Index
 
-    display.stats(Index.open(index, version))
+    opened = Index.open(index, version)
+    return Output(opened.stats(), partial(display.stats, index=opened))
 
 
 @index_app.command("verify")
-def verify(index: IndexArgument) -> None:
+@with_json
+def verify(index: IndexArgument) -> Output:
     """Read every byte of an index and check it against the manifests' checksums."""
     problems = verbs.verify_index(index)
+    return Output(problems, partial(_show_problems, index=index), exit_code=1 if problems else 0)
+
+
+def _show_problems(problems: list[str], index: str) -> None:
     for problem in problems:
-        echo(str(problem), err=True)
+        echo(problem, err=True)
     if problems:
         raise IndexCorruptError(f"{index}: {len(problems)} files do not match their manifests")
     echo(f"{index}: every file matches its manifests")
-
-
-@index_app.command("search")
-@options_of(SearchConfig, "target", "queries")
-def search_index(config: SearchConfig) -> None:
-    """Search an index (same as raycol search)."""
-    search(config)
 
 
 @app.command()
@@ -201,32 +205,38 @@ def serve(config: ServeConfig) -> None:
 
 
 @app.command()
+@with_json
 @options_of(DeployConfig, "target")
-def deploy(config: DeployConfig) -> None:
+def deploy(config: DeployConfig) -> Output:
     """Switch running endpoints to another version of their index."""
-    result = verbs.deploy(**given(config))
-    echo(f"{config.target}: version {result.version} in place of {result.before}")
+    return Output(verbs.deploy(**given(config)), partial(display.deployed, target=config.target))
 
 
-def search(config: SearchConfig) -> None:
+@index_app.command("search")
+@app.command("search")
+@with_json
+@options_of(SearchConfig, "target", "queries")
+def search(config: SearchConfig) -> Output:
     """Search an index or a running endpoint."""
     from raycol.retrieval import search as run
 
     # A short process: collecting garbage among torch's million objects takes a fifth of the import.
     with without_gc():
         results = run(config)
+    return Output([{"query": hits.query, "hits": hits} for hits in results], lambda _: _show_hits(results))
+
+
+def _show_hits(results: Results) -> None:
     for hits in results:
         display.hits(hits.query, hits)
-
-
-app.command("search")(options_of(SearchConfig, "target", "queries")(search))
 
 
 app.command("doctor")(doctor)
 
 
 @app.command()
+@with_json
 @options_of(EvaluateConfig, "data")
-def evaluate(config: EvaluateConfig) -> None:
+def evaluate(config: EvaluateConfig) -> Output:
     """Evaluate a model, or an index, on a BEIR folder."""
-    display.evaluation(verbs.evaluate(**given(config)))
+    return Output(verbs.evaluate(**given(config)), display.evaluation)

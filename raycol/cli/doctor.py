@@ -8,13 +8,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from raycol.cli.options import options_of
+from raycol.cli.output import Output, with_json
 from raycol.cli.submit import follow_and_exit
+from raycol.core.arguments import as_options
 from raycol.core.escaping import printable
 from raycol.core.progress import progress
 from raycol.doctor.checks import Finding
@@ -30,12 +31,14 @@ _PIPE_WIDTH = 110
 _STATES = {"ok": Text("ok", "green"), "failed": Text("FAILED", "red"), "not checked": Text("-", "yellow")}
 
 
+@with_json
 @options_of(DoctorConfig)
-def doctor(config: DoctorConfig) -> None:
+def doctor(config: DoctorConfig) -> Output:
     """Check a cluster before a job fails on it: versions, storage, GPUs, memory, disk, authentication, clocks."""
     address = config.address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if address and is_dashboard(address):
-        _run_on_head(config, address)
+        reason = "these checks run as a job of the cluster, whose log is printed; run raycol doctor --json on the head"
+        return Output(None, lambda _: _run_on_head(config, address), no_json=reason)
     if address:
         check_reachable(address)
         # Ray reads this on import; nothing has imported it yet.
@@ -46,8 +49,7 @@ def doctor(config: DoctorConfig) -> None:
 
     with progress("Checking"):
         findings = examine(config)
-    show(findings)
-    raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+    return Output(findings, show, exit_code=1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
 def _run_on_head(config: DoctorConfig, address: str) -> None:
@@ -76,7 +78,7 @@ def show(findings: Sequence[Finding]) -> None:
     for column in ("", "check", "result"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(_STATES[finding.state], printable(finding.check), printable(finding.detail))
+        table.add_row(_STATES[finding.state], printable(finding.check), printable(as_options(finding.detail)))
     output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     output.print(table)
     for finding in findings:

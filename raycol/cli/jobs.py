@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from raycol.cli.output import Output, with_json
 from raycol.cli.submit import follow_and_exit
 from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo, printable, printable_log
 from raycol.errors import RaycolError
 from raycol.jobs.cluster import Cluster
 from raycol.jobs.connection import auth_headers, dashboard_address
-from raycol.jobs.job import PREFIX
+from raycol.jobs.job import PREFIX, SubmittedJob
 
 # Seconds to wait for a job to stop. Ray kills it after 3; the rest is for the cluster to record it.
 _STOP_TIMEOUT_S = 60.0
@@ -40,12 +41,17 @@ def _cluster(address: str | None) -> Cluster:
 
 
 @jobs_app.command("list")
+@with_json
 def list_jobs(
     address: AddressOption = None,
     all_jobs: Annotated[bool, typer.Option("--all", help="Also list jobs that raycol did not submit.")] = False,
-) -> None:
+) -> Output:
     """List the submitted jobs, oldest first."""
     jobs = [job for job in _cluster(address).jobs() if all_jobs or job.id.startswith(f"{PREFIX}-")]
+    return Output(jobs, _show_jobs)
+
+
+def _show_jobs(jobs: list[SubmittedJob]) -> None:
     if not jobs:
         echo("no jobs")
         return
@@ -83,17 +89,17 @@ def logs(
 
 
 @jobs_app.command("stop")
-def stop(job: JobArgument, address: AddressOption = None) -> None:
+@with_json
+def stop(job: JobArgument, address: AddressOption = None) -> Output:
     """Stop a job and wait until it has ended. Submitted again, it resumes."""
     cluster = _cluster(address)
     state = cluster.job(job)
     if not state.active:
-        echo(f"{job}: has already ended ({state.status})")
-        return
+        return Output(state, lambda state: echo(f"{job}: has already ended ({state.status})"))
     cluster.stop(job)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while (state := cluster.job(job)).active:
         if time.monotonic() > deadline:
             raise RaycolError(f"job {job}: still {state.status} {_STOP_TIMEOUT_S:g} seconds after the request to stop")
         time.sleep(0.3)
-    echo(f"{job}: {state.status}")
+    return Output(state, lambda state: echo(f"{job}: {state.status}"))

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from raycol.cli.output import Output, with_json
 from raycol.cli.usage import CommandGroup
 from raycol.core.escaping import echo
-from raycol.serving.keys import new_key, read_keys, revoke_key
+from raycol.serving.keys import Key, new_key, read_keys, revoke_key
 
 key_app = typer.Typer(help="Create, revoke and list API keys of an endpoint.", cls=CommandGroup, rich_markup_mode=None)
 
@@ -38,9 +39,14 @@ def revoke(file: FileArgument, name: NameArgument) -> None:
 
 
 @key_app.command("list")
-def list_keys(file: FileArgument) -> None:
+@with_json
+def list_keys(file: FileArgument) -> Output:
     """Print the name, scope and creation time of each key."""
     keys = read_keys(file).keys
+    return Output([key.model_dump(exclude={"sha256"}) for key in keys], lambda _: _show(keys))
+
+
+def _show(keys: tuple[Key, ...]) -> None:
     width = max(len(key.name) for key in keys)
     for key in keys:
         echo(f"{key.name:{width}}  {key.scope:5}  {key.created:%Y-%m-%dT%H:%M:%S%z}")

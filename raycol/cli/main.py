@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from raycol.cli.commands import app
 from raycol.cli.usage import usage_error
+from raycol.core.arguments import as_options
 from raycol.core.escaping import echo
 from raycol.errors import RaycolError
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if isinstance(error, RaycolError):
-            echo(f"error: {' '.join(str(error).split())}", err=True)
+            echo(f"error: {' '.join(as_options(str(error)).split())}", err=True)
             sys.exit(error.exit_code)
         reason = (str(error).strip() or "no message").splitlines()[0]
         echo(f"internal error: {type(error).__name__}: {reason} (--debug shows the traceback)", err=True)

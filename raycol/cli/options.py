@@ -15,11 +15,12 @@ from raycol.core.config import Config
 from raycol.errors import InputError
 
 C = TypeVar("C", bound=Config)
+T = TypeVar("T")
 
 
 def options_of(
     config_class: type[C], *arguments: str, recipe: bool = False
-) -> Callable[[Callable[[C], None]], Callable[..., None]]:
+) -> Callable[[Callable[[C], T]], Callable[..., T]]:
     """Decorate a function of a configuration as a command with one option for each field.
 
     Options default to None, so that the YAML file and the class supply the values of those not passed.
@@ -30,12 +31,12 @@ def options_of(
         recipe: also accept the YAML file as an argument, for verbs with many settings.
     """
 
-    def decorate(run: Callable[[C], None]) -> Callable[..., None]:
-        def command(config: Path | None = None, recipe_: Path | None = None, **values: Any) -> None:
+    def decorate(run: Callable[[C], T]) -> Callable[..., T]:
+        def command(config: Path | None = None, recipe_: Path | None = None, **values: Any) -> T:
             passed = {name: value for name, value in values.items() if value not in (None, [], ())}
             if config and recipe_:
                 raise InputError(f"two files of settings, {recipe_} and --config {config}; pass one of them")
-            run(config_class.load(config or recipe_, passed))
+            return run(config_class.load(config or recipe_, passed))
 
         parameters = [_parameter(name, config_class.model_fields[name], positional=True) for name in arguments]
         parameters += [_RECIPE] * recipe

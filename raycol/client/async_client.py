@@ -30,6 +30,7 @@ from raycol.client.schema import (
     SearchResponse,
     VersionResponse,
 )
+from raycol.core.arguments import named_arguments
 from raycol.index.search.effort import Effort
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class AsyncClient(Connection):
         self._http = httpx2.AsyncClient(transport=transport, **self._options)
         self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    @named_arguments
     async def search(
         self,
         query: str | None = None,
@@ -79,6 +81,7 @@ class AsyncClient(Connection):
             )
         )
 
+    @named_arguments
     async def rerank(
         self,
         query: str,

@@ -30,6 +30,7 @@ from raycol.client.schema import (
     SearchResponse,
     VersionResponse,
 )
+from raycol.core.arguments import named_arguments
 from raycol.errors import RaycolError
 from raycol.index.search.effort import Effort
 
@@ -67,6 +68,7 @@ class Client(Connection):
         self._http = httpx2.Client(transport=transport, **self._options)
         self._sleep: Callable[[float], None] = time.sleep
 
+    @named_arguments
     def search(
         self,
         query: str | None = None,
@@ -107,6 +109,7 @@ class Client(Connection):
             )
         )
 
+    @named_arguments
     def rerank(
         self,
         query: str,

@@ -6,7 +6,6 @@ Each verb declares a subclass of `Config` beside the code that reads it. The str
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from raycol.core.arguments import nearest
 from raycol.core.uris import check_location, is_uri
 from raycol.errors import InputError
 
@@ -129,8 +129,8 @@ class Config(BaseModel):
         if error["type"] == "extra_forbidden":
             models = [cls] if field is None else models_within(field.annotation)
             known = [key for model in models for key in model.model_fields]
-            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
-            return f"{source}: unknown key {path!r}; the nearest known key is {near[0]!r}"
+            near = nearest(str(error["loc"][-1]), known)
+            return f"{source}: unknown key {path!r}; the nearest known key is {near!r}"
         if error["type"] == "missing" and len(error["loc"]) > 1:
             return f"{source}: {path!r} is missing"
         if error["type"] == "missing":

@@ -27,10 +27,11 @@ def printable(text: str) -> str:
     r"""Replace control characters, and those that change the text direction, with escapes such as `\x1b`."""
     if text.isprintable():
         return text
-    return "".join(character if _is_safe(character) else _escape(character) for character in text)
+    return "".join(character if is_safe(character) else _escape(character) for character in text)
 
 
-def _is_safe(character: str) -> bool:
+def is_safe(character: str) -> bool:
+    """Whether a character can be printed: it neither controls the terminal nor changes the text direction."""
     return character.isprintable() or (character.isspace() and character not in "\r\v\f\x1c\x1d\x1e\x1f\x85") or (
         character in _JOINERS
     )  # fmt: skip

@@ -116,7 +116,7 @@ def parse_passage(record: dict[str, Any], fields: Fields, number: int = 0) -> Pa
 def _missing_text(fields: Fields) -> str:
     """Description of a missing text field. A title alone is not enough: the text may be in a field of another name."""
     names = ", ".join(map(repr, COMMON_NAMES["text"]))
-    return repr(fields.text) if fields.text else f"text (none of {names}); name its field with --text-column"
+    return repr(fields.text) if fields.text else f"text (none of {names}); name its field with `text_column=`"
 
 
 def _text_of(record: dict[str, Any], fields: Fields, role: str, id_: str) -> str:
@@ -264,4 +264,4 @@ def source_state(file: CorpusFile) -> str:
 def refuse(problem: BadRecord, on_error: OnError) -> None:
     """Raise `InputError` for a bad record if `on_error` is "fail"."""
     if on_error == "fail":
-        raise InputError(f"{problem}; correct it, or skip bad records with --on-error skip")
+        raise InputError(f"{problem}; correct it, or skip bad records with `on_error='skip'`")

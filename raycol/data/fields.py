@@ -77,7 +77,7 @@ class Fields:
         required = [*([] if self.make_ids is not None else ["id"]), "embeddings" if self.encoded else "text"]
         for role in required:
             if self.find(role, names) is None:
-                remedy = f"name it with --{role}-column" + ", or generate ids with --make-ids" * (role == "id")
+                remedy = f"name it with `{role}_column=`" + ", or generate ids with `make_ids=`" * (role == "id")
                 raise InputError(f"{file}: no column for the {role} among {', '.join(names)}; {remedy}")
         roles = ["id", "title", "text"] + ["embeddings"] * tokens
         columns = [self.find(role, names) for role in roles if role != "id" or self.make_ids is None]

@@ -32,10 +32,10 @@ class DemoConfig(Config):
     """Pairs per training step, over both workers."""
 
     train_split: str = "train"
-    """With --corpus: the split to train on. Without that split, titles and texts are the pairs."""
+    """With a corpus: the split to train on. Without that split, titles and texts are the pairs."""
 
     test_split: str = "test"
-    """With --corpus: the split to evaluate on."""
+    """With a corpus: the split to evaluate on."""
 
     shards: Annotated[int, Field(ge=2)] = 2
     """Shards to serve the index over."""

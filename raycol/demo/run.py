@@ -78,7 +78,7 @@ def run_demo(config: DemoConfig) -> None:
 
 def _check_out(out: Path) -> None:
     if out.exists() and not (out / _MARKER).is_file():
-        raise InputError(f"{out}: exists and was not created by a demo; pass another folder with --out")
+        raise InputError(f"{out}: exists and was not created by a demo; pass another folder with `out=`")
     open_store(out).check_writable()
 
 
@@ -115,8 +115,7 @@ def _train(config: DemoConfig, data: DemoData) -> None:
     )
     with progress(f"Training on {_WORKERS} workers") as report:
         result = train(settings, report)
-    before, after = result.loss_change
-    console.print(f"mean loss {before:.3f} -> {after:.3f}, first and last tenth of {result.steps} steps")
+    console.print(result.loss_summary)
 
 
 def _index(config: DemoConfig, data: DemoData) -> Index:

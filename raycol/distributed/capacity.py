@@ -36,7 +36,7 @@ def wait_for_capacity(workers: int, resources: Mapping[str, float], wait_s: floa
         needed = workers * resources[name]
         raise InputError(
             f"the Ray cluster has {needed - amount:g} {name}, the workers need {needed:g}; ask for fewer workers or "
-            "shards, add nodes, or wait for the autoscaler's (--wait-for-nodes)"
+            "shards, add nodes, or wait for the autoscaler's (`wait_for_nodes=`)"
         )
     deadline = time.monotonic() + wait_s
     request_resources(bundles=[dict(resources)] * workers)

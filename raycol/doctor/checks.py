@@ -126,7 +126,7 @@ def check_shared(nodes: Sequence[NodeFacts]) -> list[Finding]:
     """Every node reads and writes each shared URI, and reads what the others wrote."""
     uris = list(dict.fromkeys(uri for node in nodes for uri in node.shared))
     if not uris:
-        return [Finding("shared storage", "not checked", "name it with --shared")]
+        return [Finding("shared storage", "not checked", "name it with `shared=`")]
     return [_check_uri(uri, nodes) for uri in uris]
 
 

@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, report: Report = no_report) -> Evaluation:
             has none of the judged documents.
     """
     if not config.index and not config.model:
-        raise InputError("nothing to evaluate: pass --model, or --index, or both")
+        raise InputError("nothing to evaluate: pass `model=`, or `index=`, or both")
     # Imported here because they slow down the start of the command line; torch, the slowest, after the other input has
     # been checked.
     from raycol.index import Index

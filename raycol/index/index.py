@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.arguments import named_arguments
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.format.document import Document
@@ -32,6 +33,7 @@ class Index(Searcher, Writer):
     """
 
     @classmethod
+    @named_arguments
     def create(
         cls,
         uri: str | Path,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Never, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.core.arguments import named_arguments
 from raycol.core.shown import Shown
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
@@ -149,6 +149,7 @@ class Searcher:
         """Open partitions, in the manifest's order."""
         return self._snapshot.partitions
 
+    @named_arguments
     def search(
         self,
         queries: Sequence[Any],
@@ -163,7 +164,6 @@ class Searcher:
         with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
-        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query, best first, ties by id.
 
@@ -194,7 +194,6 @@ class Searcher:
                 of range; an invalid filter.
             IndexCorruptError: a damaged partition; search never returns partial results.
         """
-        _refuse_unknown("search", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         settings = resolve(
@@ -213,6 +212,7 @@ class Searcher:
         results = map_threads(search_one, checked, n_threads)
         return _described(snapshot, results) if with_metadata else results
 
+    @named_arguments
     def exact(
         self,
         queries: Sequence[Any],
@@ -224,10 +224,8 @@ class Searcher:
         with_metadata: bool = False,
         threads: int | None = None,
         device: str = "cpu",
-        **unknown: Never,
     ) -> list[list[Hit]]:
         """Return the top `k` documents of each query by MaxSim over all stored tokens: the reference for `search`."""
-        _refuse_unknown("exact", unknown)
         k, n_threads = check_positive_int("k", k), check_threads(threads)
         snapshot = self._snapshot
         checked = self._check_queries(queries)
@@ -382,15 +380,6 @@ def _described(snapshot: Snapshot, results: Sequence[Sequence[Hit]]) -> list[lis
     """Return the hits with their metadata, each with a dict of its own; reads every document once."""
     metadata_by_id = _metadata_by_id(snapshot, {hit.id for hits in results for hit in hits})
     return [[replace(hit, metadata=dict(metadata_by_id[hit.id])) for hit in hits] for hits in results]
-
-
-def _refuse_unknown(method: str, unknown: Mapping[str, object]) -> None:
-    """Raise `InputError` if a call has an argument that the method does not, such as other libraries' `top_k`."""
-    if unknown:
-        _, _, _, *others, _ = inspect.signature(getattr(Searcher, method)).parameters  # self, queries, k, unknown
-        raise InputError(
-            f"{method} has no argument {min(unknown)!r}; expected k (the number of hits), {', '.join(others)}"
-        )
 
 
 def _iterable(name: str, value: Iterable[T]) -> Iterable[T]:

@@ -207,11 +207,14 @@ def _plan(
     def refuse(passage: Passage) -> None:
         metadata(passage)
         if passage.id in existing_ids:
-            raise InputError(f"document {passage.id!r} is already in the index {snapshot.store}; --upsert replaces it")
+            raise InputError(
+                f"document {passage.id!r} is already in the index {snapshot.store}; `upsert=True` replaces it"
+            )
 
     if config.on_error == "skip" and len(existing_ids) == plan.documents:
         raise InputError(
-            f"{config.corpus}: all its documents are already in the index {snapshot.store}; --upsert replaces them"
+            f"{config.corpus}: all its documents are already in the index {snapshot.store}; "
+            "`upsert=True` replaces them"
         )
     return plan_with(refuse), [np.empty(0, dtype=np.int64) for _ in positions]
 
@@ -249,7 +252,7 @@ def _find_model(manifest: Manifest, plan: BuildPlan, name_or_path: str | None) -
     info = manifest.model
     if info is None:
         if name_or_path:
-            raise InputError("the index has no model: its documents come encoded; leave --model out")
+            raise InputError("the index has no model: its documents come encoded; leave `model=` out")
         dim = open_encoded(plan, "the index has no model, so its documents must come encoded").dim
         if dim != manifest.dim:
             raise InputError(f"embeddings of {dim} dimensions; the index has {manifest.dim}")

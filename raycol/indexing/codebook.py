@@ -94,7 +94,7 @@ def train_on_sample(
             report(done, size, "sampling")
     if not arrays:
         raise InputError(
-            f"none of the {size} sampled documents has usable embeddings; sample more with --sample-documents"
+            f"none of the {size} sampled documents has usable embeddings; sample more with `sample_documents=`"
         )
     sample_TD = np.concatenate([arrays[number] for number in sorted(arrays)])
     n_tokens = round(len(sample_TD) * plan.documents / size)

@@ -167,7 +167,7 @@ def _read_sample(sample: Sample, on_error: OnError) -> _EncodedSample:
         except InputError as error:
             problems.append(BadRecord(where, str(error)))
     if not embeddings:
-        raise InputError(f"{problems[0]}; to encode texts, name a model with --model")
+        raise InputError(f"{problems[0]}; to encode texts, name a model with `model=`")
     if problems:
         refuse(problems[0], on_error)
     mean = float(np.mean(list(map(len, embeddings))))

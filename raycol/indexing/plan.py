@@ -198,7 +198,7 @@ def plan_build(
         raise empty_corpus_error(files[0], problems[0] if problems else None)
     if fields.title and not has_titles and not any(has_field(file, fields.title) for file in files):
         raise InputError(
-            f"{files[0]}: no document has a field {fields.title!r} for the title; leave --title-column out"
+            f"{files[0]}: no document has a field {fields.title!r} for the title; leave `title_column=` out"
         )
     digest = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
     if fields.encoded:  # embeddings are not read, so the identity of their files and fields stands for them

@@ -32,7 +32,7 @@ def open_source(plan: BuildPlan, model: str | None, split: SplitInfo | None) -> 
         InputError: no usable model or embeddings, or `split` exceeds the model's document length.
     """
     if model is None:
-        return open_encoded(plan, "to encode texts, name a model with --model")
+        return open_encoded(plan, "to encode texts, name a model with `model=`")
     # Importing torch is slow, so the rest of the input is checked first.
     from raycol.models.encoder import encoder_fingerprint, load_encoder, probe_encoder
 
@@ -41,7 +41,7 @@ def open_source(plan: BuildPlan, model: str | None, split: SplitInfo | None) -> 
     if split and not encoder.tokenizer.is_fast:
         raise InputError(
             f"model {model!r}: splitting needs token offsets, which its slow tokenizer does not have; leave "
-            "--split-tokens out, or save the model with a fast tokenizer"
+            "`split_tokens=` out, or save the model with a fast tokenizer"
         )
     limit = document_length(encoder)
     if split and split.tokens > limit:

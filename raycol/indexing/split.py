@@ -43,7 +43,7 @@ class Splitter:
         if budget < 1:
             raise InputError(
                 f"the model's document length is {self.limit} tokens, all taken by its prompt and special tokens; "
-                "leave --split-tokens out, or use a model with longer documents"
+                "leave `split_tokens=` out, or use a model with longer documents"
             )
         return budget
 

@@ -119,7 +119,7 @@ def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], batch_size: int) -> 
     if not np.isfinite(scores).all():
         query, document = pairs[int(np.isfinite(scores).argmin())]
         raise InputError(
-            f"the cross-encoder's score of {query[:60]!r} and {document[:60]!r} is not finite; try --dtype float32"
+            f"the cross-encoder's score of {query[:60]!r} and {document[:60]!r} is not finite; try `dtype='float32'`"
         )
     return scores
 

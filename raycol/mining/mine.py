@@ -85,7 +85,7 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
             required = "a negative" if config.short == "keep" else f"{outcome.wanted} negatives"
             raise InputError(
                 f"{config.data}: none of {outcome.queries} queries has {required} (by the reason that rejected most "
-                f"of their hits: {format_counts(outcome.short)}); raise --to-rank, or relax the bounds"
+                f"of their hits: {format_counts(outcome.short)}); raise `to_rank=`, or relax the bounds"
             )
         job.publish(config.out, parts, MINING_REPORT, outcome)
     return outcome
@@ -125,12 +125,12 @@ def _find_corpus(config: MineConfig, index: Index) -> str | None:
     if index.manifest.split:
         raise InputError(
             f"{config.index}: its documents were split, so negatives are passages, and only the index can store their "
-            "texts; rebuild it with --store-text, and omit --corpus"
+            "texts; rebuild it with `store_text=True`, and omit `corpus=`"
         )
     if config.corpus is None and not beir:
         raise InputError(
             f"{config.index}: stores no texts, which negatives need; pass the corpus that the index was built from "
-            "with --corpus"
+            "with `corpus=`"
         )
     return config.corpus or config.data
 
@@ -140,7 +140,7 @@ def _resolve(config: MineConfig, index: Index) -> MineConfig:
     recorded = index.manifest.model
     name = config.model or (recorded.name if recorded else None)
     if name is None:
-        raise InputError(f"{config.index}: does not record the model it was built with; pass --model")
+        raise InputError(f"{config.index}: does not record the model it was built with; pass `model=`")
     models = {"model": name, "cross_encoder": config.cross_encoder}
     for model in filter(None, models.values()):
         find_checkpoint(model)

@@ -16,11 +16,11 @@ SCORING_REPORT = "scoring-report.json"
 # How messages word the reasons for excluding a hit.
 _PHRASES = {
     "positive": "relevant to the query",
-    "margin": "within --margin of the positive",
-    "relative_margin": "within --relative-margin of the positive",
-    "cross_encoder": "within --cross-encoder-margin of the positive",
-    "max_score": "above --max-score",
-    "min_score": "below --min-score",
+    "margin": "within `margin=` of the positive",
+    "relative_margin": "within `relative_margin=` of the positive",
+    "cross_encoder": "within `cross_encoder_margin=` of the positive",
+    "max_score": "above `max_score=`",
+    "min_score": "below `min_score=`",
     "no_text": "without text",
     "text_of_positive": "with the text of a positive",
     "text_of_query": "with the text of the query",
@@ -119,6 +119,6 @@ class ScoringReport(Shown, BaseModel):
 
 
 def format_counts(reasons: Mapping[str, int]) -> str:
-    """Format counts by reason, the largest first: "64 relevant to the query, 14 above --max-score"."""
+    """Format counts by reason, the largest first: "64 relevant to the query, 14 above `max_score=`"."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{n} {_PHRASES.get(reason, reason)}" for reason, n in ordered)

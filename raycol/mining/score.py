@@ -50,7 +50,7 @@ def score_examples(config: ScoreConfig, report: Report = no_report, executor: Ex
             if not plan.sizes:
                 raise InputError(
                     f"{config.data}: none of {example_counts['examples']} examples has "
-                    f"{2 if config.short == 'keep' else config.n_ways} documents; lower --n-ways"
+                    f"{2 if config.short == 'keep' else config.n_ways} documents; lower `n_ways=`"
                 )
             report(0, None, "loading the model")
             # Importing torch takes seconds, so other input is checked first.

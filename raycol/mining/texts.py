@@ -46,7 +46,7 @@ class CorpusTexts:
         if missing := [id_ for id_ in ids if id_ not in texts]:
             raise InputError(
                 f"{self._store.name}: has no document {missing[0]!r}, which the index has; pass the corpus that the "
-                "index was built from with --corpus"
+                "index was built from with `corpus=`"
             )
         return texts
 

@@ -210,7 +210,7 @@ def unused_heads(names: Collection[str], used: Collection[str]) -> list[str]:
 def _unsupported_message(module: str) -> str:
     return (
         f"has {module}, which raycol does not load, so its training would be lost; pass a ColBERT, or train a new "
-        "projection over the backbone with --new-projection"
+        "projection over the backbone with `new_projection=True`"
     )
 
 

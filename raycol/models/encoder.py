@@ -24,6 +24,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers.utils import logging
 
+from raycol.core.arguments import named_arguments
 from raycol.core.progress import console
 from raycol.errors import InputError, reason_of
 from raycol.models.discovery import (
@@ -73,6 +74,7 @@ _warned: set[str] = set()
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+@named_arguments
 def load_encoder(
     name_or_path: str | Path,
     *,
@@ -201,7 +203,7 @@ def load_index_encoder(info: ModelInfo | None, name_or_path: str | None, *, devi
     """
     name = name_or_path or (info.name if info else None)
     if name is None:
-        raise InputError("the index does not say which model it was built with; pass --model")
+        raise InputError("the index does not say which model it was built with; pass `model=`")
     encoder = load_encoder(name, device=device)
     if info and encoder_fingerprint(encoder) != info.fingerprint:
         raise InputError(

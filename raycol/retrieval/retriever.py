@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.client.schema import MAX_QUERIES, SearchHit
-from raycol.errors import InputError
+from raycol.client.schema import MAX_K, MAX_QUERIES, SearchHit
+from raycol.core.arguments import named_arguments
+from raycol.errors import ArgumentError, InputError
 from raycol.index.format.document import encoded_text
 from raycol.index.search.effort import Effort
 
@@ -43,6 +44,7 @@ class Retriever:
         InputError: no index, no usable model, another model than the index's, or an argument that the target ignores.
     """
 
+    @named_arguments
     def __init__(
         self,
         target: str | Path | Searcher,
@@ -119,8 +121,8 @@ class Retriever:
 
         Args:
             texts: query texts, or one.
-            ids: for each text, the ids of its documents; for one text, a list of ids. An endpoint is asked for the
-                text and metadata of each.
+            ids: for each text, the ids of its documents; for one text, a list of ids. An endpoint gets one request
+                for 1,000 of them.
 
         Raises:
             InputError: an id that is not in the index, or another number of lists than of texts.
@@ -225,26 +227,24 @@ class _Endpoint(_Backend):
         for start in range(0, len(queries), MAX_QUERIES):
             try:
                 answer = self._client.search(queries=queries[start : start + MAX_QUERIES], k=k, **settings)
-            except TypeError as error:
-                raise InputError(f"{error}; an endpoint sets this itself, or does not know it") from None
+            except ArgumentError as error:
+                raise ArgumentError(f"{error}; an endpoint sets this itself, or does not know it") from None
             results += [list(map(_to_hit, hits)) for hits in answer.results]
         return results
 
     def rerank(self, queries: list[str], ids: list[list[str]]) -> Sequence[Sequence[Hit]]:
-        from raycol.index import Hit
+        return [self._rerank(query, query_ids) for query, query_ids in zip(queries, ids, strict=True)]
 
-        results = []
-        for query, query_ids in zip(queries, ids, strict=True):
-            answer = self._client.rerank(query, ids=query_ids) if query_ids else None
-            if answer and answer.unknown:
-                raise InputError(f"document {answer.unknown[0]!r} is not in the index of {self}")
-            hits = []
-            for result in answer.results if answer else ():
-                document = self._client.document(str(result.id))
-                row = {} if document.text is None else {"text": document.text}
-                hits.append(Hit(document.id, result.score, {**row, **document.metadata}))
-            results.append(hits)
-        return results
+    def _rerank(self, query: str, ids: list[str]) -> list[Hit]:
+        # A search of `k` documents or fewer scores all of them exactly, and unlike a rerank returns their texts.
+        hits: dict[str, Hit] = {}
+        for start in range(0, len(ids), MAX_K):
+            some = ids[start : start + MAX_K]
+            answer = self._client.search(query, ids=some, k=len(some), allow_partial=False)
+            hits |= {hit.id: _to_hit(hit) for hit in answer.results[0]}
+        if unknown := [id_ for id_ in ids if id_ not in hits]:
+            raise InputError(f"document {unknown[0]!r} is not in the index of {self}")
+        return sorted(hits.values(), key=lambda hit: (-hit.score, hit.id))
 
     def explain(self, query: str, id_: str) -> Explanation:
         answer = self._client.explain(query, id_)

@@ -75,9 +75,7 @@ def search(config: SearchConfig) -> Results:
     if is_url(config.target):
         for name in _INDEX_ONLY:
             if name in config.model_fields_set and getattr(config, name) not in (None, False):
-                raise InputError(
-                    f"--{name.replace('_', '-')}: an endpoint sets this itself; leave it out, or search an index"
-                )
+                raise InputError(f"`{name}=`: an endpoint sets this itself; leave it out, or search an index")
         with Retriever(config.target) as retriever:
             return retriever.search(queries, config.k, **settings)
     from raycol.index import Searcher

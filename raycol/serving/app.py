@@ -41,7 +41,7 @@ def build_app(config: ServeConfig) -> Any:
     if config.shards > len(manifest.partitions):
         raise InputError(
             f"{config.index}: {config.shards} shards for {len(manifest.partitions)} partitions; "
-            "lower --shards, or build the index with smaller --docs-per-partition"
+            "lower `shards=`, or build the index with smaller `docs_per_partition=`"
         )
     check_access(config)
     replicas = _replicas(config, config.replicas)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -289,7 +290,8 @@ class GatewayState:
         info = self._served.manifest.model
         name = self.settings.model or (info.name if info else None)
         # Clients get no paths of this machine. Other names are those of the Hugging Face hub.
-        return base_name(name) if name and (is_uri(name) or name.startswith(("/", ".", "~"))) else name
+        is_path = name and (name.startswith(("/", ".", "~")) or name.count("/") > 1 or os.path.isdir(name))
+        return base_name(name) if name and (is_path or is_uri(name)) else name
 
     def _deadline(self, timeout_ms: int | None) -> float:
         timeout_s = self.settings.timeout_s if timeout_ms is None else timeout_ms / 1000

@@ -167,7 +167,7 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            in_use = "is in use; pass another --port, or 0 for a free one"
+            in_use = "is in use; pass another `port=`, or 0 for a free one"
             reason = in_use if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
             raise InputError(f"port {port} on {host} {reason}") from None
         return int(probe.getsockname()[1])

@@ -79,8 +79,8 @@ class BatchPlan:
         for number, source in enumerate(self.sources):
             if len(source.examples) < self.batch_size:
                 raise InputError(
-                    f"{source.name}: {len(source.examples)} examples to train on, fewer than --batch-size "
-                    f"{self.batch_size}; lower it or add examples"
+                    f"{source.name}: {len(source.examples)} examples to train on, fewer than "
+                    f"`batch_size={self.batch_size}`; lower it or add examples"
                 )
             _Stream(self, number, source).batch()
 
@@ -131,7 +131,7 @@ class _Stream:
             if n_drawn > 2 * len(self._source.examples):
                 raise InputError(
                     f"{self._source.name}: only {len(batch)} examples differ in query and positive, too few for a "
-                    f"batch of {size}; lower --batch-size or pass --allow-duplicates"
+                    f"batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
                 )
             example = next(self._order)
             n_drawn += 1

@@ -4,6 +4,7 @@ README.md               the model card, in the Hugging Face hub's format
 training/config.yaml    the settings, as input of `raycol train`
 training/metrics.jsonl  a line per step and evaluation
 training/curves.png     the same metrics, plotted
+training/files.txt      the files of the model, written last
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ from raycol.data.examples import ExampleSource
 from raycol.storage import absolute
 from raycol.training.loss import Loss
 
+# Record of the files that `train` wrote to a model's folder.
+MODEL_FILES = "training/files.txt"
+
 Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]

@@ -30,7 +30,7 @@ from raycol.training.config import TrainConfig
 TEXTS, EXAMPLES = "texts.arrow", "examples.arrow"
 
 # Keys of `SourceInfo.left_out`, as reports print them.
-BEYOND_N_WAYS = "documents beyond --n-ways"
+BEYOND_N_WAYS = "documents beyond `n_ways=`"
 LABELLED_ZERO = "pairs labelled 0"
 UNUSED_SCORES = "examples' scores (the positive is named)"
 TIED_WITH_POSITIVE = "documents scored as high as the positive"
@@ -75,7 +75,7 @@ class SourceInfo(BaseModel):
         counts = {"unusable records": self.skipped, **self.left_out}
         phrases = [f"{n:,} {kind} left out" for kind, n in counts.items() if n]
         if self.short:
-            phrases.append(f"{self.short:,} examples with fewer than {self.n_ways} documents padded (--n-ways)")
+            phrases.append(f"{self.short:,} examples with fewer than {self.n_ways} documents padded (`n_ways=`)")
         return phrases
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 from raycol.core.lazy import without_gc
@@ -41,6 +42,9 @@ from raycol.training.run_storage import (
     prepare_run,
     remove_run,
 )
+
+# Steps whose mean loss is compared: the losses of single batches vary more than training changes them.
+_COMPARABLE_STEPS = 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,10 +77,14 @@ class TrainReport(Shown):
         return len(self.losses)
 
     @property
-    def loss_change(self) -> tuple[float, float]:
-        """Mean loss of the first and of the last tenth of the steps; single batches vary too much to compare."""
-        n = max(1, len(self.losses) // 10)
-        return sum(self.losses[:n]) / n, sum(self.losses[-n:]) / n
+    def loss_summary(self) -> str:
+        """The mean loss of the first and of the last tenth of the steps, if a tenth has enough steps to compare."""
+        n = len(self.losses) // 10
+        if n < _COMPARABLE_STEPS:
+            last = self.losses[-_COMPARABLE_STEPS:]
+            return f"mean loss {fmean(last):.3f} (last {len(last)} steps)"
+        first, last = self.losses[:n], self.losses[-n:]
+        return f"mean loss {fmean(first):.3f} -> {fmean(last):.3f} (first and last tenth of the steps)"
 
 
 def train(

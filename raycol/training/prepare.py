@@ -47,8 +47,8 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
     )
     if not steps:
         raise InputError(
-            f"--accumulate {config.accumulate}: the data has only {n_batches} batches of {config.batch_size} "
-            "examples, too few for a step; lower --accumulate or add examples"
+            f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
+            "examples, too few for a step; lower `accumulate=` or add examples"
         )
     if config.eval_data:
         dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
@@ -70,7 +70,7 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
             batch = "a batch" if config.gather_across_workers else "a worker's share of a batch"
             raise InputError(
                 f"{source.name}: {batch} is one query and its positive, without negatives, so its loss is always 0; "
-                f"raise --batch-size ({config.batch_size}) or mine negatives (raycol mine)"
+                f"raise `batch_size=` ({config.batch_size}) or mine negatives (raycol mine)"
             )
 
 

@@ -32,6 +32,7 @@ from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.models.remote import check_writable, model_exists, publish_model
 from raycol.storage import MANIFESTS, Store, StoredFolder, open_store, save_folder
 from raycol.storage.checked_files import fsync_folder, fsync_tree, is_content_name
+from raycol.storage.replacing import record_files
 from raycol.training.checkpoints import (
     Checkpoint,
     first_intact,
@@ -39,7 +40,7 @@ from raycol.training.checkpoints import (
     newest_intact,
     rank_by_metric,
 )
-from raycol.training.config import TrainConfig
+from raycol.training.config import MODEL_FILES, TrainConfig
 from raycol.training.evaluation import METRIC
 from raycol.training.prepare import TrainingTask, prepare
 
@@ -91,12 +92,12 @@ def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
     if differs := differences(run.settings, config.outcome()):
         raise InputError(
             f"{store}: holds an unfinished training that differs in {differs}; pass the same settings to resume it, "
-            "remove it, or choose another --out"
+            "remove it, or choose another `out=`"
         )
     if _inputs(config) != run.inputs:
         raise InputError(
             f"{store}: holds an unfinished training whose model or data has changed; restore them, remove the "
-            "training, or choose another --out"
+            "training, or choose another `out=`"
         )
     return run
 
@@ -189,6 +190,7 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[C
     with publishing_model(config.out) as folder:
         save_encoder(encoder, folder)
         write_extras(folder, config, run.work, best, history)
+        record_files(folder, MODEL_FILES)
     return best, history
 
 

@@ -79,8 +79,8 @@ def load_weights(path: Path, module: nn.Module) -> None:
         name = min(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
         raise InputError(
             f"{path}: a checkpoint of another architecture: {name} is {_describe_shape(saved.get(name))} in the "
-            f"checkpoint and {_describe_shape(expected.get(name))} in the model; pass the --model that it was trained "
-            "from, or choose another --out"
+            f"checkpoint and {_describe_shape(expected.get(name))} in the model; pass the `model=` that it was "
+            "trained from, or choose another `out=`"
         )
     module.load_state_dict(weights)
 

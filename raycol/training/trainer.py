@@ -228,7 +228,7 @@ class Trainer(MultiVectorEncoderTrainer):
         last = f"step {saved[-1].step} ({saved[-1].folder} in {self._store})" if saved else "none yet"
         raise StoppedError(
             f"step {step + 1}: {quantity} is not finite; examples: {shown}; last good checkpoint: {last}. "
-            "Check these examples, or train again with a lower --learning-rate"
+            "Check these examples, or train again with a lower `learning_rate=`"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from raycol.core.arguments import named_arguments
 from raycol.core.config import Config
 from raycol.data.sources import ExampleSource
 
@@ -26,7 +27,7 @@ ONE_CPU: Mapping[str, float] = {"CPU": 1.0}
 
 
 def documented(config_class: type[Config]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Add the documentation of the configuration's fields to a function's docstring."""
+    """Add the configuration's fields to a function's docstring; an unknown argument raises `ArgumentError`."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         doc = inspect.cleandoc(function.__doc__ or "")
@@ -37,7 +38,7 @@ def documented(config_class: type[Config]) -> Callable[[Callable[P, T]], Callabl
             if name in fields and f"    {name}:" not in doc
         ]
         function.__doc__ = "\n".join([doc, *([""] if "Args:" in doc else ["", "Args:"]), *lines])
-        return function
+        return named_arguments(function)
 
     return decorate
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from raycol.core.arguments import named_arguments
 from raycol.core.progress import progress
 from raycol.data.corpus import OnError
 from raycol.data.in_memory import stored_corpus
@@ -13,7 +14,7 @@ from raycol.errors import InputError
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.storage import open_store
 from raycol.verbs.arguments import ONE_CPU, Corpus, Dtype, documented, settings_of
-from raycol.verbs.overwriting import folder_of, is_index, replaced
+from raycol.verbs.overwriting import beside_index, folder_of, replaced
 
 if TYPE_CHECKING:
     from raycol.index import Change, IndexStats, VacuumResult
@@ -71,7 +72,7 @@ def build_index(
     from raycol.indexing.report import save_report
 
     values = locals()
-    with replaced(IndexConfig, "build_index", {**values, "corpus": "-"}, "an index", is_index) as (config, final):
+    with replaced(IndexConfig, "build_index", {**values, "corpus": "-"}, "an index", beside_index) as (config, final):
         with stored_corpus(corpus, folder_of(final)) as stored, progress("Indexing") as report:
             update = {"corpus": stored.location, "metadata": stored.typed(config.metadata), "out": config.out}
             result = run(settings_of(IndexConfig, "build_index", {**values, **update}), report)
@@ -173,6 +174,7 @@ def compact_index(
         return run(config, report)
 
 
+@named_arguments
 def delete_documents(index: str | Path, ids: Iterable[str], *, refuse_unknown: bool = False) -> Change:
     """Delete documents, as one new version. Compaction removes their bytes.
 
@@ -188,6 +190,7 @@ def delete_documents(index: str | Path, ids: Iterable[str], *, refuse_unknown: b
     return Index(index).delete(list(ids), on_unknown="refuse" if refuse_unknown else "ignore")
 
 
+@named_arguments
 def vacuum_index(index: str | Path, *, keep: int = 2, abandoned: bool = False) -> VacuumResult:
     """Remove old versions, and files that no remaining version references.
 
@@ -201,6 +204,7 @@ def vacuum_index(index: str | Path, *, keep: int = 2, abandoned: bool = False) -
     return vacuum(open_store(index), keep, abandoned=abandoned)
 
 
+@named_arguments
 def verify_index(index: str | Path) -> list[str]:
     """Read every byte of an index and check it against the manifests' checksums.
 
@@ -212,6 +216,7 @@ def verify_index(index: str | Path) -> list[str]:
     return run(open_store(index))
 
 
+@named_arguments
 def index_info(index: str | Path, *, version: int | None = None) -> IndexStats:
     """Return an index's counts, sizes and codebook drift.
 

@@ -17,7 +17,7 @@ from raycol.storage import absolute, open_store
 from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
 from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
-from raycol.verbs.overwriting import has_report, is_model, rename_within, replaced
+from raycol.verbs.overwriting import beside_model, beside_report, rename_within, replaced
 
 if TYPE_CHECKING:
     from raycol.evaluation.evaluate import Evaluation
@@ -93,7 +93,7 @@ def train(
     from raycol.training.launch import train as run
     from raycol.training.table import live_table
 
-    with replaced(TrainConfig, "train", locals(), "a model", is_model) as (config, final):
+    with replaced(TrainConfig, "train", locals(), "a model", beside_model) as (config, final):
         bar = nullcontext(no_report) if console.is_terminal else progress("Training")
         with bar as report, live_table() as on_record:
             result = run(config, report, on_record)
@@ -144,7 +144,7 @@ def mine(
     """
     from raycol.mining.mine import mine_negatives
 
-    with replaced(MineConfig, "mine", locals(), "a result of mining", has_report(MINING_REPORT)) as (config, final):
+    with replaced(MineConfig, "mine", locals(), "a result of mining", beside_report(MINING_REPORT)) as (config, final):
         with progress("Mining") as report:
             result = mine_negatives(config, report)
         if final != config.out:
@@ -181,7 +181,7 @@ def score(
     """
     from raycol.mining.score import score_examples
 
-    with replaced(ScoreConfig, "score", locals(), "a result of scoring", has_report(SCORING_REPORT)) as (
+    with replaced(ScoreConfig, "score", locals(), "a result of scoring", beside_report(SCORING_REPORT)) as (
         config,
         final,
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from raycol.core.config import Config
 from raycol.core.uris import is_uri
 from raycol.errors import writing
-from raycol.storage.replacing import replacing
+from raycol.storage.replacing import replacing, unrecorded_files
+from raycol.training.config import MODEL_FILES
 from raycol.verbs.arguments import settings_of
 
 _INDEX_ENTRIES = {"manifests", "codebooks", "partitions", "deletes", "build-report.json", "served.json"}
@@ -21,38 +22,37 @@ C = TypeVar("C", bound=Config)
 
 @contextmanager
 def replaced(
-    config_class: type[C], verb: str, values: Mapping[str, Any], kind: str, is_finished: Callable[[Path], bool]
+    config_class: type[C],
+    verb: str,
+    values: Mapping[str, Any],
+    kind: str,
+    foreign_files: Callable[[Path], Collection[str] | None],
 ) -> Iterator[tuple[C, str]]:
     """Yield a verb's configuration and its final `out`; with `overwrite`, the configuration writes elsewhere first."""
     config = settings_of(config_class, verb, values)
     final: str = config.out  # type: ignore[attr-defined]
-    with replacing(final, kind, is_finished) if values["overwrite"] else nullcontext(final) as out:
+    with replacing(final, kind, foreign_files) if values["overwrite"] else nullcontext(final) as out:
         yield config if out == final else settings_of(config_class, verb, {**values, "out": out}), final
 
 
-def is_index(folder: Path) -> bool:
-    """Whether a folder is a finished index: a version, and nothing but an index's files."""
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-    return any((folder / "manifests").glob("*.json")) and names <= _INDEX_ENTRIES
+def beside_index(folder: Path) -> set[str] | None:
+    """Names in a folder that are no part of its index; None if it has no version of an index."""
+    return set(os.listdir(folder)) - _INDEX_ENTRIES if any((folder / "manifests").glob("*.json")) else None
 
 
-def is_model(folder: Path) -> bool:
-    """Whether a folder is a model that `train` wrote."""
-    settings = folder / "training" / "config.yaml"
-    return (
-        (folder / "modules.json").is_file() and settings.is_file() and settings.read_bytes().startswith(b"# raycol ")
-    )
+def beside_model(folder: Path) -> set[str] | None:
+    """Files in a folder that are no part of the model that `train` wrote to it; None if it wrote none."""
+    return unrecorded_files(folder, MODEL_FILES)
 
 
-def has_report(report: str) -> Callable[[Path], bool]:
-    """Return a function that tells whether a folder is a result of mining or scoring with this report."""
+def beside_report(report: str) -> Callable[[Path], set[str] | None]:
+    """Return a function that does the same for a result of mining or scoring with this report."""
 
-    def is_result(folder: Path) -> bool:
-        """Whether a folder has a report and its Parquet files, and nothing else."""
+    def beside(folder: Path) -> set[str] | None:
         names = set(os.listdir(folder)) if folder.is_dir() else set()
-        return report in names and all(name.endswith(".parquet") for name in names - {report})
+        return {name for name in names - {report} if not name.endswith(".parquet")} if report in names else None
 
-    return is_result
+    return beside
 
 
 def folder_of(location: str) -> Path | None:

@@ -325,7 +325,7 @@ def test_positional_roles_come_from_the_first_line(tmp_path: Path) -> None:
 def test_unusable_record_is_reported(tmp_path: Path, record: dict[str, Any] | str, message: str) -> None:
     error = last_line_refusal(tmp_path, {"query": "a", "positive": "b"}, record)
     assert message in error
-    assert "--on-error skip" in error
+    assert "`on_error='skip'`" in error
     problems: list[BadRecord] = []
     (kept,) = read_examples(ExampleSource(path=str(tmp_path / "data.jsonl")), "skip", problems)
     assert kept.query == "a"

@@ -234,7 +234,7 @@ def test_split_must_be_selected(tmp_path: Path, save: Callable[..., Path]) -> No
     for split, problem in ((None, "several splits"), ("dev", "no split 'dev'")):
         with pytest.raises(InputError) as error:
             ids(folder, **{"split": split} if split else {})
-        assert str(error.value) == f"{folder}: {problem}; choose one of train, test with --split"
+        assert str(error.value) == f"{folder}: {problem}; choose one of train, test with `split=`"
     assert ids(save(tmp_path / "single", train=["a"])) == ["a"]
 
 
@@ -243,7 +243,7 @@ def test_split_or_subset_without_such_is_refused(
     tmp_path: Path, save: Callable[..., Path], option: str, message: str
 ) -> None:
     folder = save(tmp_path / "saved", "a")
-    with pytest.raises(InputError, match=f"{message}; leave --{option} out"):
+    with pytest.raises(InputError, match=f"{message}; leave `{option}=` out"):
         ids(folder, **{option: "x"})
     path = fill(tmp_path, "a.jsonl") / "a.jsonl"
     assert refusal(path, **{option: "x"}) == (

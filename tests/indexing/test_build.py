@@ -80,7 +80,7 @@ def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path, mon
         report = compact(CompactConfig(index=str(tmp_path / where), target_tokens=200, num_workers=2))
         assert report.version == 3
     assert contents(tmp_path / "ray") == contents(tmp_path / "in-process")
-    with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* --on-error skip"):
+    with pytest.raises(InputError, match=r"bad\.npz, row 1: .*NaN.* `on_error='skip'`"):
         indexing.append_corpus(AppendConfig(index=out, corpus=str(bad), num_workers=1))
 
 
@@ -123,7 +123,7 @@ def test_skipped_records_are_reported_and_the_rest_is_pooled(tiny_colbert: Path,
 
     path = write_jsonl(tmp_path / "corpus.jsonl", make_passages(20))
     path.write_text("oops\n" + path.read_text() + '{"_id": "empty", "text": " "}\n')
-    with pytest.raises(InputError, match=r"line 1: not JSON .* --on-error skip"):
+    with pytest.raises(InputError, match=r"line 1: not JSON .* `on_error='skip'`"):
         build(path, tiny_colbert, tmp_path / "i")
     assert not (tmp_path / "i").exists()
     report = build(path, tiny_colbert, tmp_path / "i", on_error="skip", store_text=False, pool_factor=2)
@@ -144,7 +144,7 @@ def test_a_corpus_is_appended_and_upserted(built: Path, tiny_colbert: Path, tmp_
     partly_file = write_jsonl(tmp_path / "partly.jsonl", [*again[:2], {"_id": "last", "text": "fog"}])
     mixed_file = write_jsonl(tmp_path / "mixed.jsonl", [{"_id": "first", "text": "rain"}, *again])
     settings = {"index": str(out), "docs_per_partition": 2}
-    with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is already in the index .*; --upsert replaces it"):
+    with pytest.raises(InputError, match=r"mixed\.jsonl, line 2: .* is already in the index .*; `upsert=True` repl"):
         append_corpus(AppendConfig(corpus=mixed_file, **settings))
     report = append_corpus(AppendConfig(corpus=partly_file, on_error="skip", **settings))
     skipped = [problem.where.split(", ")[1] for problem in report.skipped]

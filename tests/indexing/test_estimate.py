@@ -186,7 +186,7 @@ def save_bad(path: Path, *bad: object) -> Path:
 def test_the_plan_skips_the_records_that_the_build_skips(tmp_path: Path) -> None:
     bad: list[Any] = [np.full((1, 16), np.nan).tolist(), np.ones((9, 8)).tolist(), None]
     path = save_bad(tmp_path / "c.parquet", *bad)
-    with pytest.raises(InputError, match=rf"{path}, row 2: document 'd2': .*--on-error skip"):
+    with pytest.raises(InputError, match=rf"{path}, row 2: document 'd2': .*`on_error='skip'`"):
         estimate_build(PlanConfig(corpus=str(path)))
     estimate = estimate_build(PlanConfig(corpus=str(path), on_error="skip"))
     assert (estimate.documents, estimate.tokens, estimate.sampled) == (20, 40, 20)
@@ -212,7 +212,7 @@ def test_unusable_lines_are_reported_or_skipped(tiny_colbert: Path, tmp_path: Pa
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "c.jsonl").write_bytes(lines_of(records()[:50]) + b"oops\n" * 50)
     config = PlanConfig(corpus=str(tmp_path), model=str(tiny_colbert))
-    with pytest.raises(InputError, match=r"c\.jsonl, (line 51|the line at byte \d+): not JSON .*--on-error skip"):
+    with pytest.raises(InputError, match=r"c\.jsonl, (line 51|the line at byte \d+): not JSON .*`on_error='skip'`"):
         estimate_build(config)
     estimate = estimate_build(config.model_copy(update={"on_error": "skip"}))
     assert (estimate.documents, estimate.sampled) == (50, 50)

@@ -91,7 +91,7 @@ def test_unusable_embeddings_are_reported_or_skipped(tmp_path: Path, bad: Any, m
     index = Index.create(tmp_path / "i", (Document(str(n), each) for n, each in enumerate(tokens)))
     tokens[3] = bad
     path = embedded(tmp_path / "c.parquet", tokens)
-    with pytest.raises(InputError, match=rf"c\.parquet, row 4: .*{message}.*--on-error skip"):
+    with pytest.raises(InputError, match=rf"c\.parquet, row 4: .*{message}.*`on_error='skip'`"):
         build(index, path)
     built = build(index, path, on_error="skip")
     assert [str(problem).split(", ")[1].partition(":")[0] for problem in built.problems] == ["row 4"]
@@ -132,7 +132,7 @@ def test_texts_that_overflow_are_reported_or_skipped(
 ) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
     index = Index.create(tmp_path / "i", [Document("x", make_clustered(1, 16, seed=0)[0])])
-    with pytest.raises(InputError, match=r"c\.jsonl, line [23]: document 'd[12].*NaN or infinite.*--on-error skip"):
+    with pytest.raises(InputError, match=r"c\.jsonl, line [23]: document 'd[12].*NaN or infinite.*`on_error='skip'`"):
         build(index, path, encoder, split=split)
     built = build(index, path, encoder, split=split, on_error="skip")
     assert built.info

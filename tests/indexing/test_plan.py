@@ -111,7 +111,7 @@ def test_if_every_record_is_skipped_the_first_is_reported(tmp_path: Path, conten
 def test_a_title_column_that_no_document_has_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", [{"_id": "a", "text": "one"}, {"_id": "b", "text": "two", "head": ""}])
     assert plan_of(path, 5, fields=Fields(title="head")).documents == 2
-    with pytest.raises(InputError, match="no document has a field 'haed' for the title; leave --title-column out"):
+    with pytest.raises(InputError, match="no document has a field 'haed' for the title; leave `title_column=` out"):
         plan_of(path, 5, fields=Fields(title="haed"))
 
 

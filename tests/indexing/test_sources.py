@@ -151,7 +151,7 @@ def test_unusable_embeddings_are_reported_or_skipped(tmp_path: Path) -> None:
     path, out = tmp_path / "c.parquet", tmp_path / "i"
     pq.write_table(table_of([*good, *(f"b{n}" for n in range(len(bad)))], [*tokens, *bad]), path)
     config = IndexConfig(corpus=str(path), out=str(out), docs_per_partition=3, num_workers=1)
-    with pytest.raises(InputError, match=r"c\.parquet, row 1[3-8]: document 'b\d'.* --on-error skip"):
+    with pytest.raises(InputError, match=r"c\.parquet, row 1[3-8]: document 'b\d'.* `on_error='skip'`"):
         build_index(config)
     report = build_index(config.model_copy(update={"on_error": "skip"}))
     assert (report.documents, report.passages, report.parts) == (12, 12, 6)
@@ -185,7 +185,7 @@ def test_parts_with_skipped_documents_are_refused_without_skipping(tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         build_index(config, interrupt)
-    with pytest.raises(InputError, match=r"row 2: .*NaN.*--on-error skip"):
+    with pytest.raises(InputError, match=r"row 2: .*NaN.*`on_error='skip'`"):
         build_index(config.model_copy(update={"on_error": "fail"}))
     assert build_index(config).reused_parts == 20
 
@@ -195,7 +195,7 @@ def test_a_sample_without_usable_documents_is_refused(tmp_path: Path) -> None:
     unusable = [[[float("nan")] * 16]] * 99
     pq.write_table(table_of([f"d{n}" for n in range(100)], [[[1.0] * 16], *unusable]), path)
     config = IndexConfig(corpus=str(path), out=str(tmp_path / "i"), sample_documents=1, seed=1, on_error="skip")
-    with pytest.raises(InputError, match=r"none of the 1 sampled documents has usable embeddings.*--sample-documents"):
+    with pytest.raises(InputError, match=r"none of the 1 sampled documents has usable embed.*`sample_documents=`"):
         build_index(config)
 
 
@@ -282,9 +282,9 @@ def test_an_existing_document_is_refused_with_its_line(tmp_path: Path) -> None:
     Index.create(index, existing).delete(["d3"])
     config = AppendConfig(index=str(index), corpus=str(corpus), num_workers=1)
     write(ids)
-    with pytest.raises(InputError, match=r"c\.npz, row 8: document 'd7' is already in the index .*--upsert .*skip"):
+    with pytest.raises(InputError, match=r"c\.npz, row 8: document 'd7' is already in .*`upsert=True` .*skip"):
         append_corpus(config)
     write(ids[[7, 8999]])
-    with pytest.raises(InputError, match=r"c\.npz: all its documents are already in the index .*; --upsert"):
+    with pytest.raises(InputError, match=r"c\.npz: all its documents are already in the index .*; `upsert=True`"):
         append_corpus(config.model_copy(update={"on_error": "skip"}))
     assert len(Index.open(index)) == 2

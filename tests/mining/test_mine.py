@@ -132,7 +132,7 @@ def test_skipped_short_queries_are_reported(
 
 def test_a_job_without_negatives_leaves_no_files(beir: Path, index: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"none of 30 queries has 7 negatives \(.*: 30 below --min-score\); raise --to-rank"
+        InputError, match=r"none of 30 queries has 7 negatives \(.*: 30 below `min_score=`\); raise `to_rank=`"
     ):
         mine(index, beir, tmp_path / "o", min_score=1000)
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ def test_texts_come_from_the_corpus_if_the_index_has_none(
     mine(index, beir, tmp_path / "stored")
     mine(bare, beir, tmp_path / "beir")
     assert contents(tmp_path / "beir") == contents(tmp_path / "stored")
-    with pytest.raises(InputError, match=r"bare: stores no texts.*--corpus"):
+    with pytest.raises(InputError, match=r"bare: stores no texts.*`corpus=`"):
         mine(bare, pairs, tmp_path / "o")
     mine(bare, pairs, tmp_path / "named", corpus=beir)
     mine(index, pairs, tmp_path / "pairs")
@@ -284,7 +284,7 @@ def test_bad_input_is_refused_before_any_work(
         ({"split": "dev"}, "qrels/dev.tsv: no such file"),
         ({"model": str(tiny_backbone)}, "is not the one the index was built with"),
         ({"model": str(tmp_path / "gone")}, "gone': no such folder"),
-        ({"index": encoded}, "does not record the model it was built with; pass --model"),
+        ({"index": encoded}, "does not record the model it was built with; pass `model=`"),
         ({"index": encoded, "model": str(tiny_colbert)}, "has embeddings of 16 dimensions; the index has 32"),
         ({"cross_encoder": str(tmp_path / "gone")}, "gone': no such folder"),
         ({"cross_encoder": str(tiny_colbert)}, "is not a cross-encoder"),
@@ -304,7 +304,7 @@ def test_unusable_records_are_skipped_and_listed(beir: Path, index: Path, tmp_pa
     shutil.copytree(beir, data)
     with (data / "qrels/train.tsv").open("a") as file:
         file.write("q1\tnowhere\t1\n")
-    with pytest.raises(InputError, match=r"'nowhere'.*--on-error skip"):
+    with pytest.raises(InputError, match=r"'nowhere'.*`on_error='skip'`"):
         mine(index, data, tmp_path / "o")
     report = mine(index, data, tmp_path / "o", on_error="skip")
     assert len(report.skipped) == 1

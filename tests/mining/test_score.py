@@ -96,7 +96,7 @@ def test_short_examples_are_kept_on_request(
     )
     assert f"{report.cut} pairs exceed the teacher's length" in output
     assert report.cut > 10
-    with pytest.raises(InputError, match="none of 40 examples has 9 documents; lower --n-ways"):
+    with pytest.raises(InputError, match="none of 40 examples has 9 documents; lower `n_ways=`"):
         score(examples, tiny_cross_encoder, tmp_path / "none", n_ways=9)
     assert not list(tmp_path.glob("*none*"))
 
@@ -179,7 +179,7 @@ def test_a_non_finite_score_is_reported(tiny_cross_encoder: Path) -> None:
     assert score_pairs(model, [], 4).shape == (0,)
     with torch.no_grad():
         model[0].auto_model.classifier.weight[:] = torch.inf
-    with pytest.raises(InputError, match="score of 'rain' and 'fog' is not finite; try --dtype float32"):
+    with pytest.raises(InputError, match="score of 'rain' and 'fog' is not finite; try `dtype='float32'`"):
         score_pairs(model, [("rain", "fog")], 4)
 
 

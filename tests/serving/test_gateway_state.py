@@ -324,3 +324,16 @@ def test_long_texts_are_truncated_before_tokenizing(tiny_colbert: Path, monkeypa
 def test_texts_without_a_model_are_rejected(store: Store) -> None:
     with pytest.raises(InputError, match="names no model"):
         asyncio.run(state_of(store.uri, []).rerank(RerankRequest(query="rain", documents=["fog"])))
+
+
+def test_clients_get_the_name_of_a_model_in_a_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    state = state_of(store.uri, [])
+    for model in ("models/mine", "./gone/mine", "gone/models/mine", "s3://bucket/mine"):
+        state.settings = replace(state.settings, model=model)
+        assert asyncio.run(state.describe()).model == "mine"
+    state.settings = replace(state.settings, model="lightonai/GTE-ModernColBERT-v1")
+    assert asyncio.run(state.describe()).model == "lightonai/GTE-ModernColBERT-v1"

@@ -159,7 +159,7 @@ def keyed(settings: GuardSettings) -> GuardSettings:
 
 @pytest.mark.parametrize("value", NO_KEYS, ids=lambda value: str(value)[:20])
 def test_every_guarded_path_needs_a_key(inner: Inner, keyed: GuardSettings, value: str | bytes | None) -> None:
-    others = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
+    others = [("GET", "/openapi.json"), ("GET", "/nothing"), ("DELETE", "/v1/index")]
     others += [("POST", "/healthz"), ("OPTIONS", "/v1/search"), ("TRACE", "/"), ("GET", "/healthz/")]
     headers = [] if value is None else [("Authorization", value)]
     for method, path in GUARDED + others:
@@ -190,7 +190,7 @@ def test_a_mount_point_does_not_change_access(inner: Inner, keyed: GuardSettings
     assert answer.status == 401
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/docs", "/healthz", "/readyz"])
 def test_page_and_health_checks_need_no_key(inner: Inner, keyed: GuardSettings, path: str) -> None:
     assert asyncio.run(ask(Guard(inner), "GET", path)).status == 200
     assert asyncio.run(ask(Guard(inner), "HEAD", path)).status == 200

@@ -37,7 +37,7 @@ from tests.serving.browser import Tab, chromium
 # ---------------------------------------------------------------- files
 
 
-SCRIPTS = ["api.js", "endpoint.js", "excerpt.js", "explanation.js", "hits.js", "page.js"]
+SCRIPTS = ["api.js", "endpoint.js", "excerpt.js", "explanation.js", "hits.js", "key.js", "page.js"]
 
 
 def test_the_pages_are_files_with_their_types() -> None:
@@ -372,7 +372,7 @@ def tab(shared_tab: Tab, stub: Stub) -> Iterator[Tab]:
     assert tab.page.evaluate("window.ran") is None
     # The browser itself logs error responses.
     allowed = re.compile(
-        r"error: Failed to load resource: the server responded with a status of (401|404|429|502|503)"
+        r"error: Failed to load resource: the server responded with a status of (401|404|422|429|502|503)"
     )
     assert [line for line in tab.console if not allowed.match(line)] == []
 
@@ -746,6 +746,10 @@ def test_closed_hits_highlight_their_best_sentence(tab: Tab, base_url: str) -> N
     expect(far.locator(".marked")).to_be_visible()
     far.locator(".toggle").click()
     expect(far.locator(".best")).to_be_visible()
+    # Only the beginning of a long text is searched, up to a whole character.
+    find = "async (text) => (await import('./excerpt.js')).sentencesOf(text)"
+    assert tab.page.evaluate(find, "a" * 9_999 + "\N{LADY BEETLE}")[-1]["end"] == 9_999
+    assert tab.page.evaluate(find, "a" * 9_998 + "\N{LADY BEETLE}" * 2)[-1]["end"] == 10_000
     # Markup in a text is text, and what is far above the sentence is cut.
     expect(far.locator(".best")).to_have_text("A lighthouse keeper <b>parsed</b> the dates of the storm.")
     shown = far.locator(".text").inner_text()
@@ -828,12 +832,10 @@ def test_without_examples_the_empty_screen_is_a_hint(tab: Tab, base_url: str, st
 def test_the_api_is_described_and_can_be_tried(tab: Tab, base_url: str, stub: Stub) -> None:
     stub.key = "s3cret"
     tab.page.goto(f"{base_url}/api.html")
-    expect(tab.page.get_by_role("alert")).to_contain_text("Enter the key on the search page")
-    tab.page.get_by_role("link", name="search page").click()
+    expect(tab.page.get_by_role("alert")).to_contain_text("Unauthorized")
+    expect(tab.page.locator("#key")).to_be_focused()
     tab.page.locator("#key").fill("s3cret")
     tab.page.locator("#key").press("Enter")
-    expect(tab.page.locator("#columns")).to_contain_text("year")
-    tab.page.get_by_role("link", name="API").click()
     listed = tab.page.locator(".operation > summary > code")
     expect(listed.first).to_be_visible()
     documented = [f"{m.upper()} {path}" for path, methods in api.openapi()["paths"].items() for m in methods]
@@ -852,7 +854,10 @@ def test_the_api_is_described_and_can_be_tried(tab: Tab, base_url: str, stub: St
     assert stub.bodies("/v1/search") == [{"query": "it's <b>a</b> storm", "k": 3}]
     described.get_by_label("Body").fill("{")
     described.get_by_role("button", name="Send").click()
-    expect(described.get_by_role("status")).to_contain_text("JSON")
+    expect(described.get_by_role("status")).to_contain_text("The body is not JSON")
+    described.get_by_label("Body").fill("null")
+    described.get_by_role("button", name="Send").click()
+    expect(described.get_by_role("status")).to_contain_text("HTTP 422")
     assert tab.page.locator("main :is(script, img, svg, b)").count() == 0
     # Paths that change the endpoint have no button.
     admin = tab.page.locator(".operation").filter(has_text="/v1/admin/version")

@@ -1,6 +1,7 @@
 """An endpoint in this process, through its clients and over HTTP."""
 
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from raycol.client.sync_client import Client, search_endpoint
 from raycol.errors import InputError, RaycolError
 from raycol.index import Index
 from raycol.models.encoder import load_encoder
-from raycol.retrieval import SearchConfig, search
+from raycol.retrieval import Retriever, SearchConfig, search
 from raycol.serving.config import ServeConfig
 from raycol.serving.run import RunningEndpoint, serving
+from tests.conftest import PROJECT
 from tests.serving.in_process import on_a_socket, served_here
 
 pytestmark = pytest.mark.slow
@@ -47,11 +49,26 @@ def test_the_endpoint_matches_index_search(endpoint: RunningEndpoint, index: Ind
     assert set(answer.took_ms) == {"encode", "centroids", "candidates", "scores", "total"}
 
 
+def test_the_example_of_an_endpoint_runs(endpoint: RunningEndpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    path = PROJECT / "docs" / "examples" / "query_endpoint.py"
+    runpy.run_path(str(path))["main"](endpoint.url, "violin and piano")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "index: version 1, 80 documents"
+    assert lines[1].split()[1].startswith("music-")
+    assert lines[4].startswith("3 of 3 shards, ")
+    assert any("violin -> violin" in line for line in lines[5:])
+
+
 def test_an_index_and_its_endpoint_answer_alike(endpoint: RunningEndpoint, index: Index) -> None:
     by_target = [
         search(SearchConfig(target=target, queries=["violin and piano"], k=5)) for target in (endpoint.url, index.uri)
     ]
     assert [[hit.id for hit in hits] for hits in by_target[0]] == [[hit.id for hit in hits] for hits in by_target[1]]
+    ids = [hit.id for hit in by_target[0][0]][::-1]
+    with Retriever(endpoint.url) as remote:
+        reranked, expected = remote.rerank("rain", ids), Retriever(index).rerank("rain", ids)
+    assert [(hit.id, hit.metadata) for hit in reranked] == [(hit.id, hit.metadata) for hit in expected]
+    assert [hit.score for hit in reranked] == pytest.approx([hit.score for hit in expected], abs=1e-4)
 
 
 def test_k_beyond_the_index_returns_all_documents(endpoint: RunningEndpoint) -> None:
@@ -98,7 +115,7 @@ def test_client_errors_name_the_field(endpoint: RunningEndpoint) -> None:
         search_endpoint(endpoint.url, ["rain"], k=0)
     with pytest.raises(RaycolError, match="is the endpoint running"):
         search_endpoint("http://127.0.0.1:9", ["rain"])
-    with pytest.raises(InputError, match="--n-probe: an endpoint sets this itself"):
+    with pytest.raises(InputError, match="`n_probe=`: an endpoint sets this itself"):
         search(SearchConfig(target=endpoint.url, queries=["rain"], n_probe=3))
 
 

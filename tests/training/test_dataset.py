@@ -51,8 +51,8 @@ def test_n_ways_never_cuts_the_positive(tmp_path: Path, objective: str, n_ways: 
     info, ((_, documents),) = written(tmp_path, [PERU], objective=objective, n_ways=n_ways)
     first = ["quito", "bogota"][: n_ways - 1]
     assert documents == (["lima", *first] if objective == "contrastive" else [*first, "lima"])
-    assert info.left_out == {"documents beyond --n-ways": 4 - n_ways}
-    assert f"{4 - n_ways} documents beyond --n-ways left out" in info.remarks()
+    assert info.left_out == {"documents beyond `n_ways=`": 4 - n_ways}
+    assert f"{4 - n_ways} documents beyond `n_ways=` left out" in info.remarks()
 
 
 def test_pairs_labelled_zero_are_left_out(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ VARYING = [
 def test_short_examples_are_padded_with_positives_of_other_queries(tmp_path: Path, records: list[dict]) -> None:
     info, rows = written(tmp_path, records)
     assert (info.examples, info.n_ways, info.short, info.left_out) == (4, 4, 2, {})
-    assert info.remarks() == ["2 examples with fewer than 4 documents padded (--n-ways)"]
+    assert info.remarks() == ["2 examples with fewer than 4 documents padded (`n_ways=`)"]
     config = TrainConfig(model="m", data=str(tmp_path / "data.jsonl"), out=tmp_path / "model", batch_size=2)
     examples = TrainingSet(tmp_path)
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))

@@ -16,6 +16,7 @@ from raycol.training.checkpoints import list_checkpoints
 from raycol.training.evaluation import evaluate_on, open_collection
 from raycol.training.run_storage import export_model, mark_done, open_run, prepare_run, remove_run
 from raycol.training.worker import fit
+from raycol.verbs.overwriting import beside_model
 from tests.conftest import write_jsonl
 from tests.training.material import losses, settings, weights, write_examples
 
@@ -77,6 +78,7 @@ def test_the_best_checkpoint_is_exported(tiny_colbert: Path, tmp_path: Path, ran
     assert [json.loads(line)["loss"] for line in lines if "loss" in line] == losses(history)
     assert (Path(config.out) / "training" / "curves.png").stat().st_size > 1000
     assert "nDCG@10" in (Path(config.out) / "README.md").read_text()
+    assert beside_model(Path(config.out)) == set()
 
 
 @pytest.mark.slow

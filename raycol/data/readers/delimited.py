@@ -57,7 +57,7 @@ def default_names(format_: str, is_known: Callable[[str], bool]) -> InferNames:
         headerless = "; TSV without a header has an id, a text and optionally a title" if format_ == "tsv" else ""
         raise ValueError(
             f"no known column name in {', '.join(first)[:80]}; "
-            f"name the id and text with --id-column and --text-column{headerless}"
+            f"name the id and text with `id_column=` and `text_column=`{headerless}"
         )
 
     return infer_names

@@ -62,7 +62,7 @@ def open_dataset(file: CorpusFile) -> datasets.Dataset:
     if file.uri.startswith(HUB):
         return _open_dataset(file, "")
     if file.subset:
-        raise InputError(f"{file}: a folder has no subsets; leave --subset out")
+        raise InputError(f"{file}: a folder has no subsets; leave `subset=` out")
     return _open_dataset(file, folder_state(file.uri, "*.json"))  # reopen if the folder was overwritten
 
 
@@ -89,11 +89,11 @@ def _open_dataset(file: CorpusFile, state: str) -> datasets.Dataset:
         raise InputError(f"{file}: cannot be opened ({reason_of(error, 200)})") from None
     if isinstance(loaded, datasets.Dataset):
         if file.split:
-            raise InputError(f"{file}: has no splits; leave --split out")
+            raise InputError(f"{file}: has no splits; leave `split=` out")
         return loaded
     splits = list(loaded)
     split = file.split or (splits[0] if len(splits) == 1 else None)
     if split not in splits:
         problem = f"no split {file.split!r}" if file.split else "several splits"
-        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with --split")
+        raise InputError(f"{file}: {problem}; choose one of {', '.join(splits)} with `split=`")
     return loaded[split]

@@ -42,8 +42,8 @@ _MAX_DIGITS = 19
 _CHUNK_BYTES = 256 << 10
 _SEND_S = 30.0
 _SEND_BYTES_PER_S = 128 << 10
-# Paths that need no key: the pages contain no index data. The OpenAPI document lists the API and needs one.
-_PUBLIC = {*PAGE_PATHS, "/healthz", "/readyz"}
+# Paths that need no key: the pages contain no index data, and /docs leads to one. The OpenAPI document needs one.
+_PUBLIC = {*PAGE_PATHS, "/docs", "/healthz", "/readyz"}
 _UNLIMITED = _PUBLIC | {"/metrics"}
 _ADMIN = "/v1/admin/"
 # Health checks may use any host name.

@@ -8,7 +8,8 @@ only their own endpoint; their URLs are relative, so they work under a route pre
         excerpt.js      the sentence that a closed hit highlights
         explanation.js  the tokens that matched, in an open hit
     api.js            the description of the API, from the OpenAPI document
-    endpoint.js       requests, the key, error responses
+    key.js            the panel for the API key
+    endpoint.js       requests, the stored key, error responses
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-_SCRIPTS = ("page.js", "hits.js", "excerpt.js", "explanation.js", "api.js", "endpoint.js")
+_SCRIPTS = ("page.js", "hits.js", "excerpt.js", "explanation.js", "api.js", "key.js", "endpoint.js")
 _FILES = {"/": "index.html"} | {f"/{name}": name for name in ("api.html", "page.css", *_SCRIPTS)}
 PAGE_PATHS = tuple(_FILES)
 

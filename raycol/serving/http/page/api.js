@@ -1,6 +1,7 @@
 // The description of the API, from the endpoint's OpenAPI document: paths, fields, and a form to try each one.
 
-import { ask, element, make, problem, storedKey, wantsKey } from "./endpoint.js";
+import { ask, element, make, problem, Refusal, storedKey } from "./endpoint.js";
+import { askForKey, connectKeyPanel } from "./key.js";
 
 let schemas; // of the document's components
 
@@ -66,6 +67,15 @@ function curl(path, body) {
   return `curl${key} ${quoted(address)}${body ? ` --json ${quoted(body)}` : ""}`;
 }
 
+/** The value of a body. Throws a Refusal if it is not JSON. */
+function parse(body) {
+  try {
+    return JSON.parse(body);
+  } catch (error) {
+    throw new Refusal(0, { title: "The body is not JSON", detail: `${error.message}.` });
+  }
+}
+
 /** A form that sends the request, except to paths that change the endpoint. */
 function showForm(path, example) {
   const command = make("pre", "", curl(path, example && JSON.stringify(example)));
@@ -88,10 +98,11 @@ function showForm(path, example) {
   send.addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
-      const parsed = example && JSON.parse(body.value);
+      const parsed = example && parse(body.value);
       answer.replaceChildren(make("pre", "", json(await ask(`.${path}`, undefined, parsed))));
     } catch (error) {
       answer.replaceChildren(problem(error));
+      askForKey(error, true);
     }
   });
   return [make("h3", "", "Example"), command, send];
@@ -112,22 +123,23 @@ function showOperation(method, path, operation) {
   return node;
 }
 
-try {
-  const document_ = await ask("openapi.json");
-  schemas = document_.components.schemas;
-  element("api-summary").textContent = `version ${document_.info.version}`;
-  for (const [path, methods] of Object.entries(document_.paths)) {
-    for (const [method, operation] of Object.entries(methods)) {
-      element("operations").append(showOperation(method.toUpperCase(), path, operation));
+async function load() {
+  element("problem").replaceChildren();
+  element("operations").replaceChildren();
+  try {
+    const document_ = await ask("openapi.json");
+    schemas = document_.components.schemas;
+    element("api-summary").textContent = `version ${document_.info.version}`;
+    for (const [path, methods] of Object.entries(document_.paths)) {
+      for (const [method, operation] of Object.entries(methods)) {
+        element("operations").append(showOperation(method.toUpperCase(), path, operation));
+      }
     }
-  }
-} catch (error) {
-  element("problem").replaceChildren(problem(error));
-  if (wantsKey(error)) {
-    const hint = make("p", "");
-    const link = make("a", "", "search page");
-    link.href = "./";
-    hint.append("Enter the key on the ", link, "; this tab then has it here too.");
-    element("problem").firstChild.append(hint);
+  } catch (error) {
+    element("problem").replaceChildren(problem(error));
+    askForKey(error, true);
   }
 }
+
+connectKeyPanel(load);
+load();

@@ -40,11 +40,11 @@ export async function ask(path, signal, body) {
   const headers = { Accept: "application/json, application/problem+json" };
   const key = storedKey();
   if (key) headers.Authorization = `Bearer ${key}`;
-  if (body) headers["Content-Type"] = "application/json";
+  if (body !== undefined) headers["Content-Type"] = "application/json";
   let response, content;
   try {
-    const method = body ? "POST" : "GET";
-    response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
+    const method = body === undefined ? "GET" : "POST";
+    response = await fetch(path, { method, headers, signal, body: body === undefined ? body : JSON.stringify(body) });
     content = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error;

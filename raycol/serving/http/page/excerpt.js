@@ -24,7 +24,9 @@ function alike(a, b) {
 /** The sentences of a text as { start, end }; line breaks inside a paragraph end none. */
 export function sentencesOf(text) {
   const found = [];
-  const flat = text.slice(0, SEARCHED).replace(/(?<![\r\n])\r?\n(?!\r?\n)/g, (breaks) => " ".repeat(breaks.length));
+  // Not half of a surrogate pair: the sentence that it ends would show it.
+  const searched = text.slice(0, SEARCHED).replace(/[\ud800-\udbff]$/, "");
+  const flat = searched.replace(/(?<![\r\n])\r?\n(?!\r?\n)/g, (breaks) => " ".repeat(breaks.length));
   for (const { segment, index } of segmenters.sentence.segment(flat)) {
     const parts = segment.length <= LONG ? [segment] : segment.match(/.{40,300}?[.!?;]\s+|.{1,300}(?:\s|$)|.{1,300}/gsu);
     let start = index;

@@ -1,9 +1,10 @@
 // The search page: reads the form and the URL, calls the endpoint, lists the hits.
 // External content is inserted as text only, so that no document can run or load anything.
 
-import { ask, counted, element, make, milliseconds, problem, storedKey, storeKey, wantsKey } from "./endpoint.js";
+import { ask, counted, element, make, milliseconds, problem, wantsKey } from "./endpoint.js";
 import { wordWeights } from "./excerpt.js";
 import { byDocument, HitItem } from "./hits.js";
+import { askForKey, connectKeyPanel } from "./key.js";
 
 const EXAMPLES = 4;
 const EXAMPLE_WORDS = 10;
@@ -154,7 +155,7 @@ function focusOn(hit) {
   hit.button.focus();
 }
 
-// ---------------------------------------------------------------- index, examples, key
+// ---------------------------------------------------------------- index, examples
 
 async function describe() {
   let index;
@@ -219,38 +220,10 @@ function beginning({ text, metadata }) {
   return [...words.join(" ")].slice(0, EXAMPLE_CHARACTERS).join("").replace(/[\s.,;:]+$/u, "");
 }
 
-/** Shows the panel if the endpoint has keys, opened and, after a search, focused. */
-function askForKey(error, searching) {
-  if (!wantsKey(error)) return;
-  element("key-panel").hidden = false;
-  element("key-panel").open = true;
-  if (searching) element("key").focus();
-}
-
-function useKey(event) {
-  event.preventDefault();
-  const field = element("key");
-  const key = field.value.trim();
-  // The browser silently rejects other characters in a header.
-  field.setCustomValidity(/^[\x21-\x7e]*$/.test(key) ? "" : "A key has letters, digits and punctuation, without spaces.");
-  if (!field.reportValidity()) return;
-  field.value = key;
-  storeKey(key);
+connectKeyPanel(() => {
   describe();
   submit();
-}
-
-function forgetKey() {
-  element("key").value = "";
-  element("key").setCustomValidity("");
-  storeKey("");
-}
-
-element("key").value = storedKey();
-element("key-panel").hidden = !storedKey();
-element("key").addEventListener("input", (event) => event.target.setCustomValidity(""));
-element("key-form").addEventListener("submit", useKey);
-element("forget-key").addEventListener("click", forgetKey);
+});
 element("more").addEventListener("click", more);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
