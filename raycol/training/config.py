@@ -64,7 +64,7 @@ class TrainConfig(Config):
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
     ] = "cached"
-    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse; in Python also a `Loss`."""
+    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse."""
 
     scoring: Scoring = "maxsim"
     """Scoring function: maxsim, mean-maxsim (MaxSim averaged over the query's tokens) or xtr (Lee et al. 2023)."""

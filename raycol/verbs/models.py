@@ -85,6 +85,8 @@ def train(
     """Train an encoder on Ray Train; an interrupted training is resumed by the same call.
 
     Args:
+        objective: cached (contrastive, with GradCache), contrastive, distillation (KL), margin-mse, or a
+            `raycol.training.Loss` of your own.
         overwrite: replace the model that an earlier training wrote to `out`, once the new one is complete; a local
             folder only.
     """

@@ -77,7 +77,7 @@ def test_an_error_of_a_worker_arrives_unchanged(
         {"objective": "cached", "lora_rank": 4, "learning_rate": 2e-2},
         {"objective": "distillation", "scoring": "xtr"},
         {"objective": "margin-mse", "scoring": "mean-maxsim"},
-        {"objective": Hinge()},
+        {"objective": Hinge(), "max_steps": 8},
     ],
     ids=lambda values: " ".join(map(str, values.values())),
 )
