@@ -10,6 +10,8 @@ from tests.cluster.documents import CLUSTER, LAUNCHERS, changed, keys_of, launch
 from tests.conftest import PROJECT
 
 CLOUDS = ("aws", "gcp")
+# Ray's and the clouds' schemas take seconds to load.
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)

@@ -42,7 +42,7 @@ def test_the_codes_of_a_token_do_not_depend_on_the_batch(n_centroids: int) -> No
             assert np.array_equal(whole[position : position + 1], part)
 
 
-@pytest.mark.parametrize("n_centroids", [32, 1024])
+@pytest.mark.parametrize("n_centroids", [32, pytest.param(1024, marks=pytest.mark.slow)])
 def test_training_does_not_depend_on_threads(n_centroids: int) -> None:
     import faiss
 
@@ -69,6 +69,7 @@ def test_exhaustive_search_finds_the_nearest_centroid(n_centroids: int, seed: in
     assert np.allclose((tokens * centroids[codes]).sum(axis=1), best, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ivf_search_nearly_always_finds_the_nearest_centroid() -> None:
     tokens = np.concatenate(make_clustered(1000, 32, seed=6, n_centres=2000))
     codebook = train_codebook(tokens, bits=4, n_centroids=2048, seed=0)

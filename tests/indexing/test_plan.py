@@ -142,7 +142,7 @@ def test_the_digest_of_an_encoded_corpus_covers_its_files_and_fields(tmp_path: P
 def test_the_digest_of_a_hub_dataset_covers_its_state(tmp_path: Path) -> None:
     digests = []
     for value in (1.0, 1.0, 2.0):
-        hub._open_dataset.cache_clear()  # as in another process
+        hub._load_cached.cache_clear()  # as in another process
         if not digests or value != 1.0:
             write_jsonl(tmp_path / "train.jsonl", [{"id": "a", "embeddings": [[value, 0.0]]}])
         digests.append(digest_of(f"hf:{tmp_path}"))

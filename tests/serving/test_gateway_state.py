@@ -77,6 +77,7 @@ class Dying(Handle):
         return Method(call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_dead_shard_delays_one_search_and_recovers(
     store: Store, monkeypatch: pytest.MonkeyPatch, shards: int

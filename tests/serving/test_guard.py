@@ -371,7 +371,7 @@ def test_large_bodies_share_a_limit_and_small_ones_are_exempt(
         ([], body_of([b"a" * 100_000] * 100)),
         ([("Content-Length", "3")], body_of([b"a" * 100_000] * 100)),
         ([("Content-Length", "-1")], body_of([b"a" * 100_000] * 100)),
-        ([("Content-Length", b"\xb2")], body_of([b"a" * 10_000_000])),
+        pytest.param([("Content-Length", b"\xb2")], body_of([b"a" * 10_000_000]), marks=pytest.mark.slow),
     ],
 )
 def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, headers: Any, body: Any) -> None:
@@ -382,7 +382,11 @@ def test_too_large_bodies_are_rejected(inner: Inner, settings: GuardSettings, he
 
 
 @pytest.mark.parametrize(
-    ("bytes_s", "n_read"), [(1e9, guard._LINGER_BYTES), (1e6, 1e6 * guard._LINGER_S)], ids=["quick", "slow"]
+    ("bytes_s", "n_read"),
+    [
+        pytest.param(1e9, guard._LINGER_BYTES, id="quick"),
+        pytest.param(1e6, 1e6 * guard._LINGER_S, id="slow", marks=pytest.mark.slow),
+    ],
 )
 def test_the_rest_of_a_rejected_body_is_read_for_a_while(
     settings: GuardSettings, bytes_s: float, n_read: float

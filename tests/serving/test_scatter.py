@@ -203,6 +203,7 @@ def test_a_shard_that_fails_midway_is_dropped(index, queries, step) -> None:
     assert all(len(hits) == 10 for hits in result.hits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["candidates", "score", "count", "describe"])
 def test_a_hanging_shard_leaves_time_for_the_others(index, queries, step) -> None:
     """The deadline leaves time for further calls of the other shards."""
