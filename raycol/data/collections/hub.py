@@ -18,6 +18,7 @@ from raycol.core.uris import base_name
 from raycol.data.cells import read_id, read_ids
 from raycol.data.collection import Collection
 from raycol.data.collections.reference import CollectionRef
+from raycol.data.collections.splits import SplitChoice, test_split
 from raycol.data.files import HUB
 from raycol.data.qrels import Judgement, collect_qrels, read_qrels_table
 from raycol.data.queries import read_queries
@@ -30,12 +31,13 @@ _NANO = "Nano"
 _NOTHING = "N/A"
 
 
-def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
+def hub_collections(uri: str, split: str | None = None, choose: SplitChoice = test_split) -> list[CollectionRef]:
     """List the collections of a dataset.
 
     Args:
         uri: hf:NAME, or hf: and the path of a local copy.
-        split: of the judgements, by default `test` or the only one. Where each split is a collection, one of them.
+        split: of the judgements. Where each split is a collection, one of them.
+        choose: chooses one if it is not given.
 
     Raises:
         InputError: the dataset cannot be opened, has none of the layouts, or has no such split.
@@ -61,14 +63,14 @@ def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
         splits = splits_of(qrels)
         if splits and all(other.startswith(_NANO) for other in splits):
             chosen = _chosen(uri, splits, split)
-            collections += [CollectionRef(nano, partial(_open, uri, prefix, qrels, nano)) for nano in chosen]
+            collections += [CollectionRef(nano, partial(_open, uri, prefix, qrels, nano, "")) for nano in chosen]
             continue
-        judged = split or ("test" if "test" in splits else splits[0] if len(splits) == 1 else None)
-        if judged not in splits:
+        judged = split or choose(str(qrels), splits)
+        if judged is None or judged not in splits:
             problem = f"no split {split!r}" if split else "no split 'test'"
             raise InputError(f"{qrels}: {problem}; choose one of {', '.join(splits)} with `split=`")
         full_name = f"{name}/{prefix.removesuffix('-')}" if prefix else name
-        collections.append(CollectionRef(full_name, partial(_open, uri, prefix, qrels, judged)))
+        collections.append(CollectionRef(full_name, partial(_open, uri, prefix, qrels, judged, judged)))
     return collections
 
 
@@ -96,12 +98,12 @@ def _text_file(uri: str, subset: str, split: str) -> CorpusFile:
     return _file(uri, subset, splits[0] if len(splits) == 1 else split)
 
 
-def _open(uri: str, prefix: str, qrels: CorpusFile, split: str) -> Collection:
+def _open(uri: str, prefix: str, qrels: CorpusFile, split: str, named: str) -> Collection:
     notes: list[str] = []
     grades = read_qrels_table(_file(qrels.uri, qrels.subset, split), notes)
     corpus, queries = (_text_file(uri, f"{prefix}{role}", split) for role in ("corpus", "queries"))
     texts = read_queries(queries, grades, notes)
-    return Collection(uri, (corpus,), texts, grades, tuple(notes))
+    return Collection(uri, (corpus,), texts, grades, tuple(notes), split=named)
 
 
 def _open_bright(uri: str, domain: str) -> Collection:
