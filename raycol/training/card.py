@@ -234,23 +234,25 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: 
         return f"{summary} Not evaluated; the weights are those of step {best.step:,}.\n\n{picture}"
     metrics = tuple(eval_metrics(config))
     untrained = next((record for record in records if not record["step"]), {})
+    names = _of_collections(metrics, task)
+    if len(names) > 1:
+        names["average"] = list(metrics)
     rows = [
-        (_text(collection), metric, f"{untrained[name]:.4f}" if name in untrained else "", f"{best.metrics[name]:.4f}")
-        for collection, names in {**_of_collections(metrics, task), **_averages(metrics, task)}.items()
-        for metric, name in zip(metrics, names, strict=True)
-        if name in best.metrics
+        (_text(collection), metric, f"{untrained[key]:.4f}" if key in untrained else "", f"{best.metrics[key]:.4f}")
+        for collection, keys in names.items()
+        for metric, key in zip(metrics, keys, strict=True)
+        if key in best.metrics
     ]
     table = _table(("collection", "metric", "untrained", f"step {best.step:,}"), rows)
-    scope = f"on average over {len(task.collections)} collections" if len(task.collections) > 1 else (
-        f"on {_text(str(task.collections[0]))}"
-    )  # fmt: skip
-    verdict = "" if improved(metrics[0], untrained, best.metrics) is not False else (
-        f" **No step scored better than the untrained model**, of which {metrics[0]} is {untrained[metrics[0]]:.4f}."
-    )  # fmt: skip
-    return (
-        f"{summary} The weights are those of step {best.step:,}, which scored best in {metrics[0]} {scope}.{verdict} "
-        f"Metrics by exact MaxSim; they selected the model, so they flatter it:\n\n{table}\n\n{picture}"
+    scope = (
+        f"average over {len(task.collections)} collections"
+        if len(task.collections) > 1
+        else _text(", ".join(map(str, task.collections)))
     )
+    selected = f"The weights are those of step {best.step:,}, which scored best in {metrics[0]} on {scope}."
+    if improved(metrics[0], untrained, best.metrics) is False:
+        selected += " **No step scored better than the untrained model.**"
+    return f"{summary} {selected} Metrics by exact MaxSim:\n\n{table}\n\n{picture}"
 
 
 def _of_collections(metrics: Sequence[str], task: TrainingTask) -> dict[str, list[str]]:
@@ -260,10 +262,6 @@ def _of_collections(metrics: Sequence[str], task: TrainingTask) -> dict[str, lis
         str(each): [metric_of(metric, str(each)) if several else metric for metric in metrics]
         for each in task.collections
     }
-
-
-def _averages(metrics: Sequence[str], task: TrainingTask) -> dict[str, list[str]]:
-    return {"average": list(metrics)} if len(task.collections) > 1 else {}
 
 
 def _slug(name: str) -> str:

@@ -63,6 +63,7 @@ def selection_split(location: str, splits: Sequence[str]) -> str | None:
     Raises:
         InputError: there is none, or there are several.
     """
+    splits = sorted(splits)
     others = [name for name in splits if name not in _OTHER_SPLITS]
     found = next((name for name in _SELECTION_SPLITS if name in others), others[0] if len(others) == 1 else None)
     if found is None and others:

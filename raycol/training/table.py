@@ -23,8 +23,8 @@ _ROW_INTERVAL_S = 2.0
 _FRAMES_PER_SECOND = 2.0
 # Collections with a column each, beside their average.
 _MAX_COLLECTIONS = 4
-# Terminal lines that are not rows: title, header, rules, lines above and below the table.
-_RESERVED_LINES = 8
+# Terminal lines that are not rows: title of two lines, header, rules, lines above and below the table.
+_RESERVED_LINES = 9
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", "{:.4f}".format),
@@ -154,10 +154,10 @@ class TableState:
         if self.speed_base and self.speed_base.step < step < steps:
             seconds_per_step = (now - self.speed_base.time) / (step - self.speed_base.step)
             parts.append(f"about {_duration(seconds_per_step * (steps - step))} left")
-        if self.untrained is not None:
-            parts.append(f"untrained {self.columns[0]} {self.untrained:.4f}")
         if self.best:
             parts.append(f"best {self.columns[0]} {self.best[1]:.4f} at step {self.best[0]:,.0f}")
+        if self.untrained is not None:
+            parts.append(f"untrained {self.untrained:.4f}")
         return Text(", ".join(parts), style="bold")
 
 
