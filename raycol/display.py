@@ -32,12 +32,15 @@ _SKIPPED_SHOWN = 20
 
 def trained(report: TrainReport) -> None:
     """Print the result of `raycol train`."""
-    metric = "".join(f", {name} {value:.4f}" for name, value in report.metrics.items() if name == "nDCG@10")
-    best = f" (best: step {report.best_step}{metric})" if report.metrics else ""
+    best = f" (best: step {report.best_step})" if report.metrics else ""
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
         f"{report.loss_summary}{best}"
     )
+    for name, (before, after) in report.selection.items():
+        echo(f"{name}: {report.eval_metric} {'' if before is None else f'{before:.4f} -> '}{after:.4f}")
+    if report.improved is False:
+        echo(f"no step has a better {report.eval_metric} than the untrained model; the best step was kept")
     for remark in report.remarks:
         echo(as_options(remark))
 

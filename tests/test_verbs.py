@@ -235,7 +235,7 @@ def test_results_are_short_and_tables() -> None:
     report = TrainReport("/models/new", 320, losses, {"nDCG@10": 0.61803}, 40, 12.3456)
     assert repr(report) == (
         "TrainReport(model='/models/new', steps=10000, examples=320, metrics={'nDCG@10': 0.618}, best_step=40, "
-        "seconds=12.35)"
+        "improved=None, seconds=12.35)"
     )
     assert "<td style='text-align:left'>10,000 values</td>" in report._repr_html_()
     assert report.loss_summary == "mean loss 0.500 -> 0.500 (first and last tenth of the steps)"

@@ -39,7 +39,7 @@ def open_beir(folder: str | Path, split: str = "test") -> Collection:
     notes: list[str] = []
     qrels = read_qrels(qrels_path(folder, split), notes)
     queries = read_queries(find_file(folder, "queries.jsonl"), qrels, notes)
-    return Collection(str(folder), tuple(corpus_files(str(folder))), queries, qrels, tuple(notes))
+    return Collection(str(folder), tuple(corpus_files(str(folder))), queries, qrels, tuple(notes), split=split)
 
 
 def qrels_path(folder: str | Path, split: str) -> str:

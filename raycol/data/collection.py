@@ -43,6 +43,7 @@ class Collection:
         fields: names of the fields of the corpus.
         name: unique among the collections of a benchmark.
         group: collections of one group are averaged first, such as the forums of CQADupStack.
+        split: of the judgements; empty if they have none, or the name includes it.
     """
 
     location: str
@@ -54,6 +55,7 @@ class Collection:
     fields: Fields = field(default_factory=Fields)
     name: str = ""
     group: str | None = None
+    split: str = ""
 
     def passages(self, on_error: OnError = "fail", problems: list[BadRecord] | None = None) -> Iterator[Passage]:
         """Yield the passages of the corpus; see `read_passages`."""

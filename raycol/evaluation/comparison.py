@@ -10,7 +10,7 @@ whatever its number of queries; the members of a group (CQADupStack's forums) to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def mean_interval(
         confidence: probability that the interval contains the mean over the population of queries.
     """
     samples = [np.array([values[name][id_] for id_ in sorted(values[name])]) for name in sorted(values)]
-    weights = _weights(values, groups)
+    weights = collection_weights(values, groups)
     return Mean(_mean(samples, weights), _interval(samples, weights, seed, n_resamples, confidence))
 
 
@@ -106,7 +106,7 @@ def compare(
     for name in baseline:
         _check_same(baseline[name], system[name], f"queries of {name}")
     samples = [_differences(baseline[name], system[name]) for name in sorted(baseline)]
-    weights = _weights(baseline, groups)
+    weights = collection_weights(baseline, groups)
     weighted = np.concatenate([weight / len(each) * each for each, weight in zip(samples, weights, strict=True)])
     return Comparison(
         _mean(samples, weights),
@@ -159,8 +159,8 @@ def _differences(baseline: Mapping[str, float], system: Mapping[str, float]) -> 
     return np.where(np.abs(difference_Q) > _ROUNDING, difference_Q, 0.0)
 
 
-def _weights(collections: Values, groups: Groups | None) -> list[float]:
-    """Weights of the collections, in the order of their names; they add up to 1."""
+def collection_weights(collections: Iterable[str], groups: Groups | None) -> list[float]:
+    """Weights of the collections in an average, in the order of their names; they add up to 1."""
     group_of = {name: (groups or {}).get(name) or f"\0{name}" for name in sorted(collections)}
     sizes = Counter(group_of.values())
     return [1 / (len(sizes) * sizes[group]) for group in group_of.values()]

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from raycol.core.uris import base_name, is_uri, without_options
+from raycol.core.uris import base_name, is_uri
 from raycol.core.version import __version__
 from raycol.data.files import HUB
-from raycol.evaluation.metrics import DEFAULT_METRICS
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
 from raycol.models.encoder import load_encoder
-from raycol.training.metrics import Record, draw_curves
+from raycol.training.evaluation import eval_metrics
+from raycol.training.metrics import Record, draw_curves, improved, metric_of
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -43,7 +43,6 @@ _RECORDED = (
     "grad_norm",
     "tokens_per_second",
     "memory_bytes",
-    *DEFAULT_METRICS,
 )
 # Metric names on the hub.
 _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recall_at_100", "RR@10": "mrr_at_10"}
@@ -74,17 +73,19 @@ def write_extras(
         OSError: the folder cannot be written.
         InputError: the saved model cannot be opened.
     """
+    metrics = tuple(eval_metrics(config))
+    recorded = (*_RECORDED, *metrics, *(name for names in _of_collections(metrics, task).values() for name in names))
     records = [
-        {name: entry[name] for name in _RECORDED if name in entry}
+        {name: entry[name] for name in recorded if name in entry}
         for entry in history
-        if "loss" in entry or any(name in entry for name in DEFAULT_METRICS)
+        if "loss" in entry or metrics[0] in entry
     ]
     details = folder / "training"
     details.mkdir(exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (details / "metrics.jsonl").write_text(lines, encoding="utf-8")
     (details / "config.yaml").write_text(_settings_file(config), encoding="utf-8")
-    draw_curves(details / "curves.png", records, best.step)
+    draw_curves(details / "curves.png", records, best.step, metrics)
     card = _card(load_encoder(folder, device="cpu"), _opens_in_pylate(folder), config, task, best, records)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -128,16 +129,18 @@ def _card(
 
 def _front_matter(config: TrainConfig, task: TrainingTask, best: Checkpoint, opens_in_pylate: bool) -> str:
     """Front matter for the hub. The hub links models and data sets by name, so local ones are left out."""
+    metrics = tuple(eval_metrics(config))
     results = [
         EvalResult(
             task_type="information-retrieval",
-            dataset_type=re.sub(r"\W+", "-", _collection(config).lower()).strip("-") or "unknown",
-            dataset_name=_collection(config),
-            metric_type=_HUB_METRICS[name],
-            metric_name=name,
+            dataset_type=_slug(collection) or "unknown",
+            dataset_name=collection,
+            metric_type=_HUB_METRICS.get(metric, _slug(metric)),
+            metric_name=metric,
             metric_value=round(best.metrics[name], 5),
         )
-        for name in DEFAULT_METRICS
+        for collection, names in _of_collections(metrics, task).items()
+        for metric, name in zip(metrics, names, strict=True)
         if name in best.metrics
     ]
     data = ModelCardData(
@@ -229,11 +232,40 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: 
     picture = "![Loss, learning rate, gradient norm and evaluations over the steps](training/curves.png)"
     if not best.metrics:
         return f"{summary} Not evaluated; the weights are those of step {best.step:,}.\n\n{picture}"
-    rows = [(name, f"{best.metrics[name]:.4f}") for name in DEFAULT_METRICS if name in best.metrics]
-    return (
-        f"{summary} The weights are those of step {best.step:,}, which scored best on "
-        f"{_text(_collection(config))}:\n\n{_table(('metric', 'exact MaxSim'), rows)}\n\n{picture}"
+    metrics = tuple(eval_metrics(config))
+    untrained = next((record for record in records if not record["step"]), {})
+    names = _of_collections(metrics, task)
+    if len(names) > 1:
+        names["average"] = list(metrics)
+    rows = [
+        (_text(collection), metric, f"{untrained[key]:.4f}" if key in untrained else "", f"{best.metrics[key]:.4f}")
+        for collection, keys in names.items()
+        for metric, key in zip(metrics, keys, strict=True)
+        if key in best.metrics
+    ]
+    table = _table(("collection", "metric", "untrained", f"step {best.step:,}"), rows)
+    scope = (
+        f"average over {len(task.collections)} collections"
+        if len(task.collections) > 1
+        else _text(", ".join(map(str, task.collections)))
     )
+    selected = f"The weights are those of step {best.step:,}, which scored best in {metrics[0]} on {scope}."
+    if improved(metrics[0], untrained, best.metrics) is False:
+        selected += " **No step scored better than the untrained model.**"
+    return f"{summary} {selected} Metrics by exact MaxSim:\n\n{table}\n\n{picture}"
+
+
+def _of_collections(metrics: Sequence[str], task: TrainingTask) -> dict[str, list[str]]:
+    """Names of each collection's metrics in a record; see `evaluate_on`."""
+    several = len(task.collections) > 1
+    return {
+        str(each): [metric_of(metric, str(each)) if several else metric for metric in metrics]
+        for each in task.collections
+    }
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 def _data(task: TrainingTask) -> str:
@@ -271,14 +303,6 @@ def _settings(config: TrainConfig, task: TrainingTask) -> str:
 def _versions() -> str:
     versions = {"raycol": __version__, **{name: version(name) for name in _PACKAGES}}
     return _table(("package", "version"), list(versions.items()))
-
-
-def _collection(config: TrainConfig) -> str:
-    """Name of the evaluation collection."""
-    if config.eval_data:
-        location = without_options(config.eval_data)
-        return f"{Path(location).name if is_uri(location) else Path(location).resolve().name} ({config.eval_split})"
-    return f"{config.held_out} held-out queries of the training data"
 
 
 def _is_packaged(model: str) -> bool:

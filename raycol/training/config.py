@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
 
-from raycol.core.config import Config, Location, Positive, Resources, WaitForNodes
+from raycol.core.config import Config, Location, Locations, Positive, Resources, WaitForNodes
 from raycol.core.uris import base_name, join_uri, parent_uri
 from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
+from raycol.errors import InputError
 from raycol.storage import absolute
 from raycol.training.loss import Loss
 
@@ -39,6 +40,16 @@ def _check_objective(value: Any) -> Any:
     elif not isinstance(value, Loss) or isinstance(value, type):
         raise ValueError("Input should be a name, or a Loss: an object with fingerprint, needs_scores and a call")
     return value
+
+
+def _check_metric(name: str) -> str:
+    from raycol.evaluation.metrics import parse_metrics  # imports ir_measures, which no command's --help needs
+
+    try:
+        (parsed,) = parse_metrics([name])
+    except InputError as error:
+        raise ValueError(str(error).removeprefix(f"{name!r:.60}: ")) from None
+    return parsed
 
 
 def _name_of(objective: Objective | Loss) -> str:
@@ -161,17 +172,22 @@ class TrainConfig(Config):
     keep_checkpoints: Positive = 2
     """Newest checkpoints kept, in addition to the best one."""
 
-    eval_data: Location | None = None
-    """BEIR folder, or its URI, to evaluate on during training."""
+    eval_data: Locations | None = None
+    """Test collections to evaluate on before and during training: BEIR or MS MARCO folders or their URIs, hf:NAME,
+    ir:NAME, or a group by name (nanobeir, ...). The model is selected by the average over them."""
 
-    eval_split: str = "test"
-    """Split of `eval_data`: qrels/<split>.tsv."""
+    eval_split: str | None = None
+    """Split of `eval_data`; by default dev, validation or the only one besides train and test."""
+
+    eval_metric: Annotated[str, AfterValidator(_check_metric)] = "nDCG@10"
+    """Metric that selects the model and stops early, by its name in ir-measures: nDCG@10, R@100, AP, RR@10, ..."""
 
     held_out: Annotated[int, Field(ge=0)] = 0
     """Hold this number of queries out of training and evaluate on them: each searches the positives of all of them."""
 
     eval_every: Positive = 100
-    """Steps between evaluations. The final model is the one with the best evaluation."""
+    """Steps between evaluations. The final model is that of the step with the best one; the untrained model, which is
+    evaluated first, is not a candidate."""
 
     patience: Annotated[int, Field(ge=0)] = 0
     """Evaluations without improvement before training stops early; 0 disables early stopping."""
@@ -245,7 +261,8 @@ class TrainConfig(Config):
         if not self.eval_data:
             reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
         if not self.evaluates:
-            reasons["eval_every"] = "there is no evaluation; set eval_data or held_out too, or leave it out"
+            for name in ("eval_every", "eval_metric"):
+                reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
         if all(source.split for source in self.data):
             reasons["split"] = "every source sets its own split; leave it out"
         return reasons

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +30,7 @@ from raycol.errors import InputError, RaycolError
 from raycol.models.discovery import find_checkpoint
 from raycol.storage import Store, absolute, open_store
 from raycol.training.config import TrainConfig
-from raycol.training.metrics import OnRecord
+from raycol.training.metrics import OnRecord, evaluation_of, improved, metric_of
 from raycol.training.run_storage import (
     METRICS,
     TrainingRun,
@@ -55,13 +55,17 @@ class TrainReport(Shown):
         model: absolute path or URI of the trained model.
         examples: number of training examples.
         losses: loss of each step.
-        metrics: evaluation of the exported checkpoint; empty if nothing was evaluated.
+        metrics: evaluation of the exported checkpoint; empty if nothing was evaluated. After the averages over several
+            collections come the metrics of each, as "nDCG@10 NAME".
         best_step: step of the exported checkpoint.
         seconds: wall time of this command, without the runs that it resumes.
         remarks: what was skipped or padded in the data, by source.
+        untrained: evaluation of the model before the first step.
+        eval_metric: the metric that selected the checkpoint.
+        collections: what it was evaluated on, each with its split.
     """
 
-    _main: ClassVar = ("model", "steps", "examples", "metrics", "best_step", "seconds")
+    _main: ClassVar = ("model", "steps", "examples", "metrics", "best_step", "improved", "seconds")
 
     model: str
     examples: int
@@ -70,6 +74,26 @@ class TrainReport(Shown):
     best_step: int
     seconds: float
     remarks: tuple[str, ...] = ()
+    untrained: dict[str, float] = field(default_factory=dict)
+    eval_metric: str = "nDCG@10"
+    collections: tuple[str, ...] = ()
+
+    @property
+    def improved(self) -> bool | None:
+        """Whether the exported checkpoint has a better `eval_metric` than the untrained model; None if unknown."""
+        return improved(self.eval_metric, self.untrained, self.metrics)
+
+    @property
+    def selection(self) -> dict[str, tuple[float | None, float]]:
+        """By collection, `eval_metric` of the untrained model, if known, and of the exported checkpoint."""
+        names = {name: metric_of(self.eval_metric, name) for name in self.collections}
+        if len(names) == 1:
+            names = dict.fromkeys(names, self.eval_metric)
+        elif names:
+            names["average"] = self.eval_metric
+        return {
+            name: (self.untrained.get(key), self.metrics[key]) for name, key in names.items() if key in self.metrics
+        }
 
     @property
     def steps(self) -> int:
@@ -139,7 +163,12 @@ def train(
     losses = [entry["loss"] for entry in history if "loss" in entry]
     examples = sum(source.examples for source in run.work.sources)
     remarks = tuple(f"{without_options(one.path)}: {remark}" for one in run.work.sources for remark in one.remarks())
-    return TrainReport(config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks)
+    untrained = next((evaluation_of(entry) for entry in history if entry["step"] == 0), {})
+    collections = tuple(map(str, run.work.collections))
+    return TrainReport(
+        config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks, untrained,
+        config.eval_metric, collections,
+    )  # fmt: skip
 
 
 def _record_writer(store: Store, on_record: OnRecord | None) -> OnRecord:

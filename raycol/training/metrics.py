@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raycol.evaluation.metrics import DEFAULT_METRICS
 
-# A step has step, steps, loss, learning_rate, grad_norm, ...; an evaluation has step, steps, nDCG@10, ...
+# A step has step, steps, loss, learning_rate, grad_norm, ...; an evaluation has step, steps, and its metrics.
 Record = dict[str, float]
 
 OnRecord = Callable[[Record], None]
+
+_NOT_METRICS = ("step", "steps", "epoch")
+
+
+def evaluation_of(record: Record) -> dict[str, float]:
+    """The metrics of an evaluation's record, the deciding one first; empty for a step."""
+    return {} if "loss" in record else {name: value for name, value in record.items() if name not in _NOT_METRICS}
+
 
 _DESCRIPTIONS = {
     "step": "Steps completed.",
@@ -31,6 +39,16 @@ _WIDTH, _HEIGHT = 8.0, 2.0  # inches: of the figure, of each subplot
 _MAX_MARKERS = 40
 
 
+def metric_of(metric: str, collection: str) -> str:
+    """Name of a collection's metric in a record, beside the averages over several collections."""
+    return f"{metric} {collection}"
+
+
+def improved(metric: str, untrained: Mapping[str, float], trained: Mapping[str, float]) -> bool | None:
+    """Whether a metric is better than that of the untrained model; None if they were not evaluated."""
+    return trained[metric] > untrained[metric] if metric in untrained and metric in trained else None
+
+
 class TrainingMetrics:
     """Gauges of one training."""
 
@@ -46,20 +64,23 @@ class TrainingMetrics:
                 gauge.set(record[name])
 
 
-def draw_curves(path: Path, records: Sequence[Record], best_step: int) -> None:
+def draw_curves(
+    path: Path, records: Sequence[Record], best_step: int, metrics: Sequence[str] = tuple(DEFAULT_METRICS)
+) -> None:
     """Plot each metric over the steps, one subplot below the other.
 
     Args:
         path: the PNG to write.
         records: of steps and evaluations, in order.
         best_step: the step whose weights the model has; marked in the subplot of the evaluations.
+        metrics: names of the evaluations' metrics to plot.
     """
     # pyplot would keep figures and a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curves = {name: title for name, title in _CURVES.items() if any(name in record for record in records)}
-    metrics = [name for name in DEFAULT_METRICS if any(name in record for record in records)]
+    metrics = [name for name in metrics if any(name in record for record in records)]
     n_rows = max(1, len(curves) + bool(metrics))
     figure = Figure(figsize=(_WIDTH, _HEIGHT * n_rows), layout="constrained")
     FigureCanvasAgg(figure)

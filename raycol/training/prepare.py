@@ -1,4 +1,4 @@
-"""Preparation on the driver: the training set, the evaluation collection, the number of steps.
+"""Preparation on the driver: the training set, the evaluation collections, the number of steps.
 
 All input errors surface here, before any worker starts.
 """
@@ -10,29 +10,28 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from raycol.core.progress import console
-from raycol.data import load_beir
 from raycol.errors import InputError
 from raycol.training.batches import BatchPlan, MixtureSource
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
-from raycol.training.evaluation import held_out_collection, held_out_rows, save_collection
+from raycol.training.evaluation import EvaluationSet, held_out_rows, store_collections, store_held_out
 
 
 class TrainingTask(BaseModel):
-    """The prepared sources and the number of optimiser steps."""
+    """The prepared sources, the number of optimiser steps, and the collections to evaluate on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: tuple[SourceInfo, ...]
     steps: int
+    collections: tuple[EvaluationSet, ...] = ()
 
 
-def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
-    """Write the training set to the empty folder `data`, and the evaluation collection, if any, to `collection`.
+def prepare(config: TrainConfig, data: Path, collections: Path) -> TrainingTask:
+    """Write the training set to the empty folder `data`, and the evaluation collections, if any, to `collections`.
 
     Raises:
-        InputError: unusable data, or too few examples for a batch.
+        InputError: unusable data or collections, or too few examples for a batch.
     """
     sources = tuple(write_training_set(config, data))
     examples = TrainingSet(data)
@@ -50,14 +49,10 @@ def prepare(config: TrainConfig, data: Path, collection: Path) -> TrainingTask:
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
-    if config.eval_data:
-        dataset = load_beir(config.eval_data, config.eval_split, config.on_error)
-        for note in dataset.notes:
-            console.print(f"eval_data: {note}")
-        save_collection(collection, dataset)
-    elif config.held_out:
-        save_collection(collection, held_out_collection(examples, _held_out(config, examples)))
-    return TrainingTask(sources=sources, steps=steps)
+    sets = store_collections(config, collections)
+    if config.held_out:
+        sets = (store_held_out(collections, examples, _held_out(config, examples), config.held_out),)
+    return TrainingTask(sources=sources, steps=steps, collections=sets)
 
 
 def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:

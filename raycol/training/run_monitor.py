@@ -13,7 +13,7 @@ from typing import Any
 
 from raycol.core.progress import Report
 from raycol.errors import RaycolError
-from raycol.training.metrics import OnRecord, Record
+from raycol.training.metrics import OnRecord, Record, evaluation_of
 
 _POLL_INTERVAL_S = 0.5
 # Starts from the same checkpoint after which training gives up.
@@ -105,5 +105,5 @@ def watch(monitor: Any, report: Report, on_record: OnRecord) -> Iterator[None]:
 def summarize(record: Record) -> str:
     """A record in a few words."""
     if "loss" not in record:
-        return next((f"{name} {record[name]:.4f}" for name in record if "@" in name), "")
+        return next((f"{name} {value:.4f}" for name, value in evaluation_of(record).items()), "")
     return f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s"

@@ -2,7 +2,7 @@
 
 run.json        settings, fingerprint of the inputs, prepared task, folders of its data
 data/...        the training set
-collection/...  the evaluation collection, if any
+collection/...  the evaluation collections, if any
 checkpoints/    see checkpoints.py
 metrics.jsonl   a line per step and evaluation, appended as they complete
 done.json       the last step; written when all steps are done
@@ -41,7 +41,6 @@ from raycol.training.checkpoints import (
     rank_by_metric,
 )
 from raycol.training.config import MODEL_FILES, TrainConfig
-from raycol.training.evaluation import METRIC
 from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
@@ -62,7 +61,7 @@ class TrainingRun(BaseModel):
     collection: StoredFolder | None
 
     def open(self, store: Store) -> tuple[Path, Path | None]:
-        """Return local folders with the data and the collection, after comparing all checksums.
+        """Return local folders with the data and the collections, after comparing all checksums.
 
         Raises:
             RaycolError: a file is missing or damaged.
@@ -149,7 +148,7 @@ def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    locations = [config.model, *(str(location) for location in [config.eval_data] if location)]
+    locations = [config.model, *(config.eval_data or ())]
     for source in config.data:
         locations += [str(location) for location in (source.path, source.queries, source.documents) if location]
     return [f"{location} {_fingerprint(location)}" for location in locations]
@@ -179,7 +178,7 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[C
 
     if not (last := _last_checkpoint(store)):
         raise RaycolError(f"{store}: training left no intact checkpoint; repeat the command to resume")
-    best = first_intact(store, rank_by_metric(list_checkpoints(store), METRIC)) or last
+    best = first_intact(store, rank_by_metric(list_checkpoints(store), config.eval_metric)) or last
     history = json.loads((last.open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
     initial = snapshot(encoder) if config.keep_initial else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from rich import box
@@ -15,16 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from raycol.core.progress import console
-from raycol.evaluation.metrics import DEFAULT_METRICS
-from raycol.training.metrics import OnRecord, Record
+from raycol.training.metrics import OnRecord, Record, evaluation_of
 
-_METRIC = "nDCG@10"
 _MAX_STEPS, _MAX_EVALUATIONS = 12, 12  # rows of the table
 # Minimum time between two rows of steps, so that they can be read.
 _ROW_INTERVAL_S = 2.0
 _FRAMES_PER_SECOND = 2.0
-# Terminal lines that are not rows: title, header, rules, lines above and below the table.
-_RESERVED_LINES = 8
+# Collections with a column each, beside their average.
+_MAX_COLLECTIONS = 4
+# Terminal lines that are not rows: title of two lines, header, rules, lines above and below the table.
+_RESERVED_LINES = 9
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", "{:.4f}".format),
@@ -32,7 +32,6 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "grad_norm": ("gradient norm", "{:.3g}".format),
     "tokens_per_second": ("tokens/s", "{:,.0f}".format),
     "memory_bytes": ("memory", lambda n_bytes: f"{n_bytes / 2**30:.2f} GiB"),
-    _METRIC: (_METRIC, "{:.4f}".format),
 }
 
 
@@ -40,7 +39,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 def live_table() -> Iterator[OnRecord]:
     """Show a live table for the duration of the block; yields the callback that adds a record to it.
 
-    A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...). Without a
+    A record is a step (`step`, `steps`, `loss`, ...) or an evaluation (`step`, `steps`, `nDCG@10`, ...), of the
+    untrained model at step 0. Without a
     terminal only evaluations are printed, a line each; `raycol.core.progress.progress` prints the steps.
     """
     if not console.is_terminal:
@@ -62,8 +62,11 @@ def live_table() -> Iterator[OnRecord]:
 
 
 def _print_evaluation(record: Record) -> None:
-    if _METRIC in record:
-        metrics = ", ".join(f"{name} {record[name]:.4f}" for name in DEFAULT_METRICS if name in record)
+    if found := evaluation_of(record):
+        metric = next(iter(found))
+        # Of each collection, the deciding metric.
+        shown = {name: value for name, value in found.items() if " " not in name or name.startswith(f"{metric} ")}
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         console.print(f"step {record['step']:,.0f} of {record['steps']:,.0f}: {metrics}")
 
 
@@ -73,6 +76,7 @@ class _Row:
 
     record: Record
     time: float
+    evaluation: Record = field(default_factory=dict)
 
     @property
     def step(self) -> float:
@@ -80,7 +84,7 @@ class _Row:
 
     @property
     def is_evaluated(self) -> bool:
-        return _METRIC in self.record
+        return bool(self.evaluation)
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,17 @@ class TableState:
         start_time: start of the training.
         rows: oldest first. The last row is always the newest step; a later step may replace it.
         speed_base: the row from which the speed is measured.
-        best: the best evaluation so far.
+        columns: metrics with a column, the deciding one first.
+        untrained: value of the deciding metric at step 0.
+        best: step and value of the best evaluation after it.
     """
 
     start_time: float
     rows: tuple[_Row, ...] = ()
     speed_base: _Row | None = None
-    best: Record | None = None
+    columns: tuple[str, ...] = ()
+    untrained: float | None = None
+    best: tuple[float, float] | None = None
 
     def add(self, record: Record, now: float) -> TableState:
         """Return the state after a record. An earlier step than the last one means a restart from a checkpoint."""
@@ -106,15 +114,23 @@ class TableState:
         rewinds = bool(self.rows) and record["step"] < self.rows[-1].step
         if len(rows) > 1 and not rows[-1].is_evaluated and rows[-1].time - rows[-2].time < _ROW_INTERVAL_S:
             del rows[-1]
-        rows.append(replace(same_step, record={**same_step.record, **record}))
+        found = evaluation_of(record)
+        merged = {**same_step.record, **record}
+        rows.append(replace(same_step, record=merged, evaluation=found or same_step.evaluation))
         speed_base = rows[-1] if self.speed_base is None or rewinds else self.speed_base
-        best = self.best
-        if _METRIC in record and (best is None or record[_METRIC] > best[_METRIC]):
-            best = record
+        columns, untrained, best = self.columns, self.untrained, self.best
+        if found:
+            metric, value = next(iter(found.items()))
+            collections = [name for name in found if name.startswith(f"{metric} ")]
+            columns = (metric, *(collections if len(collections) <= _MAX_COLLECTIONS else ()))
+            if not record["step"]:
+                untrained = value
+            elif best is None or value > best[1]:
+                best = (record["step"], value)
         steps = [row for row in rows if not row.is_evaluated][-_MAX_STEPS:]
         evaluated = [row for row in rows if row.is_evaluated][-_MAX_EVALUATIONS:]
         shown = tuple(sorted([*steps, *evaluated], key=lambda row: row.step))
-        return TableState(self.start_time, shown, speed_base, best)
+        return TableState(self.start_time, shown, speed_base, columns, untrained, best)
 
     def render(self, screen: Console, now: float) -> RenderableType:
         """Render the table, cut to the height of the screen."""
@@ -124,12 +140,11 @@ class TableState:
             title=self._title(now), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False
         )
         table.add_column(f"step of {self.rows[-1].record['steps']:,.0f}", justify="right")
-        for title, _ in _COLUMNS.values():
+        columns = {**_COLUMNS, **{name: (name, "{:.4f}".format) for name in self.columns}}
+        for title, _ in columns.values():
             table.add_column(title, justify="right")
         for row in self.rows[-max(1, screen.height - _RESERVED_LINES) :]:
-            cells = (
-                format_(row.record[name]) if name in row.record else "" for name, (_, format_) in _COLUMNS.items()
-            )
+            cells = (format_(row.record[name]) if name in row.record else "" for name, (_, format_) in columns.items())
             table.add_row(f"{row.step:,.0f}", *cells, style="bold" if row.is_evaluated else "")
         return table
 
@@ -140,7 +155,9 @@ class TableState:
             seconds_per_step = (now - self.speed_base.time) / (step - self.speed_base.step)
             parts.append(f"about {_duration(seconds_per_step * (steps - step))} left")
         if self.best:
-            parts.append(f"best {_METRIC} {self.best[_METRIC]:.4f} at step {self.best['step']:,.0f}")
+            parts.append(f"best {self.columns[0]} {self.best[1]:.4f} at step {self.best[0]:,.0f}")
+        if self.untrained is not None:
+            parts.append(f"untrained {self.untrained:.4f}")
         return Text(", ".join(parts), style="bold")
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import cycle, islice
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ir_measures import Measure
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
 from torch import Tensor
@@ -26,15 +28,14 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from raycol.core.memory import peak_memory
-from raycol.data import Dataset
+from raycol.data.collection import Collection
 from raycol.errors import InputError, RaycolError
-from raycol.evaluation.metrics import DEFAULT_METRICS
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
 from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
-from raycol.training.evaluation import METRIC, evaluate_on
+from raycol.training.evaluation import evaluate_on
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
 from raycol.training.state import (
@@ -135,7 +136,8 @@ class Trainer(MultiVectorEncoderTrainer):
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
         store: destination of checkpoints; None saves none.
-        evaluation: the evaluation collection.
+        collections: the evaluation collections; empty for no evaluation.
+        metrics: of an evaluation by name, the deciding one first.
         on_record: called on every step and evaluation.
         initial: the initial weights and their share in the evaluated model.
     """
@@ -149,7 +151,8 @@ class Trainer(MultiVectorEncoderTrainer):
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
         store: Store | None,
-        evaluation: Dataset | None,
+        collections: Sequence[Collection],
+        metrics: Mapping[str, Measure],
         on_record: OnRecord,
         initial: tuple[dict[str, Tensor], float] | None = None,
     ) -> None:
@@ -159,10 +162,13 @@ class Trainer(MultiVectorEncoderTrainer):
         self._plan = plan
         self._eval_and_save = eval_and_save
         self._store = store
+        self._collections, self._metrics, self._metric = collections, metrics, next(iter(metrics))
+        self._evaluated: tuple[int, dict[str, float]] = (0, {})  # step and metrics of the last evaluation
         is_rank_0 = self.args.process_index == 0
-        self._checkpointer = AsyncCheckpointer(store, eval_and_save.keep, METRIC) if store and is_rank_0 else None
+        self._checkpointer = (
+            AsyncCheckpointer(store, eval_and_save.keep, self._metric) if store and is_rank_0 else None
+        )
         self._initial = initial
-        self._evaluation: Any = evaluation  # set if `eval_and_save` evaluates
         self._on_record = on_record
         self._n_tokens, self._last_log_time = 0, time.monotonic()
         self._batch = (-1, 0)  # step, and number of the batch in it
@@ -239,15 +245,18 @@ class Trainer(MultiVectorEncoderTrainer):
             logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
             self._n_tokens, self._last_log_time = 0, now
         super().log(logs, start_time)
-        if "loss" in logs or METRIC in logs:
+        if "loss" in logs or self._metric in logs:
             self._on_record({"step": self.state.global_step, "steps": self.state.max_steps, **logs})
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate the current model; stop if the metric has not improved within the patience."""
         with mixed_weights(self.model, *self._initial) if self._initial else nullcontext():
-            metrics = evaluate_on(self.model, self._evaluation)
+            metrics = evaluate_on(self.model, self._collections, self._metrics)
+        self._evaluated = (self.state.global_step, dict(metrics))
         self.log(metrics)
-        if self._eval_and_save.is_exhausted([entry[METRIC] for entry in self.state.log_history if METRIC in entry]):
+        # The untrained model is not a candidate.
+        values = [entry[self._metric] for entry in self.state.log_history if self._metric in entry and entry["step"]]
+        if values and self._eval_and_save.is_exhausted(values):
             self.control.should_training_stop = True
         self._last_log_time = time.monotonic()
         return metrics
@@ -263,8 +272,7 @@ class Trainer(MultiVectorEncoderTrainer):
         weights = snapshot(self.model)
         tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
-        evaluations = (entry for entry in self.state.log_history if entry["step"] == step and METRIC in entry)
-        metrics: dict[str, float] = next(evaluations, {})
+        metrics = self._evaluated[1] if self._evaluated[0] == step else {}
 
         def write(folder: Path) -> None:
             save_file(weights, folder / WEIGHTS)
@@ -273,9 +281,7 @@ class Trainer(MultiVectorEncoderTrainer):
             (folder / RANDOM).write_text(json.dumps(random_states))
             (folder / TRAINER_STATE_NAME).write_text(history)
 
-        self._checkpointer.save(
-            step, {name: value for name, value in metrics.items() if name in DEFAULT_METRICS}, write
-        )
+        self._checkpointer.save(step, metrics, write)
 
     def _wait_for_checkpoint(self) -> None:
         """Wait for the pending save; raise on all workers if it failed."""

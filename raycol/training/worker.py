@@ -19,7 +19,7 @@ from raycol.storage import Store
 from raycol.training.checkpoints import newest_intact
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
-from raycol.training.evaluation import open_collection
+from raycol.training.evaluation import eval_metrics, open_collections
 from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.prepare import TrainingTask, make_plan
@@ -46,7 +46,7 @@ def fit(
     config: TrainConfig,
     task: TrainingTask,
     data: Path,
-    collection: Path | None,
+    collections: Path | None,
     workspace: Path,
     store: Store | None,
     on_record: OnRecord,
@@ -61,7 +61,7 @@ def fit(
         config: the settings.
         task: from `prepare`.
         data: folder of the training set.
-        collection: folder of the evaluation collection, if any.
+        collections: folder of the evaluation collections, if any.
         workspace: output folder of the base Trainer.
         store: destination of checkpoints; None saves none.
         on_record: called on every step and evaluation with its metrics.
@@ -78,20 +78,21 @@ def fit(
     if config.compile:
         encoder[0].model.compile(dynamic=True)
     examples = TrainingSet(data)
+    checkpoint = newest_intact(store) if store else None
     trainer = Trainer(
         encoder,
-        _arguments(config, task, workspace),
+        _arguments(config, task, workspace, evaluate_first=bool(collections) and not checkpoint),
         make_loss(encoder, config),
         examples,
         make_plan(config, task.sources, examples),
-        EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collection else 0, config.patience,
-                            config.keep_checkpoints),
+        EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,
+                            config.patience, config.keep_checkpoints),
         store,
-        open_collection(collection) if collection else None,
+        open_collections(collections, task.collections) if collections else (),
+        eval_metrics(config),
         on_record,
-        (snapshot(encoder), config.keep_initial) if collection and config.keep_initial else None,
+        (snapshot(encoder), config.keep_initial) if collections and config.keep_initial else None,
     )  # fmt: skip
-    checkpoint = newest_intact(store) if store else None
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(checkpoint.open(store)) if store and checkpoint else None)
     return encoder, trainer.state.log_history
@@ -156,7 +157,9 @@ def merge_adapters(encoder: MultiVectorEncoder) -> None:
         encoder[0].model = backbone.merge_and_unload()
 
 
-def _arguments(config: TrainConfig, task: TrainingTask, workspace: Path) -> MultiVectorEncoderTrainingArguments:
+def _arguments(
+    config: TrainConfig, task: TrainingTask, workspace: Path, *, evaluate_first: bool
+) -> MultiVectorEncoderTrainingArguments:
     settings: dict[str, Any] = {
         "output_dir": str(workspace),
         "per_device_train_batch_size": config.batch_size // config.num_workers,
@@ -176,6 +179,7 @@ def _arguments(config: TrainConfig, task: TrainingTask, workspace: Path) -> Mult
         "dataloader_pin_memory": config.on_gpu,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,
+        "eval_on_start": evaluate_first,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

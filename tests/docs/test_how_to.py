@@ -53,11 +53,12 @@ def test_the_tutorial_has_the_commands_of_the_readme() -> None:
 
 
 def run_pages(names: list[str], model: Path) -> None:
-    """Run the Python of how-to pages, with trainings of four steps."""
+    """Run the Python of how-to pages, with trainings of four steps and few held-out queries."""
     for name in names:
         path = DOCS / "how-to" / f"{name}.md"
         code = "".join(blocks("python", path.read_text()))
-        code = re.sub(r"max_steps=\d+", "max_steps=4", re.sub(r"eval_every=\d+", "eval_every=2", code))
+        for setting, value in {"max_steps": 4, "eval_every": 2, "held_out": 8}.items():
+            code = re.sub(rf"{setting}=\d+", f"{setting}={value}", code)
         run(code, model, f"<{path.name}>")
 
 

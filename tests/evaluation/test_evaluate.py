@@ -5,6 +5,7 @@ import pytest
 
 from raycol.data import Dataset, Passage
 from raycol.data.beir import save_beir
+from raycol.data.collection import Collection
 from raycol.errors import InputError
 from raycol.evaluation import EvaluateConfig, evaluate, score_run
 from raycol.evaluation.runs import run_bm25, run_exact, run_index
@@ -85,12 +86,14 @@ def test_a_judged_document_with_the_querys_id_counts() -> None:
 
 def test_evaluation_during_training_counts_it_too(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
-    from raycol.training.evaluation import evaluate_on, open_collection, save_collection
+    from raycol.training.evaluation import EvaluationSet, evaluate_on, open_collections, save_collection
 
     passages = [Passage(str(number), "", record["text"]) for number, record in enumerate(make_passages(20))]
     queries = {str(number): f"{passages[number].text} fog" for number in range(5)}
-    save_collection(tmp_path, Dataset(passages, queries, {id_: {id_: 1} for id_ in queries}))
-    metrics = evaluate_on(load_encoder(tiny_colbert, device="cpu"), open_collection(tmp_path))
+    save_collection(tmp_path, 0, Collection("x", (), queries, {id_: {id_: 1} for id_ in queries}), passages)
+    metrics = evaluate_on(
+        load_encoder(tiny_colbert, device="cpu"), open_collections(tmp_path, [EvaluationSet(name="x")])
+    )
     assert metrics["R@100"] == 1
 
 

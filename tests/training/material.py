@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from raycol.data import Dataset, Passage
+from raycol.data.beir import save_beir
 from raycol.training import TrainConfig
 from raycol.training.loss import LossBatch
-from tests.conftest import TOPICS, write_jsonl
+from tests.conftest import TOPICS, make_passages, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,18 @@ def write_examples(path: Path, n: int = 32, negatives: int = 0, scores: bool = F
             record |= {"positive": texts[0], "negatives": texts[1:]} if negatives else {"positive": texts[0]}
         records.append(record)
     return write_jsonl(path, records)
+
+
+def save_collection(folder: Path, *splits: str, first: int = 0) -> Path:
+    """A BEIR folder of 24 passages and 12 queries, judged in each of the splits."""
+    passages = [Passage(each["_id"], each["title"], each["text"]) for each in make_passages(24)]
+    rng = np.random.default_rng(first)
+    chosen = passages[first : first + 12]
+    queries = {f"q{n}": " ".join(rng.choice(TOPICS[each.title].split(), 2)) for n, each in enumerate(chosen)}
+    qrels = {f"q{n}": {each.id: 1} for n, each in enumerate(chosen)}
+    for split in splits:
+        save_beir(folder, Dataset(passages, queries, qrels), split)
+    return folder
 
 
 def save_albert(backbone: Path, folder: Path) -> Path:

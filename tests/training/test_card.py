@@ -17,15 +17,17 @@ from raycol.training.card import write_extras
 from raycol.training.checkpoints import Checkpoint
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo
+from raycol.training.evaluation import EvaluationSet
 from raycol.training.metrics import draw_curves
 from raycol.training.prepare import TrainingTask
 
 METRICS = {"nDCG@10": 0.61234567, "R@10": 0.7, "R@100": 0.9, "RR@10": 0.55}
+UNTRAINED = {**METRICS, "nDCG@10": 0.5}
 
 
 def history(steps: int, eval_every: int = 0) -> list[dict[str, float]]:
     """A log history as the Trainer writes it."""
-    entries: list[dict[str, float]] = []
+    entries: list[dict[str, float]] = [{**UNTRAINED, "epoch": 0, "step": 0}] if eval_every else []
     for step in range(1, steps + 1):
         shared = {"tokens_per_second": 1e4, "memory_bytes": 2**30, "epoch": step / steps, "step": step}
         entries.append({"loss": 3 / step, "grad_norm": 1.5, "learning_rate": 1e-5 * step, "total_flos": 0.0, **shared})
@@ -53,7 +55,12 @@ def make(config: TrainConfig, model: Path, steps: int = 6, planned: int | None =
     evaluates = config.evaluates
     best = Checkpoint(step=4 if evaluates else steps, folder="f", files={}, metrics=METRICS if evaluates else {})
     entries = history(steps, 2 if evaluates else 0)
-    write_extras(Path(config.out), config, TrainingTask(sources=sources, steps=planned or steps), best, entries)
+    name = f"{config.held_out} held-out queries of the training data"
+    sets = [EvaluationSet(name=name)] if config.held_out else [
+        EvaluationSet(name=Path(each).name, split="dev") for each in config.eval_data or ()
+    ]  # fmt: skip
+    task = TrainingTask(sources=sources, steps=planned or steps, collections=sets)
+    write_extras(Path(config.out), config, task, best, entries)
     return (Path(config.out) / "README.md").read_text()
 
 
@@ -104,12 +111,12 @@ def test_the_card_describes_the_model_and_its_training(tiny_colbert: Path, tmp_p
         assert text in card
     assert "8 tokens, padded with mask tokens that are scored too and not attended to" in card
     assert "6 steps of 10 planned. Loss: 3 in the first step, 0.5 in the last." in card
-    assert "The weights are those of step 4, which scored best on cranfield (test)" in card
+    assert "The weights are those of step 4, which scored best in nDCG@10 on cranfield (dev)." in card
     assert rows(card, "Data") == [
         ["my pairs.jsonl", "1,200", "2", "1,200", "3"],
         ["more.parquet", "1,200", "2", "2", "3"],
     ]
-    assert ["nDCG@10", "0.6123"] in rows(card, "Scores")
+    assert ["cranfield (dev)", "nDCG@10", "0.5000", "0.6123"] in rows(card, "Scores")
     shown = {name.strip("`"): value for name, value in rows(card, "Settings")}
     assert shown["temperature"] == "0.02"  # differs from the default
     assert shown["warmup"] == "0.1"  # a default, but always listed
@@ -195,10 +202,10 @@ def test_metrics_jsonl_has_a_line_per_step_and_evaluation(tiny_colbert: Path, tm
     make(config, tiny_colbert)
     lines = [json.loads(line) for line in (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in lines if "nDCG@10" in line] == [2, 4, 6]
-    assert len(lines) == 9
+    assert [line["step"] for line in lines if "nDCG@10" in line] == [0, 2, 4, 6]
+    assert len(lines) == 10
     assert {name for line in lines for name in line if name.startswith(("train", "total"))} == set()
-    assert lines[0]["tokens_per_second"] == 1e4
+    assert lines[1]["tokens_per_second"] == 1e4
 
 
 @pytest.mark.slow
@@ -211,8 +218,7 @@ def test_the_curves_are_a_png_with_a_subplot_per_metric(
     picture = (Path(config.out) / "training" / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     height = int.from_bytes(picture[20:24])
-    evaluated = held_out > 0 and steps > 1
-    assert height == (4 if evaluated else 3) * 240
+    assert height == (4 if held_out else 3) * 240
 
 
 def test_curves_are_drawn_without_pyplot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,16 @@ from raycol.training import TrainConfig
 from raycol.training.checkpoints import best_checkpoint, list_checkpoints, prune, save_checkpoint
 from raycol.training.trainer import StoppedError
 from tests.conftest import write_jsonl
-from tests.training.material import end_group, fit_in_process, losses, settings, start_group, weights, write_examples
+from tests.training.material import (
+    end_group,
+    fit_in_process,
+    losses,
+    save_collection,
+    settings,
+    start_group,
+    weights,
+    write_examples,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,22 @@ def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_p
     assert evaluations == [
         {name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history_again
     ]
-    assert [entry["step"] for entry in history if "nDCG@10" in entry] == [6, 12, 14]
+    assert [entry["step"] for entry in history if "nDCG@10" in entry] == [0, 6, 12, 14]
+
+
+@pytest.mark.slow
+def test_evaluations_do_not_change_the_weights(with_dropout: Path, tmp_path: Path) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl")
+    trained = []
+    for name, values in (
+        ("seen", {"eval_data": [save_collection(tmp_path / "beir", "dev")], "eval_every": 2}),
+        ("blind", {}),
+    ):
+        config = settings(with_dropout, data, tmp_path / "m", max_steps=4, **values)
+        trained.append(fit_in_process(config, tmp_path / name))
+    (seen, history), (blind, _) = trained
+    assert [entry["step"] for entry in history if "nDCG@10" in entry] == [0, 2, 4]
+    assert np.array_equal(weights(seen), weights(blind))
 
 
 @pytest.fixture

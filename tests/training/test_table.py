@@ -92,6 +92,31 @@ def test_without_a_terminal_each_evaluation_is_a_line(monkeypatch: pytest.Monkey
     assert file.getvalue() == "step 100 of 400: nDCG@10 0.6100, R@10 0.7000, R@100 0.9000, RR@10 0.5000\n"
 
 
+def test_the_untrained_model_has_a_row_and_is_not_the_best() -> None:
+    state = TableState(start_time=0).add(an_evaluation(0, 0.9), now=1)
+    assert drawn(state, now=1)[0].rstrip() == "Training: 0% in 0:00:01, untrained 0.9000"
+    state = state.add(a_step(8), now=9).add(an_evaluation(8, 0.5), now=10)
+    lines = drawn(state, now=10)
+    title = " ".join(" ".join(lines[:2]).split())
+    assert title.endswith("best nDCG@10 0.5000 at step 8, untrained 0.9000")
+    assert [cells(line) for line in lines if re.match(r" +0 ", line)] == [["0", "0.9000"]]
+
+
+def test_a_few_collections_have_a_column_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def averaged(*names: str) -> dict[str, float]:
+        each = {f"{metric} {name}": 0.25 for name in names for metric in ("AP", "R@10")}
+        return {"step": 0, "steps": 4, "AP": 0.5, "R@10": 0.75, **each, "epoch": 0}
+
+    few = drawn(TableState(start_time=0).add(averaged("a (dev)", "b"), now=1), now=1)
+    assert [title in "\n".join(few) for title in ("AP a (dev)", "AP b", "R@10")] == [True, True, False]
+    many = drawn(TableState(start_time=0).add(averaged(*"abcde"), now=1), now=1)
+    assert "AP a" not in "\n".join(many)
+    file = use_console(monkeypatch, terminal=False)
+    with live_table() as on_record:
+        on_record(averaged("a (dev)", "b"))
+    assert file.getvalue() == "step 0 of 4: AP 0.5000, R@10 0.7500, AP a (dev) 0.2500, AP b 0.2500\n"
+
+
 def test_an_exception_stops_the_table_and_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     file = use_console(monkeypatch, terminal=True)
     before = set(threading.enumerate())
@@ -164,5 +189,5 @@ def test_the_table_is_ordered_and_fits_the_screen(events: list, height: int) -> 
         assert sum(not row.is_evaluated for row in state.rows) <= 12
         for earlier, later in zip(state.rows, state.rows[1:-1], strict=False):
             assert later.is_evaluated or later.time - earlier.time >= 2
-    assert (state.best or {}).get("nDCG@10") == (max(values) if values else None)
+    assert (state.best or (0, None))[1] == (max(values) if values else None)
     assert len(drawn(state, now, height)) <= height

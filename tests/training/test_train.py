@@ -36,6 +36,7 @@ def test_two_workers_match_a_single_worker(tiny_colbert: Path, pairs: Path, tmp_
     ndcg_by_step = {entry["step"]: entry["nDCG@10"] for entry in history if "nDCG@10" in entry}
     recorded = {record["step"]: record["nDCG@10"] for record in records if "nDCG@10" in record}
     assert recorded == pytest.approx(ndcg_by_step)
+    assert report.untrained["nDCG@10"] == pytest.approx(ndcg_by_step.pop(0))
     best = max(ndcg_by_step, key=lambda step: (ndcg_by_step[step], -step))
     assert (report.best_step, report.metrics["nDCG@10"]) == (best, pytest.approx(ndcg_by_step[best]))
     assert [step[:2] for step in steps if step[0] == 2]

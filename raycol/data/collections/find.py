@@ -19,6 +19,7 @@ from raycol.data.collections.folders import folder_collections
 from raycol.data.collections.hub import hub_collections
 from raycol.data.collections.ir import ir_collections
 from raycol.data.collections.reference import CollectionRef
+from raycol.data.collections.splits import SplitChoice, test_split
 from raycol.data.files import HUB, IR_DATASETS, path_kind
 from raycol.errors import InputError
 
@@ -52,26 +53,27 @@ _BEIR = {
 _BEIR_SPLITS = {"msmarco": "dev"}
 
 
-def find_collections(name: str, split: str | None = None) -> list[CollectionRef]:
+def find_collections(name: str, split: str | None = None, choose: SplitChoice = test_split) -> list[CollectionRef]:
     """List the test collections of a name; none is opened, and no corpus is read.
 
     Args:
         name: a folder or URI in BEIR's or MS MARCO's layout, or a folder of such folders; hf:NAME, a dataset on the
             Hugging Face hub, or hf: and the path of a copy; ir:NAME, a dataset of ir_datasets; or a benchmark or a
             part of one. A path that exists comes first.
-        split: of the judgements, by default `test` or the only one.
+        split: of the judgements.
+        choose: chooses one if it is not given and the collection has several; by default `test` or the only one.
 
     Raises:
         InputError: there is no such collection or split.
     """
     if name.startswith(HUB):
-        return hub_collections(name, split)
+        return hub_collections(name, split, choose)
     if name.startswith(IR_DATASETS):
         return ir_collections(name, split)
     if not is_benchmark(name) or path_kind(name) != "nothing":
-        return folder_collections(name, split)
+        return folder_collections(name, split, choose)
     benchmark, _, part = name.partition("/")
-    collections = _BENCHMARKS[benchmark](split)
+    collections = _BENCHMARKS[benchmark](split, choose)
     chosen = [ref for ref in collections if not part or part.lower() in _names_of(ref)]
     if not chosen:
         raise InputError(f"{name}: no such collection; {benchmark} has {', '.join(ref.name for ref in collections)}")
@@ -90,9 +92,11 @@ def _names_of(ref: CollectionRef) -> set[str]:
     return {name, last, last.removeprefix("nano"), ref.group or name}
 
 
-def _beir(split: str | None) -> list[CollectionRef]:
+def _beir(split: str | None, choose: SplitChoice) -> list[CollectionRef]:
     return [
-        CollectionRef(name, partial(_open_only, f"{HUB}{dataset}", split or _BEIR_SPLITS.get(name)), _group_of(name))
+        CollectionRef(
+            name, partial(_open_only, f"{HUB}{dataset}", split or _BEIR_SPLITS.get(name), choose), _group_of(name)
+        )
         for name, dataset in _BEIR.items()
     ]
 
@@ -101,12 +105,12 @@ def _group_of(name: str) -> str | None:
     return name.rpartition("/")[0] or None
 
 
-def _open_only(uri: str, split: str | None) -> Collection:
-    (ref,) = hub_collections(uri, split)
+def _open_only(uri: str, split: str | None, choose: SplitChoice) -> Collection:
+    (ref,) = hub_collections(uri, split, choose)
     return ref.open()
 
 
-_BENCHMARKS: dict[str, Callable[[str | None], list[CollectionRef]]] = {
+_BENCHMARKS: dict[str, Callable[[str | None, SplitChoice], list[CollectionRef]]] = {
     "beir": _beir,
     "nanobeir": partial(hub_collections, _NANOBEIR),
     "bright": partial(hub_collections, _BRIGHT),

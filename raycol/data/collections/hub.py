@@ -19,6 +19,7 @@ from raycol.core.uris import base_name
 from raycol.data.cells import read_id, read_ids
 from raycol.data.collection import Collection
 from raycol.data.collections.reference import CollectionRef
+from raycol.data.collections.splits import SplitChoice, test_split
 from raycol.data.files import HUB
 from raycol.data.locations import corpus_files
 from raycol.data.qrels import Judgement, collect_qrels, read_qrels_table
@@ -32,12 +33,13 @@ _NANO = "Nano"
 _NOTHING = "N/A"
 
 
-def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
+def hub_collections(uri: str, split: str | None = None, choose: SplitChoice = test_split) -> list[CollectionRef]:
     """List the collections of a dataset.
 
     Args:
         uri: hf:NAME, or hf: and the path of a local copy.
-        split: of the judgements, by default `test` or the only one. Where each split is a collection, one of them.
+        split: of the judgements. Where each split is a collection, one of them.
+        choose: chooses one if it is not given.
 
     Raises:
         InputError: the dataset cannot be opened, has none of the layouts, or has no such split.
@@ -62,20 +64,27 @@ def hub_collections(uri: str, split: str | None = None) -> list[CollectionRef]:
     for prefix in prefixes:
         qrels = _qrels_file(uri, subsets, prefix)
         own_name = f"{name}/{prefix.removesuffix('-')}" if prefix else name
-        for each, judged in _judged_splits(own_name, qrels, split):
-            collections.append(CollectionRef(each, partial(_open, uri, prefix, replace(qrels, split=judged))))
+        for each, judged, named in _judged_splits(own_name, qrels, split, choose):
+            load = partial(_open, uri, prefix, replace(qrels, split=judged), named)
+            collections.append(CollectionRef(each, load))
     return collections
 
 
-def _judged_splits(name: str, qrels: CorpusFile, split: str | None) -> list[tuple[str, str]]:
-    """Names of the collections of a dataset, each with the split of its judgements."""
+def _judged_splits(
+    name: str, qrels: CorpusFile, split: str | None, choose: SplitChoice
+) -> list[tuple[str, str, str]]:
+    """Names of the collections of a dataset, each with the split of its judgements, and that split as `split` names it.
+
+    Where each split is a collection, it has no name as a split.
+    """
     splits = splits_of(qrels)
     if splits and all(other.startswith(_NANO) for other in splits):
-        return [(nano, nano) for nano in _chosen(qrels.uri, splits, split)]
-    judged = split or (splits[0] if len(splits) == 1 else "test")
-    if judged not in splits:
-        raise InputError(f"{qrels}: no split {judged!r}; choose one of {', '.join(splits)} with `split=`")
-    return [(name, judged)]
+        return [(nano, nano, "") for nano in _chosen(qrels.uri, splits, split)]
+    judged = split or choose(str(qrels), splits)
+    if judged is None or judged not in splits:
+        problem = f"no split {split!r}" if split else "no split 'test'"
+        raise InputError(f"{qrels}: {problem}; choose one of {', '.join(splits)} with `split=`")
+    return [(name, judged, judged)]
 
 
 def _chosen(uri: str, splits: list[str], split: str | None) -> list[str]:
@@ -102,12 +111,12 @@ def _text_file(uri: str, subset: str, split: str | None) -> CorpusFile:
     return _file(uri, subset, splits[0] if len(splits) == 1 else split)
 
 
-def _open(uri: str, prefix: str, qrels: CorpusFile) -> Collection:
+def _open(uri: str, prefix: str, qrels: CorpusFile, named: str) -> Collection:
     notes: list[str] = []
     grades = read_qrels_table(qrels, notes)
     corpus, queries = (_text_file(uri, f"{prefix}{role}", qrels.split) for role in ("corpus", "queries"))
     texts = read_queries(queries, grades, notes)
-    return Collection(uri, (corpus,), texts, grades, tuple(notes))
+    return Collection(uri, (corpus,), texts, grades, tuple(notes), split=named)
 
 
 def _open_bright(uri: str, domain: str) -> Collection:
