@@ -199,8 +199,13 @@ def hits(query: str, results: Sequence[Hit | SearchHit]) -> None:
         echo("      no hits")
 
 
-def evaluation(result: Evaluation) -> None:
-    """Print the result of `raycol evaluate`: a table for each collection, the averages, and the differences."""
+def evaluation(result: Evaluation, out: str | None = None) -> None:
+    """Print the result of `raycol evaluate`: a table for each collection, the averages, and the differences.
+
+    Args:
+        result: the result.
+        out: folder that it was written to.
+    """
     from raycol.evaluation.result import shown_means, with_interval  # NumPy; other commands print without it
 
     for note in result.notes:
@@ -235,6 +240,9 @@ def evaluation(result: Evaluation) -> None:
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
         console.print(table)
+    if out:
+        differing = ", with the queries that differ most" if result.largest_differences else ""
+        echo(f"wrote {printable(out)}: evaluation.json{differing}, queries.parquet and pictures")
 
 
 def _table(*columns: str) -> Table:

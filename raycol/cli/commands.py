@@ -239,4 +239,4 @@ app.command("doctor")(doctor)
 @options_of(EvaluateConfig, "data")
 def evaluate(config: EvaluateConfig) -> Output:
     """Evaluate models, indexes, endpoints and runs on test collections, and compare them."""
-    return Output(verbs.evaluate(**given(config)), display.evaluation)
+    return Output(verbs.evaluate(**given(config)), lambda result: display.evaluation(result, config.out))

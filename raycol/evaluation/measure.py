@@ -12,10 +12,13 @@ from raycol.distributed.executor import Executor
 from raycol.errors import InputError
 from raycol.evaluation.config import EvaluateConfig
 from raycol.evaluation.metrics import depth_of, parse_metrics, score_queries
-from raycol.evaluation.output import QUERIES, REPORT, publish, queries_table, report_of, run_name
+from raycol.evaluation.output import PICTURES, QUERIES, REPORT, publish, queries_table, report_of, run_name
+from raycol.evaluation.pictures import draw
+from raycol.evaluation.query_differences import QueryDifference, best_hits, query_differences
 from raycol.evaluation.result import Evaluation, SystemResult, combine, summarise
 from raycol.evaluation.stages import CollectionSearch
 from raycol.evaluation.systems import System, parse_systems
+from raycol.evaluation.top_hits import Hits
 from raycol.evaluation.trec import run_lines
 from raycol.storage import Store, open_store
 from raycol.storage.unfinished import unfinished_store
@@ -41,12 +44,14 @@ def evaluate(config: EvaluateConfig, report: Report = no_report, executor: Execu
     references = [reference for name in config.data for reference in find_collections(name, config.split)]
     _check_names([reference.name for reference in references])
     results: list[SystemResult] = []
+    differing: list[QueryDifference] = []
     runs: dict[str, bytes] = {}
     with _workspace(config.out) as store:
         for reference in references:
             report(0, None, f"reading {reference.name}")
             collection = reference.open()
             search = CollectionSearch(collection, config, store, report, executor)
+            best: dict[str, dict[str, Hits]] = {}
             for system in systems:
                 found = search.run(system.for_collection(collection.name), depth)
                 run = {query: dict(hits) for query, hits in zip(collection.queries, found.hits, strict=True)}
@@ -55,10 +60,15 @@ def evaluate(config: EvaluateConfig, report: Report = no_report, executor: Execu
                     runs[name] = "".join(run_lines(run, system.name, name)).encode()
                 per_query = score_queries(collection.qrels, run, metrics)
                 results.append(summarise(search, system, found, per_query, config))
-        evaluation = combine(results, baseline.name, config)
+                best[system.name] = best_hits(collection, found.hits)
+            differing += query_differences(collection, results[-len(systems) :], baseline.name, best)
+        evaluation = combine(results, baseline.name, config, differing)
         if config.out:
             report(0, None, "writing the report")
-            files = {**runs, QUERIES: queries_table(evaluation), REPORT: report_of(evaluation, config.effective())}
+            timed = [one.name for one in systems if all(stage.kind != "run" for stage in one.stages)]
+            pictures = {f"{PICTURES}/{name}": content for name, content in draw(evaluation, timed).items()}
+            report_ = report_of(evaluation, config.effective())
+            files = {**runs, **pictures, QUERIES: queries_table(evaluation), REPORT: report_}
             publish(store, config.out, files)
     return evaluation
 

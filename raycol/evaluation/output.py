@@ -1,4 +1,4 @@
-"""The files of an evaluation: its report, the metrics of each query, and runs."""
+"""The files of an evaluation: its report, the metrics of each query, pictures and runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from raycol.storage.checked_files import fsync_folder
 
 REPORT = "evaluation.json"
 QUERIES = "queries.parquet"
+PICTURES = "pictures"
+"""Folder of the pictures."""
 _RESULT = "result"
 
 
@@ -91,5 +93,6 @@ def report_of(evaluation: Evaluation, settings: Mapping[str, Any]) -> bytes:
             for system, means in evaluation.averages.items()
         },
         "differences": [asdict(difference) for difference in evaluation.differences],
+        "largest_differences": [asdict(difference) for difference in evaluation.largest_differences],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()

@@ -11,6 +11,7 @@ from raycol.evaluation.comparison import Comparison, Mean, compare, holm, mean_i
 
 if TYPE_CHECKING:
     from raycol.evaluation.config import EvaluateConfig
+    from raycol.evaluation.query_differences import QueryDifference
     from raycol.evaluation.stages import CollectionRun, CollectionSearch
     from raycol.evaluation.systems import System
 
@@ -84,12 +85,14 @@ class Evaluation:
         averages: of each metric over the collections, by system; a group of collections counts as one.
         differences: of each system to the baseline, by collection and metric; empty for one system.
         baseline: name of the system that the others are compared with.
+        largest_differences: for each other system and collection, the 10 queries that differ most in the first metric.
     """
 
     results: tuple[SystemResult, ...]
     averages: dict[str, dict[str, Mean]]
     differences: tuple[Difference, ...]
     baseline: str
+    largest_differences: tuple[QueryDifference, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -155,7 +158,12 @@ def summarise(
     )
 
 
-def combine(results: Sequence[SystemResult], baseline: str, config: EvaluateConfig) -> Evaluation:
+def combine(
+    results: Sequence[SystemResult],
+    baseline: str,
+    config: EvaluateConfig,
+    largest_differences: Sequence[QueryDifference] = (),
+) -> Evaluation:
     """Average the results over the collections, and compare every system with the baseline."""
     by_system: dict[str, list[SystemResult]] = {}
     for result in results:
@@ -185,7 +193,7 @@ def combine(results: Sequence[SystemResult], baseline: str, config: EvaluateConf
                 Difference(name, metric, other, comparison, p_holm)
                 for other, comparison, p_holm in zip(others, compared, corrected, strict=True)
             ]
-    return Evaluation(tuple(results), averages, tuple(differences), baseline)
+    return Evaluation(tuple(results), averages, tuple(differences), baseline, tuple(largest_differences))
 
 
 def _values(results: Sequence[SystemResult], metric: str) -> dict[str, Mapping[str, float]]:

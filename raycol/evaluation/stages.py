@@ -172,7 +172,7 @@ class CollectionSearch:
 
     def _exact(self, stage: Stage, depth: int) -> list[Hits]:
         vectors: Vectors = "multi" if stage.kind == "exact" else "single"
-        fingerprint = _fingerprint(stage)
+        fingerprint = model_fingerprint(stage)
         exact = exact_hits(
             self._plan, self._queries, stage.target, fingerprint, vectors, depth, self._config, self._store,
             self._report, self._executor,
@@ -265,7 +265,7 @@ class CollectionSearch:
         return [list(items[start : start + _QUERIES]) for start in range(0, len(items), _QUERIES)]
 
 
-def _fingerprint(stage: Stage) -> str:
+def model_fingerprint(stage: Stage) -> str:
     """Open and check a model before workers do; return its fingerprint."""
     if stage.kind == "single":
         return single_vector_fingerprint(open_single_vector(stage.target, "cpu"))

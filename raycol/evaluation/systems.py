@@ -18,7 +18,7 @@ KINDS = {
     "bm25": "BM25 of bm25s",
     "run": "a TREC run file",
 }
-_RERANKERS = ("exact", "index", "endpoint", "single")
+RERANKERS = ("exact", "index", "endpoint", "single")
 _SETTINGS: Mapping[str, Mapping[str, type]] = {
     "index": {"effort": str, "n_probe": int, "n_rescore": int, "version": int, "model": str},
     "endpoint": {"effort": str},
@@ -99,8 +99,8 @@ def _parse_system(spec: str) -> System:
         raise InputError(f"system {spec!r}: {_EXPECTED}")
     first = _parse_stage(parts[0], spec, {"depth": int} if len(parts) == 2 else {})
     reranker = _parse_stage(parts[1], spec, {}) if len(parts) == 2 else None
-    if reranker and reranker.kind not in _RERANKERS:
-        raise InputError(f"system {spec!r}: {reranker.kind} cannot rerank; expected one of {', '.join(_RERANKERS)}")
+    if reranker and reranker.kind not in RERANKERS:
+        raise InputError(f"system {spec!r}: {reranker.kind} cannot rerank; expected one of {', '.join(RERANKERS)}")
     stages = [first, *([reranker] if reranker else [])]
     return System(name or " > ".join(map(_short, stages)), first, reranker)
 

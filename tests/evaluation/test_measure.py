@@ -11,8 +11,17 @@ from raycol.data import Dataset, Passage
 from raycol.data.beir import save_beir
 from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError
-from raycol.evaluation import EvaluateConfig, Evaluation, compare, evaluate, read_run, score_run
+from raycol.evaluation import (
+    EvaluateConfig,
+    Evaluation,
+    compare,
+    evaluate,
+    largest_differences,
+    read_run,
+    score_run,
+)
 from raycol.evaluation.runs import run_bm25
+from raycol.evaluation.trec import ranking
 from tests.conftest import make_passages
 from tests.indexing.in_process import build_index
 
@@ -82,6 +91,27 @@ def test_systems_are_measured_on_every_collection(folder: Path, tiny_colbert: Pa
     assert len(rows) == 2 * 3 * (8 + 6)
     one = next(row for row in rows if (row["collection"], row["system"], row["metric"]) == ("one", "index", "AP"))
     assert by_name["one", "index"].per_query["AP"][one["query"]] == one["value"]
+
+    assert {path.name for path in (tmp_path / "out" / "pictures").iterdir()} == {
+        "metrics.svg", "queries.svg", "cost.svg"
+    }  # fmt: skip
+
+    # The queries that differ most are those of the per-query values, with hits of the run files.
+    scopes = [(each["collection"], each["system"]) for each in report["largest_differences"]]
+    assert list(dict.fromkeys(scopes)) == [
+        (name, system) for name in ("one", "two") for system in ("colbert", "index")
+    ]
+    first_query = report["largest_differences"][0]
+    expected = largest_differences(*(by_name["one", system].per_query["nDCG@10"] for system in ("bm25", "colbert")))
+    assert tuple(first_query[name] for name in ("query", "baseline_value", "value")) == expected[0]
+    query = first_query["query"]
+    assert first_query["text"] == dataset(8, 0).queries[query]
+    assert first_query["relevant"] == dataset(8, 0).qrels[query]
+    run = read_run(tmp_path / "out/runs/one/colbert.trec", dataset(8, 0).queries)[query]
+    assert [(hit["id"], hit["score"]) for hit in first_query["hits"]] == [(id_, run[id_]) for id_ in ranking(run)[:3]]
+    assert [hit["grade"] for hit in first_query["hits"]] == [
+        first_query["relevant"].get(hit["id"]) for hit in first_query["hits"]
+    ]
 
     # A run file that was written is a system like any other.
     runs = f"{tmp_path}/out/runs/{{collection}}/colbert.trec"

@@ -70,12 +70,10 @@ def hub_collections(uri: str, split: str | None = None, choose: SplitChoice = te
     return collections
 
 
-def _judged_splits(
-    name: str, qrels: CorpusFile, split: str | None, choose: SplitChoice
-) -> list[tuple[str, str, str]]:
-    """Names of the collections of a dataset, each with the split of its judgements, and that split as `split` names it.
+def _judged_splits(name: str, qrels: CorpusFile, split: str | None, choose: SplitChoice) -> list[tuple[str, str, str]]:
+    """Names of the collections of a dataset, each with the split of its judgements, twice.
 
-    Where each split is a collection, it has no name as a split.
+    The second one is empty where each split is a collection: then it is no choice.
     """
     splits = splits_of(qrels)
     if splits and all(other.startswith(_NANO) for other in splits):
