@@ -225,6 +225,8 @@ class _OnRay(Executor):
             num_gpus=config.resources.get("GPU"),
             **({"resources": others} if others else {}),
         )
+        # A part may take any time. By default Ray Data ends a dataset whose tasks are all running for half an hour.
+        dataset.context.execution_no_progress_timeout_s = -1
         # Closed at once: an error keeps this frame, and the workers with it, until the caller has handled it.
         with ray_errors(operation), closing(iter(dataset.iter_rows())) as rows:
             for row in rows:

@@ -58,7 +58,7 @@ class EvaluateConfig(ModelWorkersConfig):
     seed: int = 0
     """Seed of the resamples."""
 
-    docs_per_partition: Positive = 4096
+    docs_per_partition: Positive = 1024
     """Documents per part of exact scoring, a worker's task."""
 
     on_error: OnError = "fail"

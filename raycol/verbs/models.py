@@ -210,7 +210,7 @@ def evaluate(
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
-    docs_per_partition: int = 4096,
+    docs_per_partition: int = 1024,
     on_error: OnError = "fail",
     device: str | None = None,
     num_workers: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,25 @@ def test_errors_of_workers_on_ray_arrive_unchanged_and_unannounced(
     assert "Traceback" not in output.out + output.err
     assert "below zero" not in output.out + output.err
     assert run(job, [5, 6, *range(6)], ON_RAY, 2)[0] == [5, 6, *range(6)]
+
+
+class Slow(Squares):
+    """Takes longer than Ray Data waits for progress."""
+
+    def compute(self, number: int, input_: int) -> Square:
+        time.sleep(5)
+        return super().compute(number, input_)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_part_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.data
+
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 1)
+    job = job_in(open_store(tmp_path))
+    job.begin()
+    (record,) = job.run(
+        Slow, WorkersConfig(num_workers=1), [6], {}, {}, "the test", ON_RAY, lambda number, record: None
+    )
+    assert record.value == 6
