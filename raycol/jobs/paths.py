@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raycol.core.config import Config
-from raycol.data.files import HUB
+from raycol.data.collections import is_benchmark
+from raycol.data.files import HUB, IR_DATASETS
 from raycol.errors import InputError
 from raycol.jobs.package import Package
 from raycol.jobs.verbs import Verb, uris_of
@@ -33,7 +34,8 @@ def check_paths(verb: Verb, config: Config, package: Package, source: str) -> No
                 "ends; expected an absolute path on storage that every node mounts, or a URI (s3://...)"
             )
     for name, uri in uris_of(config, verb.reads):
-        if _is_relative(uri) and not uri.startswith(HUB):
+        by_name = name in verb.collections and is_benchmark(uri) and not (package.folder / uri).exists()
+        if _is_relative(uri) and not uri.startswith((HUB, IR_DATASETS)) and not by_name:
             _check_uploaded(f"{source}: {name} is {uri!r}", uri, package)
     for name, uri in uris_of(config, verb.models):
         if _is_relative(uri) and ((package.folder / uri).exists() or uri.startswith(".") or uri.count("/") > 1):

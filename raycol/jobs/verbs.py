@@ -27,6 +27,7 @@ class Verb:
         writes: settings that hold output paths.
         reads: settings that hold input paths.
         models: settings that name a checkpoint: a folder, or a name on the hub.
+        collections: those of `reads` that may be a benchmark's name.
         concurrent: whether several jobs of the verb may write to one URI at once; each then builds on the others'.
     """
 
@@ -37,6 +38,7 @@ class Verb:
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    collections: tuple[str, ...] = ()
     concurrent: bool = False
 
     def options(self) -> list[str]:
@@ -52,6 +54,7 @@ VERBS = {
         writes=("out", "storage"),
         reads=("data", "eval_data"),
         models=("model",),
+        collections=("eval_data",),
     ),
     "mine": Verb(
         "Find hard negatives.",
@@ -105,6 +108,7 @@ VERBS = {
         writes=("out",),
         reads=("data", "index"),
         models=("model",),
+        collections=("data",),
     ),
 }
 

@@ -81,6 +81,11 @@ def find_collections(name: str, split: str | None = None, choose: SplitChoice = 
     return chosen
 
 
+def is_benchmark(name: str) -> bool:
+    """Whether a name without a folder is that of a benchmark, or of a part of one."""
+    return name.partition("/")[0] in _BENCHMARKS
+
+
 def _names_of(ref: CollectionRef) -> set[str]:
     """Names by which a part of a benchmark is chosen: its own, in full or the last component, and its group's."""
     name = ref.name.lower()
