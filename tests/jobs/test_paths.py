@@ -63,6 +63,14 @@ def test_paths_that_do_not_resolve_on_the_cluster_are_refused(folder: Path, sett
     assert message in str(error.value)
 
 
+def test_names_of_collections_are_not_paths(folder: Path) -> None:
+    for verb, name in (("evaluate", "data"), ("train", "eval_data")):
+        usual = {"model": "m"} | ({"data": "data", "out": "/shared/model"} if verb == "train" else {})
+        check(folder, verb, **usual, **{name: ["nanobeir", "beir/scifact", "hf:a/b", "ir:beir/scifact/test"]})
+        with pytest.raises(InputError, match=f"{name} is 'scifact': no such file or folder"):
+            check(folder, verb, **usual, **{name: ["nanobeir", "scifact"]})
+
+
 def test_every_source_is_checked(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):
