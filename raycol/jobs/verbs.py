@@ -37,8 +37,8 @@ class Verb:
     positional: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    collections: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    collections: tuple[str, ...] = ()
     concurrent: bool = False
 
     def options(self) -> list[str]:
@@ -52,8 +52,9 @@ VERBS = {
         TrainConfig,
         ("train",),
         writes=("out", "storage"),
-        reads=("data", "eval_data"),
+        reads=("data",),
         models=("model",),
+        collections=("eval_data",),
     ),
     "mine": Verb(
         "Find hard negatives.",

@@ -70,10 +70,13 @@ def refusal(name: str | Path, split: str | None = None) -> str:
 # Folders
 
 
-def test_beir_folder(tmp_path: Path) -> None:
+def test_beir_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_beir(tmp_path / "mine", DATASET)
     collection = only(tmp_path / "mine")
     assert (collection.name, collection.group, collection.notes) == ("mine", None, ())
+    assert collection.split == "test"
+    monkeypatch.chdir(tmp_path / "mine")
+    assert only(".").name == "mine"
     assert list(collection.passages()) == PASSAGES
     assert collection.dataset() == DATASET
     assert "no judgements of the split 'dev'; existing judgements: test.tsv" in refusal(tmp_path / "mine", "dev")

@@ -74,6 +74,14 @@ def test_benchmarks_are_no_paths(folder: Path) -> None:
         check(folder, "evaluate", data=("beir",), model="m")
 
 
+def test_names_of_collections_are_not_paths(folder: Path) -> None:
+    for verb, name in (("evaluate", "data"), ("train", "eval_data")):
+        usual = {"model": "m"} | ({"data": "data", "out": "/shared/model"} if verb == "train" else {})
+        check(folder, verb, **usual, **{name: ["nanobeir", "beir/scifact", "hf:a/b", "ir:beir/scifact/test"]})
+        with pytest.raises(InputError, match=f"{name} is 'scifact': no such file or folder"):
+            check(folder, verb, **usual, **{name: ["nanobeir", "scifact"]})
+
+
 def test_every_source_is_checked(folder: Path) -> None:
     sources = [{"path": "data/corpus.jsonl"}, {"path": "hf:a/b", "documents": "gone"}]
     with pytest.raises(InputError, match="data is 'gone': no such file"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from raycol.core.uris import base_name, join_uri
 from raycol.data.beir import open_beir
@@ -49,7 +50,7 @@ def folder_collections(folder: str, split: str | None = None, choose: SplitChoic
     if (kind := path_kind(folder)) != "folder":
         raise InputError(f"{folder}: {'is a file' if kind == 'file' else 'no such folder'}; {_EXPECTED}")
     choice = partial(_choose, split=split, choose=choose)
-    collections = _find(folder, base_name(folder), choice)
+    collections = _find(folder, base_name(folder) or Path(folder).resolve().name, choice)
     if not collections:
         for name in list_folder(folder):
             subfolder = join_uri(folder, name)
