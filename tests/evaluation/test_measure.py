@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from raycol import display
 from raycol.data import Dataset, Passage
 from raycol.data.beir import save_beir
 from raycol.distributed.executor import IN_PROCESS
@@ -49,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_colbert: Path) -> Path
     return folder
 
 
-def test_systems_are_measured_on_every_collection(folder: Path, tiny_colbert: Path, tmp_path: Path) -> None:
+def test_systems_are_measured_on_every_collection(
+    folder: Path, tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     systems = ["bm25", f"colbert=exact:{tiny_colbert}", f"index=index:{folder}/indexes/{{collection}},effort=thorough"]
     data = [folder / "one", folder / "two"]
     done = measure(data=data, system=systems, metrics=("nDCG@10", "AP"), out=tmp_path / "out", save_runs=True)
@@ -95,6 +98,9 @@ def test_systems_are_measured_on_every_collection(folder: Path, tiny_colbert: Pa
     assert {path.name for path in (tmp_path / "out" / "pictures").iterdir()} == {
         "metrics.svg", "queries.svg", "cost.svg"
     }  # fmt: skip
+
+    display.evaluation(done, "results")
+    assert "wrote results: evaluation.json, with the queries that differ most, " in capsys.readouterr().out
 
     # The queries that differ most are those of the per-query values, with hits of the run files.
     scopes = [(each["collection"], each["system"]) for each in report["largest_differences"]]
