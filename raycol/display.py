@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raycol.client.schema import SearchHit, VersionResponse
     from raycol.data import BadRecord
     from raycol.evaluation.result import Evaluation
+    from raycol.studies.result import StudyResult
     from raycol.index import Change, Hit, Index, IndexStats, VacuumResult
     from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
@@ -231,6 +232,20 @@ def evaluation(result: Evaluation) -> None:
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
         console.print(table)
+
+
+def study(result: StudyResult) -> None:
+    """Print the result of `raycol study`: a table for each collection and stratum, and where the files are."""
+    for note in result.notes:
+        echo(f"note: {note}", err=True)
+    console = Console(highlight=False, markup=False)
+    for title, header, rows in result.tables():
+        echo(title)
+        table = _table(*header)
+        for row in rows:
+            table.add_row(*map(printable, row))
+        console.print(table)
+    echo(f"{result.out}: table.md, study.json, picture.svg")
 
 
 def _table(*columns: str) -> Table:
