@@ -123,7 +123,7 @@ def _lists(settings: FirstStageSettings, opened: OpenCollection, folder: Path) -
     n_probe = min(EFFORTS[settings.effort or "default"].n_probe, index.codebook.n_centroids)
     queries = list(opened.embeddings.queries)
     position = {id_: row for row, id_ in enumerate(opened.embeddings.documents.ids)}
-    ids = [id_ for partition in index.partitions for id_ in partition.ids.take(range(partition.info.documents))]
+    ids = [id_ for partition in index.partitions for id_ in partition.ids.take(np.arange(partition.info.documents))]
     of_ordinal = np.array([position[id_] for id_ in ids])
 
     def find(number: int, budget: int) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """`raycol study`: measure the cells of a recipe, each once, and summarise them.
 
-    out/cells-<fingerprint>/         settings, and the record of every finished cell
-    out/embeddings-<fingerprint>/    embeddings of the collections
-    out/collections/                 their copies
-    out/table.md, study.json, picture.svg
+out/cells-<fingerprint>/         settings, and the record of every finished cell
+out/embeddings-<fingerprint>/    embeddings of the collections
+out/collections/                 their copies
+out/table.md, study.json, picture.svg
 """
 
 from __future__ import annotations
