@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from raycol.client.schema import SearchHit, VersionResponse
     from raycol.data import BadRecord
     from raycol.evaluation.result import Evaluation
-    from raycol.studies.result import StudyResult
     from raycol.index import Change, Hit, Index, IndexStats, VacuumResult
     from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
     from raycol.serving.run import RunningEndpoint
+    from raycol.studies.result import StudyResult
     from raycol.training.launch import TrainReport
 
 _SNIPPET = 88

@@ -20,6 +20,9 @@ from raycol.studies.embeddings import Embeddings, EncodedPart
 from raycol.studies.material import StudyCollection, Topics
 from raycol.studies.recipe import label_of
 
+SCRATCH = ".scratch-"
+"""Prefix of a cell's temporary folder in the folder of the study."""
+
 
 class CellSettings(Config):
     """Settings of a cell; a study has a subclass."""

@@ -23,7 +23,7 @@ from raycol.index.search.effort import EFFORTS
 from raycol.index.search.plan import SearchPlan
 from raycol.index.search.query import Query
 from raycol.index.searcher import document_set_of
-from raycol.studies.cells import Bench, CellSettings, OpenCollection, Point
+from raycol.studies.cells import SCRATCH, Bench, CellSettings, OpenCollection, Point
 from raycol.studies.embeddings import maxsim, mean_token
 from raycol.studies.peer import run_peer
 
@@ -73,7 +73,7 @@ def measure(settings: FirstStageSettings, collection: str | None, bench: Bench) 
     if settings.first == "hnsw":
         found = _by_voyager(settings, opened, bench, budgets)
         return [_point(opened, settings, budget, *found[budget]) for budget in budgets]
-    with tempfile.TemporaryDirectory(dir=bench.config.out, prefix=".index-") as folder:
+    with tempfile.TemporaryDirectory(dir=bench.config.out, prefix=SCRATCH) as folder:
         find = _FINDERS[settings.first](settings, opened, Path(folder))
         if settings.first == "exact":
             budgets = budgets[-1:]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raycol.evaluation.metrics import depth_of, parse_metrics
 from raycol.evaluation.runs import search_index
 from raycol.index import Index
-from raycol.studies.cells import Bench, CellSettings, OpenCollection, Point
+from raycol.studies.cells import SCRATCH, Bench, CellSettings, OpenCollection, Point
 
 
 class PoolingSettings(CellSettings):
@@ -28,7 +28,7 @@ def measure(settings: PoolingSettings, collection: str | None, bench: Bench) -> 
     """Build the index of a cell, and score all of its documents, so that search adds no error of its own."""
     opened = bench.open(collection)
     depth = depth_of(parse_metrics(bench.metrics)) + opened.margin
-    with tempfile.TemporaryDirectory(dir=bench.config.out, prefix=".index-") as folder:
+    with tempfile.TemporaryDirectory(dir=bench.config.out, prefix=SCRATCH) as folder:
         index = Index.create(
             f"{folder}/index",
             opened.embeddings.index_documents(one_vector=settings.one_vector),

@@ -8,6 +8,7 @@ out/table.md, study.json, picture.svg
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,7 +20,7 @@ from raycol.distributed.partitioned_job import PartitionedJob, progress_note
 from raycol.errors import InputError
 from raycol.evaluation.metrics import parse_metrics
 from raycol.storage import open_store
-from raycol.studies.cells import Bench, Cell, CellRecord, CellSettings, CellWorker, Point
+from raycol.studies.cells import SCRATCH, Bench, Cell, CellRecord, CellSettings, CellWorker, Point
 from raycol.studies.config import StudyConfig
 from raycol.studies.embeddings import encode_collections
 from raycol.studies.kinds import KINDS, Kind
@@ -63,6 +64,8 @@ def run_study(config: StudyConfig, report: Report = no_report, executor: Executo
     }
     store = open_store(config.out)
     with store.lock("running"):
+        for left in config.out.glob(f"{SCRATCH}*"):  # by a killed run
+            shutil.rmtree(left)
         job = PartitionedJob(store, "cells-", settings, CellRecord)
         job.refuse_others(config.out)
         job.begin()

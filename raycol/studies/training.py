@@ -11,7 +11,7 @@ from pydantic import Field
 from raycol.distributed.executor import ON_RAY
 from raycol.evaluation.config import EvaluateConfig
 from raycol.evaluation.measure import evaluate
-from raycol.studies.cells import Bench, CellSettings, Point
+from raycol.studies.cells import SCRATCH, Bench, CellSettings, Point
 from raycol.training.config import TrainConfig
 from raycol.training.launch import train
 
@@ -39,7 +39,7 @@ class TrainingSettings(CellSettings):
 def measure(settings: TrainingSettings, collection: str | None, bench: Bench) -> list[Point]:
     """Train, and evaluate the last model on every collection."""
     config, started, steps = bench.config, time.perf_counter(), 0
-    with tempfile.TemporaryDirectory(dir=config.out, prefix=".models-") as folder:
+    with tempfile.TemporaryDirectory(dir=config.out, prefix=SCRATCH) as folder:
         model = config.model
         for number, stage in enumerate(settings.stages):
             values = {**settings.common, **stage, "model": model, "seed": settings.seed}

@@ -214,7 +214,7 @@ def test_training(collections: list[str], tiny_backbone: Path, tmp_path: Path) -
     assert [(row.label, row.numbers["steps"]) for row in result.rows if row.collection == "one"] == [
         ("one", 2), ("both", 3), ("untrained", 0),
     ]  # fmt: skip
-    assert not list((tmp_path / "out").glob(".models-*"))
+    assert not list((tmp_path / "out").glob(".scratch-*"))
 
 
 @pytest.mark.slow
