@@ -28,10 +28,10 @@ class DeterminismSettings(CellSettings):
     """Threads that search."""
 
     seed: int = 0
-    """Seed of raycol's sample and k-means; another one shows what sampling decides."""
+    """Seed of the sample and of k-means; another one shows what sampling decides."""
 
     prune: bool = True
-    """Search through lists; otherwise score every document, which leaves only what the codes decide."""
+    """raycol searches through lists; otherwise it scores every document, which leaves only what the codes decide."""
 
     repeat: int = 0
     """Number of the repetition."""

@@ -1,9 +1,11 @@
 """`raycol study`: measure the cells of a recipe, each once, and summarise them.
 
-out/cells-<fingerprint>/         settings, and the record of every finished cell
-out/embeddings-<fingerprint>/    embeddings of the collections
-out/collections/                 their copies
-out/table.md, study.json, picture.svg
+    out/cells-<fingerprint>/         settings, and the record of every finished cell
+    out/embeddings-<fingerprint>/    embeddings of the collections
+    out/collections/                 their copies
+    out/table.md, study.json, picture.svg
+
+Every run writes the last three again, from the records.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from raycol.core.progress import Report, no_report
@@ -84,8 +87,8 @@ def run_study(config: StudyConfig, report: Report = no_report, executor: Executo
         groups = {reference.name: reference.group for reference in references}
         resampling = {"seed": config.seed, "n_resamples": config.resamples, "confidence": config.confidence}
         rows = rows_of(points, kind, recipe, groups, strata, resampling)
-        result = StudyResult(config.name, str(config.out), rows, kind.numbers, tuple(notes))
-        store.write(PICTURE, draw(config.name, rows, kind, recipe))
+        result = StudyResult(Path(config.name).stem, str(config.out), rows, kind.numbers, tuple(notes))
+        store.write(PICTURE, draw(result.name, rows, kind, recipe))
         store.write(TABLE, result.markdown().encode())
         store.write(REPORT, report_of(result, points, recipe, config.effective()))
     return result

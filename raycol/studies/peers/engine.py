@@ -67,11 +67,12 @@ def fast_plaid(documents: Texts, queries: Texts, folder: Path, settings: dict[st
 
     torch.set_num_threads(settings["search_threads"])
     engine = search.FastPlaid(index=str(folder / "index"), device="cpu")
-    engine.create(documents_embeddings=[torch.from_numpy(tokens.copy()) for tokens in documents], nbits=4)
-    hits = [
-        [str(position) for position, _ in engine.search(torch.from_numpy(query.copy())[None], top_k=settings["k"])[0]]
-        for query in queries
-    ]
+    tensors = [torch.from_numpy(tokens.copy()) for tokens in documents]
+    engine.create(documents_embeddings=tensors, nbits=4, seed=42 + settings["seed"])  # 42 is its default
+    hits = []
+    for query in queries:
+        (found,) = engine.search([torch.from_numpy(query.copy())], top_k=settings["k"], show_progress=False)
+        hits.append([str(position) for position, _ in found])
     return {"hits": hits, "bytes": _digest(folder / "index"), "version": _version("fast-plaid")}
 
 
