@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
     from raycol.serving.run import RunningEndpoint
+    from raycol.studies.result import StudyResult
     from raycol.training.launch import TrainReport
 
 _SNIPPET = 88
@@ -243,6 +244,20 @@ def evaluation(result: Evaluation, out: str | None = None) -> None:
     if out:
         differing = ", with the queries that differ most" if result.largest_differences else ""
         echo(f"wrote {printable(out)}: evaluation.json{differing}, queries.parquet and pictures")
+
+
+def study(result: StudyResult) -> None:
+    """Print the result of `raycol study`: a table for each collection and stratum, and where the files are."""
+    for note in result.notes:
+        echo(f"note: {note}", err=True)
+    console = Console(highlight=False, markup=False)
+    for title, header, rows in result.tables():
+        echo(title)
+        table = _table(*header)
+        for row in rows:
+            table.add_row(*map(printable, row))
+        console.print(table)
+    echo(f"{result.out}: table.md, study.json, picture.svg")
 
 
 def _table(*columns: str) -> Table:

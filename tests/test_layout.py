@@ -23,17 +23,18 @@ MAY_IMPORT = {
     "retrieval": {"client", "index", "models"},
     "evaluation": {"data", "distributed", "index", "indexing", "models", "retrieval", "storage"},
     "training": {"data", "distributed", "evaluation", "models", "storage"},
+    "studies": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage", "training"},
     "serving": {"client", "distributed", "index", "models", "storage"},
     "jobs": {"data", "distributed", "evaluation", "indexing", "mining", "training"},
     "doctor": {"distributed", "indexing", "storage"},
-    "display": {"client", "data", "evaluation", "index", "indexing", "mining", "serving", "training"},
+    "display": {"client", "data", "evaluation", "index", "indexing", "mining", "serving", "studies", "training"},
     "demo": {
         "client", "data", "display", "distributed", "evaluation", "index", "indexing", "models", "serving", "storage",
         "training",
     },
     "verbs": {
         "client", "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "retrieval",
-        "serving", "storage", "training",
+        "serving", "storage", "studies", "training",
     },
 }  # fmt: skip
 FOR_ALL = {"core", "errors"}

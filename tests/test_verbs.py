@@ -27,6 +27,7 @@ from raycol.retrieval import SearchConfig
 from raycol.serving import keys
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
+from raycol.studies.config import StudyConfig
 from raycol.training.config import TrainConfig
 from raycol.training.launch import TrainReport
 from raycol.verbs.overwriting import beside_index
@@ -45,6 +46,7 @@ CONFIGS: dict[str, type[Config]] = {
     "score": ScoreConfig,
     "search": SearchConfig,
     "serve": ServeConfig,
+    "study": StudyConfig,
     "submit": SubmitConfig,
     "train": TrainConfig,
 }
@@ -109,7 +111,7 @@ def test_signature_and_configuration_agree(name: str) -> None:
 def _results() -> dict[str, Any]:
     """The names of results, which are imported for type checkers only."""
     names = "BuildReport CompactReport Estimate Evaluation Finding IndexStats MiningReport Results RunningEndpoint"
-    names += " ScoringReport Submitted TrainReport VacuumResult VersionResponse Change"
+    names += " ScoringReport StudyResult Submitted TrainReport VacuumResult VersionResponse Change"
     return dict.fromkeys(names.split(), object)
 
 

@@ -30,6 +30,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.retrieval import Results, SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
+from raycol.studies.config import StudyConfig
 from raycol.training.config import TrainConfig
 
 app = typer.Typer(
@@ -240,3 +241,11 @@ app.command("doctor")(doctor)
 def evaluate(config: EvaluateConfig) -> Output:
     """Evaluate models, indexes, endpoints and runs on test collections, and compare them."""
     return Output(verbs.evaluate(**given(config)), lambda result: display.evaluation(result, config.out))
+
+
+@app.command()
+@with_json
+@options_of(StudyConfig, "name", "data")
+def study(config: StudyConfig) -> Output:
+    """Run an experiment of many cells on test collections. Run again, the same command continues."""
+    return Output(verbs.study(**given(config)), display.study)

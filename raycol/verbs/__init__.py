@@ -15,7 +15,7 @@ from raycol.verbs.indexes import (
     vacuum_index,
     verify_index,
 )
-from raycol.verbs.models import evaluate, mine, score, train
+from raycol.verbs.models import evaluate, mine, score, study, train
 
 __all__ = [
     "append_index",
@@ -32,6 +32,7 @@ __all__ = [
     "score",
     "search",
     "serve",
+    "study",
     "submit",
     "train",
     "vacuum_index",

@@ -1,4 +1,4 @@
-"""Verbs that train models and prepare their data: train, mine, score, evaluate."""
+"""Verbs that train models, prepare their data and measure them: train, mine, score, evaluate, study."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from raycol.evaluation.config import EvaluateConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
+from raycol.studies.config import StudyConfig
 from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
 from raycol.training.loss import Loss
-from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented
+from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_report, rename_within, replaced
 
 if TYPE_CHECKING:
     from raycol.evaluation.result import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
+    from raycol.studies.result import StudyResult
     from raycol.training.launch import TrainReport
 
 
@@ -230,3 +232,32 @@ def evaluate(
     written = replaced(EvaluateConfig, "evaluate", locals(), "an evaluation", beside_evaluation)
     with written as (config, _), progress("Evaluating") as report:
         return run(config, report)
+
+
+@documented(StudyConfig)
+def study(
+    name: str,
+    data: str | Path | Sequence[str | Path],
+    *,
+    model: str | Path,
+    out: str | Path,
+    train_data: str | Path | Sequence[str | Path] = (),
+    teacher_data: str | Path | Sequence[str | Path] = (),
+    peers: str | Path | None = None,
+    documents: int | None = None,
+    split: str | None = None,
+    on_error: OnError = "fail",
+    docs_per_partition: int = 1024,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    num_workers: int | None = None,
+    resources: Mapping[str, float] | str = ONE_CPU,
+    wait_for_nodes: float = 0.0,
+    dtype: Dtype = "auto",
+) -> StudyResult:
+    """Run an experiment of many cells on test collections; an interrupted study is continued by the same call."""
+    from raycol.studies.run import run_study
+
+    with progress("Studying") as report:
+        return run_study(settings_of(StudyConfig, "study", locals()), report)
