@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from raycol.studies.cells import SCRATCH, Bench, CellSettings, OpenCollection, P
 from raycol.studies.embeddings import maxsim, mean_token, product
 from raycol.studies.peer import run_peer
 
-Find = Callable[[int, int], Sequence[int]]
+Find = Callable[[int, int], NDArray[np.int64]]
 """Positions of the best candidates of a query, best first: number of the query, budget."""
 
 # Hits of exact MaxSim that candidates should include.
@@ -88,7 +88,7 @@ def _timed(find: Find, opened: OpenCollection, budget: int) -> tuple[list[list[i
         started = time.perf_counter()
         found = find(number, budget)
         milliseconds.append(1000 * (time.perf_counter() - started))
-        candidates.append([int(position) for position in found])
+        candidates.append(found.tolist())
     return candidates, milliseconds
 
 
