@@ -190,7 +190,7 @@ def _read(
                 Path(store.location(f"{part.stored.folder}/{name}")) for name in sorted(part.stored.files, key=_kind)
             )
             ids += [collection.id_of(member, id_) for id_ in json.loads(names.read_text())]
-            blocks.append((np.load(tokens, mmap_mode="r"), np.load(lengths)))
+            blocks.append((np.load(tokens, mmap_mode="c"), np.load(lengths)))  # "c": torch takes writable arrays
     return _Texts(ids, blocks)
 
 
@@ -203,6 +203,14 @@ def mean_token(tokens_TD: NDArray[np.float32]) -> NDArray[np.float32]:
     mean_D = tokens_TD.mean(axis=0)
     unit_D: NDArray[np.float32] = (mean_D / max(float(np.linalg.norm(mean_D)), 1e-12)).astype(np.float32)
     return unit_D
+
+
+def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a matrix product on torch's number of threads, which a worker sets; NumPy has no such setting."""
+    import torch
+
+    result: NDArray[np.float32] = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    return result
 
 
 def maxsim(
@@ -223,7 +231,7 @@ def maxsim(
         while first < len(lengths_N):
             begin = ends_N[first] - lengths_N[first]
             last = max(first + 1, int(np.searchsorted(ends_N, begin + _BLOCK_TOKENS // max(1, len(queries) // 64))))
-            similarities_QT = query_QD @ tokens_TD[begin : ends_N[last - 1]].T
+            similarities_QT = product(query_QD, tokens_TD[begin : ends_N[last - 1]].T)
             offsets_N = ends_N[first:last] - lengths_N[first:last] - begin
             best_QN = np.maximum.reduceat(similarities_QT, offsets_N, axis=1)
             scores.append(np.add.reduceat(best_QN, starts_M, axis=0))

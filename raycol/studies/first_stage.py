@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +24,10 @@ from raycol.index.search.plan import SearchPlan
 from raycol.index.search.query import Query
 from raycol.index.searcher import document_set_of
 from raycol.studies.cells import SCRATCH, Bench, CellSettings, OpenCollection, Point
-from raycol.studies.embeddings import maxsim, mean_token
+from raycol.studies.embeddings import maxsim, mean_token, product
 from raycol.studies.peer import run_peer
 
-Find = Callable[[int, int], Sequence[int]]
+Find = Callable[[int, int], NDArray[np.int64]]
 """Positions of the best candidates of a query, best first: number of the query, budget."""
 
 # Hits of exact MaxSim that candidates should include.
@@ -76,7 +76,8 @@ def measure(settings: FirstStageSettings, collection: str | None, bench: Bench) 
     with tempfile.TemporaryDirectory(dir=bench.config.out, prefix=SCRATCH) as folder:
         find = _FINDERS[settings.first](settings, opened, Path(folder))
         if settings.first == "exact":
-            budgets = budgets[-1:]
+            candidates, ms = _timed(find, opened, budgets[-1])
+            return [_point(opened, settings, budgets[-1], candidates, ms[: settings.timed])]
         return [_point(opened, settings, budget, *_timed(find, opened, budget)) for budget in budgets]
 
 
@@ -87,7 +88,7 @@ def _timed(find: Find, opened: OpenCollection, budget: int) -> tuple[list[list[i
         started = time.perf_counter()
         found = find(number, budget)
         milliseconds.append(1000 * (time.perf_counter() - started))
-        candidates.append([int(position) for position in found])
+        candidates.append(found.tolist())
     return candidates, milliseconds
 
 
@@ -141,7 +142,7 @@ def _proxy(settings: FirstStageSettings, opened: OpenCollection, folder: Path) -
     """One vector a document. The sum over query tokens of their products with it is one product."""
     documents_ND = np.stack([mean_token(tokens_TD) for tokens_TD in opened.embeddings.documents])
     queries_MD = np.stack([tokens_TD.sum(axis=0) for tokens_TD in opened.embeddings.queries])
-    return lambda number, budget: _best(documents_ND @ queries_MD[number], budget)
+    return lambda number, budget: _best(product(documents_ND, queries_MD[number]), budget)
 
 
 def _exact(settings: FirstStageSettings, opened: OpenCollection, folder: Path) -> Find:

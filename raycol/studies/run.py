@@ -113,6 +113,8 @@ def _chosen_cells(
         )
         for number, values in enumerate(recipe.cells())
     ]
+    if kind.all_collections and not config.train_data:
+        raise InputError(f"{config.name}: the study trains models; name training examples with `train_data=`")
     if not cells:
         raise InputError(f"{config.name}: the recipe has no cells; list some under `vary`, `cases` or `also`")
     left_out = sum(settings.needs_peers for settings, _ in cells) if config.peers is None else 0

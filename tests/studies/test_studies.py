@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from raycol.data import Dataset, Passage
 from raycol.data.beir import save_beir
@@ -41,7 +40,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(recipe: dict[str, Any], folder: Path, **settings: Any) -> StudyResult:
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
     values = {"name": str(folder / "recipe.yaml"), "out": folder / "out", "resamples": 50, **settings}
     return run_study(StudyConfig.load(None, values), executor=IN_PROCESS)
 
@@ -190,6 +189,8 @@ def test_wrong_recipes(tmp_path: Path) -> None:
         run({"study": "pooling"}, tmp_path, **settings)
     with pytest.raises(InputError, match="unknown key 'bit'; the nearest known key is 'bits'"):
         run({"study": "pooling", "vary": {"bit": [1]}}, tmp_path, **settings)
+    with pytest.raises(InputError, match="the study trains models; name training examples with `train_data=`"):
+        run_study(StudyConfig.load(None, {**settings, "name": "scoring", "out": tmp_path / "out"}))
     assert not (tmp_path / "out").exists()
 
 
@@ -218,6 +219,7 @@ def test_training(collections: list[str], tiny_backbone: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_determinism(collections: list[str], tiny_colbert: Path, tmp_path: Path) -> None:
     recipe = {"study": "determinism", "cases": [{"engine": "raycol"}, {"engine": "raycol", "search_threads": 2}]}
     result = run(recipe, tmp_path, data=collections[0], model=str(tiny_colbert))
