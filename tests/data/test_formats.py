@@ -536,14 +536,14 @@ def test_header_of_given_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("one\n", "no known column name in one; name the id and text with --id-column and --text-column"),
+        ("one\n", "no known column name in one; name the id and text with `id_column=` and `text_column=`"),
         ("name,description,url\na,one,x\n", "no known column name in name, description, url; name"),
         ("0,one\n", "no known column name in 0, one"),
         ("a,b,c,d\n", "no known column name in a, b, c, d"),
         ("id,text,text\n", "line 1: duplicate column name (id, text, text)"),
         ("id,text\n", "an empty corpus"),
-        ("id,words\na,one\n", "no column for the text among id, words; name it with --text-column"),
-        ("key,text\na,one\n", "no column for the id among key, text; name it with --id-column, or generate ids"),
+        ("id,words\na,one\n", "no column for the text among id, words; name it with `text_column=`"),
+        ("key,text\na,one\n", "no column for the id among key, text; name it with `id_column=`, or generate ids"),
     ],
 )
 def test_table_without_required_columns_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -858,7 +858,7 @@ def test_npz_with_one_embedding_block(tmp_path: Path) -> None:
         ({"embeddings": np.ones((3, 2, 4)), "ids": IDS[:2]}, "ids of shape (2,); expected one value for each of 3"),
         (
             {"embeddings": np.ones((3, 2, 4))},
-            "no column for the id among embeddings; name it with --id-column",
+            "no column for the id among embeddings; name it with `id_column=`",
         ),
         ({"embeddings": np.ones((3, 2, 4), int), "ids": IDS}, "expected floating point"),
         ({"embeddings": np.asfortranarray(np.ones((3, 2, 4))), "ids": IDS}, "in C order"),

@@ -2,14 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycol.data.beir import read_qrels
 from raycol.errors import InputError
 from raycol.evaluation.metrics import DEFAULT_METRICS, DEPTH, depth_of, parse_metrics, score_queries, score_run
 from raycol.evaluation.trec import ranking
+from tests.conftest import DATA
 
 IDS = [*"abcdefgh", "B", "10", "9", "é", "\U0001f600", "\uffff"]
 # Few values, so that scores tie; two pairs differ in double precision only.
@@ -34,7 +37,12 @@ runs = st.dictionaries(
 def test_metrics_equal_trec_evals(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]) -> None:
     """With ties, queries without hits or judgements, unjudged and missing documents, negative grades."""
     values = score_queries(qrels, run, parse_metrics(TREC))
-    expected = pytrec_eval.RelevanceEvaluator(qrels, set(TREC.values())).evaluate(run)
+    # trec_eval counts negative grades as unjudged, but given them, or a query without hits, it corrupts its memory.
+    judged = {
+        query_id: {id_: grade for id_, grade in grades.items() if grade >= 0} for query_id, grades in qrels.items()
+    }
+    hits = {query_id: scores for query_id, scores in run.items() if scores and query_id in qrels}
+    expected = pytrec_eval.RelevanceEvaluator(judged, set(TREC.values())).evaluate(hits)
     for name, trec_name in TREC.items():
         assert values[name] == {
             query_id: expected[query_id][trec_name] if run.get(query_id) else 0.0 for query_id in qrels
@@ -59,6 +67,27 @@ def test_metrics_equal_their_formulas(qrels: dict[str, dict[str, int]], run: dic
         assert values["R(rel=2)@5"][query_id] == pytest.approx(recall)
 
 
+@pytest.mark.parametrize("name", ["cranfield", "scifact", "debdesc", "medquad", "squad"])
+def test_metrics_equal_trec_evals_on_the_shared_collections(name: str) -> None:
+    """A run with the judged and other documents in random order, in which half of the scores tie."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"{DATA / name} is missing (RAYCOL_DATA)")
+    qrels = read_qrels(DATA / name / "qrels" / "test.tsv")
+    rng = np.random.default_rng(0)
+    run = {
+        query_id: {id_: float(rng.integers(10)) for id_ in (*grades, *(f"unjudged{n}" for n in range(9)))}
+        for query_id, grades in list(qrels.items())[1:300]
+    }
+    values = score_queries(qrels, run, parse_metrics(TREC))
+    expected = pytrec_eval.RelevanceEvaluator(qrels, set(TREC.values())).evaluate(run)
+    for metric, trec_name in TREC.items():
+        assert values[metric] == {
+            query_id: expected[query_id][trec_name] if query_id in run else 0.0 for query_id in qrels
+        }, metric
+    first = score_queries(qrels, run, parse_metrics(["RR@3"]))["RR@3"]
+    assert first == {query_id: value if value >= 1 / 3 else 0 for query_id, value in values["RR"].items()}
+
+
 def _dcg(grades: list[int]) -> float:
     return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(grades, 1))
 
@@ -73,6 +102,9 @@ def test_ties_are_broken_as_trec_eval_does() -> None:
 def test_means_are_over_the_judged_queries() -> None:
     qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {}, "q4": {"a": 0}}
     run = {"q1": {"a": 1.0}, "unjudged": {"a": 1.0}, "q3": {"a": 1.0}, "q4": {"a": 1.0}}
+    qrels["q5"], run["q5"] = {"a": -2}, {"a": 1.0}
+    assert score_queries(qrels, run, parse_metrics(["Judged@10"]))["Judged@10"]["q5"] == 1
+    del qrels["q5"]
     assert score_queries(qrels, run)["RR@10"] == {"q1": 1, "q2": 0, "q3": 0, "q4": 0}
     assert score_run(qrels, run) == dict.fromkeys(DEFAULT_METRICS, 0.25)
     assert score_run(qrels, {}) == dict.fromkeys(DEFAULT_METRICS, 0)

@@ -79,7 +79,7 @@ def test_each_batch_comes_from_one_source_sampled_by_weight() -> None:
 @pytest.mark.parametrize(
     ("queries", "positives", "message"),
     [
-        (list(range(3)), list(range(3)), "data: 3 examples to train on, fewer than --batch-size 4"),
+        (list(range(3)), list(range(3)), "data: 3 examples to train on, fewer than `batch_size=4`"),
         ([0] * 9, list(range(9)), "only 1 examples differ"),
         (list(range(9)), [0, 1] * 4 + [0], "only 2 examples differ"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.core.arguments import as_options
 from raycol.display import trained
 from raycol.distributed.executor import IN_PROCESS
 from raycol.errors import InputError
@@ -135,8 +136,8 @@ def test_left_out_and_padded_examples_are_in_the_report_and_the_card(
     with_negatives = [{**pair, "query": f"{pair['query']} again", "negative": "no"} for pair in pairs[:4]]
     data = write_jsonl(tmp_path / "labelled.jsonl", [*labelled, *with_negatives])
     report = train(settings(tiny_colbert, data, tmp_path / "m", max_steps=1), executor=IN_PROCESS)
-    remarks = ["1 pairs labelled 0 left out", "31 examples with fewer than 2 documents padded (--n-ways)"]
+    remarks = ["1 pairs labelled 0 left out", "31 examples with fewer than 2 documents padded (`n_ways=`)"]
     assert (report.examples, report.remarks) == (35, tuple(f"{data}: {remark}" for remark in remarks))
     trained(report)
-    assert capsys.readouterr().out.splitlines()[1:] == list(report.remarks)
+    assert capsys.readouterr().out.splitlines()[1:] == [as_options(remark) for remark in report.remarks]
     assert remarks[0] in (tmp_path / "m" / "README.md").read_text()

@@ -125,7 +125,7 @@ PAIR = {"query": "rain", "positive": "wind"}
 @pytest.mark.parametrize(
     ("records", "values", "message"),
     [
-        ([PAIR] * 20, {"batch_size": 64}, "20 examples to train on, fewer than --batch-size 64"),
+        ([PAIR] * 20, {"batch_size": 64}, "20 examples to train on, fewer than `batch_size=64`"),
         ([PAIR] * 20, {"batch_size": 2, "allow_duplicates": False}, "only 1 examples differ"),
         ([], {}, "no training examples"),
         ([{"query": "rain"}], {}, "line 1.*'positive'"),
@@ -136,8 +136,8 @@ PAIR = {"query": "rain", "positive": "wind"}
         ([{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "has one document"),
         ([SCORED] * 9 + [{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "line 10"),
         ([PAIR] * 20, {"held_out": 1}, "held_out is 1, but there are only 1 queries"),
-        ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "--accumulate 8: the data has only 2 batches of 8 examples"),
-        ([PAIR] * 20, {"batch_size": 1}, "without negatives, so its loss is always 0; raise --batch-size"),
+        ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "`accumulate=8`: the data has only 2 batches of 8 examples"),
+        ([PAIR] * 20, {"batch_size": 1}, "without negatives, so its loss is always 0; raise `batch_size=`"),
         (
             [PAIR] * 20,
             {"batch_size": 2, "num_workers": 2, "gather_across_workers": False},

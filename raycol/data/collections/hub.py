@@ -132,6 +132,6 @@ def _scan_examples(file: CorpusFile, excluded: dict[str, frozenset[str]]) -> Ite
             others = read_ids(row.get("excluded_ids"), "excluded_ids", is_list=False)
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        if others := frozenset(others) - {_NOTHING}:
-            excluded[query_id] = others
+        if ids := frozenset(others) - {_NOTHING}:
+            excluded[query_id] = ids
         yield from map(Judgement, repeat(where), repeat(query_id), dict.fromkeys(relevant), repeat(1))
