@@ -84,8 +84,8 @@ def label_of(settings: Mapping[str, Any]) -> str:
         return str(settings["name"])
     shown = [str(settings["name"])] if "name" in settings else []
     for name, value in settings.items():
-        if value is True:
-            shown.append(name)
-        elif name != "name" and value is not None and value is not False:
+        if isinstance(value, bool):
+            shown.append(name if value else f"no {name}")
+        elif name != "name" and value is not None:
             shown.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(shown)

@@ -65,6 +65,7 @@ def run_study(config: StudyConfig, report: Report = no_report, executor: Executo
         "model": fingerprint,
         "peers": config.peers is not None,
     }
+    config = config.model_copy(update={"out": config.out.absolute()})  # workers have another working directory
     store = open_store(config.out)
     with store.lock("running"):
         for left in config.out.glob(f"{SCRATCH}*"):  # by a killed run

@@ -60,6 +60,7 @@ def test_cells_are_combinations_and_further_ones() -> None:
     assert len(cells) == 7 * 3 + 1
     assert label_of(cells[0]) == "pool_factor 1, bits 1"
     assert label_of(cells[-1]) == "one_vector, bits 4"
+    assert label_of({"engine": "raycol", "prune": False, "threads": None}) == "engine raycol, no prune"
     seeds = [cell.get("seed") for cell in load_recipe("batch-size").cells()]
     assert seeds == [0, 1, 2] * 4 + [None]
 
