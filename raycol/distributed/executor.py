@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +22,9 @@ from pydantic import Field
 
 from raycol.core.config import Config, Positive, Resources, WaitForNodes
 from raycol.core.progress import Report, no_report
+from raycol.distributed.running_progress import RunningProgress, throttled
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import RaycolError
-
-_REPORT_INTERVAL_S = 1.0
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -171,7 +169,7 @@ class Executor(ABC):
             inputs: the input of each call, by its number.
             arguments: constructor arguments of the worker class.
             operation: names the work in error messages.
-            on_progress: called about once a second within an input, only by workers in this process.
+            on_progress: called about once a second with the amount done of all unfinished inputs.
 
         Raises:
             RaycolError: a worker raised it, or failed otherwise.
@@ -212,9 +210,10 @@ class _OnRay(Executor):
         # Importing Ray Data configures its loggers; raycol reports progress itself.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
+        progress = RunningProgress(on_progress)
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
         dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-            worker,
+            progress.reporting(worker),
             fn_constructor_kwargs=dict(arguments),
             batch_size=1,
             memory=config.resources.get("memory"),
@@ -228,11 +227,12 @@ class _OnRay(Executor):
         # A part may take any time. By default Ray Data ends a dataset whose tasks are all running for half an hour.
         dataset.context.execution_no_progress_timeout_s = -1
         # Closed at once: an error keeps this frame, and the workers with it, until the caller has handled it.
-        with ray_errors(operation), closing(iter(dataset.iter_rows())) as rows:
+        with ray_errors(operation), progress, closing(iter(dataset.iter_rows())) as rows:
             for row in rows:
                 outcome: _Outcome = row["outcome"]
                 if outcome.error:
                     raise outcome.error
+                progress.finish(outcome.number)
                 yield outcome.number, outcome.result
 
     def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
@@ -266,7 +266,7 @@ class _InProcess(Executor):
     ) -> Iterator[tuple[int, R]]:
         with _restored_torch_threads():
             instance = worker(**arguments)
-            instance.on_progress = _throttled(on_progress)
+            instance.on_progress = throttled(on_progress)
             for number, input_ in inputs.items():
                 yield number, instance.process(number, input_)
 
@@ -300,19 +300,6 @@ def choose_executor(config: WorkersConfig, n_parts: int) -> Executor:
         or (ray is not None and ray.is_initialized())
     )
     return ON_RAY if asks_for_ray or n_parts > 1 else IN_PROCESS
-
-
-def _throttled(on_progress: OnProgress) -> OnProgress:
-    """Return a callback that passes on at most one call per `_REPORT_INTERVAL_S`."""
-    due = time.monotonic() + _REPORT_INTERVAL_S
-
-    def report(done: int) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + _REPORT_INTERVAL_S
-            on_progress(done)
-
-    return report
 
 
 @contextmanager

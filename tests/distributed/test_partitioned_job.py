@@ -148,3 +148,33 @@ def test_a_part_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Slow, WorkersConfig(num_workers=1), [6], {}, {}, "the test", ON_RAY, lambda number, record: None
     )
     assert record.value == 6
+
+
+class Reporting(Squares):
+    """Reports progress until a file says that the driver has seen some."""
+
+    def compute(self, number: int, input_: int) -> Square:
+        seen = Path(self.job.store.location("seen"))
+        for done in range(1, 1000):
+            self.on_progress(done)
+            if seen.exists():
+                return super().compute(number, input_)
+            time.sleep(0.1)
+        raise AssertionError("the driver has seen no progress")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_the_driver_sees_progress_within_parts_on_ray(tmp_path: Path) -> None:
+    job, amounts = job_in(open_store(tmp_path)), []
+    job.begin()
+
+    def record(done: int) -> None:
+        amounts.append(done)
+        if len(amounts) == 3:
+            (tmp_path / "seen").touch()
+
+    config = WorkersConfig(num_workers=2)
+    job.run(Reporting, config, [6, 7], {}, {}, "the test", ON_RAY, lambda number, record: None, record)
+    assert amounts[:3] == sorted(amounts[:3])
+    assert 0 < amounts[0] < amounts[2]

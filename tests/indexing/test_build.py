@@ -184,7 +184,7 @@ def test_one_part_is_built_without_ray_and_with_its_bytes(tmp_path: Path) -> Non
 
 
 def test_progress_moves_within_a_part(tmp_path: Path, tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycol.distributed.executor._REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr("raycol.distributed.running_progress.INTERVAL_S", 0.0)
     corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(60))
     done: list[float] = []
 
