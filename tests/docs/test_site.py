@@ -1,6 +1,7 @@
 """The site: its navigation, links and API reference are complete, and mkdocs builds it."""
 
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
@@ -39,6 +40,13 @@ def test_links_resolve(path: Path) -> None:
 def test_the_reference_has_every_name() -> None:
     named = re.findall(r"^::: raycol\.(\w+)$", (DOCS / "reference.md").read_text(), flags=re.MULTILINE)
     assert {*named} == {*raycol.__all__, "errors"} - {"__version__"}
+
+
+def test_the_reference_names_what_exists() -> None:
+    names = re.findall(r"^::: ([\w.]+)$", (DOCS / "reference.md").read_text(), flags=re.MULTILINE)
+    assert len(names) > 30
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_the_tour_names_existing_files() -> None:
