@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from raycol.evaluation.config import EvaluateConfig
     from raycol.evaluation.measure import evaluate
     from raycol.evaluation.metrics import DEFAULT_METRICS, parse_metrics, score_queries, score_run
-    from raycol.evaluation.query_differences import JudgedHit, QueryDifference
-    from raycol.evaluation.result import Difference, Evaluation, SystemResult
+    from raycol.evaluation.result import Difference, Evaluation, JudgedHit, QueryDifference, SystemResult
     from raycol.evaluation.trec import Run, read_run, write_run
 
 __getattr__ = lazy_attributes(
@@ -21,9 +20,9 @@ __getattr__ = lazy_attributes(
         "Difference": "raycol.evaluation.result",
         "EvaluateConfig": "raycol.evaluation.config",
         "Evaluation": "raycol.evaluation.result",
-        "JudgedHit": "raycol.evaluation.query_differences",
+        "JudgedHit": "raycol.evaluation.result",
         "Mean": "raycol.evaluation.comparison",
-        "QueryDifference": "raycol.evaluation.query_differences",
+        "QueryDifference": "raycol.evaluation.result",
         "Run": "raycol.evaluation.trec",
         "SystemResult": "raycol.evaluation.result",
         "compare": "raycol.evaluation.comparison",

@@ -14,8 +14,8 @@ from raycol.evaluation.config import EvaluateConfig
 from raycol.evaluation.metrics import depth_of, parse_metrics, score_queries
 from raycol.evaluation.output import PICTURES, QUERIES, REPORT, publish, queries_table, report_of, run_name
 from raycol.evaluation.pictures import draw
-from raycol.evaluation.query_differences import QueryDifference, best_hits, query_differences
-from raycol.evaluation.result import Evaluation, SystemResult, combine, summarise
+from raycol.evaluation.query_differences import best_hits, query_differences
+from raycol.evaluation.result import Evaluation, QueryDifference, SystemResult, combine, summarise
 from raycol.evaluation.stages import CollectionSearch
 from raycol.evaluation.systems import System, parse_systems
 from raycol.evaluation.top_hits import Hits

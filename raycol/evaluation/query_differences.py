@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import ClassVar
 
 import numpy as np
 
-from raycol.core.shown import Shown
 from raycol.data.collection import Collection
 from raycol.evaluation.comparison import largest_differences
-from raycol.evaluation.result import SystemResult
+from raycol.evaluation.result import JudgedHit, QueryDifference, SystemResult
 from raycol.evaluation.top_hits import Hits
 from raycol.evaluation.trec import ranking
 
@@ -21,44 +18,6 @@ N_QUERIES = 10
 _N_HITS = 3
 # Relevant documents that are listed; some queries have hundreds.
 _N_RELEVANT = 10
-
-
-@dataclass(frozen=True)
-class JudgedHit:
-    """A hit: document id, score, and its grade; None if it is not judged."""
-
-    id: str
-    score: float
-    grade: int | None
-
-
-@dataclass(frozen=True, repr=False)
-class QueryDifference(Shown):
-    """A query for which a system differs from the baseline.
-
-    Args:
-        collection, system, metric: names.
-        query: id.
-        text: of the query.
-        baseline_value, value: of the metric.
-        n_relevant: number of documents with a grade above 0.
-        relevant: grades of the 10 documents with the highest grades, by id.
-        baseline_hits, hits: the best 3 of each, in the metric's order.
-    """
-
-    _main: ClassVar = ("collection", "system", "query", "text", "baseline_value", "value")
-
-    collection: str
-    system: str
-    metric: str
-    query: str
-    text: str
-    baseline_value: float
-    value: float
-    n_relevant: int
-    relevant: dict[str, int]
-    baseline_hits: list[JudgedHit]
-    hits: list[JudgedHit]
 
 
 def best_hits(collection: Collection, hits: Sequence[Hits]) -> dict[str, Hits]:

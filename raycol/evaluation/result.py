@@ -11,7 +11,6 @@ from raycol.evaluation.comparison import Comparison, Mean, compare, holm, mean_i
 
 if TYPE_CHECKING:
     from raycol.evaluation.config import EvaluateConfig
-    from raycol.evaluation.query_differences import QueryDifference
     from raycol.evaluation.stages import CollectionRun, CollectionSearch
     from raycol.evaluation.systems import System
 
@@ -74,6 +73,44 @@ class Difference(Shown):
     system: str
     comparison: Comparison
     p_holm: float
+
+
+@dataclass(frozen=True)
+class JudgedHit:
+    """A hit: document id, score, and its grade; None if it is not judged."""
+
+    id: str
+    score: float
+    grade: int | None
+
+
+@dataclass(frozen=True, repr=False)
+class QueryDifference(Shown):
+    """A query for which a system differs from the baseline.
+
+    Args:
+        collection, system, metric: names.
+        query: id.
+        text: of the query.
+        baseline_value, value: of the metric.
+        n_relevant: number of documents with a grade above 0.
+        relevant: grades of the 10 documents with the highest grades, by id.
+        baseline_hits, hits: the best 3 of each, in the metric's order.
+    """
+
+    _main: ClassVar = ("collection", "system", "query", "text", "baseline_value", "value")
+
+    collection: str
+    system: str
+    metric: str
+    query: str
+    text: str
+    baseline_value: float
+    value: float
+    n_relevant: int
+    relevant: dict[str, int]
+    baseline_hits: list[JudgedHit]
+    hits: list[JudgedHit]
 
 
 @dataclass(frozen=True, repr=False)

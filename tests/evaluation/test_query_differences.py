@@ -1,8 +1,8 @@
 """The queries that differ most, and their hits."""
 
 from raycol.data.collection import Collection
-from raycol.evaluation.query_differences import JudgedHit, best_hits, query_differences
-from raycol.evaluation.result import SystemResult
+from raycol.evaluation.query_differences import best_hits, query_differences
+from raycol.evaluation.result import JudgedHit, SystemResult
 
 
 def test_the_best_hits_are_in_the_metrics_order() -> None:
