@@ -11,6 +11,7 @@ import string
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,13 @@ FAST = "not slow and not sockets and not long"
 _SLOW = {"slow", "long"}
 # Fixtures that serve on a socket; tests that use them are not among the fast ones.
 _SERVERS = {"s3", "s3_server", "ray_local", "on_serve", "running", "served", "base_url", "server"}
+_SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 _may_connect = True
+_ray_session = ExitStack()
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def _is_fast(item: pytest.Item) -> bool:
@@ -122,29 +129,32 @@ def pytest_collection() -> Iterator[object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Keep fast tests from the network, and so from Ray."""
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Keep fast tests from the network, and so from Ray; end the Ray session after the last test that shares it.
+
+    An open session would change what later tests of this process do: `choose_executor` uses it.
+    """
     global _may_connect
     _may_connect = not _is_fast(item)
     try:
         return (yield)
     finally:
         _may_connect = True
+        if _SIDE_BY_SIDE and _file(item) in ON_RAY and (nextitem is None or _file(nextitem) not in ON_RAY):
+            _ray_session.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a plain mistake should not wait for the slow ones. Side by side, slow ones first."""
+    """Fast tests first: a plain mistake should not wait for the others. Side by side, slow ones first."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if _SERVERS & fixtures:
             item.add_marker("sockets")
         if "ray_local" in fixtures and not item.get_closest_marker("long"):
-            file = item.nodeid.partition("::")[0]
-            assert file in ON_RAY, f"{file}: its tests use the Ray session; add it to ON_RAY"
+            assert _file(item) in ON_RAY, f"{_file(item)}: its tests use the Ray session; add it to ON_RAY"
         if item.get_closest_marker("hypothesis"):
             item.add_marker("sampled")
-    side_by_side = "PYTEST_XDIST_WORKER" in os.environ
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != side_by_side)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None if _SIDE_BY_SIDE else not _is_fast(item))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -257,10 +267,11 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One Ray session for all tests that need one, ended with them."""
+    """One Ray session for all tests that need one, ended after the last of them."""
     from raycol.distributed.session import ray_session
 
-    with ray_session(CPU=8):
+    with _ray_session:
+        _ray_session.enter_context(ray_session(CPU=8))
         yield
 
 
