@@ -23,6 +23,7 @@ from raycol.errors import InputError
 Positive = Annotated[int, Field(ge=1)]
 # Matches URIs also after `Path` has collapsed `s3://bucket` to `s3:/bucket`, which nobody means as a folder.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_COMMAND_LINE = "the command line"
 
 
 def _parse_location(value: Any) -> str:
@@ -109,7 +110,7 @@ class Config(BaseModel):
         cls,
         path: Path | None = None,
         overrides: Mapping[str, Any] | None = None,
-        caller: str = "the command line",
+        caller: str = _COMMAND_LINE,
     ) -> Self:
         """Load the configuration from a YAML file, if any, with `overrides` on top; overrides of None are ignored.
 
@@ -141,7 +142,7 @@ class Config(BaseModel):
             known = [key for model in models for key in model.model_fields]
             near = nearest(str(error["loc"][-1]), known)
             return f"{source}: unknown key {path!r}; the nearest known key is {near!r}"
-        if error["type"] == "missing" and len(error["loc"]) > 1:
+        if error["type"] == "missing" and (len(error["loc"]) > 1 or source != _COMMAND_LINE):
             return f"{source}: {path!r} is missing"
         if error["type"] == "missing":
             return f"{path!r} is missing: set it on the command line (see --help), or in a YAML file with --config"

@@ -152,6 +152,10 @@ class Executor(ABC):
         """Return the number of concurrent workers."""
 
     @abstractmethod
+    def n_nodes(self) -> int:
+        """Return the number of machines that workers may run on."""
+
+    @abstractmethod
     def run(
         self,
         worker: type[Worker[I, R]],
@@ -193,6 +197,11 @@ class _OnRay(Executor):
         available = ray.cluster_resources()
         capacity = min(int(available.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
         return config.num_workers or max(capacity, 1)
+
+    def n_nodes(self) -> int:
+        import ray
+
+        return sum(node["Alive"] for node in ray.nodes())
 
     def run(
         self,
@@ -253,6 +262,9 @@ class _InProcess(Executor):
         return nullcontext()
 
     def n_workers(self, config: WorkersConfig) -> int:
+        return 1
+
+    def n_nodes(self) -> int:
         return 1
 
     def run(

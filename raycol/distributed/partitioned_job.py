@@ -21,7 +21,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict
 
 from raycol.core.memory import release_memory
-from raycol.distributed.executor import Executor, I, OnProgress, Worker, WorkersConfig, ignore_progress
+from raycol.distributed.executor import Executor, I, Worker, WorkersConfig
+from raycol.distributed.part_progress import PartProgress
 from raycol.errors import InputError, writing
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import seal, unseal
@@ -142,8 +143,8 @@ class PartitionedJob(Generic[R]):
         arguments: Mapping[str, Any],
         operation: str,
         executor: Executor,
-        on_finished: Callable[[int, R], None],
-        on_progress: OnProgress = ignore_progress,
+        progress: PartProgress,
+        check: Callable[[], None] | None = None,
     ) -> list[R]:
         """Compute the parts that are missing; return the records of all, in order.
 
@@ -155,18 +156,21 @@ class PartitionedJob(Generic[R]):
             arguments: constructor arguments of the worker class, besides `job`.
             operation: names the work in error messages.
             executor: runs the workers.
-            on_finished: called with the number and the record of each new part.
-            on_progress: see `Executor.run`.
+            progress: reports the progress.
+            check: called after each part, to stop work that has become useless.
 
         Raises:
-            RaycolError: a worker raised it, or failed otherwise.
+            RaycolError: a worker raised it, or failed otherwise; `check` raised it.
         """
+        progress.start()
         records = dict(finished)
         missing = {number: input_ for number, input_ in enumerate(inputs) if number not in records}
-        results = executor.run(worker, config, missing, {"job": self, **arguments}, operation, on_progress)
-        for number, record in results:
+        arguments = {"job": self, **arguments}
+        for number, record in executor.run(worker, config, missing, arguments, operation, progress.within_parts):
             records[number] = record
-            on_finished(number, record)
+            if check:
+                check()
+            progress.add(number, record)
         return [records[number] for number in range(len(inputs))]
 
     def remove(self) -> None:
@@ -214,10 +218,3 @@ class PartWorker(Worker[I, R]):
         self.job.save(number, record)
         release_memory()
         return record
-
-
-def progress_note(finished: int, parts: int, workers: int, reused: int) -> str:
-    """Describe the progress: "3 of 9 parts, 2 running"; before any other part is finished, how many are reused."""
-    running = min(workers, parts - finished)
-    note = f"{finished} of {parts} parts{f', {running} running' if running else ''}"
-    return f"{note}; {reused} from before" if 0 < reused == finished else note

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from raycol.core.memory import peak_memory
 from raycol.core.progress import Report, no_report
 from raycol.data import Fields
 from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
-from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker
+from raycol.errors import InputError
 from raycol.evaluation.scoring import ModelScorer, score_passages
 from raycol.evaluation.single_vector import open_single_vector, single_vector_fingerprint
 from raycol.evaluation.top_hits import Hits, TopHits
@@ -39,7 +40,6 @@ class ScoredPart(PartRecord):
     hits: StoredFolder
     documents: int
     cpu_s: float
-    peak_bytes: int
 
     @property
     def wrote(self) -> Sequence[StoredFolder]:
@@ -54,12 +54,10 @@ class ExactHits:
     Args:
         hits: of each query, in the order of the queries.
         worker_cpu_s: CPU seconds of other processes.
-        peak_bytes: peak memory of a worker.
     """
 
     hits: list[Hits]
     worker_cpu_s: float
-    peak_bytes: int
 
 
 class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
@@ -126,7 +124,6 @@ class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
             hits=StoredFolder(folder=self.job.folder, files={name: describe_bytes(content)}),
             documents=input_.documents,
             cpu_s=time.process_time() - started,
-            peak_bytes=peak_memory(),
         )
 
 
@@ -141,6 +138,8 @@ def exact_hits(
     store: Store,
     report: Report = no_report,
     executor: Executor | None = None,
+    *,
+    is_temporary: bool = False,
 ) -> ExactHits:
     """Score every document of a corpus against every query; return the best hits of each query.
 
@@ -156,9 +155,11 @@ def exact_hits(
         store: where the job is; on several nodes, storage that all of them reach.
         report: receives the progress, in documents.
         executor: runs the workers; by default `choose_executor` chooses.
+        is_temporary: the store is a folder of this machine.
 
     Raises:
-        InputError: the model of a worker is another one, or its scores are not numbers.
+        InputError: the model of a worker is another one, its scores are not numbers, or the store is temporary and the
+            cluster has several nodes.
         RaycolError: a worker failed, or the corpus changed.
     """
     settings = {
@@ -174,23 +175,15 @@ def exact_hits(
     job = PartitionedJob(store, "exact-", settings, ScoredPart)
     executor = executor or choose_executor(config, len(plan.parts))
     with executor.session(config, report):
+        if is_temporary and executor.n_nodes() > 1:
+            raise InputError(
+                f"the Ray cluster has {executor.n_nodes()} nodes, and each writes the parts that it scores: pass "
+                "`out=` with a location that all of them reach"
+            )
         job.begin()
         finished = job.finished_parts(len(plan.parts))
-        workers, n_reused = executor.n_workers(config), len(finished)
-        documents, n_parts = sum(part.documents for part in finished.values()), n_reused
-
-        def show() -> None:
-            report(documents, plan.documents, progress_note(n_parts, len(plan.parts), workers, n_reused))
-
-        def add(number: int, part: ScoredPart) -> None:
-            nonlocal documents, n_parts
-            documents, n_parts = documents + part.documents, n_parts + 1
-            show()
-
-        def within_part(done: int) -> None:
-            report(documents + done, plan.documents, "encoding and scoring")
-
-        show()
+        sizes = [part.documents for part in plan.parts]
+        progress = PartProgress(report, sizes, finished, executor.n_workers(config), "encoding and scoring")
         arguments = {
             **config.model_arguments,
             "model": model,
@@ -200,13 +193,11 @@ def exact_hits(
             "queries": list(queries),
             "depth": depth,
         }
-        parts = job.run(
-            ExactScorer, config, plan.parts, finished, arguments, "the evaluation", executor, add, within_part
-        )
+        parts = job.run(ExactScorer, config, plan.parts, finished, arguments, "the evaluation", executor, progress)
     top = TopHits(len(queries), depth)
     for part in parts:
         (name,) = part.hits.files
         table = pq.read_table(part.hits.file(store, name))
         top.merge(table["query"].to_pylist(), table["id"].to_pylist(), table["score"].to_pylist())
     worker_cpu_s = 0.0 if executor.in_process else sum(part.cpu_s for part in parts)
-    return ExactHits(top.result(), worker_cpu_s, max(part.peak_bytes for part in parts))
+    return ExactHits(top.result(), worker_cpu_s)

@@ -175,7 +175,7 @@ class CollectionSearch:
         fingerprint = model_fingerprint(stage)
         exact = exact_hits(
             self._plan, self._queries, stage.target, fingerprint, vectors, depth, self._config, self._store,
-            self._report, self._executor,
+            self._report, self._executor, is_temporary=self._config.out is None,
         )  # fmt: skip
         self._worker_cpu_s += exact.worker_cpu_s
         return exact.hits

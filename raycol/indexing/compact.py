@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from raycol.core.progress import Report, no_report
 from raycol.core.shown import Shown
 from raycol.distributed.executor import IN_PROCESS, Executor, choose_executor
-from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import (
     BUILDS,
@@ -129,25 +131,17 @@ def compact_index(
         job = PartitionedJob(store, f"{BUILDS}/{manifest.version:08d}-", settings, MergedPart)
         n_parts = len(plan.merged)
         reused = job.finished_parts(n_parts)
-        finished = set(reused)
         tokens = sum(info.tokens for info in manifest.partitions) - sum(info.tokens for info in plan.unchanged)
         if executor is None:
             executor = IN_PROCESS if tokens <= _MAX_DRIVER_TOKENS else choose_executor(config, n_parts)
         with writing_from(store, manifest.version), executor.session(config, report):
             job.begin()
-            workers = executor.n_workers(config)
-
-            def report_progress() -> None:
-                report(len(finished), n_parts, progress_note(len(finished), n_parts, workers, len(reused)))
-
-            def add(number: int, _: MergedPart) -> None:
-                finished.add(number)
-                check_current(store, manifest.version)
-                report_progress()
-
-            report_progress()
+            progress = PartProgress(report, [1] * n_parts, reused, executor.n_workers(config))
+            check = partial(check_current, store, manifest.version)
             arguments = {"manifest": manifest}
-            parts = job.run(Merger, config, plan.merged, reused, arguments, "the compaction", executor, add)
+            parts = job.run(
+                Merger, config, plan.merged, reused, arguments, "the compaction", executor, progress, check
+            )
         snapshot = commit_compaction(snapshot, plan, [part.info for part in parts])
         sweep(store)
         store.remove_empty_folder(BUILDS)

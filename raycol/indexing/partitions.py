@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from raycol.core.progress import Report
 from raycol.data.corpus import refuse
 from raycol.distributed.executor import IN_PROCESS, Executor
-from raycol.distributed.partitioned_job import PartitionedJob, progress_note
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import BUILDS, FORMAT_VERSION, CodebookInfo, ModelInfo, PartitionInfo
@@ -92,7 +93,6 @@ def build_partitions(
     """Build all parts but the reused ones; return all, in the order of the plan."""
     for problem in [problem for built in reused.values() for problem in built.problems]:
         refuse(problem, config.on_error)  # the part may have been built with --on-error skip
-    progress = _Progress(config, plan, reused, report, executor)
     arguments = {
         **config.model_arguments,
         "settings": settings,
@@ -101,21 +101,12 @@ def build_partitions(
         "dim": target.dim,
         "bits": target.bits,
     }
-    return job.run(
-        PartitionBuilder,
-        config,
-        plan.parts,
-        reused,
-        arguments,
-        "the build",
-        executor,
-        progress.add,
-        progress.within_part,
-    )
+    progress = _BuildProgress(config, plan, reused, report, executor)
+    return job.run(PartitionBuilder, config, plan.parts, reused, arguments, "the build", executor, progress)
 
 
-class _Progress:
-    """Reports progress to the terminal and as Ray metrics."""
+class _BuildProgress(PartProgress):
+    """Reports progress to the terminal, with the speed, and as Ray metrics."""
 
     def __init__(
         self,
@@ -125,38 +116,28 @@ class _Progress:
         report: Report,
         executor: Executor,
     ) -> None:
-        self._report = report
-        self._plan = plan
-        self._workers = executor.n_workers(config)
-        self._documents = sum(built.documents for built in reused.values())
+        sizes = [part.documents for part in plan.parts]
+        super().__init__(report, sizes, reused, executor.n_workers(config), "encoding")
         self._skipped = len(plan.problems) + sum(len(built.problems) for built in reused.values())
-        self._parts = self._reused = len(reused)
         self._tokens = 0
         self._started = math.inf
         self._metrics = None if executor.in_process else BuildMetrics(plan.documents)
-        self._report_progress()
 
     def add(self, number: int, built: BuiltPart) -> None:
         """Add a finished part."""
         # Leaves out the time in which workers start and open their model.
         self._started = min(self._started, time.monotonic() - built.wall_s)
-        self._documents += built.documents
         self._tokens += built.tokens
         self._skipped += len(built.problems)
-        self._parts += 1
-        self._report_progress()
+        super().add(number, built)
 
-    def within_part(self, documents: int) -> None:
-        """Report documents of the current part that are encoded."""
-        self._report(self._documents + documents, self._plan.documents, "encoding")
-
-    def _report_progress(self) -> None:
+    def note(self) -> str:
+        """Add the speed and the skipped documents to the parts; set the metrics to the same values."""
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         if self._metrics:
-            self._metrics.show(self._documents, self._tokens, self._parts, self._skipped, rate)
-        parts = progress_note(self._parts, len(self._plan.parts), self._workers, self._reused)
+            self._metrics.show(self.done, self._tokens, self.n_finished, self._skipped, rate)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
-        self._report(self._documents, self._plan.documents, f"{rate:,.0f} tokens/s, {parts}{skipped}")
+        return f"{rate:,.0f} tokens/s, {super().note()}{skipped}"
 
 
 def merged_tokens(total: int, partition_tokens: int) -> int:

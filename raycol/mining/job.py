@@ -30,13 +30,8 @@ from pydantic import BaseModel
 
 from raycol.core.progress import Report
 from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
-from raycol.distributed.partitioned_job import (
-    PartitionedJob,
-    PartRecord,
-    PartWorker,
-    Settings,
-    progress_note,
-)
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, Settings
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import Store, StoredFolder, open_store, save_folder
@@ -140,20 +135,10 @@ class MiningJob:
         executor = executor or choose_executor(config, n_parts)
         with executor.session(config, report):
             finished = self.parts.finished_parts(n_parts)
-            workers, rows, done = executor.n_workers(config), 0, 0
-
-            def add(numbers: Iterable[int]) -> None:
-                nonlocal rows, done
-                for number in numbers:
-                    rows, done = rows + plan.sizes[number], done + 1
-                report(rows, sum(plan.sizes), progress_note(done, n_parts, workers, len(finished)))
-
-            add(finished)
+            progress = PartProgress(report, plan.sizes, finished, executor.n_workers(config))
             arguments = {**config.model_arguments, "inputs": self.inputs, **arguments}
             inputs = [None] * n_parts
-            records = self.parts.run(
-                worker, config, inputs, finished, arguments, operation, executor, lambda number, _: add([number])
-            )
+            records = self.parts.run(worker, config, inputs, finished, arguments, operation, executor, progress)
         return records, len(finished)
 
     def publish(self, out: str, finished: Sequence[MinedPart], name: str, report: BaseModel) -> None:

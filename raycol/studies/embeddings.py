@@ -21,7 +21,8 @@ from raycol.core.progress import Report
 from raycol.data import Fields
 from raycol.data.beir import open_beir
 from raycol.distributed.executor import Executor, choose_executor
-from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, progress_note
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker
 from raycol.evaluation.top_hits import TopHits
 from raycol.index import Document
 from raycol.indexing.plan import PartitionPlan, plan_build, read_part
@@ -269,22 +270,12 @@ def encode_collections(
     job.begin()
     finished = job.finished_parts(len(tasks))
     executor = executor or choose_executor(config, len(tasks) - len(finished))
-    total = sum(task.documents.documents if task.documents else len(task.queries) for task in tasks)
-    texts, n_parts, n_reused = sum(part.texts for part in finished.values()), len(finished), len(finished)
-
-    def add(number: int, part: EncodedPart) -> None:
-        nonlocal texts, n_parts
-        texts, n_parts = texts + part.texts, n_parts + 1
-        report(texts, total, progress_note(n_parts, len(tasks), executor.n_workers(config), n_reused))
-
     arguments = {**config.model_arguments, "model": config.model, "fingerprint": fingerprint}
-    if n_reused < len(tasks):
+    if len(finished) < len(tasks):
+        sizes = [task.documents.documents if task.documents else len(task.queries) for task in tasks]
         with executor.session(config, report):
-            report(texts, total, "encoding")
-            parts = job.run(
-                TextEncoder, config, tasks, finished, arguments, "the study", executor, add,
-                lambda done: report(texts + done, total, "encoding"),
-            )  # fmt: skip
+            progress = PartProgress(report, sizes, finished, executor.n_workers(config), "encoding")
+            parts = job.run(TextEncoder, config, tasks, finished, arguments, "the study", executor, progress)
     else:
         parts = [finished[number] for number in range(len(tasks))]
     by_collection: dict[str, list[EncodedPart]] = {collection.name: [] for collection in collections}

