@@ -17,7 +17,6 @@ worker the same number of queries, so the result is the average over the whole b
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
 from raycol.training.group import GatheredTexts, gather_texts
 from raycol.training.loss import Loss, LossBatch
-from raycol.training.positives import positives_among
+from raycol.training.positives import Mask, positives_among
 from raycol.training.scoring import ScoringFunction
 
 # Further features of a column: of documents the id of each text [B]; of queries the ids of each one's known positives,
@@ -121,7 +120,7 @@ class GradCache(nn.Module):
         for begin in range(0, n_queries, self._score_mini_batch_size):
             part = slice(begin, min(begin + self._score_mini_batch_size, n_queries))
             groups = part if self._own_documents else slice(None)
-            mask = _Mask(None, own_Q[part], self._mask_margin)
+            mask = Mask(own_Q[part], self._mask_margin)
             if positive_ids_QP is not None:
                 mask.known_QN = positives_among(positive_ids_QP[part], texts.ids_A, own_Q[part])
             batch = LossBatch(
@@ -131,7 +130,8 @@ class GradCache(nn.Module):
                 documents_mask_GWT[groups],
                 own_Q[part] - (begin * n_ways if self._own_documents else 0),
                 None if teacher_QW is None else teacher_QW[part],
-                partial(mask.scores, self._scoring),
+                self._scoring,
+                mask,
             )
             part_loss = self._loss(batch) * (len(batch.queries_QSD) / n_queries)
             part_loss.backward()
@@ -141,36 +141,6 @@ class GradCache(nn.Module):
             _gradient(queries_QSD, queries_mask_QS),
             texts.sum_of_own(_gradient(documents_ATD, documents_mask_AT)),
         )
-
-
-@dataclass
-class _Mask:
-    """Leaves documents out of some queries' negatives: their scores become -inf.
-
-    Args:
-        known_QN: known positives of the queries, without their own.
-        own_Q: position of each query's own positive.
-        margin: leave out documents, too, that score higher than the own positive by more than it.
-        n_pairs: number of pairs left out.
-    """
-
-    known_QN: Tensor | None
-    own_Q: Tensor
-    margin: float | None
-    n_pairs: Tensor | int = 0
-
-    def scores(self, scoring: ScoringFunction, *embeddings: Tensor, **masks: Tensor) -> Tensor:
-        """Score documents, and apply the mask."""
-        scores_QN = scoring(*embeddings, **masks)
-        left_out_QN = self.known_QN
-        if self.margin is not None:
-            fixed_QN = scores_QN.detach()
-            high_QN = fixed_QN > fixed_QN.gather(1, self.own_Q[:, None]) + self.margin
-            left_out_QN = high_QN if left_out_QN is None else left_out_QN | high_QN
-        if left_out_QN is None:
-            return scores_QN
-        self.n_pairs = left_out_QN.sum()
-        return scores_QN.masked_fill(left_out_QN, -torch.inf)
 
 
 def _leaf(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
