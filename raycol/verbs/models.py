@@ -39,7 +39,7 @@ def train(
     xtr_tokens: int = 256,
     temperature: float = 1.0,
     teacher_temperature: float | None = None,
-    normalize_scores: Normalization | bool | None = None,
+    normalize_scores: Normalization | None = None,
     contrastive_weight: float = 0.0,
     symmetric: bool = False,
     matryoshka: Sequence[int] = (),
