@@ -135,7 +135,7 @@ def joined(columns: Sequence[Features]) -> Features:
 
 def padded(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Pad texts to the longest: tokens [B, T, D], and which of them are real [B, T]."""
-    mask_BT = (torch.arange(int(lengths_B.max()))[None] < lengths_B[:, None]).to(tokens_ND.device)
+    mask_BT = (torch.arange(max(1, int(lengths_B.max())))[None] < lengths_B[:, None]).to(tokens_ND.device)
     tokens_BTD = tokens_ND.new_zeros(*mask_BT.shape, tokens_ND.shape[-1])
     tokens_BTD[mask_BT] = tokens_ND
     return tokens_BTD, mask_BT

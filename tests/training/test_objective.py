@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores, colbert_scores
 from torch import Tensor
 
 from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
+from raycol.training import scoring
 from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss
 from raycol.training.objective import make_loss
+from raycol.training.scoring import scores_of_all, scores_of_own
 from tests.conftest import TOPICS
 from tests.training.material import REPEATED, Hinge, SquaredError, known_positives, repeated_features, settings
 
@@ -73,6 +76,27 @@ def batch_of(encoder: Any, n_documents: int) -> tuple[list[dict[str, Any]], Tens
 
 def gradient_of(encoder: Any) -> Tensor:
     return torch.cat([each.grad.flatten() for each in encoder.parameters() if each.grad is not None])
+
+
+@pytest.mark.parametrize("ours", [scores_of_all, scores_of_own])
+def test_maxsim_equals_sentence_transformers(ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {scores_of_all: colbert_scores, scores_of_own: colbert_kd_scores}[ours]
+    monkeypatch.setattr(scoring, "_BLOCK", 1000)  # several blocks of documents
+    rng = torch.Generator().manual_seed(0)
+    queries, documents = torch.randn(5, 4, 8, generator=rng), torch.randn(5, 3, 7, 8, generator=rng)
+    masks = {
+        "queries_mask": torch.rand(5, 4, generator=rng) < 0.8,
+        "documents_mask": torch.rand(5, 3, 7, generator=rng) < 0.6,
+    }
+    masks["documents_mask"][1, 2] = False
+    gradients = []
+    for score in (ours, theirs):
+        leaves = [queries.clone().requires_grad_(), documents.clone().requires_grad_()]
+        scores = score(*leaves, **masks)
+        (scores.where(scores > -1e6, 0) * torch.linspace(-1, 1, scores.numel()).view_as(scores)).sum().backward()
+        gradients.append([scores, *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("loss", [Hinge(), SquaredError()])
