@@ -53,15 +53,13 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens of texts, text after text.
+    """How texts were encoded.
 
     Args:
-        tokens_ND: all tokens, without a graph.
         lengths_B: number of tokens of each text, on the CPU.
-        mini_batches: how they were encoded.
+        mini_batches: all of them.
     """
 
-    tokens_ND: Tensor
     lengths_B: Tensor
     mini_batches: tuple[MiniBatch, ...]
 
@@ -72,8 +70,10 @@ def mini_batches(features: Features, size: int) -> list[list[int]]:
     return [list(range(first, min(first + size, n))) for first in range(0, n, size)]
 
 
-def encode(model: nn.Module, features: Features, task: Task, size: int, *, keep_activations: bool) -> Encoded:
-    """Encode texts in mini-batches.
+def encode(
+    model: nn.Module, features: Features, task: Task, size: int, *, keep_activations: bool
+) -> tuple[Tensor, Encoded]:
+    """Encode texts in mini-batches; return their tokens without a graph [N, D], text after text, and the way back.
 
     Args:
         model: the encoder, possibly wrapped for distributed training.
@@ -93,7 +93,7 @@ def encode(model: nn.Module, features: Features, task: Task, size: int, *, keep_
         for row, one in zip(rows, tokens_ND.detach().split(lengths), strict=True):
             by_text[row] = one
     lengths_B = torch.tensor([len(one) for one in by_text])
-    return Encoded(torch.cat(by_text), lengths_B, tuple(encoded))
+    return torch.cat(by_text), Encoded(lengths_B, tuple(encoded))
 
 
 def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:

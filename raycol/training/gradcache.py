@@ -117,17 +117,20 @@ class GradCache(nn.Module):
     def _side(self, features: Features, task: Task, *, gather: bool) -> _Side:
         """Encode texts, and gather those of all workers if `gather`."""
         ids_B = features.pop(TEXT_IDS, None)
-        encoded = encode(self.model, features, task, self._mini_batch_size, keep_activations=self._keep_activations)
+        tokens_ND, encoded = encode(
+            self.model, features, task, self._mini_batch_size, keep_activations=self._keep_activations
+        )
+        dtype, lengths_B = tokens_ND.dtype, encoded.lengths_B
         if ids_B is None:
-            ids_B = torch.zeros(len(encoded.lengths_B), dtype=torch.int64, device=encoded.tokens_ND.device)
+            ids_B = torch.zeros(len(lengths_B), dtype=torch.int64, device=tokens_ND.device)
         if gather:
-            texts = gather_texts(encoded.tokens_ND, encoded.lengths_B, ids_B)
+            tokens_ND, texts = gather_texts(tokens_ND, lengths_B, ids_B)
         else:
-            texts = GatheredTexts(encoded.tokens_ND, encoded.lengths_B, ids_B, (len(encoded.tokens_ND),))
+            texts = GatheredTexts(lengths_B, ids_B, (len(tokens_ND),))
         # A leaf, which collects the gradient in float32 or more.
-        precise_ND = texts.tokens_ND.to(torch.promote_types(texts.tokens_ND.dtype, torch.float32))
-        tokens_ATD, mask_AT = padded(precise_ND, texts.lengths_A)
-        return _Side(encoded, texts, tokens_ATD.requires_grad_(), mask_AT)
+        tokens_ND = tokens_ND.to(torch.promote_types(dtype, torch.float32))
+        tokens_ATD, mask_AT = padded(tokens_ND, texts.lengths_A)
+        return _Side(encoded, texts, tokens_ATD.requires_grad_(), mask_AT, dtype)
 
     def _batch(
         self,
@@ -187,17 +190,14 @@ class _Side:
         texts: those of all workers, if they are gathered.
         tokens_ATD: the padded tokens of `texts`, a leaf of the loss.
         mask_AT: which of them are real.
+        dtype: of the encoder's output, in which scores are computed.
     """
 
     encoded: Encoded
     texts: GatheredTexts
     tokens_ATD: Tensor
     mask_AT: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the encoder's output, in which scores are computed."""
-        return self.encoded.tokens_ND.dtype
+    dtype: torch.dtype
 
     @property
     def n_own(self) -> int:
