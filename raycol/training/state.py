@@ -1,4 +1,4 @@
-"""Training state on disk: weights, optimiser, learning-rate schedule, RNG states, history.
+"""Training state on disk: weights, optimiser, learning-rate schedule, loss scaler, RNG states, history.
 
 Tensors are safetensors, the rest is JSON, nothing is pickled. A training resumed from these files continues as if it
 had not been interrupted.
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from raycol.errors import InputError
 
@@ -55,15 +56,18 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def snapshot_optimiser(optimiser: Any, schedule: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy an optimiser's tensors to the CPU; return them with its parameter groups and the schedule's state."""
+def snapshot_optimiser(
+    optimiser: Any, schedule: Any, scaler: GradScaler | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copy an optimiser's tensors to the CPU; return them with its groups and the other two's state."""
     state = optimiser.state_dict()
     tensors = {
         f"{number}.{name}": _copy(tensor)
         for number, values in state["state"].items()
         for name, tensor in values.items()
     }
-    return tensors, {"groups": state["param_groups"], "schedule": schedule.state_dict()}
+    settings = {"groups": state["param_groups"], "schedule": schedule.state_dict()}
+    return tensors, settings | ({"scaler": scaler.state_dict()} if scaler else {})
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -89,8 +93,8 @@ def _describe_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {list(shape)}"
 
 
-def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
-    """Restore an optimiser and its learning-rate schedule from a checkpoint's folder."""
+def load_optimiser(folder: Path, optimiser: Any, schedule: Any, scaler: GradScaler | None) -> None:
+    """Restore an optimiser, its learning-rate schedule and the loss scaler, if any, from a checkpoint's folder."""
     settings = json.loads((folder / SETTINGS).read_bytes())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / OPTIMISER).items():
@@ -98,6 +102,8 @@ def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
         state.setdefault(int(number), {})[field] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": settings["groups"]})
     schedule.load_state_dict(settings["schedule"])
+    if scaler:
+        scaler.load_state_dict(settings["scaler"])
 
 
 def random_state() -> dict[str, Any]:

@@ -132,6 +132,7 @@ class Trainer(MultiVectorEncoderTrainer):
         encoder: trained in place.
         arguments: of the base class.
         loss: from `objective.make_loss`.
+        optimiser: from `optimiser.make_optimiser`.
         examples: the training set.
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
@@ -147,6 +148,7 @@ class Trainer(MultiVectorEncoderTrainer):
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
         loss: torch.nn.Module,
+        optimiser: torch.optim.Optimizer,
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -156,7 +158,9 @@ class Trainer(MultiVectorEncoderTrainer):
         on_record: OnRecord,
         initial: tuple[dict[str, Tensor], float] | None = None,
     ) -> None:
-        super().__init__(model=encoder, args=arguments, loss=loss, callbacks=[eval_and_save])
+        super().__init__(
+            model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=[eval_and_save]
+        )
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -210,11 +214,18 @@ class Trainer(MultiVectorEncoderTrainer):
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite."""
+        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite.
+
+        In float16 the loss scaler skips such a step and lowers its scale, which helps until the scale is 1.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not math.isfinite(float(norm)):
+        if not math.isfinite(float(norm)) and self._loss_scale() <= 1:
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
+
+    def _loss_scale(self) -> float:
+        """Factor of the loss in the backward pass, which keeps float16 gradients from underflowing; otherwise 1."""
+        return float(self.accelerator.scaler.get_scale()) if self.accelerator.scaler else 1.0
 
     def _gather_scalars(self, value: float | Tensor) -> list[float]:
         """Gather a number from every worker, in rank order."""
@@ -244,6 +255,10 @@ class Trainer(MultiVectorEncoderTrainer):
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
             logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
             self._n_tokens, self._last_log_time = 0, now
+            if self.accelerator.scaler:
+                logs["loss_scale"] = self._loss_scale()
+                if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped
+                    del logs["grad_norm"]
         super().log(logs, start_time)
         if "loss" in logs or self._metric in logs:
             self._on_record({"step": self.state.global_step, "steps": self.state.max_steps, **logs})
@@ -270,7 +285,7 @@ class Trainer(MultiVectorEncoderTrainer):
         if not self._checkpointer:
             return
         weights = snapshot(self.model)
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler)
+        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
         metrics = self._evaluated[1] if self._evaluated[0] == step else {}
 
@@ -306,10 +321,10 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Do nothing: bfloat16 has the range of float32 and needs no loss scaler."""
+        """Do nothing: the loss scaler is loaded with the optimiser."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint:

@@ -15,7 +15,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
-from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
+from raycol.training.config import Attention, Objective, Schedule, Scoring, TrainConfig, TrainDtype
 from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_report, rename_within, replaced
@@ -53,12 +53,19 @@ def train(
     accumulate: int = 1,
     epochs: int | None = None,
     max_steps: int = 0,
+    optimizer: Literal["adamw", "muon"] = "adamw",
     learning_rate: float = 3e-05,
+    head_learning_rate: float | None = None,
+    embedding_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+    freeze_layers: int = 0,
     warmup: float = 0.1,
     schedule: Schedule = "linear",
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: TrainDtype = "float32",
+    attn_implementation: Attention | None = None,
+    dataloader_num_workers: int | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002
     lora_rank: int = 0,
