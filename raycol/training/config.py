@@ -288,7 +288,7 @@ class TrainConfig(Config):
             reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if self.distils and self.gather_across_workers:
+        if self.distils and self.scoring != "xtr" and self.gather_across_workers:
             reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"

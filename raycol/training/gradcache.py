@@ -1,0 +1,126 @@
+"""A loss over the passages of all workers, and its gradient, in mini-batches.
+
+    1. encode the batch's texts in mini-batches (`encoding.py`)
+    2. gather the token embeddings of all workers' passages
+    3. score some queries at a time; back-propagate the loss to the embeddings
+    4. return each worker the gradient of its passages; back-propagate it to the weights, mini-batch by mini-batch
+
+GradCache (Gao et al. 2021, arXiv 2101.06983) keeps no activations in step 1 and encodes again in step 4. A step takes
+three collective operations of its own, whatever the number of mini-batches: lengths, embeddings, and their gradient.
+
+A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
+worker the same number of queries, so the result is the average over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
+from raycol.training.group import GatheredTokens, gather_tokens, rank_and_world_size
+from raycol.training.loss import Loss, LossBatch
+from raycol.training.scoring import ScoringFunction
+
+
+class GradCache(nn.Module):
+    """Computes a loss and its gradient.
+
+    Args:
+        model: the encoder; the Trainer replaces it by the one wrapped for distributed training.
+        loss: the loss.
+        scoring: scores documents, for `LossBatch.scores`.
+        own_documents: compare each query with its own documents only.
+        gather: use the documents of all workers.
+        mini_batch_size: texts encoded at a time.
+        score_mini_batch_size: queries scored at a time.
+        keep_activations: encode each text once only and keep its activations, for small batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        scoring: ScoringFunction,
+        *,
+        own_documents: bool,
+        gather: bool,
+        mini_batch_size: int,
+        score_mini_batch_size: int,
+        keep_activations: bool,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._loss, self._scoring = loss, scoring
+        self._own_documents, self._gather = own_documents, gather
+        self._mini_batch_size, self._score_mini_batch_size = mini_batch_size, score_mini_batch_size
+        self._keep_activations = keep_activations
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        """Return the mean loss of a worker's queries, whose backward pass is steps 1 and 4.
+
+        Args:
+            sentence_features: queries, first documents, second documents, ...
+            labels: teacher scores [Q, W], if the loss needs them.
+        """
+        query_features, *columns = sentence_features
+        settings = {"size": self._mini_batch_size, "keep_activations": self._keep_activations}
+        queries = encode(self.model, query_features, "query", **settings)
+        documents = encode(self.model, joined(columns), "document", **settings)
+        loss, gradients = self._loss_and_gradients(queries, documents, len(columns), labels)
+        loss.requires_grad_()
+        loss.register_hook(partial(self._backward, list(zip((queries, documents), gradients, strict=True))))
+        return loss
+
+    def _backward(self, parts: list[tuple[Encoded, Tensor]], scale: Tensor) -> None:
+        """Back-propagate the gradients of tokens, multiplied by the gradient of the loss."""
+        backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in parts])
+
+    def _loss_and_gradients(
+        self, queries: Encoded, documents: Encoded, n_ways: int, labels: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the mean loss, and its gradients with respect to the queries' and the documents' tokens."""
+        if self._gather:
+            gathered = gather_tokens(documents.tokens_ND, documents.lengths_B)
+            first = rank_and_world_size()[0] * len(queries.lengths_B)
+        else:
+            gathered, first = GatheredTokens(documents.tokens_ND, documents.lengths_B, (len(documents.tokens_ND),)), 0
+        queries_QSD, queries_mask_QS = _leaf(queries.tokens_ND, queries.lengths_B)
+        documents_ATD, documents_mask_AT = _leaf(gathered.tokens_ND, gathered.lengths_A)
+        teacher_QW = labels if self._loss.needs_scores else None
+        n_queries = len(queries_QSD)
+        positives_Q = (first + torch.arange(n_queries, device=queries_QSD.device)) * n_ways
+        loss = queries_QSD.new_zeros(())
+        for begin in range(0, n_queries, self._score_mini_batch_size):
+            part = slice(begin, min(begin + self._score_mini_batch_size, n_queries))
+            groups = part if self._own_documents else slice(None)
+            batch = LossBatch(
+                queries_QSD[part].to(queries.tokens_ND.dtype),
+                queries_mask_QS[part],
+                documents_ATD.unflatten(0, (-1, n_ways))[groups].to(queries.tokens_ND.dtype),
+                documents_mask_AT.unflatten(0, (-1, n_ways))[groups],
+                positives_Q[part] - (begin * n_ways if self._own_documents else 0),
+                None if teacher_QW is None else teacher_QW[part],
+                self._scoring,
+            )
+            part_loss = self._loss(batch) * ((part.stop - part.start) / n_queries)
+            part_loss.backward()
+            loss += part_loss.detach()
+        return loss, (
+            _gradient(queries_QSD, queries_mask_QS),
+            gathered.sum_of_own(_gradient(documents_ATD, documents_mask_AT)),
+        )
+
+
+def _leaf(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Padded tokens that collect a gradient in float32 or more, and their mask."""
+    tokens_BTD, mask_BT = padded(tokens_ND.to(torch.promote_types(tokens_ND.dtype, torch.float32)), lengths_B)
+    return tokens_BTD.requires_grad_(), mask_BT
+
+
+def _gradient(tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """The gradient of tokens, without padding [N, D]; 0 if the loss does not depend on them."""
+    return (torch.zeros_like(tokens_BTD) if tokens_BTD.grad is None else tokens_BTD.grad)[mask_BT]
