@@ -126,6 +126,9 @@ class TrainConfig(Config):
     mini_batch_size: Positive = 16
     """Texts encoded at a time: with GradCache, memory grows with it and not with the batch size."""
 
+    mini_batch_tokens: Positive | None = None
+    """Tokens encoded at a time, padding included, in place of `mini_batch_size` texts."""
+
     accumulate: Positive = 1
     """Batches whose gradients are averaged per step; they share no negatives."""
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
 from raycol.training.group import GatheredTokens, gather_tokens, rank_and_world_size
 from raycol.training.loss import Loss, LossBatch
+from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import ScoringFunction
 
 
@@ -35,7 +36,7 @@ class GradCache(nn.Module):
         scoring: scores documents, for `LossBatch.scores`.
         own_documents: compare each query with its own documents only.
         gather: use the documents of all workers.
-        mini_batch_size: texts encoded at a time.
+        mini_batch_size: what is encoded at a time.
         score_mini_batch_size: queries scored at a time.
         keep_activations: encode each text once only and keep its activations, for small batches.
     """
@@ -48,7 +49,7 @@ class GradCache(nn.Module):
         *,
         own_documents: bool,
         gather: bool,
-        mini_batch_size: int,
+        mini_batch_size: MiniBatchSize,
         score_mini_batch_size: int,
         keep_activations: bool,
     ) -> None:
@@ -58,6 +59,7 @@ class GradCache(nn.Module):
         self._own_documents, self._gather = own_documents, gather
         self._mini_batch_size, self._score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self._keep_activations = keep_activations
+        self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the mean loss of a worker's queries, whose backward pass is steps 1 and 4.
@@ -70,6 +72,9 @@ class GradCache(nn.Module):
         settings = {"size": self._mini_batch_size, "keep_activations": self._keep_activations}
         queries = encode(self.model, query_features, "query", **settings)
         documents = encode(self.model, joined(columns), "document", **settings)
+        for encoded in (queries, documents):
+            n_padding, n = encoded.padding()
+            self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
         loss, gradients = self._loss_and_gradients(queries, documents, len(columns), labels)
         loss.requires_grad_()
         loss.register_hook(partial(self._backward, list(zip((queries, documents), gradients, strict=True))))

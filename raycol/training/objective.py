@@ -15,6 +15,7 @@ from torch.nn import functional
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss, LossBatch
+from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
 
 
@@ -29,7 +30,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         scoring_of_own(config) if own_documents else scoring_of_all(config),
         own_documents=own_documents,
         gather=config.gather_across_workers and config.num_workers > 1 and not own_documents,
-        mini_batch_size=config.mini_batch_size,
+        mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.mini_batch_size,
         keep_activations=config.objective in ("contrastive", "distillation", "margin-mse"),
     )

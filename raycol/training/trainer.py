@@ -36,6 +36,7 @@ from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.evaluation import evaluate_on
+from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
 from raycol.training.state import (
@@ -147,7 +148,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self,
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
-        loss: torch.nn.Module,
+        loss: GradCache,
         optimiser: torch.optim.Optimizer,
         examples: TrainingSet,
         plan: BatchPlan,
@@ -253,8 +254,10 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
+            padded_share = self.loss.n_padding / self.loss.n_encoded
+            logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
             self._n_tokens, self._last_log_time = 0, now
+            self.loss.n_padding = self.loss.n_encoded = 0
             if self.accelerator.scaler:
                 logs["loss_scale"] = self._loss_scale()
                 if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped

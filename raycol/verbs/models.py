@@ -50,6 +50,7 @@ def train(
     wait_for_nodes: float = 0.0,
     batch_size: int = 64,
     mini_batch_size: int = 16,
+    mini_batch_tokens: int | None = None,
     accumulate: int = 1,
     epochs: int | None = None,
     max_steps: int = 0,
