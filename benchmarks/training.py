@@ -4,7 +4,7 @@
 
 step         pairs a second of one worker and of sentence-transformers' Trainer, with its defaults and with its token
              budget, on the same batches, on one thread: all-MiniLM-L6-v2, 64 pairs of SQuAD, 128 tokens
-workers      tokens a second of two Ray Train workers with one CPU each, compared with one; batches of 64 pairs of SciFact
+workers      tokens a second of two Ray Train workers with one CPU each, compared with one; 64 pairs of SciFact a batch
 checkpoints  cost of a checkpoint, in the step before it and in the background, as a share of 50 steps
 batches      peak memory and time of one step of cached contrastive with a tiny model, by the batch size
 gpu          tokens a second and peak memory of cached contrastive at large batches, with and without

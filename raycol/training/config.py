@@ -348,3 +348,20 @@ class TrainConfig(Config):
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
         return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)
+
+
+class TrainCommandConfig(TrainConfig):
+    """Options of the command `raycol train`."""
+
+    dry_run: bool = False
+    """Read the data, print an estimate of steps, tokens, memory, network and hours, and stop; nothing is written."""
+
+    tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """With --dry-run: a worker's rate, to estimate the hours from; by default measured on this machine."""
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        reasons = super().without_effect()
+        if not self.dry_run:
+            reasons["tokens_per_second"] = "it is for dry_run; set that too, or leave it out"
+        return reasons

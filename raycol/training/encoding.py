@@ -68,7 +68,7 @@ class Encoded:
 
     def padding(self) -> tuple[int, int]:
         """Number of padding tokens, and of all tokens, in a forward pass over all texts."""
-        kept = [_kept(one.features) for one in self.mini_batches]
+        kept = [kept_positions(one.features) for one in self.mini_batches]
         n = sum(mask_BT.numel() for mask_BT in kept)
         return n - int(sum(mask_BT.sum() for mask_BT in kept)), n
 
@@ -89,7 +89,7 @@ def encode(
     by_text: list[Tensor] = [torch.empty(0)] * len(features["input_ids"])
     widths_B = text_widths(features)
     for rows in mini_batches(widths_B, size):
-        part = _rows(features, rows, widths_B[rows[0]])
+        part = select_texts(features, rows, widths_B[rows[0]])
         state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
         with torch.set_grad_enabled(keep_activations):
             tokens_ND, lengths = _tokens(model, part, task)
@@ -154,17 +154,17 @@ def _tokens(model: nn.Module, features: Features, task: Task) -> tuple[Tensor, l
 
 def text_widths(features: Features) -> list[int]:
     """Each text's number of columns up to its last token, [B]."""
-    kept_BT = _kept(features)
+    kept_BT = kept_positions(features)
     columns_T = torch.arange(1, kept_BT.shape[1] + 1, device=kept_BT.device)
     return (kept_BT * columns_T).amax(dim=1).tolist()
 
 
-def _kept(features: Features) -> Tensor:
+def kept_positions(features: Features) -> Tensor:
     """Which positions are not padding, [B, n_tokens]."""
     return torch.stack([features[name].bool() for name in _KEPT if name in features]).any(dim=0)
 
 
-def _rows(features: Features, rows: list[int], width: int) -> Features:
+def select_texts(features: Features, rows: list[int], width: int) -> Features:
     """Features of some texts, of which none is wider than `width`: without the padding that all of them share."""
     n, full_width = features["input_ids"].shape
     part = {

@@ -56,9 +56,9 @@ class GradCache(nn.Module):
         super().__init__()
         self.model = model
         self._loss, self._scoring = loss, scoring
-        self._own_documents, self._gather = own_documents, gather
-        self._mini_batch_size, self._score_mini_batch_size = mini_batch_size, score_mini_batch_size
-        self._keep_activations = keep_activations
+        self.own_documents, self.gather = own_documents, gather
+        self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
+        self.keep_activations = keep_activations
         self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class GradCache(nn.Module):
             labels: teacher scores [Q, W], if the loss needs them.
         """
         query_features, *columns = sentence_features
-        settings = {"size": self._mini_batch_size, "keep_activations": self._keep_activations}
+        settings = {"size": self.mini_batch_size, "keep_activations": self.keep_activations}
         queries = encode(self.model, query_features, "query", **settings)
         documents = encode(self.model, joined(columns), "document", **settings)
         for encoded in (queries, documents):
@@ -88,7 +88,7 @@ class GradCache(nn.Module):
         self, queries: Encoded, documents: Encoded, n_ways: int, labels: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the mean loss, and its gradients with respect to the queries' and the documents' tokens."""
-        if self._gather:
+        if self.gather:
             gathered = gather_tokens(documents.tokens_ND, documents.lengths_B)
             first = rank_and_world_size()[0] * len(queries.lengths_B)
         else:
@@ -99,15 +99,15 @@ class GradCache(nn.Module):
         n_queries = len(queries_QSD)
         positives_Q = (first + torch.arange(n_queries, device=queries_QSD.device)) * n_ways
         loss = queries_QSD.new_zeros(())
-        for begin in range(0, n_queries, self._score_mini_batch_size):
-            part = slice(begin, min(begin + self._score_mini_batch_size, n_queries))
-            groups = part if self._own_documents else slice(None)
+        for begin in range(0, n_queries, self.score_mini_batch_size):
+            part = slice(begin, min(begin + self.score_mini_batch_size, n_queries))
+            groups = part if self.own_documents else slice(None)
             batch = LossBatch(
                 queries_QSD[part].to(queries.tokens_ND.dtype),
                 queries_mask_QS[part],
                 documents_ATD.unflatten(0, (-1, n_ways))[groups].to(queries.tokens_ND.dtype),
                 documents_mask_AT.unflatten(0, (-1, n_ways))[groups],
-                positives_Q[part] - (begin * n_ways if self._own_documents else 0),
+                positives_Q[part] - (begin * n_ways if self.own_documents else 0),
                 None if teacher_QW is None else teacher_QW[part],
                 self._scoring,
             )

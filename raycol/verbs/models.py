@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raycol.core.progress import console, no_report, progress
 from raycol.data.corpus import OnError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raycol.evaluation.result import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.studies.result import StudyResult
+    from raycol.training.estimate import TrainEstimate
     from raycol.training.launch import TrainReport
 
 
@@ -112,6 +113,20 @@ def train(
             rename_within(Path(config.out) / "training" / "config.yaml", config.out, final)
             result = replace(result, model=absolute(final))
     return result
+
+
+def plan_training(*, tokens_per_second: float | None = None, **settings: Any) -> TrainEstimate:
+    """Estimate a training's steps, tokens, memory, network and hours, without training.
+
+    Args:
+        tokens_per_second: a worker's rate, as trainings record it; by default measured on this machine.
+        settings: of `train`.
+    """
+    from raycol.training.estimate import estimate_training
+
+    config = TrainConfig.load(None, settings, "raycol.plan_training")
+    with progress("Reading and measuring"):
+        return estimate_training(config, tokens_per_second)
 
 
 @documented(MineConfig)
