@@ -9,6 +9,8 @@ checkpoints  cost of a checkpoint, in the step before it and in the background, 
 batches      peak memory and time of one step of cached contrastive with a tiny model, by the batch size
 gpu          tokens a second and peak memory of cached contrastive at large batches, with and without
              late-interaction-kernels; needs a GPU, and a model with --model
+negatives    share of the training examples of SciFact and SQuAD whose in-batch negatives include their own positive or
+             another positive of their query, at batches of 64 and 256
 transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
 Seconds are CPU seconds of one process with one thread if not said otherwise.
@@ -40,6 +42,7 @@ STEPS = 8
 # The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (32 texts of 128).
 BATCH, SQUAD_STEPS, BUDGET = 64, 4, 32 * 128
 BATCHES = (64, 256, 1024, 16384)
+NEGATIVES_BATCHES = (64, 256)
 GPU_BATCHES = (4096, 16384, 32768)
 TESTS = ("scifact", "cranfield")
 RESAMPLES = 10_000
@@ -62,6 +65,7 @@ def main() -> None:
                 "checkpoints": checkpoints,
                 "batches": batches,
                 "gpu": gpu,
+                "negatives": negatives,
                 "transfer": transfer,
             }[what](Path(folder), options)
 
@@ -369,6 +373,35 @@ def _large_step(model: str, data: Path, folder: Path, size: int, fused: bool) ->
                      resources={"GPU": 1})  # fmt: skip
     _fit(config, folder, lambda record: found.append(record["tokens_per_second"]))
     return statistics.median(found[1:]), torch.cuda.max_memory_allocated()
+
+
+def negatives(folder: Path, options: argparse.Namespace) -> None:
+    """False negatives without a mask, in random batches and in those of the batch plan."""
+    from raycol.training.dataset import TrainingSet
+    from raycol.training.positives import KnownPositives
+    from raycol.training.prepare import make_plan, prepare
+
+    rows = []
+    for name, size, spread in itertools.product(("scifact", "squad"), NEGATIVES_BATCHES, (False, True)):
+        split = "train_half" if name == "squad" else None
+        config = _config(DATA / name, folder, batch_size=size, allow_duplicates=not spread, split=split)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            task = prepare(config, Path(place), Path(place))
+            examples = TrainingSet(Path(place))
+            plan = make_plan(config, task.sources, examples)
+            positives_N, queries_N = examples.positives(), examples.column("query")
+            known = KnownPositives(queries_N, positives_N)
+            same, other, pairs, n = 0, 0, 0, 0
+            for batch in plan.batches(max(1, len(examples) // size)):
+                for row in batch:
+                    own = positives_N[batch] == positives_N[row]
+                    judged = np.isin(positives_N[batch], known.of(queries_N[row]))
+                    n, same, other = n + 1, same + (own.sum() > 1), other + (judged & ~own).any()
+                    pairs += judged.sum() - 1
+        shares = [f"{count / n:.1%}" for count in (same, other)]
+        rows.append([name, str(size), "apart" if spread else "random", *shares, f"{pairs / n:.2f}"])
+    print_table(["data", "batch", "duplicates", "own positive", "other positive", "pairs a query"], rows)
+    print()
 
 
 def transfer(folder: Path, options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from raycol.retrieval import Results, SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
-from raycol.training.config import TrainCommandConfig
+from raycol.training.command import TrainCommandConfig
 
 app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",

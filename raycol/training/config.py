@@ -105,6 +105,14 @@ class TrainConfig(Config):
     allow_duplicates: bool = False
     """Allow examples with the same query or the same positive in one batch."""
 
+    mask_false_negatives: bool = True
+    """Never use a known positive of a query, from any of its examples, as its negative; the same text is the same
+    passage."""
+
+    mask_margin: Annotated[float, Field(ge=0)] | None = None
+    """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
+    (Zhang et al. 2025, arXiv 2506.05176)."""
+
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
 
@@ -128,6 +136,13 @@ class TrainConfig(Config):
 
     mini_batch_tokens: Positive | None = None
     """Tokens encoded at a time, padding included, in place of `mini_batch_size` texts."""
+
+    score_mini_batch_size: Positive | None = None
+    """Queries scored at a time against all passages of the batch; by default `mini_batch_size`."""
+
+    grad_cache: bool | None = None
+    """Encode every text twice instead of keeping activations, so that memory does not grow with the batch (GradCache:
+    Gao et al. 2021). By default on for objective cached and losses of your own."""
 
     accumulate: Positive = 1
     """Batches whose gradients are averaged per step; they share no negatives."""
@@ -293,8 +308,15 @@ class TrainConfig(Config):
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
         if self.distils and self.scoring != "xtr" and self.gather_across_workers:
             reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
+        if self.distils:
+            for name in ("mask_false_negatives", "mask_margin"):
+                reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
+        if self.objective in ("cached", "contrastive"):
+            reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
+        if self.mini_batch_tokens:
+            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
         if self.freeze_layers:
             reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
         if not self.eval_data:
@@ -312,6 +334,12 @@ class TrainConfig(Config):
         if isinstance(self.objective, str):
             return self.objective in ("distillation", "margin-mse")
         return self.objective.needs_scores
+
+    @property
+    def encodes_twice(self) -> bool:
+        """Whether GradCache is on."""
+        own_loss = not isinstance(self.objective, str)
+        return self.objective == "cached" or (own_loss if self.grad_cache is None else self.grad_cache)
 
     @property
     def objective_name(self) -> str:
@@ -348,20 +376,3 @@ class TrainConfig(Config):
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
         return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)
-
-
-class TrainCommandConfig(TrainConfig):
-    """Options of the command `raycol train`."""
-
-    dry_run: bool = False
-    """Read the data, print an estimate of steps, tokens, memory, network and hours, and stop; nothing is written."""
-
-    tokens_per_second: Annotated[float, Field(gt=0)] | None = None
-    """With --dry-run: a worker's rate, to estimate the hours from; by default measured on this machine."""
-
-    def without_effect(self) -> dict[str, str]:
-        """See `Config`."""
-        reasons = super().without_effect()
-        if not self.dry_run:
-            reasons["tokens_per_second"] = "it is for dry_run; set that too, or leave it out"
-        return reasons

@@ -5,6 +5,8 @@
     3. score some queries at a time; back-propagate the loss to the embeddings
     4. return each worker the gradient of its passages; back-propagate it to the weights, mini-batch by mini-batch
 
+In step 3, documents that are known positives of a query are no negatives of it: they score -inf.
+
 GradCache (Gao et al. 2021, arXiv 2101.06983) keeps no activations in step 1 and encodes again in step 4. A step takes
 three collective operations of its own, whatever the number of mini-batches: lengths, embeddings, and their gradient.
 
@@ -16,19 +18,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
-from raycol.training.group import GatheredTokens, gather_tokens, rank_and_world_size
+from raycol.training.group import GatheredTexts, gather_texts
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
+from raycol.training.positives import Mask, positives_among
 from raycol.training.scoring import ScoringFunction
+
+# Further features of a column: of documents the id of each text [B]; of queries the ids of each one's known positives,
+# padded with -1 [B, P].
+TEXT_IDS, POSITIVE_IDS = "text_ids", "positive_ids"
 
 
 class GradCache(nn.Module):
     """Computes a loss and its gradient.
+
+    Its attribute `masked_pairs` is the number of pairs of a query and a document that the last batch left out.
 
     Args:
         model: the encoder; the Trainer replaces it by the one wrapped for distributed training.
@@ -38,6 +48,8 @@ class GradCache(nn.Module):
         gather: use the documents of all workers.
         mini_batch_size: what is encoded at a time.
         score_mini_batch_size: queries scored at a time.
+        masks_positives: leave known positives out of a query's negatives; the features must have ids of texts.
+        mask_margin: leave out documents, too, that score higher than the positive by more than it.
         keep_activations: encode each text once only and keep its activations, for small batches.
     """
 
@@ -51,6 +63,8 @@ class GradCache(nn.Module):
         gather: bool,
         mini_batch_size: MiniBatchSize,
         score_mini_batch_size: int,
+        masks_positives: bool,
+        mask_margin: float | None,
         keep_activations: bool,
     ) -> None:
         super().__init__()
@@ -58,7 +72,9 @@ class GradCache(nn.Module):
         self._loss, self._scoring = loss, scoring
         self.own_documents, self.gather = own_documents, gather
         self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
+        self.masks_positives, self._mask_margin = masks_positives, mask_margin
         self.keep_activations = keep_activations
+        self.masked_pairs = torch.zeros(())
         self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
@@ -68,14 +84,23 @@ class GradCache(nn.Module):
             sentence_features: queries, first documents, second documents, ...
             labels: teacher scores [Q, W], if the loss needs them.
         """
-        query_features, *columns = sentence_features
+        query_features, *columns = map(dict, sentence_features)
+        document_features = joined(columns)
+        positive_ids_QP, ids_B = query_features.pop(POSITIVE_IDS, None), document_features.pop(TEXT_IDS, None)
         settings = {"size": self.mini_batch_size, "keep_activations": self.keep_activations}
         queries = encode(self.model, query_features, "query", **settings)
-        documents = encode(self.model, joined(columns), "document", **settings)
+        documents = encode(self.model, document_features, "document", **settings)
         for encoded in (queries, documents):
             n_padding, n = encoded.padding()
             self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
-        loss, gradients = self._loss_and_gradients(queries, documents, len(columns), labels)
+        if ids_B is None:
+            ids_B = torch.zeros(len(documents.lengths_B), dtype=torch.int64, device=documents.tokens_ND.device)
+        if self.gather:
+            texts = gather_texts(documents.tokens_ND, documents.lengths_B, ids_B)
+        else:
+            texts = GatheredTexts(documents.tokens_ND, documents.lengths_B, ids_B, (len(documents.tokens_ND),))
+        teacher_QW = labels if self._loss.needs_scores else None
+        loss, gradients = self._loss_and_gradients(queries, texts, len(columns), teacher_QW, positive_ids_QP)
         loss.requires_grad_()
         loss.register_hook(partial(self._backward, list(zip((queries, documents), gradients, strict=True))))
         return loss
@@ -85,38 +110,41 @@ class GradCache(nn.Module):
         backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in parts])
 
     def _loss_and_gradients(
-        self, queries: Encoded, documents: Encoded, n_ways: int, labels: Tensor | None
+        self, queries: Encoded, texts: GatheredTexts, n_ways: int, teacher_QW: Tensor | None, positive_ids_QP: Any
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the mean loss, and its gradients with respect to the queries' and the documents' tokens."""
-        if self.gather:
-            gathered = gather_tokens(documents.tokens_ND, documents.lengths_B)
-            first = rank_and_world_size()[0] * len(queries.lengths_B)
-        else:
-            gathered, first = GatheredTokens(documents.tokens_ND, documents.lengths_B, (len(documents.tokens_ND),)), 0
         queries_QSD, queries_mask_QS = _leaf(queries.tokens_ND, queries.lengths_B)
-        documents_ATD, documents_mask_AT = _leaf(gathered.tokens_ND, gathered.lengths_A)
-        teacher_QW = labels if self._loss.needs_scores else None
-        n_queries = len(queries_QSD)
-        positives_Q = (first + torch.arange(n_queries, device=queries_QSD.device)) * n_ways
+        documents_ATD, documents_mask_AT = _leaf(texts.tokens_ND, texts.lengths_A)
+        documents_GWTD, documents_mask_GWT = (
+            one.unflatten(0, (-1, n_ways)) for one in (documents_ATD, documents_mask_AT)
+        )
+        dtype, n_queries = queries.tokens_ND.dtype, len(queries_QSD)
+        own_Q = (texts.first(n_queries) + torch.arange(n_queries, device=queries_QSD.device)) * n_ways
         loss = queries_QSD.new_zeros(())
+        self.masked_pairs = queries_QSD.new_zeros(())
         for begin in range(0, n_queries, self.score_mini_batch_size):
             part = slice(begin, min(begin + self.score_mini_batch_size, n_queries))
             groups = part if self.own_documents else slice(None)
+            mask = Mask(own_Q[part], self._mask_margin)
+            if positive_ids_QP is not None:
+                mask.known_QN = positives_among(positive_ids_QP[part], texts.ids_A, own_Q[part])
             batch = LossBatch(
-                queries_QSD[part].to(queries.tokens_ND.dtype),
+                queries_QSD[part].to(dtype),
                 queries_mask_QS[part],
-                documents_ATD.unflatten(0, (-1, n_ways))[groups].to(queries.tokens_ND.dtype),
-                documents_mask_AT.unflatten(0, (-1, n_ways))[groups],
-                positives_Q[part] - (begin * n_ways if self.own_documents else 0),
+                documents_GWTD[groups].to(dtype),
+                documents_mask_GWT[groups],
+                own_Q[part] - (begin * n_ways if self.own_documents else 0),
                 None if teacher_QW is None else teacher_QW[part],
                 self._scoring,
+                mask,
             )
-            part_loss = self._loss(batch) * ((part.stop - part.start) / n_queries)
+            part_loss = self._loss(batch) * (len(batch.queries_QSD) / n_queries)
             part_loss.backward()
             loss += part_loss.detach()
+            self.masked_pairs += mask.n_pairs
         return loss, (
             _gradient(queries_QSD, queries_mask_QS),
-            gathered.sum_of_own(_gradient(documents_ATD, documents_mask_AT)),
+            texts.sum_of_own(_gradient(documents_ATD, documents_mask_AT)),
         )
 
 

@@ -31,8 +31,10 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         own_documents=own_documents,
         gather=config.gather_across_workers and config.num_workers > 1 and not own_documents,
         mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
-        score_mini_batch_size=config.mini_batch_size,
-        keep_activations=config.objective in ("contrastive", "distillation", "margin-mse"),
+        score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
+        masks_positives=config.mask_false_negatives and not loss.needs_scores,
+        mask_margin=config.mask_margin,
+        keep_activations=not config.encodes_twice,
     )
 
 

@@ -20,13 +20,14 @@ from raycol.storage import Store
 from raycol.training.checkpoints import newest_intact
 from raycol.training.config import Attention, TrainConfig
 from raycol.training.dataset import TrainingSet
+from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
 from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.state import snapshot
-from raycol.training.trainer import EvalAndSaveCallback, Trainer
+from raycol.training.trainer import Trainer
 
 _ENCODER_SETTINGS = (
     "embedding_size",
