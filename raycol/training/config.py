@@ -199,6 +199,9 @@ class TrainConfig(Config):
     compile: bool = False
     """Compile the backbone with torch.compile; pays off in long trainings on GPUs."""
 
+    shard_weights: bool = False
+    """Divide weights, gradients and optimiser state among the workers (FSDP2), for models too large for one GPU."""
+
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Train low-rank adapters of this rank instead of the backbone's weights (extra `lora`); 0 trains all weights."""
 
@@ -290,6 +293,13 @@ class TrainConfig(Config):
             raise ValueError("keep_initial averages full weights, lora_rank trains adapters; leave out one of them")
         if self.freeze_layers and self.lora_rank:
             raise ValueError("lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank")
+        if self.shard_weights and self.num_workers == 1:
+            raise ValueError("shard_weights divides weights among workers; raise num_workers or leave it out")
+        for name in ("lora_rank", "compile"):
+            if self.shard_weights and getattr(self, name):
+                raise ValueError(f"shard_weights does not go with {name}; leave out one of them")
+        if self.shard_weights and (self.optimizer == "muon" or self.dtype == "float16"):
+            raise ValueError("shard_weights needs optimizer adamw and dtype float32 or bfloat16")
         if self.dtype == "float16" and not self.on_gpu:
             raise ValueError("dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16")
         if self.attn_implementation == "flash_attention_2" and (not self.on_gpu or self.dtype == "float32"):

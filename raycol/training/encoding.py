@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 
 from raycol.models.tokenization import Task
-from raycol.training.mini_batches import MiniBatchSize, mini_batches
+from raycol.training.group import all_gather
+from raycol.training.mini_batches import MiniBatchSize, divided, mini_batches
 
 Features = dict[str, Any]  # `input_ids` [B, n_tokens], `attention_mask`, ..., as `tokenize` returns them
 
@@ -88,7 +90,13 @@ def encode(
     encoded = []
     by_text: list[Tensor] = [torch.empty(0)] * len(features["input_ids"])
     widths_B = text_widths(features)
-    for rows in mini_batches(widths_B, size):
+    batches = mini_batches(widths_B, size)
+    if isinstance(model, FSDPModule):
+        # All workers must take the same number of passes.
+        batches = divided(
+            batches, int(max(all_gather(torch.tensor(len(batches), device=features["input_ids"].device))))
+        )
+    for rows in batches:
         part = select_texts(features, rows, widths_B[rows[0]])
         state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
         with torch.set_grad_enabled(keep_activations):
@@ -110,7 +118,7 @@ def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
         parts: encoded texts, and the gradient of their tokens [N, D].
     """
     passes = [(one, grad_ND) for encoded, grads_ND in parts for one, grad_ND in _by_mini_batch(encoded, grads_ND)]
-    if all(one.tokens_ND is not None for one, _ in passes):
+    if isinstance(model, DistributedDataParallel) and all(one.tokens_ND is not None for one, _ in passes):
         # One pass over all graphs, since DistributedDataParallel expects one per batch.
         tokens = [one.forward(model) for one, _ in passes]
         torch.autograd.backward(tokens, [grad.to(out.dtype) for out, (_, grad) in zip(tokens, passes, strict=True)])

@@ -34,3 +34,13 @@ def mini_batches(lengths: Sequence[int], size: MiniBatchSize) -> list[list[int]]
         batches.append(order[:n])
         order = order[n:]
     return batches
+
+
+def divided(batches: list[list[int]], n: int) -> list[list[int]]:
+    """Halve the mini-batches with most texts until there are `n`, in the same order of texts."""
+    batches = list(batches)
+    while len(batches) < n:
+        number = max(range(len(batches)), key=lambda number: len(batches[number]))
+        rows = batches[number]
+        batches[number : number + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return batches

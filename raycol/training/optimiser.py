@@ -25,7 +25,7 @@ def freeze_layers(encoder: MultiVectorEncoder, n: int) -> None:
         InputError: the backbone has fewer layers, or they share their weights.
     """
     backbone = encoder[0].model
-    layers = _layers(backbone, "freeze_layers")
+    layers = layers_of(backbone, "freeze_layers")
     if n > len(layers):
         raise InputError(f"freeze_layers is {n}, but the model has {len(layers)} layers; freeze at most these")
     for module in (_embeddings(backbone), *layers[:n]):
@@ -94,7 +94,7 @@ def _learning_rates(encoder: MultiVectorEncoder, config: TrainConfig) -> dict[nn
     rates: dict[nn.Parameter, float] = {}
     depth = 0
     if config.layer_decay < 1:
-        layers = _layers(backbone, "layer_decay")
+        layers = layers_of(backbone, "layer_decay")
         depth = len(layers)
         for number, layer in enumerate(layers, start=1):
             rates |= dict.fromkeys(layer.parameters(), base * config.layer_decay ** (depth - number))
@@ -113,7 +113,7 @@ def _hidden_matrices(encoder: MultiVectorEncoder) -> Iterator[nn.Parameter]:
     return (one for one in backbone.parameters() if one.ndim == 2 and one.requires_grad and one not in embeddings)
 
 
-def _layers(backbone: nn.Module, setting: str) -> nn.ModuleList:
+def layers_of(backbone: nn.Module, setting: str) -> nn.ModuleList:
     """The backbone's layers, the lowest first. `setting` is the one that needs them, for the error."""
     n = backbone.config.num_hidden_layers
     lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == n)

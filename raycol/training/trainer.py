@@ -43,6 +43,7 @@ from raycol.training.gradcache import POSITIVE_IDS, TEXT_IDS, GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
 from raycol.training.positives import KnownPositives, padded_ids
+from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,
@@ -245,7 +246,7 @@ class Trainer(MultiVectorEncoderTrainer):
 
         In float16 the loss scaler skips such a step and lowers its scale, which helps until the scale is 1.
         """
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not math.isfinite(float(norm)) and self._loss_scale() <= 1:
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
@@ -296,7 +297,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate the current model; stop if the metric has not improved within the patience."""
-        with mixed_weights(self.model, *self._initial) if self._initial else nullcontext():
+        mixed = mixed_weights(self.model, *self._initial) if self._initial else nullcontext()
+        with mixed, whole_weights(self.model):
             metrics = evaluate_on(self.model, self._collections, self._metrics)
         self._evaluated = (self.state.global_step, dict(metrics))
         self.log(metrics)
@@ -313,10 +315,11 @@ class Trainer(MultiVectorEncoderTrainer):
             return
         random_states = self._random_states()
         self._wait_for_checkpoint()
+        keep = bool(self._checkpointer)
+        weights = snapshot(self.model, keep=keep)
+        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
         if not self._checkpointer:
             return
-        weights = snapshot(self.model)
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
         metrics = self._evaluated[1] if self._evaluated[0] == step else {}
 

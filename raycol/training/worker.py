@@ -26,6 +26,7 @@ from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
+from raycol.training.sharding import shard
 from raycol.training.state import snapshot
 from raycol.training.trainer import Trainer
 
@@ -74,12 +75,15 @@ def fit(
         RaycolError: the loss or the gradient is not finite, or a checkpoint cannot be saved.
     """
     torch.manual_seed(config.seed)
-    encoder = new_encoder(config, None if config.on_gpu else "cpu")
+    # Sharding moves a model that may not fit on one GPU there.
+    encoder = new_encoder(config, None if config.on_gpu and not config.shard_weights else "cpu")
     freeze_unused(encoder)
     if config.gradient_checkpointing:
         encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         encoder[0].model.compile(dynamic=True)
+    if config.shard_weights:
+        shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
     loss = make_loss(encoder, config)

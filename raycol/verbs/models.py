@@ -74,6 +74,7 @@ def train(
     dataloader_num_workers: int | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002
+    shard_weights: bool = False,
     lora_rank: int = 0,
     lora_alpha: float = 16.0,
     keep_initial: float = 0.0,
