@@ -21,10 +21,13 @@ Objective = Literal["cached", "contrastive", "distillation", "lambda-loss", "mar
 Normalization = Literal["min-max", "z-score"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]
+TrainDtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
+    "out", "storage", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every", "keep_checkpoints",
+    "stall_timeout",
 }  # fmt: skip
 
 
@@ -150,6 +153,9 @@ class TrainConfig(Config):
     mini_batch_size: Positive = 16
     """Texts encoded at a time: with GradCache, memory grows with it and not with the batch size."""
 
+    mini_batch_tokens: Positive | None = None
+    """Tokens encoded at a time, padding included, in place of `mini_batch_size` texts."""
+
     score_mini_batch_size: Positive | None = None
     """Queries scored at a time against all passages of the batch; by default `mini_batch_size`."""
 
@@ -166,8 +172,23 @@ class TrainConfig(Config):
     max_steps: Annotated[int, Field(ge=0)] = 0
     """Maximum number of steps; 0 sets no limit. With `epochs`, training stops at the earlier of the two."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for the matrices of the layers and AdamW for the other weights."""
+
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-5
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+
+    head_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Peak learning rate of the projection; by default `learning_rate`."""
+
+    embedding_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Peak learning rate of the input embeddings; by default that below the lowest layer, see `layer_decay`."""
+
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each layer to the one below it (Howard and Ruder 2018)."""
+
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    """Freeze the input embeddings and this number of layers, the lowest first; 0 trains all weights."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the steps during which the learning rate rises to its peak."""
@@ -176,19 +197,29 @@ class TrainConfig(Config):
     """Learning rate after the peak: linear or cosine decay, or constant."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """Weight decay of matrices; biases and norms have none."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Clip the gradient to this norm."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's computation; the weights stay float32."""
+    dtype: TrainDtype = "float32"
+    """Precision of the encoder's computation; the weights stay float32. float16 needs a GPU and scales the loss."""
+
+    attn_implementation: Attention | None = None
+    """Attention of transformers; by default its choice, sdpa for most models. flash_attention_2 needs a GPU, the
+    package flash-attn and dtype bfloat16 or float16."""
+
+    dataloader_num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes per worker that tokenize ahead; by default 2 on a GPU and 0 on a CPU, where they compete for cores."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory for about a third more time."""
 
     compile: bool = False
     """Compile the backbone with torch.compile; pays off in long trainings on GPUs."""
+
+    shard_weights: bool = False
+    """Divide weights, gradients and optimiser state among the workers (FSDP2), for models too large for one GPU."""
 
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Train low-rank adapters of this rank instead of the backbone's weights (extra `lora`); 0 trains all weights."""
@@ -279,6 +310,22 @@ class TrainConfig(Config):
             raise ValueError("data[0].weight has no effect with a single source; leave weight out")
         if self.keep_initial and self.lora_rank:
             raise ValueError("keep_initial averages full weights, lora_rank trains adapters; leave out one of them")
+        if self.freeze_layers and self.lora_rank:
+            raise ValueError("lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank")
+        if self.shard_weights and self.num_workers == 1:
+            raise ValueError("shard_weights divides weights among workers; raise num_workers or leave it out")
+        for name in ("lora_rank", "compile"):
+            if self.shard_weights and getattr(self, name):
+                raise ValueError(f"shard_weights does not go with {name}; leave out one of them")
+        if self.shard_weights and (self.optimizer == "muon" or self.dtype == "float16"):
+            raise ValueError("shard_weights needs optimizer adamw and dtype float32 or bfloat16")
+        if self.dtype == "float16" and not self.on_gpu:
+            raise ValueError("dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16")
+        if self.attn_implementation == "flash_attention_2" and (not self.on_gpu or self.dtype == "float32"):
+            raise ValueError(
+                "attn_implementation is flash_attention_2, which needs GPU workers (resources GPU=1) and dtype "
+                "bfloat16 or float16; set these, or choose sdpa"
+            )
         return self
 
     def without_effect(self) -> dict[str, str]:
@@ -301,6 +348,10 @@ class TrainConfig(Config):
             reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
+        if self.mini_batch_tokens:
+            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
+        if self.freeze_layers:
+            reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
         if not self.eval_data:
             reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
         if not self.evaluates:
@@ -346,6 +397,13 @@ class TrainConfig(Config):
     def on_gpu(self) -> bool:
         """Whether workers train on GPUs."""
         return self.resources.get("GPU", 0) > 0
+
+    @property
+    def tokenizing_processes(self) -> int:
+        """Processes per worker that tokenize ahead."""
+        if self.dataloader_num_workers is None:
+            return 2 if self.on_gpu else 0
+        return self.dataloader_num_workers
 
     @property
     def name(self) -> str:

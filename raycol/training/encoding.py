@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 
 from raycol.models.tokenization import Task
+from raycol.training.group import all_gather
+from raycol.training.mini_batches import MiniBatchSize, divided, mini_batches
 
 Features = dict[str, Any]  # `input_ids` [B, n_tokens], `attention_mask`, ..., as `tokenize` returns them
 
-# Features that say which columns of a mini-batch hold more than padding.
+# Features that say which positions are not padding.
 _KEPT = ("attention_mask", "query_expansion_positions")
 
 
@@ -63,15 +66,15 @@ class Encoded:
     lengths_B: Tensor
     mini_batches: tuple[MiniBatch, ...]
 
-
-def mini_batches(features: Features, size: int) -> list[list[int]]:
-    """Divide the texts into mini-batches of `size`; return the texts' numbers."""
-    n = len(features["input_ids"])
-    return [list(range(first, min(first + size, n))) for first in range(0, n, size)]
+    def padding(self) -> tuple[int, int]:
+        """Number of padding tokens, and of all tokens, in a forward pass over all texts."""
+        kept = [kept_positions(one.features) for one in self.mini_batches]
+        n = sum(mask_BT.numel() for mask_BT in kept)
+        return n - int(sum(mask_BT.sum() for mask_BT in kept)), n
 
 
 def encode(
-    model: nn.Module, features: Features, task: Task, size: int, *, keep_activations: bool
+    model: nn.Module, features: Features, task: Task, size: MiniBatchSize, *, keep_activations: bool
 ) -> tuple[Tensor, Encoded]:
     """Encode texts in mini-batches; return their tokens without a graph [N, D], text after text, and the way back.
 
@@ -79,13 +82,20 @@ def encode(
         model: the encoder, possibly wrapped for distributed training.
         features: of the texts.
         task: "query" or "document".
-        size: texts encoded at a time.
+        size: of a mini-batch.
         keep_activations: keep all mini-batches' activations until `backward`, instead of encoding twice.
     """
     encoded = []
     by_text: list[Tensor] = [torch.empty(0)] * len(features["input_ids"])
-    for rows in mini_batches(features, size):
-        part = _rows(features, rows)
+    widths_B = text_widths(features)
+    batches = mini_batches(widths_B, size)
+    if isinstance(model, FSDPModule):
+        # All workers must take the same number of passes.
+        batches = divided(
+            batches, int(max(all_gather(torch.tensor(len(batches), device=features["input_ids"].device))))
+        )
+    for rows in batches:
+        part = select_texts(features, rows, widths_B[rows[0]])
         state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
         with torch.set_grad_enabled(keep_activations):
             tokens_ND, lengths = _tokens(model, part, task)
@@ -106,7 +116,7 @@ def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
         parts: encoded texts, and the gradient of their tokens [N, D].
     """
     passes = [(one, grad_ND) for encoded, grads_ND in parts for one, grad_ND in _by_mini_batch(encoded, grads_ND)]
-    if all(one.tokens_ND is not None for one, _ in passes):
+    if isinstance(model, DistributedDataParallel) and all(one.tokens_ND is not None for one, _ in passes):
         # One pass over all graphs, since DistributedDataParallel expects one per batch.
         tokens = [one.forward(model) for one, _ in passes]
         torch.autograd.backward(tokens, [grad.to(out.dtype) for out, (_, grad) in zip(tokens, passes, strict=True)])
@@ -148,17 +158,29 @@ def _tokens(model: nn.Module, features: Features, task: Task) -> tuple[Tensor, l
     return out["token_embeddings"][mask_BT], mask_BT.sum(dim=1).tolist()
 
 
-def _rows(features: Features, rows: list[int]) -> Features:
-    """Features of some texts, without the padding on the right that all of them share."""
-    n, width = features["input_ids"].shape
+def text_widths(features: Features) -> list[int]:
+    """Each text's number of columns up to its last token, [B]."""
+    kept_BT = kept_positions(features)
+    columns_T = torch.arange(1, kept_BT.shape[1] + 1, device=kept_BT.device)
+    return (kept_BT * columns_T).amax(dim=1).tolist()
+
+
+def kept_positions(features: Features) -> Tensor:
+    """Which positions are not padding, [B, n_tokens]."""
+    return torch.stack([features[name].bool() for name in _KEPT if name in features]).any(dim=0)
+
+
+def select_texts(features: Features, rows: list[int], width: int) -> Features:
+    """Features of some texts, of which none is wider than `width`: without the padding that all of them share."""
+    n, full_width = features["input_ids"].shape
     part = {
         name: value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == n else value
         for name, value in features.items()
     }
-    kept_BT = torch.stack([part[name].bool() for name in _KEPT if name in part]).any(dim=0)
-    last = int(kept_BT.any(dim=0).nonzero().max()) + 1 if kept_BT.any() else width
     return {
-        name: value[:, :last] if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == width else value
+        name: value[:, :width]
+        if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == full_width
+        else value
         for name, value in part.items()
     }
 

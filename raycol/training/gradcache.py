@@ -28,6 +28,7 @@ from raycol.models.tokenization import Task
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
 from raycol.training.group import GatheredTexts, gather_texts
 from raycol.training.loss import Loss, LossBatch
+from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.positives import POSITIVE_IDS, TEXT_IDS, Mask, positives_among
 from raycol.training.scoring import ScoringFunction
 
@@ -44,7 +45,7 @@ class GradCache(nn.Module):
         scoring: scores documents, for `LossBatch.scores`.
         own_documents: compare each query with its own documents only.
         gather: use the documents of all workers.
-        mini_batch_size: texts encoded at a time.
+        mini_batch_size: what is encoded at a time.
         score_mini_batch_size: queries scored at a time.
         masks_positives: leave known positives out of a query's negatives; the features have ids of texts.
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
@@ -61,7 +62,7 @@ class GradCache(nn.Module):
         *,
         own_documents: bool,
         gather: bool,
-        mini_batch_size: int,
+        mini_batch_size: MiniBatchSize,
         score_mini_batch_size: int,
         masks_positives: bool,
         mask_margin: float | None,
@@ -72,12 +73,13 @@ class GradCache(nn.Module):
         super().__init__()
         self.model = model
         self._loss, self._scoring = loss, scoring
-        self._own_documents, self._gather, self.symmetric = own_documents, gather, symmetric
-        self._mini_batch_size, self._score_mini_batch_size = mini_batch_size, score_mini_batch_size
+        self.own_documents, self.gather, self.symmetric = own_documents, gather, symmetric
+        self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
         self._sizes = (None, *sizes)
-        self._keep_activations = keep_activations
+        self.keep_activations = keep_activations
         self.masked_pairs = torch.zeros(())
+        self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the mean loss of a worker's queries, whose backward pass is the end of step 4.
@@ -88,12 +90,12 @@ class GradCache(nn.Module):
         """
         query_features, *columns = map(dict, sentence_features)
         known = (query_features.pop(POSITIVE_IDS, None), columns[0].pop(POSITIVE_IDS, None))
-        queries = self._side(query_features, "query", gather=self._gather and self.symmetric)
-        documents = self._side(joined(columns), "document", gather=self._gather)
+        queries = self._side(query_features, "query", gather=self.gather and self.symmetric)
+        documents = self._side(joined(columns), "document", gather=self.gather)
         teacher_QW = labels if self._loss.needs_scores else None
         loss = torch.zeros((), device=queries.tokens_ATD.device)
         self.masked_pairs = torch.zeros_like(loss)
-        for rows_Q in torch.arange(queries.n_own, device=loss.device).split(self._score_mini_batch_size):
+        for rows_Q in torch.arange(queries.n_own, device=loss.device).split(self.score_mini_batch_size):
             for size in self._sizes:
                 # Made anew for each size, because a backward pass frees the graph.
                 batches = [self._batch(queries, documents, len(columns), rows_Q, teacher_QW, known[0])]
@@ -118,8 +120,10 @@ class GradCache(nn.Module):
         """Encode texts, and gather those of all workers if `gather`."""
         ids_B = features.pop(TEXT_IDS, None)
         tokens_ND, encoded = encode(
-            self.model, features, task, self._mini_batch_size, keep_activations=self._keep_activations
+            self.model, features, task, self.mini_batch_size, keep_activations=self.keep_activations
         )
+        n_padding, n = encoded.padding()
+        self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
         dtype, lengths_B = tokens_ND.dtype, encoded.lengths_B
         if ids_B is None:
             ids_B = torch.zeros(len(lengths_B), dtype=torch.int64, device=tokens_ND.device)
@@ -147,13 +151,13 @@ class GradCache(nn.Module):
         mask = Mask(positives_Q, self._mask_margin)
         if known_ids_QP is not None:
             mask.known_QN = positives_among(known_ids_QP[rows_Q], documents.texts.ids_A, positives_Q)
-        groups = slice(int(rows_Q[0]), int(rows_Q[-1]) + 1) if self._own_documents else slice(None)
+        groups = slice(int(rows_Q[0]), int(rows_Q[-1]) + 1) if self.own_documents else slice(None)
         batch = LossBatch(
             queries.tokens_ATD[queries.first + rows_Q].to(queries.dtype),
             queries.mask_AT[queries.first + rows_Q],
             documents.tokens_ATD.unflatten(0, (-1, n_ways))[groups].to(documents.dtype),
             documents.mask_AT.unflatten(0, (-1, n_ways))[groups],
-            torch.arange(len(rows_Q), device=own_Q.device) * n_ways if self._own_documents else own_Q,
+            torch.arange(len(rows_Q), device=own_Q.device) * n_ways if self.own_documents else own_Q,
             None if teacher_QW is None else teacher_QW[rows_Q],
             self._scoring,
             mask,

@@ -17,6 +17,7 @@ from torch.nn import functional
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss, LossBatch
+from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
 
 # Weight of NDCG-Loss2 beside LambdaRank's in NDCG-Loss2++.
@@ -33,7 +34,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         scoring_of_own(config) if own_documents else scoring_of_all(config),
         own_documents=own_documents,
         gather=config.gather_across_workers and config.num_workers > 1 and not own_documents,
-        mini_batch_size=config.mini_batch_size,
+        mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
         mask_margin=config.mask_margin,

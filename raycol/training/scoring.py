@@ -18,7 +18,7 @@ from raycol.training.config import TrainConfig
 ScoringFunction = Callable[..., Tensor]
 
 # Similarities of token pairs that MaxSim computes at a time.
-_BLOCK = 1 << 24
+MAX_SIMILARITIES = 1 << 24
 # Score of a document without tokens, below all others.
 _NO_TOKENS = -1e9
 
@@ -69,7 +69,7 @@ class _MaxSim(torch.autograd.Function):
         best_KN = tokens_KD.new_empty(len(tokens_KD), n_documents)
         nearest_KN = torch.empty(best_KN.shape, dtype=torch.int32, device=best_KN.device)
         starts_N = torch.arange(0, n_documents * length, length, device=best_KN.device)
-        size = max(1, _BLOCK // (len(tokens_KD) * length))
+        size = max(1, MAX_SIMILARITIES // (len(tokens_KD) * length))
         for first in range(0, n_documents, size):
             part = slice(first, first + size)
             similarities_KNT = (tokens_KD @ documents_NTD[part].flatten(0, 1).T).unflatten(1, (-1, length))

@@ -81,7 +81,7 @@ def gradient_of(encoder: Any) -> Tensor:
 @pytest.mark.parametrize("ours", [scores_of_all, scores_of_own])
 def test_maxsim_equals_sentence_transformers(ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = {scores_of_all: colbert_scores, scores_of_own: colbert_kd_scores}[ours]
-    monkeypatch.setattr(scoring, "_BLOCK", 1000)  # several blocks of documents
+    monkeypatch.setattr(scoring, "MAX_SIMILARITIES", 1000)  # several blocks of documents
     rng = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(5, 4, 8, generator=rng), torch.randn(5, 3, 7, 8, generator=rng)
     masks = {
