@@ -336,7 +336,7 @@ def _one_step(size: int, folder: Path) -> tuple[int, int, float]:
             file.write(json.dumps({"query": " ".join(words[:6]), "positive": " ".join(words)}) + "\n")
     config = _config(data, place, model=str(place), batch_size=size, mini_batch_size=32, max_steps=1,
                      embedding_size=32, query_length=8, document_length=24)  # fmt: skip
-    warm = _config(data, place, **{**config.model_dump(exclude={"data", "out"}), "batch_size": 32})
+    warm = config.model_copy(update={"batch_size": 32})
     _fit(warm, place, lambda record: None)
     base = peak_memory()
     with measured() as cost:
