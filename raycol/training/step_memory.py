@@ -10,6 +10,9 @@ float32, otherwise 2):
     embeddings          4 D (3 own tokens + 2 gathered tokens + 2 gathered passages * longest passage)
     scores              28 for each similarity of the queries scored at a time, at most 100 million at once
 
+With shard_weights the first three are divided by the number of workers, without buckets; weights and gradients gathered
+for a pass come on top: those of two layers, and of what is in no layer.
+
 a and b are measured: what a forward pass over texts of two lengths stores for the backward pass. b is 0 if attention
 stores no matrix. With gradient checkpointing the layers share N (a + b L) / n_layers, and each stores its input, N H Z
 for H hidden dimensions. Python and torch themselves take some 0.7 GB more.
@@ -30,7 +33,7 @@ from raycol.training.config import TrainConfig
 from raycol.training.encoding import Features, kept_positions, text_widths
 from raycol.training.gradcache import GradCache
 from raycol.training.mini_batches import MiniBatchSize, mini_batches
-from raycol.training.optimiser import make_optimiser
+from raycol.training.optimiser import layers_of, make_optimiser
 
 # Tokens of the texts whose activations are measured, unless documents are shorter.
 _MEASURED_LENGTH = 128
@@ -76,9 +79,6 @@ def step_memory(
         config, encoder, loss: of the training.
         batches: a sample.
     """
-    trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
-    optimiser = make_optimiser(encoder, loss, config)
-    by_muon = sum(one.numel() for group in optimiser.param_groups if group.get("muon") for one in group["params"])
     share = config.batch_size // config.num_workers
     n_ways = max(documents.n_ways for _, documents in batches)
     longest = max(max(documents.widths) for _, documents in batches)
@@ -93,12 +93,28 @@ def step_memory(
     compared = n_ways if loss.own_documents else n_examples * n_ways
     similarities = min(share, loss.score_mini_batch_size) * longest_query * compared * longest
     return {
-        "weights": 4 * sum(one.numel() for one in encoder.parameters()),
-        "gradients": 4 * trained * (2 if config.num_workers > 1 else 1),
-        "optimiser": 8 * trained - 4 * by_muon,
+        **_of_weights(config, encoder, loss),
         "activations": round(_activations(config, encoder, loss, batches)),
         "embeddings": round(4 * encoder.get_embedding_dimension() * numbers),
         "scores": _SIMILARITY_BYTES * min(similarities, _MAX_SIMILARITIES),
+    }
+
+
+def _of_weights(config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache) -> dict[str, int]:
+    """Bytes of the weights, of their gradient and of the optimiser's state."""
+    n = sum(one.numel() for one in encoder.parameters())
+    trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
+    optimiser = make_optimiser(encoder, loss, config)
+    by_muon = sum(one.numel() for group in optimiser.param_groups if group.get("muon") for one in group["params"])
+    state = 8 * trained - 4 * by_muon
+    if not config.shard_weights:
+        return {"weights": 4 * n, "gradients": 4 * trained * (2 if config.num_workers > 1 else 1), "optimiser": state}
+    layers = layers_of(encoder[0].model, "shard_weights")
+    gathered = n - sum(one.numel() for layer in layers[2:] for one in layer.parameters())
+    shares = {"weights": 4 * n, "gradients": 4 * trained, "optimiser": state}
+    return {
+        name: share // config.num_workers + (4 * gathered if name != "optimiser" else 0)
+        for name, share in shares.items()
     }
 
 
