@@ -10,8 +10,8 @@ float32, otherwise 2):
     embeddings          4 D (3 own tokens + 2 gathered tokens + 2 gathered passages * longest passage)
     scores              28 for each similarity of the queries scored at a time, at most 100 million at once
 
-With shard_weights the first three are divided by the number of workers, without buckets; weights and gradients gathered
-for a pass come on top: those of two layers, and of what is in no layer.
+With shard_weights the first three are divided by the number of workers, without buckets; the weights and gradients
+that a pass gathers come on top: those of two layers, and of what is in no layer.
 
 a and b are measured: what a forward pass over texts of two lengths stores for the backward pass. b is 0 if attention
 stores no matrix. With gradient checkpointing the layers share N (a + b L) / n_layers, and each stores its input, N H Z
