@@ -392,12 +392,12 @@ def negatives(folder: Path, options: argparse.Namespace) -> None:
             examples = TrainingSet(Path(place))
             plan = make_plan(config, task.sources, examples)
             positives_N, queries_N = examples.positives(), examples.column("query")
-            known = KnownPositives(queries_N, positives_N)
+            known = KnownPositives(queries_N, positives_N, symmetric=False)
             same, other, pairs, n = 0, 0, 0, 0
             for batch in plan.batches(max(1, len(examples) // size)):
                 for row in batch:
                     own = positives_N[batch] == positives_N[row]
-                    judged = np.isin(positives_N[batch], known.of(queries_N[row]))
+                    judged = np.isin(positives_N[batch], known.columns(queries_N[row], [])["query_positive_ids"])
                     n, same, other = n + 1, same + (own.sum() > 1), other + (judged & ~own).any()
                     pairs += judged.sum() - 1
         shares = [f"{count / n:.1%}" for count in (same, other)]

@@ -17,7 +17,8 @@ from raycol.training.loss import Loss
 # Record of the files that `train` wrote to a model's folder.
 MODEL_FILES = "training/files.txt"
 
-Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
+Objective = Literal["cached", "contrastive", "distillation", "lambda-loss", "margin-mse"]
+Normalization = Literal["min-max", "z-score"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]
 TrainDtype = Literal["float32", "bfloat16", "float16"]
@@ -43,6 +44,11 @@ def _check_objective(value: Any) -> Any:
     elif not isinstance(value, Loss) or isinstance(value, type):
         raise ValueError("Input should be a name, or a Loss: an object with fingerprint, needs_scores and a call")
     return value
+
+
+def _normalization(value: Any) -> Any:
+    """Read true as "min-max"."""
+    return ("min-max" if value else None) if isinstance(value, bool) else value
 
 
 def _check_metric(name: str) -> str:
@@ -78,7 +84,8 @@ class TrainConfig(Config):
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
     ] = "cached"
-    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse."""
+    """cached (contrastive, with GradCache), contrastive, distillation (KL), lambda-loss (Wang et al. 2018) or
+    margin-mse."""
 
     scoring: Scoring = "maxsim"
     """Scoring function: maxsim, mean-maxsim (MaxSim averaged over the query's tokens) or xtr (Lee et al. 2023)."""
@@ -92,8 +99,20 @@ class TrainConfig(Config):
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
     """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 
-    normalize_scores: bool = False
-    """Distillation: min-max normalize the student's scores of each query to [0, 1] first, as PyLate does."""
+    normalize_scores: Annotated[Normalization | None, BeforeValidator(_normalization)] = None
+    """Distillation: min-max maps the student's scores of each query to [0, 1] first, as PyLate does (true means the
+    same); z-score standardizes the student's and the teacher's."""
+
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Objectives with teacher scores: add the contrastive loss over the batch, times this. The positive is the
+    document that the teacher scores highest, the negatives are the other queries' documents."""
+
+    symmetric: bool = False
+    """Contrastive: average the loss with that of each positive among all queries."""
+
+    matryoshka: tuple[Positive, ...] = ()
+    """Average the loss with those of the embeddings' first dimensions, such as 48, 64 and 96, normalized (Kusupati et
+    al. 2022, arXiv 2205.13147)."""
 
     gather_across_workers: bool = True
     """Use the passages of all workers as in-batch negatives, not only those of the worker itself."""
@@ -312,17 +331,21 @@ class TrainConfig(Config):
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
         reasons = {}
-        if self.objective == "margin-mse" or not isinstance(self.objective, str):
+        if not self._has_softmax:
             reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if self.distils and self.scoring != "xtr" and self.gather_across_workers:
+        if not self.in_batch and self.scoring != "xtr" and self.gather_across_workers:
             reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if self.distils:
+        if not self.in_batch:
             for name in ("mask_false_negatives", "mask_margin"):
                 reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
         if self.objective in ("cached", "contrastive"):
             reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
+        else:
+            reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
+        if not self.distils or not isinstance(self.objective, str):
+            reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
         if self.mini_batch_tokens:
@@ -342,8 +365,17 @@ class TrainConfig(Config):
     def distils(self) -> bool:
         """Whether the objective needs teacher scores."""
         if isinstance(self.objective, str):
-            return self.objective in ("distillation", "margin-mse")
+            return self.objective in ("distillation", "lambda-loss", "margin-mse")
         return self.objective.needs_scores
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the objective compares a query with the documents of other queries."""
+        return not self.distils or self.contrastive_weight > 0
+
+    @property
+    def _has_softmax(self) -> bool:
+        return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
     def encodes_twice(self) -> bool:

@@ -56,15 +56,13 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens of texts, text after text.
+    """How texts were encoded.
 
     Args:
-        tokens_ND: all tokens, without a graph.
         lengths_B: number of tokens of each text, on the CPU.
-        mini_batches: how they were encoded.
+        mini_batches: all of them.
     """
 
-    tokens_ND: Tensor
     lengths_B: Tensor
     mini_batches: tuple[MiniBatch, ...]
 
@@ -77,8 +75,8 @@ class Encoded:
 
 def encode(
     model: nn.Module, features: Features, task: Task, size: MiniBatchSize, *, keep_activations: bool
-) -> Encoded:
-    """Encode texts in mini-batches.
+) -> tuple[Tensor, Encoded]:
+    """Encode texts in mini-batches; return their tokens without a graph [N, D], text after text, and the way back.
 
     Args:
         model: the encoder, possibly wrapped for distributed training.
@@ -104,7 +102,7 @@ def encode(
         for row, one in zip(rows, tokens_ND.detach().split(lengths), strict=True):
             by_text[row] = one
     lengths_B = torch.tensor([len(one) for one in by_text])
-    return Encoded(torch.cat(by_text), lengths_B, tuple(encoded))
+    return torch.cat(by_text), Encoded(lengths_B, tuple(encoded))
 
 
 def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
@@ -146,7 +144,7 @@ def joined(columns: Sequence[Features]) -> Features:
 
 def padded(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Pad texts to the longest: tokens [B, T, D], and which of them are real [B, T]."""
-    mask_BT = (torch.arange(int(lengths_B.max()))[None] < lengths_B[:, None]).to(tokens_ND.device)
+    mask_BT = (torch.arange(max(1, int(lengths_B.max())))[None] < lengths_B[:, None]).to(tokens_ND.device)
     tokens_BTD = tokens_ND.new_zeros(*mask_BT.shape, tokens_ND.shape[-1])
     tokens_BTD[mask_BT] = tokens_ND
     return tokens_BTD, mask_BT

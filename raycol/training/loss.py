@@ -7,7 +7,7 @@ dimensions. The documents of a group are one example's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class LossBatch:
         """Return the scores of all documents, of false negatives -inf, and those of each query's own documents."""
         all_QN = self._scores()
         return self._masked(all_QN), self._own(all_QN)
+
+    def cut(self, size: int) -> LossBatch:
+        """Return the batch with the embeddings' first `size` dimensions, normalized."""
+        queries_QSD, documents_GWTD = (
+            one[..., :size] / one[..., :size].norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            for one in (self.queries_QSD, self.documents_GWTD)
+        )
+        return replace(self, queries_QSD=queries_QSD, documents_GWTD=documents_GWTD)
 
     def _scores(self) -> Tensor:
         return self.scoring(

@@ -7,8 +7,10 @@ float32, otherwise 2):
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
     activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; without GradCache the sum
                         over all mini-batches
-    embeddings          4 D (3 own tokens + 2 gathered tokens + 2 gathered passages * longest passage)
-    scores              28 for each similarity of the queries scored at a time, at most 100 million at once
+    embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage)
+    scores              16 for each pair of a query token, of the queries scored at a time, and a passage; 4 for each
+                        similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
+                        their own passages only, 28 for each similarity
 
 With shard_weights the first three are divided by the number of workers, without buckets; the weights and gradients
 that a pass gathers come on top: those of two layers, and of what is in no layer.
@@ -34,11 +36,12 @@ from raycol.training.encoding import Features, kept_positions, text_widths
 from raycol.training.gradcache import GradCache
 from raycol.training.mini_batches import MiniBatchSize, mini_batches
 from raycol.training.optimiser import layers_of, make_optimiser
+from raycol.training.scoring import MAX_SIMILARITIES
 
 # Tokens of the texts whose activations are measured, unless documents are shorter.
 _MEASURED_LENGTH = 128
-# Similarities that sentence-transformers computes at once, and bytes that each takes with its gradient.
-_MAX_SIMILARITIES, _SIMILARITY_BYTES = 100_000_000, 28
+# Bytes of a similarity with its gradient, and of a pair of a query token and a passage.
+_SIMILARITY_BYTES, _PAIR_BYTES = 28, 16
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,17 @@ def step_memory(
         sum(one.n_tokens for one in kind) / n_sampled for kind in zip(*batches, strict=True)
     )
     own, gathered = share * (query_tokens + document_tokens), n_examples * document_tokens
-    numbers = 3 * own + 2 * gathered + 2 * n_examples * n_ways * longest
+    numbers = 3 * own + 2 * gathered + 3 * n_examples * n_ways * longest
     compared = n_ways if loss.own_documents else n_examples * n_ways
-    similarities = min(share, loss.score_mini_batch_size) * longest_query * compared * longest
+    pairs = min(share, loss.score_mini_batch_size) * longest_query * compared
+    scores = _PAIR_BYTES * pairs + 4 * min(pairs * longest, MAX_SIMILARITIES)
+    if loss.own_documents or config.scoring == "xtr":
+        scores = _SIMILARITY_BYTES * pairs * longest
     return {
         **_of_weights(config, encoder, loss),
         "activations": round(_activations(config, encoder, loss, batches)),
         "embeddings": round(4 * encoder.get_embedding_dimension() * numbers),
-        "scores": _SIMILARITY_BYTES * min(similarities, _MAX_SIMILARITIES),
+        "scores": scores,
     }
 
 

@@ -39,10 +39,10 @@ from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import evaluate_on
-from raycol.training.gradcache import POSITIVE_IDS, TEXT_IDS, GradCache
+from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
-from raycol.training.positives import KnownPositives, padded_ids
+from raycol.training.positives import KnownPositives, collate_ids, is_ids
 from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
@@ -77,7 +77,7 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
 
-    With `known`, the ids of the texts are added: `TEXT_IDS` of the documents, `POSITIVE_IDS` of the query's positives.
+    With `known`, the ids of the texts and of the query's positives are further columns.
     """
 
     def __init__(self, examples: TrainingSet, plan: BatchPlan, known: KnownPositives | None = None) -> None:
@@ -99,9 +99,7 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             documents = [*documents, *self._random_negatives(number, documents, source, n_missing)]
         text = self._examples.text
         columns = to_columns(TrainingRow(text(query), list(map(text, documents)), scores))
-        if self._known:
-            columns |= {TEXT_IDS: documents, POSITIVE_IDS: self._known.of(query)}
-        return columns
+        return {**columns, **self._known.columns(query, documents)} if self._known else columns
 
     def _random_negatives(self, number: int, documents: list[int], source: MixtureSource, n: int) -> list[int]:
         """Sample `n` positives of other queries; if there are too few, repeat them and the example's own negatives.
@@ -136,16 +134,12 @@ def to_columns(row: TrainingRow) -> dict[str, Any]:
 
 @dataclass
 class _Collator(MultiVectorEncoderDataCollator):
-    """Tokenizes the texts of a batch. Adds ids of texts, if there are any, to the features of their columns."""
+    """Tokenizes the texts of a batch; ids of texts become features of their columns."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [{name: row[name] for name in row if name not in (TEXT_IDS, POSITIVE_IDS)} for row in features]
-        batch: dict[str, Any] = super().__call__(rows)
-        if TEXT_IDS in features[0]:
-            batch[f"query_{POSITIVE_IDS}"] = padded_ids([row[POSITIVE_IDS] for row in features])
-            for number, ids in enumerate(zip(*(row[TEXT_IDS] for row in features), strict=True), start=1):
-                batch[f"document_{number}_{TEXT_IDS}"] = torch.tensor(ids)
-        return batch
+        texts = [{name: value for name, value in row.items() if not is_ids(name)} for row in features]
+        ids = {name: collate_ids([row[name] for row in features]) for name in features[0] if is_ids(name)}
+        return {**super().__call__(texts), **ids}
 
 
 class Trainer(MultiVectorEncoderTrainer):
@@ -219,7 +213,7 @@ class Trainer(MultiVectorEncoderTrainer):
         n = self.args.max_steps * self.args.gradient_accumulation_steps
         known = None
         if self.loss.masks_positives and self._plan.positives_N is not None:
-            known = KnownPositives(self._plan.queries_N, self._plan.positives_N)
+            known = KnownPositives(self._plan.queries_N, self._plan.positives_N, symmetric=self.loss.symmetric)
         return DataLoader(
             ExampleDataset(self._examples, self._plan, known),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),

@@ -114,6 +114,12 @@ def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
         InputError: the model cannot be opened, or cannot have these settings.
     """
     encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _ENCODER_SETTINGS})
+    too_large = [size for size in config.matryoshka if size >= (encoder.get_embedding_dimension() or 0)]
+    if too_large:
+        raise InputError(
+            f"`matryoshka={list(config.matryoshka)}`: the model has embeddings of {encoder.get_embedding_dimension()} "
+            f"dimensions, expected fewer than that instead of {too_large[0]}"
+        )
     if config.scoring == "mean-maxsim":
         encoder.similarity_fn_name = "meanmaxsim"
     if config.attn_implementation:

@@ -15,7 +15,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
-from raycol.training.config import Attention, Objective, Schedule, Scoring, TrainConfig, TrainDtype
+from raycol.training.config import Attention, Normalization, Objective, Schedule, Scoring, TrainConfig, TrainDtype
 from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_report, rename_within, replaced
@@ -40,7 +40,10 @@ def train(
     xtr_tokens: int = 256,
     temperature: float = 1.0,
     teacher_temperature: float | None = None,
-    normalize_scores: bool = False,
+    normalize_scores: Normalization | None = None,
+    contrastive_weight: float = 0.0,
+    symmetric: bool = False,
+    matryoshka: Sequence[int] = (),
     gather_across_workers: bool = True,
     n_ways: int | None = None,
     allow_duplicates: bool = False,
@@ -102,7 +105,7 @@ def train(
     """Train an encoder on Ray Train; an interrupted training is resumed by the same call.
 
     Args:
-        objective: cached (contrastive, with GradCache), contrastive, distillation (KL), margin-mse, or a
+        objective: cached (contrastive, with GradCache), contrastive, distillation (KL), lambda-loss, margin-mse, or a
             `raycol.training.Loss` of your own.
         overwrite: replace the model that an earlier training wrote to `out`, once the new one is complete; a local
             folder only.
@@ -273,6 +276,7 @@ def study(
     teacher_data: str | Path | Sequence[str | Path] = (),
     peers: str | Path | None = None,
     documents: int | None = None,
+    queries: int | None = None,
     split: str | None = None,
     on_error: OnError = "fail",
     docs_per_partition: int = 1024,
