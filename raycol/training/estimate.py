@@ -156,9 +156,7 @@ def _measure_rate(
             }
             started = time.perf_counter()
             with autocast(config, encoder):
-                done = encode(
-                    encoder, features, "document", loss.mini_batch_size, keep_activations=loss.keep_activations
-                )
+                done = encode(encoder, features, "document", loss.mini_batch_size, kept_tokens=loss.kept_tokens)
                 backward(encoder, [(done, torch.zeros_like(done.tokens_ND))])
             if config.on_gpu:
                 torch.cuda.synchronize()
@@ -189,7 +187,7 @@ def _network_bytes(
     sent = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())
-        gathers = 2 if loss.keep_activations else 3  # forward and backward; with GradCache forward twice
+        gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
         size = 4 if config.dtype == "float32" else 2
         sent = config.accumulate * passes * (gathers * size * n + 4 * trained)
     return round(others / config.num_workers * sent + tokens)

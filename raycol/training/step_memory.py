@@ -5,8 +5,8 @@ float32, otherwise 2):
 
     weights, gradients  4 P and 4 Q; with several workers 4 Q more for the buckets that they reduce
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
-    activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; without GradCache the sum
-                        over all mini-batches
+    activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
+                        are kept, without GradCache all
     embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage)
     scores              16 for each pair of a query token, of the queries scored at a time, and a passage; 4 for each
                         similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
@@ -127,7 +127,7 @@ def _of_weights(config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCach
 def _activations(
     config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, batches: Sequence[SampledBatch]
 ) -> float:
-    """Bytes that the largest mini-batch stores for the backward pass; without GradCache, those of a batch."""
+    """Bytes that the largest mini-batch stores for the backward pass, or those that are kept."""
     linear, quadratic = _activation_coefficients(config, encoder)
     backbone = encoder[0].model.config
     n_layers, hidden = backbone.num_hidden_layers, backbone.hidden_size * (4 if config.dtype == "float32" else 2)
@@ -139,9 +139,11 @@ def _activations(
     share = config.batch_size // config.num_workers
     stored = []
     for texts in batches:
-        by_mini_batch = [of(*shape) for one in texts for shape in one.shapes(loss.mini_batch_size)]
-        n_examples = len(texts[0].widths)
-        stored.append(sum(by_mini_batch) * share / n_examples if loss.keep_activations else max(by_mini_batch))
+        shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
+        by_mini_batch = [of(*shape) for shape in shapes]
+        n_tokens = sum(n * width for n, width in shapes) * share / len(texts[0].widths)
+        of_batch = sum(by_mini_batch) * share / len(texts[0].widths)
+        stored.append(max(max(by_mini_batch), min(1.0, loss.kept_tokens / n_tokens) * of_batch))
     return max(stored)
 
 

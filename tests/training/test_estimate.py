@@ -66,7 +66,7 @@ class Stored:
     "values",
     [
         {"batch_size": 32, "mini_batch_size": 16},
-        {"batch_size": 128, "mini_batch_tokens": 512},
+        {"batch_size": 128, "mini_batch_tokens": 256, "activation_tokens": 1024},
         {"batch_size": 32, "objective": "contrastive"},
         {"batch_size": 128, "objective": "contrastive", "attn_implementation": "eager"},
     ],
