@@ -12,6 +12,7 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
+from raycol.training.contradictions import contradictions
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
@@ -159,6 +160,9 @@ class TrainConfig(Config):
     score_mini_batch_size: Positive | None = None
     """Queries scored at a time against all passages of the batch; by default `mini_batch_size`."""
 
+    activation_tokens: Annotated[int, Field(ge=0)] = 0
+    """With GradCache: tokens, padding included, whose activations are kept, so that their texts are encoded once."""
+
     grad_cache: bool | None = None
     """Encode every text twice instead of keeping activations, so that memory does not grow with the batch (GradCache:
     Gao et al. 2021). By default on for objective cached and losses of your own."""
@@ -292,40 +296,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch_size % self.num_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of num_workers ({self.num_workers})")
-        if self.eval_data and self.held_out:
-            raise ValueError("eval_data and held_out are alternatives; set one of them")
-        if self.patience and not self.evaluates:
-            raise ValueError("patience needs evaluations; set eval_data or held_out")
-        if self.distils and self.n_ways == 1:
-            raise ValueError(
-                f"n_ways is 1; {self.objective_name} compares at least 2 documents of a query: pass 2 or more"
-            )
-        if self.objective == "margin-mse" and self.scoring == "xtr":
-            raise ValueError("scoring is xtr, which ranks candidates, but margin-mse compares pairs; choose maxsim")
-        if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
-            raise ValueError("teacher_temperature and normalize_scores apply to objective distillation only")
-        if len(self.data) == 1 and self.data[0].weight is not None:
-            raise ValueError("data[0].weight has no effect with a single source; leave weight out")
-        if self.keep_initial and self.lora_rank:
-            raise ValueError("keep_initial averages full weights, lora_rank trains adapters; leave out one of them")
-        if self.freeze_layers and self.lora_rank:
-            raise ValueError("lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank")
-        if self.shard_weights and self.num_workers == 1:
-            raise ValueError("shard_weights divides weights among workers; raise num_workers or leave it out")
-        for name in ("lora_rank", "compile"):
-            if self.shard_weights and getattr(self, name):
-                raise ValueError(f"shard_weights does not go with {name}; leave out one of them")
-        if self.shard_weights and (self.optimizer == "muon" or self.dtype == "float16"):
-            raise ValueError("shard_weights needs optimizer adamw and dtype float32 or bfloat16")
-        if self.dtype == "float16" and not self.on_gpu:
-            raise ValueError("dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16")
-        if self.attn_implementation == "flash_attention_2" and (not self.on_gpu or self.dtype == "float32"):
-            raise ValueError(
-                "attn_implementation is flash_attention_2, which needs GPU workers (resources GPU=1) and dtype "
-                "bfloat16 or float16; set these, or choose sdpa"
-            )
+        for message in contradictions(self):
+            raise ValueError(message)
         return self
 
     def without_effect(self) -> dict[str, str]:
@@ -348,6 +320,8 @@ class TrainConfig(Config):
             reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
+        if not self.encodes_twice:
+            reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
         if self.mini_batch_tokens:
             reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
         if self.freeze_layers:

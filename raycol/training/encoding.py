@@ -6,6 +6,7 @@ of scored tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Encoded:
     lengths_B: Tensor
     mini_batches: tuple[MiniBatch, ...]
 
+    @property
+    def kept_tokens(self) -> int:
+        """Number of tokens, padding included, whose activations are kept."""
+        return sum(one.features["input_ids"].numel() for one in self.mini_batches if one.tokens_ND is not None)
+
     def padding(self) -> tuple[int, int]:
         """Number of padding tokens, and of all tokens, in a forward pass over all texts."""
         kept = [kept_positions(one.features) for one in self.mini_batches]
@@ -74,7 +80,7 @@ class Encoded:
 
 
 def encode(
-    model: nn.Module, features: Features, task: Task, size: MiniBatchSize, *, keep_activations: bool
+    model: nn.Module, features: Features, task: Task, size: MiniBatchSize, *, kept_tokens: float
 ) -> tuple[Tensor, Encoded]:
     """Encode texts in mini-batches; return their tokens without a graph [N, D], text after text, and the way back.
 
@@ -83,7 +89,8 @@ def encode(
         features: of the texts.
         task: "query" or "document".
         size: of a mini-batch.
-        keep_activations: keep all mini-batches' activations until `backward`, instead of encoding twice.
+        kept_tokens: tokens, padding included, of the mini-batches whose activations are kept until `backward`; other
+            mini-batches are encoded again. Infinite to keep all.
     """
     encoded = []
     by_text: list[Tensor] = [torch.empty(0)] * len(features["input_ids"])
@@ -91,15 +98,19 @@ def encode(
     batches = mini_batches(widths_B, size)
     if isinstance(model, FSDPModule):
         # All workers must take the same number of passes.
-        batches = divided(
-            batches, int(max(all_gather(torch.tensor(len(batches), device=features["input_ids"].device))))
-        )
+        counts = all_gather(torch.tensor(len(batches), device=features["input_ids"].device))
+        batches = divided(batches, int(max(counts)))
+    # DistributedDataParallel reduces the gradient in one backward pass: in that over all graphs, or in the last one.
+    synchronizes_later = isinstance(model, DistributedDataParallel) and kept_tokens < math.inf
     for rows in batches:
         part = select_texts(features, rows, widths_B[rows[0]])
-        state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
-        with torch.set_grad_enabled(keep_activations):
+        n = part["input_ids"].numel()
+        keeps = n <= kept_tokens and not (synchronizes_later and rows is batches[-1])
+        kept_tokens -= n if keeps else 0
+        state = None if keeps else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
+        with torch.set_grad_enabled(keeps), model.no_sync() if synchronizes_later else nullcontext():
             tokens_ND, lengths = _tokens(model, part, task)
-        encoded.append(MiniBatch(part, task, rows, tokens_ND if keep_activations else None, state))
+        encoded.append(MiniBatch(part, task, rows, tokens_ND if keeps else None, state))
         for row, one in zip(rows, tokens_ND.detach().split(lengths), strict=True):
             by_text[row] = one
     lengths_B = torch.tensor([len(one) for one in by_text])
@@ -116,6 +127,7 @@ def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
         parts: encoded texts, and the gradient of their tokens [N, D].
     """
     passes = [(one, grad_ND) for encoded, grads_ND in parts for one, grad_ND in _by_mini_batch(encoded, grads_ND)]
+    passes.sort(key=lambda each: each[0].tokens_ND is None)  # kept activations are freed first
     if isinstance(model, DistributedDataParallel) and all(one.tokens_ND is not None for one, _ in passes):
         # One pass over all graphs, since DistributedDataParallel expects one per batch.
         tokens = [one.forward(model) for one, _ in passes]

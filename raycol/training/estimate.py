@@ -89,7 +89,9 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
     loss = make_loss(encoder, config)
     texts = list(chain.from_iterable(batches))
     n_tokens = sum(one.n_tokens for one in texts)
-    n_encoded = sum(n * width for one in texts for n, width in one.shapes(loss.mini_batch_size))
+    shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
+    n_encoded = sum(n * width for n, width in shapes)
+    passes = len(shapes) / n_sampled * config.batch_size / config.num_workers
     if measures:
         tokens_per_second = _measure_rate(config, encoder, loss, texts)
     document_tokens = sum(one.n_tokens for one in texts if one.task == "document") / n_sampled
@@ -106,7 +108,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         trained_parameters=sum(one.numel() for one in parameters if one.requires_grad),
         worker_bytes=sum(memory.values()),
         memory=memory,
-        network_bytes=_network_bytes(config, encoder, loss, document_tokens),
+        network_bytes=_network_bytes(config, encoder, loss, document_tokens, passes),
         tokens_per_second=tokens_per_second,
         hours=seconds and seconds / 3600,
         sampled=n_sampled,
@@ -154,10 +156,10 @@ def _measure_rate(
             }
             started = time.perf_counter()
             with autocast(config, encoder):
-                done = encode(
-                    encoder, features, "document", loss.mini_batch_size, keep_activations=loss.keep_activations
+                tokens_ND, encoded = encode(
+                    encoder, features, "document", loss.mini_batch_size, kept_tokens=loss.kept_tokens
                 )
-                backward(encoder, [(done, torch.zeros_like(done.tokens_ND))])
+                backward(encoder, [(encoded, torch.zeros_like(tokens_ND))])
             if config.on_gpu:
                 torch.cuda.synchronize()
             rates.append(SampledTexts(features, "document", 1).n_tokens / (time.perf_counter() - started))
@@ -167,16 +169,27 @@ def _measure_rate(
     return rates[-1]
 
 
-def _network_bytes(config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, document_tokens: float) -> int:
+def _network_bytes(
+    config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, document_tokens: float, passes: float
+) -> int:
     """Bytes that a worker sends per step: a ring's reduction of the weights' gradient, its tokens, their gradient.
+
+    Of sharded weights, every pass gathers all of them, and every backward pass reduces their gradient.
 
     Args:
         config, encoder, loss: of the training.
         document_tokens: tokens of an example's documents.
+        passes: mini-batches of a worker's share of a batch.
     """
     others = config.num_workers - 1
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
     own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
     tokens = others * own * encoder.get_embedding_dimension() * sent_and_gradient
-    return round(2 * others / config.num_workers * 4 * trained + tokens)
+    sent = 2 * 4 * trained
+    if config.shard_weights:
+        n = sum(one.numel() for one in encoder.parameters())
+        gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
+        size = 4 if config.dtype == "float32" else 2
+        sent = config.accumulate * passes * (gathers * size * n + 4 * trained)
+    return round(others / config.num_workers * sent + tokens)

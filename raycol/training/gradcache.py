@@ -51,7 +51,8 @@ class GradCache(nn.Module):
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
         symmetric: average the loss with that of each positive among all queries.
         sizes: average the loss with those of embeddings cut to these dimensions.
-        keep_activations: encode each text only once and keep its activations, for small batches.
+        kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to
+            keep all.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class GradCache(nn.Module):
         mask_margin: float | None,
         symmetric: bool,
         sizes: Sequence[int],
-        keep_activations: bool,
+        kept_tokens: float,
     ) -> None:
         super().__init__()
         self.model = model
@@ -77,7 +78,7 @@ class GradCache(nn.Module):
         self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
         self._sizes = (None, *sizes)
-        self.keep_activations = keep_activations
+        self.kept_tokens = kept_tokens
         self.masked_pairs = torch.zeros(())
         self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
@@ -90,8 +91,9 @@ class GradCache(nn.Module):
         """
         query_features, *columns = map(dict, sentence_features)
         known = (query_features.pop(POSITIVE_IDS, None), columns[0].pop(POSITIVE_IDS, None))
-        queries = self._side(query_features, "query", gather=self.gather and self.symmetric)
-        documents = self._side(joined(columns), "document", gather=self.gather)
+        queries = self._side(query_features, "query", self.kept_tokens, gather=self.gather and self.symmetric)
+        left = self.kept_tokens - queries.encoded.kept_tokens
+        documents = self._side(joined(columns), "document", left, gather=self.gather)
         teacher_QW = labels if self._loss.needs_scores else None
         loss = torch.zeros((), device=queries.tokens_ATD.device)
         self.masked_pairs = torch.zeros_like(loss)
@@ -116,12 +118,10 @@ class GradCache(nn.Module):
         """Back-propagate the gradients of tokens, multiplied by the gradient of the loss."""
         backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in gradients])
 
-    def _side(self, features: Features, task: Task, *, gather: bool) -> _Side:
+    def _side(self, features: Features, task: Task, kept_tokens: float, *, gather: bool) -> _Side:
         """Encode texts, and gather those of all workers if `gather`."""
         ids_B = features.pop(TEXT_IDS, None)
-        tokens_ND, encoded = encode(
-            self.model, features, task, self.mini_batch_size, keep_activations=self.keep_activations
-        )
+        tokens_ND, encoded = encode(self.model, features, task, self.mini_batch_size, kept_tokens=kept_tokens)
         n_padding, n = encoded.padding()
         self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
         dtype, lengths_B = tokens_ND.dtype, encoded.lengths_B

@@ -5,6 +5,7 @@ Shapes: Q queries with W documents each, N documents of a batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,7 +41,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mask_margin=config.mask_margin,
         symmetric=config.symmetric,
         sizes=config.matryoshka,
-        keep_activations=not config.encodes_twice,
+        kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )
 
 

@@ -1,4 +1,4 @@
-"""Fully sharded weights (FSDP2): each worker holds a share of every weight, of its gradient and of its optimiser state.
+"""Fully sharded weights (FSDP2): each worker holds a share of every weight, its gradient and its optimiser state.
 
 A pass gathers the weights of one layer after the other; its backward pass adds each gradient to the workers' shares.
 All workers must take the same number of passes.

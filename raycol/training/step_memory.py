@@ -5,12 +5,15 @@ float32, otherwise 2):
 
     weights, gradients  4 P and 4 Q; with several workers 4 Q more for the buckets that they reduce
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
-    activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; without GradCache the sum
-                        over all mini-batches
+    activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
+                        are kept, without GradCache all
     embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage)
     scores              16 for each pair of a query token, of the queries scored at a time, and a passage; 4 for each
                         similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
                         their own passages only, 28 for each similarity
+
+With shard_weights the first three are divided by the number of workers, without buckets; the weights and gradients
+that a pass gathers come on top: those of two layers, and of what is in no layer.
 
 a and b are measured: what a forward pass over texts of two lengths stores for the backward pass. b is 0 if attention
 stores no matrix. With gradient checkpointing the layers share N (a + b L) / n_layers, and each stores its input, N H Z
@@ -32,7 +35,7 @@ from raycol.training.config import TrainConfig
 from raycol.training.encoding import Features, kept_positions, text_widths
 from raycol.training.gradcache import GradCache
 from raycol.training.mini_batches import MiniBatchSize, mini_batches
-from raycol.training.optimiser import make_optimiser
+from raycol.training.optimiser import layers_of, make_optimiser
 from raycol.training.scoring import MAX_SIMILARITIES
 
 # Tokens of the texts whose activations are measured, unless documents are shorter.
@@ -79,9 +82,6 @@ def step_memory(
         config, encoder, loss: of the training.
         batches: a sample.
     """
-    trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
-    optimiser = make_optimiser(encoder, loss, config)
-    by_muon = sum(one.numel() for group in optimiser.param_groups if group.get("muon") for one in group["params"])
     share = config.batch_size // config.num_workers
     n_ways = max(documents.n_ways for _, documents in batches)
     longest = max(max(documents.widths) for _, documents in batches)
@@ -99,19 +99,35 @@ def step_memory(
     if loss.own_documents or config.scoring == "xtr":
         scores = _SIMILARITY_BYTES * pairs * longest
     return {
-        "weights": 4 * sum(one.numel() for one in encoder.parameters()),
-        "gradients": 4 * trained * (2 if config.num_workers > 1 else 1),
-        "optimiser": 8 * trained - 4 * by_muon,
+        **_of_weights(config, encoder, loss),
         "activations": round(_activations(config, encoder, loss, batches)),
         "embeddings": round(4 * encoder.get_embedding_dimension() * numbers),
         "scores": scores,
     }
 
 
+def _of_weights(config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache) -> dict[str, int]:
+    """Bytes of the weights, of their gradient and of the optimiser's state."""
+    n = sum(one.numel() for one in encoder.parameters())
+    trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
+    optimiser = make_optimiser(encoder, loss, config)
+    by_muon = sum(one.numel() for group in optimiser.param_groups if group.get("muon") for one in group["params"])
+    state = 8 * trained - 4 * by_muon
+    if not config.shard_weights:
+        return {"weights": 4 * n, "gradients": 4 * trained * (2 if config.num_workers > 1 else 1), "optimiser": state}
+    layers = layers_of(encoder[0].model, "shard_weights")
+    gathered = n - sum(one.numel() for layer in layers[2:] for one in layer.parameters())
+    shares = {"weights": 4 * n, "gradients": 4 * trained, "optimiser": state}
+    return {
+        name: share // config.num_workers + (4 * gathered if name != "optimiser" else 0)
+        for name, share in shares.items()
+    }
+
+
 def _activations(
     config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, batches: Sequence[SampledBatch]
 ) -> float:
-    """Bytes that the largest mini-batch stores for the backward pass; without GradCache, those of a batch."""
+    """Bytes that the largest mini-batch stores for the backward pass, or those that are kept."""
     linear, quadratic = _activation_coefficients(config, encoder)
     backbone = encoder[0].model.config
     n_layers, hidden = backbone.num_hidden_layers, backbone.hidden_size * (4 if config.dtype == "float32" else 2)
@@ -123,9 +139,11 @@ def _activations(
     share = config.batch_size // config.num_workers
     stored = []
     for texts in batches:
-        by_mini_batch = [of(*shape) for one in texts for shape in one.shapes(loss.mini_batch_size)]
-        n_examples = len(texts[0].widths)
-        stored.append(sum(by_mini_batch) * share / n_examples if loss.keep_activations else max(by_mini_batch))
+        shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
+        by_mini_batch = [of(*shape) for shape in shapes]
+        n_tokens = sum(n * width for n, width in shapes) * share / len(texts[0].widths)
+        of_batch = sum(by_mini_batch) * share / len(texts[0].widths)
+        stored.append(max(max(by_mini_batch), min(1.0, loss.kept_tokens / n_tokens) * of_batch))
     return max(stored)
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -244,6 +244,10 @@ class Trainer(MultiVectorEncoderTrainer):
         if not math.isfinite(float(norm)) and self._loss_scale() <= 1:
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Do not defer: of sharded weights, no worker holds a whole gradient."""
+        return nullcontext()
 
     def _loss_scale(self) -> float:
         """Factor of the loss in the backward pass, which keeps float16 gradients from underflowing; otherwise 1."""

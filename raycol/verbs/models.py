@@ -58,6 +58,7 @@ def train(
     mini_batch_size: int = 16,
     mini_batch_tokens: int | None = None,
     score_mini_batch_size: int | None = None,
+    activation_tokens: int = 0,
     grad_cache: bool | None = None,
     accumulate: int = 1,
     epochs: int | None = None,

@@ -98,6 +98,8 @@ def save_albert(backbone: Path, folder: Path) -> Path:
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
                 "allow_duplicates": True}  # fmt: skip
+    if "mini_batch_tokens" in values:
+        del defaults["mini_batch_size"]
     return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
 
 

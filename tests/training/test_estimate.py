@@ -12,6 +12,7 @@ from raycol.training.estimate import estimate_training
 from tests.training.material import fit_in_process, settings, write_examples
 
 
+@pytest.mark.slow
 def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_examples(tmp_path / "pairs.jsonl", 32, negatives=1)
     config = settings(tiny_colbert, data, tmp_path / "m", max_steps=0, epochs=3, num_workers=2, batch_size=8)
@@ -21,12 +22,9 @@ def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     assert found.parameters == found.trained_parameters
     gradient = 4 * found.parameters  # half of a ring of two is sent twice
     assert found.network_bytes > gradient
-    alone = estimate_training(config.model_copy(update={"num_workers": 1}), tokens_per_second=1000.0)
-    assert alone.network_bytes == 0
-    assert alone.tokens == pytest.approx(found.tokens, rel=0.1)
-    own = estimate_training(config.model_copy(update={"gather_across_workers": False}), tokens_per_second=1000.0)
-    assert own.network_bytes == gradient
-    frozen = estimate_training(config.model_copy(update={"freeze_layers": 1}), tokens_per_second=1000.0)
+    values = {"gather_across_workers": False, "freeze_layers": 1}
+    frozen = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
+    assert frozen.network_bytes == 4 * frozen.trained_parameters
     assert frozen.trained_parameters < found.trained_parameters
     assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
 
@@ -68,7 +66,7 @@ class Stored:
     "values",
     [
         {"batch_size": 32, "mini_batch_size": 16},
-        {"batch_size": 128, "mini_batch_tokens": 512},
+        {"batch_size": 128, "mini_batch_tokens": 256, "activation_tokens": 1024},
         {"batch_size": 32, "objective": "contrastive"},
         {"batch_size": 128, "objective": "contrastive", "attn_implementation": "eager"},
     ],

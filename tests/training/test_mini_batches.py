@@ -30,8 +30,8 @@ def test_every_text_is_in_one_mini_batch(lengths: list[int], texts: int, tokens:
 def test_sorted_texts_need_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(10, 129, 256).tolist()
     encoded = sum(len(rows) * lengths[rows[0]] for rows in mini_batches(lengths, MiniBatchSize(32, 4096)))
-    assert encoded < 1.1 * sum(lengths)
-    assert encoded < 0.6 * len(lengths) * max(lengths)
+    assert encoded < 1.2 * sum(lengths)
+    assert encoded < 0.7 * len(lengths) * max(lengths)
 
 
 @pytest.mark.slow

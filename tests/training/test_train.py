@@ -98,7 +98,14 @@ def test_the_cached_gradient_does_not_depend_on_the_mini_batch(
     tiny_colbert: Path, pairs: Path, tmp_path: Path
 ) -> None:
     results = []
-    for number, size in enumerate(({"mini_batch_size": 2}, {"mini_batch_size": 8}, {"mini_batch_tokens": 24})):
+    for number, size in enumerate(
+        (
+            {"mini_batch_size": 2},
+            {"mini_batch_size": 8},
+            {"mini_batch_tokens": 24},
+            {"mini_batch_size": 2, "activation_tokens": 75},
+        )
+    ):
         config = settings(tiny_colbert, pairs, tmp_path / "x", max_steps=2, **size)
         results.append(fit_in_process(config, tmp_path / str(number)))
     (one, one_history), *others = results
