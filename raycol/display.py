@@ -80,6 +80,8 @@ def mined(report: MiningReport) -> None:
             f"{_short_outcome(short, report.short_kept)}. "
             f"By what excluded most of their hits: {as_options(format_counts(report.short))}"
         )
+    if report.mined_by:
+        echo("negatives by system: " + ", ".join(f"{n} {name}" for name, n in report.mined_by.items()))
     if report.left_out:
         echo(f"excluded of {report.hits} hits: {as_options(format_counts(report.left_out))}")
     if report.positives_encoded:

@@ -26,7 +26,8 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _COMMAND_LINE = "the command line"
 
 
-def _parse_location(value: Any) -> str:
+def parse_location(value: Any) -> str:
+    """Return a path or URI as a string. Raises `ValueError` if the value cannot be one."""
     if not isinstance(value, str | PurePath | int) or isinstance(value, bool):
         raise ValueError(f"expected a path or a URI, found a {type(value).__name__}")
     location = str(value)
@@ -39,7 +40,7 @@ def _parse_location(value: Any) -> str:
 
 
 # A local path, or a URI such as s3://bucket/prefix, without credentials.
-Location = Annotated[str, BeforeValidator(_parse_location), AfterValidator(check_location)]
+Location = Annotated[str, BeforeValidator(parse_location), AfterValidator(check_location)]
 
 
 def _as_tuple(value: Any) -> Any:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from raycol.core.config import Config, Location, Positive
+from raycol.core.config import Config, Location, Locations, Names, Positive, parse_location
+from raycol.core.uris import check_location
 from raycol.data.corpus import OnError
 from raycol.data.sources import ExampleSource
 from raycol.distributed.executor import ModelWorkersConfig
+from raycol.errors import InputError
+from raycol.evaluation.systems import System
+from raycol.mining.systems import MinedSystem, NegativeRules, check_bounds, is_system, parse_mined
 
 Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
+INDEX = "index"
+"""Name of the index among the systems."""
+
+
+def _parse_index(value: Any) -> str:
+    return str(value) if is_system(value) else parse_location(value)
+
+
+IndexOrSystem = Annotated[str, BeforeValidator(_parse_index), AfterValidator(check_location)]
 
 
 class _JobConfig(Config):
@@ -52,8 +64,12 @@ class _JobConfig(Config):
 class MineConfig(_JobConfig, ModelWorkersConfig):
     """Settings of `raycol mine`."""
 
-    index: Location
-    """Folder or URI of the index to mine."""
+    index: IndexOrSystem
+    """Folder or URI of the index to mine; or another system, as in `system`: bm25, single:MODEL, run:FILE."""
+
+    system: Names = ()
+    """Further systems to mine, as in raycol evaluate, each with settings of its own: bm25,weight=2,
+    single:MODEL,relative_margin=0.05, run:FILE,to_rank=50. They search the corpus before the workers start."""
 
     model: Location | None = None
     """The index's encoder; by default the path that the index records."""
@@ -62,7 +78,12 @@ class MineConfig(_JobConfig, ModelWorkersConfig):
     """Version of the index; by default the newest."""
 
     corpus: Location | None = None
-    """Corpus with the documents' texts; by default the index, or the BEIR folder if the index stores no texts."""
+    """Corpus with the documents' texts; by default the index, or the BEIR folder if the index stores no texts. Other
+    systems search it."""
+
+    judged: Locations = ()
+    """More examples, in every layout of data: their positives are never negatives of the same query. The other splits
+    of a BEIR folder count without being named."""
 
     from_rank: Positive = 1
     """First rank of the hits that may become negatives."""
@@ -88,6 +109,9 @@ class MineConfig(_JobConfig, ModelWorkersConfig):
     sampling: Literal["top", "random"] = "top"
     """Which eligible hits to take: the best ones, or a random sample."""
 
+    pool: Positive | None = None
+    """Eligible hits of each system that a random sample is drawn from, the best ones; by default all."""
+
     cross_encoder: Location | None = None
     """Cross-encoder that rejects false negatives: hits that it scores above the positive less its margin."""
 
@@ -100,18 +124,40 @@ class MineConfig(_JobConfig, ModelWorkersConfig):
     seed: int = 0
     """Seed of random sampling; every query is sampled independently."""
 
+    @property
+    def mines_index(self) -> bool:
+        """Whether `index` is an index that workers search, and not another system."""
+        return not is_system(self.index)
+
+    @property
+    def systems(self) -> list[MinedSystem]:
+        """The systems to mine: `index`, then those of `system`. Raises `InputError` for one that does not exist."""
+        rules = NegativeRules(**{name: getattr(self, name) for name in NegativeRules.__dataclass_fields__})
+        index = MinedSystem(INDEX, None, rules, self.from_rank, self.to_rank)
+        if not self.mines_index:
+            return parse_mined((self.index, *self.system), index)
+        check_bounds(index)
+        others = parse_mined(self.system, index)
+        if INDEX in [other.name for other in others]:
+            raise InputError(f"system {INDEX!r}: the index has this name; name the system, as in NAME=SYSTEM")
+        return [index, *others]
+
+    @property
+    def searched(self) -> list[tuple[System, int]]:
+        """The systems that search before the workers start, each with its number of hits."""
+        return [(mined.system, mined.to_rank) for mined in self.systems if mined.system]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        ranks = self.to_rank - self.from_rank + 1
-        if ranks < 1:
-            raise ValueError(
-                f"from_rank is {self.from_rank} and to_rank {self.to_rank}; expected from_rank <= to_rank"
-            )
+        try:
+            systems = self.systems
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        ranks = sum(system.to_rank - system.from_rank + 1 for system in systems)
         if ranks < self.negatives:
             raise ValueError(f"{self.negatives} negatives from {ranks} ranks; raise to_rank, or lower negatives")
-        low, high = (-math.inf if self.min_score is None else self.min_score, self.max_score)
-        if high is not None and low > high:
-            raise ValueError(f"min_score {low:g}, max_score {high:g}; expected min_score <= max_score")
+        if self.pool is not None and self.pool * len(systems) < self.negatives:
+            raise ValueError(f"{self.negatives} negatives from a pool of {self.pool}; raise pool, or lower negatives")
         return self
 
     def without_effect(self) -> dict[str, str]:
@@ -121,7 +167,11 @@ class MineConfig(_JobConfig, ModelWorkersConfig):
             reason = "it applies to a cross-encoder; set cross_encoder, or leave it out"
             unused = {"cross_encoder_margin": reason, "max_length": reason}
         if self.sampling != "random":
-            unused["seed"] = "it applies to sampling random; set that, or leave it out"
+            reason = "it applies to sampling random; set that, or leave it out"
+            unused |= {"seed": reason, "pool": reason}
+        if not self.mines_index:
+            reason = f"it applies to an index, and {self.index} is none; leave it out"
+            unused |= {"version": reason, "model": reason}
         return unused
 
 
