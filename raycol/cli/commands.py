@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> Output:
 @with_json
 @options_of(MineConfig, "index", "data")
 def mine(config: MineConfig) -> Output:
-    """Find hard negatives of training queries in an index, on Ray Data."""
+    """Find hard negatives of training queries in an index or with other systems, on Ray Data."""
     return Output(verbs.mine(**given(config)), display.mined)
 
 

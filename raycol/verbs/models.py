@@ -142,8 +142,7 @@ def mine(
     seed: int = 0,
     overwrite: bool = False,
 ) -> MiningReport:
-    """Find hard negatives of training queries in an index and with other systems, on Ray Data; an interrupted run is
-    resumed.
+    """Find hard negatives of training queries, on Ray Data; an interrupted run is resumed.
 
     Args:
         overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
