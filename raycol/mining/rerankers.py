@@ -62,9 +62,9 @@ PROMPTS = (
         re.compile("qwen3-reranker", re.IGNORECASE),
         "Qwen3ForCausalLM",
         (
-            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-            'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a '
-            "web search query, retrieve relevant passages that answer the query\n<Query>: ",
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+            'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+            "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n<Query>: ",
             _QUERY,
             "\n<Document>: ",
             _DOCUMENT,
