@@ -102,6 +102,8 @@ def scored(report: ScoringReport) -> None:
         )
     if report.documents_left_out:
         echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were dropped (--n-ways)")
+    if report.reused:
+        echo(f"{report.reused} scores were known and taken over (--reuse)")
     if report.cut:
         echo(f"{report.cut} pairs exceed the teacher's length and were truncated (--max-length)")
     _skipped(report.skipped, f"{SCORING_REPORT} in {report.out}")

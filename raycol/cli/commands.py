@@ -91,7 +91,7 @@ def mine(config: MineConfig) -> Output:
 @with_json
 @options_of(ScoreConfig, "data")
 def score(config: ScoreConfig) -> Output:
-    """Score training examples with a cross-encoder, on Ray Data."""
+    """Score training examples with cross-encoders and language models, on Ray Data."""
     return Output(verbs.score(**given(config)), display.scored)
 
 

@@ -17,6 +17,8 @@ from raycol.mining.systems import MinedSystem, NegativeRules, check_bounds, is_s
 
 Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Normalization = Literal["none", "z-score", "min-max"]
 INDEX = "index"
 """Name of the index among the systems."""
 
@@ -178,14 +180,52 @@ class MineConfig(_JobConfig, ModelWorkersConfig):
 class ScoreConfig(_JobConfig, ModelWorkersConfig):
     """Settings of `raycol score`."""
 
-    teacher: Location
-    """Cross-encoder to score with: a folder, a URI or a name on the hub."""
+    teacher: Annotated[Locations, Field(min_length=1)]
+    """Teachers to score with: cross-encoders, Qwen3-Reranker, bge-reranker-v2-gemma; folders, URIs or names on the
+    hub. The scores of several are combined."""
+
+    teacher_weights: tuple[Weight, ...] = ()
+    """Weight of each teacher in the combination; by default equal weights."""
+
+    normalize: Normalization | None = None
+    """Normalization of each teacher's scores over the documents of an example; by default none for one teacher,
+    z-score for several."""
+
+    reuse: Locations = ()
+    """Results of earlier jobs, whose scores are taken over if they are of the same teachers; for one teacher also
+    other examples with scores. Only the missing scores are computed."""
 
     n_ways: Annotated[int, Field(ge=2)] = 8
     """Documents per example, the positive included; further documents are dropped."""
 
     max_length: Positive | None = None
-    """Tokens of query and document together that the teacher reads; by default the model's maximum."""
+    """Tokens of query and document together that a teacher reads; by default its maximum."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Dtype of the teacher; half precision is faster on a GPU, and rounds the scores."""
+    """Dtype of the teachers; half precision is faster on a GPU, and rounds the scores."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each teacher."""
+        return self.teacher_weights or (1.0,) * len(self.teacher)
+
+    @property
+    def normalization(self) -> Normalization:
+        """Normalization of each teacher's scores."""
+        return self.normalize or ("none" if len(self.teacher) == 1 else "z-score")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.weights) != len(self.teacher):
+            raise ValueError(
+                f"{len(self.weights)} teacher_weights for {len(self.teacher)} teachers; expected one each"
+            )
+        if repeated := next((name for name in self.teacher if self.teacher.count(name) > 1), None):
+            raise ValueError(f"teacher {repeated} is named twice; name each once")
+        return self
+
+    def without_effect(self) -> dict[str, str]:
+        """See `Config`."""
+        if len(self.teacher) > 1:
+            return {}
+        return {"teacher_weights": "there is only one teacher; name another, or leave it out"}

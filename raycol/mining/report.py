@@ -83,12 +83,14 @@ class ScoringReport(Shown, BaseModel):
 
     Args:
         out: folder or URI of the results.
-        teacher: the cross-encoder.
+        teacher: the teachers.
+        fingerprints: of each teacher.
         examples: examples read.
         rows: examples scored.
         n_ways: documents requested per example.
         pairs: pairs of a query and a document scored.
-        cut: pairs longer than the teacher's maximum length.
+        reused: scores that were known.
+        cut: pairs longer than a teacher's maximum length.
         positive_first: rows whose positive has the highest score.
         short: examples with fewer documents than `n_ways`.
         short_kept: short examples that were kept.
@@ -104,10 +106,12 @@ class ScoringReport(Shown, BaseModel):
 
     out: str
     teacher: str
+    fingerprints: list[str] = []
     examples: int
     rows: int
     n_ways: int
     pairs: int
+    reused: int = 0
     cut: int
     positive_first: int
     short: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
 from raycol.mining.job import MinedPart, MiningJob
 from raycol.mining.part import MINED_SCHEMA, SYSTEMS_SCHEMA, Miner
 from raycol.mining.queries import from_row
-from raycol.mining.scoring import score_part
+from raycol.mining.scoring import Combination, score_part
 from raycol.mining.sources import IndexSource, RunSource
 from raycol.mining.systems import MinedSystem
 from raycol.mining.texts import CorpusTexts, IndexTexts
@@ -136,7 +137,7 @@ class ScoringWorker(_JobWorker):
     Args:
         job, on_gpu, dtype, inputs: see `_JobWorker`.
         config: the settings.
-        fingerprint: of the teacher.
+        fingerprints: of the teachers.
     """
 
     def __init__(
@@ -146,19 +147,24 @@ class ScoringWorker(_JobWorker):
         dtype: str,
         inputs: StoredFolder,
         config: ScoreConfig,
-        fingerprint: str,
+        fingerprints: Sequence[str],
     ) -> None:
         super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
-        self._fingerprint = fingerprint
+        self._fingerprints = fingerprints
+        self._opened: dict[int, CrossEncoder] = {}
 
-    def open(self) -> None:
-        """Open the teacher."""
-        config = self.config
-        self._teacher: CrossEncoder = open_cross_encoder(
-            config.teacher, self.on_gpu, self.dtype, self._fingerprint, config.max_length
-        )
+    def _open_teacher(self, number: int) -> CrossEncoder:
+        """Return a teacher; opens it at the first score that is not known."""
+        if number not in self._opened:
+            config = self.config
+            self._opened[number] = open_cross_encoder(
+                config.teacher[number], self.on_gpu, self.dtype, self._fingerprints[number], config.max_length
+            )
+        return self._opened[number]
 
     def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the part's examples with their scores."""
-        return score_part(rows, self._teacher, self.config.batch_size)
+        teachers = [partial(self._open_teacher, number) for number in range(len(self.config.teacher))]
+        combination = Combination(self.config.weights, self.config.normalization)
+        return score_part(rows, teachers, combination, self.config.batch_size)

@@ -174,12 +174,15 @@ def score(
     batch_size: int = 32,
     queries_per_part: int = 256,
     on_error: OnError = "fail",
-    teacher: str | Path,
+    teacher: str | Path | Sequence[str | Path],
+    teacher_weights: Sequence[float] = (),
+    normalize: Literal["none", "z-score", "min-max"] | None = None,
+    reuse: str | Path | Sequence[str | Path] = (),
     n_ways: int = 8,
     max_length: int | None = None,
     overwrite: bool = False,
 ) -> ScoringReport:
-    """Score training examples with a cross-encoder, on Ray Data; an interrupted run is resumed.
+    """Score training examples with teachers, on Ray Data; an interrupted run is resumed.
 
     Args:
         overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local

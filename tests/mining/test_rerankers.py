@@ -43,8 +43,9 @@ def save_language_model(folder: Path, kind: str, answers: Sequence[str] = ("yes"
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", extra_special_tokens=special[2:]
     ).save_pretrained(folder)
     sizes = {
-        "vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1,
+        "vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.3,
+        "pad_token_id": 0, "bos_token_id": 1,
     }  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config((Qwen3Config if kind == "qwen3" else GemmaConfig)(**sizes)).save_pretrained(
@@ -102,8 +103,8 @@ def gemma_score(folder: Path, query: str, document: str, max_length: int) -> flo
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     prompt = (
-        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
-        "prediction of either 'Yes' or 'No'."
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing "
+        "a prediction of either 'Yes' or 'No'."
     )
     end = encode("\n") + encode(prompt)
     ids = [tokenizer.bos_token_id, *encode(f"A: {query}"), *encode("\n"), *encode(f"B: {document}")]
@@ -146,9 +147,10 @@ def test_a_model_that_sentence_transformers_has_saved_brings_its_prompt(qwen3: P
     saved = load_cross_encoder(str(tmp_path / "saved"), device="cpu")
     assert score_pairs(saved, PAIRS, 3).tolist() == score_pairs(model, PAIRS, 3).tolist()
     assert cross_encoder_fingerprint(saved) == cross_encoder_fingerprint(model)
-    (template := tmp_path / "saved/chat_template.jinja").write_text("{{ messages[0].content }}")
+    template = tmp_path / "saved/chat_template.jinja"
     assert template.is_file()
-    with pytest.raises(InputError, match="fails to score .*chat template"):
+    template.write_text("{{ messages[0].content }}")
+    with pytest.raises(InputError, match=r"fails to score .*chat template"):
         probe_cross_encoder(load_cross_encoder(str(tmp_path / "saved"), device="cpu"), "saved")
 
 
