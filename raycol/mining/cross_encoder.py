@@ -111,7 +111,7 @@ def cross_encoder_fingerprint(model: CrossEncoder) -> str:
         "tokenizer": tokenizer_settings(model.tokenizer),
     }
     if is_reranker(model):
-        settings["prompt"] = [model.tokenizer.chat_template, *(module.get_config_dict() for module in model[1:])]
+        settings["prompt"] = [model.tokenizer.chat_template, *(module.get_config_dict() for module in list(model)[1:])]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

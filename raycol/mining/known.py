@@ -15,6 +15,7 @@ from raycol.errors import InputError
 from raycol.mining.report import SCORING_REPORT, ScoringReport
 from raycol.storage import open_store
 
+_MAX_REPORT_BYTES = 64 << 20  # it lists unusable records
 # A query, a document, and the score of each teacher, None if the file lacks it.
 _Scored = tuple[str, str, Sequence[float | None]]
 
@@ -65,7 +66,7 @@ def _report_of(location: str) -> ScoringReport | None:
     if not is_uri(location) and ":" in location:  # the name of a dataset
         return None
     try:
-        report = ScoringReport.model_validate_json(open_store(location).read(SCORING_REPORT))
+        report = ScoringReport.model_validate_json(open_store(location).read(SCORING_REPORT, _MAX_REPORT_BYTES))
     except (OSError, ValueError):
         return None
     return report if report.fingerprints else None

@@ -152,16 +152,16 @@ class ScoringWorker(_JobWorker):
         super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
         self._fingerprints = fingerprints
-        self._opened: dict[int, CrossEncoder] = {}
+        self._teachers: dict[int, CrossEncoder] = {}
 
     def _open_teacher(self, number: int) -> CrossEncoder:
         """Return a teacher; opens it at the first score that is not known."""
-        if number not in self._opened:
+        if number not in self._teachers:
             config = self.config
-            self._opened[number] = open_cross_encoder(
+            self._teachers[number] = open_cross_encoder(
                 config.teacher[number], self.on_gpu, self.dtype, self._fingerprints[number], config.max_length
             )
-        return self._opened[number]
+        return self._teachers[number]
 
     def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the part's examples with their scores."""

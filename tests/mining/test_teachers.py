@@ -44,11 +44,11 @@ def scores_of(out: Path, column: str = "scores") -> np.ndarray:
 
 
 @given(
-    st.lists(st.lists(st.floats(-9, 9, width=32), min_size=4, max_size=4), min_size=1, max_size=3),
+    st.lists(st.lists(st.integers(-40, 40), min_size=4, max_size=4), min_size=1, max_size=3),
     st.sampled_from(["z-score", "min-max"]),
 )
-def test_normalized_scores_keep_the_order_and_ignore_scale(rows: list[list[float]], how: Any) -> None:
-    scores_TD = np.array(rows)
+def test_normalized_scores_keep_the_order_and_ignore_scale(rows: list[list[int]], how: Any) -> None:
+    scores_TD = np.array(rows) / 8
     normalized_TD = normalize_scores(scores_TD, how)
     assert np.isfinite(normalized_TD).all()
     assert np.allclose(normalize_scores(scores_TD * 4 + 8, how), normalized_TD, atol=1e-6)
@@ -57,7 +57,7 @@ def test_normalized_scores_keep_the_order_and_ignore_scale(rows: list[list[float
             assert (normalized_D == 0).all()
         elif how == "min-max":
             assert (normalized_D.min(), normalized_D.max()) == (0, 1)
-        elif np.ptp(scores_D) > 1e-3:
+        else:
             assert normalized_D.mean() == pytest.approx(0, abs=1e-9)
             assert normalized_D.std() == pytest.approx(1)
 
