@@ -23,8 +23,11 @@ from pydantic import Field
 from raycol.core.config import Config, Positive, Resources, WaitForNodes
 from raycol.core.progress import Report, no_report
 from raycol.distributed.running_progress import RunningProgress, throttled
-from raycol.distributed.session import ray_errors, ray_session
+from raycol.distributed.session import is_embedded, ray_errors, ray_session
 from raycol.errors import RaycolError
+
+# Times that workers are started anew on one machine, after losing one, without finishing an input.
+_MAX_LOST = 3
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -212,8 +215,34 @@ class _OnRay(Executor):
         operation: str = "the build",
         on_progress: OnProgress = ignore_progress,
     ) -> Iterator[tuple[int, R]]:
-        if not inputs:
-            return
+        from ray.exceptions import RayActorError
+
+        missing, lost = dict(inputs), 0
+        while missing:
+            try:
+                for number, result in self._run(worker, config, missing, arguments, operation, on_progress):
+                    del missing[number]
+                    lost = 0
+                    yield number, result
+            except RaycolError as error:
+                lost += 1
+                if not isinstance(error.__cause__, RayActorError) or not is_embedded() or lost > _MAX_LOST:
+                    raise
+
+    def _run(
+        self,
+        worker: type[Worker[I, R]],
+        config: WorkersConfig,
+        inputs: Mapping[int, I],
+        arguments: Mapping[str, Any],
+        operation: str,
+        on_progress: OnProgress,
+    ) -> Iterator[tuple[int, R]]:
+        """Run the workers as the actors of one dataset.
+
+        On a cluster, Ray restarts an actor that was lost with its node, for as long as it takes. On one machine a
+        worker that dies was most likely short of memory, and would be again: there `run` starts new ones a few times.
+        """
         import ray.data
 
         # Importing Ray Data configures its loggers; raycol reports progress itself.
@@ -232,6 +261,7 @@ class _OnRay(Executor):
             num_cpus=config.resources["CPU"],
             num_gpus=config.resources.get("GPU"),
             **({"resources": others} if others else {}),
+            **({"max_restarts": 0} if is_embedded() else {}),
         )
         # A part may take any time. By default Ray Data ends a dataset whose tasks are all running for half an hour.
         dataset.context.execution_no_progress_timeout_s = -1

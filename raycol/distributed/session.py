@@ -65,6 +65,7 @@ _ENVIRONMENT = {
 }
 # Ports of HAProxy's own pages: Serve's fixed defaults would prevent a second session on the same machine.
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+_embedded = False
 
 
 def set_environment() -> None:
@@ -107,15 +108,23 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: floa
         wait_for_capacity(workers, resources, wait_for_nodes)
         yield
         return
+    global _embedded
     if embedded:
         _start(max(math.ceil(workers * resources.get("CPU", 1)), os.cpu_count() or 1))
     else:
         _connect(os.environ["RAY_ADDRESS"])
+    _embedded = embedded
     try:
         wait_for_capacity(workers, resources, wait_for_nodes)
         yield
     finally:
+        _embedded = False
         ray.shutdown()
+
+
+def is_embedded() -> bool:
+    """Whether `ray_session` has started the session of this process, which then has one node and ends with it."""
+    return _embedded
 
 
 def _start(num_cpus: int) -> None:

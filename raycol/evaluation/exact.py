@@ -8,20 +8,23 @@ not depend on the number of workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from raycol.core.progress import Report, no_report
 from raycol.data import Fields
-from raycol.distributed.executor import Executor, ModelWorkersConfig, choose_executor
+from raycol.distributed.executor import Executor, I, ModelWorkersConfig, choose_executor
 from raycol.distributed.part_progress import PartProgress
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker
 from raycol.errors import InputError
+from raycol.evaluation.runs import search_index
 from raycol.evaluation.scoring import ModelScorer, score_passages
 from raycol.evaluation.single_vector import open_single_vector, single_vector_fingerprint
 from raycol.evaluation.top_hits import Hits, TopHits
@@ -29,6 +32,9 @@ from raycol.indexing.plan import BuildPlan, PartitionPlan, read_part
 from raycol.indexing.workers import cast_parameters, check_same_model, device_of, open_encoder
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import describe_bytes
+
+if TYPE_CHECKING:
+    from raycol.index import Index
 
 Vectors = Literal["multi", "single"]
 """What a model makes of a text: one vector per token (scored by MaxSim), or one vector."""
@@ -38,7 +44,6 @@ class ScoredPart(PartRecord):
     """A finished part: its hits, and what it cost."""
 
     hits: StoredFolder
-    documents: int
     cpu_s: float
 
     @property
@@ -109,22 +114,59 @@ class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
         started = time.process_time()
         passages = (passage for _, passage in read_part(input_, self.fields))
         hits = score_passages(self.scorer, passages, self.depth, self.on_progress)
-        table = pa.table(
-            {
-                "query": pa.array((row for row, found in enumerate(hits) for _ in found), pa.int32()),
-                "id": pa.array((id_ for found in hits for id_, _ in found), pa.string()),
-                "score": pa.array((score for found in hits for _, score in found), pa.float32()),
-            }
-        )
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        content, name = buffer.getvalue().to_pybytes(), f"hits-{number:08d}.parquet"
-        self.job.store.write(f"{self.job.folder}/{name}", content)
-        return ScoredPart(
-            hits=StoredFolder(folder=self.job.folder, files={name: describe_bytes(content)}),
-            documents=input_.documents,
-            cpu_s=time.process_time() - started,
-        )
+        return _save_hits(self.job, number, hits, started)
+
+
+class StoredScorer(PartWorker[str, ScoredPart]):
+    """Scores the stored tokens of a partition of an index against all queries.
+
+    Args:
+        job: the job.
+        index, version: the index.
+        queries: embeddings, float32 [n_tokens, dim] each.
+        depth: hits to keep for each query.
+    """
+
+    def __init__(
+        self,
+        job: PartitionedJob[ScoredPart],
+        index: str,
+        version: int,
+        queries: Sequence[NDArray[np.float32]],
+        depth: int,
+    ) -> None:
+        super().__init__(job)
+        self.index, self.version, self.queries, self.depth = index, version, queries, depth
+
+    def describe(self, number: int, input_: str) -> str:
+        """Name of the partition."""
+        return f"partition {input_} of {self.index}"
+
+    def compute(self, number: int, input_: str) -> ScoredPart:
+        """Score a partition and write its hits."""
+        from raycol.index import Index
+
+        started = time.process_time()
+        partition = Index.open(self.index, self.version, partitions=[input_])
+        hits = search_index(partition, self.queries, self.depth, {"effort": "exact", "threads": 1})
+        return _save_hits(self.job, number, hits, started)
+
+
+def _save_hits(job: PartitionedJob[ScoredPart], number: int, hits: Sequence[Hits], started: float) -> ScoredPart:
+    """Write the hits of a part; `started` is the CPU time of the process when it began."""
+    table = pa.table(
+        {
+            "query": pa.array((row for row, found in enumerate(hits) for _ in found), pa.int32()),
+            "id": pa.array((id_ for found in hits for id_, _ in found), pa.string()),
+            "score": pa.array((score for found in hits for _, score in found), pa.float32()),
+        }
+    )
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    content, name = buffer.getvalue().to_pybytes(), f"hits-{number:08d}.parquet"
+    job.store.write(f"{job.folder}/{name}", content)
+    stored = StoredFolder(folder=job.folder, files={name: describe_bytes(content)})
+    return ScoredPart(hits=stored, cpu_s=time.process_time() - started)
 
 
 def exact_hits(
@@ -172,8 +214,76 @@ def exact_hits(
         "dtype": config.dtype,
         "on_gpu": config.on_gpu,
     }
+    arguments = {
+        **config.model_arguments,
+        "model": model,
+        "vectors": vectors,
+        "fingerprint": fingerprint,
+        "fields": plan.fields,
+        "queries": list(queries),
+        "depth": depth,
+    }
+    sizes = [part.documents for part in plan.parts]
     job = PartitionedJob(store, "exact-", settings, ScoredPart)
-    executor = executor or choose_executor(config, len(plan.parts))
+    activity = "encoding and scoring"
+    return _run(
+        job, ExactScorer, plan.parts, sizes, arguments, config, report, executor, activity, is_temporary=is_temporary
+    )
+
+
+def exact_index_hits(
+    index: Index,
+    queries: Sequence[NDArray[np.float32]],
+    depth: int,
+    config: ModelWorkersConfig,
+    store: Store,
+    report: Report = no_report,
+    executor: Executor | None = None,
+    *,
+    is_temporary: bool = False,
+) -> ExactHits:
+    """Score every stored token of an index against every query, a partition at a time; see `exact_hits`.
+
+    Args:
+        index: the index, which workers open themselves.
+        queries: embeddings, float32 [n_tokens, dim] each.
+        depth, config, store, report, executor, is_temporary: as for `exact_hits`.
+
+    Raises:
+        InputError: the store is temporary and the cluster has several nodes.
+        RaycolError: a worker failed.
+    """
+    infos = index.manifest.partitions
+    settings = {
+        "index": index.uri,
+        "version": index.version,
+        "partitions": [info.name for info in infos],
+        "queries": xxhash.xxh3_128_hexdigest(b"".join(np.ascontiguousarray(query).tobytes() for query in queries)),
+        "depth": depth,
+    }
+    arguments = {"index": index.uri, "version": index.version, "queries": list(queries), "depth": depth}
+    job = PartitionedJob(store, "exact-index-", settings, ScoredPart)
+    return _run(
+        job, StoredScorer, [info.name for info in infos], [info.live_documents for info in infos], arguments, config,
+        report, executor, "scoring", is_temporary=is_temporary,
+    )  # fmt: skip
+
+
+def _run(
+    job: PartitionedJob[ScoredPart],
+    worker: type[PartWorker[I, ScoredPart]],
+    inputs: Sequence[I],
+    sizes: Sequence[int],
+    arguments: Mapping[str, Any],
+    config: ModelWorkersConfig,
+    report: Report,
+    executor: Executor | None,
+    activity: str,
+    *,
+    is_temporary: bool,
+) -> ExactHits:
+    """Compute the parts and merge their hits; `arguments` are those of the worker."""
+    executor = executor or choose_executor(config, len(inputs))
     with executor.session(config, report):
         if is_temporary and executor.n_nodes() > 1:
             raise InputError(
@@ -181,23 +291,13 @@ def exact_hits(
                 "`out=` with a location that all of them reach"
             )
         job.begin()
-        finished = job.finished_parts(len(plan.parts))
-        sizes = [part.documents for part in plan.parts]
-        progress = PartProgress(report, sizes, finished, executor.n_workers(config), "encoding and scoring")
-        arguments = {
-            **config.model_arguments,
-            "model": model,
-            "vectors": vectors,
-            "fingerprint": fingerprint,
-            "fields": plan.fields,
-            "queries": list(queries),
-            "depth": depth,
-        }
-        parts = job.run(ExactScorer, config, plan.parts, finished, arguments, "the evaluation", executor, progress)
-    top = TopHits(len(queries), depth)
+        finished = job.finished_parts(len(inputs))
+        progress = PartProgress(report, sizes, finished, executor.n_workers(config), activity)
+        parts = job.run(worker, config, inputs, finished, arguments, "the evaluation", executor, progress)
+    top = TopHits(len(arguments["queries"]), arguments["depth"])
     for part in parts:
         (name,) = part.hits.files
-        table = pq.read_table(part.hits.file(store, name))
+        table = pq.read_table(part.hits.file(job.store, name))
         top.merge(table["query"].to_pylist(), table["id"].to_pylist(), table["score"].to_pylist())
     worker_cpu_s = 0.0 if executor.in_process else sum(part.cpu_s for part in parts)
     return ExactHits(top.result(), worker_cpu_s)

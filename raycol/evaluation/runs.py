@@ -88,7 +88,7 @@ def search_index(
 
 def _search(index: Index, queries: Sequence[NDArray[np.float32]], k: int, settings: Mapping[str, Any]) -> list[Hits]:
     if settings.get("effort") == "exact":
-        results = index.exact(queries, k=k)
+        results = index.exact(queries, k=k, threads=settings.get("threads"))
     else:
         results = index.search(queries, k=k, **settings)
     return [[(hit.id, hit.score) for hit in hits] for hits in results]

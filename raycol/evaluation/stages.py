@@ -16,7 +16,7 @@ from raycol.data.collection import Collection, CorpusSurvey, missing_documents
 from raycol.distributed.executor import Executor
 from raycol.errors import InputError
 from raycol.evaluation.config import EvaluateConfig
-from raycol.evaluation.exact import Vectors, exact_hits
+from raycol.evaluation.exact import Vectors, exact_hits, exact_index_hits
 from raycol.evaluation.runs import search_bm25, search_index
 from raycol.evaluation.scoring import ModelScorer
 from raycol.evaluation.single_vector import open_single_vector, single_vector_fingerprint
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Documents that are encoded and scored at a time.
 _BATCH = 128
+# An index of more tokens is scored exactly as a job.
+_MAX_DIRECT_TOKENS = 1 << 20
 # Texts of a request to an endpoint.
 _QUERIES = 32
 
@@ -151,6 +153,8 @@ class CollectionSearch:
                 name: stage.settings[name] for name in ("effort", "n_probe", "n_rescore") if name in stage.settings
             }
             embeddings = self._encode_queries(stage, index)
+            if settings.get("effort") == "exact" and index.stats().tokens > _MAX_DIRECT_TOKENS:
+                return self._exact_index(index, embeddings, depth)
             return search_index(index, embeddings, depth, settings, self._report)
         if stage.kind == "bm25":
             return search_bm25(list(self._passages()), self._queries, depth)
@@ -176,6 +180,14 @@ class CollectionSearch:
         exact = exact_hits(
             self._plan, self._queries, stage.target, fingerprint, vectors, depth, self._config, self._store,
             self._report, self._executor, is_temporary=self._config.out is None,
+        )  # fmt: skip
+        self._worker_cpu_s += exact.worker_cpu_s
+        return exact.hits
+
+    def _exact_index(self, index: Index, queries: list[Any], depth: int) -> list[Hits]:
+        exact = exact_index_hits(
+            index, queries, depth, self._config, self._store, self._report, self._executor,
+            is_temporary=self._config.out is None,
         )  # fmt: skip
         self._worker_cpu_s += exact.worker_cpu_s
         return exact.hits

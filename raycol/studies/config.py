@@ -40,6 +40,9 @@ class StudyConfig(ModelWorkersConfig):
     """Cut each collection to this many documents: queries in random order as long as their relevant documents are
     no more than half of them, and other documents at random."""
 
+    queries: Positive | None = None
+    """Cut each collection to this many queries, at random."""
+
     split: str | None = None
     """Split of the judgements; by default test, or the only one."""
 
@@ -56,4 +59,4 @@ class StudyConfig(ModelWorkersConfig):
     """Confidence of the intervals."""
 
     seed: int = 0
-    """Seed of the cut and of the resamples."""
+    """Seed of the cuts and of the resamples."""

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,10 +15,10 @@ from raycol.data import Passage
 from raycol.data.beir import open_beir, save_beir
 from raycol.data.collection import Collection, Dataset, is_query_copy
 from raycol.data.collections import CollectionRef
-from raycol.data.corpus import OnError
 from raycol.data.qrels import Qrels
 from raycol.errors import InputError, writing
 from raycol.evaluation.top_hits import Hits
+from raycol.studies.config import StudyConfig
 
 POOLED = "all pooled"
 """Name of the union of all collections."""
@@ -89,16 +89,13 @@ class Topics:
         }
 
 
-def copy_collection(
-    reference: CollectionRef, parent: Path, documents: int | None, seed: int, on_error: OnError
-) -> StudyCollection:
-    """Copy a collection into a study's folder, unless it is there, and cut it to a number of documents.
+def copy_collection(reference: CollectionRef, parent: Path, config: StudyConfig) -> StudyCollection:
+    """Copy a collection into a study's folder, unless it is there, and cut it to a number of queries and documents.
 
     Args:
         reference: the collection.
         parent: the study's folder of collections.
-        documents, seed: see `cut`; None copies all documents.
-        on_error: fail on unusable records, or skip them.
+        config: the settings.
 
     Raises:
         InputError: a file of the collection is malformed, or no query is left.
@@ -106,11 +103,13 @@ def copy_collection(
     folder = parent / quote(reference.name, safe="")
     if not folder.exists():
         collection = reference.open()
-        dataset = collection.dataset(on_error)
+        dataset = collection.dataset(config.on_error)
         notes = [*dataset.notes, *([f"{len(dataset.skipped)} unusable records are skipped"] * bool(dataset.skipped))]
         excluded = _excluded(collection, dataset)
-        if documents is not None:
-            dataset = cut(dataset, documents, seed)
+        if config.queries:
+            dataset = sample_queries(dataset, config.queries, config.seed)
+        if config.documents:
+            dataset = cut(dataset, config.documents, config.seed)
         unfinished = folder.with_name(f".{folder.name}.tmp")
         with writing(folder):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -126,6 +125,18 @@ def _excluded(collection: Collection, dataset: Dataset) -> dict[str, list[str]]:
     return {
         query: sorted(collection.excluded.get(query, frozenset()) | ({query} & copies)) for query in dataset.queries
     }
+
+
+def sample_queries(dataset: Dataset, queries: int, seed: int) -> Dataset:
+    """Cut a dataset to a number of queries, at random; they keep their order."""
+    if len(dataset.queries) <= queries:
+        return dataset
+    kept = set(random.Random(seed).sample(list(dataset.queries), queries))  # noqa: S311 - a sample, not a secret
+    return replace(
+        dataset,
+        queries={query: text for query, text in dataset.queries.items() if query in kept},
+        qrels={query: grades for query, grades in dataset.qrels.items() if query in kept},
+    )
 
 
 def cut(dataset: Dataset, documents: int, seed: int) -> Dataset:

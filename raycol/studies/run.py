@@ -144,7 +144,7 @@ def _collections(
     copies = []
     for reference in references:
         report(0, None, f"reading {reference.name}")
-        copies.append(copy_collection(reference, folder, config.documents, config.seed, config.on_error))
+        copies.append(copy_collection(reference, folder, config))
     if recipe.pooled and len(copies) > 1:
         members = {name: path for copy in copies for name, path in copy.members.items()}
         copies.append(StudyCollection(POOLED, members))

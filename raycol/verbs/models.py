@@ -251,6 +251,7 @@ def study(
     teacher_data: str | Path | Sequence[str | Path] = (),
     peers: str | Path | None = None,
     documents: int | None = None,
+    queries: int | None = None,
     split: str | None = None,
     on_error: OnError = "fail",
     docs_per_partition: int = 1024,

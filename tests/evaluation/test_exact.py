@@ -20,9 +20,10 @@ from raycol.data.beir import save_beir
 from raycol.distributed.executor import IN_PROCESS, ON_RAY, Executor, ModelWorkersConfig
 from raycol.errors import InputError, RaycolError
 from raycol.evaluation import EvaluateConfig, evaluate
-from raycol.evaluation.exact import ExactHits, exact_hits
+from raycol.evaluation.exact import ExactHits, exact_hits, exact_index_hits
 from raycol.evaluation.scoring import ModelScorer, score_passages
 from raycol.evaluation.top_hits import Hits, TopHits
+from raycol.index import Document, Index
 from raycol.indexing.plan import plan_build
 from raycol.storage import open_store
 from tests.conftest import PROJECT, make_passages
@@ -141,6 +142,20 @@ def test_the_corpus_must_not_change(corpus: Path, tiny_colbert: Path, tmp_path: 
 
     with pytest.raises(RaycolError, match="the corpus changed"):
         score(changed, tiny_colbert, tmp_path / "job", Changing())
+
+
+def test_the_partitions_of_an_index_give_its_exact_hits(clustered: list[np.ndarray], tmp_path: Path) -> None:
+    documents = [Document(f"d{number}", tokens) for number, tokens in enumerate(clustered)]
+    index = Index.create(tmp_path / "index", documents, partition_tokens=600)
+    index.delete(["d3", "d120"])
+    store, queries = open_store(tmp_path / "jobs"), [clustered[3], clustered[50], clustered[120]]
+    assert index.stats().partitions > 3
+    with pytest.raises(RaycolError, match="interrupted"):
+        exact_index_hits(index, queries, 7, ModelWorkersConfig(), store, executor=InterruptedExecutor(2))
+    resumed = InterruptedExecutor(100)
+    hits = exact_index_hits(index, queries, 7, ModelWorkersConfig(), store, executor=resumed).hits
+    assert hits == [[(hit.id, hit.score) for hit in found] for found in index.exact(queries, 7)]
+    assert resumed.computed < index.stats().partitions
 
 
 @pytest.mark.slow

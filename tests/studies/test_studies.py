@@ -16,7 +16,7 @@ from raycol.studies.config import StudyConfig
 from raycol.studies.determinism import DeterminismSettings, relate
 from raycol.studies.embeddings import maxsim, mean_token
 from raycol.studies.kinds import KINDS
-from raycol.studies.material import cut
+from raycol.studies.material import cut, sample_queries
 from raycol.studies.recipe import label_of, load_recipe, recipe_names
 from raycol.studies.result import AVERAGE, StudyResult, rows_of
 from raycol.studies.run import run_study
@@ -77,6 +77,13 @@ def test_a_collection_is_cut_by_its_seed() -> None:
     assert cut(whole, 40, seed=0) is whole
     with pytest.raises(InputError, match="documents is 1: no query's relevant documents are so few"):
         cut(whole, 1, seed=0)
+    fewer = sample_queries(whole, 3, seed=0)
+    assert list(fewer.queries) == [query for query in whole.queries if query in fewer.queries]
+    assert len(fewer.queries) == 3
+    assert fewer.qrels.keys() == fewer.queries.keys()
+    assert fewer.passages is whole.passages
+    assert fewer == sample_queries(whole, 3, seed=0)
+    assert sample_queries(whole, 8, seed=0) is whole
 
 
 def test_maxsim_is_the_sum_of_the_best_products() -> None:
