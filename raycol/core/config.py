@@ -26,21 +26,20 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _COMMAND_LINE = "the command line"
 
 
-def parse_location(value: Any) -> str:
-    """Return a path or URI as a string. Raises `ValueError` if the value cannot be one."""
+def _parse_location(value: Any) -> str:
     if not isinstance(value, str | PurePath | int) or isinstance(value, bool):
         raise ValueError(f"expected a path or a URI, found a {type(value).__name__}")
     location = str(value)
     if not location:
         raise ValueError("expected a path or a URI, found an empty string")
-    is_name = location.startswith(("hf:", "ir:"))  # of a dataset
+    is_name = location.startswith(("hf:", "ir:", "exact:", "index:", "run:", "single:"))  # of a dataset or a system
     if _URI.match(location) and not is_uri(location) and not is_name:
         raise ValueError(f"{location:.200} is neither a path nor a URI; expected a string with :// for a URI")
     return location
 
 
 # A local path, or a URI such as s3://bucket/prefix, without credentials.
-Location = Annotated[str, BeforeValidator(parse_location), AfterValidator(check_location)]
+Location = Annotated[str, BeforeValidator(_parse_location), AfterValidator(check_location)]
 
 
 def _as_tuple(value: Any) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from raycol.core.config import Config, Location, Locations, Names, Positive, parse_location
-from raycol.core.uris import check_location
+from raycol.core.config import Config, Location, Locations, Names, Positive
 from raycol.data.corpus import OnError
 from raycol.data.sources import ExampleSource
 from raycol.distributed.executor import ModelWorkersConfig
@@ -21,13 +20,6 @@ Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Normalization = Literal["none", "z-score", "min-max"]
 INDEX = "index"
 """Name of the index among the systems."""
-
-
-def _parse_index(value: Any) -> str:
-    return str(value) if is_system(value) else parse_location(value)
-
-
-IndexOrSystem = Annotated[str, BeforeValidator(_parse_index), AfterValidator(check_location)]
 
 
 class _JobConfig(Config):
@@ -66,7 +58,7 @@ class _JobConfig(Config):
 class MineConfig(_JobConfig, ModelWorkersConfig):
     """Settings of `raycol mine`."""
 
-    index: IndexOrSystem
+    index: Location
     """Folder or URI of the index to mine; or another system, as in `system`: bm25, single:MODEL, run:FILE."""
 
     system: Names = ()
