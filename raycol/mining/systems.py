@@ -7,6 +7,7 @@ A system is one of `raycol evaluate` (`raycol/evaluation/systems.py`), followed 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,6 +20,9 @@ _SETTINGS: Mapping[str, type] = {
     "weight": float, "from_rank": int, "to_rank": int, "margin": float, "relative_margin": float,
     "max_score": float, "min_score": float,
 }  # fmt: skip
+
+
+_SYSTEM = re.compile(rf"([\w.+-]+=)?(bm25($|[, ])|({'|'.join(KINDS)}):)")
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,7 @@ class MinedSystem:
 
 def is_system(value: object) -> bool:
     """Whether a value names a system rather than the folder or URI of an index."""
-    if not isinstance(value, str):
-        return False
-    kind, colon, _ = value.partition(",")[0].partition(":")
-    return kind == "bm25" or value.startswith("bm25 ") or (bool(colon) and kind in KINDS)
+    return isinstance(value, str) and _SYSTEM.match(value) is not None
 
 
 def parse_mined(specs: Sequence[str], default: MinedSystem) -> list[MinedSystem]:

@@ -49,7 +49,8 @@ def test_systems_take_settings_of_their_own() -> None:
     ("value", "expected"),
     [
         ("bm25", True), ("bm25,weight=2", True), ("bm25 > exact:m", True), ("run:/a/b.trec", True), ("single:m", True),
-        ("index:i", True), ("bm25s", False), ("./bm25", False), ("s3://bucket/index", False), ("/run/index", False),
+        ("index:i", True), ("b=bm25", True), ("r=run:/a.trec", True),
+        ("bm25s", False), ("./bm25", False), ("s3://bucket/index", False), ("/run/index", False),
         ("http://host", False),
     ],
 )  # fmt: skip
