@@ -51,10 +51,11 @@ class Combination:
 
     def __call__(self, scores_TD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weighted mean of the normalized scores, float32 [documents], of scores [teachers, documents]."""
+        combined_D: NDArray[np.float32] = scores_TD[0]
         if self.is_raw:
-            return scores_TD[0]
+            return combined_D
         normalized_TD = normalize_scores(scores_TD.astype(np.float64), self.normalization)
-        combined_D: NDArray[np.float32] = np.average(normalized_TD, axis=0, weights=self.weights).astype(np.float32)
+        combined_D = np.average(normalized_TD, axis=0, weights=self.weights).astype(np.float32)
         return combined_D
 
 

@@ -16,7 +16,7 @@ from raycol.errors import InputError
 from raycol.evaluation.systems import KINDS, SETTING, System, parse_systems
 
 # Settings of one system; all but the weight have the same name and meaning as those for all systems.
-_SETTINGS: Mapping[str, type] = {
+_SETTINGS: Mapping[str, type[int] | type[float]] = {
     "weight": float, "from_rank": int, "to_rank": int, "margin": float, "relative_margin": float,
     "max_score": float, "min_score": float,
 }  # fmt: skip
@@ -104,7 +104,7 @@ def _with_settings(spec: str, system: System, settings: Mapping[str, str], defau
 
 def _read(spec: str, name: str, value: str) -> float:
     try:
-        number = _SETTINGS[name](value)
+        number: float = _SETTINGS[name](value)
     except ValueError:
         number = math.nan
     is_score = name.endswith("score")
