@@ -51,11 +51,10 @@ class Combination:
 
     def __call__(self, scores_TD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weighted mean of the normalized scores, float32 [documents], of scores [teachers, documents]."""
+        if not self.is_raw:
+            normalized_TD = normalize_scores(scores_TD.astype(np.float64), self.normalization)
+            scores_TD = np.average(normalized_TD, axis=0, weights=self.weights).astype(np.float32)[None]
         combined_D: NDArray[np.float32] = scores_TD[0]
-        if self.is_raw:
-            return combined_D
-        normalized_TD = normalize_scores(scores_TD.astype(np.float64), self.normalization)
-        combined_D = np.average(normalized_TD, axis=0, weights=self.weights).astype(np.float32)
         return combined_D
 
 

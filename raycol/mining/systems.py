@@ -15,13 +15,12 @@ from typing import Any, Literal
 from raycol.errors import InputError
 from raycol.evaluation.systems import KINDS, SETTING, System, parse_systems
 
-# Settings of one system; all but the weight have the same name and meaning as those for all systems.
-_SETTINGS: Mapping[str, type[int] | type[float]] = {
-    "weight": float, "from_rank": int, "to_rank": int, "margin": float, "relative_margin": float,
-    "max_score": float, "min_score": float,
+_RANK, _WEIGHT, _MARGIN, _SCORE = "a positive whole number", "a number above 0", "a number from 0", "a number"
+# Settings of one system, and what each expects; all but the weight have the same meaning as those for all systems.
+_SETTINGS: Mapping[str, str] = {
+    "weight": _WEIGHT, "from_rank": _RANK, "to_rank": _RANK, "margin": _MARGIN, "relative_margin": _MARGIN,
+    "max_score": _SCORE, "min_score": _SCORE,
 }  # fmt: skip
-
-
 _SYSTEM = re.compile(rf"([\w.+-]+=)?(bm25($|[, ])|({'|'.join(KINDS)}):)")
 
 
@@ -95,27 +94,24 @@ def _split_settings(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _with_settings(spec: str, system: System, settings: Mapping[str, str], default: MinedSystem) -> MinedSystem:
-    values: dict[str, Any] = {name: _read(spec, name, value) for name, value in settings.items()}
-    rules = {name: values.pop(name) for name in list(values) if name in ("max_score", "min_score") or "margin" in name}
-    mined = replace(default, name=system.name, system=system, rules=replace(default.rules, **rules), **values)
+    values = {name: _read(spec, name, value) for name, value in settings.items()}
+    bounds: dict[str, Any] = {name: value for name, value in values.items() if _SETTINGS[name] in (_MARGIN, _SCORE)}
+    others: dict[str, Any] = {name: value for name, value in values.items() if name not in bounds}
+    mined = replace(default, name=system.name, system=system, rules=replace(default.rules, **bounds), **others)
     check_bounds(mined, f"system {spec!r}: ")
     return mined
 
 
 def _read(spec: str, name: str, value: str) -> float:
+    expected = _SETTINGS[name]
     try:
-        number: float = _SETTINGS[name](value)
+        number = int(value) if expected == _RANK else float(value)
     except ValueError:
         number = math.nan
-    is_score = name.endswith("score")
-    if not math.isfinite(number) or (number < 0 and not is_score) or (number == 0 and name in ("weight", *_RANKS)):
-        expected = {int: "a positive whole number", float: "a number" if is_score else "a number from 0"}
-        kind = "a number above 0" if name == "weight" else expected[_SETTINGS[name]]
-        raise InputError(f"system {spec!r}: {name} is {value!r}; expected {kind}")
+    is_low = (expected == _MARGIN and number < 0) or (expected in (_RANK, _WEIGHT) and number <= 0)
+    if is_low or not math.isfinite(number):
+        raise InputError(f"system {spec!r}: {name} is {value!r}; expected {expected}")
     return number
-
-
-_RANKS = ("from_rank", "to_rank")
 
 
 def check_bounds(mined: MinedSystem, where: str = "") -> None:
