@@ -123,5 +123,5 @@ def exclude_judged(queries: Iterable[TrainingQuery], judged: Iterable[TrainingQu
 def exclude_relevant(queries: Iterable[TrainingQuery], qrels: Qrels) -> None:
     """Add the documents that are judged relevant to what is never a negative of the same query, matched by its ids."""
     for query in queries:
-        for query_id in {positive.query_id for positive in query.positives if positive.query_id}:
+        for query_id in dict.fromkeys(positive.query_id or "" for positive in query.positives):
             query.other_ids.extend(id_ for id_, grade in qrels.get(query_id, {}).items() if grade > 0)
