@@ -42,7 +42,7 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
     architectures = config.get("architectures") or []
     is_cross_encoder = read_json(source, "config_sentence_transformers.json", dict).get("model_type") == "CrossEncoder"
     is_causal = any(name.endswith("ForCausalLM") for name in architectures)
-    prompt = find_prompt(name_or_path, config) if is_causal and not is_cross_encoder else None
+    prompt = find_prompt(name_or_path, source, config) if is_causal and not is_cross_encoder else None
     # From any other checkpoint sentence-transformers would make a cross-encoder with a randomly initialised head.
     if not (is_cross_encoder or prompt or any(name.endswith("ForSequenceClassification") for name in architectures)):
         raise InputError(

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycol.errors import InputError
@@ -93,20 +94,25 @@ PROMPTS = (
 )
 
 
-def find_prompt(name_or_path: str, config: Mapping[str, Any]) -> RerankerPrompt:
+def find_prompt(name_or_path: str, source: str, config: Mapping[str, Any]) -> RerankerPrompt:
     """Return the prompt of a causal language model.
 
     Args:
         name_or_path: as the user gives it.
+        source: a local folder, without symbolic links, or a name on the hub.
         config: the checkpoint's config.json.
 
     Raises:
         InputError: the prompt of this model is not known.
     """
     architectures = config.get("architectures") or []
-    names = f"{name_or_path}\n{config.get('_name_or_path', '')}"
+    names = [name_or_path, str(config.get("_name_or_path", ""))]
+    if Path(name_or_path).is_dir():
+        # Workers see no symbolic links. The hub's cache has the name in a folder above.
+        *parents, folder = Path(source).parts
+        names = [*names[1:], folder, *(name for name in parents if name.startswith("models--"))]
     for prompt in PROMPTS:
-        if prompt.architecture in architectures and prompt.name.search(names):
+        if prompt.architecture in architectures and any(map(prompt.name.search, names)):
             return prompt
     raise InputError(
         f"model {name_or_path!r} is a language model ({', '.join(architectures)}) whose prompt is not known; expected "

@@ -1,6 +1,7 @@
 """Language models as teachers: tiny random ones of the same classes, compared with the code of their model cards."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from raycol.mining.cross_encoder import (
     probe_cross_encoder,
     score_pairs,
 )
+from raycol.mining.rerankers import find_prompt
 from tests.conftest import TOPICS
 
 PAIRS = [
@@ -130,15 +132,22 @@ def test_scores_are_those_of_the_model_card(kind: str, reference: object, reques
     assert cross_encoder_fingerprint(short) != cross_encoder_fingerprint(model)
 
 
-def test_a_language_model_without_a_known_prompt_is_refused(qwen3: Path, tmp_path: Path) -> None:
-    other = tmp_path / "some-llm"
-    other.symlink_to(qwen3)
-    with pytest.raises(InputError, match=r"some-llm' is a language model \(Qwen3ForCausalLM\) whose prompt is not"):
-        load_cross_encoder(str(other), device="cpu")
-    wrong = tmp_path / "bge-reranker-v2-gemma"
-    wrong.symlink_to(qwen3)
-    with pytest.raises(InputError, match="whose prompt is not known"):
-        load_cross_encoder(str(wrong), device="cpu")
+def test_a_language_model_without_a_known_prompt_is_refused(qwen3: Path, gemma: Path, tmp_path: Path) -> None:
+    for folder, name in ((qwen3, "some-llm"), (qwen3, "bge-reranker-v2-gemma"), (gemma, "Qwen3-Reranker-tiny")):
+        other = tmp_path / "qwen3-reranker" / name
+        shutil.copytree(folder, other)
+        with pytest.raises(InputError, match=r"is a language model \(\w+ForCausalLM\) whose prompt is not known"):
+            load_cross_encoder(str(other), device="cpu")
+
+
+def test_the_name_is_that_of_the_folder_the_cache_or_the_original(qwen3: Path, tmp_path: Path) -> None:
+    config = json.loads((qwen3 / "config.json").read_text())
+    snapshot = tmp_path / "models--Qwen--Qwen3-Reranker-0.6B" / "snapshots" / "abc"
+    shutil.copytree(qwen3, snapshot)
+    (tmp_path / "link").symlink_to(snapshot)
+    assert find_prompt(str(tmp_path / "link"), str(snapshot), config).yes == "yes"
+    assert find_prompt("Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-Reranker-4B", config).yes == "yes"
+    assert find_prompt("mine", "mine", {**config, "_name_or_path": "Qwen/Qwen3-Reranker-4B"}).yes == "yes"
 
 
 def test_a_model_that_sentence_transformers_has_saved_brings_its_prompt(qwen3: Path, tmp_path: Path) -> None:
