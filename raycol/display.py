@@ -35,13 +35,17 @@ _SKIPPED_SHOWN = 20
 def trained(report: TrainReport) -> None:
     """Print the result of `raycol train`."""
     best = f" (best: step {report.best_step})" if report.metrics else ""
+    if report.averaged_steps:
+        best = f" (mean of steps {', '.join(map(str, sorted(report.averaged_steps)))})"
     echo(
         f"trained {report.model}: {report.steps} steps over {report.examples} examples in {report.seconds:.0f} s, "
         f"{report.loss_summary}{best}"
     )
     for name, (before, after) in report.selection.items():
         echo(f"{name}: {report.eval_metric} {'' if before is None else f'{before:.4f} -> '}{after:.4f}")
-    if report.improved is False:
+    if report.improved is False and report.averaged_steps:
+        echo(f"the mean has no better {report.eval_metric} than the untrained model")
+    elif report.improved is False:
         echo(f"no step has a better {report.eval_metric} than the untrained model; the best step was kept")
     for remark in report.remarks:
         echo(as_options(remark))

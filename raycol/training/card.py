@@ -30,7 +30,7 @@ from raycol.training.metrics import Record, draw_curves, improved, metric_of
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-    from raycol.training.checkpoints import Checkpoint
+    from raycol.training.checkpoints import Exported
     from raycol.training.config import TrainConfig
     from raycol.training.prepare import TrainingTask
 
@@ -60,7 +60,7 @@ _PACKAGED_ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def write_extras(
-    folder: Path, config: TrainConfig, task: TrainingTask, best: Checkpoint, history: Sequence[Record]
+    folder: Path, config: TrainConfig, task: TrainingTask, best: Exported, history: Sequence[Record]
 ) -> None:
     """Write the model card and the folder `training` next to a saved model.
 
@@ -68,7 +68,7 @@ def write_extras(
         folder: the saved model, before it is moved to `config.out`.
         config: the settings of the training.
         task: the prepared sources and steps.
-        best: the checkpoint with the model's weights.
+        best: the checkpoint with the model's weights, or the record of the mean of several.
         history: the Trainer's log history.
 
     Raises:
@@ -87,7 +87,7 @@ def write_extras(
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (details / "metrics.jsonl").write_text(lines, encoding="utf-8")
     (details / "config.yaml").write_text(_settings_file(config), encoding="utf-8")
-    draw_curves(details / "curves.png", records, best.step, metrics)
+    draw_curves(details / "curves.png", records, best.steps, metrics)
     card = _card(load_encoder(folder, device="cpu"), _opens_in_pylate(folder), config, task, best, records)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -115,7 +115,7 @@ def _card(
     opens_in_pylate: bool,
     config: TrainConfig,
     task: TrainingTask,
-    best: Checkpoint,
+    best: Exported,
     records: Sequence[Record],
 ) -> str:
     sections = [
@@ -129,7 +129,7 @@ def _card(
     return f"---\n{_front_matter(config, task, best, opens_in_pylate)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(config: TrainConfig, task: TrainingTask, best: Checkpoint, opens_in_pylate: bool) -> str:
+def _front_matter(config: TrainConfig, task: TrainingTask, best: Exported, opens_in_pylate: bool) -> str:
     """Front matter for the hub. The hub links models and data sets by name, so local ones are left out."""
     metrics = tuple(eval_metrics(config))
     results = [
@@ -225,15 +225,20 @@ print(rank.rerank(documents_ids=[["0", "1"]], queries_embeddings=queries, docume
     return "\n\n".join(parts)
 
 
-def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: Sequence[Record]) -> str:
+def _scores(config: TrainConfig, task: TrainingTask, best: Exported, records: Sequence[Record]) -> str:
     losses = [record for record in records if "loss" in record]
     n_steps = int(losses[-1]["step"]) if losses else best.step
     summary = f"{n_steps:,} steps" + (f" of {task.steps:,} planned." if n_steps < task.steps else ".")
     if losses:
         summary += f" Loss: {losses[0]['loss']:.4g} in the first step, {losses[-1]['loss']:.4g} in the last."
     picture = "![Loss, learning rate, gradient norm and evaluations over the steps](training/curves.png)"
+    steps = [f"{step:,}" for step in sorted(best.steps)]
+    averaged = len(steps) > 1
+    source = f"the mean of those of steps {', '.join(steps[:-1])} and {steps[-1]}"
+    if not averaged:
+        source = f"those of step {steps[0]}"
     if not best.metrics:
-        return f"{summary} Not evaluated; the weights are those of step {best.step:,}.\n\n{picture}"
+        return f"{summary} Not evaluated; the weights are {source}.\n\n{picture}"
     metrics = tuple(eval_metrics(config))
     untrained = next((record for record in records if not record["step"]), {})
     names = _of_collections(metrics, task)
@@ -245,15 +250,16 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Checkpoint, records: 
         for metric, key in zip(metrics, keys, strict=True)
         if key in best.metrics
     ]
-    table = _table(("collection", "metric", "untrained", f"step {best.step:,}"), rows)
+    table = _table(("collection", "metric", "untrained", "mean" if averaged else f"step {steps[0]}"), rows)
     scope = (
         f"average over {len(task.collections)} collections"
         if len(task.collections) > 1
         else _text(", ".join(map(str, task.collections)))
     )
-    selected = f"The weights are those of step {best.step:,}, which scored best in {metrics[0]} on {scope}."
+    selected = f"The weights are {source}, which scored best in {metrics[0]} on {scope}."
     if improved(metrics[0], untrained, best.metrics) is False:
-        selected += " **No step scored better than the untrained model.**"
+        better = "The mean did not score" if averaged else "No step scored"
+        selected += f" **{better} better than the untrained model.**"
     return f"{summary} {selected} Metrics by exact MaxSim:\n\n{table}\n\n{picture}"
 
 

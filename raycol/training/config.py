@@ -12,7 +12,7 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
-from raycol.training.contradictions import contradictions
+from raycol.training.contradictions import contradictions, reasons_without_effect
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
@@ -235,6 +235,14 @@ class TrainConfig(Config):
     """Share of the initial weights in the evaluated and final model (Wortsman et al. 2022). 0.5 often generalizes
     better to other collections than 0, which keeps the trained weights only."""
 
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Evaluate and save an exponential moving average of the weights instead of the last ones: over about
+    1 / (1 - ema_decay) steps, such as 0.99. 0 averages none."""
+
+    average_checkpoints: Annotated[int, Field(ge=2)] | None = None
+    """Average the weights of this number of checkpoints into the final model: those with the best `eval_metric`, or
+    the last ones if there is no evaluation."""
+
     save_every: Positive = 50
     """Steps between checkpoints."""
 
@@ -302,38 +310,7 @@ class TrainConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
-        reasons = {}
-        if not self._has_softmax:
-            reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
-        if self.scoring != "xtr":
-            reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if not self.in_batch and self.scoring != "xtr" and self.gather_across_workers:
-            reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if not self.in_batch:
-            for name in ("mask_false_negatives", "mask_margin"):
-                reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if self.objective in ("cached", "contrastive"):
-            reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
-        else:
-            reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
-        if not self.distils or not isinstance(self.objective, str):
-            reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
-        if not self.lora_rank:
-            reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
-        if not self.encodes_twice:
-            reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
-        if self.mini_batch_tokens:
-            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
-        if self.freeze_layers:
-            reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
-        if not self.eval_data:
-            reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
-        if not self.evaluates:
-            for name in ("eval_every", "eval_metric"):
-                reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
-        if all(source.split for source in self.data):
-            reasons["split"] = "every source sets its own split; leave it out"
-        return reasons
+        return reasons_without_effect(self)
 
     @property
     def distils(self) -> bool:
@@ -348,7 +325,8 @@ class TrainConfig(Config):
         return not self.distils or self.contrastive_weight > 0
 
     @property
-    def _has_softmax(self) -> bool:
+    def has_softmax(self) -> bool:
+        """Whether the loss has a softmax, and so a temperature."""
         return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
@@ -391,4 +369,5 @@ class TrainConfig(Config):
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)
+        means_saved = self.average_checkpoints and not self.evaluates
+        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME - ({"save_every"} if means_saved else set()))

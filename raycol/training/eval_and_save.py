@@ -14,11 +14,13 @@ class EvalAndSaveCallback(TrainerCallback):
         save_every: steps between checkpoints; 0 saves none.
         eval_every: steps between evaluations, each followed by a checkpoint; 0 disables evaluation.
         patience: evaluations without improvement before training stops; 0 disables early stopping.
-        keep: newest checkpoints kept, in addition to the best one.
+        keep: newest checkpoints kept, in addition to the best ones.
+        averaged: checkpoints whose mean is the final model; so many of the best ones are kept.
     """
 
-    def __init__(self, save_every: int, eval_every: int, patience: int, keep: int) -> None:
-        self._save_every, self._eval_every, self._patience, self.keep = save_every, eval_every, patience, keep
+    def __init__(self, save_every: int, eval_every: int, patience: int, keep: int, averaged: int = 1) -> None:
+        self._save_every, self._eval_every, self._patience = save_every, eval_every, patience
+        self.keep, self.averaged = keep, averaged
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to evaluate and save after a step. The last step always does."""

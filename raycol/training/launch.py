@@ -57,7 +57,7 @@ class TrainReport(Shown):
         losses: loss of each step.
         metrics: evaluation of the exported checkpoint; empty if nothing was evaluated. After the averages over several
             collections come the metrics of each, as "nDCG@10 NAME".
-        best_step: step of the exported checkpoint.
+        best_step: step of the exported checkpoint; with `average_checkpoints`, of the best of those averaged.
         seconds: wall time of this command, without the runs that it resumes.
         remarks: what was skipped or padded in the data, by source.
         untrained: evaluation of the model before the first step.
@@ -65,6 +65,7 @@ class TrainReport(Shown):
         collections: what it was evaluated on, each with its split.
         masked_pairs: number of pairs of query and passage left out of each step's negatives, as false negatives; empty
             if nothing is masked.
+        averaged_steps: steps of the checkpoints whose mean is the model, the best first; empty if it is no mean.
     """
 
     _main: ClassVar = ("model", "steps", "examples", "metrics", "best_step", "improved", "seconds")
@@ -80,6 +81,7 @@ class TrainReport(Shown):
     eval_metric: str = "nDCG@10"
     collections: tuple[str, ...] = ()
     masked_pairs: list[int] = field(default_factory=list)
+    averaged_steps: tuple[int, ...] = ()
 
     @property
     def improved(self) -> bool | None:
@@ -171,6 +173,7 @@ def train(
     return TrainReport(
         config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks, untrained,
         config.eval_metric, collections, [int(entry["masked_pairs"]) for entry in history if "masked_pairs" in entry],
+        best.steps if config.average_checkpoints else (),
     )  # fmt: skip
 
 

@@ -67,14 +67,15 @@ class TrainingMetrics:
 
 
 def draw_curves(
-    path: Path, records: Sequence[Record], best_step: int, metrics: Sequence[str] = tuple(DEFAULT_METRICS)
+    path: Path, records: Sequence[Record], kept: Sequence[int], metrics: Sequence[str] = tuple(DEFAULT_METRICS)
 ) -> None:
     """Plot each metric over the steps, one subplot below the other.
 
     Args:
         path: the PNG to write.
         records: of steps and evaluations, in order.
-        best_step: the step whose weights the model has; marked in the subplot of the evaluations.
+        kept: the step whose weights the model has, or several that it averages; marked in the subplot of the
+            evaluations.
         metrics: names of the evaluations' metrics to plot.
     """
     # pyplot would keep figures and a backend for the whole process.
@@ -93,7 +94,9 @@ def draw_curves(
     if metrics:
         for name in metrics:
             _plot(rows[-1], records, name, label=name)
-        rows[-1].axvline(best_step, color="grey", linestyle=":", label=f"kept: step {best_step}")
+        label = f"kept: step {kept[0]}" if len(kept) == 1 else f"mean of {len(kept)} steps"
+        for step in kept:
+            rows[-1].axvline(step, color="grey", linestyle=":", label=label if step == kept[0] else None)
         rows[-1].set_ylabel("evaluation")
         rows[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in rows:

@@ -49,10 +49,23 @@ def prepare(config: TrainConfig, data: Path, collections: Path) -> TrainingTask:
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
+    _check_average(config, steps)
     sets = store_collections(config, collections)
     if config.held_out:
         sets = (store_held_out(collections, examples, _held_out(config, examples), config.held_out),)
     return TrainingTask(sources=sources, steps=steps, collections=sets)
+
+
+def _check_average(config: TrainConfig, steps: int) -> None:
+    """Raise `InputError` if a training has fewer checkpoints than it averages."""
+    setting = "eval_every" if config.evaluates else "save_every"
+    every = getattr(config, setting)
+    n_checkpoints = -(-steps // every)
+    if config.average_checkpoints and n_checkpoints < config.average_checkpoints:
+        raise InputError(
+            f"`average_checkpoints={config.average_checkpoints}`: {steps} steps have {n_checkpoints} "
+            f"{'evaluations' if config.evaluates else 'checkpoints'} with `{setting}={every}`; lower one of them"
+        )
 
 
 def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:

@@ -4,6 +4,7 @@ run.json        settings, fingerprint of the inputs, prepared task, folders of i
 data/...        the training set
 collection/...  the evaluation collections, if any
 checkpoints/    see checkpoints.py
+average.json    see checkpoints.py
 metrics.jsonl   a line per step and evaluation, appended as they complete
 done.json       the last step; written when all steps are done
 ray/            Ray Train's files
@@ -34,17 +35,20 @@ from raycol.storage import MANIFESTS, Store, StoredFolder, open_store, save_fold
 from raycol.storage.checked_files import fsync_folder, fsync_tree, is_content_name
 from raycol.storage.replacing import record_files
 from raycol.training.checkpoints import (
+    AVERAGE_OF,
     Checkpoint,
+    Exported,
     first_intact,
     list_checkpoints,
     newest_intact,
+    open_average,
     rank_by_metric,
 )
 from raycol.training.config import MODEL_FILES, TrainConfig
 from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
-_ENTRIES = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
+_ENTRIES = (RUN, DONE, METRICS, AVERAGE_OF, "data", "collection", "checkpoints", "ray")
 _CONTENT_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
 
@@ -107,7 +111,7 @@ def _check_unused(store: Store) -> None:
     Content-named folders are accepted: a training killed before it wrote `run.json` leaves them.
     """
     entries = store.names("")
-    foreign = [name for name in (RUN, DONE, METRICS, "ray", MANIFESTS, "partitions") if name in entries]
+    foreign = [name for name in (RUN, DONE, METRICS, AVERAGE_OF, "ray", MANIFESTS, "partitions") if name in entries]
     for folder in _CONTENT_FOLDERS:
         foreign += [f"{folder}/{name}" for name in store.names(folder) if not is_content_name(name)]
         if folder in entries and store.describe(folder):
@@ -163,33 +167,43 @@ def _fingerprint(location: str) -> str:
         return ""
 
 
-def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[Checkpoint, list[dict[str, float]]]:
-    """Export the best evaluated checkpoint, or the last one, as a model to `config.out`.
+def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[Exported, list[dict[str, float]]]:
+    """Export the best evaluated checkpoint, the last one, or the mean of several as a model to `config.out`.
 
     Returns:
-        The checkpoint, and the Trainer's log history.
+        The checkpoint or the mean, and the Trainer's log history.
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
     from raycol.models.saving import save_encoder
+    from raycol.training.averaging import AVERAGE, load_average, load_mean
     from raycol.training.card import write_extras
     from raycol.training.state import WEIGHTS, load_weights, mix_weights, snapshot
     from raycol.training.worker import merge_adapters, new_encoder
 
     if not (last := _last_checkpoint(store)):
         raise RaycolError(f"{store}: training left no intact checkpoint; repeat the command to resume")
-    best = first_intact(store, rank_by_metric(list_checkpoints(store), config.eval_metric)) or last
+    average = open_average(store)
     history = json.loads((last.open(store) / TRAINER_STATE_NAME).read_bytes())["log_history"]
     encoder = new_encoder(config, "cpu")
     initial = snapshot(encoder) if config.keep_initial else {}
-    load_weights(best.open(store) / WEIGHTS, encoder)
+    best: Exported
+    if average:
+        best, checkpoints = average
+        load_mean([checkpoint.open(store) / WEIGHTS for checkpoint in checkpoints], encoder)
+    else:
+        best = first_intact(store, rank_by_metric(list_checkpoints(store), config.eval_metric)) or last
+        folder = best.open(store)
+        load_weights(folder / WEIGHTS, encoder)
+        if config.ema_decay:
+            load_average(folder / AVERAGE, encoder)
     merge_adapters(encoder)
     if initial:
         mix_weights(encoder, initial, config.keep_initial)
-    with publishing_model(config.out) as folder:
-        save_encoder(encoder, folder)
-        write_extras(folder, config, run.work, best, history)
-        record_files(folder, MODEL_FILES)
+    with publishing_model(config.out) as out:
+        save_encoder(encoder, out)
+        write_extras(out, config, run.work, best, history)
+        record_files(out, MODEL_FILES)
     return best, history
 
 
@@ -226,12 +240,15 @@ def publishing_model(out: str) -> Iterator[Path]:
 
 
 def is_done(store: Store) -> bool:
-    """Whether all steps are done; if the last checkpoint is damaged, unmark the run so that it resumes earlier."""
-    if DONE in store.names("") and not _last_checkpoint(store):
-        with writing(store):
-            store.remove(DONE)
+    """Whether all steps are done; if a checkpoint that is needed is damaged, unmark the run, so that it resumes."""
+    names = store.names("")
+    if DONE not in names:
         return False
-    return DONE in store.names("")
+    if _last_checkpoint(store) and (AVERAGE_OF not in names or open_average(store)):
+        return True
+    with writing(store):
+        store.remove(DONE)
+    return False
 
 
 def mark_done(store: Store) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def snapshot(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
         module: whose weights; if they are sharded, all workers must call this.
         keep: whether this worker needs the copy.
     """
-    return _copies(module.state_dict().items(), keep=keep)
+    return copies(module.state_dict().items(), keep=keep)
 
 
 def mix_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) -> None:
@@ -48,17 +48,21 @@ def mix_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) 
 
 
 @contextmanager
-def mixed_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) -> Iterator[None]:
-    """Apply `mix_weights` for the duration of the block, then restore the trained weights."""
-    trained = snapshot(module)
-    mix_weights(module, initial, share)
+def changed_weights(module: nn.Module, changes: Iterable[Callable[[], None]]) -> Iterator[None]:
+    """Apply changes to a module's weights for the duration of the block, then restore the trained weights."""
+    changes = tuple(changes)
+    trained = snapshot(module) if changes else {}
+    for change in changes:
+        change()
     try:
         yield
     finally:
-        _load(module, trained)
+        if trained:
+            load(module, trained)
 
 
-def _copies(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+def copies(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, by name, see `snapshot`."""
     found = {}
     for name, tensor in tensors:
         gathered = whole(tensor.detach())
@@ -67,7 +71,8 @@ def _copies(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, T
     return found
 
 
-def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load whole weights into a module, which may be sharded."""
     current = module.state_dict()
     module.load_state_dict({name: sharded_like(tensor, current[name]) for name, tensor in weights.items()})
 
@@ -77,7 +82,7 @@ def snapshot_optimiser(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Copy an optimiser's tensors to the CPU, see `snapshot`; return them with its groups and the others' state."""
     state = optimiser.state_dict()
-    tensors = _copies(
+    tensors = copies(
         ((f"{number}.{name}", tensor) for number, values in state["state"].items() for name, tensor in values.items()),
         keep=keep,
     )
@@ -101,7 +106,7 @@ def load_weights(path: Path, module: nn.Module) -> None:
             f"checkpoint and {_describe_shape(expected.get(name))} in the model; pass the `model=` that it was "
             "trained from, or choose another `out=`"
         )
-    _load(module, weights)
+    load(module, weights)
 
 
 def _describe_shape(shape: tuple[int, ...] | None) -> str:

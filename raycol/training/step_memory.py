@@ -5,6 +5,7 @@ float32, otherwise 2):
 
     weights, gradients  4 P and 4 Q; with several workers 4 Q more for the buckets that they reduce
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
+    moving average      4 Q with ema_decay
     activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
                         are kept, without GradCache all
     embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage)
@@ -12,7 +13,7 @@ float32, otherwise 2):
                         similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
                         their own passages only, 28 for each similarity
 
-With shard_weights the first three are divided by the number of workers, without buckets; the weights and gradients
+With shard_weights the first four are divided by the number of workers, without buckets; the weights and gradients
 that a pass gathers come on top: those of two layers, and of what is in no layer.
 
 a and b are measured: what a forward pass over texts of two lengths stores for the backward pass. b is 0 if attention
@@ -113,13 +114,15 @@ def _of_weights(config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCach
     optimiser = make_optimiser(encoder, loss, config)
     by_muon = sum(one.numel() for group in optimiser.param_groups if group.get("muon") for one in group["params"])
     state = 8 * trained - 4 * by_muon
+    shares = {"weights": 4 * n, "gradients": 4 * trained, "optimiser": state}
+    if config.ema_decay:
+        shares["moving average"] = 4 * trained
     if not config.shard_weights:
-        return {"weights": 4 * n, "gradients": 4 * trained * (2 if config.num_workers > 1 else 1), "optimiser": state}
+        return shares | {"gradients": 4 * trained * (2 if config.num_workers > 1 else 1)}
     layers = layers_of(encoder[0].model, "shard_weights")
     gathered = n - sum(one.numel() for layer in layers[2:] for one in layer.parameters())
-    shares = {"weights": 4 * n, "gradients": 4 * trained, "optimiser": state}
     return {
-        name: share // config.num_workers + (4 * gathered if name != "optimiser" else 0)
+        name: share // config.num_workers + (4 * gathered if name in ("weights", "gradients") else 0)
         for name, share in shares.items()
     }
 

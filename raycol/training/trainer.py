@@ -10,9 +10,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,7 +22,6 @@ import torch
 from ir_measures import Measure
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
-from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
@@ -32,26 +30,33 @@ from transformers.trainer import TRAINER_STATE_NAME
 from raycol.core.memory import peak_memory
 from raycol.data.collection import Collection
 from raycol.errors import InputError, RaycolError
-from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
+from raycol.training.averaging import AVERAGE, MovingAverage, load_mean
 from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
-from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
+from raycol.training.checkpoints import (
+    AsyncCheckpointer,
+    CheckpointAverage,
+    checkpoints_to_average,
+    list_checkpoints,
+    save_average,
+)
+from raycol.training.collator import make_collator
 from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import evaluate_on
 from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
-from raycol.training.positives import KnownPositives, collate_ids, is_ids
+from raycol.training.positives import KnownPositives
 from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,
     SETTINGS,
     WEIGHTS,
+    changed_weights,
     load_optimiser,
     load_weights,
-    mixed_weights,
     random_state,
     set_random_state,
     snapshot,
@@ -132,16 +137,6 @@ def to_columns(row: TrainingRow) -> dict[str, Any]:
     return columns if row.scores is None else {**columns, "label": row.scores}
 
 
-@dataclass
-class _Collator(MultiVectorEncoderDataCollator):
-    """Tokenizes the texts of a batch; ids of texts become features of their columns."""
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        texts = [{name: value for name, value in row.items() if not is_ids(name)} for row in features]
-        ids = {name: collate_ids([row[name] for row in features]) for name in features[0] if is_ids(name)}
-        return {**super().__call__(texts), **ids}
-
-
 class Trainer(MultiVectorEncoderTrainer):
     """Trains one worker's share of every batch.
 
@@ -157,7 +152,8 @@ class Trainer(MultiVectorEncoderTrainer):
         collections: the evaluation collections; empty for no evaluation.
         metrics: of an evaluation by name, the deciding one first.
         on_record: called on every step and evaluation.
-        initial: the initial weights and their share in the evaluated model.
+        moving_average: of the weights, saved with them; None for none.
+        changes: to the trained weights, in place, before an evaluation.
     """
 
     def __init__(
@@ -173,11 +169,11 @@ class Trainer(MultiVectorEncoderTrainer):
         collections: Sequence[Collection],
         metrics: Mapping[str, Measure],
         on_record: OnRecord,
-        initial: tuple[dict[str, Tensor], float] | None = None,
+        moving_average: MovingAverage | None = None,
+        changes: Sequence[Callable[[], None]] = (),
     ) -> None:
-        super().__init__(
-            model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=[eval_and_save]
-        )
+        callbacks = [eval_and_save, *([moving_average] if moving_average else [])]
+        super().__init__(model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -187,9 +183,11 @@ class Trainer(MultiVectorEncoderTrainer):
         self._evaluated: tuple[int, dict[str, float]] = (0, {})  # step and metrics of the last evaluation
         is_rank_0 = self.args.process_index == 0
         self._checkpointer = (
-            AsyncCheckpointer(store, eval_and_save.keep, self._metric) if store and is_rank_0 else None
+            AsyncCheckpointer(store, eval_and_save.keep, self._metric, eval_and_save.averaged)
+            if store and is_rank_0
+            else None
         )
-        self._initial = initial
+        self._moving_average, self._changes = moving_average, changes
         self._on_record = on_record
         self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, time.monotonic()
         self._batch = (-1, 0)  # step, and number of the batch in it
@@ -199,14 +197,16 @@ class Trainer(MultiVectorEncoderTrainer):
         try:
             output = super().train(*arguments, **settings)
             self._wait_for_checkpoint()
+            if self._store and self._eval_and_save.averaged > 1:
+                self._evaluate_mean(self._store)
             return output
         finally:
             if self._checkpointer:
                 self._checkpointer.close()
 
     def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
-        """Return a collator that tokenizes as encoding does; sentence-transformers' own leaves out the prompts."""
-        return _Collator(preprocess_fn=partial(_tokenize, model))
+        """See `make_collator`."""
+        return make_collator(model)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
@@ -295,9 +295,7 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate the current model; stop if the metric has not improved within the patience."""
-        mixed = mixed_weights(self.model, *self._initial) if self._initial else nullcontext()
-        with mixed, whole_weights(self.model):
-            metrics = evaluate_on(self.model, self._collections, self._metrics)
+        metrics = self._metrics_with(self._changes)
         self._evaluated = (self.state.global_step, dict(metrics))
         self.log(metrics)
         # The untrained model is not a candidate.
@@ -307,6 +305,19 @@ class Trainer(MultiVectorEncoderTrainer):
         self._last_log_time = time.monotonic()
         return metrics
 
+    def _metrics_with(self, changes: Sequence[Callable[[], None]]) -> dict[str, float]:
+        """Evaluate the model after changes to its weights, which are undone."""
+        with changed_weights(self.model, changes), whole_weights(self.model):
+            return evaluate_on(self.model, self._collections, self._metrics)
+
+    def _evaluate_mean(self, store: Store) -> None:
+        """Evaluate the mean of several checkpoints' weights; save which ones, and the metrics."""
+        checkpoints = checkpoints_to_average(store, self._eval_and_save.averaged, self._metric)
+        mean = partial(load_mean, [one.open(store) / WEIGHTS for one in checkpoints], self.model)
+        metrics = self._metrics_with([mean, *self._changes]) if self._collections else {}
+        if self._checkpointer:
+            save_average(store, CheckpointAverage(steps=tuple(one.step for one in checkpoints), metrics=metrics))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Copy the state and save it in the background."""
         if not self._store:
@@ -315,6 +326,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self._wait_for_checkpoint()
         keep = bool(self._checkpointer)
         weights = snapshot(self.model, keep=keep)
+        average = self._moving_average.snapshot(keep=keep) if self._moving_average else {}
         tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
         if not self._checkpointer:
             return
@@ -324,6 +336,8 @@ class Trainer(MultiVectorEncoderTrainer):
         def write(folder: Path) -> None:
             save_file(weights, folder / WEIGHTS)
             save_file(tensors, folder / OPTIMISER)
+            if average:
+                save_file(average, folder / AVERAGE)
             (folder / SETTINGS).write_text(json.dumps(settings))
             (folder / RANDOM).write_text(json.dumps(random_states))
             (folder / TRAINER_STATE_NAME).write_text(history)
@@ -350,6 +364,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.model)
+        if self._moving_average:
+            self._moving_average.load(Path(resume_from_checkpoint) / AVERAGE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
@@ -362,11 +378,6 @@ class Trainer(MultiVectorEncoderTrainer):
         if checkpoint:
             states = json.loads((Path(checkpoint) / RANDOM).read_bytes())
             set_random_state(states[self.args.process_index])
-
-
-def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
-    """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
-    return tokenize(encoder, texts, task)
 
 
 def _peak_memory() -> int:

@@ -5,6 +5,8 @@ Independent of Ray: `fit` runs in any process, alone or in a torch.distributed p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from raycol.models.encoder import load_encoder, quiet_transformers
 from raycol.models.settings import new_tokens
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
+from raycol.training.averaging import MovingAverage
 from raycol.training.checkpoints import newest_intact
 from raycol.training.config import Attention, TrainConfig
 from raycol.training.dataset import TrainingSet
@@ -27,7 +30,7 @@ from raycol.training.objective import make_loss
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.sharding import shard
-from raycol.training.state import snapshot
+from raycol.training.state import mix_weights, snapshot
 from raycol.training.trainer import Trainer
 
 _ENCODER_SETTINGS = (
@@ -87,6 +90,10 @@ def fit(
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
     loss = make_loss(encoder, config)
+    moving_average = MovingAverage(encoder, config.ema_decay) if config.ema_decay else None
+    changes: list[Callable[[], None]] = [moving_average.apply] if moving_average else []
+    if collections and config.keep_initial:
+        changes.append(partial(mix_weights, encoder, snapshot(encoder), config.keep_initial))
     trainer = Trainer(
         encoder,
         _arguments(config, task, workspace, evaluate_first=bool(collections) and not checkpoint),
@@ -95,12 +102,13 @@ def fit(
         examples,
         make_plan(config, task.sources, examples),
         EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,
-                            config.patience, config.keep_checkpoints),
+                            config.patience, config.keep_checkpoints, config.average_checkpoints or 1),
         store,
         open_collections(collections, task.collections) if collections else (),
         eval_metrics(config),
         on_record,
-        (snapshot(encoder), config.keep_initial) if collections and config.keep_initial else None,
+        moving_average,
+        changes,
     )  # fmt: skip
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(checkpoint.open(store)) if store and checkpoint else None)

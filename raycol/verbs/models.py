@@ -82,6 +82,8 @@ def train(
     lora_rank: int = 0,
     lora_alpha: float = 16.0,
     keep_initial: float = 0.0,
+    ema_decay: float = 0.0,
+    average_checkpoints: int | None = None,
     save_every: int = 50,
     keep_checkpoints: int = 2,
     eval_data: str | Path | Sequence[str | Path] | None = None,

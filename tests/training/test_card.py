@@ -223,5 +223,5 @@ def test_the_curves_are_a_png_with_a_subplot_per_metric(
 
 def test_curves_are_drawn_without_pyplot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails
-    draw_curves(tmp_path / "c.png", [], 1)
+    draw_curves(tmp_path / "c.png", [], (1,))
     assert (tmp_path / "c.png").stat().st_size > 0

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from raycol.storage import open_store
+from raycol.training.checkpoints import open_average
 from tests.training.material import end_group, fit_in_process, losses, settings, start_group, write_examples
 
 CASES = {
-    "cached": {"mini_batch_tokens": 24, "keep_initial": 0.5, "accumulate": 2},
-    "contrastive": {"objective": "contrastive", "freeze_layers": 1, "gradient_checkpointing": True},
+    "cached": {"mini_batch_tokens": 24, "keep_initial": 0.5, "accumulate": 2, "average_checkpoints": 2},
+    "contrastive": {"objective": "contrastive", "freeze_layers": 1, "gradient_checkpointing": True, "ema_decay": 0.7},
 }
 
 
@@ -40,8 +41,11 @@ def train_both(model: Path, data: Path, folder: Path, rank: int) -> None:
                     fit_in_process(config, place, store, halt)
             _, history = fit_in_process(config, place, store)
             metrics = [entry["nDCG@10"] for entry in history if "nDCG@10" in entry]
-            (weights,) = (folder / f"{name}-{shards}").glob("checkpoints/00000003-*/weights.safetensors")
-            tensors = load_file(weights)
+            if average := open_average(store):  # rank 0 has written it
+                metrics.append(average[0].metrics["nDCG@10"])
+            tensors = {}
+            for file in (folder / f"{name}-{shards}").glob("checkpoints/00000003-*/[aw]*.safetensors"):
+                tensors |= {f"{file.stem} {key}": tensor for key, tensor in load_file(file).items()}
             found.append({"losses": losses(history), "metrics": metrics, "weights": sorted(tensors)})
             np.save(folder / f"{name}-{shards}.npy", np.concatenate([tensors[key].ravel() for key in sorted(tensors)]))
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
@@ -55,7 +59,8 @@ def test_sharded_weights_equal_whole_ones(tiny_colbert: Path, tmp_path: Path) ->
     for name in CASES:
         whole, sharded = json.loads((tmp_path / f"{name}-0.json").read_text())
         assert len(whole["losses"]) == 3
-        assert len(whole["metrics"]) == 3
+        assert len(whole["metrics"]) == 3 + ("average_checkpoints" in CASES[name])
+        assert any(key.startswith("average ") for key in whole["weights"]) == ("ema_decay" in CASES[name])
         assert whole["losses"] == pytest.approx(sharded["losses"], rel=1e-5)
         assert whole["metrics"] == pytest.approx(sharded["metrics"], abs=1e-6)
         assert whole["weights"] == sharded["weights"]

@@ -173,6 +173,11 @@ PAIR = {"query": "rain", "positive": "wind"}
         ([SCORED] * 9 + [{**SCORED, "documents": ["a"], "scores": [1]}], {"objective": "distillation"}, "line 10"),
         ([PAIR] * 20, {"held_out": 1}, "held_out is 1, but there are only 1 queries"),
         ([PAIR] * 20, {"accumulate": 8, "max_steps": 0}, "`accumulate=8`: the data has only 2 batches of 8 examples"),
+        (
+            [PAIR] * 20,
+            {"average_checkpoints": 2},
+            "3 steps have 1 checkpoints with `save_every=50`; lower one of them",
+        ),
         ([PAIR] * 20, {"batch_size": 1}, "without negatives, so its loss is always 0; raise `batch_size=`"),
         (
             [PAIR] * 20,
@@ -302,6 +307,9 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ({"contrastive_weight": 0.1}, "it applies to distillation, lambda-loss and margin-mse"),
         ({"grad_cache": True, "objective": "contrastive"}, "objective cached is contrastive with GradCache"),
         ({"matryoshka": [0]}, "matryoshka"),
+        ({"average_checkpoints": 2, "lora_rank": 4}, "average_checkpoints averages full weights, lora_rank trains"),
+        ({"average_checkpoints": 2, "ema_decay": 0.9}, "ema_decay and average_checkpoints both average"),
+        ({"average_checkpoints": 1}, "average_checkpoints"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig.load(None, {**required, **values})
