@@ -234,6 +234,17 @@ class TrainingSet:
             first_documents.append(documents.values.to_numpy()[starts])
         return np.concatenate(first_documents).astype(np.int64)
 
+    def best_documents(self) -> NDArray[np.int64]:
+        """Text row of each example's document with the highest score, the first of several, [n_examples]."""
+        best = []
+        for batch in self._examples.batches:
+            documents, scores = batch.column("documents"), batch.column("scores")
+            starts, values = scores.offsets.to_numpy()[:-1], scores.values.to_numpy()
+            highest = np.repeat(np.maximum.reduceat(values, starts), np.diff(scores.offsets.to_numpy()))
+            positions = np.flatnonzero(values == highest)
+            best.append(documents.values.to_numpy()[positions[np.searchsorted(positions, starts)]])
+        return np.concatenate(best).astype(np.int64)
+
     def text_rows(self, number: int) -> tuple[int, list[int], list[float] | None]:
         """Text rows of an example's query and documents, and the scores of the documents."""
         query, documents, scores = (self._examples.cell(number, name) for name in ("query", "documents", "scores"))

@@ -1,179 +1,223 @@
-"""The training objectives: sentence-transformers' losses with the configured scoring function, or a `Loss`.
+"""The training objectives: the losses that a configuration names, and what computes their gradient.
 
-A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
-worker the same number of queries, so the result is the average over the whole batch.
+Shapes: Q queries with W documents each, N documents of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.multi_vector_encoder.losses import (
-    CachedMultiVectorMultipleNegativesRankingLoss,
-    MultiVectorDistillKLDivLoss,
-    MultiVectorMarginMSELoss,
-    MultiVectorMultipleNegativesRankingLoss,
-)
-from sentence_transformers.multi_vector_encoder.scoring import (
-    XTRKDScores,
-    XTRScores,
-    colbert_kd_scores,
-    colbert_scores,
-    colbert_scores_pairwise,
-    mean_colbert_kd_scores,
-    mean_colbert_scores,
-    mean_colbert_scores_pairwise,
-)
-from sentence_transformers.util import (
-    all_gather_padded,
-    cat_padded_token_embeddings,
-    get_rank,
-    stack_padded_token_embeddings,
-)
-from torch import Tensor, nn
+from sentence_transformers.util import check_teacher_targets
+from torch import Tensor
+from torch.nn import functional
 
 from raycol.training.config import TrainConfig
+from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss, LossBatch
+from raycol.training.mini_batches import MiniBatchSize
+from raycol.training.scoring import scoring_of_all, scoring_of_own
 
-ScoringFunction = Any  # (embeddings, masks) -> scores
+# Weight of NDCG-Loss2 beside LambdaRank's in NDCG-Loss2++.
+_LAMBDA_MU = 10.0
 
 
-def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> nn.Module:
+def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
     """Return the configured loss over an encoder."""
-    gather = config.gather_across_workers and config.num_workers > 1
-    if config.objective in ("cached", "contrastive"):
-        common = {
-            "scale": 1 / config.temperature,
-            "similarity_fct": _scoring_function(config, colbert_scores, mean_colbert_scores, XTRScores),
-            "mini_batch_size": config.mini_batch_size,
-            "gather_across_devices": gather,
-        }
-        if config.objective == "cached":
-            return CachedMultiVectorMultipleNegativesRankingLoss(encoder, **common)
-        return MultiVectorMultipleNegativesRankingLoss(encoder, **common)
+    # XTR retrieves each query token's matches among the tokens of all documents.
+    own_documents = not config.in_batch and config.scoring != "xtr"
+    return GradCache(
+        encoder,
+        _loss_of(config),
+        scoring_of_own(config) if own_documents else scoring_of_all(config),
+        own_documents=own_documents,
+        gather=config.gather_across_workers and config.num_workers > 1 and not own_documents,
+        mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
+        score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
+        masks_positives=config.mask_false_negatives and config.in_batch,
+        mask_margin=config.mask_margin,
+        symmetric=config.symmetric,
+        sizes=config.matryoshka,
+        kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
+    )
+
+
+def _loss_of(config: TrainConfig) -> Loss:
     if not isinstance(config.objective, str):
-        if config.distils:
-            scoring = _scoring_function(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
-        else:
-            scoring = _scoring_function(config, colbert_scores, mean_colbert_scores, XTRScores)
-        return CachedLoss(
-            encoder,
-            config.objective,
-            similarity_fct=scoring,
-            mini_batch_size=config.mini_batch_size,
-            gather_across_devices=gather and not config.distils,
-        )
+        return config.objective
+    if config.objective in ("cached", "contrastive"):
+        return Contrastive(config.temperature)
+    loss: DistillationLoss
     if config.objective == "distillation":
-        scoring = _scoring_function(config, colbert_kd_scores, mean_colbert_kd_scores, XTRKDScores)
-        return MultiVectorDistillKLDivLoss(
-            encoder,
-            similarity_fct=min_max_normalized(scoring) if config.normalize_scores else scoring,
-            temperature=config.temperature,
-            teacher_temperature=config.teacher_temperature,
-            mini_batch_size=config.mini_batch_size,
-        )
-    pairwise = mean_colbert_scores_pairwise if config.scoring == "mean-maxsim" else colbert_scores_pairwise
-    return MultiVectorMarginMSELoss(encoder, similarity_fct=pairwise, mini_batch_size=config.mini_batch_size)
+        teacher_temperature = config.teacher_temperature or config.temperature
+        loss = Divergence(config.temperature, teacher_temperature, config.normalize_scores)
+    else:
+        loss = MarginMSE() if config.objective == "margin-mse" else LambdaLoss(config.temperature)
+    return Distillation(config.objective, loss, config.contrastive_weight, config.temperature)
 
 
-class CachedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
-    """A `Loss` with GradCache, over the gathered documents of all workers.
+@dataclass(frozen=True)
+class Contrastive:
+    """Cross-entropy of the positive among all passages (DPR: Karpukhin et al. 2020, arXiv 2004.04906).
 
     Args:
-        encoder: the encoder.
-        loss: the loss.
-        settings: of the base class; its cross-entropy and `scale` are not used.
+        temperature: of the softmax; scores are divided by it.
     """
 
-    def __init__(self, encoder: MultiVectorEncoder, loss: Loss, **settings: Any) -> None:
-        super().__init__(encoder, **settings)
-        self._loss = loss
-        self._teacher_QW: Tensor | None = None
+    temperature: float = 1.0
+    fingerprint: str = "contrastive"
+    needs_scores: bool = False
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """Return the loss of a worker's examples; `labels` are teacher scores, if the loss needs them."""
-        self._teacher_QW = labels if self._loss.needs_scores else None
-        return super().forward(sentence_features, labels)  # type: ignore[no-any-return]
-
-    def calculate_loss(
-        self, reps: list[list[Tensor]], masks_chunks: list[list[Tensor]], *, with_backward: bool = False
-    ) -> Tensor:
-        """Return the loss of embeddings in mini-batches, by column: queries, first documents, second documents, ..."""
-        queries, *columns = map(cat_padded_token_embeddings, reps, masks_chunks)
-        queries_QSD, mask_QS = queries
-        n_queries = len(queries_QSD)
-        if self.gather_across_devices:
-            columns = [all_gather_padded(*column, with_grad=True) for column in columns]
-        documents_GWTD, mask_GWT = stack_padded_token_embeddings(*map(list, zip(*columns, strict=True)))
-        first = get_rank() * n_queries if self.gather_across_devices else 0
-        positives_Q = (first + torch.arange(n_queries, device=queries_QSD.device)) * len(columns)
-        losses = []
-        for begin in range(0, n_queries, self.score_mini_batch_size):
-            part = slice(begin, begin + self.score_mini_batch_size)
-            teacher_QW = None if self._teacher_QW is None else self._teacher_QW[part]
-            documents = slice(None) if teacher_QW is None else part
-            batch = LossBatch(
-                queries_QSD[part],
-                mask_QS[part],
-                documents_GWTD[documents],
-                mask_GWT[documents],
-                positives_Q[part] if teacher_QW is None else None,
-                teacher_QW,
-                self.similarity_fct,
-            )
-            loss = self._loss(batch) * (len(batch.queries_QSD) / n_queries)
-            if with_backward:
-                loss.backward()
-                loss = loss.detach()
-            losses.append(loss)
-        return torch.stack(losses).sum()
+    def __call__(self, batch: LossBatch) -> Tensor:
+        """See `Loss`."""
+        return functional.cross_entropy(batch.scores() / self.temperature, batch.positives_Q)
 
 
-def _scoring_function(
-    config: TrainConfig, maxsim: ScoringFunction, mean_maxsim: ScoringFunction, xtr: Any
-) -> ScoringFunction:
-    """Select the configured scoring function; on a GPU, the fused MaxSim if its package is installed."""
-    if config.scoring == "xtr":
-        return xtr(top_k=config.xtr_tokens)
-    if config.scoring == "mean-maxsim":
-        return mean_maxsim
-    fused = _fused_maxsim() if config.on_gpu else None
-    return fused[maxsim] if fused else maxsim
+class DistillationLoss(Protocol):
+    """Compares scores of the student with those of the teacher."""
+
+    def __call__(self, student_QW: Tensor, teacher_QW: Tensor, /) -> Tensor:
+        """Return the mean loss of some queries, from the scores of their own documents."""
 
 
-def _fused_maxsim() -> dict[ScoringFunction, ScoringFunction] | None:
-    """Map sentence-transformers' MaxSim functions to the fused kernels of late-interaction-kernels (extra `gpu`).
+@dataclass(frozen=True)
+class Distillation:
+    """A loss from the teacher's scores of each query's own documents, plus `weight` times a contrastive one.
 
-    The kernels do not materialise token-pair similarities. `backward="unified"` keeps gradients in float32; the
-    package's default rounds some of them to half precision. Returns None if the package is not installed.
+    In the contrastive part the document that the teacher scores highest is the positive, and the other queries'
+    documents are the negatives (ColBERTv2: Santhanam et al. 2022, arXiv 2112.01488).
+
+    Args:
+        fingerprint: name of the objective.
+        loss: of a query's own documents.
+        weight: of the contrastive part.
+        temperature: of its softmax.
     """
-    try:
-        from late_interaction_kernels import maxsim
-    except ImportError:
-        return None
 
-    # The kernel selects the layout by the number of axes: it scores [n_docs, tokens, dim] against every query and
-    # [n_queries, n_ways, tokens, dim] against each group's own query. The losses pass groups in both cases.
-    def score_all_queries(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
-        flat, flat_mask = documents.flatten(0, 1), documents_mask.flatten(0, 1)
-        return maxsim(queries, flat, queries_mask, flat_mask, backward="unified")  # type: ignore[no-any-return]
+    fingerprint: str
+    loss: DistillationLoss
+    weight: float = 0.0
+    temperature: float = 1.0
+    needs_scores: bool = True
 
-    def score_own_query(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> Tensor:
-        return maxsim(queries, documents, queries_mask, documents_mask, backward="unified")  # type: ignore[no-any-return]
+    def __call__(self, batch: LossBatch) -> Tensor:
+        """See `Loss`."""
+        teacher_QW = batch.teacher_scores()
+        if not self.weight:
+            return self.loss(batch.scores(), teacher_QW)
+        all_QN, own_QW = batch.all_and_own_scores()
+        n_ways = teacher_QW.shape[1]
+        best_Q = teacher_QW.argmax(dim=1)
+        others_QW = torch.arange(n_ways, device=best_Q.device)[None] != best_Q[:, None]
+        own_positions_QW = batch.positives_Q[:, None] + torch.arange(n_ways, device=best_Q.device)
+        logits_QN = all_QN.scatter(1, own_positions_QW, own_QW.masked_fill(others_QW, -torch.inf)) / self.temperature
+        contrastive = functional.cross_entropy(logits_QN, batch.positives_Q + best_Q)
+        return self.loss(own_QW, teacher_QW) + self.weight * contrastive
 
-    return {colbert_scores: score_all_queries, colbert_kd_scores: score_own_query}
+
+@dataclass
+class Divergence:
+    """KL divergence of the student's softmax over a query's documents from the teacher's.
+
+    Santhanam et al. 2022 (ColBERTv2), arXiv 2112.01488. Up to a constant it is the cross-entropy of ListNet (Cao et
+    al. 2007, doi 10.1145/1273496.1273513). It is multiplied by the squared temperature, so that gradients do not
+    shrink with it (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        temperature: of the student's softmax.
+        teacher_temperature: of the teacher's softmax.
+        normalize: min-max maps the student's scores of each query to [0, 1] first, as PyLate does; z-score
+            standardizes the student's and the teacher's (Sun et al. 2024, arXiv 2403.01683).
+    """
+
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    normalize: str | None = None
+    _checked: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __call__(self, student_QW: Tensor, teacher_QW: Tensor) -> Tensor:
+        """See `DistillationLoss`. Warns if the first teacher scores are too far apart for the temperature."""
+        if self.normalize == "min-max":
+            student_QW = min_max_normalized(student_QW)
+        elif self.normalize == "z-score":
+            student_QW, teacher_QW = standardized(student_QW), standardized(teacher_QW)
+        student_log_QW = functional.log_softmax(student_QW / self.temperature, dim=-1)
+        teacher_log_QW = functional.log_softmax(teacher_QW / self.teacher_temperature, dim=-1)
+        if not self._checked:
+            self._checked = True
+            check_teacher_targets(teacher_log_QW.exp(), teacher_QW, self.teacher_temperature, "distillation")
+        divergence = functional.kl_div(student_log_QW, teacher_log_QW, reduction="batchmean", log_target=True)
+        return divergence * self.temperature**2
 
 
-def min_max_normalized(scoring: ScoringFunction) -> ScoringFunction:
-    """Wrap a scoring function to min-max normalise each query's scores to [0, 1], as PyLate's Distillation does."""
+@dataclass(frozen=True)
+class MarginMSE:
+    """Mean squared error of the margins of the first document over the others.
 
-    def normalized(*embeddings: Tensor, **masks: Any) -> Tensor:
-        scores_QN = scoring(*embeddings, **masks)
-        low_Q1 = scores_QN.min(dim=-1, keepdim=True).values
-        spread_Q1 = scores_QN.max(dim=-1, keepdim=True).values - low_Q1
-        return (scores_QN - low_Q1) / (spread_Q1 + 1e-8)
+    Hofstätter et al. 2020, arXiv 2010.02666.
+    """
 
-    return normalized
+    def __call__(self, student_QW: Tensor, teacher_QW: Tensor) -> Tensor:
+        """See `DistillationLoss`."""
+        return functional.mse_loss(student_QW[:, :1] - student_QW[:, 1:], teacher_QW[:, :1] - teacher_QW[:, 1:])
+
+
+@dataclass(frozen=True)
+class LambdaLoss:
+    """NDCG-Loss2++: a logistic loss of each pair in the teacher's order, weighted by what swapping it costs in nDCG.
+
+    Wang et al. 2018, "The LambdaLoss framework for ranking metric optimization" (doi 10.1145/3269206.3271784). Gains
+    are 2^y - 1; y is the teacher's score, mapped to [0, 1] within the query.
+
+    Args:
+        temperature: score differences are divided by it.
+    """
+
+    temperature: float = 1.0
+
+    def __call__(self, student_QW: Tensor, teacher_QW: Tensor) -> Tensor:
+        """See `DistillationLoss`."""
+        relevance_QW = min_max_normalized(teacher_QW)
+        discounts_W = torch.log2(
+            torch.arange(2, teacher_QW.shape[1] + 2, device=teacher_QW.device).to(teacher_QW.dtype)
+        )
+        gains_QW = torch.exp2(relevance_QW) - 1
+        ideal_Q1 = (gains_QW.sort(dim=1, descending=True).values / discounts_W).sum(dim=1, keepdim=True)
+        gains_QW = gains_QW / ideal_Q1.clamp(min=1e-8)
+        rank_QW = student_QW.detach().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        weights_QWW = _pairs(gains_QW).abs() * (
+            _pairs(1 / discounts_W[rank_QW]).abs() + _LAMBDA_MU * _swap_discounts(_pairs(rank_QW).abs(), discounts_W)
+        )
+        losses_QWW = functional.softplus(-_pairs(student_QW) / self.temperature) / torch.log(
+            student_QW.new_tensor(2.0)
+        )
+        ordered_QWW = _pairs(relevance_QW) > 0
+        return (weights_QWW * losses_QWW * ordered_QWW).sum(dim=(1, 2)).mean()
+
+
+def _pairs(values_QW: Tensor) -> Tensor:
+    """Differences of all pairs, [Q, W, W]."""
+    return values_QW[:, :, None] - values_QW[:, None, :]
+
+
+def _swap_discounts(distance_QWW: Tensor, discounts_W: Tensor) -> Tensor:
+    """|1/D(d) - 1/D(d + 1)| of two documents `d` ranks apart; 0 for a document and itself."""
+    inverse_W = 1 / discounts_W
+    steps_W = torch.cat([inverse_W.new_zeros(1), (inverse_W[:-1] - inverse_W[1:])])
+    return steps_W[distance_QWW]
+
+
+def min_max_normalized(scores_QW: Tensor) -> Tensor:
+    """Map each query's scores to [0, 1], as PyLate's Distillation does."""
+    low_Q1 = scores_QW.min(dim=-1, keepdim=True).values
+    return (scores_QW - low_Q1) / (scores_QW.max(dim=-1, keepdim=True).values - low_Q1 + 1e-8)
+
+
+def standardized(scores_QW: Tensor) -> Tensor:
+    """Subtract each query's mean score and divide by the standard deviation."""
+    centred_QW = scores_QW - scores_QW.mean(dim=-1, keepdim=True)
+    # Not added to the root: its gradient at 0 is infinite.
+    return centred_QW / (centred_QW.square().mean(dim=-1, keepdim=True) + 1e-12).sqrt()

@@ -75,6 +75,9 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
     trained_N = np.ones(len(examples), bool)
     if config.held_out:
         trained_N[_held_out(config, examples)] = False
+    positives_N = None
+    if config.in_batch:
+        positives_N = examples.best_documents() if config.distils else examples.positives()
     mixture = tuple(
         MixtureSource(info.path, np.flatnonzero(trained_N & (source_N == number)), info.weight, info.n_ways)
         for number, info in enumerate(sources)
@@ -82,8 +85,8 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
     return BatchPlan(
         sources=mixture,
         queries_N=examples.column("query"),
-        # In distillation a document is compared with its own query only, so equal positives do no harm.
-        positives_N=None if config.distils else examples.positives(),
+        # If a document is compared with its own query only, equal positives do no harm.
+        positives_N=positives_N,
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,

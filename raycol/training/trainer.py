@@ -11,7 +11,8 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,9 +23,10 @@ import torch
 from ir_measures import Measure
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from raycol.core.memory import peak_memory
@@ -35,9 +37,13 @@ from raycol.storage import Store
 from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
+from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import evaluate_on
+from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
+from raycol.training.positives import KnownPositives, collate_ids, is_ids
+from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,
@@ -70,46 +76,47 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Examples are padded to their source's `n_ways` documents. With teacher scores, an example repeats its own documents
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
+
+    With `known`, the ids of the texts and of the query's positives are further columns.
     """
 
-    def __init__(self, examples: TrainingSet, plan: BatchPlan) -> None:
+    def __init__(self, examples: TrainingSet, plan: BatchPlan, known: KnownPositives | None = None) -> None:
         self._examples = examples
         self._plan = plan
+        self._known = known
         self._source_N = examples.column("source")
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        row, source = self._examples[number], self._plan.sources[self._source_N[number]]
-        n_missing = source.n_ways - len(row.documents)
-        if n_missing and row.scores is not None:
-            positions = list(islice(cycle(range(len(row.documents))), source.n_ways))
-            row = TrainingRow(
-                row.query,
-                [row.documents[position] for position in positions],
-                [row.scores[position] for position in positions],
-            )
+        source = self._plan.sources[self._source_N[number]]
+        query, documents, scores = self._examples.text_rows(number)
+        n_missing = source.n_ways - len(documents)
+        if n_missing and scores is not None:
+            documents, scores = ([*islice(cycle(values), source.n_ways)] for values in (documents, scores))
         elif n_missing:
-            padding = self._random_negatives(number, row, source, n_missing)
-            row = TrainingRow(row.query, [*row.documents, *padding], None)
-        return to_columns(row)
+            documents = [*documents, *self._random_negatives(number, documents, source, n_missing)]
+        text = self._examples.text
+        columns = to_columns(TrainingRow(text(query), list(map(text, documents)), scores))
+        return {**columns, **self._known.columns(query, documents)} if self._known else columns
 
-    def _random_negatives(self, number: int, row: TrainingRow, source: MixtureSource, n: int) -> list[str]:
+    def _random_negatives(self, number: int, documents: list[int], source: MixtureSource, n: int) -> list[int]:
         """Sample `n` positives of other queries; if there are too few, repeat them and the example's own negatives.
 
         Raises:
             InputError: the source has no other positive, and the example no negative.
         """
         rng = np.random.default_rng([self._plan.seed, 3, number])
-        sampled: list[str] = []
+        sampled: list[int] = []
         for other in rng.choice(source.examples, _DRAWS_PER_DOCUMENT * n).tolist():
-            text = self._examples[other].documents[0]
-            if self._plan.queries_N[other] != self._plan.queries_N[number] and text not in (*row.documents, *sampled):
-                sampled.append(text)
+            positive = self._examples.text_rows(other)[1][0]
+            same_query = self._plan.queries_N[other] == self._plan.queries_N[number]
+            if not same_query and positive not in (*documents, *sampled):
+                sampled.append(positive)
             if len(sampled) == n:
                 return sampled
-        negatives = [*row.documents[1:], *sampled]
+        negatives = [*documents[1:], *sampled]
         if not negatives:
             raise InputError(
                 f"{self._examples.where(number)}: has no negative, and no other query has a different positive to use "
@@ -125,6 +132,16 @@ def to_columns(row: TrainingRow) -> dict[str, Any]:
     return columns if row.scores is None else {**columns, "label": row.scores}
 
 
+@dataclass
+class _Collator(MultiVectorEncoderDataCollator):
+    """Tokenizes the texts of a batch; ids of texts become features of their columns."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        texts = [{name: value for name, value in row.items() if not is_ids(name)} for row in features]
+        ids = {name: collate_ids([row[name] for row in features]) for name in features[0] if is_ids(name)}
+        return {**super().__call__(texts), **ids}
+
+
 class Trainer(MultiVectorEncoderTrainer):
     """Trains one worker's share of every batch.
 
@@ -132,6 +149,7 @@ class Trainer(MultiVectorEncoderTrainer):
         encoder: trained in place.
         arguments: of the base class.
         loss: from `objective.make_loss`.
+        optimiser: from `optimiser.make_optimiser`.
         examples: the training set.
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
@@ -146,7 +164,8 @@ class Trainer(MultiVectorEncoderTrainer):
         self,
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
-        loss: torch.nn.Module,
+        loss: GradCache,
+        optimiser: torch.optim.Optimizer,
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -156,7 +175,9 @@ class Trainer(MultiVectorEncoderTrainer):
         on_record: OnRecord,
         initial: tuple[dict[str, Tensor], float] | None = None,
     ) -> None:
-        super().__init__(model=encoder, args=arguments, loss=loss, callbacks=[eval_and_save])
+        super().__init__(
+            model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=[eval_and_save]
+        )
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -170,7 +191,7 @@ class Trainer(MultiVectorEncoderTrainer):
         )
         self._initial = initial
         self._on_record = on_record
-        self._n_tokens, self._last_log_time = 0, time.monotonic()
+        self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, time.monotonic()
         self._batch = (-1, 0)  # step, and number of the batch in it
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
@@ -185,13 +206,16 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
         """Return a collator that tokenizes as encoding does; sentence-transformers' own leaves out the prompts."""
-        return self.data_collator_class(preprocess_fn=partial(_tokenize, model))
+        return _Collator(preprocess_fn=partial(_tokenize, model))
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
+        known = None
+        if self.loss.masks_positives and self._plan.positives_N is not None:
+            known = KnownPositives(self._plan.queries_N, self._plan.positives_N, symmetric=self.loss.symmetric)
         return DataLoader(
-            ExampleDataset(self._examples, self._plan),
+            ExampleDataset(self._examples, self._plan, known),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -204,21 +228,34 @@ class Trainer(MultiVectorEncoderTrainer):
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
         self._n_tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
         loss: Tensor = super().training_step(model, inputs, *arguments)
-        failed_ranks = [rank for rank, value in enumerate(self._gather_scalars(loss)) if not math.isfinite(value)]
+        losses, masked_pairs = self._gather(torch.stack([loss.detach(), self.loss.masked_pairs])).T.tolist()
+        self._masked_pairs += sum(masked_pairs)
+        failed_ranks = [rank for rank, value in enumerate(losses) if not math.isfinite(value)]
         if failed_ranks:
             self._stop("the loss", failed_ranks)
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not math.isfinite(float(norm)):
+        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite.
+
+        In float16 the loss scaler skips such a step and lowers its scale, which helps until the scale is 1.
+        """
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
+        if not math.isfinite(float(norm)) and self._loss_scale() <= 1:
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
 
-    def _gather_scalars(self, value: float | Tensor) -> list[float]:
-        """Gather a number from every worker, in rank order."""
-        return [float(one) for one in all_gather(torch.as_tensor(value, dtype=torch.float32, device=self.args.device))]
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Do not defer: of sharded weights, no worker holds a whole gradient."""
+        return nullcontext()
+
+    def _loss_scale(self) -> float:
+        """Factor of the loss in the backward pass, which keeps float16 gradients from underflowing; otherwise 1."""
+        return float(self.accelerator.scaler.get_scale()) if self.accelerator.scaler else 1.0
+
+    def _gather(self, values: float | Tensor) -> Tensor:
+        """Gather numbers from every worker, in rank order."""
+        return torch.stack(all_gather(torch.as_tensor(values, dtype=torch.float32, device=self.args.device)))
 
     def _stop(self, quantity: str, ranks: list[int]) -> None:
         """Raise an error that names the step, the examples of these workers, and the last checkpoint."""
@@ -242,15 +279,24 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
-            self._n_tokens, self._last_log_time = 0, now
+            padded_share = self.loss.n_padding / self.loss.n_encoded
+            logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
+            if self.loss.masks_positives:
+                logs["masked_pairs"] = self._masked_pairs
+            self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
+            self.loss.n_padding = self.loss.n_encoded = 0
+            if self.accelerator.scaler:
+                logs["loss_scale"] = self._loss_scale()
+                if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped
+                    del logs["grad_norm"]
         super().log(logs, start_time)
         if "loss" in logs or self._metric in logs:
             self._on_record({"step": self.state.global_step, "steps": self.state.max_steps, **logs})
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate the current model; stop if the metric has not improved within the patience."""
-        with mixed_weights(self.model, *self._initial) if self._initial else nullcontext():
+        mixed = mixed_weights(self.model, *self._initial) if self._initial else nullcontext()
+        with mixed, whole_weights(self.model):
             metrics = evaluate_on(self.model, self._collections, self._metrics)
         self._evaluated = (self.state.global_step, dict(metrics))
         self.log(metrics)
@@ -267,10 +313,11 @@ class Trainer(MultiVectorEncoderTrainer):
             return
         random_states = self._random_states()
         self._wait_for_checkpoint()
+        keep = bool(self._checkpointer)
+        weights = snapshot(self.model, keep=keep)
+        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
         if not self._checkpointer:
             return
-        weights = snapshot(self.model)
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
         metrics = self._evaluated[1] if self._evaluated[0] == step else {}
 
@@ -291,13 +338,13 @@ class Trainer(MultiVectorEncoderTrainer):
                 self._checkpointer.wait()
             except RaycolError as raised:
                 error = raised
-        if any(self._gather_scalars(float(error is not None))):
+        if self._gather(float(error is not None)).any():
             raise StoppedError(str(error or "worker 0 cannot save checkpoints"))
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Gather the RNG state of every worker, in rank order."""
         own = torch.tensor(list(json.dumps(random_state()).encode()), dtype=torch.uint8, device=self.args.device)
-        sizes = [int(size) for size in self._gather_scalars(len(own))]
+        sizes = self._gather(len(own)).int().tolist()
         padded = torch.nn.functional.pad(own, (0, max(sizes) - len(own)))
         return [json.loads(bytes(one[:size].tolist())) for one, size in zip(all_gather(padded), sizes, strict=True)]
 
@@ -306,10 +353,10 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Do nothing: bfloat16 has the range of float32 and needs no loss scaler."""
+        """Do nothing: the loss scaler is loaded with the optimiser."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint:
@@ -320,35 +367,6 @@ class Trainer(MultiVectorEncoderTrainer):
 def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
     """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
     return tokenize(encoder, texts, task)
-
-
-class EvalAndSaveCallback(TrainerCallback):
-    """Decides when to evaluate, save and stop.
-
-    Args:
-        save_every: steps between checkpoints; 0 saves none.
-        eval_every: steps between evaluations, each followed by a checkpoint; 0 disables evaluation.
-        patience: evaluations without improvement before training stops; 0 disables early stopping.
-        keep: newest checkpoints kept, in addition to the best one.
-    """
-
-    def __init__(self, save_every: int, eval_every: int, patience: int, keep: int) -> None:
-        self._save_every, self._eval_every, self._patience, self.keep = save_every, eval_every, patience, keep
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Decide whether to evaluate and save after a step. The last step always does."""
-        last = state.global_step >= state.max_steps
-        control.should_evaluate = bool(self._eval_every) and (last or state.global_step % self._eval_every == 0)
-        due = last or control.should_evaluate or state.global_step % max(self._save_every, 1) == 0
-        control.should_save = bool(self._save_every) and due
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Do nothing at the end of an epoch: its last step was handled by `on_step_end`."""
-        control.should_evaluate = control.should_save = False
-
-    def is_exhausted(self, metrics: list[float]) -> bool:
-        """Whether the metric of the last `patience` evaluations never exceeded the best one before them."""
-        return bool(self._patience) and len(metrics) - 1 - metrics.index(max(metrics)) >= self._patience
 
 
 def _peak_memory() -> int:

@@ -98,6 +98,8 @@ def save_albert(backbone: Path, folder: Path) -> Path:
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
                 "allow_duplicates": True}  # fmt: skip
+    if "mini_batch_tokens" in values:
+        del defaults["mini_batch_size"]
     return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
 
 
@@ -192,3 +194,37 @@ def end_group(group: Iterable[BaseProcess]) -> None:
     for process in group:
         process.join(300)
         assert process.exitcode == 0
+
+
+# Query and documents of eight examples, as ids of texts. Several share a query or a positive: 0 is a positive of
+# queries 10 and 13, and one of them is another example's negative.
+REPEATED = [(10 + n % 6, [n % 5, 5 + n % 3, 8 + n % 2]) for n in range(7)] + [(11, [3, 0, 9])]
+
+
+def repeated_text(number: int) -> str:
+    words = [word for text in TOPICS.values() for word in text.split()]
+    rng = np.random.default_rng(number)
+    return " ".join(rng.choice(words, 2 + number % 7)) + "."
+
+
+def known_positives(query: int) -> list[int]:
+    return sorted({documents[0] for other, documents in REPEATED if other == query})
+
+
+def repeated_features(encoder, part: slice = slice(None), with_ids: bool = True) -> list[dict]:
+    """Features of some of `REPEATED`, as the Trainer's collator makes them."""
+    from raycol.models.tokenization import tokenize
+    from raycol.training.positives import KnownPositives, collate_ids
+
+    queries, documents = zip(*REPEATED[part], strict=True)
+    features = [tokenize(encoder, list(map(repeated_text, queries)), "query")]
+    features += [tokenize(encoder, list(map(repeated_text, ids)), "document") for ids in zip(*documents, strict=True)]
+    if with_ids:
+        queries_N, positives_N = (np.array(ids) for ids in zip(*((q, one[0]) for q, one in REPEATED), strict=True))
+        known = KnownPositives(queries_N, positives_N, symmetric=True)
+        rows = [known.columns(query, ids) for query, ids in REPEATED[part]]
+        for name in rows[0]:
+            column, _, feature = name.removeprefix("document_").partition("_")
+            number = 0 if column == "query" else int(column)
+            features[number][feature] = collate_ids([row[name] for row in rows])
+    return features

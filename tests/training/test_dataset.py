@@ -31,6 +31,9 @@ def test_contrastive_training_takes_the_best_scored_document_as_the_positive(
     assert [row.documents[0] for row in rows] == first
     assert [set(row.documents) for row in rows] == [set(example["documents"]) for example in SCORED]
     assert [row.scores is not None for row in rows] == [scores, scores]
+    if scores:
+        examples = TrainingSet(tmp_path)
+        assert [examples.text(row) for row in examples.best_documents()] == ["a storm", "a loaf"]
 
 
 def written(folder: Path, records: list[dict], **values: object) -> tuple[SourceInfo, list[tuple[str, list[str]]]]:

@@ -10,6 +10,7 @@ import pytest
 from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
+from raycol.training.worker import new_encoder
 from tests.conftest import write_jsonl
 from tests.training.material import Hinge, fit_in_process, losses, settings, weights, write_examples
 
@@ -50,7 +51,7 @@ def test_two_workers_match_a_single_worker(tiny_colbert: Path, pairs: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_an_error_of_a_worker_arrives_unchanged(
     tiny_colbert: Path, pairs: Path, tmp_path: Path, num_workers: int
 ) -> None:
@@ -98,12 +99,46 @@ def test_the_cached_gradient_does_not_depend_on_the_mini_batch(
     tiny_colbert: Path, pairs: Path, tmp_path: Path
 ) -> None:
     results = []
-    for size in (2, 8):
-        config = settings(tiny_colbert, pairs, tmp_path / "x", mini_batch_size=size, max_steps=2)
-        results.append(fit_in_process(config, tmp_path / str(size)))
-    (one, one_history), (other, other_history) = results
-    assert losses(one_history) == pytest.approx(losses(other_history), rel=1e-5)
-    assert np.abs(weights(one) - weights(other)).max() < 1e-5
+    for number, size in enumerate(
+        (
+            {"mini_batch_size": 2},
+            {"mini_batch_size": 8},
+            {"mini_batch_tokens": 24},
+            {"mini_batch_size": 2, "activation_tokens": 75},
+        )
+    ):
+        config = settings(tiny_colbert, pairs, tmp_path / "x", max_steps=2, **size)
+        results.append(fit_in_process(config, tmp_path / str(number)))
+    (one, one_history), *others = results
+    for other, other_history in others:
+        assert losses(one_history) == pytest.approx(losses(other_history), rel=1e-5)
+        assert np.abs(weights(one) - weights(other)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "masked"), [({"symmetric": True}, 16), ({"contrastive_weight": 0.5}, 8), ({"mask_margin": 9.0}, 8)]
+)
+def test_masked_pairs_are_recorded(tiny_colbert: Path, tmp_path: Path, values: dict, masked: int) -> None:
+    scored = "contrastive_weight" in values
+    path = write_examples(tmp_path / "data.jsonl", 8, negatives=1 if scored else 0)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record, other in zip(records[4:], records, strict=False):
+        record["positive"] = other["positive"]
+    if scored:
+        records = [
+            {"query": one["query"], "documents": [*one["negatives"], one["positive"]], "scores": [0.0, 1.0]}
+            for one in records
+        ]
+        values = {**values, "objective": "distillation"}
+    write_jsonl(path, records)
+    _, history = fit_in_process(settings(tiny_colbert, path, tmp_path / "x", max_steps=1, **values), tmp_path / "w")
+    assert [one["masked_pairs"] for one in history if "loss" in one] == [masked]
+
+
+def test_matryoshka_sizes_are_below_the_models(tiny_colbert: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`matryoshka=\[4, 512\]`: .* expected fewer than that instead of 512"):
+        new_encoder(settings(tiny_colbert, tmp_path / "d", tmp_path / "x", matryoshka=(4, 512)), "cpu")
 
 
 @pytest.mark.slow
@@ -262,6 +297,11 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ),
         ({"objective": Hinge}, "input should be a name, or a Loss"),
         ({"xtr_tokens": 8}, "applies to scoring xtr only"),
+        ({"symmetric": True, "objective": "lambda-loss"}, "variant of contrastive, not of lambda-loss"),
+        ({"mask_margin": 0.1, "objective": "margin-mse"}, "margin-mse has no in-batch negatives"),
+        ({"contrastive_weight": 0.1}, "it applies to distillation, lambda-loss and margin-mse"),
+        ({"grad_cache": True, "objective": "contrastive"}, "objective cached is contrastive with GradCache"),
+        ({"matryoshka": [0]}, "matryoshka"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig.load(None, {**required, **values})
