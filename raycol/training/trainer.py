@@ -99,7 +99,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
         query, documents, scores = self._examples.text_rows(number)
         n_missing = source.n_ways - len(documents)
         if n_missing and scores is not None:
-            documents, scores = ([*islice(cycle(values), source.n_ways)] for values in (documents, scores))
+            documents = [*islice(cycle(documents), source.n_ways)]
+            scores = [*islice(cycle(scores), source.n_ways)]
         elif n_missing:
             documents = [*documents, *self._random_negatives(number, documents, source, n_missing)]
         text = self._examples.text
