@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
 
-from raycol.core.config import Config, Location, Locations, Positive, Resources, WaitForNodes
+from raycol.core.config import Config, LocalPath, Location, Locations, Names, Positive, Resources, WaitForNodes
 from raycol.core.uris import base_name, join_uri, parent_uri
 from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
@@ -25,10 +25,12 @@ Schedule = Literal["linear", "cosine", "constant"]
 TrainDtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
+_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet")
+
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
     "out", "storage", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every", "keep_checkpoints",
-    "stall_timeout",
+    "stall_timeout", "report_to", "tracking_dir",
 }  # fmt: skip
 
 
@@ -60,6 +62,13 @@ def _check_metric(name: str) -> str:
     except InputError as error:
         raise ValueError(str(error).removeprefix(f"{name!r:.60}: ")) from None
     return parsed
+
+
+def _check_trackers(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in _TRACKERS:
+            raise ValueError(f"Input should be {', '.join(map(repr, _TRACKERS[:-1]))} or {_TRACKERS[-1]!r}")
+    return names
 
 
 def _name_of(objective: Objective | Loss) -> str:
@@ -243,6 +252,12 @@ class TrainConfig(Config):
     """Average the weights of this number of checkpoints into the final model: those with the best `eval_metric`, or
     the last ones if there is no evaluation."""
 
+    report_to: Annotated[Names, AfterValidator(_check_trackers)] = ()
+    """Experiment trackers that get settings and metrics: tensorboard, wandb, mlflow, trackio or comet."""
+
+    tracking_dir: LocalPath | None = None
+    """Folder of the trackers' local files, on the machine of worker 0; by default `runs` next to `out`."""
+
     save_every: Positive = 50
     """Steps between checkpoints."""
 
@@ -366,6 +381,11 @@ class TrainConfig(Config):
     def storage_uri(self) -> str:
         """Absolute path or URI of the training's storage."""
         return absolute(self.storage or join_uri(parent_uri(absolute(self.out)), f".{self.name}-training"))
+
+    @property
+    def tracking_folder(self) -> str:
+        """Absolute path of the trackers' local files."""
+        return absolute(self.tracking_dir or join_uri(parent_uri(absolute(self.out)), "runs"))
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from raycol.core.uris import is_uri
+
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
 
@@ -31,6 +33,8 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "average_checkpoints averages full weights, lora_rank trains adapters; leave out one of them"
     if config.average_checkpoints and config.ema_decay:
         yield "ema_decay and average_checkpoints both average over steps; leave out one of them"
+    if config.report_to and is_uri(config.out) and not config.tracking_dir:
+        yield "report_to needs a folder for the trackers' files, and out is a URI; set tracking_dir"
     if config.freeze_layers and config.lora_rank:
         yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
     if config.shard_weights and config.num_workers == 1:
@@ -77,6 +81,8 @@ def reasons_without_effect(config: TrainConfig) -> dict[str, str]:
         reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
     if config.freeze_layers:
         reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
+    if not config.report_to:
+        reasons["tracking_dir"] = "it is a folder of report_to's trackers; set report_to too, or leave it out"
     if not config.eval_data:
         reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
     if not config.evaluates:

@@ -80,7 +80,8 @@ class GradCache(nn.Module):
         self._sizes = (None, *sizes)
         self.kept_tokens = kept_tokens
         self.masked_pairs = torch.zeros(())
-        self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
+        # Tokens, and pairs of a query and a document, since the Trainer last reset them.
+        self.n_padding, self.n_encoded, self.n_pairs = 0, 0, 0
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the mean loss of a worker's queries, whose backward pass is the end of step 4.
@@ -108,7 +109,9 @@ class GradCache(nn.Module):
                     part = self._loss(batch if size is None else batch.cut(size)) * share
                     part.backward()
                     loss += part.detach()
-                    self.masked_pairs += mask.n_pairs if size is None else 0
+                    if size is None:
+                        self.masked_pairs += mask.n_pairs
+                        self.n_pairs += len(rows_Q) * batch.documents_mask_GWT.shape[:2].numel()
         gradients = [(side.encoded, side.gradient()) for side in (queries, documents)]
         loss.requires_grad_()
         loss.register_hook(partial(self._backward, gradients))

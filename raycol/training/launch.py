@@ -147,6 +147,7 @@ def train(
         "model": config.model if is_uri(config.model) else model,
         "out": absolute(config.out),
         "storage": config.storage_uri,
+        **({"tracking_dir": config.tracking_folder} if config.report_to else {}),
     }
     config = config.model_copy(update=absolute_paths)
     store = open_store(config.storage_uri)

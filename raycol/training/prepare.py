@@ -5,10 +5,11 @@ All input errors surface here, before any worker starts.
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from raycol.errors import InputError
 from raycol.training.batches import BatchPlan, MixtureSource
@@ -18,13 +19,14 @@ from raycol.training.evaluation import EvaluationSet, held_out_rows, store_colle
 
 
 class TrainingTask(BaseModel):
-    """The prepared sources, the number of optimiser steps, and the collections to evaluate on."""
+    """The prepared sources, the number of optimiser steps, the collections to evaluate on, and an id for trackers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: tuple[SourceInfo, ...]
     steps: int
     collections: tuple[EvaluationSet, ...] = ()
+    run_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def prepare(config: TrainConfig, data: Path, collections: Path) -> TrainingTask:

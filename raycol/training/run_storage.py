@@ -132,6 +132,10 @@ def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
     from raycol.models.encoder import probe_encoder
     from raycol.training.worker import new_encoder
 
+    if config.report_to:
+        from raycol.training.trackers import check_trackers
+
+        check_trackers(config)
     with writing(store), store.workspace(0) as workspace:
         data, collection = workspace / "data", workspace / "collection"
         data.mkdir()

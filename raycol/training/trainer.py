@@ -284,8 +284,9 @@ class Trainer(MultiVectorEncoderTrainer):
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
             if self.loss.masks_positives:
                 logs["masked_pairs"] = self._masked_pairs
+                logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
-            self.loss.n_padding = self.loss.n_encoded = 0
+            self.loss.n_padding = self.loss.n_encoded = self.loss.n_pairs = 0
             if self.accelerator.scaler:
                 logs["loss_scale"] = self._loss_scale()
                 if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped

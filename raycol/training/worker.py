@@ -6,6 +6,7 @@ Independent of Ray: `fit` runs in any process, alone or in a torch.distributed p
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,7 +111,13 @@ def fit(
         moving_average,
         changes,
     )  # fmt: skip
-    with quiet_transformers():
+    with quiet_transformers(), ExitStack() as stack:
+        if config.report_to and trainer.args.process_index == 0:
+            from raycol.training.trackers import tracking
+
+            start = checkpoint.step if checkpoint else 0
+            for tracker in stack.enter_context(tracking(config, task.run_id, start)):
+                trainer.add_callback(tracker)
         trainer.train(resume_from_checkpoint=str(checkpoint.open(store)) if store and checkpoint else None)
     return encoder, trainer.state.log_history
 

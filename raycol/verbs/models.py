@@ -84,6 +84,8 @@ def train(
     keep_initial: float = 0.0,
     ema_decay: float = 0.0,
     average_checkpoints: int | None = None,
+    report_to: str | Sequence[str] = (),
+    tracking_dir: str | Path | None = None,
     save_every: int = 50,
     keep_checkpoints: int = 2,
     eval_data: str | Path | Sequence[str | Path] | None = None,
