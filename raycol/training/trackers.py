@@ -52,12 +52,13 @@ def tracking(config: TrainConfig, run_id: str, step: int) -> Iterator[list[Train
     name = f"{config.name}-{run_id[:8]}"
     folder = Path(config.tracking_folder)
     settings, metrics = config.effective(), tuple(eval_metrics(config))
-    with ExitStack() as stack:
+    with _restored_environment(), ExitStack() as stack:
         callbacks: list[TrainerCallback] = []
         for tracker in config.report_to:
             start, end = _STARTS.get(tracker), _ENDS.get(tracker)
             if start:
-                stack.enter_context(_environment(start(folder, run_id)))
+                for variable, value in start(folder, run_id).items():
+                    os.environ.setdefault(variable, value)
             if end:
                 stack.callback(end)
             callbacks.append(_Tracker(_make(tracker, folder / name, step), name, settings, metrics))
@@ -115,15 +116,14 @@ class _Arguments:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for the duration of the block."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+def _restored_environment() -> Iterator[None]:
+    """Remove the environment variables that the block adds, so that the next training has its own run."""
+    before = set(os.environ)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in set(os.environ) - before:
+            del os.environ[name]
 
 
 def _start_wandb(folder: Path, run_id: str) -> dict[str, str]:
@@ -142,7 +142,8 @@ def _start_mlflow(folder: Path, run_id: str) -> dict[str, str]:
     mlflow.set_experiment(experiment)
     tags = json.loads(os.environ.get("MLFLOW_TAGS", "{}")) | {_MLFLOW_TAG: run_id}
     found = mlflow.search_runs(filter_string=f"tags.`{_MLFLOW_TAG}` = '{run_id}'", output_format="list")
-    values = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment, "MLFLOW_TAGS": json.dumps(tags)}
+    os.environ["MLFLOW_TAGS"] = json.dumps(tags)
+    values = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
     return values | ({"MLFLOW_RUN_ID": found[0].info.run_id} if found else {})
 
 
