@@ -7,8 +7,9 @@ number of examples, and a resumed training starts at any batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +23,31 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class ShardExamples:
+    """What the plan knows of the examples of a shard: their numbers, and the ids of query and positive, [N]."""
+
+    numbers_N: Indices
+    queries_N: Indices
+    positives_N: Indices
+
+
+@dataclass(frozen=True)
 class MixtureSource:
     """One data source of the training mixture.
 
     Args:
         name: shown in error messages.
-        examples: indices of its examples.
+        n_examples: number of its examples.
         weight: sampling weight, relative to the other sources.
         n_ways: documents per example in a batch; shorter examples are padded to it.
+        shards: each loads a random part of the examples.
     """
 
     name: str
-    examples: Indices
+    n_examples: int
     weight: float
     n_ways: int
+    shards: Sequence[Callable[[], ShardExamples]]
 
 
 @dataclass(frozen=True)
@@ -44,25 +56,23 @@ class BatchPlan:
 
     Args:
         sources: the mixture. A batch comes from one source, sampled by weight.
-        queries_N: query id of each example.
-        positives_N: id of each example's positive; None if examples with the same positive may share a batch.
         batch_size: examples per batch, over all workers.
         seed: seeds the order of the examples.
         allow_duplicates: let examples with the same query or the same positive share a batch.
+        distinct_positives: whether examples with the same positive count as duplicates.
     """
 
     sources: tuple[MixtureSource, ...]
-    queries_N: Indices
-    positives_N: Indices | None
     batch_size: int
     seed: int
     allow_duplicates: bool
+    distinct_positives: bool = True
 
     def batches(self, n: int) -> Iterator[Indices]:
-        """Yield the first `n` batches, each of `batch_size` example indices.
+        """Yield the first `n` batches, each of `batch_size` example numbers.
 
-        Every epoch over a source has its own order. An example that duplicates another one of the batch is deferred to
-        a later batch, not dropped.
+        Every epoch over a source has its own order, of its shards and within each. An example that duplicates another
+        one of the batch is deferred to a later batch, not dropped. One shard of a source is in memory.
 
         Raises:
             InputError: too many examples of one source share a query or a positive.
@@ -77,12 +87,16 @@ class BatchPlan:
     def check(self) -> None:
         """Raise `InputError` if a source cannot fill a batch."""
         for number, source in enumerate(self.sources):
-            if len(source.examples) < self.batch_size:
+            if source.n_examples < self.batch_size:
                 raise InputError(
-                    f"{source.name}: {len(source.examples)} examples to train on, fewer than "
+                    f"{source.name}: {source.n_examples} examples to train on, fewer than "
                     f"`batch_size={self.batch_size}`; lower it or add examples"
                 )
             _Stream(self, number, source).batch()
+
+
+# Number, query and positive of an example.
+_Planned = tuple[int, int, int]
 
 
 class _Stream:
@@ -93,42 +107,48 @@ class _Stream:
         self._source = source
         self._number = number
         self._order = self._shuffled_epochs()
-        self._deferred: deque[int] = deque()
+        self._deferred: deque[_Planned] = deque()
 
-    def _shuffled_epochs(self) -> Iterator[int]:
-        epoch = 0
-        while True:
-            rng = np.random.default_rng([self._plan.seed, 1, self._number, epoch])
-            yield from rng.permutation(self._source.examples).tolist()
-            epoch += 1
+    def _shuffled_epochs(self) -> Iterator[_Planned]:
+        n_shards = len(self._source.shards)
+        for epoch in count():
+            seed = [self._plan.seed, 1, self._number, epoch]
+            for index in np.random.default_rng(seed).permutation(n_shards).tolist() if n_shards > 1 else [0]:
+                shard = self._source.shards[index]()
+                rng = np.random.default_rng([*seed, index] if n_shards > 1 else seed)
+                order = rng.permutation(len(shard.numbers_N))
+                columns = (shard.numbers_N, shard.queries_N, shard.positives_N)
+                yield from zip(*(column[order].tolist() for column in columns), strict=True)
 
     def batch(self) -> Indices:
-        size = self._plan.batch_size
+        plan, size = self._plan, self._plan.batch_size
         batch: list[int] = []
         queries: set[int] = set()
         positives: set[int] = set()
 
-        def accepts(example: int) -> bool:
-            if self._plan.allow_duplicates:
+        def accepts(example: _Planned) -> bool:
+            if plan.allow_duplicates:
                 return True
-            query = int(self._plan.queries_N[example])
-            positive = -1 if self._plan.positives_N is None else int(self._plan.positives_N[example])
-            if query in queries or (positive >= 0 and positive in positives):
+            _, query, positive = example
+            if query in queries or (plan.distinct_positives and positive in positives):
                 return False
             queries.add(query)
             positives.add(positive)
             return True
 
-        deferred_again: list[int] = []
+        deferred_again: list[_Planned] = []
         for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * size)):
             if len(batch) == size:
                 break
             example = self._deferred.popleft()
-            (batch if accepts(example) else deferred_again).append(example)
+            if accepts(example):
+                batch.append(example[0])
+            else:
+                deferred_again.append(example)
         self._deferred.extendleft(reversed(deferred_again))
         n_drawn = 0
         while len(batch) < size:
-            if n_drawn > 2 * len(self._source.examples):
+            if n_drawn > 2 * self._source.n_examples:
                 raise InputError(
                     f"{self._source.name}: only {len(batch)} examples differ in query and positive, too few for a "
                     f"batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
@@ -136,7 +156,7 @@ class _Stream:
             example = next(self._order)
             n_drawn += 1
             if accepts(example):
-                batch.append(example)
+                batch.append(example[0])
             else:
                 self._deferred.append(example)
         return np.array(batch, np.int64)
