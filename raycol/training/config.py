@@ -102,6 +102,14 @@ class TrainConfig(Config):
     allow_duplicates: bool = False
     """Allow examples with the same query or the same positive in one batch."""
 
+    mask_false_negatives: bool = True
+    """Never use a known positive of a query, from any of its examples, as its negative; the same text is the same
+    passage."""
+
+    mask_margin: Annotated[float, Field(ge=0)] | None = None
+    """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
+    (Zhang et al. 2025, arXiv 2506.05176)."""
+
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
 
@@ -122,6 +130,13 @@ class TrainConfig(Config):
 
     mini_batch_size: Positive = 16
     """Texts encoded at a time: with GradCache, memory grows with it and not with the batch size."""
+
+    score_mini_batch_size: Positive | None = None
+    """Queries scored at a time against all passages of the batch; by default `mini_batch_size`."""
+
+    grad_cache: bool | None = None
+    """Encode every text twice instead of keeping activations, so that memory does not grow with the batch (GradCache:
+    Gao et al. 2021). By default on for objective cached and losses of your own."""
 
     accumulate: Positive = 1
     """Batches whose gradients are averaged per step; they share no negatives."""
@@ -254,8 +269,13 @@ class TrainConfig(Config):
             reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if self.distils and self.gather_across_workers:
+        if self.distils and self.scoring != "xtr" and self.gather_across_workers:
             reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
+        if self.distils:
+            for name in ("mask_false_negatives", "mask_margin"):
+                reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
+        if self.objective in ("cached", "contrastive"):
+            reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
         if not self.eval_data:
@@ -273,6 +293,12 @@ class TrainConfig(Config):
         if isinstance(self.objective, str):
             return self.objective in ("distillation", "margin-mse")
         return self.objective.needs_scores
+
+    @property
+    def encodes_twice(self) -> bool:
+        """Whether GradCache is on."""
+        own_loss = not isinstance(self.objective, str)
+        return self.objective == "cached" or (own_loss if self.grad_cache is None else self.grad_cache)
 
     @property
     def objective_name(self) -> str:

@@ -21,8 +21,10 @@ class LossBatch:
     Args:
         queries_QSD, queries_mask_QS: token embeddings of some of the worker's queries, and which of them count.
         documents_GWTD, documents_mask_GWT: token embeddings of documents: of all examples of the batch, over all
-            workers; with teacher scores, of these queries' own examples only, and G is Q.
-        positives_Q: position of each query's positive among all G * W documents; None with teacher scores.
+            workers; with teacher scores, of these queries' own examples only, and G is Q, unless the scoring is XTR,
+            which depends on all documents.
+        positives_Q: position of each query's first document among all G * W documents. It is the positive, unless
+            there are teacher scores.
         teacher_QW: teacher scores of each query's own documents; None without.
         scoring: the scoring function that the configuration names.
     """
@@ -31,18 +33,29 @@ class LossBatch:
     queries_mask_QS: Tensor
     documents_GWTD: Tensor
     documents_mask_GWT: Tensor
-    positives_Q: Tensor | None
+    positives_Q: Tensor
     teacher_QW: Tensor | None
     scoring: Callable[..., Tensor]
 
     def scores(self) -> Tensor:
         """Return the scores of all documents for each query, [Q, G * W]; with teacher scores of its own, [Q, W]."""
-        return self.scoring(
+        scores_QN = self.scoring(
             self.queries_QSD,
             self.documents_GWTD,
             queries_mask=self.queries_mask_QS,
             documents_mask=self.documents_mask_GWT,
         )
+        n_ways = self.documents_GWTD.shape[1]
+        if self.teacher_QW is None or scores_QN.shape[1] == n_ways:
+            return scores_QN
+        own_Q1W = (self.positives_Q // n_ways)[:, None, None].expand(-1, 1, n_ways)
+        return scores_QN.unflatten(1, (-1, n_ways)).gather(1, own_Q1W)[:, 0]
+
+    def teacher_scores(self) -> Tensor:
+        """Return `teacher_QW`. Raises `ValueError` without teacher scores."""
+        if self.teacher_QW is None:
+            raise ValueError("there are no teacher scores; a loss that uses them has needs_scores = True")
+        return self.teacher_QW
 
 
 @runtime_checkable

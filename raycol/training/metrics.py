@@ -27,6 +27,7 @@ _DESCRIPTIONS = {
     "loss": "Loss of the last step.",
     "learning_rate": "Learning rate of the last step.",
     "grad_norm": "Gradient norm of the last step, before clipping.",
+    "masked_pairs": "Pairs of query and passage left out of the last step's negatives, as false negatives.",
     "tokens_per_second": "Tokens per second, over all workers.",
     "memory_bytes": "Peak memory of the rank-0 worker, in bytes.",
     "nDCG@10": "nDCG@10 of the last evaluation.",

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from ir_measures import Measure
 from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
@@ -36,8 +38,10 @@ from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingRow, TrainingSet
 from raycol.training.evaluation import evaluate_on
+from raycol.training.gradcache import POSITIVE_IDS, TEXT_IDS, GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
+from raycol.training.positives import KnownPositives, padded_ids
 from raycol.training.state import (
     OPTIMISER,
     RANDOM,
@@ -70,46 +74,49 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Examples are padded to their source's `n_ways` documents. With teacher scores, an example repeats its own documents
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
+
+    With `known`, the ids of the texts are added: `TEXT_IDS` of the documents, `POSITIVE_IDS` of the query's positives.
     """
 
-    def __init__(self, examples: TrainingSet, plan: BatchPlan) -> None:
+    def __init__(self, examples: TrainingSet, plan: BatchPlan, known: KnownPositives | None = None) -> None:
         self._examples = examples
         self._plan = plan
+        self._known = known
         self._source_N = examples.column("source")
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        row, source = self._examples[number], self._plan.sources[self._source_N[number]]
-        n_missing = source.n_ways - len(row.documents)
-        if n_missing and row.scores is not None:
-            positions = list(islice(cycle(range(len(row.documents))), source.n_ways))
-            row = TrainingRow(
-                row.query,
-                [row.documents[position] for position in positions],
-                [row.scores[position] for position in positions],
-            )
+        source = self._plan.sources[self._source_N[number]]
+        query, documents, scores = self._examples.text_rows(number)
+        n_missing = source.n_ways - len(documents)
+        if n_missing and scores is not None:
+            documents, scores = ([*islice(cycle(values), source.n_ways)] for values in (documents, scores))
         elif n_missing:
-            padding = self._random_negatives(number, row, source, n_missing)
-            row = TrainingRow(row.query, [*row.documents, *padding], None)
-        return to_columns(row)
+            documents = [*documents, *self._random_negatives(number, documents, source, n_missing)]
+        text = self._examples.text
+        columns = to_columns(TrainingRow(text(query), list(map(text, documents)), scores))
+        if self._known:
+            columns |= {TEXT_IDS: documents, POSITIVE_IDS: self._known.of(query)}
+        return columns
 
-    def _random_negatives(self, number: int, row: TrainingRow, source: MixtureSource, n: int) -> list[str]:
+    def _random_negatives(self, number: int, documents: list[int], source: MixtureSource, n: int) -> list[int]:
         """Sample `n` positives of other queries; if there are too few, repeat them and the example's own negatives.
 
         Raises:
             InputError: the source has no other positive, and the example no negative.
         """
         rng = np.random.default_rng([self._plan.seed, 3, number])
-        sampled: list[str] = []
+        sampled: list[int] = []
         for other in rng.choice(source.examples, _DRAWS_PER_DOCUMENT * n).tolist():
-            text = self._examples[other].documents[0]
-            if self._plan.queries_N[other] != self._plan.queries_N[number] and text not in (*row.documents, *sampled):
-                sampled.append(text)
+            positive = self._examples.text_rows(other)[1][0]
+            same_query = self._plan.queries_N[other] == self._plan.queries_N[number]
+            if not same_query and positive not in (*documents, *sampled):
+                sampled.append(positive)
             if len(sampled) == n:
                 return sampled
-        negatives = [*row.documents[1:], *sampled]
+        negatives = [*documents[1:], *sampled]
         if not negatives:
             raise InputError(
                 f"{self._examples.where(number)}: has no negative, and no other query has a different positive to use "
@@ -123,6 +130,20 @@ def to_columns(row: TrainingRow) -> dict[str, Any]:
     columns: dict[str, Any] = {"query": row.query}
     columns |= {f"document_{number}": text for number, text in enumerate(row.documents, start=1)}
     return columns if row.scores is None else {**columns, "label": row.scores}
+
+
+@dataclass
+class _Collator(MultiVectorEncoderDataCollator):
+    """Tokenizes the texts of a batch. Adds ids of texts, if there are any, to the features of their columns."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [{name: row[name] for name in row if name not in (TEXT_IDS, POSITIVE_IDS)} for row in features]
+        batch: dict[str, Any] = super().__call__(rows)
+        if TEXT_IDS in features[0]:
+            batch[f"query_{POSITIVE_IDS}"] = padded_ids([row[POSITIVE_IDS] for row in features])
+            for number, ids in enumerate(zip(*(row[TEXT_IDS] for row in features), strict=True), start=1):
+                batch[f"document_{number}_{TEXT_IDS}"] = torch.tensor(ids)
+        return batch
 
 
 class Trainer(MultiVectorEncoderTrainer):
@@ -146,7 +167,7 @@ class Trainer(MultiVectorEncoderTrainer):
         self,
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
-        loss: torch.nn.Module,
+        loss: GradCache,
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -170,7 +191,7 @@ class Trainer(MultiVectorEncoderTrainer):
         )
         self._initial = initial
         self._on_record = on_record
-        self._n_tokens, self._last_log_time = 0, time.monotonic()
+        self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, time.monotonic()
         self._batch = (-1, 0)  # step, and number of the batch in it
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
@@ -185,13 +206,16 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
         """Return a collator that tokenizes as encoding does; sentence-transformers' own leaves out the prompts."""
-        return self.data_collator_class(preprocess_fn=partial(_tokenize, model))
+        return _Collator(preprocess_fn=partial(_tokenize, model))
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
+        known = None
+        if self.loss.masks_positives and self._plan.positives_N is not None:
+            known = KnownPositives(self._plan.queries_N, self._plan.positives_N)
         return DataLoader(
-            ExampleDataset(self._examples, self._plan),
+            ExampleDataset(self._examples, self._plan, known),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -204,7 +228,9 @@ class Trainer(MultiVectorEncoderTrainer):
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
         self._n_tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
         loss: Tensor = super().training_step(model, inputs, *arguments)
-        failed_ranks = [rank for rank, value in enumerate(self._gather_scalars(loss)) if not math.isfinite(value)]
+        losses, masked_pairs = self._gather(torch.stack([loss.detach(), self.loss.masked_pairs])).T.tolist()
+        self._masked_pairs += sum(masked_pairs)
+        failed_ranks = [rank for rank, value in enumerate(losses) if not math.isfinite(value)]
         if failed_ranks:
             self._stop("the loss", failed_ranks)
         return loss
@@ -216,9 +242,9 @@ class Trainer(MultiVectorEncoderTrainer):
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
 
-    def _gather_scalars(self, value: float | Tensor) -> list[float]:
-        """Gather a number from every worker, in rank order."""
-        return [float(one) for one in all_gather(torch.as_tensor(value, dtype=torch.float32, device=self.args.device))]
+    def _gather(self, values: float | Tensor) -> Tensor:
+        """Gather numbers from every worker, in rank order."""
+        return torch.stack(all_gather(torch.as_tensor(values, dtype=torch.float32, device=self.args.device)))
 
     def _stop(self, quantity: str, ranks: list[int]) -> None:
         """Raise an error that names the step, the examples of these workers, and the last checkpoint."""
@@ -243,7 +269,9 @@ class Trainer(MultiVectorEncoderTrainer):
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
             logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
-            self._n_tokens, self._last_log_time = 0, now
+            if self.loss.masks_positives:
+                logs["masked_pairs"] = self._masked_pairs
+            self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
         super().log(logs, start_time)
         if "loss" in logs or self._metric in logs:
             self._on_record({"step": self.state.global_step, "steps": self.state.max_steps, **logs})
@@ -291,13 +319,13 @@ class Trainer(MultiVectorEncoderTrainer):
                 self._checkpointer.wait()
             except RaycolError as raised:
                 error = raised
-        if any(self._gather_scalars(float(error is not None))):
+        if self._gather(float(error is not None)).any():
             raise StoppedError(str(error or "worker 0 cannot save checkpoints"))
 
     def _random_states(self) -> list[dict[str, Any]]:
         """Gather the RNG state of every worker, in rank order."""
         own = torch.tensor(list(json.dumps(random_state()).encode()), dtype=torch.uint8, device=self.args.device)
-        sizes = [int(size) for size in self._gather_scalars(len(own))]
+        sizes = self._gather(len(own)).int().tolist()
         padded = torch.nn.functional.pad(own, (0, max(sizes) - len(own)))
         return [json.loads(bytes(one[:size].tolist())) for one, size in zip(all_gather(padded), sizes, strict=True)]
 

@@ -192,3 +192,35 @@ def end_group(group: Iterable[BaseProcess]) -> None:
     for process in group:
         process.join(300)
         assert process.exitcode == 0
+
+
+# Query and documents of eight examples, as ids of texts. Several share a query or a positive: 0 is a positive of
+# queries 10 and 13, and one of them is another example's negative.
+REPEATED = [(10 + n % 6, [n % 5, 5 + n % 3]) for n in range(7)] + [(11, [3, 0])]
+
+
+def repeated_text(number: int) -> str:
+    words = [word for text in TOPICS.values() for word in text.split()]
+    rng = np.random.default_rng(number)
+    return " ".join(rng.choice(words, 2 + number % 7)) + "."
+
+
+def known_positives(query: int) -> list[int]:
+    return sorted({documents[0] for other, documents in REPEATED if other == query})
+
+
+def repeated_features(encoder, part: slice = slice(None), with_ids: bool = True) -> list[dict]:
+    """Features of some of `REPEATED`, as the Trainer's collator makes them."""
+    import torch
+
+    from raycol.models.tokenization import tokenize
+    from raycol.training.positives import padded_ids
+
+    queries, documents = zip(*REPEATED[part], strict=True)
+    features = [tokenize(encoder, list(map(repeated_text, queries)), "query")]
+    features += [tokenize(encoder, list(map(repeated_text, ids)), "document") for ids in zip(*documents, strict=True)]
+    if with_ids:
+        features[0]["positive_ids"] = padded_ids([np.array(known_positives(query)) for query in queries])
+        for column, ids in zip(features[1:], zip(*documents, strict=True), strict=True):
+            column["text_ids"] = torch.tensor(ids)
+    return features

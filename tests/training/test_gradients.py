@@ -1,6 +1,7 @@
 """For every objective, the gradient of N workers equals that of one worker on the joined batch."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.training.material import (
     SquaredError,
     end_group,
     gradient,
+    repeated_features,
     save_albert,
     settings,
     start_group,
@@ -36,6 +38,9 @@ CASES = {
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),
     "varying": ({"objective": "cached", "max_steps": 0}, "varying"),
+    "masked": ({"objective": "cached", "mask_margin": 0.5}, "repeated"),
+    "distilled in mini-batches": ({"objective": "distillation", "grad_cache": True}, "scored"),
+    "distilled by xtr": ({"objective": "distillation", "scoring": "xtr", "xtr_tokens": 16}, "scored"),
     "own loss": ({"objective": Hinge()}, "tuples"),
     "own loss with scores": ({"objective": SquaredError()}, "scored"),
     "unused pooler": ({"objective": "cached", "max_steps": 0}, "pairs"),
@@ -51,7 +56,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for number, record in enumerate(records):
         del record["negatives"][number % 3 :]
     write_jsonl(varying, records)
+    pairs = [json.loads(line) for line in write_examples(folder / "repeated.jsonl", 10).read_text().splitlines()]
+    repeated = [{"query": pairs[n % 4]["query"], "positive": pairs[n % 10]["positive"]} for n in range(30)]
     return {
+        "repeated": write_jsonl(folder / "repeated.jsonl", repeated),
         "varying": varying,
         "pairs": write_examples(folder / "pairs.jsonl", 30),
         "tuples": write_examples(folder / "tuples.jsonl", 30, negatives=2),
@@ -86,6 +94,63 @@ def gradient_of(
         return np.load(folder / f"{case}-{n}.npy")
 
     return find
+
+
+# Settings of a step on `REPEATED`.
+STEPS = {
+    "one query at a time": {"mini_batch_size": 2, "score_mini_batch_size": 1},
+    "all queries at once": {"mini_batch_size": 3, "score_mini_batch_size": 8},
+    "kept activations": {"objective": "contrastive", "mini_batch_size": 8, "score_mini_batch_size": 3},
+    "float32": {"mini_batch_size": 2},
+}
+COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "reduce", "reduce_scatter")
+
+
+def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
+    """Save the gradient of each of `STEPS`, and the number of collective operations of the loss."""
+    import torch
+    from torch import distributed
+
+    from raycol.models.encoder import load_encoder
+    from raycol.training.objective import make_loss
+
+    def counted(name: str) -> Callable[..., object]:
+        run = getattr(distributed, name)
+
+        def count(*arguments: object, **settings: object) -> object:
+            counts[name] += 1
+            return run(*arguments, **settings)
+
+        return count
+
+    for name, values in STEPS.items():
+        encoder = load_encoder(model, device="cpu").train()
+        encoder = encoder if name == "float32" else encoder.double()
+        config = settings(model, folder / "d", folder / "x", num_workers=n, temperature=0.5, **values)
+        counts: Counter[str] = Counter()
+        with pytest.MonkeyPatch.context() as patch:
+            for collective in COLLECTIVES:
+                patch.setattr(distributed, collective, counted(collective))
+            part = slice(rank * 8 // n, (rank + 1) * 8 // n)
+            make_loss(encoder, config)(repeated_features(encoder, part)).backward()
+        vector = torch.cat([p.grad.ravel() for p in encoder.parameters() if p.grad is not None]) / n
+        if n > 1:
+            distributed.all_reduce(vector)
+        if not rank:
+            np.savez(folder / f"{name}-{n}.npz", gradient=vector.numpy(), n_collectives=counts.total())
+
+
+def test_two_workers_take_one_workers_step_in_three_collectives(tiny_colbert: Path, tmp_path: Path) -> None:
+    for n in (1, 2):
+        end_group(
+            start_group([partial(save_steps, tiny_colbert, tmp_path, n, rank) for rank in range(n)], tmp_path / str(n))
+        )
+    for name in STEPS:
+        one, two = (np.load(tmp_path / f"{name}-{n}.npz") for n in (1, 2))
+        tolerance = 1e-5 if name == "float32" else 1e-6
+        difference = np.linalg.norm(two["gradient"] - one["gradient"])
+        assert difference <= tolerance * np.linalg.norm(one["gradient"]), name
+        assert (one["n_collectives"], two["n_collectives"]) == (0, 3)
 
 
 @pytest.mark.long

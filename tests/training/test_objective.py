@@ -15,7 +15,7 @@ from raycol.models.tokenization import tokenize
 from raycol.training.loss import Loss
 from raycol.training.objective import make_loss
 from tests.conftest import TOPICS
-from tests.training.material import Hinge, SquaredError, settings
+from tests.training.material import REPEATED, Hinge, SquaredError, known_positives, repeated_features, settings
 
 CALLS: list[tuple[int, ...]] = []
 
@@ -94,6 +94,60 @@ def test_a_loss_of_ones_own_equals_torch_without_gradcache(tiny_colbert: Path, t
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-5)
     assert torch.linalg.norm(gradient - gradient_of(encoder)) <= 1e-5 * torch.linalg.norm(gradient)
+
+
+def maxsim_matrix(encoder: Any, features: list[dict[str, Any]]) -> Tensor:
+    """Scores of all documents for each query, [Q, G * W], with every text encoded in one pass and nothing cached."""
+    columns = []
+    for number, column in enumerate(features):
+        out = encoder(dict(column), task="document" if number else "query")
+        columns.append([e[m.bool()] for e, m in zip(out["token_embeddings"], out["attention_mask"], strict=True)])
+    queries, *documents = columns
+    groups = [document for group in zip(*documents, strict=True) for document in group]
+    return torch.stack([torch.stack([(q @ d.T).max(dim=1).values.sum() for d in groups]) for q in queries])
+
+
+def false_negatives() -> Tensor:
+    """Which documents of `REPEATED` are positives of a query, but not the one of the example, [Q, G * W]."""
+    groups = [document for _, documents in REPEATED for document in documents]
+    rows = [[document in known_positives(query) for document in groups] for query, _ in REPEATED]
+    mask = torch.tensor(rows)
+    mask[range(8), range(0, 16, 2)] = False
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "tolerance"),
+    [
+        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float64, 1e-6),
+        ({"mini_batch_size": 16, "score_mini_batch_size": 1}, torch.float64, 1e-6),
+        ({"objective": "contrastive", "mini_batch_size": 5}, torch.float64, 1e-6),
+        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float32, 1e-5),
+        ({"mini_batch_size": 3, "mask_margin": 0.1}, torch.float64, 1e-6),
+        ({"mini_batch_size": 3, "mask_false_negatives": False}, torch.float64, 1e-6),
+    ],
+)
+def test_false_negatives_are_left_out(
+    tiny_colbert: Path, tmp_path: Path, values: dict[str, Any], dtype: torch.dtype, tolerance: float
+) -> None:
+    config = settings(tiny_colbert, tmp_path / "d", tmp_path / "x", temperature=0.5, **values)
+    encoder = load_encoder(tiny_colbert, device="cpu").to(dtype).train()
+    loss_of = make_loss(encoder, config)
+    assert loss_of.masks_positives == config.mask_false_negatives
+    value = loss_of(repeated_features(encoder, with_ids=loss_of.masks_positives))
+    value.backward()
+    gradient = gradient_of(encoder)
+    encoder.zero_grad()
+    scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
+    mask = false_negatives() & config.mask_false_negatives
+    if config.mask_margin is not None:
+        mask = mask | (scores > scores[range(8), range(0, 16, 2)][:, None] + config.mask_margin)
+        assert mask.sum() > false_negatives().sum()
+    expected = torch.nn.functional.cross_entropy(scores.masked_fill(mask, -torch.inf) / 0.5, torch.arange(0, 16, 2))
+    expected.backward()
+    assert loss_of.masked_pairs == mask.sum()
+    assert value.item() == pytest.approx(expected.item(), rel=tolerance)
+    assert torch.linalg.norm(gradient - gradient_of(encoder)) <= tolerance * torch.linalg.norm(gradient)
 
 
 @pytest.mark.parametrize("n_documents", [1, 3])
