@@ -7,7 +7,7 @@ number of examples, and a resumed training starts at any batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -30,6 +30,11 @@ class ShardExamples:
     queries_N: Indices
     positives_N: Indices
 
+    def without(self, held_out: Iterable[int]) -> ShardExamples:
+        """The examples of other queries."""
+        kept = ~np.isin(self.queries_N, [*held_out])
+        return ShardExamples(self.numbers_N[kept], self.queries_N[kept], self.positives_N[kept])
+
 
 @dataclass(frozen=True)
 class MixtureSource:
@@ -37,7 +42,7 @@ class MixtureSource:
 
     Args:
         name: shown in error messages.
-        n_examples: number of its examples.
+        n_examples: number of its examples, without those of held-out queries.
         weight: sampling weight, relative to the other sources.
         n_ways: documents per example in a batch; shorter examples are padded to it.
         shards: each loads a random part of the examples.
@@ -60,6 +65,7 @@ class BatchPlan:
         seed: seeds the order of the examples.
         allow_duplicates: let examples with the same query or the same positive share a batch.
         distinct_positives: whether examples with the same positive count as duplicates.
+        held_out: ids of queries whose examples are left out.
     """
 
     sources: tuple[MixtureSource, ...]
@@ -67,6 +73,7 @@ class BatchPlan:
     seed: int
     allow_duplicates: bool
     distinct_positives: bool = True
+    held_out: frozenset[int] = frozenset()
 
     def batches(self, n: int) -> Iterator[Indices]:
         """Yield the first `n` batches, each of `batch_size` example numbers.
@@ -115,6 +122,8 @@ class _Stream:
             seed = [self._plan.seed, 1, self._number, epoch]
             for index in np.random.default_rng(seed).permutation(n_shards).tolist() if n_shards > 1 else [0]:
                 shard = self._source.shards[index]()
+                if self._plan.held_out:
+                    shard = shard.without(self._plan.held_out)
                 rng = np.random.default_rng([*seed, index] if n_shards > 1 else seed)
                 order = rng.permutation(len(shard.numbers_N))
                 columns = (shard.numbers_N, shard.queries_N, shard.positives_N)

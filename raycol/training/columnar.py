@@ -83,7 +83,7 @@ def take_examples(
 
 
 def _interleave(parts: list[Lengths], lengths: Lengths) -> Lengths:
-    """Positions, in the concatenated values of all columns, of the values of the first row, of the second, and so on."""
+    """Positions, in the concatenated values of all columns, of the values of the first row, the second, and so on."""
     starts = np.cumsum(lengths) - lengths
     positions = np.empty(lengths.sum(), np.int64)
     first = 0
@@ -96,7 +96,7 @@ def _interleave(parts: list[Lengths], lengths: Lengths) -> Lengths:
 
 
 def _select(lengths: Lengths, n_ways: int, scores: NDArray[np.float64] | None) -> Lengths | None:
-    """Positions of the documents to keep: the first of each row, and the one with the highest of `scores`, if given."""
+    """Positions of the documents to keep: the first of each row, and that with the highest of `scores`, if given."""
     if scores is None:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return np.flatnonzero(within < n_ways)

@@ -23,7 +23,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
+    "out", "storage", "prepared", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
 }  # fmt: skip
 
 
@@ -71,6 +71,10 @@ class TrainConfig(Config):
 
     storage: Location | None = None
     """Folder or URI for checkpoints, accessible to every worker; by default a hidden folder next to `out`."""
+
+    prepared: Location | None = None
+    """Folder or URI of the prepared training set: written unless it exists, and kept for other trainings on the same
+    data; by default it is in `storage`, and deleted after training."""
 
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
@@ -301,6 +305,11 @@ class TrainConfig(Config):
         return self.objective == "cached" or (own_loss if self.grad_cache is None else self.grad_cache)
 
     @property
+    def negatives_of_worker(self) -> bool:
+        """Whether the negatives of a query depend on the number of workers."""
+        return not (self.distils or self.gather_across_workers)
+
+    @property
     def objective_name(self) -> str:
         """Name of the objective, or the fingerprint of a loss."""
         return _name_of(self.objective)
@@ -327,4 +336,6 @@ class TrainConfig(Config):
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)
+        # Workers share each batch, but for negatives of their own.
+        without = _NOT_IN_OUTCOME | (set() if self.negatives_of_worker else {"num_workers"})
+        return self.model_dump(mode="json", exclude=without)

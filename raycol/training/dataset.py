@@ -127,7 +127,9 @@ class TrainingSet:
         self._store = open_store(str(location))
         prepared = PreparedSet.read(self._store)
         if not prepared:
-            raise RaycolError(f"{self._store}: the training's storage is damaged (no intact {PREPARED}); remove it and train again")
+            raise RaycolError(
+                f"{self._store}: the training's storage is damaged (no intact {PREPARED}); remove it and train again"
+            )
         self.shards = prepared.shards
         self._ends = list(accumulate(shard.examples for shard in self.shards))
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
@@ -196,7 +198,9 @@ class _OpenShard:
         return self._ids[self._examples.column("query").to_numpy()], self._ids[firsts]
 
     def example(self, row: int) -> TrainingRow:
-        query, documents, scores = (self._examples.column(name)[row].as_py() for name in ("query", "documents", "scores"))
+        query, documents, scores = (
+            self._examples.column(name)[row].as_py() for name in ("query", "documents", "scores")
+        )
         return TrainingRow(
             self._texts[query].as_py(),
             [self._texts[one].as_py() for one in documents],
@@ -207,4 +211,3 @@ class _OpenShard:
 
     def where(self, row: int) -> str:
         return str(self._examples.column("where")[row].as_py())
-

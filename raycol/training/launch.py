@@ -142,6 +142,7 @@ def train(
         "model": config.model if is_uri(config.model) else model,
         "out": absolute(config.out),
         "storage": config.storage_uri,
+        "prepared": config.prepared and absolute(config.prepared),
     }
     config = config.model_copy(update=absolute_paths)
     store = open_store(config.storage_uri)
@@ -149,7 +150,7 @@ def train(
         unfinished = open_run(store, config)
         try:
             report(0, None, "reading the examples")
-            run = unfinished or prepare_run(store, config)
+            run = unfinished or prepare_run(store, config, executor, report)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
                 fit(config, run, report, _record_writer(store, on_record))

@@ -3,13 +3,13 @@
     read      slices of the sources -> runs: at most 128 MB of examples, validated, sorted by a random key
     shuffle   all runs of a source -> shards: the examples of a range of keys
 
-Keys are a hash of the example's position, so the shards are the same for any number of workers. A part holds one run
-or one shard in memory. A source of a single shard keeps its order.
+Keys are a hash of the query: the shards are the same for any number of workers, and all examples of a source's query
+are in one shard. A part holds one run or one shard in memory. A shard keeps the order of its source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,27 +22,28 @@ from raycol.core.uris import is_uri
 from raycol.data import corpus_files
 from raycol.data.corpus import source_state
 from raycol.data.examples import no_examples_error
-from raycol.data.files import HUB, folder_state, path_kind, size_of
-from raycol.data.readers.parquet import ParquetReader
+from raycol.data.files import HUB, folder_state, path_kind
 from raycol.data.sources import ExampleSource, OpenSource
 from raycol.distributed.executor import IN_PROCESS, Executor, WorkersConfig
 from raycol.distributed.part_progress import PartProgress
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker, differences
 from raycol.errors import InputError, writing
 from raycol.storage import Store, StoredFolder, absolute, open_store, save_folder
+from raycol.storage.checked_files import is_content_name
+from raycol.storage.store import LOCK, UNFINISHED
 from raycol.training.config import TrainConfig
-from raycol.training.dataset import PreparedSet, Shard, SourceInfo
+from raycol.training.dataset import PREPARED, PreparedSet, Shard, SourceInfo
 from raycol.training.example_table import ExampleTable, Keys, join, random_keys
-from raycol.training.reading import ReadSettings, Slice, SliceCounts, read_slice
+from raycol.training.reading import ReadSettings, Slice, SliceCounts, plan_parts, read_slice
 
 _FORMAT = 1
 # Bytes of a run and of a shard, about.
 _SHARD = 1 << 27
-# Bytes of a part of the sources, as stored, and of a row of a dataset, whose size is unknown.
-_PART, _ROW = 1 << 26, 500
 # Average examples of a shard, at least, so that none is empty.
 _MIN_EXAMPLES = 64
 _KEYS = "keys.npy"
+# Names of the folders of the jobs, less the fingerprint.
+_READ, _SHUFFLE = "read-", "shuffle-"
 
 
 class Run(BaseModel):
@@ -120,9 +121,9 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
             )
         return prepared
     sources = [_source(config, number) for number in range(len(config.data))]
-    parts, sizes = _plan([OpenSource(source, config.on_error, []) for source in sources])
-    read = PartitionedJob(store, "read-", settings, ReadPart)
-    shuffle = PartitionedJob(store, "shuffle-", settings, ShardPart)
+    parts, sizes = plan_parts([OpenSource(source, config.on_error, []) for source in sources])
+    read = PartitionedJob(store, _READ, settings, ReadPart)
+    shuffle = PartitionedJob(store, _SHUFFLE, settings, ShardPart)
     for job in (read, shuffle):
         job.refuse_others(store)
     if len(parts) == 1:
@@ -140,13 +141,21 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
         runs = [run for record in records for run in record.runs]
         ranges = _ranges(runs)
         sizes = [_SHARD] * len(ranges)
-        shards = _run(shuffle, ShuffleWorker, ranges, sizes, {"runs": runs}, "shuffling the examples", executor, report)
+        shards = _run(
+            shuffle, ShuffleWorker, ranges, sizes, {"runs": runs}, "shuffling the examples", executor, report
+        )
     prepared = PreparedSet(settings=settings, sources=tuple(infos), shards=tuple(one.shard for one in shards))
     with writing(store):
         prepared.write(store)
         read.remove()
         shuffle.remove()
     return prepared
+
+
+def is_of_training_set(name: str) -> bool:
+    """Whether a name at the top of a folder may be of a training set, or of one that is being written."""
+    is_job = name.startswith((_READ, _SHUFFLE))
+    return is_content_name(name) or is_job or name in (PREPARED, LOCK) or UNFINISHED in name
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -191,46 +200,9 @@ def _with_absolute_paths(source: ExampleSource) -> ExampleSource:
     def location(path: str | None) -> str | None:
         return path if path is None or path.startswith(HUB) or is_uri(path) else absolute(path)
 
-    return source.model_copy(update={name: location(getattr(source, name)) for name in ("path", "queries", "documents")})
-
-
-def _plan(opened: Sequence[OpenSource]) -> tuple[list[tuple[Slice, ...]], list[int]]:
-    """Divide the sources into parts of similar size; return the slices and the bytes of each part."""
-    parts: list[list[Slice]] = [[]]
-    sizes = [0]
-    for number, source in enumerate(opened):
-        for part, n_bytes in _slices(number, source):
-            if sizes[-1] + n_bytes > _PART and parts[-1]:
-                parts.append([])
-                sizes.append(0)
-            parts[-1].append(part)
-            sizes[-1] += n_bytes
-    return [tuple(part) for part in parts], sizes
-
-
-def _slices(number: int, opened: OpenSource) -> Iterator[tuple[Slice, int]]:
-    """Yield the slices of a source with their bytes. A table is divided by rows, a file of lines is one slice."""
-    if opened.beir:
-        yield Slice(number, None), 0
-    for file in opened.files:
-        if isinstance(file.reader, ParquetReader):
-            # Decoding starts at a row group.
-            groups = file.reader.row_groups(file) or [(0, 0)]
-        elif file.is_table and file.format != "npz":
-            n_rows = _PART // _ROW
-            n = file.reader.count(file)
-            groups = [(min(n_rows, n - start), n_rows * _ROW) for start in range(0, max(1, n), n_rows)]
-        else:
-            yield Slice(number, file), size_of(file.uri)
-            continue
-        start = n_rows = n_bytes = 0
-        for group_rows, group_bytes in groups:
-            n_rows, n_bytes = n_rows + group_rows, n_bytes + group_bytes
-            if n_bytes >= _PART:
-                yield Slice(number, file, start, n_rows), n_bytes
-                start, n_rows, n_bytes = start + n_rows, 0, 0
-        if n_rows or not start:
-            yield Slice(number, file, start, n_rows), n_bytes
+    return source.model_copy(
+        update={name: location(getattr(source, name)) for name in ("path", "queries", "documents")}
+    )
 
 
 def _run(
@@ -291,7 +263,9 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
         settings: what decides the examples.
     """
 
-    def __init__(self, job: PartitionedJob[ReadPart], sources: Sequence[ExampleSource], settings: ReadSettings) -> None:
+    def __init__(
+        self, job: PartitionedJob[ReadPart], sources: Sequence[ExampleSource], settings: ReadSettings
+    ) -> None:
         super().__init__(job)
         self._settings = settings
         self._opened = lru_cache(maxsize=None)(lambda number: OpenSource(sources[number], settings.on_error, []))
@@ -328,8 +302,8 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
 
     def _write(self, source: int, table: ExampleTable) -> Run:
         """Write a run: the examples in the order of their keys, and the keys."""
-        keys = random_keys(table.numbers)
-        order = np.argsort(keys)
+        keys = random_keys(table.query_ids())
+        order = np.argsort(keys, kind="stable")
         store = self.job.store
         with writing(store), store.workspace(0) as folder:
             table.take(order).save(folder)
@@ -362,7 +336,9 @@ class ShuffleWorker(PartWorker[ShardRange, ShardPart]):
         for position, run in enumerate(self._runs):
             if run.source == input_.source:
                 table, keys = self._open(position)
-                start, stop = (len(keys) if one >> 64 else int(np.searchsorted(keys, np.uint64(one))) for one in bounds)
+                start, stop = (
+                    len(keys) if one >> 64 else int(np.searchsorted(keys, np.uint64(one))) for one in bounds
+                )
                 if stop > start:
                     tables.append(table.take(slice(start, stop)))
         table = join(tables)
@@ -387,4 +363,3 @@ def _ranges(runs: Sequence[Run]) -> list[ShardRange]:
         n = max(1, min(n, sum(run.examples for run in own) // _MIN_EXAMPLES))
         ranges += [ShardRange(source, index, n) for index in range(n)]
     return ranges
-

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from raycol.core.progress import Report, no_report
 from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.errors import InputError
-from raycol.training.batches import BatchPlan, MixtureSource, ShardExamples
+from raycol.training.batches import BatchPlan, MixtureSource
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import SourceInfo, TrainingSet
 from raycol.training.evaluation import EvaluationSet, held_out_queries, store_collections, store_held_out
@@ -93,7 +93,7 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
 
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """Return the batch plan of a training set, without the examples of held-out queries."""
-    held_out = _held_out(config, examples) if config.held_out else np.empty(0, np.int64)
+    held_out = frozenset(_held_out(config, examples).tolist()) if config.held_out else frozenset()
     return BatchPlan(
         sources=tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources)),
         batch_size=config.batch_size,
@@ -101,23 +101,15 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
         allow_duplicates=config.allow_duplicates,
         # In distillation a document is compared with its own query only, so equal positives do no harm.
         distinct_positives=not config.distils,
+        held_out=held_out,
     )
 
 
-def _mixture_source(number: int, info: SourceInfo, examples: TrainingSet, held_out: NDArray[np.int64]) -> MixtureSource:
+def _mixture_source(number: int, info: SourceInfo, examples: TrainingSet, held_out: frozenset[int]) -> MixtureSource:
     indices = [index for index, shard in enumerate(examples.shards) if shard.source == number]
-    shards = [partial(_trained, examples, held_out, index) for index in indices]
-    n_examples = sum(len(shard().numbers_N) for shard in shards) if len(held_out) else info.examples
+    shards = [partial(examples.shard, index) for index in indices]
+    n_examples = sum(len(load().without(held_out).numbers_N) for load in shards) if held_out else info.examples
     return MixtureSource(info.path, n_examples, info.weight, info.n_ways, shards)
-
-
-def _trained(examples: TrainingSet, held_out: NDArray[np.int64], index: int) -> ShardExamples:
-    """The examples of a shard, without those of held-out queries."""
-    shard = examples.shard(index)
-    if not len(held_out):
-        return shard
-    kept = ~np.isin(shard.queries_N, held_out)
-    return ShardExamples(shard.numbers_N[kept], shard.queries_N[kept], shard.positives_N[kept])
 
 
 def _held_out(config: TrainConfig, examples: TrainingSet) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ Plain columns of Parquet are taken as they are (`columnar.py`); all else is pars
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from raycol.data.corpus import OnError, refuse
 from raycol.data.examples import Example, ExampleHeader, ExampleReader, read_beir
+from raycol.data.files import size_of
 from raycol.data.readers.parquet import ParquetReader, rows_of
 from raycol.data.readers.reader import BadRecord, CorpusFile, Position
 from raycol.data.sources import OpenSource
@@ -32,6 +33,8 @@ TIED_WITH_POSITIVE = "documents scored as high as the positive"
 
 # A table ends after this many parsed rows, or characters of text.
 _ROWS, _CHARACTERS = 4096, 1 << 24
+# Bytes of a part of the sources, and of a row of a dataset, whose size is unknown.
+_PART, _ROW = 1 << 26, 500
 # Bytes of a batch of Parquet.
 _BATCH = 1 << 22
 
@@ -113,6 +116,45 @@ class SliceCounts(BaseModel):
         self.looked_up |= other.looked_up
 
 
+def plan_parts(opened: Sequence[OpenSource]) -> tuple[list[tuple[Slice, ...]], list[int]]:
+    """Divide the sources into parts of similar size; return the slices and the bytes of each part."""
+    parts: list[list[Slice]] = [[]]
+    sizes = [0]
+    for number, source in enumerate(opened):
+        for part, n_bytes in _slices(number, source):
+            if sizes[-1] + n_bytes > _PART and parts[-1]:
+                parts.append([])
+                sizes.append(0)
+            parts[-1].append(part)
+            sizes[-1] += n_bytes
+    return [tuple(part) for part in parts], sizes
+
+
+def _slices(number: int, opened: OpenSource) -> Iterator[tuple[Slice, int]]:
+    """Yield the slices of a source with their bytes. A table is divided by rows, a file of lines is one slice."""
+    if opened.beir:
+        yield Slice(number, None), 0
+    for file in opened.files:
+        if isinstance(file.reader, ParquetReader):
+            # Decoding starts at a row group.
+            groups = file.reader.row_groups(file) or [(0, 0)]
+        elif file.is_table and file.format != "npz":
+            n_rows = _PART // _ROW
+            n = file.reader.count(file)
+            groups = [(min(n_rows, n - start), n_rows * _ROW) for start in range(0, max(1, n), n_rows)]
+        else:
+            yield Slice(number, file), size_of(file.uri)
+            continue
+        start = n_rows = n_bytes = 0
+        for group_rows, group_bytes in groups:
+            n_rows, n_bytes = n_rows + group_rows, n_bytes + group_bytes
+            if n_bytes >= _PART:
+                yield Slice(number, file, start, n_rows), n_bytes
+                start, n_rows, n_bytes = start + n_rows, 0, 0
+        if n_rows or not start:
+            yield Slice(number, file, start, n_rows), n_bytes
+
+
 def read_slice(
     part: Slice, opened: OpenSource, settings: ReadSettings, counts: SliceCounts, *, columnar: bool = True
 ) -> Iterator[ExampleTable]:
@@ -170,7 +212,9 @@ def _pieces(
     for first, batch in file.reader.batches(file, header.select, part.start, _BATCH):
         batch, left = batch.slice(0, left), None if left is None else left - batch.num_rows
         if batch.num_rows:
-            taken = take_examples(batch, _where(file, first, len(batch)), header.columns, settings.n_ways, settings.distils)
+            taken = take_examples(
+                batch, _where(file, first, len(batch)), header.columns, settings.n_ways, settings.distils
+            )
             if taken:
                 _count(taken.table, taken.documents_left_out, counts)
                 reader.n_parsed += len(taken.table)

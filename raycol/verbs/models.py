@@ -34,6 +34,7 @@ def train(
     data: Examples,
     out: str | Path,
     storage: str | Path | None = None,
+    prepared: str | Path | None = None,
     objective: Objective | Loss = "cached",
     scoring: Scoring = "maxsim",
     xtr_tokens: int = 256,

@@ -8,16 +8,15 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from raycol.errors import InputError
-from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
+from raycol.training.batches import BatchPlan, MixtureSource, ShardExamples, WorkerBatches
 
 
 def plan(
     queries: list[int], positives: list[int] | None, size: int, seed: int = 0, allow_duplicates: bool = False
 ) -> BatchPlan:
-    source = MixtureSource("data", np.arange(len(queries)), 1.0, 2)
-    return BatchPlan(
-        (source,), np.array(queries), None if positives is None else np.array(positives), size, seed, allow_duplicates
-    )
+    shard = ShardExamples(np.arange(len(queries)), np.array(queries), np.array(positives or queries))
+    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard])
+    return BatchPlan((source,), size, seed, allow_duplicates, distinct_positives=positives is not None)
 
 
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)
@@ -69,8 +68,9 @@ def test_each_epoch_has_every_example_once_in_a_new_order() -> None:
 
 
 def test_each_batch_comes_from_one_source_sampled_by_weight() -> None:
-    sources = (MixtureSource("a", np.arange(100), 3.0, 2), MixtureSource("b", np.arange(100, 140), 1.0, 2))
-    made = BatchPlan(sources, np.arange(140), np.arange(140), 10, 0, False)
+    first, second = (ShardExamples(rows, rows, rows) for rows in (np.arange(100), np.arange(100, 140)))
+    sources = (MixtureSource("a", 100, 3.0, 2, [lambda: first]), MixtureSource("b", 40, 1.0, 2, [lambda: second]))
+    made = BatchPlan(sources, 10, 0, False)
     kinds = [{int(one) >= 100 for one in batch} for batch in made.batches(400)]
     assert all(len(kind) == 1 for kind in kinds)
     assert 70 < sum(True in kind for kind in kinds) < 130
