@@ -163,6 +163,8 @@ class ExampleReader:
 
     def parse(self, file: CorpusFile, header: ExampleHeader, rows: Rows) -> Iterator[Example | BadRecord]:
         """Yield the examples of rows of a file, in order."""
+        if file.format == "npz":
+            raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
         for position, record in rows:
             where = file.where(position.number)
             try:

@@ -1,6 +1,6 @@
 """Examples as Arrow tables: their distinct texts, and a row of integers per example.
 
-    texts       text; in a shard of a training set also id, a hash of the text
+    texts       text, and id, a hash of it
     examples    query, documents (rows of `texts`), scores (the teacher's), where (position in the source), number
 
 N is the number of examples.
@@ -9,7 +9,7 @@ N is the number of examples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ _EXAMPLE = pa.schema(
         ("number", pa.int64()),
     ]
 )
+# Share of distinct texts above which copying them costs more than it saves.
+_DISTINCT = 0.9
 # Texts hashed at a time.
 _HASHED = 1 << 14
 
@@ -41,10 +43,12 @@ class ExampleTable:
 
     Args:
         texts: large strings, not necessarily distinct.
+        ids: id of each text.
         examples: a row per example; `query` and `documents` are rows of `texts`.
     """
 
     texts: pa.Array
+    ids: Integers
     examples: pa.RecordBatch
 
     @classmethod
@@ -68,7 +72,7 @@ class ExampleTable:
             where,
             pa.array(np.zeros(n, np.int64)),
         ]
-        return cls(texts, pa.record_batch(columns, schema=_EXAMPLE))
+        return cls(texts, text_ids(texts), pa.record_batch(columns, schema=_EXAMPLE))
 
     def __len__(self) -> int:
         return int(self.examples.num_rows)
@@ -86,12 +90,11 @@ class ExampleTable:
 
     def query_ids(self) -> Integers:
         """Id of each example's query, [N]."""
-        used, positions = np.unique(self.examples.column("query").to_numpy(), return_inverse=True)
-        return text_ids(self.texts.take(pa.array(used)))[positions]
+        return self.ids[self.examples.column("query").to_numpy()]
 
     def numbered(self, numbers: Integers) -> ExampleTable:
         """Return the same examples with other numbers."""
-        return ExampleTable(self.texts, self.examples.set_column(4, "number", pa.array(numbers, pa.int64())))
+        return replace(self, examples=self.examples.set_column(4, "number", pa.array(numbers, pa.int64())))
 
     def take(self, rows: Integers | slice) -> ExampleTable:
         """Return some examples, with their texts only."""
@@ -99,37 +102,47 @@ class ExampleTable:
             examples = self.examples.slice(rows.start, rows.stop - rows.start)
         else:
             examples = self.examples.take(pa.array(rows))
-        query, values = examples.column("query").to_numpy(), examples.column("documents").flatten().to_numpy()
-        used, positions = np.unique(np.concatenate([query, values]), return_inverse=True)
-        return ExampleTable(self.texts.take(pa.array(used)), _refer_to(examples, positions))
+        rows_of_texts = _text_rows(examples)
+        is_used = np.zeros(len(self.texts), bool)
+        is_used[rows_of_texts] = True
+        if is_used.all():
+            return replace(self, examples=examples)
+        used, rows = np.flatnonzero(is_used), np.cumsum(is_used) - 1
+        return ExampleTable(self.texts.take(pa.array(used)), self.ids[used], _refer_to(examples, rows[rows_of_texts]))
 
-    def save(self, folder: Path, ids: bool = False) -> None:
-        """Write the two files to a folder; with `ids`, also the id of each text."""
-        texts = {"text": self.texts} | ({"id": pa.array(text_ids(self.texts))} if ids else {})
-        for name, batch in ((TEXTS, pa.record_batch(texts)), (EXAMPLES, self.examples)):
+    def save(self, folder: Path) -> None:
+        """Write the two files to a folder."""
+        texts = pa.record_batch({"text": self.texts, "id": pa.array(self.ids)})
+        for name, batch in ((TEXTS, texts), (EXAMPLES, self.examples)):
             with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
 
     @classmethod
     def open(cls, folder: Path) -> ExampleTable:
         """Open the files of `save`, memory-mapped."""
-        return cls(map_batch(folder / TEXTS).column("text"), map_batch(folder / EXAMPLES))
+        texts = map_batch(folder / TEXTS)
+        return cls(texts.column("text"), texts.column("id").to_numpy(), map_batch(folder / EXAMPLES))
 
 
 def join(tables: Sequence[ExampleTable]) -> ExampleTable:
-    """Return the examples of all tables, in order, with distinct texts in order of first appearance."""
-    encoded = pa.concat_arrays([table.texts for table in tables]).dictionary_encode()
-    rows = encoded.indices.to_numpy()
+    """Return the examples of all tables, in order, with each text once, unless hardly any occurs twice."""
+    texts, ids = pa.concat_arrays([table.texts for table in tables]), np.concatenate([table.ids for table in tables])
+    rows = np.arange(len(ids))
+    _, firsts, codes = np.unique(ids, return_index=True, return_inverse=True)
+    if len(firsts) < _DISTINCT * len(ids):
+        texts, ids, rows = texts.take(pa.array(firsts)), ids[firsts], codes
     first = 0
     batches = []
     for table in tables:
-        own = rows[first : first + len(table.texts)]
+        batches.append(_refer_to(table.examples, rows[first + _text_rows(table.examples)]))
         first += len(table.texts)
-        query = table.examples.column("query").to_numpy()
-        values = table.examples.column("documents").flatten().to_numpy()
-        batches.append(_refer_to(table.examples, own[np.concatenate([query, values])]))
     (examples,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    return ExampleTable(encoded.dictionary, examples)
+    return ExampleTable(texts, ids, examples)
+
+
+def _text_rows(examples: pa.RecordBatch) -> Integers:
+    """Rows of the texts of the queries, then of the documents."""
+    return np.concatenate([examples.column("query").to_numpy(), examples.column("documents").flatten().to_numpy()])
 
 
 def _refer_to(examples: pa.RecordBatch, rows: NDArray[np.integer]) -> pa.RecordBatch:

@@ -345,7 +345,7 @@ class ShuffleWorker(PartWorker[ShardRange, ShardPart]):
         table = table.take(np.argsort(table.numbers))
         store = self.job.store
         with writing(store), store.workspace(0) as folder:
-            table.save(folder, ids=True)
+            table.save(folder)
             stored = save_folder(store, folder, "")
         return ShardPart(shard=Shard(source=input_.source, examples=len(table), stored=stored))
 

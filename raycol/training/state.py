@@ -96,4 +96,3 @@ def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
         state.setdefault(int(number), {})[field] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": settings["groups"]})
     schedule.load_state_dict(settings["schedule"])
-

@@ -152,7 +152,7 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
-        # Dropout depends on the batch and the worker, not on the batches before: checkpoints need no random states, and
+        # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
         # any number of workers can continue from them.
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
 from tests.conftest import write_jsonl
 from tests.training.material import Hinge, fit_in_process, losses, settings, weights, write_examples
+from tests.training.test_preparation import config_of, contents
 
 
 @pytest.fixture
@@ -162,6 +164,21 @@ def test_distillation_accepts_negative_scores(tiny_colbert: Path, tmp_path: Path
     config = settings(tiny_colbert, data, tmp_path / "x", objective="distillation", max_steps=1)
     _, history = fit_in_process(config, tmp_path / "w")
     assert np.isfinite(losses(history)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_ray_writes_the_same_training_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raycol.training import preparation, reading
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reading, "_PART", 3000)
+    monkeypatch.setattr(preparation, "_SHARD", 6000)
+    config = config_of(Path(), 300)
+    for name, executor in (("here", IN_PROCESS), ("ray", ON_RAY)):
+        preparation.write_training_set(config, name, executor)
+    assert len(contents(Path("here"))) > 6
+    assert contents(Path("here")) == contents(Path("ray"))
 
 
 def test_skipped_examples_are_counted(tiny_colbert: Path, tmp_path: Path) -> None:
