@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from raycol.errors import IndexCorruptError, RaycolError
+from raycol.errors import IndexCorruptError
 from raycol.storage import Store, StoredFolder, open_store
 from raycol.storage.checked_files import seal, unseal
 from raycol.training.batches import ShardExamples
@@ -120,16 +120,14 @@ class TrainingSet:
         location: folder or URI.
 
     Raises:
-        RaycolError: it is missing or damaged; so do the methods.
+        IndexCorruptError: it is missing or damaged; so do the methods.
     """
 
     def __init__(self, location: str | Path) -> None:
         self._store = open_store(str(location))
         prepared = PreparedSet.read(self._store)
         if not prepared:
-            raise RaycolError(
-                f"{self._store}: the training's storage is damaged (no intact {PREPARED}); remove it and train again"
-            )
+            raise IndexCorruptError(f"{self._store.location(PREPARED)}: missing or damaged")
         self.shards = prepared.shards
         self._ends = list(accumulate(shard.examples for shard in self.shards))
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
@@ -174,12 +172,7 @@ class TrainingSet:
         return shard, number - (self._ends[shard - 1] if shard else 0)
 
     def _open_shard(self, index: int) -> _OpenShard:
-        try:
-            return _OpenShard(self.shards[index].stored.open(self._store))
-        except IndexCorruptError as error:
-            raise RaycolError(
-                f"{self._store}: the training's storage is damaged ({error}); remove it and train again"
-            ) from error
+        return _OpenShard(self.shards[index].stored.open(self._store))
 
 
 class _OpenShard:

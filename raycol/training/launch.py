@@ -221,7 +221,7 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
     from raycol.training.worker import fit
 
     data, collection = run.open(store)
-    with tempfile.TemporaryDirectory() as workspace:
+    with run.checking(store), tempfile.TemporaryDirectory() as workspace:
         fit(config, run.work, data, collection, Path(workspace), store, on_record)
 
 

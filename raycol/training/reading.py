@@ -36,7 +36,7 @@ _ROWS, _CHARACTERS = 4096, 1 << 24
 # Bytes of a part of the sources, and of a row of a dataset, whose size is unknown.
 _PART, _ROW = 1 << 26, 500
 # Bytes of a batch of Parquet.
-_BATCH = 1 << 22
+_BATCH = 1 << 24
 
 
 @dataclass(frozen=True)

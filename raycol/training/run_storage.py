@@ -78,12 +78,19 @@ class TrainingRun(BaseModel):
         Raises:
             RaycolError: a file is missing or damaged.
         """
-        try:
+        with self.checking(store):
             return self.data.open(store), self.collection.open(store) if self.collection else None
+
+    @contextmanager
+    def checking(self, store: Store) -> Iterator[None]:
+        """Convert the error of a damaged file into a `RaycolError` that says what to do."""
+        try:
+            yield
         except IndexCorruptError as error:
-            raise RaycolError(
-                f"{store}: the training's storage is damaged ({error}); remove it and train again"
-            ) from error
+            what = (
+                f"{self.data.prepared}: the training set" if self.data.prepared else f"{store}: the training's storage"
+            )
+            raise RaycolError(f"{what} is damaged ({error}); remove it and train again") from error
 
 
 def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
