@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -242,6 +243,7 @@ class _OnRay(Executor):
 
         On a cluster, Ray restarts an actor that was lost with its node, for as long as it takes. On one machine a
         worker that dies was most likely short of memory, and would be again: there `run` starts new ones a few times.
+        Restarts of actors whose arguments are in the object store also print an error of Ray's own.
         """
         import ray.data
 
@@ -250,19 +252,21 @@ class _OnRay(Executor):
         tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
         progress = RunningProgress(on_progress)
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
-        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-            progress.reporting(worker),
-            fn_constructor_kwargs=dict(arguments),
-            batch_size=1,
-            memory=config.resources.get("memory"),
-            compute=ray.data.ActorPoolStrategy(
-                size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
-            ),
-            num_cpus=config.resources["CPU"],
-            num_gpus=config.resources.get("GPU"),
-            **({"resources": others} if others else {}),
-            **({"max_restarts": 0} if is_embedded() else {}),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray 2.64 is to have another way to say max_restarts
+            dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+                progress.reporting(worker),
+                fn_constructor_kwargs=dict(arguments),
+                batch_size=1,
+                memory=config.resources.get("memory"),
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=config.resources["CPU"],
+                num_gpus=config.resources.get("GPU"),
+                **({"resources": others} if others else {}),
+                **({"max_restarts": 0} if is_embedded() else {}),
+            )
         # A part may take any time. By default Ray Data ends a dataset whose tasks are all running for half an hour.
         dataset.context.execution_no_progress_timeout_s = -1
         # Closed at once: an error keeps this frame, and the workers with it, until the caller has handled it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,9 +150,7 @@ def test_a_part_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 1)
     job = job_in(open_store(tmp_path))
-    job.begin()
-    progress = PartProgress(no_report, [1], (), 1)
-    (record,) = job.run(Slow, WorkersConfig(num_workers=1), [6], {}, {}, "the test", ON_RAY, progress)
+    (record,) = run_on_ray(job, [6], Slow)
     assert record.value == 6
 
 
@@ -183,3 +182,31 @@ def test_the_driver_sees_progress_within_parts_on_ray(tmp_path: Path) -> None:
     job.run(Reporting, config, [6, 7], {}, {}, "the test", ON_RAY, progress)
     assert amounts[:4] == sorted(amounts[:4])
     assert amounts[0] == 0 < amounts[1] < amounts[3]
+
+
+class Dying(Squares):
+    """Ends its process at 7: once if there is a file for it, which it then deletes, otherwise every time."""
+
+    def compute(self, number: int, input_: int) -> Square:
+        once = Path(self.job.store.location("once"))
+        if input_ == 7 and (once.exists() or not Path(self.job.store.location("survives")).exists()):
+            once.unlink(missing_ok=True)
+            os._exit(1)
+        return super().compute(number, input_)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_a_worker_that_dies_on_this_machine_is_replaced_a_few_times(tmp_path: Path) -> None:
+    job = job_in(open_store(tmp_path))
+    with pytest.raises(RaycolError, match=r"^the test failed: ActorDiedError"):
+        run_on_ray(job, [5, 7], Dying)
+    (tmp_path / "once").touch()
+    (tmp_path / "survives").touch()
+    assert [record.value for record in run_on_ray(job, [5, 7, 8], Dying)] == [5, 7, 8]
+
+
+def run_on_ray(job: PartitionedJob[Square], inputs: list[int], worker: type[Squares]) -> list[Square]:
+    job.begin()
+    progress = PartProgress(no_report, [1] * len(inputs), (), 1)
+    return job.run(worker, WorkersConfig(num_workers=1), inputs, {}, {}, "the test", ON_RAY, progress)
