@@ -52,6 +52,17 @@ def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
         return pool.submit(function, *args).result()
 
 
+def processor() -> str:
+    """Name and vector instructions of the processor, and the number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name, flags = (
+        next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "unknown")
+        for field in ("model name", "flags")
+    )
+    vector = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags.split()]
+    return f"{name}, {os.cpu_count()} cores, {' '.join(vector)}"
+
+
 def say(message: str) -> None:
     """Print progress and the load average on stderr: CPU seconds grow if other programs compete for the cores."""
     print(f"[{time.strftime('%H:%M:%S')}, load {os.getloadavg()[0]:.1f}] {message}", file=sys.stderr, flush=True)

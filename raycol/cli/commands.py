@@ -31,7 +31,7 @@ from raycol.retrieval import Results, SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
-from raycol.training.config import TrainConfig
+from raycol.training.command import TrainCommandConfig
 
 app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",
@@ -73,10 +73,13 @@ def demo(config: DemoConfig) -> None:
 
 @app.command()
 @with_json
-@options_of(TrainConfig, recipe=True)
-def train(config: TrainConfig) -> Output:
+@options_of(TrainCommandConfig, recipe=True)
+def train(config: TrainCommandConfig) -> Output:
     """Train an encoder on Ray Train. Run again after an interruption, the same command resumes."""
-    return Output(verbs.train(**given(config)), display.trained)
+    values = given(config)
+    if values.pop("dry_run", False):
+        return Output(verbs.plan_training(**values), display.train_estimate)
+    return Output(verbs.train(**values), display.trained)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from raycol.studies.cells import SCRATCH, Bench, CellSettings, Point
 from raycol.training.config import TrainConfig
 from raycol.training.launch import train
 
-_DISTILLED = ("distillation", "margin-mse")
+_DISTILLED = ("distillation", "lambda-loss", "margin-mse")
 _EVALUATED = {"num_workers", "resources", "wait_for_nodes", "dtype", "resamples", "confidence", "seed"}
 
 

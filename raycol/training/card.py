@@ -41,7 +41,9 @@ _RECORDED = (
     "loss",
     "learning_rate",
     "grad_norm",
+    "loss_scale",
     "tokens_per_second",
+    "padded_share",
     "memory_bytes",
 )
 # Metric names on the hub.

@@ -12,18 +12,23 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
+from raycol.training.contradictions import contradictions
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
 MODEL_FILES = "training/files.txt"
 
-Objective = Literal["cached", "contrastive", "distillation", "margin-mse"]
+Objective = Literal["cached", "contrastive", "distillation", "lambda-loss", "margin-mse"]
+Normalization = Literal["min-max", "z-score"]
 Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
 Schedule = Literal["linear", "cosine", "constant"]
+TrainDtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "prepared", "resources", "wait_for_nodes", "save_every", "keep_checkpoints", "stall_timeout",
+    "out", "storage", "prepared", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every",
+    "keep_checkpoints", "stall_timeout",
 }  # fmt: skip
 
 
@@ -40,6 +45,11 @@ def _check_objective(value: Any) -> Any:
     elif not isinstance(value, Loss) or isinstance(value, type):
         raise ValueError("Input should be a name, or a Loss: an object with fingerprint, needs_scores and a call")
     return value
+
+
+def _normalization(value: Any) -> Any:
+    """Read true as "min-max"."""
+    return ("min-max" if value else None) if isinstance(value, bool) else value
 
 
 def _check_metric(name: str) -> str:
@@ -79,7 +89,8 @@ class TrainConfig(Config):
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
     ] = "cached"
-    """cached (contrastive, with GradCache), contrastive, distillation (KL) or margin-mse."""
+    """cached (contrastive, with GradCache), contrastive, distillation (KL), lambda-loss (Wang et al. 2018) or
+    margin-mse."""
 
     scoring: Scoring = "maxsim"
     """Scoring function: maxsim, mean-maxsim (MaxSim averaged over the query's tokens) or xtr (Lee et al. 2023)."""
@@ -93,8 +104,20 @@ class TrainConfig(Config):
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
     """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 
-    normalize_scores: bool = False
-    """Distillation: min-max normalize the student's scores of each query to [0, 1] first, as PyLate does."""
+    normalize_scores: Annotated[Normalization | None, BeforeValidator(_normalization)] = None
+    """Distillation: min-max maps the student's scores of each query to [0, 1] first, as PyLate does (true means the
+    same); z-score standardizes the student's and the teacher's."""
+
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Objectives with teacher scores: add the contrastive loss over the batch, times this. The positive is the
+    document that the teacher scores highest, the negatives are the other queries' documents."""
+
+    symmetric: bool = False
+    """Contrastive: average the loss with that of each positive among all queries."""
+
+    matryoshka: tuple[Positive, ...] = ()
+    """Average the loss with those of the embeddings' first dimensions, such as 48, 64 and 96, normalized (Kusupati et
+    al. 2022, arXiv 2205.13147)."""
 
     gather_across_workers: bool = True
     """Use the passages of all workers as in-batch negatives, not only those of the worker itself."""
@@ -135,8 +158,14 @@ class TrainConfig(Config):
     mini_batch_size: Positive = 16
     """Texts encoded at a time: with GradCache, memory grows with it and not with the batch size."""
 
+    mini_batch_tokens: Positive | None = None
+    """Tokens encoded at a time, padding included, in place of `mini_batch_size` texts."""
+
     score_mini_batch_size: Positive | None = None
     """Queries scored at a time against all passages of the batch; by default `mini_batch_size`."""
+
+    activation_tokens: Annotated[int, Field(ge=0)] = 0
+    """With GradCache: tokens, padding included, whose activations are kept, so that their texts are encoded once."""
 
     grad_cache: bool | None = None
     """Encode every text twice instead of keeping activations, so that memory does not grow with the batch (GradCache:
@@ -151,8 +180,23 @@ class TrainConfig(Config):
     max_steps: Annotated[int, Field(ge=0)] = 0
     """Maximum number of steps; 0 sets no limit. With `epochs`, training stops at the earlier of the two."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for the matrices of the layers and AdamW for the other weights."""
+
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-5
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+
+    head_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Peak learning rate of the projection; by default `learning_rate`."""
+
+    embedding_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Peak learning rate of the input embeddings; by default that below the lowest layer, see `layer_decay`."""
+
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each layer to the one below it (Howard and Ruder 2018)."""
+
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    """Freeze the input embeddings and this number of layers, the lowest first; 0 trains all weights."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the steps during which the learning rate rises to its peak."""
@@ -161,19 +205,29 @@ class TrainConfig(Config):
     """Learning rate after the peak: linear or cosine decay, or constant."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """Weight decay of matrices; biases and norms have none."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Clip the gradient to this norm."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder's computation; the weights stay float32."""
+    dtype: TrainDtype = "float32"
+    """Precision of the encoder's computation; the weights stay float32. float16 needs a GPU and scales the loss."""
+
+    attn_implementation: Attention | None = None
+    """Attention of transformers; by default its choice, sdpa for most models. flash_attention_2 needs a GPU, the
+    package flash-attn and dtype bfloat16 or float16."""
+
+    dataloader_num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes per worker that tokenize ahead; by default 2 on a GPU and 0 on a CPU, where they compete for cores."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory for about a third more time."""
 
     compile: bool = False
     """Compile the backbone with torch.compile; pays off in long trainings on GPUs."""
+
+    shard_weights: bool = False
+    """Divide weights, gradients and optimiser state among the workers (FSDP2), for models too large for one GPU."""
 
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Train low-rank adapters of this rank instead of the backbone's weights (extra `lora`); 0 trains all weights."""
@@ -246,42 +300,36 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch_size % self.num_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of num_workers ({self.num_workers})")
-        if self.eval_data and self.held_out:
-            raise ValueError("eval_data and held_out are alternatives; set one of them")
-        if self.patience and not self.evaluates:
-            raise ValueError("patience needs evaluations; set eval_data or held_out")
-        if self.distils and self.n_ways == 1:
-            raise ValueError(
-                f"n_ways is 1; {self.objective_name} compares at least 2 documents of a query: pass 2 or more"
-            )
-        if self.objective == "margin-mse" and self.scoring == "xtr":
-            raise ValueError("scoring is xtr, which ranks candidates, but margin-mse compares pairs; choose maxsim")
-        if self.objective != "distillation" and (self.teacher_temperature or self.normalize_scores):
-            raise ValueError("teacher_temperature and normalize_scores apply to objective distillation only")
-        if len(self.data) == 1 and self.data[0].weight is not None:
-            raise ValueError("data[0].weight has no effect with a single source; leave weight out")
-        if self.keep_initial and self.lora_rank:
-            raise ValueError("keep_initial averages full weights, lora_rank trains adapters; leave out one of them")
+        for message in contradictions(self):
+            raise ValueError(message)
         return self
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
         reasons = {}
-        if self.objective == "margin-mse" or not isinstance(self.objective, str):
+        if not self._has_softmax:
             reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
         if self.scoring != "xtr":
             reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if self.distils and self.scoring != "xtr" and self.gather_across_workers:
+        if not self.in_batch and self.scoring != "xtr" and self.gather_across_workers:
             reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if self.distils:
+        if not self.in_batch:
             for name in ("mask_false_negatives", "mask_margin"):
                 reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
         if self.objective in ("cached", "contrastive"):
             reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
+        else:
+            reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
+        if not self.distils or not isinstance(self.objective, str):
+            reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
+        if not self.encodes_twice:
+            reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
+        if self.mini_batch_tokens:
+            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
+        if self.freeze_layers:
+            reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
         if not self.eval_data:
             reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
         if not self.evaluates:
@@ -295,8 +343,17 @@ class TrainConfig(Config):
     def distils(self) -> bool:
         """Whether the objective needs teacher scores."""
         if isinstance(self.objective, str):
-            return self.objective in ("distillation", "margin-mse")
+            return self.objective in ("distillation", "lambda-loss", "margin-mse")
         return self.objective.needs_scores
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the objective compares a query with the documents of other queries."""
+        return not self.distils or self.contrastive_weight > 0
+
+    @property
+    def _has_softmax(self) -> bool:
+        return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
     def encodes_twice(self) -> bool:
@@ -323,6 +380,13 @@ class TrainConfig(Config):
     def on_gpu(self) -> bool:
         """Whether workers train on GPUs."""
         return self.resources.get("GPU", 0) > 0
+
+    @property
+    def tokenizing_processes(self) -> int:
+        """Processes per worker that tokenize ahead."""
+        if self.dataloader_num_workers is None:
+            return 2 if self.on_gpu else 0
+        return self.dataloader_num_workers
 
     @property
     def name(self) -> str:

@@ -185,10 +185,15 @@ class _OpenShard:
 
     @cached_property
     def ids(self) -> tuple[Integers, Integers]:
-        """Ids of each example's query and first document."""
-        documents = self._examples.column("documents")
-        firsts = documents.flatten().to_numpy()[documents.offsets.to_numpy()[:-1]]
-        return self._ids[self._examples.column("query").to_numpy()], self._ids[firsts]
+        """Ids of each example's query, and of its positive: the document with the highest score, or the first one."""
+        documents, scores = self._examples.column("documents"), self._examples.column("scores")
+        positives = starts = documents.offsets.to_numpy()[:-1]
+        if not scores.null_count:
+            values = scores.values.to_numpy()
+            highest = np.repeat(np.maximum.reduceat(values, starts), documents.value_lengths().to_numpy())
+            best = np.flatnonzero(values == highest)
+            positives = best[np.searchsorted(best, starts)]
+        return self._ids[self._examples.column("query").to_numpy()], self._ids[documents.values.to_numpy()[positives]]
 
     def example(self, row: int) -> TrainingRow:
         query, documents, scores = (

@@ -6,6 +6,7 @@ of scored tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from typing import Any
 import torch
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 
 from raycol.models.tokenization import Task
+from raycol.training.group import all_gather
+from raycol.training.mini_batches import MiniBatchSize, divided, mini_batches
 
 Features = dict[str, Any]  # `input_ids` [B, n_tokens], `attention_mask`, ..., as `tokenize` returns them
 
-# Features that say which columns of a mini-batch hold more than padding.
+# Features that say which positions are not padding.
 _KEPT = ("attention_mask", "query_expansion_positions")
 
 
@@ -53,47 +57,64 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens of texts, text after text.
+    """How texts were encoded.
 
     Args:
-        tokens_ND: all tokens, without a graph.
         lengths_B: number of tokens of each text, on the CPU.
-        mini_batches: how they were encoded.
+        mini_batches: all of them.
     """
 
-    tokens_ND: Tensor
     lengths_B: Tensor
     mini_batches: tuple[MiniBatch, ...]
 
+    @property
+    def kept_tokens(self) -> int:
+        """Number of tokens, padding included, whose activations are kept."""
+        return sum(one.features["input_ids"].numel() for one in self.mini_batches if one.tokens_ND is not None)
 
-def mini_batches(features: Features, size: int) -> list[list[int]]:
-    """Divide the texts into mini-batches of `size`; return the texts' numbers."""
-    n = len(features["input_ids"])
-    return [list(range(first, min(first + size, n))) for first in range(0, n, size)]
+    def padding(self) -> tuple[int, int]:
+        """Number of padding tokens, and of all tokens, in a forward pass over all texts."""
+        kept = [kept_positions(one.features) for one in self.mini_batches]
+        n = sum(mask_BT.numel() for mask_BT in kept)
+        return n - int(sum(mask_BT.sum() for mask_BT in kept)), n
 
 
-def encode(model: nn.Module, features: Features, task: Task, size: int, *, keep_activations: bool) -> Encoded:
-    """Encode texts in mini-batches.
+def encode(
+    model: nn.Module, features: Features, task: Task, size: MiniBatchSize, *, kept_tokens: float
+) -> tuple[Tensor, Encoded]:
+    """Encode texts in mini-batches; return their tokens without a graph [N, D], text after text, and the way back.
 
     Args:
         model: the encoder, possibly wrapped for distributed training.
         features: of the texts.
         task: "query" or "document".
-        size: texts encoded at a time.
-        keep_activations: keep all mini-batches' activations until `backward`, instead of encoding twice.
+        size: of a mini-batch.
+        kept_tokens: tokens, padding included, of the mini-batches whose activations are kept until `backward`; other
+            mini-batches are encoded again. Infinite to keep all.
     """
     encoded = []
     by_text: list[Tensor] = [torch.empty(0)] * len(features["input_ids"])
-    for rows in mini_batches(features, size):
-        part = _rows(features, rows)
-        state = None if keep_activations else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
-        with torch.set_grad_enabled(keep_activations):
+    widths_B = text_widths(features)
+    batches = mini_batches(widths_B, size)
+    if isinstance(model, FSDPModule):
+        # All workers must take the same number of passes.
+        counts = all_gather(torch.tensor(len(batches), device=features["input_ids"].device))
+        batches = divided(batches, int(max(counts)))
+    # DistributedDataParallel reduces the gradient in one backward pass: in that over all graphs, or in the last one.
+    synchronizes_later = isinstance(model, DistributedDataParallel) and kept_tokens < math.inf
+    for rows in batches:
+        part = select_texts(features, rows, widths_B[rows[0]])
+        n = part["input_ids"].numel()
+        keeps = n <= kept_tokens and not (synchronizes_later and rows is batches[-1])
+        kept_tokens -= n if keeps else 0
+        state = None if keeps else RandContext(*(v for v in part.values() if isinstance(v, Tensor)))
+        with torch.set_grad_enabled(keeps), model.no_sync() if synchronizes_later else nullcontext():
             tokens_ND, lengths = _tokens(model, part, task)
-        encoded.append(MiniBatch(part, task, rows, tokens_ND if keep_activations else None, state))
+        encoded.append(MiniBatch(part, task, rows, tokens_ND if keeps else None, state))
         for row, one in zip(rows, tokens_ND.detach().split(lengths), strict=True):
             by_text[row] = one
     lengths_B = torch.tensor([len(one) for one in by_text])
-    return Encoded(torch.cat(by_text), lengths_B, tuple(encoded))
+    return torch.cat(by_text), Encoded(lengths_B, tuple(encoded))
 
 
 def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
@@ -106,7 +127,8 @@ def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
         parts: encoded texts, and the gradient of their tokens [N, D].
     """
     passes = [(one, grad_ND) for encoded, grads_ND in parts for one, grad_ND in _by_mini_batch(encoded, grads_ND)]
-    if all(one.tokens_ND is not None for one, _ in passes):
+    passes.sort(key=lambda each: each[0].tokens_ND is None)  # kept activations are freed first
+    if isinstance(model, DistributedDataParallel) and all(one.tokens_ND is not None for one, _ in passes):
         # One pass over all graphs, since DistributedDataParallel expects one per batch.
         tokens = [one.forward(model) for one, _ in passes]
         torch.autograd.backward(tokens, [grad.to(out.dtype) for out, (_, grad) in zip(tokens, passes, strict=True)])
@@ -135,7 +157,7 @@ def joined(columns: Sequence[Features]) -> Features:
 
 def padded(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Pad texts to the longest: tokens [B, T, D], and which of them are real [B, T]."""
-    mask_BT = (torch.arange(int(lengths_B.max()))[None] < lengths_B[:, None]).to(tokens_ND.device)
+    mask_BT = (torch.arange(max(1, int(lengths_B.max())))[None] < lengths_B[:, None]).to(tokens_ND.device)
     tokens_BTD = tokens_ND.new_zeros(*mask_BT.shape, tokens_ND.shape[-1])
     tokens_BTD[mask_BT] = tokens_ND
     return tokens_BTD, mask_BT
@@ -148,17 +170,29 @@ def _tokens(model: nn.Module, features: Features, task: Task) -> tuple[Tensor, l
     return out["token_embeddings"][mask_BT], mask_BT.sum(dim=1).tolist()
 
 
-def _rows(features: Features, rows: list[int]) -> Features:
-    """Features of some texts, without the padding on the right that all of them share."""
-    n, width = features["input_ids"].shape
+def text_widths(features: Features) -> list[int]:
+    """Each text's number of columns up to its last token, [B]."""
+    kept_BT = kept_positions(features)
+    columns_T = torch.arange(1, kept_BT.shape[1] + 1, device=kept_BT.device)
+    return (kept_BT * columns_T).amax(dim=1).tolist()
+
+
+def kept_positions(features: Features) -> Tensor:
+    """Which positions are not padding, [B, n_tokens]."""
+    return torch.stack([features[name].bool() for name in _KEPT if name in features]).any(dim=0)
+
+
+def select_texts(features: Features, rows: list[int], width: int) -> Features:
+    """Features of some texts, of which none is wider than `width`: without the padding that all of them share."""
+    n, full_width = features["input_ids"].shape
     part = {
         name: value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == n else value
         for name, value in features.items()
     }
-    kept_BT = torch.stack([part[name].bool() for name in _KEPT if name in part]).any(dim=0)
-    last = int(kept_BT.any(dim=0).nonzero().max()) + 1 if kept_BT.any() else width
     return {
-        name: value[:, :last] if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == width else value
+        name: value[:, :width]
+        if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == full_width
+        else value
         for name, value in part.items()
     }
 

@@ -11,7 +11,6 @@ import torch
 from raycol.errors import InputError
 from raycol.training.batches import BatchPlan
 from raycol.training.dataset import TrainingRow, TrainingSet
-from raycol.training.gradcache import POSITIVE_IDS, TEXT_IDS
 from raycol.training.positives import KnownPositives
 
 # Random examples drawn per missing document of a short example.
@@ -25,14 +24,16 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
 
-    With `with_ids`, the ids of the texts are added: `TEXT_IDS` of the documents, `POSITIVE_IDS` of the query's
-    positives.
+    With `with_ids`, the ids of the texts and of the query's positives are further columns; with `symmetric`, also the
+    ids of the queries that the first document is a positive of.
     """
 
-    def __init__(self, examples: TrainingSet, plan: BatchPlan, with_ids: bool = False) -> None:
+    def __init__(
+        self, examples: TrainingSet, plan: BatchPlan, *, with_ids: bool = False, symmetric: bool = False
+    ) -> None:
         self._examples = examples
         self._plan = plan
-        self._with_ids = with_ids
+        self._with_ids, self._symmetric = with_ids, symmetric
         self._known: dict[int, KnownPositives] = {}  # by shard
 
     def __len__(self) -> int:
@@ -50,17 +51,17 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             row = self._pad_with_negatives(number, row, n_missing)
         columns = to_columns(row)
         if self._with_ids:
-            columns |= {TEXT_IDS: row.document_ids, POSITIVE_IDS: self._known_positives(number).of(row.query_id)}
+            columns |= self._known_positives(number).columns(row.query_id, row.document_ids)
         return columns
 
     def _known_positives(self, number: int) -> KnownPositives:
-        """Known positives of the queries of an example's shard, which has all examples of its source's queries."""
+        """Known positives in an example's shard: it has all examples of its queries, and most of its batch."""
         index = self._examples.shard_of(number)
         if index not in self._known:
             if len(self._known) > len(self._plan.sources):
                 self._known.clear()
             shard = self._examples.shard(index)
-            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N)
+            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N, symmetric=self._symmetric)
         return self._known[index]
 
     def _pad_with_negatives(self, number: int, row: TrainingRow, n: int) -> TrainingRow:

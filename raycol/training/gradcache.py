@@ -5,40 +5,39 @@
     3. score some queries at a time; back-propagate the loss to the embeddings
     4. return each worker the gradient of its passages; back-propagate it to the weights, mini-batch by mini-batch
 
-In step 3, documents that are known positives of a query are no negatives of it: they score -inf.
-
 GradCache (Gao et al. 2021, arXiv 2101.06983) keeps no activations in step 1 and encodes again in step 4. A step takes
-three collective operations of its own, whatever the number of mini-batches: lengths, embeddings, and their gradient.
+three collective operations of its own, whatever the number of mini-batches: lengths, embeddings, and their gradient; a
+symmetric loss, which gathers the queries too, takes six.
 
 A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
 worker the same number of queries, so the result is the average over the whole batch.
+
+Shapes: Q queries of a part, W documents each, A texts of all workers, T tokens of the longest, D dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raycol.models.tokenization import Task
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
 from raycol.training.group import GatheredTexts, gather_texts
 from raycol.training.loss import Loss, LossBatch
-from raycol.training.positives import positives_among
+from raycol.training.mini_batches import MiniBatchSize
+from raycol.training.positives import POSITIVE_IDS, TEXT_IDS, Mask, positives_among
 from raycol.training.scoring import ScoringFunction
-
-# Further features of a column: of documents the id of each text [B]; of queries the ids of each one's known positives,
-# padded with -1 [B, P].
-TEXT_IDS, POSITIVE_IDS = "text_ids", "positive_ids"
 
 
 class GradCache(nn.Module):
     """Computes a loss and its gradient.
 
-    Its attribute `masked_pairs` is the number of pairs of a query and a document that the last batch left out.
+    Its attribute `masked_pairs` is the number of pairs of a query and a document that the last batch left out as false
+    negatives.
 
     Args:
         model: the encoder; the Trainer replaces it by the one wrapped for distributed training.
@@ -46,11 +45,14 @@ class GradCache(nn.Module):
         scoring: scores documents, for `LossBatch.scores`.
         own_documents: compare each query with its own documents only.
         gather: use the documents of all workers.
-        mini_batch_size: texts encoded at a time.
+        mini_batch_size: what is encoded at a time.
         score_mini_batch_size: queries scored at a time.
-        masks_positives: leave known positives out of a query's negatives; the features must have ids of texts.
+        masks_positives: leave known positives out of a query's negatives; the features have ids of texts.
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
-        keep_activations: encode each text once only and keep its activations, for small batches.
+        symmetric: average the loss with that of each positive among all queries.
+        sizes: average the loss with those of embeddings cut to these dimensions.
+        kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to keep
+            all.
     """
 
     def __init__(
@@ -61,124 +63,161 @@ class GradCache(nn.Module):
         *,
         own_documents: bool,
         gather: bool,
-        mini_batch_size: int,
+        mini_batch_size: MiniBatchSize,
         score_mini_batch_size: int,
         masks_positives: bool,
         mask_margin: float | None,
-        keep_activations: bool,
+        symmetric: bool,
+        sizes: Sequence[int],
+        kept_tokens: float,
     ) -> None:
         super().__init__()
         self.model = model
         self._loss, self._scoring = loss, scoring
-        self._own_documents, self._gather = own_documents, gather
-        self._mini_batch_size, self._score_mini_batch_size = mini_batch_size, score_mini_batch_size
+        self.own_documents, self.gather, self.symmetric = own_documents, gather, symmetric
+        self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
-        self._keep_activations = keep_activations
+        self._sizes = (None, *sizes)
+        self.kept_tokens = kept_tokens
         self.masked_pairs = torch.zeros(())
+        self.n_padding, self.n_encoded = 0, 0  # tokens since the Trainer last reset them
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
-        """Return the mean loss of a worker's queries, whose backward pass is steps 1 and 4.
+        """Return the mean loss of a worker's queries, whose backward pass is the end of step 4.
 
         Args:
             sentence_features: queries, first documents, second documents, ...
             labels: teacher scores [Q, W], if the loss needs them.
         """
         query_features, *columns = map(dict, sentence_features)
-        document_features = joined(columns)
-        positive_ids_QP, ids_B = query_features.pop(POSITIVE_IDS, None), document_features.pop(TEXT_IDS, None)
-        settings = {"size": self._mini_batch_size, "keep_activations": self._keep_activations}
-        queries = encode(self.model, query_features, "query", **settings)
-        documents = encode(self.model, document_features, "document", **settings)
-        if ids_B is None:
-            ids_B = torch.zeros(len(documents.lengths_B), dtype=torch.int64, device=documents.tokens_ND.device)
-        if self._gather:
-            texts = gather_texts(documents.tokens_ND, documents.lengths_B, ids_B)
-        else:
-            texts = GatheredTexts(documents.tokens_ND, documents.lengths_B, ids_B, (len(documents.tokens_ND),))
+        known = (query_features.pop(POSITIVE_IDS, None), columns[0].pop(POSITIVE_IDS, None))
+        queries = self._side(query_features, "query", self.kept_tokens, gather=self.gather and self.symmetric)
+        left = self.kept_tokens - queries.encoded.kept_tokens
+        documents = self._side(joined(columns), "document", left, gather=self.gather)
         teacher_QW = labels if self._loss.needs_scores else None
-        loss, gradients = self._loss_and_gradients(queries, texts, len(columns), teacher_QW, positive_ids_QP)
+        loss = torch.zeros((), device=queries.tokens_ATD.device)
+        self.masked_pairs = torch.zeros_like(loss)
+        for rows_Q in torch.arange(queries.n_own, device=loss.device).split(self.score_mini_batch_size):
+            for size in self._sizes:
+                # Made anew for each size, because a backward pass frees the graph.
+                batches = [self._batch(queries, documents, len(columns), rows_Q, teacher_QW, known[0])]
+                if self.symmetric:
+                    batches.append(self._reversed_batch(queries, documents, len(columns), rows_Q, known[1]))
+                for batch, mask in batches:
+                    share = len(rows_Q) / queries.n_own / len(batches) / len(self._sizes)
+                    part = self._loss(batch if size is None else batch.cut(size)) * share
+                    part.backward()
+                    loss += part.detach()
+                    self.masked_pairs += mask.n_pairs if size is None else 0
+        gradients = [(side.encoded, side.gradient()) for side in (queries, documents)]
         loss.requires_grad_()
-        loss.register_hook(partial(self._backward, list(zip((queries, documents), gradients, strict=True))))
+        loss.register_hook(partial(self._backward, gradients))
         return loss
 
-    def _backward(self, parts: list[tuple[Encoded, Tensor]], scale: Tensor) -> None:
+    def _backward(self, gradients: list[tuple[Encoded, Tensor]], scale: Tensor) -> None:
         """Back-propagate the gradients of tokens, multiplied by the gradient of the loss."""
-        backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in parts])
+        backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in gradients])
 
-    def _loss_and_gradients(
-        self, queries: Encoded, texts: GatheredTexts, n_ways: int, teacher_QW: Tensor | None, positive_ids_QP: Any
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the mean loss, and its gradients with respect to the queries' and the documents' tokens."""
-        queries_QSD, queries_mask_QS = _leaf(queries.tokens_ND, queries.lengths_B)
-        documents_ATD, documents_mask_AT = _leaf(texts.tokens_ND, texts.lengths_A)
-        documents_GWTD, documents_mask_GWT = (
-            one.unflatten(0, (-1, n_ways)) for one in (documents_ATD, documents_mask_AT)
+    def _side(self, features: Features, task: Task, kept_tokens: float, *, gather: bool) -> _Side:
+        """Encode texts, and gather those of all workers if `gather`."""
+        ids_B = features.pop(TEXT_IDS, None)
+        tokens_ND, encoded = encode(self.model, features, task, self.mini_batch_size, kept_tokens=kept_tokens)
+        n_padding, n = encoded.padding()
+        self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
+        dtype, lengths_B = tokens_ND.dtype, encoded.lengths_B
+        if ids_B is None:
+            ids_B = torch.zeros(len(lengths_B), dtype=torch.int64, device=tokens_ND.device)
+        if gather:
+            tokens_ND, texts = gather_texts(tokens_ND, lengths_B, ids_B)
+        else:
+            texts = GatheredTexts(lengths_B, ids_B, (len(tokens_ND),))
+        # A leaf, which collects the gradient in float32 or more.
+        tokens_ND = tokens_ND.to(torch.promote_types(dtype, torch.float32))
+        tokens_ATD, mask_AT = padded(tokens_ND, texts.lengths_A)
+        return _Side(encoded, texts, tokens_ATD.requires_grad_(), mask_AT, dtype)
+
+    def _batch(
+        self,
+        queries: _Side,
+        documents: _Side,
+        n_ways: int,
+        rows_Q: Tensor,
+        teacher_QW: Tensor | None,
+        known_ids_QP: Tensor | None,
+    ) -> tuple[LossBatch, Mask]:
+        """The worker's queries at `rows_Q`, and all documents or their own ones."""
+        own_Q = documents.first + rows_Q * n_ways
+        positives_Q = own_Q if teacher_QW is None else own_Q + teacher_QW[rows_Q].argmax(dim=1)
+        mask = Mask(positives_Q, self._mask_margin)
+        if known_ids_QP is not None:
+            mask.known_QN = positives_among(known_ids_QP[rows_Q], documents.texts.ids_A, positives_Q)
+        groups = slice(int(rows_Q[0]), int(rows_Q[-1]) + 1) if self.own_documents else slice(None)
+        batch = LossBatch(
+            queries.tokens_ATD[queries.first + rows_Q].to(queries.dtype),
+            queries.mask_AT[queries.first + rows_Q],
+            documents.tokens_ATD.unflatten(0, (-1, n_ways))[groups].to(documents.dtype),
+            documents.mask_AT.unflatten(0, (-1, n_ways))[groups],
+            torch.arange(len(rows_Q), device=own_Q.device) * n_ways if self.own_documents else own_Q,
+            None if teacher_QW is None else teacher_QW[rows_Q],
+            self._scoring,
+            mask,
         )
-        dtype, n_queries = queries.tokens_ND.dtype, len(queries_QSD)
-        own_Q = (texts.first(n_queries) + torch.arange(n_queries, device=queries_QSD.device)) * n_ways
-        loss = queries_QSD.new_zeros(())
-        self.masked_pairs = queries_QSD.new_zeros(())
-        for begin in range(0, n_queries, self._score_mini_batch_size):
-            part = slice(begin, min(begin + self._score_mini_batch_size, n_queries))
-            groups = part if self._own_documents else slice(None)
-            mask = _Mask(None, own_Q[part], self._mask_margin)
-            if positive_ids_QP is not None:
-                mask.known_QN = positives_among(positive_ids_QP[part], texts.ids_A, own_Q[part])
-            batch = LossBatch(
-                queries_QSD[part].to(dtype),
-                queries_mask_QS[part],
-                documents_GWTD[groups].to(dtype),
-                documents_mask_GWT[groups],
-                own_Q[part] - (begin * n_ways if self._own_documents else 0),
-                None if teacher_QW is None else teacher_QW[part],
-                partial(mask.scores, self._scoring),
-            )
-            part_loss = self._loss(batch) * (len(batch.queries_QSD) / n_queries)
-            part_loss.backward()
-            loss += part_loss.detach()
-            self.masked_pairs += mask.n_pairs
-        return loss, (
-            _gradient(queries_QSD, queries_mask_QS),
-            texts.sum_of_own(_gradient(documents_ATD, documents_mask_AT)),
+        return batch, mask
+
+    def _reversed_batch(
+        self, queries: _Side, documents: _Side, n_ways: int, rows_Q: Tensor, known_ids_QP: Tensor | None
+    ) -> tuple[LossBatch, Mask]:
+        """The positives of the worker's queries at `rows_Q`, each scored with all queries, [Q, A]."""
+        own_Q, positives_Q = queries.first + rows_Q, documents.first + rows_Q * n_ways
+        mask = Mask(own_Q, self._mask_margin)
+        if known_ids_QP is not None:
+            mask.known_QN = positives_among(known_ids_QP[rows_Q], queries.texts.ids_A, own_Q)
+        batch = LossBatch(
+            queries.tokens_ATD.to(queries.dtype),
+            queries.mask_AT,
+            documents.tokens_ATD[positives_Q][:, None].to(documents.dtype),
+            documents.mask_AT[positives_Q][:, None],
+            own_Q,
+            None,
+            partial(_transposed, self._scoring),
+            mask,
         )
+        return batch, mask
 
 
-@dataclass
-class _Mask:
-    """Leaves documents out of some queries' negatives: their scores become -inf.
+@dataclass(frozen=True)
+class _Side:
+    """The queries, or the documents, of a batch.
 
     Args:
-        known_QN: known positives of the queries, without their own.
-        own_Q: position of each query's own positive.
-        margin: leave out documents, too, that score higher than the own positive by more than it.
-        n_pairs: number of pairs left out.
+        encoded: those of this worker.
+        texts: those of all workers, if they are gathered.
+        tokens_ATD: the padded tokens of `texts`, a leaf of the loss.
+        mask_AT: which of them are real.
+        dtype: of the encoder's output, in which scores are computed.
     """
 
-    known_QN: Tensor | None
-    own_Q: Tensor
-    margin: float | None
-    n_pairs: Tensor | int = 0
+    encoded: Encoded
+    texts: GatheredTexts
+    tokens_ATD: Tensor
+    mask_AT: Tensor
+    dtype: torch.dtype
 
-    def scores(self, scoring: ScoringFunction, *embeddings: Tensor, **masks: Tensor) -> Tensor:
-        """Score documents, and apply the mask."""
-        scores_QN = scoring(*embeddings, **masks)
-        left_out_QN = self.known_QN
-        if self.margin is not None:
-            fixed_QN = scores_QN.detach()
-            high_QN = fixed_QN > fixed_QN.gather(1, self.own_Q[:, None]) + self.margin
-            left_out_QN = high_QN if left_out_QN is None else left_out_QN | high_QN
-        if left_out_QN is None:
-            return scores_QN
-        self.n_pairs = left_out_QN.sum()
-        return scores_QN.masked_fill(left_out_QN, -torch.inf)
+    @property
+    def n_own(self) -> int:
+        """Number of this worker's texts."""
+        return len(self.encoded.lengths_B)
 
+    @property
+    def first(self) -> int:
+        """Position of this worker's first text in `texts`."""
+        return self.texts.first(self.n_own)
 
-def _leaf(tokens_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Padded tokens that collect a gradient in float32 or more, and their mask."""
-    tokens_BTD, mask_BT = padded(tokens_ND.to(torch.promote_types(tokens_ND.dtype, torch.float32)), lengths_B)
-    return tokens_BTD.requires_grad_(), mask_BT
+    def gradient(self) -> Tensor:
+        """The sum, over workers, of the gradients of this worker's tokens; 0 if the loss does not depend on them."""
+        gradient_ATD = torch.zeros_like(self.tokens_ATD) if self.tokens_ATD.grad is None else self.tokens_ATD.grad
+        return self.texts.sum_of_own(gradient_ATD[self.mask_AT])
 
 
-def _gradient(tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """The gradient of tokens, without padding [N, D]; 0 if the loss does not depend on them."""
-    return (torch.zeros_like(tokens_BTD) if tokens_BTD.grad is None else tokens_BTD.grad)[mask_BT]
+def _transposed(scoring: ScoringFunction, *embeddings: Tensor, **masks: Tensor) -> Tensor:
+    return scoring(*embeddings, **masks).T

@@ -32,13 +32,11 @@ class GatheredTexts:
     Shapes: N tokens of all texts, D dimensions, B texts of a worker, A texts of all workers.
 
     Args:
-        tokens_ND: text after text, without padding.
         lengths_A: number of tokens of each text, on the CPU.
         ids_A: id of each text.
         counts: number of tokens of each worker.
     """
 
-    tokens_ND: Tensor
     lengths_A: Tensor
     ids_A: Tensor
     counts: tuple[int, ...]
@@ -59,14 +57,14 @@ class GatheredTexts:
         return own_ND[: self.counts[rank]]
 
 
-def gather_texts(tokens_ND: Tensor, lengths_B: Tensor, ids_B: Tensor) -> GatheredTexts:
-    """Gather the token embeddings of every worker's texts. All workers must pass the same number of texts and dtype.
+def gather_texts(tokens_ND: Tensor, lengths_B: Tensor, ids_B: Tensor) -> tuple[Tensor, GatheredTexts]:
+    """Gather the tokens of every worker's texts, text after text. All workers must pass the same number of texts.
 
     Their numbers of tokens differ: what is sent is padded to the largest of them, not to the longest text.
     """
     _, n_workers = rank_and_world_size()
     if n_workers == 1:
-        return GatheredTexts(tokens_ND, lengths_B, ids_B, (len(tokens_ND),))
+        return tokens_ND, GatheredTexts(lengths_B, ids_B, (len(tokens_ND),))
     gathered = all_gather(torch.stack([lengths_B.to(ids_B.device), ids_B]))
     lengths_A, ids_A = torch.cat(gathered, dim=1)
     counts = tuple(int(lengths_B.sum()) for lengths_B, _ in gathered)
@@ -75,7 +73,7 @@ def gather_texts(tokens_ND: Tensor, lengths_B: Tensor, ids_B: Tensor) -> Gathere
     received = [torch.empty_like(sent) for _ in counts]
     distributed.all_gather(received, sent)
     tokens = [one.view(tokens_ND.dtype)[:count] for one, count in zip(received, counts, strict=True)]
-    return GatheredTexts(torch.cat(tokens), lengths_A, ids_A.to(ids_B.device), counts)
+    return torch.cat(tokens), GatheredTexts(lengths_A, ids_A.to(ids_B.device), counts)
 
 
 def _longer(tokens_ND: Tensor, n: int) -> Tensor:

@@ -7,7 +7,7 @@ dimensions. The documents of a group are one example's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class LossBatch:
             there are teacher scores.
         teacher_QW: teacher scores of each query's own documents; None without.
         scoring: the scoring function that the configuration names.
+        mask: sets the scores of false negatives to -inf; None for no mask.
     """
 
     queries_QSD: Tensor
@@ -36,17 +37,43 @@ class LossBatch:
     positives_Q: Tensor
     teacher_QW: Tensor | None
     scoring: Callable[..., Tensor]
+    mask: Callable[[Tensor], Tensor] | None = None
 
     def scores(self) -> Tensor:
-        """Return the scores of all documents for each query, [Q, G * W]; with teacher scores of its own, [Q, W]."""
-        scores_QN = self.scoring(
+        """Return the scores of all documents for each query, [Q, G * W], of false negatives -inf.
+
+        With teacher scores, return those of each query's own documents, [Q, W].
+        """
+        all_QN = self._scores()
+        return self._masked(all_QN) if self.teacher_QW is None else self._own(all_QN)
+
+    def all_and_own_scores(self) -> tuple[Tensor, Tensor]:
+        """Return the scores of all documents, of false negatives -inf, and those of each query's own documents."""
+        all_QN = self._scores()
+        return self._masked(all_QN), self._own(all_QN)
+
+    def cut(self, size: int) -> LossBatch:
+        """Return the batch with the embeddings' first `size` dimensions, normalized."""
+        queries_QSD, documents_GWTD = (
+            one[..., :size] / one[..., :size].norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            for one in (self.queries_QSD, self.documents_GWTD)
+        )
+        return replace(self, queries_QSD=queries_QSD, documents_GWTD=documents_GWTD)
+
+    def _scores(self) -> Tensor:
+        return self.scoring(
             self.queries_QSD,
             self.documents_GWTD,
             queries_mask=self.queries_mask_QS,
             documents_mask=self.documents_mask_GWT,
         )
+
+    def _masked(self, scores_QN: Tensor) -> Tensor:
+        return self.mask(scores_QN) if self.mask else scores_QN
+
+    def _own(self, scores_QN: Tensor) -> Tensor:
         n_ways = self.documents_GWTD.shape[1]
-        if self.teacher_QW is None or scores_QN.shape[1] == n_ways:
+        if scores_QN.shape[1] == n_ways:
             return scores_QN
         own_Q1W = (self.positives_Q // n_ways)[:, None, None].expand(-1, 1, n_ways)
         return scores_QN.unflatten(1, (-1, n_ways)).gather(1, own_Q1W)[:, 0]

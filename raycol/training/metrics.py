@@ -29,6 +29,7 @@ _DESCRIPTIONS = {
     "grad_norm": "Gradient norm of the last step, before clipping.",
     "masked_pairs": "Pairs of query and passage left out of the last step's negatives, as false negatives.",
     "tokens_per_second": "Tokens per second, over all workers.",
+    "padded_share": "Share of padding in the tokens that the rank-0 worker encoded in the last step.",
     "memory_bytes": "Peak memory of the rank-0 worker, in bytes.",
     "nDCG@10": "nDCG@10 of the last evaluation.",
 }

@@ -99,8 +99,8 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,
-        # In distillation a document is compared with its own query only, so equal positives do no harm.
-        distinct_positives=not config.distils,
+        # If a document is compared with its own query only, equal positives do no harm.
+        distinct_positives=config.in_batch,
         held_out=held_out,
     )
 

@@ -1,4 +1,4 @@
-"""Training state on disk: weights, optimiser, learning-rate schedule, history.
+"""Training state on disk: weights, optimiser, learning-rate schedule, loss scaler, history.
 
 Tensors are safetensors, the rest is JSON, nothing is pickled. A training resumed from these files continues as if it
 had not been interrupted.
@@ -7,7 +7,7 @@ had not been interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from raycol.errors import InputError
+from raycol.training.sharding import sharded_like, whole
 
 WEIGHTS, OPTIMISER = "weights.safetensors", "optimiser.safetensors"
 SETTINGS = "optimiser.json"
 
 
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copy a module's weights to the CPU, by name."""
-    return {name: _copy(tensor) for name, tensor in module.state_dict().items()}
+def snapshot(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """Copy a module's weights to the CPU, by name.
+
+    Args:
+        module: whose weights; if they are sharded, all workers must call this.
+        keep: whether this worker needs the copy.
+    """
+    return _copies(module.state_dict().items(), keep=keep)
 
 
 def mix_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) -> None:
@@ -35,7 +42,7 @@ def mix_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float) 
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
-                tensor.lerp_(initial[name].to(tensor.device), share)
+                tensor.lerp_(sharded_like(initial[name].to(tensor.device), tensor), share)
 
 
 @contextmanager
@@ -46,22 +53,34 @@ def mixed_weights(module: nn.Module, initial: Mapping[str, Tensor], share: float
     try:
         yield
     finally:
-        module.load_state_dict(trained)
+        _load(module, trained)
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _copies(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in tensors:
+        gathered = whole(tensor.detach())
+        if keep:
+            found[name] = gathered.to("cpu", copy=True).contiguous()
+    return found
 
 
-def snapshot_optimiser(optimiser: Any, schedule: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy an optimiser's tensors to the CPU; return them with its parameter groups and the schedule's state."""
+def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    current = module.state_dict()
+    module.load_state_dict({name: sharded_like(tensor, current[name]) for name, tensor in weights.items()})
+
+
+def snapshot_optimiser(
+    optimiser: Any, schedule: Any, scaler: GradScaler | None, *, keep: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copy an optimiser's tensors to the CPU, see `snapshot`; return them with its groups and the others' state."""
     state = optimiser.state_dict()
-    tensors = {
-        f"{number}.{name}": _copy(tensor)
-        for number, values in state["state"].items()
-        for name, tensor in values.items()
-    }
-    return tensors, {"groups": state["param_groups"], "schedule": schedule.state_dict()}
+    tensors = _copies(
+        ((f"{number}.{name}", tensor) for number, values in state["state"].items() for name, tensor in values.items()),
+        keep=keep,
+    )
+    settings = {"groups": state["param_groups"], "schedule": schedule.state_dict()}
+    return tensors, settings | ({"scaler": scaler.state_dict()} if scaler else {})
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -80,19 +99,24 @@ def load_weights(path: Path, module: nn.Module) -> None:
             f"checkpoint and {_describe_shape(expected.get(name))} in the model; pass the `model=` that it was "
             "trained from, or choose another `out=`"
         )
-    module.load_state_dict(weights)
+    _load(module, weights)
 
 
 def _describe_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {list(shape)}"
 
 
-def load_optimiser(folder: Path, optimiser: Any, schedule: Any) -> None:
-    """Restore an optimiser and its learning-rate schedule from a checkpoint's folder."""
+def load_optimiser(folder: Path, optimiser: Any, schedule: Any, scaler: GradScaler | None) -> None:
+    """Restore an optimiser, its learning-rate schedule and the loss scaler, if any, from a checkpoint's folder."""
     settings = json.loads((folder / SETTINGS).read_bytes())
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for name, tensor in load_file(folder / OPTIMISER).items():
         number, _, field = name.partition(".")
-        state.setdefault(int(number), {})[field] = tensor
+        parameter = parameters[int(number)]
+        like = parameter if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(number), {})[field] = sharded_like(tensor, like)
     optimiser.load_state_dict({"state": state, "param_groups": settings["groups"]})
     schedule.load_state_dict(settings["schedule"])
+    if scaler:
+        scaler.load_state_dict(settings["scaler"])

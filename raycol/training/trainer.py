@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer,
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from raycol.core.memory import peak_memory
@@ -36,12 +36,14 @@ from raycol.storage import Store
 from raycol.training.batches import BatchPlan, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
 from raycol.training.dataset import TrainingSet
+from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import evaluate_on
 from raycol.training.example_dataset import ExampleDataset
-from raycol.training.gradcache import POSITIVE_IDS, TEXT_IDS, GradCache
+from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
-from raycol.training.positives import padded_ids
+from raycol.training.positives import collate_ids, is_ids
+from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
     SETTINGS,
@@ -63,16 +65,12 @@ class StoppedError(RaycolError):
 
 @dataclass
 class _Collator(MultiVectorEncoderDataCollator):
-    """Tokenizes the texts of a batch. Adds ids of texts, if there are any, to the features of their columns."""
+    """Tokenizes the texts of a batch; ids of texts become features of their columns."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [{name: row[name] for name in row if name not in (TEXT_IDS, POSITIVE_IDS)} for row in features]
-        batch: dict[str, Any] = super().__call__(rows)
-        if TEXT_IDS in features[0]:
-            batch[f"query_{POSITIVE_IDS}"] = padded_ids([row[POSITIVE_IDS] for row in features])
-            for number, ids in enumerate(zip(*(row[TEXT_IDS] for row in features), strict=True), start=1):
-                batch[f"document_{number}_{TEXT_IDS}"] = torch.tensor(ids)
-        return batch
+        texts = [{name: value for name, value in row.items() if not is_ids(name)} for row in features]
+        ids = {name: collate_ids([row[name] for row in features]) for name in features[0] if is_ids(name)}
+        return {**super().__call__(texts), **ids}
 
 
 class Trainer(MultiVectorEncoderTrainer):
@@ -82,6 +80,7 @@ class Trainer(MultiVectorEncoderTrainer):
         encoder: trained in place.
         arguments: of the base class.
         loss: from `objective.make_loss`.
+        optimiser: from `optimiser.make_optimiser`.
         examples: the training set.
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
@@ -97,6 +96,7 @@ class Trainer(MultiVectorEncoderTrainer):
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
         loss: GradCache,
+        optimiser: torch.optim.Optimizer,
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -106,7 +106,9 @@ class Trainer(MultiVectorEncoderTrainer):
         on_record: OnRecord,
         initial: tuple[dict[str, Tensor], float] | None = None,
     ) -> None:
-        super().__init__(model=encoder, args=arguments, loss=loss, callbacks=[eval_and_save])
+        super().__init__(
+            model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=[eval_and_save]
+        )
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -141,7 +143,9 @@ class Trainer(MultiVectorEncoderTrainer):
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
         return DataLoader(
-            ExampleDataset(self._examples, self._plan, self.loss.masks_positives),
+            ExampleDataset(
+                self._examples, self._plan, with_ids=self.loss.masks_positives, symmetric=self.loss.symmetric
+            ),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -166,11 +170,22 @@ class Trainer(MultiVectorEncoderTrainer):
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not math.isfinite(float(norm)):
+        """Gradient norm, the same on all workers; they stop before the optimiser step if it is not finite.
+
+        In float16 the loss scaler skips such a step and lowers its scale, which helps until the scale is 1.
+        """
+        norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
+        if not math.isfinite(float(norm)) and self._loss_scale() <= 1:
             self._stop("the gradient", list(range(self.args.world_size)))
         return norm
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Do not defer: of sharded weights, no worker holds a whole gradient."""
+        return nullcontext()
+
+    def _loss_scale(self) -> float:
+        """Factor of the loss in the backward pass, which keeps float16 gradients from underflowing; otherwise 1."""
+        return float(self.accelerator.scaler.get_scale()) if self.accelerator.scaler else 1.0
 
     def _gather(self, values: float | Tensor) -> Tensor:
         """Gather numbers from every worker, in rank order."""
@@ -198,17 +213,24 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            logs = {**logs, "tokens_per_second": rate, "memory_bytes": _peak_memory()}
+            padded_share = self.loss.n_padding / self.loss.n_encoded
+            logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
             if self.loss.masks_positives:
                 logs["masked_pairs"] = self._masked_pairs
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
+            self.loss.n_padding = self.loss.n_encoded = 0
+            if self.accelerator.scaler:
+                logs["loss_scale"] = self._loss_scale()
+                if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped
+                    del logs["grad_norm"]
         super().log(logs, start_time)
         if "loss" in logs or self._metric in logs:
             self._on_record({"step": self.state.global_step, "steps": self.state.max_steps, **logs})
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate the current model; stop if the metric has not improved within the patience."""
-        with mixed_weights(self.model, *self._initial) if self._initial else nullcontext():
+        mixed = mixed_weights(self.model, *self._initial) if self._initial else nullcontext()
+        with mixed, whole_weights(self.model):
             metrics = evaluate_on(self.model, self._collections, self._metrics)
         self._evaluated = (self.state.global_step, dict(metrics))
         self.log(metrics)
@@ -224,10 +246,11 @@ class Trainer(MultiVectorEncoderTrainer):
         if not self._store:
             return
         self._wait_for_checkpoint()
+        keep = bool(self._checkpointer)
+        weights = snapshot(self.model, keep=keep)
+        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
         if not self._checkpointer:
             return
-        weights = snapshot(self.model)
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler)
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
         metrics = self._evaluated[1] if self._evaluated[0] == step else {}
 
@@ -255,10 +278,10 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Do nothing: bfloat16 has the range of float32 and needs no loss scaler."""
+        """Do nothing: the loss scaler is loaded with the optimiser."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Do nothing: `training_step` seeds the generators."""
@@ -267,35 +290,6 @@ class Trainer(MultiVectorEncoderTrainer):
 def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
     """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
     return tokenize(encoder, texts, task)
-
-
-class EvalAndSaveCallback(TrainerCallback):
-    """Decides when to evaluate, save and stop.
-
-    Args:
-        save_every: steps between checkpoints; 0 saves none.
-        eval_every: steps between evaluations, each followed by a checkpoint; 0 disables evaluation.
-        patience: evaluations without improvement before training stops; 0 disables early stopping.
-        keep: newest checkpoints kept, in addition to the best one.
-    """
-
-    def __init__(self, save_every: int, eval_every: int, patience: int, keep: int) -> None:
-        self._save_every, self._eval_every, self._patience, self.keep = save_every, eval_every, patience, keep
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Decide whether to evaluate and save after a step. The last step always does."""
-        last = state.global_step >= state.max_steps
-        control.should_evaluate = bool(self._eval_every) and (last or state.global_step % self._eval_every == 0)
-        due = last or control.should_evaluate or state.global_step % max(self._save_every, 1) == 0
-        control.should_save = bool(self._save_every) and due
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Do nothing at the end of an epoch: its last step was handled by `on_step_end`."""
-        control.should_evaluate = control.should_save = False
-
-    def is_exhausted(self, metrics: list[float]) -> bool:
-        """Whether the metric of the last `patience` evaluations never exceeded the best one before them."""
-        return bool(self._patience) and len(metrics) - 1 - metrics.index(max(metrics)) >= self._patience
 
 
 def _peak_memory() -> int:

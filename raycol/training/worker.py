@@ -5,6 +5,7 @@ Independent of Ray: `fit` runs in any process, alone or in a torch.distributed p
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from raycol.models.settings import new_tokens
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
 from raycol.training.checkpoints import newest_intact
-from raycol.training.config import TrainConfig
+from raycol.training.config import Attention, TrainConfig
 from raycol.training.dataset import TrainingSet
+from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
 from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
+from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
+from raycol.training.sharding import shard
 from raycol.training.state import snapshot
-from raycol.training.trainer import EvalAndSaveCallback, Trainer
+from raycol.training.trainer import Trainer
 
 _ENCODER_SETTINGS = (
     "embedding_size",
@@ -71,18 +75,23 @@ def fit(
         RaycolError: the loss or the gradient is not finite, or a checkpoint cannot be saved.
     """
     torch.manual_seed(config.seed)
-    encoder = new_encoder(config, None if config.on_gpu else "cpu")
+    # Sharding moves a model that may not fit on one GPU there.
+    encoder = new_encoder(config, None if config.on_gpu and not config.shard_weights else "cpu")
     freeze_unused(encoder)
     if config.gradient_checkpointing:
         encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         encoder[0].model.compile(dynamic=True)
+    if config.shard_weights:
+        shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
+    loss = make_loss(encoder, config)
     trainer = Trainer(
         encoder,
         _arguments(config, task, workspace, evaluate_first=bool(collections) and not checkpoint),
-        make_loss(encoder, config),
+        loss,
+        make_optimiser(encoder, loss, config),
         examples,
         make_plan(config, task.sources, examples),
         EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,
@@ -99,17 +108,46 @@ def fit(
 
 
 def new_encoder(config: TrainConfig, device: str | None) -> MultiVectorEncoder:
-    """Open the initial encoder, with low-rank adapters if `lora_rank` is set.
+    """Open the initial encoder, with low-rank adapters if `lora_rank` is set, and with the configured frozen layers.
 
     Raises:
         InputError: the model cannot be opened, or cannot have these settings.
     """
     encoder = load_encoder(config.model, device=device, **{name: getattr(config, name) for name in _ENCODER_SETTINGS})
+    too_large = [size for size in config.matryoshka if size >= (encoder.get_embedding_dimension() or 0)]
+    if too_large:
+        raise InputError(
+            f"`matryoshka={list(config.matryoshka)}`: the model has embeddings of {encoder.get_embedding_dimension()} "
+            f"dimensions, expected fewer than that instead of {too_large[0]}"
+        )
     if config.scoring == "mean-maxsim":
         encoder.similarity_fn_name = "meanmaxsim"
+    if config.attn_implementation:
+        _set_attention(encoder, config.attn_implementation)
     if config.lora_rank:
         _add_adapters(encoder, config)
+    if config.freeze_layers:
+        freeze_layers(encoder, config.freeze_layers)
     return encoder
+
+
+def _set_attention(encoder: MultiVectorEncoder, name: Attention) -> None:
+    """Select an attention implementation of transformers; flash attention on a GPU only, since the driver has none."""
+    if name == "flash_attention_2":
+        if not find_spec("flash_attn"):
+            raise InputError(
+                "attn_implementation flash_attention_2 needs the package flash-attn; pip install flash-attn, or leave "
+                "it out"
+            )
+        if encoder.device.type == "cpu":
+            return
+    backbone = encoder[0].model
+    try:
+        backbone.set_attn_implementation(name)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"attn_implementation {name}: {' '.join(str(error).split())}") from None
+    if backbone.config._attn_implementation != name:
+        raise InputError(f"attn_implementation {name}: {type(backbone).__name__} does not have it; leave it out")
 
 
 def _add_adapters(encoder: MultiVectorEncoder, config: TrainConfig) -> None:
@@ -165,17 +203,15 @@ def _arguments(
         "per_device_train_batch_size": config.batch_size // config.num_workers,
         "gradient_accumulation_steps": config.accumulate,
         "max_steps": task.steps,
-        "learning_rate": config.learning_rate,
         "lr_scheduler_type": _SCHEDULES[config.schedule],
         "warmup_steps": config.warmup,
-        "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": config.dtype == "bfloat16",
+        "fp16": config.dtype == "float16",
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": not config.on_gpu,
-        # Tokenizing in the background pays only on a GPU; on a CPU it would compete for the same cores.
-        "dataloader_num_workers": 2 if config.on_gpu else 0,
+        "dataloader_num_workers": config.tokenizing_processes,
         "dataloader_pin_memory": config.on_gpu,
         "ddp_find_unused_parameters": False,
         "logging_steps": 1,

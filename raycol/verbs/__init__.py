@@ -15,7 +15,7 @@ from raycol.verbs.indexes import (
     vacuum_index,
     verify_index,
 )
-from raycol.verbs.models import evaluate, mine, score, study, train
+from raycol.verbs.models import evaluate, mine, plan_training, score, study, train
 
 __all__ = [
     "append_index",
@@ -27,6 +27,7 @@ __all__ = [
     "index_info",
     "mine",
     "plan_index",
+    "plan_training",
     "run_demo",
     "run_doctor",
     "score",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raycol.core.progress import console, no_report, progress
 from raycol.data.corpus import OnError
@@ -15,7 +15,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
-from raycol.training.config import Objective, Schedule, Scoring, TrainConfig
+from raycol.training.config import Attention, Normalization, Objective, Schedule, Scoring, TrainConfig, TrainDtype
 from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_report, rename_within, replaced
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raycol.evaluation.result import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.studies.result import StudyResult
+    from raycol.training.estimate import TrainEstimate
     from raycol.training.launch import TrainReport
 
 
@@ -40,7 +41,10 @@ def train(
     xtr_tokens: int = 256,
     temperature: float = 1.0,
     teacher_temperature: float | None = None,
-    normalize_scores: bool = False,
+    normalize_scores: Normalization | None = None,
+    contrastive_weight: float = 0.0,
+    symmetric: bool = False,
+    matryoshka: Sequence[int] = (),
     gather_across_workers: bool = True,
     n_ways: int | None = None,
     allow_duplicates: bool = False,
@@ -53,19 +57,29 @@ def train(
     wait_for_nodes: float = 0.0,
     batch_size: int = 64,
     mini_batch_size: int = 16,
+    mini_batch_tokens: int | None = None,
     score_mini_batch_size: int | None = None,
+    activation_tokens: int = 0,
     grad_cache: bool | None = None,
     accumulate: int = 1,
     epochs: int | None = None,
     max_steps: int = 0,
+    optimizer: Literal["adamw", "muon"] = "adamw",
     learning_rate: float = 3e-05,
+    head_learning_rate: float | None = None,
+    embedding_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+    freeze_layers: int = 0,
     warmup: float = 0.1,
     schedule: Schedule = "linear",
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: TrainDtype = "float32",
+    attn_implementation: Attention | None = None,
+    dataloader_num_workers: int | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002
+    shard_weights: bool = False,
     lora_rank: int = 0,
     lora_alpha: float = 16.0,
     keep_initial: float = 0.0,
@@ -93,7 +107,7 @@ def train(
     """Train an encoder on Ray Train; an interrupted training is resumed by the same call.
 
     Args:
-        objective: cached (contrastive, with GradCache), contrastive, distillation (KL), margin-mse, or a
+        objective: cached (contrastive, with GradCache), contrastive, distillation (KL), lambda-loss, margin-mse, or a
             `raycol.training.Loss` of your own.
         overwrite: replace the model that an earlier training wrote to `out`, once the new one is complete; a local
             folder only.
@@ -109,6 +123,20 @@ def train(
             rename_within(Path(config.out) / "training" / "config.yaml", config.out, final)
             result = replace(result, model=absolute(final))
     return result
+
+
+def plan_training(*, tokens_per_second: float | None = None, **settings: Any) -> TrainEstimate:
+    """Estimate a training's steps, tokens, memory, network and hours, without training.
+
+    Args:
+        tokens_per_second: a worker's rate, as trainings record it; by default measured on this machine.
+        settings: of `train`.
+    """
+    from raycol.training.estimate import estimate_training
+
+    config = TrainConfig.load(None, settings, "raycol.plan_training")
+    with progress("Reading and measuring"):
+        return estimate_training(config, tokens_per_second)
 
 
 @documented(MineConfig)

@@ -98,6 +98,8 @@ def save_albert(backbone: Path, folder: Path) -> Path:
 def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
                 "allow_duplicates": True}  # fmt: skip
+    if "mini_batch_tokens" in values:
+        del defaults["mini_batch_size"]
     return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
 
 
@@ -196,7 +198,7 @@ def end_group(group: Iterable[BaseProcess]) -> None:
 
 # Query and documents of eight examples, as ids of texts. Several share a query or a positive: 0 is a positive of
 # queries 10 and 13, and one of them is another example's negative.
-REPEATED = [(10 + n % 6, [n % 5, 5 + n % 3]) for n in range(7)] + [(11, [3, 0])]
+REPEATED = [(10 + n % 6, [n % 5, 5 + n % 3, 8 + n % 2]) for n in range(7)] + [(11, [3, 0, 9])]
 
 
 def repeated_text(number: int) -> str:
@@ -211,16 +213,18 @@ def known_positives(query: int) -> list[int]:
 
 def repeated_features(encoder, part: slice = slice(None), with_ids: bool = True) -> list[dict]:
     """Features of some of `REPEATED`, as the Trainer's collator makes them."""
-    import torch
-
     from raycol.models.tokenization import tokenize
-    from raycol.training.positives import padded_ids
+    from raycol.training.positives import KnownPositives, collate_ids
 
     queries, documents = zip(*REPEATED[part], strict=True)
     features = [tokenize(encoder, list(map(repeated_text, queries)), "query")]
     features += [tokenize(encoder, list(map(repeated_text, ids)), "document") for ids in zip(*documents, strict=True)]
     if with_ids:
-        features[0]["positive_ids"] = padded_ids([np.array(known_positives(query)) for query in queries])
-        for column, ids in zip(features[1:], zip(*documents, strict=True), strict=True):
-            column["text_ids"] = torch.tensor(ids)
+        queries_N, positives_N = (np.array(ids) for ids in zip(*((q, one[0]) for q, one in REPEATED), strict=True))
+        known = KnownPositives(queries_N, positives_N, symmetric=True)
+        rows = [known.columns(query, ids) for query, ids in REPEATED[part]]
+        for name in rows[0]:
+            column, _, feature = name.removeprefix("document_").partition("_")
+            number = 0 if column == "query" else int(column)
+            features[number][feature] = collate_ids([row[name] for row in rows])
     return features

@@ -34,6 +34,7 @@ CASES = {
     "mean maxsim": ({"objective": "cached", "scoring": "mean-maxsim", "temperature": 0.1}, "tuples"),
     "xtr": ({"objective": "cached", "scoring": "xtr", "xtr_tokens": 16}, "tuples"),
     "accumulated": ({"objective": "cached", "accumulate": 2}, "pairs"),
+    "partly kept": ({"objective": "cached", "mini_batch_size": 1, "activation_tokens": 60}, "tuples"),
     "distillation": ({"objective": "distillation", "teacher_temperature": 2.0}, "scored"),
     "stretched": ({"objective": "distillation", "normalize_scores": True, "temperature": 0.5}, "scored"),
     "margins": ({"objective": "margin-mse"}, "scored"),

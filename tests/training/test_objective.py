@@ -1,19 +1,26 @@
 """Losses of one's own, and those with fused MaxSim on a CPU reference of late-interaction-kernels (for GPUs)."""
 
 import inspect
+import itertools
+import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores, colbert_scores
 from torch import Tensor
 
 from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
+from raycol.training import scoring
+from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss
 from raycol.training.objective import make_loss
+from raycol.training.scoring import scores_of_all, scores_of_own
 from tests.conftest import TOPICS
 from tests.training.material import REPEATED, Hinge, SquaredError, known_positives, repeated_features, settings
 
@@ -71,6 +78,27 @@ def gradient_of(encoder: Any) -> Tensor:
     return torch.cat([each.grad.flatten() for each in encoder.parameters() if each.grad is not None])
 
 
+@pytest.mark.parametrize("ours", [scores_of_all, scores_of_own])
+def test_maxsim_equals_sentence_transformers(ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {scores_of_all: colbert_scores, scores_of_own: colbert_kd_scores}[ours]
+    monkeypatch.setattr(scoring, "MAX_SIMILARITIES", 1000)  # several blocks of documents
+    rng = torch.Generator().manual_seed(0)
+    queries, documents = torch.randn(5, 4, 8, generator=rng), torch.randn(5, 3, 7, 8, generator=rng)
+    masks = {
+        "queries_mask": torch.rand(5, 4, generator=rng) < 0.8,
+        "documents_mask": torch.rand(5, 3, 7, generator=rng) < 0.6,
+    }
+    masks["documents_mask"][1, 2] = False
+    gradients = []
+    for score in (ours, theirs):
+        leaves = [queries.clone().requires_grad_(), documents.clone().requires_grad_()]
+        scores = score(*leaves, **masks)
+        (scores.where(scores > -1e6, 0) * torch.linspace(-1, 1, scores.numel()).view_as(scores)).sum().backward()
+        gradients.append([scores, *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("loss", [Hinge(), SquaredError()])
 def test_a_loss_of_ones_own_equals_torch_without_gradcache(tiny_colbert: Path, tmp_path: Path, loss: Loss) -> None:
     value, gradient = step(tiny_colbert, False, 3, tmp_path, objective=loss)
@@ -96,12 +124,17 @@ def test_a_loss_of_ones_own_equals_torch_without_gradcache(tiny_colbert: Path, t
     assert torch.linalg.norm(gradient - gradient_of(encoder)) <= 1e-5 * torch.linalg.norm(gradient)
 
 
-def maxsim_matrix(encoder: Any, features: list[dict[str, Any]]) -> Tensor:
+FIRST = range(0, 24, 3)  # positions of the first documents of `REPEATED` among all of them
+TEACHER_QW = torch.linspace(-2, 2, 24).sin().reshape(8, 3) * 2
+
+
+def maxsim_matrix(encoder: Any, features: list[dict[str, Any]], size: int | None = None) -> Tensor:
     """Scores of all documents for each query, [Q, G * W], with every text encoded in one pass and nothing cached."""
     columns = []
     for number, column in enumerate(features):
         out = encoder(dict(column), task="document" if number else "query")
-        columns.append([e[m.bool()] for e, m in zip(out["token_embeddings"], out["attention_mask"], strict=True)])
+        embeddings = torch.nn.functional.normalize(out["token_embeddings"][..., :size], dim=-1)
+        columns.append([e[m.bool()] for e, m in zip(embeddings, out["attention_mask"], strict=True)])
     queries, *documents = columns
     groups = [document for group in zip(*documents, strict=True) for document in group]
     return torch.stack([torch.stack([(q @ d.T).max(dim=1).values.sum() for d in groups]) for q in queries])
@@ -110,44 +143,155 @@ def maxsim_matrix(encoder: Any, features: list[dict[str, Any]]) -> Tensor:
 def false_negatives() -> Tensor:
     """Which documents of `REPEATED` are positives of a query, but not the one of the example, [Q, G * W]."""
     groups = [document for _, documents in REPEATED for document in documents]
-    rows = [[document in known_positives(query) for document in groups] for query, _ in REPEATED]
-    mask = torch.tensor(rows)
-    mask[range(8), range(0, 16, 2)] = False
+    mask = torch.tensor([[document in known_positives(query) for document in groups] for query, _ in REPEATED])
+    mask[range(8), FIRST] = False
+    assert 8 < mask.sum() < 80
     return mask
 
 
-@pytest.mark.parametrize(
-    ("values", "dtype", "tolerance"),
-    [
-        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float64, 1e-6),
-        ({"mini_batch_size": 16, "score_mini_batch_size": 1}, torch.float64, 1e-6),
-        ({"objective": "contrastive", "mini_batch_size": 5}, torch.float64, 1e-6),
-        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float32, 1e-5),
-        ({"mini_batch_size": 3, "mask_margin": 0.1}, torch.float64, 1e-6),
-        ({"mini_batch_size": 3, "mask_false_negatives": False}, torch.float64, 1e-6),
-    ],
-)
-def test_false_negatives_are_left_out(
-    tiny_colbert: Path, tmp_path: Path, values: dict[str, Any], dtype: torch.dtype, tolerance: float
-) -> None:
-    config = settings(tiny_colbert, tmp_path / "d", tmp_path / "x", temperature=0.5, **values)
-    encoder = load_encoder(tiny_colbert, device="cpu").to(dtype).train()
+def compared(
+    model: Path, tmp_path: Path, reference: Callable[[Any], Tensor], dtype: torch.dtype, **values: Any
+) -> GradCache:
+    """Compare loss and gradient of `REPEATED` with those of a function of the encoder."""
+    config = settings(model, tmp_path / "d", tmp_path / "x", **values)
+    encoder = load_encoder(model, device="cpu").to(dtype).train()
     loss_of = make_loss(encoder, config)
-    assert loss_of.masks_positives == config.mask_false_negatives
-    value = loss_of(repeated_features(encoder, with_ids=loss_of.masks_positives))
+    features = repeated_features(encoder, with_ids=loss_of.masks_positives)
+    value = loss_of(features, TEACHER_QW.to(dtype) if config.distils else None)
     value.backward()
     gradient = gradient_of(encoder)
     encoder.zero_grad()
-    scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
-    mask = false_negatives() & config.mask_false_negatives
-    if config.mask_margin is not None:
-        mask = mask | (scores > scores[range(8), range(0, 16, 2)][:, None] + config.mask_margin)
-        assert mask.sum() > false_negatives().sum()
-    expected = torch.nn.functional.cross_entropy(scores.masked_fill(mask, -torch.inf) / 0.5, torch.arange(0, 16, 2))
+    expected = reference(encoder)
     expected.backward()
-    assert loss_of.masked_pairs == mask.sum()
+    tolerance = 1e-6 if dtype == torch.float64 else 1e-5
     assert value.item() == pytest.approx(expected.item(), rel=tolerance)
+    assert torch.linalg.norm(gradient) > 1e-3
     assert torch.linalg.norm(gradient - gradient_of(encoder)) <= tolerance * torch.linalg.norm(gradient)
+    return loss_of
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float64),
+        ({"mini_batch_size": 16, "score_mini_batch_size": 1}, torch.float64),
+        ({"objective": "contrastive", "mini_batch_size": 5}, torch.float64),
+        ({"mini_batch_size": 3, "score_mini_batch_size": 5}, torch.float32),
+        ({"mini_batch_size": 3, "mask_margin": 0.1}, torch.float64),
+        ({"mini_batch_size": 3, "mask_false_negatives": False}, torch.float64),
+    ],
+)
+def test_false_negatives_are_left_out(
+    tiny_colbert: Path, tmp_path: Path, values: dict[str, Any], dtype: torch.dtype
+) -> None:
+    mask = false_negatives() & values.get("mask_false_negatives", True)
+
+    def reference(encoder: Any) -> Tensor:
+        scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
+        if "mask_margin" in values:
+            n = mask.sum()
+            mask.logical_or_(scores > scores[range(8), FIRST][:, None] + values["mask_margin"])
+            assert mask.sum() > n
+        logits = scores.masked_fill(mask, -torch.inf) / 0.5
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(FIRST))
+
+    loss_of = compared(tiny_colbert, tmp_path, reference, dtype, temperature=0.5, **values)
+    assert loss_of.masked_pairs == mask.sum()
+
+
+def cross_entropy(scores: Sequence[Tensor], correct: int) -> Tensor:
+    return torch.logsumexp(torch.stack([*scores]), 0) - scores[correct]
+
+
+def contrastive(scores: Tensor, mask: Tensor) -> Tensor:
+    """Of the rows, the first documents being the positives."""
+    rows = [[(s, n) for n, s in enumerate(row) if not mask[q, n]] for q, row in enumerate(scores)]
+    terms = [cross_entropy([s for s, _ in row], [n for _, n in row].index(FIRST[q])) for q, row in enumerate(rows)]
+    return torch.stack(terms).mean()
+
+
+def symmetric(encoder: Any) -> Tensor:
+    scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
+    terms = []
+    for number, (_, documents) in enumerate(REPEATED):
+        known = {query for query, others in REPEATED if others[0] == documents[0]}
+        others = [n for n in range(8) if n == number or REPEATED[n][0] not in known]
+        terms.append(cross_entropy([scores[n, FIRST[number]] for n in others], others.index(number)))
+    return (contrastive(scores, false_negatives()) + torch.stack(terms).mean()) / 2
+
+
+def matryoshka(encoder: Any) -> Tensor:
+    sizes = [maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), size) for size in (None, 4, 8)]
+    return sum(contrastive(scores, false_negatives()) for scores in sizes) / 3
+
+
+def own_scores(encoder: Any) -> Tensor:
+    scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
+    return torch.stack([scores[n, 3 * n : 3 * n + 3] for n in range(8)])
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    p, q = torch.softmax(teacher, 1), torch.softmax(student, 1)
+    return (p * (p / q).log()).sum(1).mean()
+
+
+def z_scored(encoder: Any) -> Tensor:
+    student, teacher = (
+        (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True) for x in (own_scores(encoder), TEACHER_QW)
+    )
+    return divergence(student / 0.5, teacher.double() / 2) * 0.5**2
+
+
+def with_contrastive(encoder: Any) -> Tensor:
+    scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
+    groups = [document for _, documents in REPEATED for document in documents]
+    terms = []
+    for n, (query, _) in enumerate(REPEATED):
+        own, known = 3 * n + int(TEACHER_QW[n].argmax()), known_positives(query)
+        among = [d for d in range(24) if d == own or (d // 3 != n and groups[d] not in known)]
+        terms.append(cross_entropy([scores[n, d] for d in among], among.index(own)))
+    return divergence(own_scores(encoder), TEACHER_QW.double()) + 0.3 * torch.stack(terms).mean()
+
+
+def lambda_loss(encoder: Any) -> Tensor:
+    terms = []
+    for scores, teacher in zip(own_scores(encoder), TEACHER_QW.double(), strict=True):
+        relevance = [float((y - teacher.min()) / (teacher.max() - teacher.min())) for y in teacher]
+        ideal = sum((2**y - 1) / math.log2(1 + n) for n, y in enumerate(sorted(relevance, reverse=True), start=1))
+        rank = [1 + int((scores > one).sum()) for one in scores]
+        for i, j in itertools.permutations(range(3), 2):
+            if relevance[i] > relevance[j]:
+                gain = abs(2 ** relevance[i] - 2 ** relevance[j]) / ideal
+                apart = abs(rank[i] - rank[j])
+                rho = abs(1 / math.log2(1 + rank[i]) - 1 / math.log2(1 + rank[j]))
+                delta = 1 / math.log2(1 + apart) - 1 / math.log2(2 + apart)
+                terms.append(gain * (rho + 10 * delta) * torch.log2(1 + torch.exp(-(scores[i] - scores[j]) / 0.5)))
+    return torch.stack(terms).sum() / 8
+
+
+@pytest.mark.parametrize(
+    ("reference", "values"),
+    [
+        (symmetric, {"symmetric": True}),
+        (matryoshka, {"matryoshka": (4, 8)}),
+        (
+            z_scored,
+            {
+                "objective": "distillation",
+                "normalize_scores": "z-score",
+                "temperature": 0.5,
+                "teacher_temperature": 2.0,
+            },
+        ),
+        (with_contrastive, {"objective": "distillation", "contrastive_weight": 0.3, "grad_cache": True}),
+        (lambda_loss, {"objective": "lambda-loss", "temperature": 0.5}),
+    ],
+)
+def test_objectives_equal_a_plain_reference(
+    tiny_colbert: Path, tmp_path: Path, reference: Callable[[Any], Tensor], values: dict[str, Any]
+) -> None:
+    sizes = {"mini_batch_size": 3, "score_mini_batch_size": 5}
+    compared(tiny_colbert, tmp_path, reference, torch.float64, **sizes, **values)
 
 
 @pytest.mark.parametrize("n_documents", [1, 3])

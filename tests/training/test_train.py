@@ -100,12 +100,20 @@ def test_the_cached_gradient_does_not_depend_on_the_mini_batch(
     tiny_colbert: Path, pairs: Path, tmp_path: Path
 ) -> None:
     results = []
-    for size in (2, 8):
-        config = settings(tiny_colbert, pairs, tmp_path / "x", mini_batch_size=size, max_steps=2)
-        results.append(fit_in_process(config, tmp_path / str(size)))
-    (one, one_history), (other, other_history) = results
-    assert losses(one_history) == pytest.approx(losses(other_history), rel=1e-5)
-    assert np.abs(weights(one) - weights(other)).max() < 1e-5
+    for number, size in enumerate(
+        (
+            {"mini_batch_size": 2},
+            {"mini_batch_size": 8},
+            {"mini_batch_tokens": 24},
+            {"mini_batch_size": 2, "activation_tokens": 75},
+        )
+    ):
+        config = settings(tiny_colbert, pairs, tmp_path / "x", max_steps=2, **size)
+        results.append(fit_in_process(config, tmp_path / str(number)))
+    (one, one_history), *others = results
+    for other, other_history in others:
+        assert losses(one_history) == pytest.approx(losses(other_history), rel=1e-5)
+        assert np.abs(weights(one) - weights(other)).max() < 1e-5
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""Combinations of a training's settings that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raycol.training.config import TrainConfig
+
+
+def contradictions(config: TrainConfig) -> Iterator[str]:
+    """Yield what is wrong with a configuration, and what to do about it."""
+    if config.batch_size % config.num_workers:
+        yield f"batch_size ({config.batch_size}) must be a multiple of num_workers ({config.num_workers})"
+    if config.eval_data and config.held_out:
+        yield "eval_data and held_out are alternatives; set one of them"
+    if config.patience and not config.evaluates:
+        yield "patience needs evaluations; set eval_data or held_out"
+    if config.distils and config.n_ways == 1:
+        yield (f"n_ways is 1; {config.objective_name} compares at least 2 documents of a query: pass 2 or more")
+    if config.objective == "margin-mse" and config.scoring == "xtr":
+        yield "scoring is xtr, which ranks candidates, but margin-mse compares pairs; choose maxsim"
+    if config.objective != "distillation" and (config.teacher_temperature or config.normalize_scores):
+        yield "teacher_temperature and normalize_scores apply to objective distillation only"
+    if len(config.data) == 1 and config.data[0].weight is not None:
+        yield "data[0].weight has no effect with a single source; leave weight out"
+    if config.keep_initial and config.lora_rank:
+        yield "keep_initial averages full weights, lora_rank trains adapters; leave out one of them"
+    if config.freeze_layers and config.lora_rank:
+        yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
+    if config.shard_weights and config.num_workers == 1:
+        yield "shard_weights divides weights among workers; raise num_workers or leave it out"
+    for name in ("lora_rank", "compile"):
+        if config.shard_weights and getattr(config, name):
+            yield f"shard_weights does not go with {name}; leave out one of them"
+    if config.shard_weights and (config.optimizer == "muon" or config.dtype == "float16"):
+        yield "shard_weights needs optimizer adamw and dtype float32 or bfloat16"
+    if config.dtype == "float16" and not config.on_gpu:
+        yield "dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16"
+    if config.attn_implementation == "flash_attention_2" and (not config.on_gpu or config.dtype == "float32"):
+        yield (
+            "attn_implementation is flash_attention_2, which needs GPU workers (resources GPU=1) and dtype "
+            "bfloat16 or float16; set these, or choose sdpa"
+        )
+    if config.shard_weights and config.activation_tokens:
+        yield "shard_weights needs equal passes on all workers, activation_tokens varies them; leave out one of them"

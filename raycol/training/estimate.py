@@ -1,0 +1,193 @@
+"""`raycol train --dry-run`: estimate a training's cost, without training."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from sentence_transformers import MultiVectorEncoder
+
+from raycol.core.shown import Shown
+from raycol.models.tokenization import tokenize
+from raycol.training.batches import BatchPlan
+from raycol.training.config import TrainConfig
+from raycol.training.dataset import TrainingSet
+from raycol.training.encoding import backward, encode, select_texts
+from raycol.training.example_dataset import ExampleDataset
+from raycol.training.gradcache import GradCache
+from raycol.training.objective import make_loss
+from raycol.training.prepare import make_plan, prepare
+from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
+from raycol.training.worker import freeze_unused, new_encoder
+
+# Examples whose texts are tokenized.
+_SAMPLED = 512
+# Approximate number of tokens to measure the rate on.
+_TIMED_TOKENS = 4096
+
+
+class TrainEstimate(Shown, BaseModel):
+    """Estimated cost of a training.
+
+    Args:
+        examples: number of examples to train on.
+        steps: optimiser steps.
+        tokens: tokens of all steps, padding not included.
+        padded_share: share of padding in what is encoded.
+        parameters, trained_parameters: weights of the model, and those that are trained.
+        worker_bytes: memory of each worker; on a GPU, of the GPU.
+        memory: the same by what it holds.
+        network_bytes: bytes that each worker sends in a step.
+        tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
+        hours: of all steps, without evaluation and scoring; None without `tokens_per_second`.
+        sampled: examples behind the tokens and the padding.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("examples", "steps", "tokens", "worker_bytes", "network_bytes", "hours")
+
+    examples: int
+    steps: int
+    tokens: int
+    padded_share: float
+    parameters: int
+    trained_parameters: int
+    worker_bytes: int
+    memory: dict[str, int]
+    network_bytes: int
+    tokens_per_second: float | None
+    hours: float | None
+    sampled: int
+
+
+def estimate_training(config: TrainConfig, tokens_per_second: float | None = None) -> TrainEstimate:
+    """Estimate a training from all of its examples' number and a sample's texts. Evaluation data are not read.
+
+    Args:
+        config: the settings.
+        tokens_per_second: of a worker; None measures it here, unless the workers have GPUs and this machine has none.
+
+    Raises:
+        InputError: an unusable model or data, or too few examples.
+    """
+    measures = tokens_per_second is None and (torch.cuda.is_available() or not config.on_gpu)
+    encoder = new_encoder(config, "cuda" if measures and config.on_gpu else "cpu")
+    freeze_unused(encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        data, collections = Path(folder) / "data", Path(folder) / "collections"
+        data.mkdir()
+        collections.mkdir()
+        task = prepare(config.model_copy(update={"eval_data": None}), data, collections)
+        examples = TrainingSet(data)
+        plan = make_plan(config, task.sources, examples)
+        n_sampled, batches = _sample(config, encoder, ExampleDataset(examples, plan), plan)
+    loss = make_loss(encoder, config)
+    texts = list(chain.from_iterable(batches))
+    n_tokens = sum(one.n_tokens for one in texts)
+    shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
+    n_encoded = sum(n * width for n, width in shapes)
+    passes = len(shapes) / n_sampled * config.batch_size / config.num_workers
+    if measures:
+        tokens_per_second = _measure_rate(config, encoder, loss, texts)
+    document_tokens = sum(one.n_tokens for one in texts if one.task == "document") / n_sampled
+    step_tokens = config.batch_size * config.accumulate * n_tokens / n_sampled
+    seconds = tokens_per_second and task.steps * step_tokens / (tokens_per_second * config.num_workers)
+    parameters = list(encoder.parameters())
+    memory = step_memory(config, encoder, loss, batches)
+    return TrainEstimate(
+        examples=sum(source.n_examples for source in plan.sources),
+        steps=task.steps,
+        tokens=round(task.steps * step_tokens),
+        padded_share=1 - n_tokens / n_encoded,
+        parameters=sum(one.numel() for one in parameters),
+        trained_parameters=sum(one.numel() for one in parameters if one.requires_grad),
+        worker_bytes=sum(memory.values()),
+        memory=memory,
+        network_bytes=_network_bytes(config, encoder, loss, document_tokens, passes),
+        tokens_per_second=tokens_per_second,
+        hours=seconds and seconds / 3600,
+        sampled=n_sampled,
+    )
+
+
+def _sample(
+    config: TrainConfig, encoder: MultiVectorEncoder, examples: ExampleDataset, plan: BatchPlan
+) -> tuple[int, list[SampledBatch]]:
+    """Tokenize a worker's share of the first batches; return the number of examples, and their texts."""
+    n, batches = 0, []
+    for batch in plan.batches(_SAMPLED):
+        rows = [examples[row] for row in batch[: config.batch_size // config.num_workers].tolist()[: _SAMPLED - n]]
+        if not rows:
+            break
+        n += len(rows)
+        documents = [text for row in rows for name, text in row.items() if name.startswith("document_")]
+        queries = [row["query"] for row in rows]
+        batches.append(
+            (
+                SampledTexts(tokenize(encoder, queries, "query"), "query", 1),
+                SampledTexts(tokenize(encoder, documents, "document"), "document", len(documents) // len(rows)),
+            )
+        )
+    return n, batches
+
+
+def _measure_rate(
+    config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, texts: list[SampledTexts]
+) -> float:
+    """Tokens per second of the passes that a step takes, on a worker's number of threads or its GPU."""
+    documents = max((one for one in texts if one.task == "document"), key=lambda one: one.n_tokens)
+    n_threads = torch.get_num_threads()
+    if not config.on_gpu:
+        torch.set_num_threads(max(1, int(config.resources["CPU"])))
+    try:
+        rates = []
+        for n_tokens in (_TIMED_TOKENS // 8, _TIMED_TOKENS):  # the first pass warms up
+            n = max(1, n_tokens * len(documents.widths) // documents.n_tokens)
+            rows = list(range(min(n, len(documents.widths))))
+            features = select_texts(documents.features, rows, max(documents.widths[row] for row in rows))
+            features = {
+                name: value.to(encoder.device) if isinstance(value, torch.Tensor) else value
+                for name, value in features.items()
+            }
+            started = time.perf_counter()
+            with autocast(config, encoder):
+                done = encode(encoder, features, "document", loss.mini_batch_size, kept_tokens=loss.kept_tokens)
+                backward(encoder, [(done, torch.zeros_like(done.tokens_ND))])
+            if config.on_gpu:
+                torch.cuda.synchronize()
+            rates.append(SampledTexts(features, "document", 1).n_tokens / (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(n_threads)
+        encoder.zero_grad()
+    return rates[-1]
+
+
+def _network_bytes(
+    config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, document_tokens: float, passes: float
+) -> int:
+    """Bytes that a worker sends per step: a ring's reduction of the weights' gradient, its tokens, their gradient.
+
+    Of sharded weights, every pass gathers all of them, and every backward pass reduces their gradient.
+
+    Args:
+        config, encoder, loss: of the training.
+        document_tokens: tokens of an example's documents.
+        passes: mini-batches of a worker's share of a batch.
+    """
+    others = config.num_workers - 1
+    trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
+    own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
+    sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
+    tokens = others * own * encoder.get_embedding_dimension() * sent_and_gradient
+    sent = 2 * 4 * trained
+    if config.shard_weights:
+        n = sum(one.numel() for one in encoder.parameters())
+        gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
+        size = 4 if config.dtype == "float32" else 2
+        sent = config.accumulate * passes * (gathers * size * n + 4 * trained)
+    return round(others / config.num_workers * sent + tokens)

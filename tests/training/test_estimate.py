@@ -1,0 +1,96 @@
+"""The estimate of a training: its counts against a training's own, its memory against what steps store."""
+
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from raycol.training import worker
+from raycol.training.estimate import estimate_training
+from tests.training.material import fit_in_process, settings, write_examples
+
+
+@pytest.mark.slow
+def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl", 32, negatives=1)
+    config = settings(tiny_colbert, data, tmp_path / "m", max_steps=0, epochs=3, num_workers=2, batch_size=8)
+    found = estimate_training(config, tokens_per_second=1000.0)
+    assert (found.examples, found.steps) == (32, 12)
+    assert found.hours == pytest.approx(found.tokens / (2 * 1000 * 3600))
+    assert found.parameters == found.trained_parameters
+    gradient = 4 * found.parameters  # half of a ring of two is sent twice
+    assert found.network_bytes > gradient
+    values = {"gather_across_workers": False, "freeze_layers": 1}
+    frozen = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
+    assert frozen.network_bytes == 4 * frozen.trained_parameters
+    assert frozen.trained_parameters < found.trained_parameters
+    assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
+
+
+@pytest.mark.slow
+def test_tokens_and_padding_are_those_of_the_training(tiny_colbert: Path, tmp_path: Path) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl", 32)
+    config = settings(tiny_colbert, data, tmp_path / "m", max_steps=4, mini_batch_tokens=64)
+    found = estimate_training(config)
+    assert found.tokens_per_second > 0
+    assert found.hours > 0
+    _, history = fit_in_process(config, tmp_path / "w")
+    shares = [entry["padded_share"] for entry in history if "padded_share" in entry]
+    assert found.padded_share == pytest.approx(sum(shares) / len(shares), rel=0.05)
+
+
+class Stored:
+    """A tensor stored for the backward pass; the class counts the bytes of live ones, each storage once."""
+
+    live: ClassVar[Counter[int]] = Counter()
+    weights: ClassVar[set[int]] = set()
+    n_bytes = peak = 0
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor, self.key = tensor, tensor.untyped_storage().data_ptr()
+        if self.key not in Stored.weights:
+            Stored.n_bytes += tensor.untyped_storage().nbytes() * (not Stored.live[self.key])
+            Stored.live[self.key] += 1
+            Stored.peak = max(Stored.peak, Stored.n_bytes)
+
+    def __del__(self) -> None:
+        if self.key not in Stored.weights:
+            Stored.live[self.key] -= 1
+            Stored.n_bytes -= self.tensor.untyped_storage().nbytes() * (not Stored.live[self.key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch_size": 32, "mini_batch_size": 16},
+        {"batch_size": 128, "mini_batch_tokens": 256, "activation_tokens": 1024},
+        {"batch_size": 32, "objective": "contrastive"},
+        {"batch_size": 128, "objective": "contrastive", "attn_implementation": "eager"},
+    ],
+    ids=lambda values: " ".join(map(str, values.values())),
+)
+def test_activations_are_those_that_a_step_stores(
+    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict
+) -> None:
+    make = worker.make_loss
+
+    def counting(encoder, config):
+        forward = encoder.forward
+
+        def counted(*arguments, **settings):
+            with torch.autograd.graph.saved_tensors_hooks(Stored, lambda stored: stored.tensor):
+                return forward(*arguments, **settings)
+
+        encoder.forward = counted
+        Stored.weights = {one.untyped_storage().data_ptr() for one in encoder.parameters()}
+        return make(encoder, config)
+
+    config = settings(tiny_colbert, write_examples(tmp_path / "a.jsonl", 128), tmp_path / "m", max_steps=1, **values)
+    estimated = estimate_training(config, tokens_per_second=1.0).memory["activations"]
+    monkeypatch.setattr(worker, "make_loss", counting)
+    Stored.n_bytes = Stored.peak = 0
+    fit_in_process(config, tmp_path / "w")
+    assert estimated == pytest.approx(Stored.peak, rel=0.2)
