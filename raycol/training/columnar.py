@@ -105,7 +105,8 @@ def _select(lengths: Lengths, n_ways: int, scores: NDArray[np.float64] | None) -
     best = scores.reshape(len(lengths), -1).argmax(axis=1)
     kept = np.tile(np.arange(n_ways), (len(lengths), 1))
     kept[:, -1] = np.maximum(best, n_ways - 1)
-    return (kept + lengths[0] * np.arange(len(lengths))[:, None]).ravel()
+    positions: Lengths = (kept + lengths[0] * np.arange(len(lengths))[:, None]).ravel()
+    return positions
 
 
 def _texts(column: pa.Array) -> pa.Array | None:
@@ -168,16 +169,14 @@ def _have_ids(batch: pa.RecordBatch, columns: Columns, lengths: Lengths) -> bool
     ):
         return False
     names = (columns.document_ids, columns.positive_ids, *columns.negative_ids)
-    counts = [_n_ids(batch.column(name), columns.is_list(name)) for name in names if name]
-    if not counts:
-        return True
-    if any(count is None for count in counts):
-        return False
-    total = sum((count for count in counts if count is not None), np.zeros_like(lengths))
-    positives_only = bool(columns.positive_ids) and not columns.negative_ids
-    if columns.positive_ids and (counts[0] != 1).any():
-        return False
-    return bool((total == lengths).all()) or (positives_only and bool((total == 1).all()))
+    total = np.zeros_like(lengths)
+    for name in filter(None, names):
+        count = _n_ids(batch.column(name), columns.is_list(name))
+        if count is None or (name == columns.positive_ids and (count != 1).any()):
+            return False
+        total += count
+    others = (columns.document_ids, *columns.negative_ids)
+    return bool((total == lengths).all()) or not any(others)
 
 
 def _n_ids(column: pa.Array, is_list: bool) -> Lengths | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -43,10 +44,13 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
         row, source = self._examples[number], self._plan.sources[self._examples.source(number)]
         n_missing = source.n_ways - len(row.documents)
         if n_missing and row.scores is not None:
-            ids, texts, scores = (
-                [*islice(cycle(values), source.n_ways)] for values in (row.document_ids, row.documents, row.scores)
+            positions = [*islice(cycle(range(len(row.documents))), source.n_ways)]
+            row = replace(
+                row,
+                documents=[row.documents[one] for one in positions],
+                scores=[row.scores[one] for one in positions],
+                document_ids=[row.document_ids[one] for one in positions],
             )
-            row = TrainingRow(row.query, texts, scores, row.query_id, ids)
         elif n_missing:
             row = self._pad_with_negatives(number, row, n_missing)
         columns = to_columns(row)
@@ -88,7 +92,7 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             )
         padding = [*sampled.items(), *islice(cycle(negatives), n - len(sampled))]
         ids, texts = zip(*padding, strict=True)
-        return TrainingRow(row.query, [*row.documents, *texts], None, row.query_id, [*row.document_ids, *ids])
+        return replace(row, documents=[*row.documents, *texts], document_ids=[*row.document_ids, *ids])
 
 
 def to_columns(row: TrainingRow) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class ExampleTable:
 
     def query_ids(self) -> Integers:
         """Id of each example's query, [N]."""
-        return self.ids[self.examples.column("query").to_numpy()]
+        ids: Integers = self.ids[self.examples.column("query").to_numpy()]
+        return ids
 
     def numbered(self, numbers: Integers) -> ExampleTable:
         """Return the same examples with other numbers."""

@@ -84,7 +84,7 @@ class ShardRange(NamedTuple):
     """The examples of a source with the keys of one of `n` equal ranges."""
 
     source: int
-    index: int
+    number: int
     n: int
 
 
@@ -268,7 +268,7 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
     ) -> None:
         super().__init__(job)
         self._settings = settings
-        self._opened = lru_cache(maxsize=None)(lambda number: OpenSource(sources[number], settings.on_error, []))
+        self._open_source = lru_cache(maxsize=None)(lambda number: OpenSource(sources[number], settings.on_error, []))
 
     def describe(self, number: int, input_: tuple[Slice, ...]) -> str:
         """Describe a part for error messages."""
@@ -291,7 +291,7 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
 
         for position, part in enumerate(input_):
             read = SliceCounts()
-            for table in read_slice(part, self._opened(part.source), self._settings, read):
+            for table in read_slice(part, self._open_source(part.source), self._settings, read):
                 tables.append(table)
                 if sum(one.nbytes for one in tables) >= _SHARD:
                     flush(part.source)
@@ -323,7 +323,7 @@ class ShuffleWorker(PartWorker[ShardRange, ShardPart]):
     def __init__(self, job: PartitionedJob[ShardPart], runs: Sequence[Run]) -> None:
         super().__init__(job)
         self._runs = runs
-        self._open = lru_cache(maxsize=None)(self._open_run)
+        self._run = lru_cache(maxsize=None)(self._open_run)
 
     def describe(self, number: int, input_: ShardRange) -> str:
         """Describe a shard for error messages."""
@@ -331,11 +331,11 @@ class ShuffleWorker(PartWorker[ShardRange, ShardPart]):
 
     def compute(self, number: int, input_: ShardRange) -> ShardPart:
         """Write a shard, its examples in the order of their source."""
-        bounds = [(index << 64) // input_.n for index in (input_.index, input_.index + 1)]
+        bounds = [(index << 64) // input_.n for index in (input_.number, input_.number + 1)]
         tables = []
         for position, run in enumerate(self._runs):
             if run.source == input_.source:
-                table, keys = self._open(position)
+                table, keys = self._run(position)
                 start, stop = (
                     len(keys) if one >> 64 else int(np.searchsorted(keys, np.uint64(one))) for one in bounds
                 )

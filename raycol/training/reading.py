@@ -187,7 +187,8 @@ def read_slice(
     counts.parsed += reader.n_parsed
     counts.looked_up |= reader.looked_up
     counts.skipped_texts = len(opened.problems or ())
-    counts.first_problem = (opened.problems or [counts.first_problem])[0]
+    if opened.problems:
+        counts.first_problem = opened.problems[0]
 
 
 def _pieces(

@@ -75,9 +75,11 @@ class ParquetReader(Reader):
     def row_groups(self, file: CorpusFile) -> list[tuple[int, int]]:
         """Number of rows and uncompressed bytes of each row group of a file."""
         with open_file(file.uri) as raw:
-            metadata = pq.ParquetFile(raw).metadata if raw.size() else None
-        groups = range(metadata.num_row_groups) if metadata else range(0)
-        return [(metadata.row_group(one).num_rows, metadata.row_group(one).total_byte_size) for one in groups]
+            if not raw.size():
+                return []
+            metadata = pq.ParquetFile(raw).metadata
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
 
     def count(self, file: CorpusFile) -> int:
         """See `Reader`."""
