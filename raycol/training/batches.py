@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from raycol.errors import InputError
 _RECONSIDERED_BATCHES = 4
 
 Indices = NDArray[np.int64]
+Mixing = Literal["batches", "round-robin", "examples"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class BatchPlan:
     """All batches of a training.
 
     Args:
-        sources: the mixture. A batch comes from one source, sampled by weight.
+        sources: the mixture.
         batch_size: examples per batch, over all workers.
         seed: seeds the order of the examples.
         allow_duplicates: let examples with the same query or the same positive share a batch.
         distinct_positives: whether examples with the same positive count as duplicates.
         held_out: ids of queries whose examples are left out.
+        mixing: whether batches or examples are drawn from the sources by weight, or batches from each source in turn.
     """
 
     sources: tuple[MixtureSource, ...]
@@ -74,6 +77,7 @@ class BatchPlan:
     allow_duplicates: bool
     distinct_positives: bool = True
     held_out: frozenset[int] = frozenset()
+    mixing: Mixing = "batches"
 
     def batches(self, n: int) -> Iterator[Indices]:
         """Yield the first `n` batches, each of `batch_size` example numbers.
@@ -86,10 +90,22 @@ class BatchPlan:
         """
         streams = [_Stream(self, number, source) for number, source in enumerate(self.sources)]
         weights = np.array([source.weight for source in self.sources])
+        shares = weights / weights.sum()
         rng = np.random.default_rng([self.seed, 0])
-        for _ in range(n):
-            chosen = rng.choice(len(streams), p=weights / weights.sum()) if len(streams) > 1 else 0
-            yield streams[chosen].batch()
+        for number in range(n):
+            batch = _Batch(self)
+            if len(streams) == 1:
+                streams[0].fill(batch, self.batch_size)
+            elif self.mixing == "round-robin":
+                streams[number % len(streams)].fill(batch, self.batch_size)
+            elif self.mixing == "batches":
+                streams[rng.choice(len(streams), p=shares)].fill(batch, self.batch_size)
+            else:
+                for stream, share in zip(streams, rng.multinomial(self.batch_size, shares).tolist(), strict=True):
+                    stream.fill(batch, share)
+                # Workers take slices: each gets examples of all sources.
+                rng.shuffle(batch.examples)
+            yield np.array(batch.examples, np.int64)
 
     def check(self) -> None:
         """Raise `InputError` if a source cannot fill a batch."""
@@ -99,11 +115,32 @@ class BatchPlan:
                     f"{source.name}: {source.n_examples} examples to train on, fewer than "
                     f"`batch_size={self.batch_size}`; lower it or add examples"
                 )
-            _Stream(self, number, source).batch()
+            _Stream(self, number, source).fill(_Batch(self), self.batch_size)
 
 
 # Number, query and positive of an example.
 _Planned = tuple[int, int, int]
+
+
+class _Batch:
+    """A batch that is being filled: its examples, and their queries and positives."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.examples: list[int] = []
+        self._plan = plan
+        self._queries: set[int] = set()
+        self._positives: set[int] = set()
+
+    def add(self, example: _Planned) -> bool:
+        """Add an example unless it duplicates another one; return whether it was added."""
+        number, query, positive = example
+        if not self._plan.allow_duplicates:
+            if query in self._queries or (self._plan.distinct_positives and positive in self._positives):
+                return False
+            self._queries.add(query)
+            self._positives.add(positive)
+        self.examples.append(number)
+        return True
 
 
 class _Stream:
@@ -129,46 +166,28 @@ class _Stream:
                 columns = (shard.numbers_N, shard.queries_N, shard.positives_N)
                 yield from zip(*(column[order].tolist() for column in columns), strict=True)
 
-    def batch(self) -> Indices:
-        plan, size = self._plan, self._plan.batch_size
-        batch: list[int] = []
-        queries: set[int] = set()
-        positives: set[int] = set()
-
-        def accepts(example: _Planned) -> bool:
-            if plan.allow_duplicates:
-                return True
-            _, query, positive = example
-            if query in queries or (plan.distinct_positives and positive in positives):
-                return False
-            queries.add(query)
-            positives.add(positive)
-            return True
-
+    def fill(self, batch: _Batch, n: int) -> None:
+        """Add `n` examples to a batch."""
+        size = len(batch.examples) + n
         deferred_again: list[_Planned] = []
-        for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * size)):
-            if len(batch) == size:
+        for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * n)):
+            if len(batch.examples) == size:
                 break
             example = self._deferred.popleft()
-            if accepts(example):
-                batch.append(example[0])
-            else:
+            if not batch.add(example):
                 deferred_again.append(example)
         self._deferred.extendleft(reversed(deferred_again))
         n_drawn = 0
-        while len(batch) < size:
+        while len(batch.examples) < size:
             if n_drawn > 2 * self._source.n_examples:
                 raise InputError(
-                    f"{self._source.name}: only {len(batch)} examples differ in query and positive, too few for a "
-                    f"batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
+                    f"{self._source.name}: only {len(batch.examples)} examples differ in query and positive, too few "
+                    f"for a batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
                 )
             example = next(self._order)
             n_drawn += 1
-            if accepts(example):
-                batch.append(example[0])
-            else:
+            if not batch.add(example):
                 self._deferred.append(example)
-        return np.array(batch, np.int64)
 
 
 class WorkerBatches:

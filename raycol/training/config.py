@@ -12,6 +12,7 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
+from raycol.training.batches import Mixing
 from raycol.training.contradictions import contradictions
 from raycol.training.loss import Loss
 
@@ -136,6 +137,13 @@ class TrainConfig(Config):
     mask_margin: Annotated[float, Field(ge=0)] | None = None
     """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
     (Zhang et al. 2025, arXiv 2506.05176)."""
+
+    mixing: Mixing = "batches"
+    """How several sources are mixed: batches (each batch from one of them, sampled by weight), round-robin (each batch
+    from the next of them) or examples (each example from one of them, sampled by weight)."""
+
+    mixing_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Weights of sources are raised to 1 / this: 1 keeps them, greater values make them more uniform."""
 
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
@@ -322,6 +330,10 @@ class TrainConfig(Config):
             reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
         if not self.distils or not isinstance(self.objective, str):
             reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
+        if len(self.data) == 1:
+            reasons |= dict.fromkeys(("mixing", "mixing_temperature"), "it mixes several sources; leave it out")
+        elif self.mixing == "round-robin":
+            reasons["mixing_temperature"] = "mixing round-robin has no weights; leave it out"
         if not self.lora_rank:
             reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
         if not self.encodes_twice:

@@ -25,6 +25,9 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "teacher_temperature and normalize_scores apply to objective distillation only"
     if len(config.data) == 1 and config.data[0].weight is not None:
         yield "data[0].weight has no effect with a single source; leave weight out"
+    weighted = next((number for number, source in enumerate(config.data) if source.weight is not None), None)
+    if config.mixing == "round-robin" and weighted is not None:
+        yield f"mixing round-robin takes sources in turn; leave out data[{weighted}].weight"
     if config.keep_initial and config.lora_rank:
         yield "keep_initial averages full weights, lora_rank trains adapters; leave out one of them"
     if config.freeze_layers and config.lora_rank:

@@ -5,6 +5,7 @@ All input errors surface here, before any worker starts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -94,14 +95,25 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """Return the batch plan of a training set, without the examples of held-out queries."""
     held_out = frozenset(_held_out(config, examples).tolist()) if config.held_out else frozenset()
+    mixture = tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources))
+    n_ways = max(source.n_ways for source in mixture)
     return BatchPlan(
-        sources=tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources)),
+        sources=tuple(
+            replace(
+                source,
+                weight=source.weight ** (1 / config.mixing_temperature),
+                # All examples of a batch have the same number of documents.
+                n_ways=n_ways if config.mixing == "examples" else source.n_ways,
+            )
+            for source in mixture
+        ),
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,
         # If a document is compared with its own query only, equal positives do no harm.
         distinct_positives=config.in_batch,
         held_out=held_out,
+        mixing=config.mixing,
     )
 
 

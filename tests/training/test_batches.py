@@ -1,5 +1,7 @@
 """Properties of the batch plan."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,6 +76,30 @@ def test_each_batch_comes_from_one_source_sampled_by_weight() -> None:
     kinds = [{int(one) >= 100 for one in batch} for batch in made.batches(400)]
     assert all(len(kind) == 1 for kind in kinds)
     assert 70 < sum(True in kind for kind in kinds) < 130
+
+
+def two_sources(mixing: str) -> BatchPlan:
+    """Three shards of a source and one of another, whose queries are those of the first 40 examples."""
+    shards = [ShardExamples(part, part % 120, part % 120) for part in np.split(np.arange(160), 4)]
+    loaders = [partial(ShardExamples.without, shard, ()) for shard in shards]
+    sources = (MixtureSource("a", 120, 3.0, 2, loaders[:3]), MixtureSource("b", 40, 1.0, 2, loaders[3:]))
+    return BatchPlan(sources, 10, 0, False, mixing=mixing)
+
+
+def test_round_robin_takes_each_source_in_turn() -> None:
+    kinds = [{int(one) >= 120 for one in batch} for batch in two_sources("round-robin").batches(8)]
+    assert kinds == [{False}, {True}] * 4
+
+
+def test_examples_are_mixed_by_weight_without_duplicates() -> None:
+    batches = [*two_sources("examples").batches(400)]
+    shares = np.array([np.mean(batch >= 120) for batch in batches])
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.03)
+    assert {len(set((batch % 120).tolist())) for batch in batches} == {10}
+    # Both halves of a batch, the slices of two workers, have examples of both sources.
+    assert np.mean([batch[half].max() >= 120 > batch[half].min() for batch in batches
+                    for half in (slice(5), slice(5, 10))]) > 0.5  # fmt: skip
+    assert {*np.concatenate(batches).tolist()} == {*range(160)}
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,9 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ),
         ({"objective": Hinge}, "input should be a name, or a Loss"),
         ({"xtr_tokens": 8}, "applies to scoring xtr only"),
+        ({"mixing": "examples"}, "mixes several sources"),
+        ({"mixing": "round-robin", "data": [{"path": "a", "weight": 2}, "b"]}, r"leave out data\[0\].weight"),
+        ({"mixing": "round-robin", "mixing_temperature": 2, "data": ["a", "b"]}, "round-robin has no weights"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig.load(None, {**required, **values})
