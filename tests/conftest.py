@@ -80,7 +80,6 @@ ON_RAY = {
     "tests/distributed/test_partitioned_job.py",
     "tests/doctor/test_gather.py",
     "tests/indexing/test_build.py",
-    "tests/mining/test_crashes.py",
     "tests/serving/test_maximums.py",
     "tests/serving/test_wire.py",
     "tests/test_ray_session.py",

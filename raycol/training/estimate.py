@@ -156,8 +156,10 @@ def _measure_rate(
             }
             started = time.perf_counter()
             with autocast(config, encoder):
-                done = encode(encoder, features, "document", loss.mini_batch_size, kept_tokens=loss.kept_tokens)
-                backward(encoder, [(done, torch.zeros_like(done.tokens_ND))])
+                tokens_ND, encoded = encode(
+                    encoder, features, "document", loss.mini_batch_size, kept_tokens=loss.kept_tokens
+                )
+                backward(encoder, [(encoded, torch.zeros_like(tokens_ND))])
             if config.on_gpu:
                 torch.cuda.synchronize()
             rates.append(SampledTexts(features, "document", 1).n_tokens / (time.perf_counter() - started))

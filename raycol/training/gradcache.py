@@ -51,8 +51,8 @@ class GradCache(nn.Module):
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
         symmetric: average the loss with that of each positive among all queries.
         sizes: average the loss with those of embeddings cut to these dimensions.
-        kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to keep
-            all.
+        kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to
+            keep all.
     """
 
     def __init__(

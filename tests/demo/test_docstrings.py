@@ -17,6 +17,7 @@ def test_the_first_sentence_is_split_off(text: str, first: str, rest: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_collecting_is_deterministic() -> None:
     docstrings = collect(300, seed=1)
     assert docstrings == collect(300, seed=1) != collect(300, seed=2)

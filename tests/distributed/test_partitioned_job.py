@@ -144,6 +144,7 @@ class Slow(Squares):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_a_part_may_take_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.data
@@ -196,6 +197,7 @@ class Dying(Squares):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_a_worker_that_dies_on_this_machine_is_replaced_a_few_times(tmp_path: Path) -> None:
     job = job_in(open_store(tmp_path))

@@ -58,6 +58,7 @@ def test_ray_workers_build_the_same_bytes(corpus: Path, built: Path, tiny_colber
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_ray_workers_append_the_same_bytes_and_report_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uses encoded documents, for which workers need no model and start fast."""
@@ -169,6 +170,7 @@ def test_a_corpus_of_one_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_one_part_is_built_without_ray_and_with_its_bytes(tmp_path: Path) -> None:
     save_encoded(tmp_path / "corpus.npz", make_clustered(20, 16, seed=0))

@@ -35,7 +35,7 @@ def state(path: Path) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("target", [pytest.param(1, marks=pytest.mark.slow), 100, 700, 1_000_000])
+@pytest.mark.parametrize("target", [pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long]), 100, 700, 1_000_000])
 def test_the_bytes_are_those_of_index_compact(index: Path, tmp_path: Path, target: int) -> None:
     before = state(index)
     shutil.copytree(index, tmp_path / "other")

@@ -16,7 +16,7 @@ from raycol.mining import MineConfig, ScoreConfig, mine_negatives, score_example
 from tests.mining import in_process
 from tests.mining.conftest import contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("ray_local")]
 
 _TIMEOUT_S = 240
 
@@ -85,7 +85,6 @@ def test_workers_on_ray_mine_the_same_bytes(beir: Path, index: Path, tmp_path: P
     assert contents(tmp_path / "ray") == contents(tmp_path / "in_process")
 
 
-@pytest.mark.long
 def test_mining_survives_a_killed_worker_and_driver(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:
@@ -101,7 +100,6 @@ def test_mining_survives_a_killed_worker_and_driver(
     assert report.negatives == whole.negatives
 
 
-@pytest.mark.long
 def test_scoring_survives_a_killed_worker_and_driver(
     beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:

@@ -2,11 +2,20 @@
 
 import subprocess
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from raycol.training import worker
+from raycol.models.encoder import load_encoder
+from raycol.models.tokenization import tokenize
+from raycol.training import scoring, worker
+from raycol.training.objective import make_loss
+from tests.conftest import TOPICS
 from tests.training.material import fit_in_process, settings, write_examples
 
 STEP = """
@@ -39,8 +48,6 @@ class SavedTensor:
 
 def peak_activations(model: Path, folder: Path, size: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Peak bytes that the encoder's forward passes of one step store for the backward pass."""
-    import torch
-
     make = worker.make_loss
 
     def counting(encoder, config):
@@ -82,3 +89,46 @@ def test_a_step_of_16384_pairs_takes_less_than_four_gigabytes(tiny_colbert: Path
     data = write_examples(tmp_path / "data.jsonl", size)
     command = [sys.executable, "-c", STEP, str(tiny_colbert), str(data), str(tmp_path), str(size)]
     assert int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) < 4e9
+
+
+class PeakBytes(TorchDispatchMode):
+    """Peak of the bytes of all tensors that operations inside the block create."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, weakref.ref] = {}
+        self._bytes = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        out = function(*arguments, **(settings or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and id(storage := tensor.untyped_storage()) not in self._alive:
+                free = partial(self._free, id(storage), storage.nbytes())
+                self._alive[id(storage)] = weakref.ref(storage, free)
+                self._bytes += storage.nbytes()
+                self.peak = max(self.peak, self._bytes)
+        return out
+
+    def _free(self, key: int, n_bytes: int, _: object) -> None:
+        del self._alive[key]
+        self._bytes -= n_bytes
+
+
+def test_a_batchs_embeddings_and_scores_take_what_the_formula_says(
+    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MAX_SIMILARITIES", 1 << 12)
+    config = settings(tiny_colbert, tmp_path / "d", tmp_path / "x", mini_batch_size=4, score_mini_batch_size=8)
+    encoder = load_encoder(tiny_colbert, device="cpu").train()
+    loss_of = make_loss(encoder, config)
+    peaks, formulas = [], []
+    for size in (64, 192):
+        words = [" ".join(list(TOPICS.values())[n % 4].split()[: 1 + n % 8]) for n in range(size)]
+        features = [tokenize(encoder, words, task) for task in ("query", "document")]
+        n_query_tokens, n_document_tokens = (one["input_ids"].shape[1] for one in features)
+        with PeakBytes() as tracked:
+            loss_of(features)
+        peaks.append(tracked.peak)
+        embeddings = size * (3 * n_document_tokens + 2 * n_query_tokens) * encoder.get_embedding_dimension()
+        formulas.append(4 * embeddings + 16 * config.score_mini_batch_size * n_query_tokens * size)
+    assert 0.8 < (peaks[1] - peaks[0]) / (formulas[1] - formulas[0]) < 1.2

@@ -52,7 +52,7 @@ def test_two_workers_match_a_single_worker(tiny_colbert: Path, pairs: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_an_error_of_a_worker_arrives_unchanged(
     tiny_colbert: Path, pairs: Path, tmp_path: Path, num_workers: int
 ) -> None:
