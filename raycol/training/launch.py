@@ -63,6 +63,8 @@ class TrainReport(Shown):
         untrained: evaluation of the model before the first step.
         eval_metric: the metric that selected the checkpoint.
         collections: what it was evaluated on, each with its split.
+        masked_pairs: number of pairs of query and passage left out of each step's negatives, as false negatives; empty
+            if nothing is masked.
     """
 
     _main: ClassVar = ("model", "steps", "examples", "metrics", "best_step", "improved", "seconds")
@@ -77,6 +79,7 @@ class TrainReport(Shown):
     untrained: dict[str, float] = field(default_factory=dict)
     eval_metric: str = "nDCG@10"
     collections: tuple[str, ...] = ()
+    masked_pairs: list[int] = field(default_factory=list)
 
     @property
     def improved(self) -> bool | None:
@@ -168,7 +171,7 @@ def train(
     collections = tuple(map(str, run.work.collections))
     return TrainReport(
         config.out, examples, losses, best.metrics, best.step, time.monotonic() - started, remarks, untrained,
-        config.eval_metric, collections,
+        config.eval_metric, collections, [int(entry["masked_pairs"]) for entry in history if "masked_pairs" in entry],
     )  # fmt: skip
 
 

@@ -33,6 +33,10 @@ def test_contrastive_training_takes_the_best_scored_document_as_the_positive(
     assert [row.documents[0] for row in rows] == first
     assert [set(row.documents) for row in rows] == [set(example["documents"]) for example in SCORED]
     assert [row.scores is not None for row in rows] == [scores, scores]
+    if scores:
+        texts = {id_: text for row in rows for id_, text in zip(row.document_ids, row.documents, strict=True)}
+        positives = TrainingSet(tmp_path / "set").shard(0).positives_N.tolist()
+        assert [texts[id_] for id_ in positives] == ["a storm", "a loaf"]
 
 
 def written(folder: Path, records: list[dict], **values: object) -> tuple[SourceInfo, list[tuple[str, list[str]]]]:

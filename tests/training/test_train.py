@@ -11,6 +11,7 @@ from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
+from raycol.training.worker import new_encoder
 from tests.conftest import write_jsonl
 from tests.training.material import Hinge, fit_in_process, losses, settings, weights, write_examples
 from tests.training.test_preparation import config_of, contents
@@ -114,6 +115,32 @@ def test_the_cached_gradient_does_not_depend_on_the_mini_batch(
     for other, other_history in others:
         assert losses(one_history) == pytest.approx(losses(other_history), rel=1e-5)
         assert np.abs(weights(one) - weights(other)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "masked"), [({"symmetric": True}, 16), ({"contrastive_weight": 0.5}, 8), ({"mask_margin": 9.0}, 8)]
+)
+def test_masked_pairs_are_recorded(tiny_colbert: Path, tmp_path: Path, values: dict, masked: int) -> None:
+    scored = "contrastive_weight" in values
+    path = write_examples(tmp_path / "data.jsonl", 8, negatives=1 if scored else 0)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record, other in zip(records[4:], records, strict=False):
+        record["positive"] = other["positive"]
+    if scored:
+        records = [
+            {"query": one["query"], "documents": [*one["negatives"], one["positive"]], "scores": [0.0, 1.0]}
+            for one in records
+        ]
+        values = {**values, "objective": "distillation"}
+    write_jsonl(path, records)
+    _, history = fit_in_process(settings(tiny_colbert, path, tmp_path / "x", max_steps=1, **values), tmp_path / "w")
+    assert [one["masked_pairs"] for one in history if "loss" in one] == [masked]
+
+
+def test_matryoshka_sizes_are_below_the_models(tiny_colbert: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`matryoshka=\[4, 512\]`: .* expected fewer than that instead of 512"):
+        new_encoder(settings(tiny_colbert, tmp_path / "d", tmp_path / "x", matryoshka=(4, 512)), "cpu")
 
 
 @pytest.mark.slow
@@ -290,6 +317,11 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ({"mixing": "examples"}, "mixes several sources"),
         ({"mixing": "round-robin", "data": [{"path": "a", "weight": 2}, "b"]}, r"leave out data\[0\].weight"),
         ({"mixing": "round-robin", "mixing_temperature": 2, "data": ["a", "b"]}, "round-robin has no weights"),
+        ({"symmetric": True, "objective": "lambda-loss"}, "variant of contrastive, not of lambda-loss"),
+        ({"mask_margin": 0.1, "objective": "margin-mse"}, "margin-mse has no in-batch negatives"),
+        ({"contrastive_weight": 0.1}, "it applies to distillation, lambda-loss and margin-mse"),
+        ({"grad_cache": True, "objective": "contrastive"}, "objective cached is contrastive with GradCache"),
+        ({"matryoshka": [0]}, "matryoshka"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig.load(None, {**required, **values})
