@@ -13,7 +13,7 @@ from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
 from raycol.training.batches import Mixing
-from raycol.training.contradictions import contradictions
+from raycol.training.contradictions import contradictions, without_effect
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
@@ -314,42 +314,7 @@ class TrainConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
-        reasons = {}
-        if not self._has_softmax:
-            reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
-        if self.scoring != "xtr":
-            reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if not self.in_batch and self.scoring != "xtr" and self.gather_across_workers:
-            reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if not self.in_batch:
-            for name in ("mask_false_negatives", "mask_margin"):
-                reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if self.objective in ("cached", "contrastive"):
-            reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
-        else:
-            reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
-        if not self.distils or not isinstance(self.objective, str):
-            reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
-        if len(self.data) == 1:
-            reasons |= dict.fromkeys(("mixing", "mixing_temperature"), "it mixes several sources; leave it out")
-        elif self.mixing == "round-robin":
-            reasons["mixing_temperature"] = "mixing round-robin has no weights; leave it out"
-        if not self.lora_rank:
-            reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
-        if not self.encodes_twice:
-            reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
-        if self.mini_batch_tokens:
-            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
-        if self.freeze_layers:
-            reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
-        if not self.eval_data:
-            reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
-        if not self.evaluates:
-            for name in ("eval_every", "eval_metric"):
-                reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
-        if all(source.split for source in self.data):
-            reasons["split"] = "every source sets its own split; leave it out"
-        return reasons
+        return without_effect(self)
 
     @property
     def distils(self) -> bool:
@@ -364,7 +329,7 @@ class TrainConfig(Config):
         return not self.distils or self.contrastive_weight > 0
 
     @property
-    def _has_softmax(self) -> bool:
+    def has_softmax(self) -> bool:
         return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
@@ -372,11 +337,6 @@ class TrainConfig(Config):
         """Whether GradCache is on."""
         own_loss = not isinstance(self.objective, str)
         return self.objective == "cached" or (own_loss if self.grad_cache is None else self.grad_cache)
-
-    @property
-    def negatives_of_worker(self) -> bool:
-        """Whether the negatives of a query depend on the number of workers."""
-        return not (self.distils or self.gather_across_workers)
 
     @property
     def objective_name(self) -> str:
@@ -412,6 +372,6 @@ class TrainConfig(Config):
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
-        # Workers share each batch, but for negatives of their own.
-        without = _NOT_IN_OUTCOME | (set() if self.negatives_of_worker else {"num_workers"})
-        return self.model_dump(mode="json", exclude=without)
+        # Workers share each batch, unless documents of other workers are not compared.
+        compares_own = not self.gather_across_workers and (self.in_batch or self.scoring == "xtr")
+        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME | (set() if compares_own else {"num_workers"}))
