@@ -330,6 +330,7 @@ class TrainConfig(Config):
 
     @property
     def has_softmax(self) -> bool:
+        """Whether the objective has a softmax, which a temperature scales."""
         return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
