@@ -199,6 +199,15 @@ def test_an_interrupted_preparation_is_resumed(tmp_path: Path, monkeypatch: pyte
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("small")
+def test_an_object_store_holds_a_training_set(tmp_path: Path, s3: str) -> None:
+    config = config_of(tmp_path, 150)
+    prepared = write_training_set(config, f"{s3}/set")
+    assert write_training_set(config, tmp_path / "set") == prepared
+    there, here = TrainingSet(f"{s3}/set"), TrainingSet(tmp_path / "set")
+    assert [there[number] for number in range(len(there))] == [here[number] for number in range(len(here))]
+
+
 def test_a_prepared_training_set_is_reused_for_the_same_data_only(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     prepared = write_training_set(config, tmp_path / "set")
