@@ -128,22 +128,23 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
         job.refuse_others(store)
     if len(parts) == 1:
         executor, report = IN_PROCESS, no_report
-    if not executor.in_process:
-        sources = [_with_absolute_paths(source) for source in sources]
-    workers = WorkersConfig()
-    with executor.session(workers, report):
-        arguments: dict[str, Any] = {"sources": sources, "settings": ReadSettings.of(config)}
-        records = _run(read, ReadWorker, parts, sizes, arguments, "reading the examples", executor, report)
-        infos = [
-            _check_source(source, [record.counts[number] for record in records if number in record.counts])
-            for number, source in enumerate(sources)
-        ]
-        runs = [run for record in records for run in record.runs]
-        ranges = _ranges(runs)
-        sizes = [_SHARD] * len(ranges)
-        shards = _run(
-            shuffle, ShuffleWorker, ranges, sizes, {"runs": runs}, "shuffling the examples", executor, report
-        )
+    opened = sources if executor.in_process else [_with_absolute_paths(source) for source in sources]
+    arguments: dict[str, Any] = {"sources": opened, "settings": ReadSettings.of(config)}
+    try:
+        with executor.session(WorkersConfig(), report):
+            records = _run(read, ReadWorker, parts, sizes, arguments, "reading the examples", executor, report)
+            infos = [
+                _check_source(source, [record.counts[number] for record in records if number in record.counts])
+                for number, source in enumerate(sources)
+            ]
+            runs = [run for record in records for run in record.runs]
+            ranges = _ranges(runs)
+            sizes, arguments = [_SHARD] * len(ranges), {"runs": runs}
+            shards = _run(shuffle, ShuffleWorker, ranges, sizes, arguments, "shuffling the examples", executor, report)
+    except InputError:  # repeating the command would fail again
+        with writing(store):
+            read.remove()
+        raise
     prepared = PreparedSet(settings=settings, sources=tuple(infos), shards=tuple(one.shard for one in shards))
     with writing(store):
         prepared.write(store)

@@ -199,6 +199,7 @@ def test_an_interrupted_preparation_is_resumed(tmp_path: Path, monkeypatch: pyte
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_an_object_store_holds_a_training_set(tmp_path: Path, s3: str) -> None:
     config = config_of(tmp_path, 150)
@@ -232,3 +233,4 @@ def test_problems_of_all_parts_are_counted(tmp_path: Path, small: Iterator[None]
     assert (info.examples, info.skipped) == (297, 3)
     with pytest.raises(InputError, match=r"a\.parquet, row 51: 'positive' is None"):
         write_training_set(TrainConfig(**values), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
