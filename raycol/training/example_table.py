@@ -218,5 +218,5 @@ class TableBuilder:
             pa.array(scores, pa.list_(pa.float32())),
             pa.array(where, pa.string()),
         )
-        self.__init__()  # type: ignore[misc]
+        self._rows, self._examples, self.nbytes = {}, [], 0
         return table

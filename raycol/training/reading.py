@@ -155,9 +155,7 @@ def _slices(number: int, opened: OpenSource) -> Iterator[tuple[Slice, int]]:
             yield Slice(number, file, start, n_rows), n_bytes
 
 
-def read_slice(
-    part: Slice, opened: OpenSource, settings: ReadSettings, counts: SliceCounts, *, columnar: bool = True
-) -> Iterator[ExampleTable]:
+def read_slice(part: Slice, opened: OpenSource, settings: ReadSettings, counts: SliceCounts) -> Iterator[ExampleTable]:
     """Yield the examples of a slice as tables, in order.
 
     Args:
@@ -165,14 +163,13 @@ def read_slice(
         opened: its source.
         settings: what decides the examples.
         counts: updated in place.
-        columnar: whether to take plain columns without parsing rows.
 
     Raises:
         InputError: the source cannot be read, or a record is unusable and `on_error` is "fail".
     """
     reader = ExampleReader(opened, settings.n_ways)
     builder = TableBuilder()
-    for piece in _pieces(part, opened, reader, settings, counts, columnar):
+    for piece in _pieces(part, opened, reader, settings, counts):
         if isinstance(piece, ExampleTable):
             if len(builder):
                 yield builder.build()
@@ -192,12 +189,7 @@ def read_slice(
 
 
 def _pieces(
-    part: Slice,
-    opened: OpenSource,
-    reader: ExampleReader,
-    settings: ReadSettings,
-    counts: SliceCounts,
-    columnar: bool,
+    part: Slice, opened: OpenSource, reader: ExampleReader, settings: ReadSettings, counts: SliceCounts
 ) -> Iterator[ExampleTable | Iterable[Example | BadRecord]]:
     """Yield the examples of a slice: tables of those taken by column, and the items of parsed rows."""
     file = part.file
@@ -205,7 +197,7 @@ def _pieces(
         yield read_beir(opened, settings.n_ways)
         return
     header = ExampleHeader(file, opened)
-    if not (columnar and isinstance(file.reader, ParquetReader)):
+    if not isinstance(file.reader, ParquetReader):
         rows = file.rows(header.select, header.infer_names, Position(part.start, part.start + 1))
         yield reader.parse(file, header, islice(rows, part.n_rows))
         return

@@ -78,12 +78,12 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def read(path: Path, settings: ReadSettings, *, columnar: bool) -> tuple[list[dict], dict]:
+def read(path: Path, settings: ReadSettings) -> tuple[list[dict], dict]:
     """The examples of a file, with their texts, and the counts."""
     opened = OpenSource(ExampleSource(path=str(path)), settings.on_error, [])
     counts = SliceCounts()
     ((part,),), _ = plan_parts([opened])
-    tables = [*read_slice(part, opened, settings, counts, columnar=columnar)]
+    tables = [*read_slice(part, opened, settings, counts)]
     if not tables:
         return [], counts.model_dump()
     table = join(tables)
@@ -106,9 +106,10 @@ def test_columns_give_the_examples_of_rows(
     take, taken = reading.take_examples, []
     monkeypatch.setattr(reading, "take_examples", lambda *values: taken.append(take(*values)) or taken[-1])
     settings = ReadSettings("skip", n_ways, distils, "the objective")
-    by_column = read(tmp_path / "a.parquet", settings, columnar=True)
+    by_column = read(tmp_path / "a.parquet", settings)
     assert [one is not None for one in taken] == [is_plain and distils == ("scores" in columns)]
-    assert by_column == read(tmp_path / "a.parquet", settings, columnar=False)
+    monkeypatch.setattr(reading, "take_examples", lambda *_: None)
+    assert by_column == read(tmp_path / "a.parquet", settings)
 
 
 def test_arrow_and_python_agree_on_white_space() -> None:

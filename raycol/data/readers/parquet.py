@@ -13,7 +13,7 @@ from raycol.data.files import open_file
 from raycol.data.readers.reader import CorpusFile, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError
 
-_ROWS = 512
+_ROWS, _MAX_ROWS = 512, 1 << 16
 # Read-ahead per column, in bytes.
 _BUFFER = 1 << 20
 # Above this size in a row group, in bytes, a column may hold a value too large to materialise for each row.
@@ -66,7 +66,7 @@ class ParquetReader(Reader):
                 else:
                     groups.append(group)
                     largest_row = max(largest_row, metadata.total_byte_size / max(1, metadata.num_rows))
-            n_rows = max(_ROWS, int(batch_bytes / largest_row))
+            n_rows = min(max(_ROWS, int(batch_bytes / largest_row)), _MAX_ROWS)
             for batch in table.iter_batches(n_rows, row_groups=groups, columns=names):
                 n_skipped = min(max(0, start - first), batch.num_rows)
                 yield first + n_skipped, batch.slice(n_skipped)
