@@ -193,4 +193,5 @@ def _network_bytes(
         gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
         size = 4 if config.dtype == "float32" else 2
         sent = config.accumulate * passes * (gathers * size * n + 4 * trained)
-    return round(others / config.num_workers * sent + tokens)
+    n_bytes: int = round(others / config.num_workers * sent + tokens)
+    return n_bytes
