@@ -18,11 +18,11 @@ from raycol.training.batches import BatchPlan
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.encoding import backward, encode, select_texts
+from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.objective import make_loss
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
-from raycol.training.trainer import ExampleDataset
 from raycol.training.worker import freeze_unused, new_encoder
 
 # Examples whose texts are tokenized.
@@ -100,7 +100,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
     parameters = list(encoder.parameters())
     memory = step_memory(config, encoder, loss, batches)
     return TrainEstimate(
-        examples=sum(len(source.examples) for source in plan.sources),
+        examples=sum(source.n_examples for source in plan.sources),
         steps=task.steps,
         tokens=round(task.steps * step_tokens),
         padded_share=1 - n_tokens / n_encoded,
