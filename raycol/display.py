@@ -96,6 +96,8 @@ def mined(report: MiningReport) -> None:
             f"{_short_outcome(short, report.short_kept)}. "
             f"By what excluded most of their hits: {as_options(format_counts(report.short))}"
         )
+    if report.mined_by:
+        echo("negatives by system: " + ", ".join(f"{n} {name}" for name, n in report.mined_by.items()))
     if report.left_out:
         echo(f"excluded of {report.hits} hits: {as_options(format_counts(report.left_out))}")
     if report.positives_encoded:
@@ -116,6 +118,8 @@ def scored(report: ScoringReport) -> None:
         )
     if report.documents_left_out:
         echo(f"{report.documents_left_out} documents beyond {report.n_ways} an example were dropped (--n-ways)")
+    if report.reused:
+        echo(f"{report.reused} scores were known and taken over (--reuse)")
     if report.cut:
         echo(f"{report.cut} pairs exceed the teacher's length and were truncated (--max-length)")
     _skipped(report.skipped, f"{SCORING_REPORT} in {report.out}")

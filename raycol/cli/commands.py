@@ -86,7 +86,7 @@ def train(config: TrainCommandConfig) -> Output:
 @with_json
 @options_of(MineConfig, "index", "data")
 def mine(config: MineConfig) -> Output:
-    """Find hard negatives of training queries in an index, on Ray Data."""
+    """Find hard negatives of training queries in an index or with other systems, on Ray Data."""
     return Output(verbs.mine(**given(config)), display.mined)
 
 
@@ -94,7 +94,7 @@ def mine(config: MineConfig) -> Output:
 @with_json
 @options_of(ScoreConfig, "data")
 def score(config: ScoreConfig) -> Output:
-    """Score training examples with a cross-encoder, on Ray Data."""
+    """Score training examples with cross-encoders and language models, on Ray Data."""
     return Output(verbs.score(**given(config)), display.scored)
 
 

@@ -32,7 +32,7 @@ def _parse_location(value: Any) -> str:
     location = str(value)
     if not location:
         raise ValueError("expected a path or a URI, found an empty string")
-    is_name = location.startswith(("hf:", "ir:"))  # of a dataset
+    is_name = location.startswith(("hf:", "ir:", "exact:", "index:", "run:", "single:"))  # of a dataset or a system
     if _URI.match(location) and not is_uri(location) and not is_name:
         raise ValueError(f"{location:.200} is neither a path nor a URI; expected a string with :// for a URI")
     return location

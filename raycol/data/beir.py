@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raycol.data.collection import Collection, Dataset
 from raycol.data.corpus import OnError
-from raycol.data.files import find_file, path_kind
+from raycol.data.files import find_file, list_folder, parent_folder, path_kind
 from raycol.data.locations import corpus_files
 from raycol.data.qrels import read_qrels, save_qrels
 from raycol.data.queries import read_queries
@@ -45,6 +45,14 @@ def open_beir(folder: str | Path, split: str = "test") -> Collection:
 def qrels_path(folder: str | Path, split: str) -> str:
     """Path or URI of a split's judgements; the file need not exist."""
     return find_file(folder, f"qrels/{split}.tsv")
+
+
+def other_qrels(folder: str | Path, split: str) -> list[str]:
+    """Paths or URIs of the judgements of the other splits, sorted."""
+    own = qrels_path(folder, split)
+    parent = parent_folder(own)
+    splits = sorted({name.partition(".tsv")[0] for name in list_folder(parent) if ".tsv" in name})
+    return [path for path in (qrels_path(folder, name) for name in splits) if path != own]
 
 
 def save_beir(folder: Path, dataset: Dataset, split: str = "test") -> None:

@@ -142,7 +142,7 @@ def missing_documents(qrels: Qrels, has_document: Callable[[str], bool], collect
     """
     judged = list(dict.fromkeys(id_ for grades in qrels.values() for id_ in grades))
     missing = [id_ for id_ in judged if not has_document(id_)]
-    if len(missing) == len(judged):
+    if judged and len(missing) == len(judged):
         raise InputError(
             f"none of the {len(judged)} judged documents, such as {judged[0]!r:.60}, is in {collection}; expected "
             "judgements with the ids of its documents"

@@ -25,7 +25,8 @@ _SETTINGS: Mapping[str, Mapping[str, type]] = {
 }
 _EFFORTS = ("fast", "default", "thorough")
 _NAME = re.compile(r"([\w.+-]+)=(.+)", re.DOTALL)
-_SETTING = re.compile(r",([a-z_]+)=([^,]+)$")
+SETTING = re.compile(r",([a-z_]+)=([^,]+)$")
+"""The last setting of a stage."""
 _COLLECTION = "{collection}"
 DEFAULT_DEPTH = 100
 """Hits of a first stage that are reranked."""
@@ -107,7 +108,7 @@ def _parse_system(spec: str) -> System:
 
 def _parse_stage(text: str, spec: str, more: Mapping[str, type]) -> Stage:
     settings: dict[str, str | int] = {}
-    while found := _SETTING.search(text):
+    while found := SETTING.search(text):
         settings = {found[1]: found[2], **settings}
         text = text[: found.start()]
     kind, colon, target = text.partition(":")

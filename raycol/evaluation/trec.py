@@ -35,12 +35,12 @@ def ranking(scores: Mapping[str, float]) -> list[str]:
     return [id_ for _, id_ in sorted(zip(single, scores, strict=True), reverse=True)]
 
 
-def read_run(path: str | Path, queries: Container[str]) -> dict[str, dict[str, float]]:
+def read_run(path: str | Path, queries: Container[str] | None = None) -> dict[str, dict[str, float]]:
     """Read a run file into scores by query and document id.
 
     Args:
         path: path or URI of the file, compressed or not.
-        queries: ids of the collection's queries.
+        queries: ids of the collection's queries; None accepts any.
 
     Raises:
         InputError: the file cannot be read or has no lines, a line has not six columns, its query is not in the
@@ -54,7 +54,7 @@ def read_run(path: str | Path, queries: Container[str]) -> dict[str, dict[str, f
                 continue
             try:
                 query_id, document_id, score = _read_line(text)
-                if query_id not in queries:
+                if queries is not None and query_id not in queries:
                     raise ValueError(
                         f"query {query_id!r:.60} is not in the collection; expected a run over its queries"
                     )

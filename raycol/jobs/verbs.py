@@ -12,6 +12,7 @@ from raycol.data.sources import ExampleSource
 from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
 from raycol.mining.config import MineConfig, ScoreConfig
+from raycol.mining.systems import is_system
 from raycol.training.config import TrainConfig
 
 
@@ -62,16 +63,16 @@ VERBS = {
         ("mine",),
         positional=("index", "data"),
         writes=("out",),
-        reads=("index", "data", "corpus"),
+        reads=("index", "data", "corpus", "judged"),
         models=("model", "cross_encoder"),
     ),
     "score": Verb(
-        "Score training examples with a cross-encoder.",
+        "Score training examples with teachers.",
         ScoreConfig,
         ("score",),
         positional=("data",),
         writes=("out",),
-        reads=("data",),
+        reads=("data", "reuse"),
         models=("teacher",),
     ),
     "index": Verb(
@@ -114,7 +115,10 @@ VERBS = {
 
 
 def uris_of(config: Config, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield each path and URI of the named settings, with the setting's name. An `ExampleSource` holds several."""
+    """Yield each path and URI of the named settings, with the setting's name. An `ExampleSource` holds several.
+
+    A system in place of an index, such as bm25, is none.
+    """
     for name in names:
         for uri in _uris(getattr(config, name)):
             yield name, uri
@@ -126,5 +130,5 @@ def _uris(value: Any) -> Iterator[str]:
             yield from _uris(item)
     elif isinstance(value, ExampleSource):
         yield from (uri for uri in (value.path, value.queries, value.documents) if uri)
-    elif isinstance(value, str | Path):
+    elif isinstance(value, str | Path) and not is_system(value):
         yield str(value)

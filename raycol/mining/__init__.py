@@ -1,4 +1,4 @@
-"""Hard negatives from an index, and a cross-encoder's scores for them, with Ray Data."""
+"""Hard negatives from an index and other systems, and the scores of teachers for them, with Ray Data."""
 
 from typing import TYPE_CHECKING
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
 
 import numpy as np
 import xxhash
@@ -14,19 +14,7 @@ from raycol.data.text_store import Text
 from raycol.index import Hit
 from raycol.index.format.manifest import parent_document_id
 from raycol.mining.queries import TrainingQuery
-
-
-@dataclass(frozen=True)
-class NegativeRules:
-    """Which hits qualify as negatives; the fields are the settings of `MineConfig` of the same names."""
-
-    negatives: int
-    margin: float | None = None
-    relative_margin: float | None = None
-    max_score: float | None = None
-    min_score: float | None = None
-    sampling: Literal["top", "random"] = "top"
-    seed: int = 0
+from raycol.mining.systems import NegativeRules
 
 
 @dataclass(frozen=True)
@@ -47,11 +35,12 @@ class Exclusions:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that may be a negative, and its score in the index."""
+    """A document that may be a negative, and its score by the system that found it, which is named by its number."""
 
     id: str
     text: str
     score: float
+    system: int = 0
 
 
 def normalize(text: str) -> str:
@@ -63,14 +52,14 @@ def score_limits(positive: float, rules: NegativeRules) -> dict[str, float]:
     """Upper bounds of a negative's score, by the setting that imposes each.
 
     Args:
-        positive: the lowest score of the query's positives.
+        positive: the lowest score of the query's positives; -inf if the system ranks one below all its hits.
         rules: the relative margin is a share of the absolute score, so that it also works for negative scores.
     """
     limits = {}
     if rules.margin is not None:
         limits["margin"] = positive - rules.margin
     if rules.relative_margin is not None:
-        limits["relative_margin"] = positive - abs(positive) * rules.relative_margin
+        limits["relative_margin"] = positive - (abs(positive) * rules.relative_margin if positive > -inf else 0)
     if rules.max_score is not None:
         limits["max_score"] = rules.max_score
     return limits
@@ -122,11 +111,23 @@ def text_rejection(text: Text, exclusions: Exclusions, seen: Container[str]) -> 
 
 
 def sampling_order(hits: Sequence[Hit], rules: NegativeRules, query: str) -> list[Hit]:
-    """Return hits in the order in which they are tried: by score, or shuffled.
+    """Return hits in the order in which they are tried: by score, or the best `pool` of them shuffled.
 
     The shuffle depends only on the seed, the query and the number of hits.
     """
     if rules.sampling == "top":
         return list(hits)
+    pool = hits[: rules.pool]
     rng = np.random.default_rng([rules.seed % 2**64, xxhash.xxh3_64_intdigest(query.encode())])
-    return [hits[position] for position in rng.permutation(len(hits))]
+    return [pool[position] for position in rng.permutation(len(pool))]
+
+
+def next_system(taken: Mapping[int, int], weights: Sequence[float], available: Collection[int]) -> int:
+    """Return which of the available systems gives the next negative, so that shares follow the weights.
+
+    Args:
+        taken: negatives of each system so far.
+        weights: of the systems.
+        available: numbers of those that have candidates left, at least one.
+    """
+    return min(available, key=lambda system: ((taken.get(system, 0) + 1) / weights[system], system))

@@ -1,4 +1,7 @@
-"""Open sentence-transformers cross-encoders, which read a query and a document together, and score pairs with them."""
+"""Open cross-encoders, which read a query and a document together, and score pairs with them.
+
+They are models of sentence-transformers with one output, or language models (`raycol/mining/rerankers.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from numpy.typing import NDArray
 
 from raycol.errors import InputError, reason_of
 from raycol.indexing.workers import cast_parameters, check_same_model, device_of
+from raycol.mining.rerankers import find_prompt, is_reranker, load_reranker
 from raycol.models.discovery import find_checkpoint, read_json
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 Pair = tuple[str, str]
+# Prompts that are tokenized at a time to count the long ones: bounds the padding.
+_COUNTED = 64
 
 
 def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None = None) -> CrossEncoder:
@@ -32,12 +38,13 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
         InputError: the model does not exist, cannot be opened, or does not return a single score per pair.
     """
     source = find_checkpoint(name_or_path)
-    settings = read_json(source, "config_sentence_transformers.json", dict)
-    architectures = read_json(source, "config.json", dict).get("architectures") or []
+    config = read_json(source, "config.json", dict)
+    architectures = config.get("architectures") or []
+    is_cross_encoder = read_json(source, "config_sentence_transformers.json", dict).get("model_type") == "CrossEncoder"
+    is_causal = any(name.endswith("ForCausalLM") for name in architectures)
+    prompt = find_prompt(name_or_path, source, config) if is_causal and not is_cross_encoder else None
     # From any other checkpoint sentence-transformers would make a cross-encoder with a randomly initialised head.
-    if settings.get("model_type") != "CrossEncoder" and not any(
-        name.endswith("ForSequenceClassification") for name in architectures
-    ):
+    if not (is_cross_encoder or prompt or any(name.endswith("ForSequenceClassification") for name in architectures)):
         raise InputError(
             f"model {name_or_path!r} is not a cross-encoder ({', '.join(architectures) or 'unknown architecture'}); "
             "expected one that scores a query and a document together, such as cross-encoder/ms-marco-MiniLM-L-12-v2"
@@ -49,7 +56,11 @@ def load_cross_encoder(name_or_path: str, *, device: str, max_length: int | None
 
     try:
         with quiet_transformers():
+            if prompt:
+                return load_reranker(source, name_or_path, prompt, device=device, max_length=max_length).eval()
             model = CrossEncoder(source, device=device, max_length=max_length, model_kwargs={"dtype": torch.float32})
+    except InputError:
+        raise
     except Exception as error:
         # A damaged checkpoint makes torch, safetensors and transformers raise errors of many types.
         raise InputError(f"model {name_or_path!r} cannot be opened: {reason_of(error)}") from error
@@ -64,7 +75,9 @@ def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
     Raises:
         InputError: the model fails.
     """
-    pairs = [("a short query", "a short text"), ("a short query", "word " * min(model.max_seq_length or 512, 1024))]
+    # A language model of billions of parameters takes minutes for a thousand tokens on a CPU.
+    words = min(model.max_seq_length or 512, 64 if is_reranker(model) else 1024)
+    pairs = [("a short query", "a short text"), ("a short query", "word " * words)]
     try:
         score_pairs(model, pairs, batch_size=len(pairs))
     except InputError:
@@ -99,6 +112,8 @@ def cross_encoder_fingerprint(model: CrossEncoder) -> str:
         "max_length": model.max_seq_length,
         "tokenizer": tokenizer_settings(model.tokenizer),
     }
+    if is_reranker(model):
+        settings["prompt"] = [model.tokenizer.chat_template, *(module.get_config_dict() for module in list(model)[1:])]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -129,6 +144,11 @@ def count_truncated(model: CrossEncoder, pairs: Sequence[Pair]) -> int:
     limit = model.max_seq_length
     if not limit or not pairs:
         return 0
+    if is_reranker(model):
+        whole = {"text": {"truncation": False}}
+        batches = (list(pairs[start : start + _COUNTED]) for start in range(0, len(pairs), _COUNTED))
+        lengths = [model.preprocess(batch, processing_kwargs=whole)["attention_mask"].sum(dim=1) for batch in batches]
+        return sum(int((of_batch > limit).sum()) for of_batch in lengths)
     queries, documents = zip(*pairs, strict=True)
     encoded: Any = model.tokenizer(list(queries), list(documents), truncation=False, verbose=False)
     return sum(len(tokens) > limit for tokens in encoded["input_ids"])

@@ -1,4 +1,4 @@
-"""Mine the negatives of a part of the queries: encode, search, choose. Plain functions, no Ray.
+"""Mine the negatives of a part of the queries: search, choose. Plain functions, no Ray.
 
 A part's queries are encoded together, and the cross-encoder's pairs are batched within the part, so that the result
 depends only on the part and the settings, not on the number of workers.
@@ -10,29 +10,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.data.text_store import Text
-from raycol.index import Hit, Index
+from raycol.index import Hit
 from raycol.mining.candidates import (
     Candidate,
     Exclusions,
-    NegativeRules,
     eligible_hits,
+    next_system,
     normalize,
     sampling_order,
     text_rejection,
 )
-from raycol.mining.positives import PositiveScorer, ScoredPositive
 from raycol.mining.queries import Positive, TrainingQuery
-from raycol.mining.texts import Texts
-
-if TYPE_CHECKING:
-    from sentence_transformers import MultiVectorEncoder
+from raycol.mining.sources import Found, Source
 
 MINED_SCHEMA = pa.schema(
     {
@@ -45,10 +42,13 @@ MINED_SCHEMA = pa.schema(
         "mined_scores": pa.list_(pa.float32()),
     }
 )
+SYSTEMS_SCHEMA = MINED_SCHEMA.append(pa.field("mined_by", pa.list_(pa.string())))
+"""Of negatives that do not come from an index alone: `mined_by` names the system of each."""
 
 # Prefixes of the counts by reason.
 LEFT_OUT = "left out: "
 SHORT = "short: "
+MINED_BY = "mined by: "
 
 # Scores pairs of a query and a document: float32 [n].
 PairScorer = Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
@@ -60,36 +60,68 @@ class _Selection:
 
     Args:
         query: the query.
-        positives: ids and scores of its positives.
+        positives: ids of its positives, and their scores by the first system.
         exclusions: what is never a negative of it.
-        n_hits: hits in the window of ranks.
-        candidates: the eligible hits not tried yet, in the order in which they are tried.
+        weights: of the systems.
+        n_hits: hits in the windows of ranks.
+        candidates: the eligible hits of each system not tried yet, in the order in which they are tried.
         left_out: rejected hits by reason.
+        taken: negatives by system, those that are being tried included.
         seen: normalized texts of the candidates tried so far.
         negatives: the negatives chosen so far.
     """
 
     query: TrainingQuery
-    positives: list[ScoredPositive]
+    positives: list[tuple[str | None, float]]
     exclusions: Exclusions
+    weights: Sequence[float]
     n_hits: int
-    candidates: Iterator[Hit]
+    candidates: dict[int, Iterator[Hit]]
     left_out: Counter[str]
+    taken: Counter[int] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
     negatives: list[Candidate] = field(default_factory=list)
 
-    def accepts(self, text: Text) -> bool:
+    def draw(self, n: int) -> list[tuple[int, Hit]]:
+        """Return the next candidates, at most `n`, each with the number of its system."""
+        drawn: list[tuple[int, Hit]] = []
+        while len(drawn) < n and self.candidates:
+            system = next_system(self.taken, self.weights, self.candidates)
+            if hit := next(self.candidates[system], None):
+                self.taken[system] += 1
+                drawn.append((system, hit))
+            else:
+                del self.candidates[system]
+        return drawn
+
+    def reject(self, system: int, reason: str) -> None:
+        """Count a rejected candidate."""
+        self.left_out[reason] += 1
+        self.taken[system] -= 1
+
+    def accepts(self, system: int, text: Text) -> bool:
         """Whether a document may be a negative by its text; counts the rejection if not."""
-        reason = text_rejection(text, self.exclusions, self.seen)
-        self.left_out.update([reason] if reason else [])
+        if reason := text_rejection(text, self.exclusions, self.seen):
+            self.reject(system, reason)
         self.seen.add(normalize(text.content))
         return reason is None
 
     def why_short(self, wanted: int) -> str:
         """The reason that rejected most of the hits, for a query with too few negatives."""
-        if self.n_hits < wanted:
+        if self.n_hits < wanted or not self.left_out:  # a pool leaves out the others
             return "few hits"
         return min(self.left_out, key=lambda reason: (-self.left_out[reason], reason))
+
+    def mixed(self) -> list[Candidate]:
+        """Return the negatives: those of each system by score, mixed by weight, so that every prefix is mixed."""
+        ordered = sorted(self.negatives, key=lambda candidate: (-candidate.score, candidate.id))
+        queues = {number: [each for each in ordered if each.system == number] for number in sorted(self.taken)}
+        taken, mixed = Counter[int](), list[Candidate]()
+        while queues := {number: queue for number, queue in queues.items() if queue}:
+            number = next_system(taken, self.weights, queues)
+            taken[number] += 1
+            mixed.append(queues[number].pop(0))
+        return mixed
 
 
 @dataclass(frozen=True)
@@ -97,74 +129,69 @@ class Miner:
     """Mines the negatives of a part of the queries.
 
     Args:
-        index: where negatives come from.
-        encoder: the index's.
-        texts: of the index's documents.
-        rules: which hits qualify as negatives.
-        from_rank, to_rank: window of ranks, from 1, both inclusive.
+        sources: where negatives come from, at least one.
         keep_short: keep queries with fewer negatives than wanted, if they have any.
-        batch_size: texts encoded at once.
+        schema: of the rows.
         cross_encoder: rejects candidates that it scores above the lowest positive less `cross_encoder_margin`.
     """
 
-    index: Index
-    encoder: MultiVectorEncoder
-    texts: Texts
-    rules: NegativeRules
-    from_rank: int
-    to_rank: int
+    sources: Sequence[Source]
     keep_short: bool
-    batch_size: int
+    schema: pa.Schema = MINED_SCHEMA
     cross_encoder: PairScorer | None = None
     cross_encoder_margin: float = 0.0
 
+    @property
+    def _wanted(self) -> int:
+        return self.sources[0].system.rules.negatives
+
     def __call__(self, queries: Sequence[TrainingQuery]) -> tuple[pa.Table, Counter[str]]:
-        """Return rows of `MINED_SCHEMA`, one per query and positive, and counts.
+        """Return rows of the schema, one per query and positive, and counts.
 
         Counts: "queries", "pairs", "rows", "negatives", "hits"; "left out: REASON" of hits; "short: REASON" of
         queries, by the reason that rejected most of their hits; "short kept"; "positives encoded", which the index
-        lacks; "pairs scored" by the cross-encoder.
+        lacks; "pairs scored" by the cross-encoder; "mined by: SYSTEM" of negatives.
         """
         counts: Counter[str] = Counter(queries=len(queries), pairs=sum(len(query.positives) for query in queries))
-        encoded = self._encode_queries(queries)
-        hits = self.index.search(encoded, self.to_rank, threads=1)
-        scorer = PositiveScorer(self.index, self.encoder, self.texts, self.batch_size)
-        positives = scorer(queries, encoded, hits, counts)
-        selections = [
-            self._begin(query, query_hits[self.from_rank - 1 :], scored)
-            for query, query_hits, scored in zip(queries, hits, positives, strict=True)
-        ]
+        found = [source.find(queries, counts) for source in self.sources]
+        selections = [self._begin(*each) for each in zip(queries, zip(*found, strict=True), strict=True)]
         self._choose(selections, counts)
         rows = [row for selection in selections for row in self._finish(selection, counts)]
         counts["rows"] = len(rows)
         counts["negatives"] = sum(len(row["negatives"]) for row in rows)
-        return pa.Table.from_pylist(rows, MINED_SCHEMA), counts
+        if self.schema != MINED_SCHEMA:
+            counts.update(f"{MINED_BY}{name}" for row in rows for name in row["mined_by"])
+        return pa.Table.from_pylist(rows, self.schema), counts
 
-    def _encode_queries(self, queries: Sequence[TrainingQuery]) -> list[NDArray[np.float32]]:
-        texts = [query.text for query in queries]
-        embeddings = self.encoder.encode_query(texts, batch_size=self.batch_size, show_progress_bar=False)
-        return [query.float().cpu().numpy() for query in embeddings]
-
-    def _begin(self, query: TrainingQuery, hits: list[Hit], positives: list[ScoredPositive]) -> _Selection:
+    def _begin(self, query: TrainingQuery, found: Sequence[Found]) -> _Selection:
         left_out: Counter[str] = Counter()
-        exclusions, lowest = Exclusions.of(query), min(score for _, score in positives)
-        split = self.index.manifest.split is not None
-        eligible = eligible_hits(hits, exclusions, lowest, self.rules, left_out, split=split)
-        candidates = iter(sampling_order(eligible, self.rules, query.text))
-        return _Selection(query, positives, exclusions, len(hits), candidates, left_out)
+        exclusions, n_hits, candidates = Exclusions.of(query), 0, {}
+        for number, (source, (hits, positives)) in enumerate(zip(self.sources, found, strict=True)):
+            window = hits[source.system.from_rank - 1 : source.system.to_rank]
+            n_hits += len(window)
+            lowest, rules = min(score for _, score in positives), source.system.rules
+            eligible = eligible_hits(window, exclusions, lowest, rules, left_out, split=source.is_split)
+            candidates[number] = iter(sampling_order(eligible, rules, query.text))
+        ids = [
+            next(filter(None, ids), None) for ids in zip(*([id_ for id_, _ in each] for _, each in found), strict=True)
+        ]
+        scored = [(id_, score) for id_, (_, score) in zip(ids, found[0][1], strict=True)]
+        weights = [source.system.weight for source in self.sources]
+        return _Selection(query, scored, exclusions, weights, n_hits, candidates, left_out)
 
     def _finish(self, selection: _Selection, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows of a query, and add to the counts."""
         counts["hits"] += selection.n_hits
         counts.update({f"{LEFT_OUT}{reason}": n for reason, n in selection.left_out.items()})
-        if len(selection.negatives) < self.rules.negatives:
-            counts[f"{SHORT}{selection.why_short(self.rules.negatives)}"] += 1
+        if len(selection.negatives) < self._wanted:
+            counts[f"{SHORT}{selection.why_short(self._wanted)}"] += 1
             if not self.keep_short or not selection.negatives:
                 return
             counts["short kept"] += 1
-        negatives = sorted(selection.negatives, key=lambda candidate: (-candidate.score, candidate.id))
+        negatives = selection.mixed()
+        mined_by = [self.sources[negative.system].system.name for negative in negatives]
         for positive, (id_, score) in zip(selection.query.positives, selection.positives, strict=True):
-            yield _row(selection.query.text, positive, id_, score, negatives)
+            yield {**_row(selection.query.text, positive, id_, score, negatives), "mined_by": mined_by}
 
     def _choose(self, selections: Sequence[_Selection], counts: Counter[str]) -> None:
         """Choose each query's negatives: the first candidates that pass by their texts and cross-encoder logits.
@@ -174,15 +201,18 @@ class Miner:
         """
         limits = self._logit_limits(selections, counts)
         while batch := [
-            (row, hit)
+            (row, system, hit)
             for row, selection in enumerate(selections)
-            for hit in islice(selection.candidates, self.rules.negatives - len(selection.negatives))
+            for system, hit in selection.draw(self._wanted - len(selection.negatives))
         ]:
-            texts = self.texts(list(dict.fromkeys(hit.id for _, hit in batch)))
+            texts = [
+                source.texts(list(dict.fromkeys(hit.id for _, system, hit in batch if system == number)))
+                for number, source in enumerate(self.sources)
+            ]
             accepted = [
-                (row, Candidate(hit.id, texts[hit.id].content, hit.score))
-                for row, hit in batch
-                if selections[row].accepts(texts[hit.id])
+                (row, Candidate(hit.id, texts[system][hit.id].content, hit.score, system))
+                for row, system, hit in batch
+                if selections[row].accepts(system, texts[system][hit.id])
             ]
             logits = self._logits(
                 [(selections[row].query.text, candidate.text) for row, candidate in accepted], counts
@@ -191,7 +221,7 @@ class Miner:
                 if logit <= limits[row]:
                     selections[row].negatives.append(candidate)
                 else:
-                    selections[row].left_out["cross_encoder"] += 1
+                    selections[row].reject(candidate.system, "cross_encoder")
 
     def _logit_limits(self, selections: Sequence[_Selection], counts: Counter[str]) -> list[float]:
         """Upper bound of a negative's logit for each query: the lowest logit of its positives, less the margin."""
@@ -219,5 +249,5 @@ def _row(
         "positive": positive.text,
         "negative_ids": [negative.id for negative in negatives] if id_ else None,
         "negatives": [negative.text for negative in negatives],
-        "mined_scores": [score, *(negative.score for negative in negatives)],
+        "mined_scores": [score if isfinite(score) else None, *(negative.score for negative in negatives)],
     }

@@ -1,4 +1,4 @@
-"""Score positives by the index that negatives come from, so that their scores are comparable."""
+"""Score positives by the system that negatives come from, so that their scores are comparable."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PositiveScorer:
             {normalize(positive.text) for positive in query.positives if positive.id not in scores}
             for query, scores in zip(queries, by_id, strict=True)
         ]
-        by_text = self._hits_by_text(unmatched, hits)
+        by_text = hits_by_text(unmatched, hits, self.texts)
         missing = [
             (row, positive.text)
             for row, query in enumerate(queries)
@@ -86,28 +86,6 @@ class PositiveScorer:
             return positive.id, by_encoding[row, positive.text]
 
         return [[score(row, positive) for positive in query.positives] for row, query in enumerate(queries)]
-
-    def _hits_by_text(self, wanted: list[set[str]], hits: list[list[Hit]]) -> list[dict[str, Hit]]:
-        """Return for each query the best hit with each of the wanted normalized texts.
-
-        Texts are fetched in batches from the top, where most matches are.
-        """
-        matches: list[dict[str, Hit]] = [{} for _ in wanted]
-        for start in range(0, max(map(len, hits)), _TEXT_BATCH):
-            batch = {
-                row: query_hits[start : start + _TEXT_BATCH]
-                for row, query_hits in enumerate(hits)
-                if len(matches[row]) < len(wanted[row])
-            }
-            if not batch:
-                break
-            texts = self.texts(list(dict.fromkeys(hit.id for query_hits in batch.values() for hit in query_hits)))
-            for row, query_hits in batch.items():
-                for hit in query_hits:
-                    text = texts[hit.id]
-                    for match in wanted[row] & {normalize(text.content), normalize(text.text)}:
-                        matches[row].setdefault(match, hit)
-        return matches
 
     def _score_by_id(
         self, queries: Sequence[TrainingQuery], encoded: list[NDArray[np.float32]]
@@ -148,6 +126,29 @@ class PositiveScorer:
             array_TD = tokens_TD.float().cpu().numpy()
             documents[text] = pool(array_TD) if pool else array_TD
         return {(row, text): max_sim(encoded[row], documents[text]) for row, text in pairs}
+
+
+def hits_by_text(wanted: list[set[str]], hits: list[list[Hit]], texts_of: Texts) -> list[dict[str, Hit]]:
+    """Return for each query the best hit with each of the wanted normalized texts.
+
+    Texts are fetched in batches from the top, where most matches are.
+    """
+    matches: list[dict[str, Hit]] = [{} for _ in wanted]
+    for start in range(0, max(map(len, hits)), _TEXT_BATCH):
+        batch = {
+            row: query_hits[start : start + _TEXT_BATCH]
+            for row, query_hits in enumerate(hits)
+            if len(matches[row]) < len(wanted[row])
+        }
+        if not batch:
+            break
+        texts = texts_of(list(dict.fromkeys(hit.id for query_hits in batch.values() for hit in query_hits)))
+        for row, query_hits in batch.items():
+            for hit in query_hits:
+                text = texts[hit.id]
+                for match in wanted[row] & {normalize(text.content), normalize(text.text)}:
+                    matches[row].setdefault(match, hit)
+    return matches
 
 
 def max_sim(query_QD: NDArray[np.float32], tokens_TD: NDArray[np.float32]) -> float:

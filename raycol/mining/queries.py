@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from raycol.data.corpus import OnError, refuse
 from raycol.data.examples import Example
+from raycol.data.qrels import Qrels
 from raycol.data.readers.reader import BadRecord
 
 
@@ -24,12 +25,16 @@ class Positive:
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query, its positives, and the ids and texts of other documents that must not become negatives."""
+    """A query, its positives, and the ids and texts of other documents that must not become negatives.
+
+    `hits` are those of the systems that searched before the workers start, best first.
+    """
 
     text: str
     positives: list[Positive] = field(default_factory=list)
     other_ids: list[str] = field(default_factory=list)
     other_texts: list[str] = field(default_factory=list)
+    hits: list[list[tuple[str, float]]] = field(default_factory=list)
 
 
 QUERY_SCHEMA = pa.schema(
@@ -40,6 +45,8 @@ QUERY_SCHEMA = pa.schema(
         "positives": pa.list_(pa.string()),
         "other_ids": pa.list_(pa.string()),
         "other_texts": pa.list_(pa.string()),
+        "hit_ids": pa.list_(pa.list_(pa.string())),
+        "hit_scores": pa.list_(pa.list_(pa.float64())),
     }
 )
 
@@ -53,6 +60,8 @@ def to_row(query: TrainingQuery) -> dict[str, Any]:
         "positives": [positive.text for positive in query.positives],
         "other_ids": query.other_ids,
         "other_texts": query.other_texts,
+        "hit_ids": [[id_ for id_, _ in found] for found in query.hits],
+        "hit_scores": [[score for _, score in found] for found in query.hits],
     }
 
 
@@ -60,7 +69,8 @@ def from_row(row: dict[str, Any]) -> TrainingQuery:
     """Convert a row of `QUERY_SCHEMA` to a query."""
     columns = (row["query_ids"], row["positive_ids"], row["positives"])
     positives = [Positive(*values) for values in zip(*columns, strict=True)]
-    return TrainingQuery(row["query"], positives, row["other_ids"], row["other_texts"])
+    hits = [list(zip(*found, strict=True)) for found in zip(row["hit_ids"], row["hit_scores"], strict=True)]
+    return TrainingQuery(row["query"], positives, row["other_ids"], row["other_texts"], hits)
 
 
 def with_positives(examples: Iterable[Example], on_error: OnError, problems: list[BadRecord]) -> Iterator[Example]:
@@ -99,3 +109,19 @@ def group_queries(examples: Iterable[Example]) -> list[TrainingQuery]:
                 query.other_ids.extend([ids[position]] if ids else [])
                 query.other_texts.append(text)
     return list(queries.values())
+
+
+def exclude_judged(queries: Iterable[TrainingQuery], judged: Iterable[TrainingQuery]) -> None:
+    """Add the positives of other examples to what is never a negative of the same query, matched by its text."""
+    by_text = {query.text: query for query in judged}
+    for query in queries:
+        if other := by_text.get(query.text):
+            query.other_ids.extend([*other.other_ids, *(positive.id for positive in other.positives if positive.id)])
+            query.other_texts.extend([*other.other_texts, *(positive.text for positive in other.positives)])
+
+
+def exclude_relevant(queries: Iterable[TrainingQuery], qrels: Qrels) -> None:
+    """Add the documents that are judged relevant to what is never a negative of the same query, matched by its ids."""
+    for query in queries:
+        for query_id in dict.fromkeys(positive.query_id or "" for positive in query.positives):
+            query.other_ids.extend(id_ for id_, grade in qrels.get(query_id, {}).items() if grade > 0)

@@ -34,7 +34,7 @@ class MiningReport(Shown, BaseModel):
 
     Args:
         out: folder or URI of the results.
-        index, version: the index that negatives come from.
+        index, version: the index that negatives come from; None without one.
         queries: queries with distinct texts.
         pairs: pairs of a query and a positive.
         rows: pairs that got negatives.
@@ -44,6 +44,7 @@ class MiningReport(Shown, BaseModel):
         short_kept: short queries that were kept.
         hits: hits of all queries in the window of ranks.
         left_out: rejected hits by reason; hits that were never tried count under none.
+        mined_by: negatives of all rows by system; empty if all come from the index.
         positives_encoded: positives that the index lacks, which were encoded to be scored.
         pairs_scored: pairs scored by the cross-encoder.
         parts, reused_parts: parts of the job, and those that an interrupted run had finished.
@@ -56,8 +57,8 @@ class MiningReport(Shown, BaseModel):
     _main: ClassVar = ("out", "queries", "pairs", "rows", "negatives", "seconds")
 
     out: str
-    index: str
-    version: int
+    index: str | None
+    version: int | None
     queries: int
     pairs: int
     rows: int
@@ -67,6 +68,7 @@ class MiningReport(Shown, BaseModel):
     short_kept: int
     hits: int
     left_out: dict[str, int]
+    mined_by: dict[str, int] = {}
     positives_encoded: int
     pairs_scored: int
     parts: int
@@ -81,12 +83,14 @@ class ScoringReport(Shown, BaseModel):
 
     Args:
         out: folder or URI of the results.
-        teacher: the cross-encoder.
+        teacher: the teachers.
+        fingerprints: of each teacher.
         examples: examples read.
         rows: examples scored.
         n_ways: documents requested per example.
         pairs: pairs of a query and a document scored.
-        cut: pairs longer than the teacher's maximum length.
+        reused: scores that were known.
+        cut: pairs longer than a teacher's maximum length.
         positive_first: rows whose positive has the highest score.
         short: examples with fewer documents than `n_ways`.
         short_kept: short examples that were kept.
@@ -102,10 +106,12 @@ class ScoringReport(Shown, BaseModel):
 
     out: str
     teacher: str
+    fingerprints: list[str] = []
     examples: int
     rows: int
     n_ways: int
     pairs: int
+    reused: int = 0
     cut: int
     positive_first: int
     short: int

@@ -35,18 +35,19 @@ class IndexTexts:
 
 
 class CorpusTexts:
-    """Texts from a file of `write_texts`."""
+    """Texts from a file of `write_texts`; `found_by` names what returns the ids, for errors."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, found_by: str = "the index") -> None:
         self._store = TextStore.open(path)
+        self._found_by = found_by
 
     def __call__(self, ids: Sequence[str]) -> dict[str, Text]:
-        """Return the texts of documents by id. Raises `InputError` if the corpus lacks a document of the index."""
+        """Return the texts of documents by id. Raises `InputError` if the corpus lacks a document."""
         texts = self._store.find(ids)
         if missing := [id_ for id_ in ids if id_ not in texts]:
             raise InputError(
-                f"{self._store.name}: has no document {missing[0]!r}, which the index has; pass the corpus that the "
-                "index was built from with `corpus=`"
+                f"{self._store.name}: has no document {missing[0]!r}, which {self._found_by} has; pass the corpus "
+                f"that {self._found_by} was built from with `corpus=`"
             )
         return texts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from raycol.distributed.partitioned_job import PartitionedJob, PartWorker
 from raycol.index import Index
 from raycol.indexing.workers import open_encoder
-from raycol.mining.candidates import NegativeRules
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.cross_encoder import Pair, open_cross_encoder, score_pairs
 from raycol.mining.job import MinedPart, MiningJob
-from raycol.mining.part import Miner
+from raycol.mining.part import MINED_SCHEMA, SYSTEMS_SCHEMA, Miner
 from raycol.mining.queries import from_row
-from raycol.mining.scoring import score_part
+from raycol.mining.scoring import Combination, score_part
+from raycol.mining.sources import IndexSource, RunSource
+from raycol.mining.systems import MinedSystem
 from raycol.mining.texts import CorpusTexts, IndexTexts
 from raycol.storage import StoredFolder
 
@@ -60,9 +62,10 @@ class MiningWorker(_JobWorker):
     Args:
         job, on_gpu, dtype, inputs: see `_JobWorker`.
         config: the settings.
-        fingerprint: of the encoder.
+        fingerprint: of the encoder; None without an index.
         cross_encoder: fingerprint of the cross-encoder, if one is used.
-        corpus: name of the input file with texts; None if the index stores them.
+        corpus: name of the input file with texts; None if none are needed.
+        stores_texts: whether the texts of the index come from the index.
     """
 
     def __init__(
@@ -72,32 +75,43 @@ class MiningWorker(_JobWorker):
         dtype: str,
         inputs: StoredFolder,
         config: MineConfig,
-        fingerprint: str,
+        fingerprint: str | None,
         cross_encoder: str | None,
         corpus: str | None,
+        stores_texts: bool,
     ) -> None:
         super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
         self._fingerprint = fingerprint
         self._cross_encoder = cross_encoder
         self._corpus = corpus
+        self._stores_texts = stores_texts
 
     def open(self) -> None:
         """Open the index, its encoder, the texts and the cross-encoder."""
-        config = self.config
-        index = Index.open(config.index, config.version)
+        config, systems = self.config, self.config.systems
         self._miner = Miner(
-            index=index,
-            encoder=open_encoder(str(config.model), self.on_gpu, self.dtype, self._fingerprint),
-            texts=CorpusTexts(self.files.input_file(self._corpus)) if self._corpus else IndexTexts(index),
-            rules=negative_rules(config),
-            from_rank=config.from_rank,
-            to_rank=config.to_rank,
+            sources=[
+                RunSource(mined, self._texts(mined.name), number - config.mines_index)
+                if mined.system
+                else self._open_index(mined)
+                for number, mined in enumerate(systems)
+            ],
             keep_short=config.short == "keep",
-            batch_size=config.batch_size,
+            schema=SYSTEMS_SCHEMA if config.searched else MINED_SCHEMA,
             cross_encoder=self._open_cross_encoder(),
             cross_encoder_margin=config.cross_encoder_margin,
         )
+
+    def _open_index(self, mined: MinedSystem) -> IndexSource:
+        config = self.config
+        index = Index.open(config.index, config.version)
+        encoder = open_encoder(str(config.model), self.on_gpu, self.dtype, str(self._fingerprint))
+        texts = IndexTexts(index) if self._stores_texts else self._texts("the index")
+        return IndexSource(mined, texts, index, encoder, config.batch_size)
+
+    def _texts(self, found_by: str) -> CorpusTexts:
+        return CorpusTexts(self.files.input_file(str(self._corpus)), found_by)
 
     def _open_cross_encoder(self) -> Any:
         config = self.config
@@ -117,26 +131,13 @@ class MiningWorker(_JobWorker):
         return self._miner([from_row(row) for row in rows])
 
 
-def negative_rules(config: MineConfig) -> NegativeRules:
-    """Return the rules for negatives from the settings."""
-    return NegativeRules(
-        negatives=config.negatives,
-        margin=config.margin,
-        relative_margin=config.relative_margin,
-        max_score=config.max_score,
-        min_score=config.min_score,
-        sampling=config.sampling,
-        seed=config.seed,
-    )
-
-
 class ScoringWorker(_JobWorker):
     """Scores examples.
 
     Args:
         job, on_gpu, dtype, inputs: see `_JobWorker`.
         config: the settings.
-        fingerprint: of the teacher.
+        fingerprints: of the teachers.
     """
 
     def __init__(
@@ -146,19 +147,24 @@ class ScoringWorker(_JobWorker):
         dtype: str,
         inputs: StoredFolder,
         config: ScoreConfig,
-        fingerprint: str,
+        fingerprints: Sequence[str],
     ) -> None:
         super().__init__(job, on_gpu, dtype, inputs)
         self.config = config
-        self._fingerprint = fingerprint
+        self._fingerprints = fingerprints
+        self._teachers: dict[int, CrossEncoder] = {}
 
-    def open(self) -> None:
-        """Open the teacher."""
-        config = self.config
-        self._teacher: CrossEncoder = open_cross_encoder(
-            config.teacher, self.on_gpu, self.dtype, self._fingerprint, config.max_length
-        )
+    def _open_teacher(self, number: int) -> CrossEncoder:
+        """Return a teacher; opens it at the first score that is not known."""
+        if number not in self._teachers:
+            config = self.config
+            self._teachers[number] = open_cross_encoder(
+                config.teacher[number], self.on_gpu, self.dtype, self._fingerprints[number], config.max_length
+            )
+        return self._teachers[number]
 
     def compute_rows(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, Counter[str]]:
         """Return the part's examples with their scores."""
-        return score_part(rows, self._teacher, self.config.batch_size)
+        teachers = [partial(self._open_teacher, number) for number in range(len(self.config.teacher))]
+        combination = Combination(self.config.weights, self.config.normalization)
+        return score_part(rows, teachers, combination, self.config.batch_size)

@@ -154,9 +154,11 @@ def mine(
     batch_size: int = 32,
     queries_per_part: int = 256,
     on_error: OnError = "fail",
+    system: str | Sequence[str] = (),
     model: str | Path | None = None,
     version: int | None = None,
     corpus: str | Path | None = None,
+    judged: str | Path | Sequence[str | Path] = (),
     from_rank: int = 1,
     to_rank: int = 100,
     margin: float | None = None,
@@ -165,13 +167,14 @@ def mine(
     min_score: float | None = None,
     negatives: int = 7,
     sampling: Literal["top", "random"] = "top",
+    pool: int | None = None,
     cross_encoder: str | Path | None = None,
     cross_encoder_margin: float = 0.0,
     max_length: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> MiningReport:
-    """Find hard negatives of training queries in an index, on Ray Data; an interrupted run is resumed.
+    """Find hard negatives of training queries, on Ray Data; an interrupted run is resumed.
 
     Args:
         overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local
@@ -203,12 +206,15 @@ def score(
     batch_size: int = 32,
     queries_per_part: int = 256,
     on_error: OnError = "fail",
-    teacher: str | Path,
+    teacher: str | Path | Sequence[str | Path],
+    teacher_weights: Sequence[float] = (),
+    normalize: Literal["none", "z-score", "min-max"] | None = None,
+    reuse: str | Path | Sequence[str | Path] = (),
     n_ways: int = 8,
     max_length: int | None = None,
     overwrite: bool = False,
 ) -> ScoringReport:
-    """Score training examples with a cross-encoder, on Ray Data; an interrupted run is resumed.
+    """Score training examples with teachers, on Ray Data; an interrupted run is resumed.
 
     Args:
         overwrite: replace the results that an earlier run wrote to `out`, once the new ones are complete; a local

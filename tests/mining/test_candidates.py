@@ -9,7 +9,6 @@ from raycol.data.text_store import Text
 from raycol.index import Hit
 from raycol.mining.candidates import (
     Exclusions,
-    NegativeRules,
     eligible_hits,
     normalize,
     sampling_order,
@@ -17,6 +16,7 @@ from raycol.mining.candidates import (
     text_rejection,
 )
 from raycol.mining.queries import Positive, TrainingQuery
+from raycol.mining.systems import NegativeRules
 
 WORDS = st.sampled_from(["", "rain", "Rain", "rain  wind", "RAIN wind", "snow", "fog", "fog "])
 MARGINS = st.none() | st.floats(0, 3)

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from raycol.data.text_store import Text
 from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo, commit_manifest
-from raycol.mining.candidates import NegativeRules, normalize
+from raycol.mining.candidates import normalize
 from raycol.mining.part import MINED_SCHEMA, Miner
 from raycol.mining.queries import Positive, TrainingQuery
+from raycol.mining.sources import IndexSource
+from raycol.mining.systems import MinedSystem, NegativeRules
 from raycol.mining.texts import IndexTexts
 from raycol.storage import open_store
 from tests.conftest import make_clustered, unit
@@ -62,8 +64,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 def miner(index: Index, rules: NegativeRules, from_rank: int = 1, to_rank: int = 40, **settings: Any) -> Miner:
-    values = {"keep_short": False, "batch_size": 8, **settings}
-    return Miner(index, HashEncoder(), IndexTexts(index), rules, from_rank, to_rank, **values)
+    system = MinedSystem("index", None, rules, from_rank, to_rank)
+    source = IndexSource(system, IndexTexts(index), index, HashEncoder(), batch_size=8)
+    return Miner([source], **{"keep_short": False, **settings})
 
 
 KNOWN = st.integers(0, DOCUMENTS - 1).map(lambda number: Positive("q", f"d{number}", text_of(number)))
