@@ -186,9 +186,8 @@ def _network_bytes(
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
     own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    dimensions: int = encoder.get_embedding_dimension()
-    tokens = others * own * dimensions * sent_and_gradient
-    sent = 2 * 4 * trained
+    tokens: float = others * own * encoder.get_embedding_dimension() * sent_and_gradient
+    sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())
         gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
