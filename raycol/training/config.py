@@ -12,7 +12,8 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
-from raycol.training.contradictions import contradictions, reasons_without_effect
+from raycol.training.batches import Mixing
+from raycol.training.contradictions import contradictions, without_effect
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
@@ -25,12 +26,10 @@ Schedule = Literal["linear", "cosine", "constant"]
 TrainDtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
-_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet")
-
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every", "keep_checkpoints",
-    "stall_timeout", "report_to", "tracking_dir",
+    "out", "storage", "prepared", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every",
+    "keep_checkpoints", "stall_timeout", "report_to", "tracking_dir",
 }  # fmt: skip
 
 
@@ -64,13 +63,6 @@ def _check_metric(name: str) -> str:
     return parsed
 
 
-def _check_trackers(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in _TRACKERS:
-            raise ValueError(f"Input should be {', '.join(map(repr, _TRACKERS[:-1]))} or {_TRACKERS[-1]!r}")
-    return names
-
-
 def _name_of(objective: Objective | Loss) -> str:
     return objective if isinstance(objective, str) else objective.fingerprint
 
@@ -90,6 +82,10 @@ class TrainConfig(Config):
 
     storage: Location | None = None
     """Folder or URI for checkpoints, accessible to every worker; by default a hidden folder next to `out`."""
+
+    prepared: Location | None = None
+    """Folder or URI of the prepared training set: written unless it exists, and kept for other trainings on the same
+    data; by default it is in `storage`, and deleted after training."""
 
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
@@ -141,6 +137,13 @@ class TrainConfig(Config):
     mask_margin: Annotated[float, Field(ge=0)] | None = None
     """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
     (Zhang et al. 2025, arXiv 2506.05176)."""
+
+    mixing: Mixing = "batches"
+    """How several sources are mixed: batches (each batch from one of them, sampled by weight), round-robin (each batch
+    from the next of them) or examples (each example from one of them, sampled by weight)."""
+
+    mixing_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Weights of sources are raised to 1 / this: 1 keeps them, greater values make them more uniform."""
 
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
@@ -252,7 +255,7 @@ class TrainConfig(Config):
     """Average the weights of this number of checkpoints into the final model: those with the best `eval_metric`, or
     the last ones if there is no evaluation."""
 
-    report_to: Annotated[Names, AfterValidator(_check_trackers)] = ()
+    report_to: Names = ()
     """Experiment trackers that get settings and metrics: tensorboard, wandb, mlflow, trackio or comet."""
 
     tracking_dir: LocalPath | None = None
@@ -325,7 +328,7 @@ class TrainConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
-        return reasons_without_effect(self)
+        return without_effect(self)
 
     @property
     def distils(self) -> bool:
@@ -341,7 +344,7 @@ class TrainConfig(Config):
 
     @property
     def has_softmax(self) -> bool:
-        """Whether the loss has a softmax, and so a temperature."""
+        """Whether the objective has a softmax, which a temperature scales."""
         return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
@@ -389,5 +392,9 @@ class TrainConfig(Config):
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
-        means_saved = self.average_checkpoints and not self.evaluates
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME - ({"save_every"} if means_saved else set()))
+        # Workers share each batch, unless documents of other workers are not compared.
+        compares_own = not self.gather_across_workers and (self.in_batch or self.scoring == "xtr")
+        unused = _NOT_IN_OUTCOME | (set() if compares_own else {"num_workers"})
+        # Without evaluations, the last checkpoints are averaged.
+        averages_last = self.average_checkpoints and not self.evaluates
+        return self.model_dump(mode="json", exclude=unused - ({"save_every"} if averages_last else set()))

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
 
 
+_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet")
+
+
 def contradictions(config: TrainConfig) -> Iterator[str]:
     """Yield what is wrong with a configuration, and what to do about it."""
     if config.batch_size % config.num_workers:
@@ -27,12 +30,17 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "teacher_temperature and normalize_scores apply to objective distillation only"
     if len(config.data) == 1 and config.data[0].weight is not None:
         yield "data[0].weight has no effect with a single source; leave weight out"
+    weighted = next((number for number, source in enumerate(config.data) if source.weight is not None), None)
+    if config.mixing == "round-robin" and weighted is not None:
+        yield f"mixing round-robin takes sources in turn; leave out data[{weighted}].weight"
     if config.keep_initial and config.lora_rank:
         yield "keep_initial averages full weights, lora_rank trains adapters; leave out one of them"
     if config.average_checkpoints and config.lora_rank:
         yield "average_checkpoints averages full weights, lora_rank trains adapters; leave out one of them"
     if config.average_checkpoints and config.ema_decay:
         yield "ema_decay and average_checkpoints both average over steps; leave out one of them"
+    if unknown := [name for name in config.report_to if name not in _TRACKERS]:
+        yield f"report_to is {unknown[0]!r}: expected {', '.join(_TRACKERS[:-1])} or {_TRACKERS[-1]}"
     if config.report_to and is_uri(config.out) and not config.tracking_dir:
         yield "report_to needs a folder for the trackers' files, and out is a URI; set tracking_dir"
     if config.freeze_layers and config.lora_rank:
@@ -55,9 +63,9 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "shard_weights needs equal passes on all workers, activation_tokens varies them; leave out one of them"
 
 
-def reasons_without_effect(config: TrainConfig) -> dict[str, str]:
-    """Why settings have no effect, by name."""
-    reasons = {}
+def without_effect(config: TrainConfig) -> dict[str, str]:
+    """Return the settings that have no effect beside the others, each with the reason and what to do."""
+    reasons: dict[str, str] = {}
     if not config.has_softmax:
         reasons["temperature"] = f"{config.objective_name} has no softmax for the temperature; leave it out"
     if config.scoring != "xtr":
@@ -73,6 +81,10 @@ def reasons_without_effect(config: TrainConfig) -> dict[str, str]:
         reasons["symmetric"] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
     if not config.distils or not isinstance(config.objective, str):
         reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
+    if len(config.data) == 1:
+        reasons |= dict.fromkeys(("mixing", "mixing_temperature"), "it mixes several sources; leave it out")
+    elif config.mixing == "round-robin":
+        reasons["mixing_temperature"] = "mixing round-robin has no weights; leave it out"
     if not config.lora_rank:
         reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
     if not config.encodes_twice:

@@ -78,7 +78,7 @@ def test_a_missing_package_is_reported_before_workers_start(tiny_colbert: Path, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"report_to": ["wandb", "tensorbord"]}, "input should be 'tensorboard', .* or 'comet'"),
+        ({"report_to": ["wandb", "tensorbord"]}, "report_to is 'tensorbord': expected tensorboard, .* or comet"),
         ({"report_to": "wandb", "out": "s3://bucket/m"}, "out is a URI; set tracking_dir"),
         ({"tracking_dir": "x"}, "tracking_dir has no effect: it is a folder of report_to's trackers"),
     ],
