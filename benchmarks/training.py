@@ -1,6 +1,9 @@
 """Measure training.
 
-    python benchmarks/training.py [step] [workers] [checkpoints] [batches] [gpu] [transfer RECIPE ...]
+    python benchmarks/training.py [prepare] [step] [workers] [checkpoints] [batches] [gpu] [transfer RECIPE ...]
+
+prepare      pairs a second that become a training set, and its memory: Parquet of random words, of 4 to 14
+             words a query and 30 to 110 a passage, taken by column and parsed by row
 
 step         pairs a second of one worker and of sentence-transformers' Trainer, with its defaults and with its token
              budget, on the same batches, on one thread: all-MiniLM-L6-v2, 64 pairs of SQuAD, 128 tokens
@@ -11,6 +14,7 @@ gpu          tokens a second and peak memory of cached contrastive at large batc
              late-interaction-kernels; needs a GPU, and a model with --model
 negatives    share of the training examples of SciFact and SQuAD whose in-batch negatives include their own positive or
              another positive of their query, at batches of 64 and 256
+scoring      MaxSim of 16 queries with 512 documents and its gradient, beside sentence-transformers', on one thread
 transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
 Seconds are CPU seconds of one process with one thread if not said otherwise.
@@ -26,6 +30,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +49,8 @@ STEPS = 8
 BATCH, SQUAD_STEPS, BUDGET, OURS, ACTIVATIONS = 64, 3, 32 * 128, 16 * 128, 3 * 32 * 128
 BATCHES = (64, 256, 1024, 16384)
 NEGATIVES_BATCHES = (64, 256)
+# Pairs by column, and by row, which is slower.
+PREPARED = {"by column": (250_000, 1_000_000), "by row": (100_000,)}
 GPU_BATCHES = (4096, 16384, 32768)
 TESTS = ("scifact", "cranfield")
 RESAMPLES = 10_000
@@ -61,14 +68,73 @@ def main() -> None:
     for what in options.what:
         with tempfile.TemporaryDirectory() as folder:
             {
+                "prepare": prepare_pairs,
                 "step": step,
                 "workers": workers,
                 "checkpoints": checkpoints,
                 "batches": batches,
                 "gpu": gpu,
                 "negatives": negatives,
+                "scoring": scoring,
                 "transfer": transfer,
             }[what](Path(folder), options)
+
+
+def prepare_pairs(folder: Path, options: argparse.Namespace) -> None:
+    """Write training sets of more and more pairs."""
+    rows = []
+    for how, sizes in PREPARED.items():
+        for n in sizes:
+            say(f"{n:,} pairs {how}")
+            path = _random_pairs(folder / f"{n}.parquet", n)
+            cpu_s, own_bytes, set_bytes = in_fresh_process(_prepare, path, folder, how == "by row")
+            rows.append([how, f"{n:,}", f"{n / cpu_s:,.0f}", gib(own_bytes), gib(set_bytes)])
+    print_table(["pairs", "number", "a CPU second", "GiB of memory", "GiB written"], rows)
+    print()
+
+
+def _random_pairs(path: Path, n: int) -> Path:
+    """Write pairs of random words to Parquet, 100,000 to a row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = np.array(["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(20_000)])
+
+    def texts(n: int, *lengths: int) -> list[str]:
+        ends = np.cumsum(rng.integers(*lengths, n))
+        drawn = words[rng.zipf(1.2, ends[-1]) % len(words)]
+        return [" ".join(one) for one in np.split(drawn, ends[:-1])]
+
+    schema = pa.schema({"query": pa.string(), "positive": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, n, 100_000):
+            size = min(100_000, n - start)
+            writer.write_table(pa.table({"query": texts(size, 4, 14), "positive": texts(size, 30, 110)}, schema))
+    return path
+
+
+def _prepare(path: Path, folder: Path, by_row: bool) -> tuple[float, int, int]:
+    """CPU seconds of writing a training set, the peak of this process's own memory, and the bytes of the set."""
+    from raycol.training import reading
+    from raycol.training.preparation import write_training_set
+
+    if by_row:
+        reading.take_examples = lambda *_: None
+    peaks = [0]
+
+    def watch() -> None:
+        while True:
+            status = Path("/proc/self/status").read_text()  # mapped files are not its own
+            peaks.append(1024 * int(status.partition("RssAnon:")[2].split()[0]))
+            time.sleep(0.02)
+
+    threading.Thread(target=watch, daemon=True).start()
+    with tempfile.TemporaryDirectory(dir=folder) as place, measured() as cost:
+        write_training_set(_config(path, folder), place)
+        n_bytes = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    return cost.cpu_s, max(peaks), n_bytes
 
 
 def _pairs(folder: Path, n: int) -> Path:
@@ -394,7 +460,8 @@ def negatives(folder: Path, options: argparse.Namespace) -> None:
             task = prepare(config, Path(place), Path(place))
             examples = TrainingSet(Path(place))
             plan = make_plan(config, task.sources, examples)
-            positives_N, queries_N = examples.positives(), examples.column("query")
+            shard = examples.shard(0)
+            positives_N, queries_N = shard.positives_N, shard.queries_N
             known = KnownPositives(queries_N, positives_N, symmetric=False)
             same, other, pairs, n = 0, 0, 0, 0
             for batch in plan.batches(max(1, len(examples) // size)):
@@ -407,6 +474,34 @@ def negatives(folder: Path, options: argparse.Namespace) -> None:
         rows.append([name, str(size), "apart" if spread else "random", *shares, f"{pairs / n:.2f}"])
     print_table(["data", "batch", "duplicates", "own positive", "other positive", "pairs a query"], rows)
     print()
+
+
+def scoring(folder: Path, options: argparse.Namespace) -> None:
+    """Scores and gradients of random embeddings, in alternation."""
+    import torch
+    from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
+
+    from raycol.training.scoring import scores_of_all
+
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(0)
+    queries, documents = (
+        torch.nn.functional.normalize(torch.randn(*shape, 128, generator=rng), dim=-1).requires_grad_()
+        for shape in ((16, 32), (512, 1, 180))
+    )
+    masks = {
+        "queries_mask": torch.ones(16, 32, dtype=torch.bool),
+        "documents_mask": torch.ones(512, 1, 180, dtype=torch.bool),
+    }
+    seconds: dict[Any, list[float]] = {scores_of_all: [], colbert_scores: []}
+    for _, score in itertools.product(range(options.rounds), seconds):
+        start = time.process_time()
+        score(queries, documents, **masks).logsumexp(dim=1).mean().backward()
+        seconds[score].append(time.process_time() - start)
+    medians = {score: statistics.median(found) for score, found in seconds.items()}
+    rows = [["raycol", f"{medians[scores_of_all]:.2f}"], ["sentence-transformers", f"{medians[colbert_scores]:.2f}"]]
+    print_table(["MaxSim and its gradient", "CPU s"], rows)
+    print(f"sentence-transformers takes {medians[colbert_scores] / medians[scores_of_all]:.1f} times as long\n")
 
 
 def transfer(folder: Path, options: argparse.Namespace) -> None:

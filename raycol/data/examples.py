@@ -43,7 +43,7 @@ from raycol.data.corpus import OnError, SkippedRecords, all_skipped
 from raycol.data.headerless import is_example_header, may_be_header, name_by_position, refuse_unnamed_ids
 from raycol.data.qrels import read_qrels
 from raycol.data.raw_examples import RawExample, parse_examples
-from raycol.data.readers.reader import BadRecord, CorpusFile, as_object
+from raycol.data.readers.reader import BadRecord, CorpusFile, Rows, as_object
 from raycol.data.sources import ExampleSource, OpenSource
 from raycol.errors import InputError
 
@@ -109,7 +109,7 @@ def read_examples(
             example.
     """
     opened = OpenSource(source, on_error, problems)
-    items = _read_beir(opened, n_ways) if opened.beir else _read_files(opened, n_ways)
+    items = read_beir(opened, n_ways) if opened.beir else _read_files(opened, n_ways)
     skipped = SkippedRecords(on_error, problems)
     count = 0
     for item in items:
@@ -119,11 +119,16 @@ def read_examples(
             continue
         skipped.add(item)
     if not count:
-        reason = all_skipped(skipped.first)
-        raise InputError(f"{source.path}: no training examples in it; expected at least one{reason}")
+        raise no_examples_error(source, skipped.first)
 
 
-def _read_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
+def no_examples_error(source: ExampleSource, first: BadRecord | None) -> InputError:
+    """The error for a source without examples; `first` is the first skipped record, if any."""
+    return InputError(f"{source.path}: no training examples in it; expected at least one{all_skipped(first)}")
+
+
+def read_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
+    """Yield an example per judgement above 0 of a BEIR folder, in order."""
     qrels = qrels_path(opened.source.path, opened.source.split or "train")
     for query_id, grades in read_qrels(qrels).items():
         for document_id, grade in grades.items():
@@ -133,13 +138,34 @@ def _read_beir(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Bad
 
 
 def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | BadRecord]:
-    looked_up: set[Role] = set()
-    count = 0
+    reader = ExampleReader(opened, n_ways)
     for file in opened.files:
+        header = ExampleHeader(file, opened)
+        yield from reader.parse(file, header, file.rows(header.select, header.infer_names))
+    reader.check_used()
+
+
+class ExampleReader:
+    """Parses the records of a source's files, and resolves their ids.
+
+    Args:
+        opened: the source.
+        n_ways: maximum number of documents per example; keeps the positive and the first of the others.
+    """
+
+    def __init__(self, opened: OpenSource, n_ways: int | None) -> None:
+        self.looked_up: set[Role] = set()
+        """Roles of which texts were looked up by id."""
+        self.n_parsed = 0
+        """Examples parsed so far, also those with an unknown id."""
+        self._opened = opened
+        self._n_ways = n_ways
+
+    def parse(self, file: CorpusFile, header: ExampleHeader, rows: Rows) -> Iterator[Example | BadRecord]:
+        """Yield the examples of rows of a file, in order."""
         if file.format == "npz":
             raise InputError(f"{file}: holds arrays; expected training examples in JSON Lines, CSV, TSV or Parquet")
-        header = _Header(file, opened)
-        for position, record in file.rows(header.select, header.infer_names):
+        for position, record in rows:
             where = file.where(position.number)
             try:
                 record = header.as_object(record)
@@ -151,15 +177,18 @@ def _read_files(opened: OpenSource, n_ways: int | None) -> Iterator[Example | Ba
                 yield BadRecord(where, str(error))
                 continue
             for raw in raw_examples:
-                count += 1
-                looked_up |= {"query"} if raw.query is None else set()
-                looked_up |= {"document"} if not raw.documents else set()
-                yield _resolve(raw, where, opened, n_ways)
-    if count:
-        opened.check_used(looked_up)
+                self.n_parsed += 1
+                self.looked_up |= {"query"} if raw.query is None else set()
+                self.looked_up |= {"document"} if not raw.documents else set()
+                yield _resolve(raw, where, self._opened, self._n_ways)
+
+    def check_used(self) -> None:
+        """Raise `InputError` if the source names queries or documents, and no example refers to them."""
+        if self.n_parsed:
+            self._opened.check_used(self.looked_up)
 
 
-class _Header:
+class ExampleHeader:
     """Roles of the columns of a file: once for a table, per line for JSON."""
 
     def __init__(self, file: CorpusFile, opened: OpenSource) -> None:

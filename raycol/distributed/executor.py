@@ -247,8 +247,8 @@ class _OnRay(Executor):
         """
         import ray.data
 
-        # Importing Ray Data configures its loggers; raycol reports progress itself.
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Importing Ray Data configures its loggers; raycol reports progress and errors itself.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
         progress = RunningProgress(on_progress)
         others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}

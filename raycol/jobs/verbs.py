@@ -52,7 +52,7 @@ VERBS = {
         "Train an encoder.",
         TrainConfig,
         ("train",),
-        writes=("out", "storage"),
+        writes=("out", "storage", "prepared"),
         reads=("data",),
         models=("model",),
         collections=("eval_data",),

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import pyarrow.parquet as pq
 import xxhash
 
-from raycol.core.uris import is_uri
 from raycol.data import BadRecord
 from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource, read_examples
+from raycol.data.files import HUB
 from raycol.errors import InputError
 from raycol.mining.report import SCORING_REPORT, ScoringReport
 from raycol.storage import open_store
@@ -63,7 +63,7 @@ def _key(query: str, document: str) -> bytes:
 
 def _report_of(location: str) -> ScoringReport | None:
     """The report of a result of `raycol score` that names its teachers; None for anything else."""
-    if not is_uri(location) and ":" in location:  # the name of a dataset
+    if location.startswith(HUB):
         return None
     try:
         report = ScoringReport.model_validate_json(open_store(location).read(SCORING_REPORT, _MAX_REPORT_BYTES))

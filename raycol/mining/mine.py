@@ -76,14 +76,13 @@ def mine_negatives(config: MineConfig, report: Report = no_report, executor: Exe
         with store.workspace(0) as folder:
             plan = MiningPlan(folder)
             queries = _read_queries(config, beir, problems)
-            if config.searched and corpus:
-                search_systems(queries, config.searched, corpus, config, store, report, executor)
-            plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
             texts = write_texts(plan.folder / _TEXTS, corpus, config.on_error, problems) if corpus else None
-            if config.searched:
-                _check_known(config, queries, plan.folder / _TEXTS)
             report(0, None, "loading the model")
             encoder, cross_encoder = _open_models(config, index)
+            if config.searched and corpus:
+                search_systems(queries, config.searched, corpus, config, store, report, executor)
+                _check_known(config, queries, plan.folder / _TEXTS)
+            plan.add(map(to_row, queries), QUERY_SCHEMA, config.queries_per_part)
             settings = {
                 "index": xxhash.xxh3_64_hexdigest(index.manifest.model_dump_json().encode()) if index else None,
                 "version": index.version if index else None,

@@ -108,7 +108,7 @@ class _Selection:
 
     def why_short(self, wanted: int) -> str:
         """The reason that rejected most of the hits, for a query with too few negatives."""
-        if self.n_hits < wanted:
+        if self.n_hits < wanted or not self.left_out:  # a pool leaves out the others
             return "few hits"
         return min(self.left_out, key=lambda reason: (-self.left_out[reason], reason))
 

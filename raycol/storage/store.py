@@ -182,10 +182,13 @@ class StoredFolder(BaseModel):
 
 
 def save_folder(store: Store, workspace: Path, parent: str, base: int = 0) -> StoredFolder:
-    """Move a workspace's files to a folder under `parent` in the store, named `base` and a hash of their contents."""
+    """Move a workspace's files to a folder under `parent` in the store, named `base` and a hash of their contents.
+
+    `""` is the top of the store.
+    """
     files = {path.name: describe_file(path) for path in sorted(workspace.iterdir())}
     fsync_tree(workspace)
-    name = f"{parent}/{content_name(base, files)}"
+    name = f"{parent}/{content_name(base, files)}".removeprefix("/")
     store.publish(workspace, name, files)
     return StoredFolder(folder=name, files=files)
 

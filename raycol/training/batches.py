@@ -7,8 +7,10 @@ number of examples, and a resumed training starts at any batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,21 @@ from raycol.errors import InputError
 _RECONSIDERED_BATCHES = 4
 
 Indices = NDArray[np.int64]
+Mixing = Literal["batches", "round-robin", "examples"]
+
+
+@dataclass(frozen=True)
+class ShardExamples:
+    """What the plan knows of the examples of a shard: their numbers, and the ids of query and positive, [N]."""
+
+    numbers_N: Indices
+    queries_N: Indices
+    positives_N: Indices
+
+    def without(self, held_out: Iterable[int]) -> ShardExamples:
+        """The examples of other queries."""
+        kept = ~np.isin(self.queries_N, [*held_out])
+        return ShardExamples(self.numbers_N[kept], self.queries_N[kept], self.positives_N[kept])
 
 
 @dataclass(frozen=True)
@@ -27,15 +44,17 @@ class MixtureSource:
 
     Args:
         name: shown in error messages.
-        examples: indices of its examples.
+        n_examples: number of its examples, without those of held-out queries.
         weight: sampling weight, relative to the other sources.
         n_ways: documents per example in a batch; shorter examples are padded to it.
+        shards: each loads a random part of the examples.
     """
 
     name: str
-    examples: Indices
+    n_examples: int
     weight: float
     n_ways: int
+    shards: Sequence[Callable[[], ShardExamples]]
 
 
 @dataclass(frozen=True)
@@ -43,46 +62,85 @@ class BatchPlan:
     """All batches of a training.
 
     Args:
-        sources: the mixture. A batch comes from one source, sampled by weight.
-        queries_N: query id of each example.
-        positives_N: id of each example's positive; None if examples with the same positive may share a batch.
+        sources: the mixture.
         batch_size: examples per batch, over all workers.
         seed: seeds the order of the examples.
         allow_duplicates: let examples with the same query or the same positive share a batch.
+        distinct_positives: whether examples with the same positive count as duplicates.
+        held_out: ids of queries whose examples are left out.
+        mixing: whether batches or examples are drawn from the sources by weight, or batches from each source in turn.
     """
 
     sources: tuple[MixtureSource, ...]
-    queries_N: Indices
-    positives_N: Indices | None
     batch_size: int
     seed: int
     allow_duplicates: bool
+    distinct_positives: bool = True
+    held_out: frozenset[int] = frozenset()
+    mixing: Mixing = "batches"
 
     def batches(self, n: int) -> Iterator[Indices]:
-        """Yield the first `n` batches, each of `batch_size` example indices.
+        """Yield the first `n` batches, each of `batch_size` example numbers.
 
-        Every epoch over a source has its own order. An example that duplicates another one of the batch is deferred to
-        a later batch, not dropped.
+        Every epoch over a source has its own order, of its shards and within each. An example that duplicates another
+        one of the batch is deferred to a later batch, not dropped. One shard of a source is in memory.
 
         Raises:
             InputError: too many examples of one source share a query or a positive.
         """
         streams = [_Stream(self, number, source) for number, source in enumerate(self.sources)]
         weights = np.array([source.weight for source in self.sources])
+        shares = weights / weights.sum()
         rng = np.random.default_rng([self.seed, 0])
-        for _ in range(n):
-            chosen = rng.choice(len(streams), p=weights / weights.sum()) if len(streams) > 1 else 0
-            yield streams[chosen].batch()
+        for number in range(n):
+            batch = _Batch(self)
+            if len(streams) == 1:
+                streams[0].fill(batch, self.batch_size)
+            elif self.mixing == "round-robin":
+                streams[number % len(streams)].fill(batch, self.batch_size)
+            elif self.mixing == "batches":
+                streams[rng.choice(len(streams), p=shares)].fill(batch, self.batch_size)
+            else:
+                for stream, share in zip(streams, rng.multinomial(self.batch_size, shares).tolist(), strict=True):
+                    stream.fill(batch, share)
+                # Workers take slices: each gets examples of all sources.
+                rng.shuffle(batch.examples)
+            yield np.array(batch.examples, np.int64)
 
     def check(self) -> None:
         """Raise `InputError` if a source cannot fill a batch."""
         for number, source in enumerate(self.sources):
-            if len(source.examples) < self.batch_size:
+            if source.n_examples < self.batch_size:
                 raise InputError(
-                    f"{source.name}: {len(source.examples)} examples to train on, fewer than "
+                    f"{source.name}: {source.n_examples} examples to train on, fewer than "
                     f"`batch_size={self.batch_size}`; lower it or add examples"
                 )
-            _Stream(self, number, source).batch()
+            _Stream(self, number, source).fill(_Batch(self), self.batch_size)
+
+
+# Number, query and positive of an example.
+_Planned = tuple[int, int, int]
+
+
+class _Batch:
+    """A batch that is being filled: its examples, and their queries and positives."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.examples: list[int] = []
+        self._plan = plan
+        self._queries: set[int] = set()
+        self._positives: set[int] = set()
+
+    def add(self, example: _Planned) -> bool:
+        """Add an example unless it duplicates another one; return whether it was added."""
+        number, query, positive = example
+        if not self._plan.allow_duplicates:
+            if query in self._queries or (self._plan.distinct_positives and positive in self._positives):
+                return False
+            self._queries.add(query)
+            self._positives.add(positive)
+        self.examples.append(number)
+        return True
 
 
 class _Stream:
@@ -93,53 +151,43 @@ class _Stream:
         self._source = source
         self._number = number
         self._order = self._shuffled_epochs()
-        self._deferred: deque[int] = deque()
+        self._deferred: deque[_Planned] = deque()
 
-    def _shuffled_epochs(self) -> Iterator[int]:
-        epoch = 0
-        while True:
-            rng = np.random.default_rng([self._plan.seed, 1, self._number, epoch])
-            yield from rng.permutation(self._source.examples).tolist()
-            epoch += 1
+    def _shuffled_epochs(self) -> Iterator[_Planned]:
+        n_shards = len(self._source.shards)
+        for epoch in count():
+            seed = [self._plan.seed, 1, self._number, epoch]
+            for index in np.random.default_rng(seed).permutation(n_shards).tolist() if n_shards > 1 else [0]:
+                shard = self._source.shards[index]()
+                if self._plan.held_out:
+                    shard = shard.without(self._plan.held_out)
+                rng = np.random.default_rng([*seed, index] if n_shards > 1 else seed)
+                order = rng.permutation(len(shard.numbers_N))
+                columns = (shard.numbers_N, shard.queries_N, shard.positives_N)
+                yield from zip(*(column[order].tolist() for column in columns), strict=True)
 
-    def batch(self) -> Indices:
-        size = self._plan.batch_size
-        batch: list[int] = []
-        queries: set[int] = set()
-        positives: set[int] = set()
-
-        def accepts(example: int) -> bool:
-            if self._plan.allow_duplicates:
-                return True
-            query = int(self._plan.queries_N[example])
-            positive = -1 if self._plan.positives_N is None else int(self._plan.positives_N[example])
-            if query in queries or (positive >= 0 and positive in positives):
-                return False
-            queries.add(query)
-            positives.add(positive)
-            return True
-
-        deferred_again: list[int] = []
-        for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * size)):
-            if len(batch) == size:
+    def fill(self, batch: _Batch, n: int) -> None:
+        """Add `n` examples to a batch."""
+        size = len(batch.examples) + n
+        deferred_again: list[_Planned] = []
+        for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * n)):
+            if len(batch.examples) == size:
                 break
             example = self._deferred.popleft()
-            (batch if accepts(example) else deferred_again).append(example)
+            if not batch.add(example):
+                deferred_again.append(example)
         self._deferred.extendleft(reversed(deferred_again))
         n_drawn = 0
-        while len(batch) < size:
-            if n_drawn > 2 * len(self._source.examples):
+        while len(batch.examples) < size:
+            if n_drawn > 2 * self._source.n_examples:
                 raise InputError(
-                    f"{self._source.name}: only {len(batch)} examples differ in query and positive, too few for a "
-                    f"batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
+                    f"{self._source.name}: only {len(batch.examples)} examples differ in query and positive, too few "
+                    f"for a batch of {size}; lower `batch_size=` or pass `allow_duplicates=True`"
                 )
             example = next(self._order)
             n_drawn += 1
-            if accepts(example):
-                batch.append(example)
-            else:
+            if not batch.add(example):
                 self._deferred.append(example)
-        return np.array(batch, np.int64)
 
 
 class WorkerBatches:

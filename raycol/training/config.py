@@ -12,7 +12,8 @@ from raycol.data.corpus import OnError
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.storage import absolute
-from raycol.training.contradictions import contradictions
+from raycol.training.batches import Mixing
+from raycol.training.contradictions import contradictions, without_effect
 from raycol.training.loss import Loss
 
 # Record of the files that `train` wrote to a model's folder.
@@ -27,8 +28,8 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every", "keep_checkpoints",
-    "stall_timeout",
+    "out", "storage", "prepared", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every",
+    "keep_checkpoints", "stall_timeout",
 }  # fmt: skip
 
 
@@ -82,6 +83,10 @@ class TrainConfig(Config):
     storage: Location | None = None
     """Folder or URI for checkpoints, accessible to every worker; by default a hidden folder next to `out`."""
 
+    prepared: Location | None = None
+    """Folder or URI of the prepared training set: written unless it exists, and kept for other trainings on the same
+    data; by default it is in `storage`, and deleted after training."""
+
     objective: Annotated[
         Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
     ] = "cached"
@@ -132,6 +137,13 @@ class TrainConfig(Config):
     mask_margin: Annotated[float, Field(ge=0)] | None = None
     """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
     (Zhang et al. 2025, arXiv 2506.05176)."""
+
+    mixing: Mixing = "batches"
+    """How several sources are mixed: batches (each batch from one of them, sampled by weight), round-robin (each batch
+    from the next of them) or examples (each example from one of them, sampled by weight)."""
+
+    mixing_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Weights of sources are raised to 1 / this: 1 keeps them, greater values make them more uniform."""
 
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""
@@ -302,38 +314,7 @@ class TrainConfig(Config):
 
     def without_effect(self) -> dict[str, str]:
         """See `Config`."""
-        reasons = {}
-        if not self._has_softmax:
-            reasons["temperature"] = f"{self.objective_name} has no softmax for the temperature; leave it out"
-        if self.scoring != "xtr":
-            reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
-        if not self.in_batch and self.scoring != "xtr" and self.gather_across_workers:
-            reasons["gather_across_workers"] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if not self.in_batch:
-            for name in ("mask_false_negatives", "mask_margin"):
-                reasons[name] = f"{self.objective_name} has no in-batch negatives; leave it out"
-        if self.objective in ("cached", "contrastive"):
-            reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
-        else:
-            reasons["symmetric"] = f"it is a variant of contrastive, not of {self.objective_name}; leave it out"
-        if not self.distils or not isinstance(self.objective, str):
-            reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
-        if not self.lora_rank:
-            reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
-        if not self.encodes_twice:
-            reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
-        if self.mini_batch_tokens:
-            reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
-        if self.freeze_layers:
-            reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
-        if not self.eval_data:
-            reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
-        if not self.evaluates:
-            for name in ("eval_every", "eval_metric"):
-                reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
-        if all(source.split for source in self.data):
-            reasons["split"] = "every source sets its own split; leave it out"
-        return reasons
+        return without_effect(self)
 
     @property
     def distils(self) -> bool:
@@ -348,7 +329,8 @@ class TrainConfig(Config):
         return not self.distils or self.contrastive_weight > 0
 
     @property
-    def _has_softmax(self) -> bool:
+    def has_softmax(self) -> bool:
+        """Whether the objective has a softmax, which a temperature scales."""
         return isinstance(self.objective, str) and (self.objective != "margin-mse" or self.contrastive_weight > 0)
 
     @property
@@ -391,4 +373,6 @@ class TrainConfig(Config):
 
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME)
+        # Workers share each batch, unless documents of other workers are not compared.
+        compares_own = not self.gather_across_workers and (self.in_batch or self.scoring == "xtr")
+        return self.model_dump(mode="json", exclude=_NOT_IN_OUTCOME | (set() if compares_own else {"num_workers"}))

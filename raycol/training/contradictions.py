@@ -25,6 +25,9 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "teacher_temperature and normalize_scores apply to objective distillation only"
     if len(config.data) == 1 and config.data[0].weight is not None:
         yield "data[0].weight has no effect with a single source; leave weight out"
+    weighted = next((number for number, source in enumerate(config.data) if source.weight is not None), None)
+    if config.mixing == "round-robin" and weighted is not None:
+        yield f"mixing round-robin takes sources in turn; leave out data[{weighted}].weight"
     if config.keep_initial and config.lora_rank:
         yield "keep_initial averages full weights, lora_rank trains adapters; leave out one of them"
     if config.freeze_layers and config.lora_rank:
@@ -45,3 +48,43 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         )
     if config.shard_weights and config.activation_tokens:
         yield "shard_weights needs equal passes on all workers, activation_tokens varies them; leave out one of them"
+
+
+def without_effect(config: TrainConfig) -> dict[str, str]:
+    """Return the settings that have no effect beside the others, each with the reason and what to do."""
+    reasons: dict[str, str] = {}
+    if not config.has_softmax:
+        reasons["temperature"] = f"{config.objective_name} has no softmax for the temperature; leave it out"
+    if config.scoring != "xtr":
+        reasons["xtr_tokens"] = "it applies to scoring xtr only; choose that, or leave it out"
+    if not config.in_batch and config.scoring != "xtr" and config.gather_across_workers:
+        reasons["gather_across_workers"] = f"{config.objective_name} has no in-batch negatives; leave it out"
+    if not config.in_batch:
+        for name in ("mask_false_negatives", "mask_margin"):
+            reasons[name] = f"{config.objective_name} has no in-batch negatives; leave it out"
+    if config.objective in ("cached", "contrastive"):
+        reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
+    else:
+        reasons["symmetric"] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
+    if not config.distils or not isinstance(config.objective, str):
+        reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
+    if len(config.data) == 1:
+        reasons |= dict.fromkeys(("mixing", "mixing_temperature"), "it mixes several sources; leave it out")
+    elif config.mixing == "round-robin":
+        reasons["mixing_temperature"] = "mixing round-robin has no weights; leave it out"
+    if not config.lora_rank:
+        reasons["lora_alpha"] = "it scales the adapters of lora_rank; set lora_rank too, or leave it out"
+    if not config.encodes_twice:
+        reasons["activation_tokens"] = "without GradCache all activations are kept; leave it out"
+    if config.mini_batch_tokens:
+        reasons["mini_batch_size"] = "mini_batch_tokens replaces it; leave out one of them"
+    if config.freeze_layers:
+        reasons["embedding_learning_rate"] = "freeze_layers freezes the embeddings; leave out one of them"
+    if not config.eval_data:
+        reasons["eval_split"] = "it is a split of eval_data; set eval_data too, or leave it out"
+    if not config.evaluates:
+        for name in ("eval_every", "eval_metric"):
+            reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
+    if all(source.split for source in config.data):
+        reasons["split"] = "every source sets its own split; leave it out"
+    return reasons

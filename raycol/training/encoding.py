@@ -174,7 +174,8 @@ def text_widths(features: Features) -> list[int]:
     """Each text's number of columns up to its last token, [B]."""
     kept_BT = kept_positions(features)
     columns_T = torch.arange(1, kept_BT.shape[1] + 1, device=kept_BT.device)
-    return (kept_BT * columns_T).amax(dim=1).tolist()
+    widths: list[int] = (kept_BT * columns_T).amax(dim=1).tolist()
+    return widths
 
 
 def kept_positions(features: Features) -> Tensor:

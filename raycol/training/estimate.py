@@ -18,11 +18,11 @@ from raycol.training.batches import BatchPlan
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.encoding import backward, encode, select_texts
+from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.objective import make_loss
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
-from raycol.training.trainer import ExampleDataset
 from raycol.training.worker import freeze_unused, new_encoder
 
 # Examples whose texts are tokenized.
@@ -85,7 +85,8 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         task = prepare(config.model_copy(update={"eval_data": None}), data, collections)
         examples = TrainingSet(data)
         plan = make_plan(config, task.sources, examples)
-        n_sampled, batches = _sample(config, encoder, ExampleDataset(examples, plan), plan)
+        n_batches = min(_SAMPLED, task.steps * config.accumulate)
+        n_sampled, batches = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
     loss = make_loss(encoder, config)
     texts = list(chain.from_iterable(batches))
     n_tokens = sum(one.n_tokens for one in texts)
@@ -100,7 +101,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
     parameters = list(encoder.parameters())
     memory = step_memory(config, encoder, loss, batches)
     return TrainEstimate(
-        examples=sum(len(source.examples) for source in plan.sources),
+        examples=sum(source.n_examples for source in plan.sources),
         steps=task.steps,
         tokens=round(task.steps * step_tokens),
         padded_share=1 - n_tokens / n_encoded,
@@ -116,11 +117,11 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
 
 
 def _sample(
-    config: TrainConfig, encoder: MultiVectorEncoder, examples: ExampleDataset, plan: BatchPlan
+    config: TrainConfig, encoder: MultiVectorEncoder, n_batches: int, examples: ExampleDataset, plan: BatchPlan
 ) -> tuple[int, list[SampledBatch]]:
-    """Tokenize a worker's share of the first batches; return the number of examples, and their texts."""
+    """Tokenize a worker's share of the first `n_batches`; return the number of examples, and their texts."""
     n, batches = 0, []
-    for batch in plan.batches(_SAMPLED):
+    for batch in plan.batches(n_batches):
         rows = [examples[row] for row in batch[: config.batch_size // config.num_workers].tolist()[: _SAMPLED - n]]
         if not rows:
             break
@@ -185,11 +186,12 @@ def _network_bytes(
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
     own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    tokens = others * own * encoder.get_embedding_dimension() * sent_and_gradient
-    sent = 2 * 4 * trained
+    tokens: float = others * own * encoder.get_embedding_dimension() * sent_and_gradient
+    sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())
         gathers = 3 if config.encodes_twice else 2  # forward and backward; with GradCache forward twice
         size = 4 if config.dtype == "float32" else 2
         sent = config.accumulate * passes * (gathers * size * n + 4 * trained)
-    return round(others / config.num_workers * sent + tokens)
+    n_bytes: int = round(others / config.num_workers * sent + tokens)
+    return n_bytes

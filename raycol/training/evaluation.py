@@ -30,6 +30,7 @@ from raycol.evaluation.scoring import ModelScorer, score_passages
 from raycol.evaluation.top_hits import Hits, TopHits
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
+from raycol.training.example_table import random_keys
 from raycol.training.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -153,38 +154,44 @@ def _path(folder: Path, number: int, name: str) -> Path:
     return folder / f"{number}-{name}"
 
 
-def held_out_rows(examples: TrainingSet, n: int, seed: int) -> NDArray[np.int64]:
-    """Indices of all examples of `n` random queries, to hold out from training.
+def held_out_queries(examples: TrainingSet, n: int, seed: int) -> NDArray[np.int64]:
+    """Ids of `n` random queries, to hold out from training with all of their examples.
 
     Raises:
         InputError: the training set has `n` queries or fewer.
     """
-    queries_N = examples.column("query")
-    distinct = np.unique(queries_N)
-    if n >= len(distinct):
-        raise InputError(f"held_out is {n}, but there are only {len(distinct)} queries; hold out fewer")
-    chosen = np.random.default_rng([seed, 2]).permutation(distinct)[:n]
-    return np.flatnonzero(np.isin(queries_N, chosen))
+    salt = np.random.default_rng([seed, 2]).integers(1 << 62)
+    chosen = np.empty(0, np.int64)
+    for ids in examples.query_ids():
+        # Those whose hash is lowest: of each shard, so that not all ids are in memory.
+        chosen = np.unique(np.concatenate([chosen, ids]))
+        chosen = chosen[np.argsort(random_keys(chosen ^ salt))[: n + 1]]
+    if len(chosen) <= n:
+        raise InputError(f"held_out is {n}, but there are only {len(chosen)} queries; hold out fewer")
+    return chosen[:n]
 
 
-def store_held_out(folder: Path, examples: TrainingSet, rows: NDArray[np.int64], n: int) -> EvaluationSet:
+def store_held_out(folder: Path, examples: TrainingSet, held_out: NDArray[np.int64], n: int) -> EvaluationSet:
     """Write a test collection of held-out examples to a folder: every query searches the documents of all of them.
 
     The positive is the document with the highest teacher score, or the first document if there are no scores.
     """
-    documents: dict[int, None] = {}
+    documents: dict[int, str] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for number in rows.tolist():
-        query, ids, scores = examples.text_rows(number)
-        positive = ids[int(np.argmax(scores))] if scores else ids[0]
-        documents.update(dict.fromkeys(ids if scores else [positive]))
-        queries[str(query)] = examples.text(query)
-        qrels.setdefault(str(query), {})[str(positive)] = 1
-    held_out = EvaluationSet(name=f"{n} held-out queries of the training data")
-    passages = (Passage(str(row), "", examples.text(row)) for row in documents)
-    save_collection(folder, 0, Collection(held_out.name, (), queries, qrels), passages)
-    return held_out
+    for index in range(len(examples.shards)):
+        shard = examples.shard(index)
+        for number in shard.numbers_N[np.isin(shard.queries_N, held_out)].tolist():
+            row = examples[number]
+            best = int(np.argmax(row.scores)) if row.scores else 0
+            texts = dict(zip(row.document_ids, row.documents, strict=True))
+            documents |= texts if row.scores else {row.document_ids[best]: row.documents[best]}
+            queries[str(row.query_id)] = row.query
+            qrels.setdefault(str(row.query_id), {})[str(row.document_ids[best])] = 1
+    stored = EvaluationSet(name=f"{n} held-out queries of the training data")
+    passages = (Passage(str(id_), "", text) for id_, text in documents.items())
+    save_collection(folder, 0, Collection(stored.name, (), queries, qrels), passages)
+    return stored
 
 
 def evaluate_on(

@@ -145,6 +145,7 @@ def train(
         "model": config.model if is_uri(config.model) else model,
         "out": absolute(config.out),
         "storage": config.storage_uri,
+        "prepared": config.prepared and absolute(config.prepared),
     }
     config = config.model_copy(update=absolute_paths)
     store = open_store(config.storage_uri)
@@ -152,7 +153,7 @@ def train(
         unfinished = open_run(store, config)
         try:
             report(0, None, "reading the examples")
-            run = unfinished or prepare_run(store, config)
+            run = unfinished or prepare_run(store, config, executor, report)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
                 fit(config, run, report, _record_writer(store, on_record))
@@ -223,7 +224,7 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
     from raycol.training.worker import fit
 
     data, collection = run.open(store)
-    with tempfile.TemporaryDirectory() as workspace:
+    with run.checking(store), tempfile.TemporaryDirectory() as workspace:
         fit(config, run.work, data, collection, Path(workspace), store, on_record)
 
 

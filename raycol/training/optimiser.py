@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from sentence_transformers import MultiVectorEncoder
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -79,7 +78,6 @@ class MuonAdamW(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters."""
         loss = None if closure is None else closure()

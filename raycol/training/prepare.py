@@ -5,16 +5,22 @@ All input errors surface here, before any worker starts.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from raycol.core.progress import Report, no_report
+from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.errors import InputError
 from raycol.training.batches import BatchPlan, MixtureSource
 from raycol.training.config import TrainConfig
-from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
-from raycol.training.evaluation import EvaluationSet, held_out_rows, store_collections, store_held_out
+from raycol.training.dataset import SourceInfo, TrainingSet
+from raycol.training.evaluation import EvaluationSet, held_out_queries, store_collections, store_held_out
+from raycol.training.preparation import write_training_set
 
 
 class TrainingTask(BaseModel):
@@ -27,19 +33,36 @@ class TrainingTask(BaseModel):
     collections: tuple[EvaluationSet, ...] = ()
 
 
-def prepare(config: TrainConfig, data: Path, collections: Path) -> TrainingTask:
-    """Write the training set to the empty folder `data`, and the evaluation collections, if any, to `collections`.
+def prepare(
+    config: TrainConfig,
+    data: str | Path,
+    collections: Path,
+    executor: Executor = IN_PROCESS,
+    report: Report = no_report,
+) -> TrainingTask:
+    """Write the training set to `data`, unless it is there, and the evaluation collections, if any, to `collections`.
+
+    Args:
+        config: the settings.
+        data: folder or URI of the training set.
+        collections: an empty folder.
+        executor: where the workers run if the data have several parts.
+        report: receives the progress.
 
     Raises:
         InputError: unusable data or collections, or too few examples for a batch.
     """
-    sources = tuple(write_training_set(config, data))
+    prepared = write_training_set(config, data, executor, report)
+    sources = tuple(
+        info.model_copy(update={"weight": source.weight or float(info.examples)})
+        for info, source in zip(prepared.sources, config.data, strict=True)
+    )
     examples = TrainingSet(data)
     plan = make_plan(config, sources, examples)
     plan.check()
     _check_negatives(config, plan)
     epochs = config.epochs or 1
-    n_batches = epochs * sum(len(source.examples) for source in plan.sources) // config.batch_size
+    n_batches = epochs * sum(source.n_examples for source in plan.sources) // config.batch_size
     epoch_steps = n_batches // config.accumulate
     steps = (
         min(config.max_steps, epoch_steps) if config.max_steps and config.epochs else config.max_steps or epoch_steps
@@ -71,27 +94,35 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
 
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """Return the batch plan of a training set, without the examples of held-out queries."""
-    source_N = examples.column("source")
-    trained_N = np.ones(len(examples), bool)
-    if config.held_out:
-        trained_N[_held_out(config, examples)] = False
-    positives_N = None
-    if config.in_batch:
-        positives_N = examples.best_documents() if config.distils else examples.positives()
-    mixture = tuple(
-        MixtureSource(info.path, np.flatnonzero(trained_N & (source_N == number)), info.weight, info.n_ways)
-        for number, info in enumerate(sources)
-    )
+    held_out = frozenset(_held_out(config, examples).tolist()) if config.held_out else frozenset()
+    mixture = tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources))
+    n_ways = max(source.n_ways for source in mixture)
     return BatchPlan(
-        sources=mixture,
-        queries_N=examples.column("query"),
-        # If a document is compared with its own query only, equal positives do no harm.
-        positives_N=positives_N,
+        sources=tuple(
+            replace(
+                source,
+                weight=source.weight ** (1 / config.mixing_temperature),
+                # All examples of a batch have the same number of documents.
+                n_ways=n_ways if config.mixing == "examples" else source.n_ways,
+            )
+            for source in mixture
+        ),
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,
+        # If a document is compared with its own query only, equal positives do no harm.
+        distinct_positives=config.in_batch,
+        held_out=held_out,
+        mixing=config.mixing,
     )
 
 
-def _held_out(config: TrainConfig, examples: TrainingSet) -> np.ndarray:
-    return held_out_rows(examples, config.held_out, config.seed)
+def _mixture_source(number: int, info: SourceInfo, examples: TrainingSet, held_out: frozenset[int]) -> MixtureSource:
+    indices = [index for index, shard in enumerate(examples.shards) if shard.source == number]
+    shards = [partial(examples.shard, index) for index in indices]
+    n_examples = sum(len(load().without(held_out).numbers_N) for load in shards) if held_out else info.examples
+    return MixtureSource(info.path, n_examples, info.weight, info.n_ways, shards)
+
+
+def _held_out(config: TrainConfig, examples: TrainingSet) -> NDArray[np.int64]:
+    return held_out_queries(examples, config.held_out, config.seed)

@@ -1,7 +1,7 @@
 """The storage of a training; removed once the model is published.
 
 run.json        settings, fingerprint of the inputs, prepared task, folders of its data
-data/...        the training set
+data/...        the training set, unless `prepared` is another place for it
 collection/...  the evaluation collections, if any
 checkpoints/    see checkpoints.py
 metrics.jsonl   a line per step and evaluation, appended as they complete
@@ -23,10 +23,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raycol.core.uris import is_uri, without_options
-from raycol.data import corpus_files
-from raycol.data.corpus import source_state
-from raycol.data.files import folder_state, path_kind
+from raycol.core.progress import Report, no_report
+from raycol.core.uris import is_uri, join_uri, without_options
+from raycol.distributed.executor import IN_PROCESS, Executor
 from raycol.distributed.partitioned_job import differences
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
 from raycol.models.remote import check_writable, model_exists, publish_model
@@ -41,12 +40,25 @@ from raycol.training.checkpoints import (
     rank_by_metric,
 )
 from raycol.training.config import MODEL_FILES, TrainConfig
+from raycol.training.preparation import data_states, is_of_training_set, location_state
 from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
 _ENTRIES = (RUN, DONE, METRICS, "data", "collection", "checkpoints", "ray")
 _CONTENT_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
+
+
+class DataLocation(BaseModel):
+    """Where the training set is: a folder or URI of its own, or in the store of the run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prepared: str | None
+
+    def open(self, store: Store) -> str:
+        """Return its location, for `TrainingSet`."""
+        return self.prepared or join_uri(store.uri, "data")
 
 
 class TrainingRun(BaseModel):
@@ -57,21 +69,28 @@ class TrainingRun(BaseModel):
     settings: dict[str, Any]
     inputs: list[str]
     work: TrainingTask
-    data: StoredFolder
+    data: DataLocation
     collection: StoredFolder | None
 
-    def open(self, store: Store) -> tuple[Path, Path | None]:
-        """Return local folders with the data and the collections, after comparing all checksums.
+    def open(self, store: Store) -> tuple[str, Path | None]:
+        """Return the location of the training set, and a local folder with the collections after comparing checksums.
 
         Raises:
             RaycolError: a file is missing or damaged.
         """
-        try:
+        with self.checking(store):
             return self.data.open(store), self.collection.open(store) if self.collection else None
+
+    @contextmanager
+    def checking(self, store: Store) -> Iterator[None]:
+        """Convert the error of a damaged file into a `RaycolError` that says what to do."""
+        try:
+            yield
         except IndexCorruptError as error:
-            raise RaycolError(
-                f"{store}: the training's storage is damaged ({error}); remove it and train again"
-            ) from error
+            what = (
+                f"{self.data.prepared}: the training set" if self.data.prepared else f"{store}: the training's storage"
+            )
+            raise RaycolError(f"{what} is damaged ({error}); remove it and train again") from error
 
 
 def open_run(store: Store, config: TrainConfig) -> TrainingRun | None:
@@ -108,10 +127,9 @@ def _check_unused(store: Store) -> None:
     """
     entries = store.names("")
     foreign = [name for name in (RUN, DONE, METRICS, "ray", MANIFESTS, "partitions") if name in entries]
-    for folder in _CONTENT_FOLDERS:
-        foreign += [f"{folder}/{name}" for name in store.names(folder) if not is_content_name(name)]
-        if folder in entries and store.describe(folder):
-            foreign.append(folder)
+    foreign += [f"data/{name}" for name in store.names("data") if not is_of_training_set(name)]
+    foreign += [f"collection/{name}" for name in store.names("collection") if not is_content_name(name)]
+    foreign += [name for name in _CONTENT_FOLDERS if name in entries and store.describe(name)]
     if foreign:
         raise InputError(
             f"{store}: holds {foreign[0]}, which is not part of a training; pass a folder used for checkpoints only "
@@ -119,8 +137,16 @@ def _check_unused(store: Store) -> None:
         )
 
 
-def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
+def prepare_run(
+    store: Store, config: TrainConfig, executor: Executor = IN_PROCESS, report: Report = no_report
+) -> TrainingRun:
     """Prepare a training in a store and write its `run.json`.
+
+    Args:
+        store: the storage of the training.
+        config: the settings.
+        executor: where the examples are read if there are many.
+        report: receives the progress.
 
     Raises:
         InputError: see `prepare`; or the model cannot be opened.
@@ -128,18 +154,18 @@ def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
     from raycol.models.encoder import probe_encoder
     from raycol.training.worker import new_encoder
 
+    data = DataLocation(prepared=config.prepared)
     with writing(store), store.workspace(0) as workspace:
-        data, collection = workspace / "data", workspace / "collection"
-        data.mkdir()
+        collection = workspace / "collection"
         collection.mkdir()
-        task = prepare(config, data, collection)
+        task = prepare(config, data.open(store), collection, executor, report)
         # A broken model fails here, once, and not in every worker.
         probe_encoder(new_encoder(config, "cpu"), config.model)
         run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),
             work=task,
-            data=save_folder(store, data, data.name),
+            data=data,
             collection=save_folder(store, collection, collection.name) if config.evaluates else None,
         )
         store.write(RUN, run.model_dump_json().encode())
@@ -148,19 +174,8 @@ def prepare_run(store: Store, config: TrainConfig) -> TrainingRun:
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    locations = [config.model, *(config.eval_data or ())]
-    for source in config.data:
-        locations += [str(location) for location in (source.path, source.queries, source.documents) if location]
-    return [f"{location} {_fingerprint(location)}" for location in locations]
-
-
-def _fingerprint(location: str) -> str:
-    try:
-        if path_kind(location) == "folder":
-            return folder_state(location, "*")
-        return " ".join(source_state(file) for file in corpus_files(location))
-    except InputError:  # a model on the hub, a glob of lookup files
-        return ""
+    states = [f"{location} {location_state(location)}" for location in (config.model, *(config.eval_data or ()))]
+    return [*states, *data_states(config)]
 
 
 def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[Checkpoint, list[dict[str, float]]]:

@@ -64,7 +64,7 @@ class _MaxSim(torch.autograd.Function):
     def forward(
         ctx: Any, queries_QSD: Tensor, documents_NTD: Tensor, queries_mask_QS: Tensor, documents_mask_NT: Tensor
     ) -> Tensor:
-        n_queries, n_documents, length = len(queries_QSD), *documents_mask_NT.shape
+        n_documents, length = documents_mask_NT.shape
         tokens_KD = queries_QSD.flatten(0, 1)  # K = Q * S
         best_KN = tokens_KD.new_empty(len(tokens_KD), n_documents)
         nearest_KN = torch.empty(best_KN.shape, dtype=torch.int32, device=best_KN.device)
@@ -78,7 +78,7 @@ class _MaxSim(torch.autograd.Function):
             nearest_KN[:, part] = nearest + starts_N[part]
         empty_N = ~documents_mask_NT.any(dim=-1)
         ctx.save_for_backward(queries_QSD, documents_NTD, queries_mask_QS, empty_N, nearest_KN)
-        best_QSN = _precise(best_KN).unflatten(0, (n_queries, -1))
+        best_QSN = _precise(best_KN).unflatten(0, (len(queries_QSD), -1))
         return (best_QSN * queries_mask_QS[:, :, None]).sum(dim=1).masked_fill(empty_N, _NO_TOKENS)
 
     @staticmethod

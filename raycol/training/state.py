@@ -1,4 +1,4 @@
-"""Training state on disk: weights, optimiser, learning-rate schedule, loss scaler, RNG states, history.
+"""Training state on disk: weights, optimiser, learning-rate schedule, loss scaler, history.
 
 Tensors are safetensors, the rest is JSON, nothing is pickled. A training resumed from these files continues as if it
 had not been interrupted.
@@ -7,13 +7,11 @@ had not been interrupted.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ from raycol.errors import InputError
 from raycol.training.sharding import sharded_like, whole
 
 WEIGHTS, OPTIMISER = "weights.safetensors", "optimiser.safetensors"
-SETTINGS, RANDOM = "optimiser.json", "random.json"
+SETTINGS = "optimiser.json"
 
 
 def snapshot(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
@@ -122,27 +120,3 @@ def load_optimiser(folder: Path, optimiser: Any, schedule: Any, scaler: GradScal
     schedule.load_state_dict(settings["schedule"])
     if scaler:
         scaler.load_state_dict(settings["scaler"])
-
-
-def random_state() -> dict[str, Any]:
-    """State of every random number generator that training uses, JSON-serialisable."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    state = {
-        "python": random.getstate(),
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, gauss],
-        "torch": torch.get_rng_state().tolist(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state().tolist()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore every random number generator from `random_state`."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from sentence_transformers import MultiVectorEncoder
@@ -182,8 +183,9 @@ def _stored_bytes(config: TrainConfig, encoder: MultiVectorEncoder, features: Fe
     return sum(stored.values())
 
 
-def autocast(config: TrainConfig, encoder: MultiVectorEncoder) -> AbstractContextManager[object]:
+def autocast(config: TrainConfig, encoder: MultiVectorEncoder) -> AbstractContextManager[Any]:
     """The precision of the encoder's computation."""
     if config.dtype == "float32":
         return nullcontext()
-    return torch.autocast(encoder.device.type, getattr(torch, config.dtype))
+    context: AbstractContextManager[Any] = torch.autocast(encoder.device.type, getattr(torch, config.dtype))
+    return context

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +30,27 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from raycol.core.memory import peak_memory
 from raycol.data.collection import Collection
-from raycol.errors import InputError, RaycolError
+from raycol.errors import RaycolError
 from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
-from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
+from raycol.training.batches import BatchPlan, WorkerBatches
 from raycol.training.checkpoints import AsyncCheckpointer, list_checkpoints
-from raycol.training.dataset import TrainingRow, TrainingSet
+from raycol.training.dataset import TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import evaluate_on
+from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
-from raycol.training.positives import KnownPositives, collate_ids, is_ids
+from raycol.training.positives import collate_ids, is_ids
 from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
-    RANDOM,
     SETTINGS,
     WEIGHTS,
     load_optimiser,
     load_weights,
     mixed_weights,
-    random_state,
-    set_random_state,
     snapshot,
     snapshot_optimiser,
 )
@@ -64,72 +61,6 @@ _MAX_EXAMPLES_SHOWN = 8
 
 class StoppedError(RaycolError):
     """Raised by all workers at the same step."""
-
-
-# Random examples drawn per missing document of a short example.
-_DRAWS_PER_DOCUMENT = 16
-
-
-class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Torch dataset of a training set's examples, as columns: query, documents, and teacher scores as the label.
-
-    Examples are padded to their source's `n_ways` documents. With teacher scores, an example repeats its own documents
-    and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
-    seeded per example, so the choice does not depend on the number of workers.
-
-    With `known`, the ids of the texts and of the query's positives are further columns.
-    """
-
-    def __init__(self, examples: TrainingSet, plan: BatchPlan, known: KnownPositives | None = None) -> None:
-        self._examples = examples
-        self._plan = plan
-        self._known = known
-        self._source_N = examples.column("source")
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        source = self._plan.sources[self._source_N[number]]
-        query, documents, scores = self._examples.text_rows(number)
-        n_missing = source.n_ways - len(documents)
-        if n_missing and scores is not None:
-            documents, scores = ([*islice(cycle(values), source.n_ways)] for values in (documents, scores))
-        elif n_missing:
-            documents = [*documents, *self._random_negatives(number, documents, source, n_missing)]
-        text = self._examples.text
-        columns = to_columns(TrainingRow(text(query), list(map(text, documents)), scores))
-        return {**columns, **self._known.columns(query, documents)} if self._known else columns
-
-    def _random_negatives(self, number: int, documents: list[int], source: MixtureSource, n: int) -> list[int]:
-        """Sample `n` positives of other queries; if there are too few, repeat them and the example's own negatives.
-
-        Raises:
-            InputError: the source has no other positive, and the example no negative.
-        """
-        rng = np.random.default_rng([self._plan.seed, 3, number])
-        sampled: list[int] = []
-        for other in rng.choice(source.examples, _DRAWS_PER_DOCUMENT * n).tolist():
-            positive = self._examples.text_rows(other)[1][0]
-            same_query = self._plan.queries_N[other] == self._plan.queries_N[number]
-            if not same_query and positive not in (*documents, *sampled):
-                sampled.append(positive)
-            if len(sampled) == n:
-                return sampled
-        negatives = [*documents[1:], *sampled]
-        if not negatives:
-            raise InputError(
-                f"{self._examples.where(number)}: has no negative, and no other query has a different positive to use "
-                "as one; add negatives (raycol mine)"
-            )
-        return [*sampled, *islice(cycle(negatives), n - len(sampled))]
-
-
-def to_columns(row: TrainingRow) -> dict[str, Any]:
-    """An example as the columns query, document_1, document_2, ..., and label if it has scores."""
-    columns: dict[str, Any] = {"query": row.query}
-    columns |= {f"document_{number}": text for number, text in enumerate(row.documents, start=1)}
-    return columns if row.scores is None else {**columns, "label": row.scores}
 
 
 @dataclass
@@ -211,11 +142,10 @@ class Trainer(MultiVectorEncoderTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
-        known = None
-        if self.loss.masks_positives and self._plan.positives_N is not None:
-            known = KnownPositives(self._plan.queries_N, self._plan.positives_N, symmetric=self.loss.symmetric)
         return DataLoader(
-            ExampleDataset(self._examples, self._plan, known),
+            ExampleDataset(
+                self._examples, self._plan, with_ids=self.loss.masks_positives, symmetric=self.loss.symmetric
+            ),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -226,6 +156,10 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
+        # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
+        # any number of workers can continue from them.
+        seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self._n_tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
         loss: Tensor = super().training_step(model, inputs, *arguments)
         losses, masked_pairs = self._gather(torch.stack([loss.detach(), self.loss.masked_pairs])).T.tolist()
@@ -311,7 +245,6 @@ class Trainer(MultiVectorEncoderTrainer):
         """Copy the state and save it in the background."""
         if not self._store:
             return
-        random_states = self._random_states()
         self._wait_for_checkpoint()
         keep = bool(self._checkpointer)
         weights = snapshot(self.model, keep=keep)
@@ -325,7 +258,6 @@ class Trainer(MultiVectorEncoderTrainer):
             save_file(weights, folder / WEIGHTS)
             save_file(tensors, folder / OPTIMISER)
             (folder / SETTINGS).write_text(json.dumps(settings))
-            (folder / RANDOM).write_text(json.dumps(random_states))
             (folder / TRAINER_STATE_NAME).write_text(history)
 
         self._checkpointer.save(step, metrics, write)
@@ -341,13 +273,6 @@ class Trainer(MultiVectorEncoderTrainer):
         if self._gather(float(error is not None)).any():
             raise StoppedError(str(error or "worker 0 cannot save checkpoints"))
 
-    def _random_states(self) -> list[dict[str, Any]]:
-        """Gather the RNG state of every worker, in rank order."""
-        own = torch.tensor(list(json.dumps(random_state()).encode()), dtype=torch.uint8, device=self.args.device)
-        sizes = self._gather(len(own)).int().tolist()
-        padded = torch.nn.functional.pad(own, (0, max(sizes) - len(own)))
-        return [json.loads(bytes(one[:size].tolist())) for one, size in zip(all_gather(padded), sizes, strict=True)]
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.model)
 
@@ -359,9 +284,7 @@ class Trainer(MultiVectorEncoderTrainer):
         """Do nothing: the loss scaler is loaded with the optimiser."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint:
-            states = json.loads((Path(checkpoint) / RANDOM).read_bytes())
-            set_random_state(states[self.args.process_index])
+        """Do nothing: `training_step` seeds the generators."""
 
 
 def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:

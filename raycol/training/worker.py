@@ -49,7 +49,7 @@ _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 def fit(
     config: TrainConfig,
     task: TrainingTask,
-    data: Path,
+    data: str | Path,
     collections: Path | None,
     workspace: Path,
     store: Store | None,
@@ -64,7 +64,7 @@ def fit(
     Args:
         config: the settings.
         task: from `prepare`.
-        data: folder of the training set.
+        data: folder or URI of the training set.
         collections: folder of the evaluation collections, if any.
         workspace: output folder of the base Trainer.
         store: destination of checkpoints; None saves none.

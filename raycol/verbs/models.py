@@ -15,6 +15,7 @@ from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
+from raycol.training.batches import Mixing
 from raycol.training.config import Attention, Normalization, Objective, Schedule, Scoring, TrainConfig, TrainDtype
 from raycol.training.loss import Loss
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
@@ -35,6 +36,7 @@ def train(
     data: Examples,
     out: str | Path,
     storage: str | Path | None = None,
+    prepared: str | Path | None = None,
     objective: Objective | Loss = "cached",
     scoring: Scoring = "maxsim",
     xtr_tokens: int = 256,
@@ -49,6 +51,8 @@ def train(
     allow_duplicates: bool = False,
     mask_false_negatives: bool = True,
     mask_margin: float | None = None,
+    mixing: Mixing = "batches",
+    mixing_temperature: float = 1.0,
     split: str | None = None,
     on_error: OnError = "fail",
     num_workers: int = 1,

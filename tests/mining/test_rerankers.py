@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from raycol.errors import InputError
+from raycol.mining import ScoreConfig
 from raycol.mining.cross_encoder import (
     count_truncated,
     cross_encoder_fingerprint,
@@ -17,7 +20,9 @@ from raycol.mining.cross_encoder import (
     score_pairs,
 )
 from raycol.mining.rerankers import find_prompt
-from tests.conftest import TOPICS
+from tests.conftest import TOPICS, write_jsonl
+from tests.mining.in_process import score_examples
+from tests.mining.test_mine import rows_of
 
 PAIRS = [
     ("what is rain", "rain falls from clouds"),
@@ -66,14 +71,20 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_language_model(tmp_path_factory.mktemp("llm") / "bge-reranker-v2-gemma", "gemma")
 
 
-def logits(folder: Path, ids: Sequence[int]) -> np.ndarray:
-    """Logits of the next token."""
+@cache
+def language_model(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def logits(folder: Path, ids: Sequence[int]) -> np.ndarray:
+    """Logits of the next token."""
+    import torch
+
     with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0, -1].numpy()
+        return language_model(folder)(torch.tensor([ids])).logits[0, -1].numpy()
 
 
 def qwen3_score(folder: Path, query: str, document: str, max_length: int) -> float:
@@ -168,3 +179,18 @@ def test_an_answer_of_several_tokens_is_refused(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
     with pytest.raises(InputError, match=r"'yes' is \d tokens of its tokenizer; expected a single one"):
         load_cross_encoder(str(folder), device="cpu")
+
+
+def test_a_language_model_and_a_cross_encoder_are_teachers(
+    qwen3: Path, tiny_cross_encoder: Path, tmp_path: Path
+) -> None:
+    records = [{"query": query, "positive": "rain", "negatives": [document, "wind"]} for query, document in PAIRS[:2]]
+    data = write_jsonl(tmp_path / "examples.jsonl", records)
+    teachers = (str(qwen3), str(tiny_cross_encoder))
+    report = score_examples(ScoreConfig(data=data, teacher=teachers, out=tmp_path / "o", n_ways=3))
+    assert (report.rows, report.pairs) == (2, 6)
+    for row in rows_of(tmp_path / "o"):
+        pairs = [(row["query"], document) for document in row["documents"]]
+        for name, scores in zip(teachers, row["teacher_scores"], strict=True):
+            assert scores == pytest.approx(score_pairs(load_cross_encoder(name, device="cpu"), pairs, 3), abs=1e-4)
+        assert np.mean(row["scores"]) == pytest.approx(0, abs=1e-6)

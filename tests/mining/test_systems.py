@@ -212,6 +212,14 @@ def test_a_pool_holds_the_best_hits(beir: Path, index: Path, tmp_path: Path) -> 
         assert set(row["negative_ids"]) <= set(top["negative_ids"])
 
 
+def test_a_pool_that_is_too_small_for_a_query_is_reported(beir: Path, index: Path, run: Path, tmp_path: Path) -> None:
+    """The run has no hits of q0, so its pool of the index is all there is."""
+    settings = {"sampling": "random", "pool": 4, "negatives": 7, "short": "keep", "from_rank": 3}
+    report = mine(index, beir, tmp_path / "o", system=f"run:{run}", **settings)
+    assert sum(report.short.values()) >= 1
+    assert {row["query_id"]: len(row["negatives"]) for row in rows_of(tmp_path / "o")}["q0"] == 4
+
+
 def test_positives_judged_elsewhere_are_not_mined(beir: Path, index: Path, tmp_path: Path) -> None:
     mine(index, beir, tmp_path / "before", negatives=2)
     first = {row["query_id"]: row for row in rows_of(tmp_path / "before")}

@@ -1,5 +1,7 @@
 """Properties of the batch plan."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,16 +10,15 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from raycol.errors import InputError
-from raycol.training.batches import BatchPlan, MixtureSource, WorkerBatches
+from raycol.training.batches import BatchPlan, MixtureSource, ShardExamples, WorkerBatches
 
 
 def plan(
     queries: list[int], positives: list[int] | None, size: int, seed: int = 0, allow_duplicates: bool = False
 ) -> BatchPlan:
-    source = MixtureSource("data", np.arange(len(queries)), 1.0, 2)
-    return BatchPlan(
-        (source,), np.array(queries), None if positives is None else np.array(positives), size, seed, allow_duplicates
-    )
+    shard = ShardExamples(np.arange(len(queries)), np.array(queries), np.array(positives or queries))
+    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard])
+    return BatchPlan((source,), size, seed, allow_duplicates, distinct_positives=positives is not None)
 
 
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)
@@ -69,11 +70,36 @@ def test_each_epoch_has_every_example_once_in_a_new_order() -> None:
 
 
 def test_each_batch_comes_from_one_source_sampled_by_weight() -> None:
-    sources = (MixtureSource("a", np.arange(100), 3.0, 2), MixtureSource("b", np.arange(100, 140), 1.0, 2))
-    made = BatchPlan(sources, np.arange(140), np.arange(140), 10, 0, False)
+    first, second = (ShardExamples(rows, rows, rows) for rows in (np.arange(100), np.arange(100, 140)))
+    sources = (MixtureSource("a", 100, 3.0, 2, [lambda: first]), MixtureSource("b", 40, 1.0, 2, [lambda: second]))
+    made = BatchPlan(sources, 10, 0, False)
     kinds = [{int(one) >= 100 for one in batch} for batch in made.batches(400)]
     assert all(len(kind) == 1 for kind in kinds)
     assert 70 < sum(True in kind for kind in kinds) < 130
+
+
+def two_sources(mixing: str) -> BatchPlan:
+    """Three shards of a source and one of another, whose queries are those of the first 40 examples."""
+    shards = [ShardExamples(part, part % 120, part % 120) for part in np.split(np.arange(160), 4)]
+    loaders = [partial(ShardExamples.without, shard, ()) for shard in shards]
+    sources = (MixtureSource("a", 120, 3.0, 2, loaders[:3]), MixtureSource("b", 40, 1.0, 2, loaders[3:]))
+    return BatchPlan(sources, 10, 0, False, mixing=mixing)
+
+
+def test_round_robin_takes_each_source_in_turn() -> None:
+    kinds = [{int(one) >= 120 for one in batch} for batch in two_sources("round-robin").batches(8)]
+    assert kinds == [{False}, {True}] * 4
+
+
+def test_examples_are_mixed_by_weight_without_duplicates() -> None:
+    batches = [*two_sources("examples").batches(400)]
+    shares = np.array([np.mean(batch >= 120) for batch in batches])
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.03)
+    assert {len(set((batch % 120).tolist())) for batch in batches} == {10}
+    # Both halves of a batch, the slices of two workers, have examples of both sources.
+    assert np.mean([batch[half].max() >= 120 > batch[half].min() for batch in batches
+                    for half in (slice(5), slice(5, 10))]) > 0.5  # fmt: skip
+    assert {*np.concatenate(batches).tolist()} == {*range(160)}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def assert_same_model(halted: TrainConfig, out: str) -> None:
         ("weights.safetensors", zero),
         ("weights.safetensors", cut),
         ("optimiser.safetensors", flip),
-        ("random.json", flip),
+        ("optimiser.json", flip),
         ("manifest", zero),
     ],
 )

@@ -1,14 +1,16 @@
 """The written training set."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from raycol.errors import InputError
 from raycol.training import TrainConfig
-from raycol.training.dataset import SourceInfo, TrainingSet, write_training_set
+from raycol.training.dataset import SourceInfo, TrainingSet
+from raycol.training.example_dataset import ExampleDataset
+from raycol.training.preparation import write_training_set
 from raycol.training.prepare import make_plan
-from raycol.training.trainer import ExampleDataset
 from tests.conftest import write_jsonl
 
 SCORED = [
@@ -26,22 +28,24 @@ def test_contrastive_training_takes_the_best_scored_document_as_the_positive(
 ) -> None:
     data = write_jsonl(tmp_path / "scored.jsonl", SCORED)
     config = TrainConfig(model="m", data=str(data), out=tmp_path / "model", objective=objective)
-    write_training_set(config, tmp_path)
-    rows = [TrainingSet(tmp_path)[number] for number in range(2)]
+    write_training_set(config, tmp_path / "set")
+    rows = [TrainingSet(tmp_path / "set")[number] for number in range(2)]
     assert [row.documents[0] for row in rows] == first
     assert [set(row.documents) for row in rows] == [set(example["documents"]) for example in SCORED]
     assert [row.scores is not None for row in rows] == [scores, scores]
     if scores:
-        examples = TrainingSet(tmp_path)
-        assert [examples.text(row) for row in examples.best_documents()] == ["a storm", "a loaf"]
+        texts = {id_: text for row in rows for id_, text in zip(row.document_ids, row.documents, strict=True)}
+        positives = TrainingSet(tmp_path / "set").shard(0).positives_N.tolist()
+        assert [texts[id_] for id_ in positives] == ["a storm", "a loaf"]
 
 
 def written(folder: Path, records: list[dict], **values: object) -> tuple[SourceInfo, list[tuple[str, list[str]]]]:
     """Write a training set of records; return its statistics and the written (query, documents) rows."""
     data = write_jsonl(folder / "data.jsonl", records)
     config = TrainConfig.model_validate({"model": "m", "data": str(data), "out": folder / "model", **values})
-    (info,) = write_training_set(config, folder)
-    rows = TrainingSet(folder)
+    shutil.rmtree(folder / "set", ignore_errors=True)
+    (info,) = write_training_set(config, folder / "set").sources
+    rows = TrainingSet(folder / "set")
     return info, [(rows[number].query, rows[number].documents) for number in range(len(rows))]
 
 
@@ -98,7 +102,7 @@ def test_short_examples_are_padded_with_positives_of_other_queries(tmp_path: Pat
     assert (info.examples, info.n_ways, info.short, info.left_out) == (4, 4, 2, {})
     assert info.remarks() == ["2 examples with fewer than 4 documents padded (`n_ways=`)"]
     config = TrainConfig(model="m", data=str(tmp_path / "data.jsonl"), out=tmp_path / "model", batch_size=2)
-    examples = TrainingSet(tmp_path)
+    examples = TrainingSet(tmp_path / "set")
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))
     positives = {query: [row[1][0] for row in rows if row[0] == query] for query, _ in rows}
     for number, (query, documents) in enumerate(rows):
@@ -113,6 +117,6 @@ def test_short_scored_examples_repeat_their_documents_and_scores(tmp_path: Path)
     short = {"query": "capital of chile", "documents": ["santiago", "quito"], "scores": [9.0, 1.0]}
     info, _ = written(tmp_path, [PERU, short], objective="distillation")
     config = TrainConfig(model="m", data="d", out=tmp_path / "model", objective="distillation", batch_size=1)
-    examples = TrainingSet(tmp_path)
+    examples = TrainingSet(tmp_path / "set")
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))[1]
     assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]

@@ -7,8 +7,12 @@ from typing import ClassVar
 import pytest
 import torch
 
+import raycol
+from raycol import display
+from raycol.errors import InputError
 from raycol.training import worker
-from raycol.training.estimate import estimate_training
+from raycol.training.command import TrainCommandConfig
+from raycol.training.estimate import TrainEstimate, estimate_training
 from tests.training.material import fit_in_process, settings, write_examples
 
 
@@ -27,6 +31,32 @@ def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     assert frozen.network_bytes == 4 * frozen.trained_parameters
     assert frozen.trained_parameters < found.trained_parameters
     assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
+
+
+def test_a_dry_run_prints_its_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = {"weights": 91_000_000, "activations": 9_000_000}
+    values = {"examples": 1200, "steps": 10, "tokens": 12_000, "padded_share": 0.05, "parameters": 22_000_000,
+              "trained_parameters": 22_000_000, "worker_bytes": 100_000_000, "memory": memory, "network_bytes": 0,
+              "sampled": 512}  # fmt: skip
+    display.train_estimate(TrainEstimate(**values, tokens_per_second=1000.0, hours=0.5))
+    assert capsys.readouterr().out.splitlines() == [
+        "examples     1,200, 10 steps",
+        "tokens       1,200 a step, 12,000 in all (estimated from 512 examples)",
+        "padding      5.0% of what is encoded",
+        "weights      22,000,000, 22,000,000 of them trained",
+        "memory       100 MB a worker: weights 91 MB, activations 9 MB",
+        "network      0 bytes a step, sent by each worker",
+        "time         30.0 minutes at 1,000 tokens/s a worker",
+    ]
+    display.train_estimate(TrainEstimate(**values, tokens_per_second=None, hours=None))
+    assert capsys.readouterr().out.splitlines()[-1] == "time         unknown: pass --tokens-per-second"
+
+
+def test_wrong_settings_of_a_dry_run() -> None:
+    with pytest.raises(InputError, match=r"^raycol\.plan_training: unknown key 'lerning_rate'; the nearest known key"):
+        raycol.plan_training(model="m", data="d", out="o", lerning_rate=1.0)
+    with pytest.raises(InputError, match=r"tokens_per_second has no effect: it is for dry_run"):
+        TrainCommandConfig.load(None, {"model": "m", "data": "d", "out": "o", "tokens_per_second": 9.0})
 
 
 @pytest.mark.slow

@@ -71,6 +71,33 @@ def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_p
     assert [entry["step"] for entry in history if "nDCG@10" in entry] == [0, 6, 12, 14]
 
 
+def fit_until(config: TrainConfig, folder: Path, step: int, rank: int) -> None:
+    """Train as one of several workers, and stop after a step, or at the end."""
+    work = partial(fit_in_process, config, folder / f"{config.num_workers}-{rank}", open_store(folder / "store"))
+    if step:
+        with pytest.raises(HaltError):
+            work(until(step))
+    elif rank == 0:
+        (folder / "losses.json").write_text(json.dumps(losses(work()[1])))
+    else:
+        work()
+
+
+@pytest.mark.slow
+def test_other_numbers_of_workers_resume_a_training(tiny_colbert: Path, tmp_path: Path) -> None:
+    data = write_examples(tmp_path / "pairs.jsonl", negatives=1)
+    values = {"batch_size": 12, "max_steps": 9, "save_every": 1}
+    config = settings(tiny_colbert, data, tmp_path / "m", **values)
+    _, history = fit_in_process(config, tmp_path / "whole")
+    for n, step in ((4, 3), (2, 6), (3, 0)):
+        shared = config.model_copy(update={"num_workers": n})
+        assert shared.outcome() == config.outcome()
+        work = [partial(fit_until, shared, tmp_path, step, rank) for rank in range(n)]
+        end_group(start_group(work, tmp_path / f"group-{n}"))
+    assert [saved.step for saved in list_checkpoints(open_store(tmp_path / "store"))] == [8, 9]
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(losses(history), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_evaluations_do_not_change_the_weights(with_dropout: Path, tmp_path: Path) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")

@@ -15,8 +15,8 @@ from raycol.models.saving import save_encoder
 from raycol.serving.encoder import QueryEncoder
 from raycol.training import TrainConfig
 from raycol.training.dataset import TrainingSet
+from raycol.training.example_dataset import to_columns
 from raycol.training.prepare import make_plan, prepare
-from raycol.training.trainer import to_columns
 from tests.conftest import write_jsonl
 from tests.indexing.in_process import build_index
 from tests.mining.in_process import mine_negatives

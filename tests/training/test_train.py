@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.errors import InputError, RaycolError
 from raycol.models.encoder import load_encoder
 from raycol.training import train
 from raycol.training.worker import new_encoder
 from tests.conftest import write_jsonl
 from tests.training.material import Hinge, fit_in_process, losses, settings, weights, write_examples
+from tests.training.test_preparation import config_of, contents
 
 
 @pytest.fixture
@@ -199,6 +201,21 @@ def test_distillation_accepts_negative_scores(tiny_colbert: Path, tmp_path: Path
     assert np.isfinite(losses(history)).all()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_ray_writes_the_same_training_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raycol.training import preparation, reading
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reading, "_PART", 3000)
+    monkeypatch.setattr(preparation, "_SHARD", 6000)
+    config = config_of(Path(), 300)
+    for name, executor in (("here", IN_PROCESS), ("ray", ON_RAY)):
+        preparation.write_training_set(config, name, executor)
+    assert len(contents(Path("here"))) > 6
+    assert contents(Path("here")) == contents(Path("ray"))
+
+
 def test_skipped_examples_are_counted(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.training.prepare import prepare
 
@@ -297,6 +314,9 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ),
         ({"objective": Hinge}, "input should be a name, or a Loss"),
         ({"xtr_tokens": 8}, "applies to scoring xtr only"),
+        ({"mixing": "examples"}, "mixes several sources"),
+        ({"mixing": "round-robin", "data": [{"path": "a", "weight": 2}, "b"]}, r"leave out data\[0\].weight"),
+        ({"mixing": "round-robin", "mixing_temperature": 2, "data": ["a", "b"]}, "round-robin has no weights"),
         ({"symmetric": True, "objective": "lambda-loss"}, "variant of contrastive, not of lambda-loss"),
         ({"mask_margin": 0.1, "objective": "margin-mse"}, "margin-mse has no in-batch negatives"),
         ({"contrastive_weight": 0.1}, "it applies to distillation, lambda-loss and margin-mse"),

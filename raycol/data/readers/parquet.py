@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from raycol.data.files import open_file
 from raycol.data.readers.reader import CorpusFile, InferNames, Position, Reader, Rows, Select
 from raycol.errors import InputError
 
-_ROWS = 512
+_ROWS, _MAX_ROWS = 512, 1 << 16
 # Read-ahead per column, in bytes.
 _BUFFER = 1 << 20
 # Above this size in a row group, in bytes, a column may hold a value too large to materialise for each row.
@@ -31,6 +31,23 @@ class ParquetReader(Reader):
 
     def rows(self, file: CorpusFile, select: Select, infer_names: InferNames, start: Position) -> Rows:
         """See `Reader`."""
+        for first, batch in self.batches(file, select, start.offset):
+            yield from rows_of(batch, file, first)
+
+    def batches(
+        self, file: CorpusFile, select: Select, start: int = 0, batch_bytes: int = 0
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield record batches of a file, each with the number of its first row, from 0.
+
+        Args:
+            file: the file.
+            select: chooses the columns to read.
+            start: number of the first row to read.
+            batch_bytes: size of a batch; by default a few hundred rows.
+
+        Raises:
+            InputError: the file is missing, cannot be read or is damaged.
+        """
         with open_file(file.uri) as raw:
             if not raw.size():
                 return
@@ -41,16 +58,28 @@ class ParquetReader(Reader):
                 table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=_BUFFER, read_dictionary=large)
             first = 0
             groups: list[int] = []
+            largest_row = 1.0
             for group in range(table.num_row_groups):
-                n_rows = table.metadata.row_group(group).num_rows
-                if not groups and first + n_rows <= start.offset:
-                    first += n_rows
+                metadata = table.metadata.row_group(group)
+                if not groups and first + metadata.num_rows <= start:
+                    first += metadata.num_rows
                 else:
                     groups.append(group)
-            for batch in table.iter_batches(_ROWS, row_groups=groups, columns=names):
-                n_skipped = min(max(0, start.offset - first), batch.num_rows)
-                yield from rows_of(batch.slice(n_skipped), file, first + n_skipped)
+                    largest_row = max(largest_row, metadata.total_byte_size / max(1, metadata.num_rows))
+            n_rows = min(max(_ROWS, int(batch_bytes / largest_row)), _MAX_ROWS)
+            for batch in table.iter_batches(n_rows, row_groups=groups, columns=names):
+                n_skipped = min(max(0, start - first), batch.num_rows)
+                yield first + n_skipped, batch.slice(n_skipped)
                 first += batch.num_rows
+
+    def row_groups(self, file: CorpusFile) -> list[tuple[int, int]]:
+        """Number of rows and uncompressed bytes of each row group of a file."""
+        with open_file(file.uri) as raw:
+            if not raw.size():
+                return []
+            metadata = pq.ParquetFile(raw).metadata
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
 
     def count(self, file: CorpusFile) -> int:
         """See `Reader`."""
