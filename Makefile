@@ -6,7 +6,7 @@ PEERS := .venv-peers
 PYLATE := .venv-pylate
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-long lint types ci docs bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-tests bench-training clean help
+.PHONY: demo test test-fast test-long lint types ci docs recipes bench-demo bench-index bench-indexing bench-pylate bench-scaling bench-search bench-serving bench-tests bench-training clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -26,6 +26,9 @@ test-long: $(VENV)/.dev  ## run what make test leaves out (losing nodes and driv
 lint: $(VENV)/.dev    ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+recipes: $(VENV)/.dev  ## train every recipe of jobs/configs for two steps, with a tiny model and tiny data
+	$(BIN)/python -m pytest tests/training/test_recipes.py $(ARGS)
 
 types: $(VENV)/.dev   ## static types
 	$(BIN)/mypy

@@ -50,14 +50,17 @@ def set_padding(encoder: MultiVectorEncoder, name: str | Path) -> None:
 
 
 def set_prefixes(encoder: MultiVectorEncoder, prefixes: dict[str, str | None], seed: int) -> None:
-    """Set the prefixes that are not None; a marker like "[Q]" that the tokenizer splits becomes one special token."""
+    """Set the prefixes that are not None.
+
+    A marker like "[Q]" that the tokenizer splits becomes one special token, also before a prompt: "[Q] query: ".
+    """
     tokenizer = encoder.tokenizer
     markers = []
     for task, prefix in prefixes.items():
         if prefix is None:
             continue
         encoder.prompts[task] = prefix
-        marker = prefix.strip()
+        marker = prefix.strip().partition(" ")[0]
         if marker.startswith("[") and marker.endswith("]") and tokenizer.tokenize(marker) != [marker]:
             # If white space is part of tokens, the marker absorbs the space after it, so that the text's first word is
             # tokenized as without a marker. PyLate inserts markers after tokenizing, to the same effect.
