@@ -20,6 +20,8 @@ from tests.conftest import PROJECT, write_jsonl
 from tests.training.material import fit_in_process, losses, save_collection, write_examples
 
 RECIPES = sorted((PROJECT / "jobs" / "configs").glob("*.yaml"))
+# What `make test` trains, of one objective each; `make recipes` trains all.
+_QUICK = ("colbert-zero-1-unsupervised", "gte-moderncolbert")
 
 
 def examples(folder: Path, negatives: int = 0) -> list[dict]:
@@ -176,7 +178,11 @@ def tiny(recipe: Path, model: Path, folder: Path) -> TrainConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [path if path.stem in _QUICK else pytest.param(path, marks=pytest.mark.long) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_trains(recipe: Path, tiny_backbone: Path, tmp_path: Path) -> None:
     config = tiny(recipe, tiny_backbone, tmp_path)
     encoder, history = fit_in_process(config, tmp_path / "work")

@@ -52,6 +52,7 @@ def train_both(model: Path, data: Path, folder: Path, rank: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sharded_weights_equal_whole_ones(tiny_colbert: Path, tmp_path: Path) -> None:
     data = write_examples(tmp_path / "pairs.jsonl", 38)
     work = [partial(train_both, tiny_colbert, data, tmp_path, rank) for rank in range(2)]

@@ -52,8 +52,9 @@ def test_two_workers_match_a_single_worker(tiny_colbert: Path, pairs: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_error_of_a_worker_arrives_unchanged(
     tiny_colbert: Path, pairs: Path, tmp_path: Path, num_workers: int
 ) -> None:
@@ -207,6 +208,7 @@ def test_distillation_accepts_negative_scores(tiny_colbert: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_ray_writes_the_same_training_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raycol.training import preparation, reading
