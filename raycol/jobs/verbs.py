@@ -52,7 +52,7 @@ VERBS = {
         "Train an encoder.",
         TrainConfig,
         ("train",),
-        writes=("out", "storage", "prepared"),
+        writes=("out", "storage", "prepared", "tracking_dir"),
         reads=("data",),
         models=("model",),
         collections=("eval_data",),
