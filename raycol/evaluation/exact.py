@@ -7,6 +7,7 @@ not depend on the number of workers.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def exact_hits(
     settings = {
         "corpus": plan.digest,
         "parts": [part.digest for part in plan.parts],
-        "queries": xxhash.xxh3_128_hexdigest("\0".join(queries).encode("utf-8", "surrogatepass")),
+        "queries": xxhash.xxh3_128_hexdigest(json.dumps(list(queries)).encode()),
         "model": fingerprint,
         "vectors": vectors,
         "depth": depth,
@@ -259,6 +260,7 @@ def exact_index_hits(
         "version": index.version,
         "partitions": [info.name for info in infos],
         "queries": xxhash.xxh3_128_hexdigest(b"".join(np.ascontiguousarray(query).tobytes() for query in queries)),
+        "tokens of the queries": [len(query) for query in queries],
         "depth": depth,
     }
     arguments = {"index": index.uri, "version": index.version, "queries": list(queries), "depth": depth}

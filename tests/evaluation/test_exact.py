@@ -156,6 +156,10 @@ def test_the_partitions_of_an_index_give_its_exact_hits(clustered: list[np.ndarr
     hits = exact_index_hits(index, queries, 7, ModelWorkersConfig(), store, executor=resumed).hits
     assert hits == [[(hit.id, hit.score) for hit in found] for found in index.exact(queries, 7)]
     assert resumed.computed < index.stats().partitions
+    joined = np.concatenate(queries)
+    regrouped = [joined[:2], joined[2:5], joined[5:]]  # the same tokens, in other queries
+    hits = exact_index_hits(index, regrouped, 7, ModelWorkersConfig(), store, executor=IN_PROCESS).hits
+    assert hits == [[(hit.id, hit.score) for hit in found] for found in index.exact(regrouped, 7)]
 
 
 @pytest.mark.slow
