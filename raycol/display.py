@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raycol.serving.run import RunningEndpoint
     from raycol.studies.result import StudyResult
     from raycol.training.estimate import TrainEstimate
+    from raycol.training.hub import Pushed
     from raycol.training.launch import TrainReport
 
 _SNIPPET = 88
@@ -49,6 +50,11 @@ def trained(report: TrainReport) -> None:
         echo(f"no step has a better {report.eval_metric} than the untrained model; the best step was kept")
     for remark in report.remarks:
         echo(as_options(remark))
+
+
+def pushed(result: Pushed) -> None:
+    """Print the result of `raycol push`."""
+    echo(f"pushed {result.files} files, {size(result.bytes)}, to {result.url} ({result.revision} {result.commit[:8]})")
 
 
 def train_estimate(result: TrainEstimate) -> None:

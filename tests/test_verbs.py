@@ -29,6 +29,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
 from raycol.training.config import TrainConfig
+from raycol.training.hub import PushConfig
 from raycol.training.launch import TrainReport
 from raycol.verbs.overwriting import beside_index
 from tests.conftest import make_passages, write_jsonl
@@ -41,6 +42,7 @@ CONFIGS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "mine": MineConfig,
     "plan_index": PlanConfig,
+    "push": PushConfig,
     "run_demo": DemoConfig,
     "run_doctor": DoctorConfig,
     "score": ScoreConfig,
@@ -111,7 +113,7 @@ def test_signature_and_configuration_agree(name: str) -> None:
 def _results() -> dict[str, Any]:
     """The names of results, which are imported for type checkers only."""
     names = "BuildReport CompactReport Estimate Evaluation Finding IndexStats MiningReport Results RunningEndpoint"
-    names += " ScoringReport StudyResult Submitted TrainReport VacuumResult VersionResponse Change"
+    names += " Pushed ScoringReport StudyResult Submitted TrainReport VacuumResult VersionResponse Change"
     return dict.fromkeys(names.split(), object)
 
 

@@ -32,6 +32,7 @@ from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
 from raycol.training.command import TrainCommandConfig
+from raycol.training.hub import PushConfig
 
 app = typer.Typer(
     help="Train, index and serve late-interaction (ColBERT-style) retrieval on Ray.",
@@ -80,6 +81,14 @@ def train(config: TrainCommandConfig) -> Output:
     if values.pop("dry_run", False):
         return Output(verbs.plan_training(**values), display.train_estimate)
     return Output(verbs.train(**values), display.trained)
+
+
+@app.command()
+@with_json
+@options_of(PushConfig, "model", "name")
+def push(config: PushConfig) -> Output:
+    """Upload a trained model and its card to the Hugging Face hub, in one commit."""
+    return Output(verbs.push(**given(config)), display.pushed)
 
 
 @app.command()

@@ -39,3 +39,8 @@ def is_safe(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def plain(text: str) -> str:
+    """Escape a text for Markdown, where it shows as it is, on one line."""
+    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", " ".join(text.split()))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from raycol.core.escaping import plain
 from raycol.core.uris import base_name, is_uri
 from raycol.core.version import __version__
 from raycol.data.files import HUB
@@ -119,7 +120,7 @@ def _card(
     records: Sequence[Record],
 ) -> str:
     sections = [
-        f"# {_text(config.name)}\n\n{_about(encoder, config)}",
+        f"# {plain(config.name)}\n\n{_about(encoder, config)}",
         f"## Use\n\n{_use(config.name, opens_in_pylate)}",
         f"## Scores\n\n{_scores(config, task, best, records)}",
         f"## Data\n\n{_data(task)}",
@@ -166,7 +167,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         query += f"mask tokens that are scored too and {'' if expansion['attend'] else 'not '}attended to"
     aggregation = "averaged" if encoder.similarity_fn_name == "meanmaxsim" else "summed"
     base = _hub_model(config)
-    origin = f"[{_text(base)}](https://huggingface.co/{base})" if base else _text(base_name(config.model))
+    origin = f"[{plain(base)}](https://huggingface.co/{base})" if base else plain(base_name(config.model))
     rows = [
         ("dimensions", str(encoder.get_embedding_dimension())),
         ("query", query),
@@ -245,7 +246,7 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Exported, records: Se
     if len(names) > 1:
         names["average"] = list(metrics)
     rows = [
-        (_text(collection), metric, f"{untrained[key]:.4f}" if key in untrained else "", f"{best.metrics[key]:.4f}")
+        (plain(collection), metric, f"{untrained[key]:.4f}" if key in untrained else "", f"{best.metrics[key]:.4f}")
         for collection, keys in names.items()
         for metric, key in zip(metrics, keys, strict=True)
         if key in best.metrics
@@ -254,7 +255,7 @@ def _scores(config: TrainConfig, task: TrainingTask, best: Exported, records: Se
     scope = (
         f"average over {len(task.collections)} collections"
         if len(task.collections) > 1
-        else _text(", ".join(map(str, task.collections)))
+        else plain(", ".join(map(str, task.collections)))
     )
     selected = f"The weights are {source}, which scored best in {metrics[0]} on {scope}."
     if improved(metrics[0], untrained, best.metrics) is False:
@@ -279,7 +280,7 @@ def _slug(name: str) -> str:
 def _data(task: TrainingTask) -> str:
     rows = [
         (
-            _text(_data_name(info.path)),
+            plain(_data_name(info.path)),
             f"{info.examples:,}",
             str(info.n_ways),
             f"{info.weight:,.10g}",
@@ -288,7 +289,7 @@ def _data(task: TrainingTask) -> str:
         for info in task.sources
     ]
     header = ("source", "examples", "documents per example", "sampling weight", "unusable records")
-    remarks = [f"- {_text(_data_name(info.path))}: {_text(one)}" for info in task.sources for one in info.remarks()]
+    remarks = [f"- {plain(_data_name(info.path))}: {plain(one)}" for info in task.sources for one in info.remarks()]
     remark_list = "\n\n" + "\n".join(remarks) if remarks else ""
     return f"{_table(header, rows)}\n\nEach batch comes from one source, sampled by weight.{remark_list}"
 
@@ -333,13 +334,8 @@ def _data_name(path: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={amount:g}" for name, amount in value.items())
-    return f"{value:g}" if isinstance(value, float) else _text(str(value))
+    return f"{value:g}" if isinstance(value, float) else plain(str(value))
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
-
-
-def _text(text: str) -> str:
-    """Escape a name for Markdown, on one line."""
-    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", " ".join(text.split()))

@@ -15,7 +15,7 @@ from raycol.verbs.indexes import (
     vacuum_index,
     verify_index,
 )
-from raycol.verbs.models import evaluate, mine, plan_training, score, study, train
+from raycol.verbs.models import evaluate, mine, plan_training, push, score, study, train
 
 __all__ = [
     "append_index",
@@ -28,6 +28,7 @@ __all__ = [
     "mine",
     "plan_index",
     "plan_training",
+    "push",
     "run_demo",
     "run_doctor",
     "score",

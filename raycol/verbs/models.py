@@ -1,4 +1,4 @@
-"""Verbs that train models, prepare their data and measure them: train, mine, score, evaluate, study."""
+"""Verbs that train models, prepare their data and measure them: train, push, mine, score, evaluate, study."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raycol.core.progress import console, no_report, progress
+from raycol.core.version import __version__
 from raycol.data.corpus import OnError
 from raycol.evaluation.config import EvaluateConfig
 from raycol.mining.config import MineConfig, ScoreConfig
@@ -17,6 +18,7 @@ from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
 from raycol.training.batches import Mixing
 from raycol.training.config import TrainConfig
+from raycol.training.hub import PushConfig
 from raycol.training.loss import Loss
 from raycol.training.setting_types import Attention, Normalization, Objective, Schedule, Scoring, TrainDtype
 from raycol.verbs.arguments import ONE_CPU, Dtype, Examples, documented, settings_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from raycol.mining.report import MiningReport, ScoringReport
     from raycol.studies.result import StudyResult
     from raycol.training.estimate import TrainEstimate
+    from raycol.training.hub import Pushed
     from raycol.training.launch import TrainReport
 
 
@@ -145,6 +148,24 @@ def plan_training(*, tokens_per_second: float | None = None, **settings: Any) ->
     config = TrainConfig.load(None, settings, "raycol.plan_training")
     with progress("Reading and measuring"):
         return estimate_training(config, tokens_per_second)
+
+
+@documented(PushConfig)
+def push(
+    model: str | Path,
+    name: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = f"Model trained with raycol {__version__}",
+    license: str | None = None,  # noqa: A002
+    data_licenses: str | Sequence[str] = (),
+) -> Pushed:
+    """Upload a trained model and its card to the Hugging Face hub, in one commit."""
+    from raycol.training.hub import push_model
+
+    with progress("Uploading"):
+        return push_model(settings_of(PushConfig, "push", locals()))
 
 
 @documented(MineConfig)
