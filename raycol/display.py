@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from raycol.indexing.compact import CompactReport
     from raycol.indexing.estimate import Estimate
     from raycol.indexing.report import BuildReport
+    from raycol.models.exporting import Exported
     from raycol.serving.run import RunningEndpoint
     from raycol.studies.result import StudyResult
+    from raycol.sweeps.result import SweepResult
     from raycol.training.estimate import TrainEstimate
     from raycol.training.hub import Pushed
     from raycol.training.launch import TrainReport
@@ -52,9 +54,28 @@ def trained(report: TrainReport) -> None:
         echo(as_options(remark))
 
 
+def swept(result: SweepResult) -> None:
+    """Print the result of `raycol sweep`: its table, best first, and where the best model is."""
+    header, rows = result.table()
+    table = _table(*header)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    Console(highlight=False, markup=False).print(table)
+    echo(f"{result.model}: trial {result.best}, {result.metric} {result.value:.4f}")
+    echo(f"{result.out}: table.md, sweep.json, picture.svg")
+
+
 def pushed(result: Pushed) -> None:
     """Print the result of `raycol push`."""
     echo(f"pushed {result.files} files, {size(result.bytes)}, to {result.url} ({result.revision} {result.commit[:8]})")
+
+
+def exported(result: Exported) -> None:
+    """Print the result of `raycol export`."""
+    echo(
+        f"exported to {result.out} ({result.format}, {size(result.bytes)}); its embeddings differ from the model's by "
+        f"at most {result.max_difference:.1e}"
+    )
 
 
 def train_estimate(result: TrainEstimate) -> None:

@@ -24,17 +24,21 @@ MAY_IMPORT = {
     "mining": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage"},
     "training": {"data", "distributed", "evaluation", "models", "storage"},
     "studies": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage", "training"},
+    "sweeps": {"distributed", "storage", "training"},
     "serving": {"client", "distributed", "index", "models", "storage"},
     "jobs": {"data", "distributed", "evaluation", "indexing", "mining", "training"},
     "doctor": {"distributed", "indexing", "storage"},
-    "display": {"client", "data", "evaluation", "index", "indexing", "mining", "serving", "studies", "training"},
+    "display": {
+        "client", "data", "evaluation", "index", "indexing", "mining", "models", "serving", "studies", "sweeps",
+        "training",
+    },
     "demo": {
         "client", "data", "display", "distributed", "evaluation", "index", "indexing", "models", "serving", "storage",
         "training",
     },
     "verbs": {
-        "client", "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "retrieval",
-        "serving", "storage", "studies", "training",
+        "client", "data", "demo", "doctor", "evaluation", "index", "indexing", "jobs", "mining", "models", "retrieval",
+        "serving", "storage", "studies", "sweeps", "training",
     },
 }  # fmt: skip
 FOR_ALL = {"core", "errors"}

@@ -23,11 +23,13 @@ from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, Pla
 from raycol.jobs.submit import SubmitConfig
 from raycol.jobs.verbs import VERBS
 from raycol.mining.config import MineConfig, ScoreConfig
+from raycol.models.exporting import ExportConfig
 from raycol.retrieval import SearchConfig
 from raycol.serving import keys
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
+from raycol.sweeps.config import SweepConfig
 from raycol.training.config import TrainConfig
 from raycol.training.hub import PushConfig
 from raycol.training.launch import TrainReport
@@ -40,6 +42,7 @@ CONFIGS: dict[str, type[Config]] = {
     "compact_index": CompactConfig,
     "deploy": DeployConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "mine": MineConfig,
     "plan_index": PlanConfig,
     "push": PushConfig,
@@ -50,6 +53,7 @@ CONFIGS: dict[str, type[Config]] = {
     "serve": ServeConfig,
     "study": StudyConfig,
     "submit": SubmitConfig,
+    "sweep": SweepConfig,
     "train": TrainConfig,
 }
 # Parameters that are not settings.
@@ -113,7 +117,8 @@ def test_signature_and_configuration_agree(name: str) -> None:
 def _results() -> dict[str, Any]:
     """The names of results, which are imported for type checkers only."""
     names = "BuildReport CompactReport Estimate Evaluation Finding IndexStats MiningReport Results RunningEndpoint"
-    names += " Pushed ScoringReport StudyResult Submitted TrainReport VacuumResult VersionResponse Change"
+    names += " Change Exported Pushed ScoringReport StudyResult Submitted SweepResult TrainReport VacuumResult"
+    names += " VersionResponse"
     return dict.fromkeys(names.split(), object)
 
 

@@ -27,10 +27,12 @@ from raycol.errors import IndexCorruptError, InputError
 from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig, PlanConfig
 from raycol.mining.config import MineConfig, ScoreConfig
+from raycol.models.exporting import ExportConfig
 from raycol.retrieval import Results, SearchConfig
 from raycol.serving.config import ServeConfig
 from raycol.serving.deploy import DeployConfig
 from raycol.studies.config import StudyConfig
+from raycol.sweeps.config import SweepConfig
 from raycol.training.command import TrainCommandConfig
 from raycol.training.hub import PushConfig
 
@@ -85,10 +87,26 @@ def train(config: TrainCommandConfig) -> Output:
 
 @app.command()
 @with_json
+@options_of(SweepConfig, "recipe")
+def sweep(config: SweepConfig) -> Output:
+    """Train with sampled settings on Ray Tune. Run again, the same command continues."""
+    return Output(verbs.sweep(**given(config)), display.swept)
+
+
+@app.command()
+@with_json
 @options_of(PushConfig, "model", "name")
 def push(config: PushConfig) -> Output:
     """Upload a trained model and its card to the Hugging Face hub, in one commit."""
     return Output(verbs.push(**given(config)), display.pushed)
+
+
+@app.command()
+@with_json
+@options_of(ExportConfig, "model")
+def export(config: ExportConfig) -> Output:
+    """Write a model as an ONNX or OpenVINO graph with its tokenizer, and compare its embeddings with the model's."""
+    return Output(verbs.export(**given(config)), display.exported)
 
 
 @app.command()

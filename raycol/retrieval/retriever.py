@@ -15,6 +15,7 @@ from raycol.core.arguments import named_arguments
 from raycol.errors import ArgumentError, InputError
 from raycol.index.format.document import encoded_text
 from raycol.index.search.effort import Effort
+from raycol.models.exported import SETTINGS, ExportedEncoder
 
 if TYPE_CHECKING:
     from raycol.client.sync_client import Client
@@ -33,8 +34,8 @@ class Retriever:
 
     Args:
         target: folder or URI of an index, an open `Index`, or an endpoint's URL (http://...).
-        model: the index's encoder if it has moved, or an `Encoder` of your own. Default: the one that the index
-            records. Not for an endpoint.
+        model: the index's encoder if it has moved or was exported (`raycol.export`), or an `Encoder` of your own.
+            Default: the one that the index records. Not for an endpoint.
         device: torch device of the encoder; by default the best that torch sees. Not for an endpoint.
         api_key: API key of an endpoint; by default the environment variable RAYCOL_API_KEY.
         version: version of the index; by default the newest. Not for an endpoint.
@@ -267,6 +268,8 @@ class _Endpoint(_Backend):
 
 def _open_encoder(index: Searcher, model: str | Path | Encoder | None, device: str | None) -> Encoder:
     """Open the encoder by its name, or check that an `Encoder` is the index's."""
+    if isinstance(model, str | Path) and (Path(model) / SETTINGS).is_file():
+        model = ExportedEncoder(model)
     if model is None or isinstance(model, str | Path):
         # Imports torch, which takes seconds: after the index was opened.
         from raycol.models.encoder import load_index_encoder

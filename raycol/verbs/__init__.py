@@ -15,7 +15,7 @@ from raycol.verbs.indexes import (
     vacuum_index,
     verify_index,
 )
-from raycol.verbs.models import evaluate, mine, plan_training, push, score, study, train
+from raycol.verbs.models import evaluate, export, mine, plan_training, push, score, study, sweep, train
 
 __all__ = [
     "append_index",
@@ -24,6 +24,7 @@ __all__ = [
     "delete_documents",
     "deploy",
     "evaluate",
+    "export",
     "index_info",
     "mine",
     "plan_index",
@@ -36,6 +37,7 @@ __all__ = [
     "serve",
     "study",
     "submit",
+    "sweep",
     "train",
     "vacuum_index",
     "verify_index",

@@ -1,4 +1,4 @@
-"""Verbs that train models, prepare their data and measure them: train, push, mine, score, evaluate, study."""
+"""Verbs that train models, prepare their data, measure and share them: train, sweep, mine, evaluate, push, ..."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from raycol.data.corpus import OnError
 from raycol.evaluation.config import EvaluateConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.report import MINING_REPORT, SCORING_REPORT
+from raycol.models.exported import Format
+from raycol.models.exporting import ExportConfig
 from raycol.storage import absolute, open_store
 from raycol.studies.config import StudyConfig
+from raycol.sweeps.config import SweepConfig
 from raycol.training.batches import Mixing
 from raycol.training.config import TrainConfig
 from raycol.training.hub import PushConfig
@@ -27,7 +30,9 @@ from raycol.verbs.overwriting import beside_evaluation, beside_model, beside_rep
 if TYPE_CHECKING:
     from raycol.evaluation.result import Evaluation
     from raycol.mining.report import MiningReport, ScoringReport
+    from raycol.models.exporting import Exported
     from raycol.studies.result import StudyResult
+    from raycol.sweeps.result import SweepResult
     from raycol.training.estimate import TrainEstimate
     from raycol.training.hub import Pushed
     from raycol.training.launch import TrainReport
@@ -166,6 +171,39 @@ def push(
 
     with progress("Uploading"):
         return push_model(settings_of(PushConfig, "push", locals()))
+
+
+@documented(ExportConfig)
+def export(
+    model: str | Path,
+    *,
+    out: str | Path,
+    format: Format = "onnx",  # noqa: A002
+) -> Exported:
+    """Write a model as an ONNX or OpenVINO graph with its tokenizer, and compare its embeddings with the model's."""
+    from raycol.models.exporting import export_model
+
+    with progress("Exporting"):
+        return export_model(settings_of(ExportConfig, "export", locals()))
+
+
+@documented(SweepConfig)
+def sweep(
+    recipe: str | Path,
+    *,
+    out: str | Path,
+    trials: int = 16,
+    concurrent: int | None = None,
+    min_evaluations: int = 1,
+    reduction: float = 3.0,
+    seed: int = 0,
+    wait_for_nodes: float = 0.0,
+) -> SweepResult:
+    """Train with sampled settings on Ray Tune, stop what lags behind, and keep the best model."""
+    from raycol.sweeps.run import run_sweep
+
+    with progress("Sweeping") as report:
+        return run_sweep(settings_of(SweepConfig, "sweep", locals()), report)
 
 
 @documented(MineConfig)

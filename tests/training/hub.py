@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._answer({"files": modes})
         assert verb == "commit"
-        return self._commit(repository, unquote(branch), [json.loads(line) for line in body.splitlines()])
+        return self._commit("/".join(name), unquote(branch), [json.loads(line) for line in body.splitlines()])
 
     def _create(self, wanted: dict[str, Any]) -> None:
         owner = wanted.get("organization") or ACCOUNT
@@ -120,7 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         actions = [{**each, "actions": {"upload": {"href": f"{url}{each['oid']}"}}} for each in objects]
         self._answer({"transfer": "basic", "objects": actions})
 
-    def _commit(self, repository: Repository, branch: str, lines: list[dict[str, Any]]) -> None:
+    def _commit(self, name: str, branch: str, lines: list[dict[str, Any]]) -> None:
+        repository, commit = self.hub.repositories[name], "1" * 40
         files = repository.branches[branch]
         for line in lines:
             value = line["value"]
@@ -130,4 +131,4 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             else:
                 files[value["path"]] = self.hub.uploads[value["oid"]]
-        self._answer({"commitUrl": f"{self.hub.address}/commit/1", "commitOid": "1" * 40, "success": True})
+        self._answer({"commitUrl": f"{self.hub.address}/{name}/commit/{commit}", "commitOid": commit})
