@@ -178,6 +178,8 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         ("similarity", f"MaxSim: each query token's maximum dot product with a document token, {aggregation}"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
+    if config.pool_factor > 1:
+        rows.append(("token pooling", f"trained for an index with `--pool-factor {config.pool_factor:g}`"))
     return (
         "A late-interaction (ColBERT-style, multi-vector) retrieval model: it encodes each token of a query or a "
         "document as a unit vector and compares them token by token.\n\n"

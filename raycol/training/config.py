@@ -86,6 +86,9 @@ class TrainConfig(Config):
     """Average the loss with those of the embeddings' first dimensions, such as 48, 64 and 96, normalized (Kusupati et
     al. 2022, arXiv 2205.13147)."""
 
+    pool_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Pool the tokens of documents, in the loss and in evaluations, as an index with this `pool_factor` does."""
+
     gather_across_workers: bool = True
     """Use the passages of all workers as in-batch negatives, not only those of the worker itself."""
 

@@ -52,6 +52,8 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
             yield f"shard_weights does not go with {name}; leave out one of them"
     if config.shard_weights and (config.optimizer == "muon" or config.dtype == "float16"):
         yield "shard_weights needs optimizer adamw and dtype float32 or bfloat16"
+    if config.pool_factor > 1 and config.matryoshka:
+        yield "pool_factor pools whole embeddings, matryoshka cuts them; leave out one of them"
     if config.dtype == "float16" and not config.on_gpu:
         yield "dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16"
     if config.attn_implementation == "flash_attention_2" and (not config.on_gpu or config.dtype == "float32"):

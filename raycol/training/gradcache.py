@@ -1,6 +1,6 @@
 """A loss over the passages of all workers, and its gradient, in mini-batches.
 
-    1. encode the batch's texts in mini-batches (`encoding.py`)
+    1. encode the batch's texts in mini-batches (`encoding.py`), and pool the documents' tokens (`pooling.py`)
     2. gather the token embeddings of all workers' passages
     3. score some queries at a time; back-propagate the loss to the embeddings
     4. return each worker the gradient of its passages; back-propagate it to the weights, mini-batch by mini-batch
@@ -29,6 +29,7 @@ from raycol.training.encoding import Encoded, Features, backward, encode, joined
 from raycol.training.group import GatheredTexts, gather_texts
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
+from raycol.training.pooling import Pooled, pool
 from raycol.training.positives import POSITIVE_IDS, TEXT_IDS, Mask, positives_among
 from raycol.training.scoring import ScoringFunction
 
@@ -51,6 +52,7 @@ class GradCache(nn.Module):
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
         symmetric: average the loss with that of each positive among all queries.
         sizes: average the loss with those of embeddings cut to these dimensions.
+        pool_factor: of the documents' tokens; 1 for no pooling.
         kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to
             keep all.
     """
@@ -69,6 +71,7 @@ class GradCache(nn.Module):
         mask_margin: float | None,
         symmetric: bool,
         sizes: Sequence[int],
+        pool_factor: float,
         kept_tokens: float,
     ) -> None:
         super().__init__()
@@ -78,7 +81,7 @@ class GradCache(nn.Module):
         self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
         self._sizes = (None, *sizes)
-        self.kept_tokens = kept_tokens
+        self.pool_factor, self.kept_tokens = pool_factor, kept_tokens
         self.masked_pairs = torch.zeros(())
         # Tokens, and pairs of a query and a document, since the Trainer last reset them.
         self.n_padding, self.n_encoded, self.n_pairs = 0, 0, 0
@@ -128,6 +131,10 @@ class GradCache(nn.Module):
         n_padding, n = encoded.padding()
         self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
         dtype, lengths_B = tokens_ND.dtype, encoded.lengths_B
+        pooled = None
+        if task == "document" and self.pool_factor > 1:
+            pooled = pool(tokens_ND, lengths_B.tolist(), self.pool_factor)
+            tokens_ND, lengths_B = pooled.pooled_MD.detach().to(dtype), pooled.lengths_B
         if ids_B is None:
             ids_B = torch.zeros(len(lengths_B), dtype=torch.int64, device=tokens_ND.device)
         if gather:
@@ -137,7 +144,7 @@ class GradCache(nn.Module):
         # A leaf, which collects the gradient in float32 or more.
         tokens_ND = tokens_ND.to(torch.promote_types(dtype, torch.float32))
         tokens_ATD, mask_AT = padded(tokens_ND, texts.lengths_A)
-        return _Side(encoded, texts, tokens_ATD.requires_grad_(), mask_AT, dtype)
+        return _Side(encoded, pooled, texts, tokens_ATD.requires_grad_(), mask_AT, dtype)
 
     def _batch(
         self,
@@ -194,6 +201,7 @@ class _Side:
 
     Args:
         encoded: those of this worker.
+        pooled: their pooled tokens, which replace them; None if they are not pooled.
         texts: those of all workers, if they are gathered.
         tokens_ATD: the padded tokens of `texts`, a leaf of the loss.
         mask_AT: which of them are real.
@@ -201,6 +209,7 @@ class _Side:
     """
 
     encoded: Encoded
+    pooled: Pooled | None
     texts: GatheredTexts
     tokens_ATD: Tensor
     mask_AT: Tensor
@@ -219,7 +228,8 @@ class _Side:
     def gradient(self) -> Tensor:
         """The sum, over workers, of the gradients of this worker's tokens; 0 if the loss does not depend on them."""
         gradient_ATD = torch.zeros_like(self.tokens_ATD) if self.tokens_ATD.grad is None else self.tokens_ATD.grad
-        return self.texts.sum_of_own(gradient_ATD[self.mask_AT])
+        own = self.texts.sum_of_own(gradient_ATD[self.mask_AT])
+        return self.pooled.gradient(own) if self.pooled else own
 
 
 def _transposed(scoring: ScoringFunction, *embeddings: Tensor, **masks: Tensor) -> Tensor:

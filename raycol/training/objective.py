@@ -41,6 +41,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mask_margin=config.mask_margin,
         symmetric=config.symmetric,
         sizes=config.matryoshka,
+        pool_factor=config.pool_factor,
         kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )
 

@@ -242,7 +242,7 @@ class Trainer(MultiVectorEncoderTrainer):
     def _metrics_with(self, changes: Sequence[Callable[[], None]]) -> dict[str, float]:
         """Evaluate the model after changes to its weights, which are undone."""
         with changed_weights(self.model, changes), whole_weights(self.model):
-            return evaluate_on(self.model, self._collections, self._metrics)
+            return evaluate_on(self.model, self._collections, self._metrics, self.loss.pool_factor)
 
     def _evaluate_mean(self, store: Store) -> None:
         """Evaluate the mean of several checkpoints' weights; save which ones, and the metrics."""

@@ -47,6 +47,7 @@ def train(
     contrastive_weight: float = 0.0,
     symmetric: bool = False,
     matryoshka: Sequence[int] = (),
+    pool_factor: float = 1.0,
     gather_across_workers: bool = True,
     n_ways: int | None = None,
     allow_duplicates: bool = False,

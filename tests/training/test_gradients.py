@@ -107,6 +107,7 @@ STEPS = {
     "kept activations": {"objective": "contrastive", "mini_batch_size": 8, "score_mini_batch_size": 3},
     "float32": {"mini_batch_size": 2},
     "symmetric": {"symmetric": True, "mini_batch_size": 3, "score_mini_batch_size": 3, "matryoshka": (4,)},
+    "pooled": {"pool_factor": 2.0, "mini_batch_size": 3, "score_mini_batch_size": 3},
     "with scores": {"objective": "distillation", "contrastive_weight": 0.5, "score_mini_batch_size": 3},
 }
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "reduce", "reduce_scatter")

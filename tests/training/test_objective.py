@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores, colbert_scores
 from torch import Tensor
 
+from raycol.index.codec.pooling import token_pooling
 from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
 from raycol.training import scoring
@@ -128,7 +131,12 @@ FIRST = range(0, 24, 3)  # positions of the first documents of `REPEATED` among 
 TEACHER_QW = torch.linspace(-2, 2, 24).sin().reshape(8, 3) * 2
 
 
-def maxsim_matrix(encoder: Any, features: list[dict[str, Any]], size: int | None = None) -> Tensor:
+def maxsim_matrix(
+    encoder: Any,
+    features: list[dict[str, Any]],
+    size: int | None = None,
+    pool: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Scores of all documents for each query, [Q, G * W], with every text encoded in one pass and nothing cached."""
     columns = []
     for number, column in enumerate(features):
@@ -137,6 +145,7 @@ def maxsim_matrix(encoder: Any, features: list[dict[str, Any]], size: int | None
         columns.append([e[m.bool()] for e, m in zip(embeddings, out["attention_mask"], strict=True)])
     queries, *documents = columns
     groups = [document for group in zip(*documents, strict=True) for document in group]
+    groups = list(map(pool, groups)) if pool else groups
     return torch.stack([torch.stack([(q @ d.T).max(dim=1).values.sum() for d in groups]) for q in queries])
 
 
@@ -225,6 +234,26 @@ def matryoshka(encoder: Any) -> Tensor:
     return sum(contrastive(scores, false_negatives()) for scores in sizes) / 3
 
 
+def pooled(encoder: Any) -> Tensor:
+    """Contrastive on documents of half as many tokens, with the clusters of indexing."""
+
+    def pool(tokens: Tensor) -> Tensor:
+        first, rest = tokens[:1], tokens[1:]
+        distances = (1 - rest.detach().float() @ rest.detach().float().T).clamp(0, 2).numpy()
+        linkage = hierarchy.linkage(squareform(distances, checks=False), "ward")
+        clusters = hierarchy.fcluster(linkage, len(rest) // 2, "maxclust")
+        means = [rest[torch.from_numpy(clusters == one)].mean(dim=0) for one in range(1, clusters.max() + 1)]
+        found = torch.nn.functional.normalize(torch.cat([first, torch.stack(means)]), dim=1)
+        indexed = token_pooling(2.0)(tokens.detach().float().numpy())
+        assert len(found) < len(tokens)
+        torch.testing.assert_close(found.detach().float(), torch.from_numpy(indexed))
+        return found
+
+    return contrastive(
+        maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), pool=pool), false_negatives()
+    )
+
+
 def own_scores(encoder: Any) -> Tensor:
     scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False))
     return torch.stack([scores[n, 3 * n : 3 * n + 3] for n in range(8)])
@@ -274,6 +303,7 @@ def lambda_loss(encoder: Any) -> Tensor:
     [
         (symmetric, {"symmetric": True}),
         (matryoshka, {"matryoshka": (4, 8)}),
+        (pooled, {"pool_factor": 2.0}),
         (
             z_scored,
             {
