@@ -42,6 +42,7 @@ _RECORDED = (
     "learning_rate",
     "grad_norm",
     "loss_scale",
+    "temperature",
     "tokens_per_second",
     "padded_share",
     "memory_bytes",

@@ -68,6 +68,10 @@ class TrainConfig(Config):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Softmax temperature: scores are divided by it."""
 
+    temperature_learning_rate: LearningRate | None = None
+    """Contrastive: train the temperature, from `temperature` on, with this peak learning rate for its logarithm, such
+    as 1e-3 (CLIP: Radford et al. 2021, arXiv 2103.00020). It stays above 0.01."""
+
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
     """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 

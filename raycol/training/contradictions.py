@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raycol.core.uris import is_uri
+from raycol.training.setting_types import MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
@@ -47,7 +48,9 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
     if config.shard_weights and config.num_workers == 1:
         yield "shard_weights divides weights among workers; raise num_workers or leave it out"
-    for name in ("lora_rank", "compile"):
+    if config.temperature_learning_rate and config.temperature < MIN_TEMPERATURE:
+        yield f"temperature is {config.temperature}; a trained one is at least {MIN_TEMPERATURE}"
+    for name in ("lora_rank", "compile", "temperature_learning_rate"):
         if config.shard_weights and getattr(config, name):
             yield f"shard_weights does not go with {name}; leave out one of them"
     if config.shard_weights and (config.optimizer == "muon" or config.dtype == "float16"):
@@ -80,7 +83,8 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if config.objective in ("cached", "contrastive"):
         reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
     else:
-        reasons["symmetric"] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
+        for name in ("symmetric", "temperature_learning_rate"):
+            reasons[name] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
     if not config.distils or not isinstance(config.objective, str):
         reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
     if len(config.data) == 1:

@@ -7,7 +7,7 @@
 
 GradCache (Gao et al. 2021, arXiv 2101.06983) keeps no activations in step 1 and encodes again in step 4. A step takes
 three collective operations of its own, whatever the number of mini-batches: lengths, embeddings, and their gradient; a
-symmetric loss, which gathers the queries too, takes six.
+symmetric loss, which gathers the queries too, takes six; a trained temperature adds one.
 
 A loss averages over a worker's queries and DistributedDataParallel averages over workers. The batch plan gives every
 worker the same number of queries, so the result is the average over the whole batch.
@@ -17,8 +17,9 @@ Shapes: Q queries of a part, W documents each, A texts of all workers, T tokens 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,19 +27,21 @@ from torch import Tensor, nn
 
 from raycol.models.tokenization import Task
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
-from raycol.training.group import GatheredTexts, gather_texts
+from raycol.training.group import GatheredTexts, all_gather, gather_texts
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.pooling import Pooled, pool
 from raycol.training.positives import POSITIVE_IDS, TEXT_IDS, Mask, positives_among
 from raycol.training.scoring import ScoringFunction
+from raycol.training.setting_types import MIN_TEMPERATURE
 
 
 class GradCache(nn.Module):
     """Computes a loss and its gradient.
 
     Its attribute `masked_pairs` is the number of pairs of a query and a document that the last batch left out as false
-    negatives.
+    negatives, and `temperature` that of its softmax. If the temperature is trained, `log_temperature` is a parameter;
+    its gradient is the mean over workers.
 
     Args:
         model: the encoder; the Trainer replaces it by the one wrapped for distributed training.
@@ -53,6 +56,8 @@ class GradCache(nn.Module):
         symmetric: average the loss with that of each positive among all queries.
         sizes: average the loss with those of embeddings cut to these dimensions.
         pool_factor: of the documents' tokens; 1 for no pooling.
+        temperature: of the objective's softmax.
+        learns_temperature: train it, from this value.
         kept_tokens: tokens of a batch whose activations are kept, so that their texts are encoded once; infinite to
             keep all.
     """
@@ -72,6 +77,8 @@ class GradCache(nn.Module):
         symmetric: bool,
         sizes: Sequence[int],
         pool_factor: float,
+        temperature: float,
+        learns_temperature: bool,
         kept_tokens: float,
     ) -> None:
         super().__init__()
@@ -82,6 +89,8 @@ class GradCache(nn.Module):
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
         self._sizes = (None, *sizes)
         self.pool_factor, self.kept_tokens = pool_factor, kept_tokens
+        self.temperature = temperature
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learns_temperature else None
         self.masked_pairs = torch.zeros(())
         # Tokens, and pairs of a query and a document, since the Trainer last reset them.
         self.n_padding, self.n_encoded, self.n_pairs = 0, 0, 0
@@ -99,6 +108,7 @@ class GradCache(nn.Module):
         left = self.kept_tokens - queries.encoded.kept_tokens
         documents = self._side(joined(columns), "document", left, gather=self.gather)
         teacher_QW = labels if self._loss.needs_scores else None
+        log_temperature = self._clamped_log_temperature()
         loss = torch.zeros((), device=queries.tokens_ATD.device)
         self.masked_pairs = torch.zeros_like(loss)
         for rows_Q in torch.arange(queries.n_own, device=loss.device).split(self.score_mini_batch_size):
@@ -108,6 +118,8 @@ class GradCache(nn.Module):
                 if self.symmetric:
                     batches.append(self._reversed_batch(queries, documents, len(columns), rows_Q, known[1]))
                 for batch, mask in batches:
+                    if log_temperature is not None:
+                        batch = replace(batch, temperature=log_temperature.exp())
                     share = len(rows_Q) / queries.n_own / len(batches) / len(self._sizes)
                     part = self._loss(batch if size is None else batch.cut(size)) * share
                     part.backward()
@@ -117,11 +129,24 @@ class GradCache(nn.Module):
                         self.n_pairs += len(rows_Q) * batch.documents_mask_GWT.shape[:2].numel()
         gradients = [(side.encoded, side.gradient()) for side in (queries, documents)]
         loss.requires_grad_()
-        loss.register_hook(partial(self._backward, gradients))
+        own = None if log_temperature is None else log_temperature.grad
+        loss.register_hook(partial(self._backward, gradients, own))
         return loss
 
-    def _backward(self, gradients: list[tuple[Encoded, Tensor]], scale: Tensor) -> None:
-        """Back-propagate the gradients of tokens, multiplied by the gradient of the loss."""
+    def _clamped_log_temperature(self) -> Tensor | None:
+        """A leaf of the loss with the trained log-temperature, which is clamped first; None if it is fixed."""
+        if self.log_temperature is None:
+            return None
+        with torch.no_grad():
+            self.log_temperature.clamp_(min=math.log(MIN_TEMPERATURE))
+        self.temperature = math.exp(self.log_temperature.item())
+        return self.log_temperature.detach().clone().requires_grad_()
+
+    def _backward(self, gradients: list[tuple[Encoded, Tensor]], own: Tensor | None, scale: Tensor) -> None:
+        """Back-propagate the gradients of tokens and of the log-temperature, times the gradient of the loss."""
+        if self.log_temperature is not None and own is not None:
+            mean = torch.stack(all_gather(own)).mean().to(own) * scale
+            self.log_temperature.grad = mean if self.log_temperature.grad is None else self.log_temperature.grad + mean
         backward(self.model, [(encoded, gradient_ND * scale) for encoded, gradient_ND in gradients])
 
     def _side(self, features: Features, task: Task, kept_tokens: float, *, gather: bool) -> _Side:
@@ -171,6 +196,7 @@ class GradCache(nn.Module):
             None if teacher_QW is None else teacher_QW[rows_Q],
             self._scoring,
             mask,
+            self.temperature,
         )
         return batch, mask
 
@@ -191,6 +217,7 @@ class GradCache(nn.Module):
             None,
             partial(_transposed, self._scoring),
             mask,
+            self.temperature,
         )
         return batch, mask
 

@@ -42,6 +42,8 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         symmetric=config.symmetric,
         sizes=config.matryoshka,
         pool_factor=config.pool_factor,
+        temperature=config.temperature,
+        learns_temperature=config.temperature_learning_rate is not None,
         kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )
 
@@ -50,7 +52,7 @@ def _loss_of(config: TrainConfig) -> Loss:
     if not isinstance(config.objective, str):
         return config.objective
     if config.objective in ("cached", "contrastive"):
-        return Contrastive(config.temperature)
+        return Contrastive()
     loss: DistillationLoss
     if config.objective == "distillation":
         teacher_temperature = config.teacher_temperature or config.temperature
@@ -64,17 +66,18 @@ def _loss_of(config: TrainConfig) -> Loss:
 class Contrastive:
     """Cross-entropy of the positive among all passages (DPR: Karpukhin et al. 2020, arXiv 2004.04906).
 
-    Args:
-        temperature: of the softmax; scores are divided by it.
+    Scores are divided by the temperature, which may be trained (CLIP: Radford et al. 2021, arXiv 2103.00020).
     """
 
-    temperature: float = 1.0
     fingerprint: str = "contrastive"
     needs_scores: bool = False
 
     def __call__(self, batch: LossBatch) -> Tensor:
         """See `Loss`."""
-        return functional.cross_entropy(batch.scores() / self.temperature, batch.positives_Q)
+        scores_QN = batch.scores()
+        left_out_QN = scores_QN == -torch.inf  # the temperature would get -inf times a gradient of 0, which is NaN
+        logits_QN = (scores_QN.masked_fill(left_out_QN, 0) / batch.temperature).masked_fill(left_out_QN, -torch.inf)
+        return functional.cross_entropy(logits_QN, batch.positives_Q)
 
 
 class DistillationLoss(Protocol):

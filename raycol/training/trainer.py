@@ -155,6 +155,8 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
+        if self.loss.log_temperature is not None and not self._batch[1]:
+            self.loss.log_temperature.grad = None  # the Trainer clears those of the encoder only
         # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
         # any number of workers can continue from them.
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
@@ -217,6 +219,8 @@ class Trainer(MultiVectorEncoderTrainer):
             if self.loss.masks_positives:
                 logs["masked_pairs"] = self._masked_pairs
                 logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
+            if self.loss.log_temperature is not None:
+                logs["temperature"] = self.loss.temperature
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
             self.loss.n_padding = self.loss.n_encoded = self.loss.n_pairs = 0
             if self.accelerator.scaler:
@@ -260,7 +264,9 @@ class Trainer(MultiVectorEncoderTrainer):
         keep = bool(self._checkpointer)
         weights = snapshot(self.model, keep=keep)
         average = self._moving_average.snapshot(keep=keep) if self._moving_average else {}
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
+        tensors, settings = snapshot_optimiser(
+            self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature, keep=keep
+        )
         if not self._checkpointer:
             return
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
@@ -294,7 +300,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+            parts = (self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature)
+            load_optimiser(Path(checkpoint), *parts)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Do nothing: the loss scaler is loaded with the optimiser."""

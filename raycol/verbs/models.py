@@ -42,6 +42,7 @@ def train(
     scoring: Scoring = "maxsim",
     xtr_tokens: int = 256,
     temperature: float = 1.0,
+    temperature_learning_rate: float | None = None,
     teacher_temperature: float | None = None,
     normalize_scores: Normalization | None = None,
     contrastive_weight: float = 0.0,

@@ -229,6 +229,22 @@ def symmetric(encoder: Any) -> Tensor:
     return (contrastive(scores, false_negatives()) + torch.stack(terms).mean()) / 2
 
 
+def test_the_gradient_of_the_temperature(tiny_colbert: Path, tmp_path: Path) -> None:
+    log_temperature = torch.tensor(math.log(0.5), requires_grad=True)
+
+    def reference(encoder: Any) -> Tensor:
+        scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False)) / log_temperature.exp()
+        return contrastive(scores, false_negatives())
+
+    values = {"temperature": 0.5, "temperature_learning_rate": 1e-3, "mini_batch_size": 3, "score_mini_batch_size": 5}
+    loss_of = compared(tiny_colbert, tmp_path, reference, torch.float64, **values)
+    assert abs(log_temperature.grad) > 1e-3
+    assert loss_of.log_temperature.grad.item() == pytest.approx(log_temperature.grad.item(), rel=1e-6)
+    loss_of.log_temperature.data.fill_(-9)
+    loss_of(repeated_features(loss_of.model))
+    assert loss_of.temperature == pytest.approx(0.01)
+
+
 def matryoshka(encoder: Any) -> Tensor:
     sizes = [maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), size) for size in (None, 4, 8)]
     return sum(contrastive(scores, false_negatives()) for scores in sizes) / 3
