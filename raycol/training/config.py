@@ -107,9 +107,13 @@ class TrainConfig(Config):
     """Never use a known positive of a query, from any of its examples, as its negative; the same text is the same
     passage."""
 
-    mask_margin: Annotated[float, Field(ge=0)] | None = None
+    mask_margin: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
     (Zhang et al. 2025, arXiv 2506.05176)."""
+
+    guide: Location | None = None
+    """ColBERT or single-vector model that scores the batch as well: `mask_margin`, by default 0, then applies to its
+    scores, and may be negative (GISTEmbed: Solatorio 2024, arXiv 2402.16829)."""
 
     mixing: Mixing = "batches"
     """How several sources are mixed: batches (each batch from one of them, sampled by weight), round-robin (each batch

@@ -48,6 +48,8 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
     if config.shard_weights and config.num_workers == 1:
         yield "shard_weights divides weights among workers; raise num_workers or leave it out"
+    if (config.mask_margin or 0) < 0 and not config.guide:
+        yield f"mask_margin is {config.mask_margin}; without a guide it must be 0 or more"
     if config.temperature_learning_rate and config.temperature < MIN_TEMPERATURE:
         yield f"temperature is {config.temperature}; a trained one is at least {MIN_TEMPERATURE}"
     for name in ("lora_rank", "compile", "temperature_learning_rate"):
@@ -78,7 +80,7 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not config.in_batch and config.scoring != "xtr" and config.gather_across_workers:
         reasons["gather_across_workers"] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if not config.in_batch:
-        for name in ("mask_false_negatives", "mask_margin"):
+        for name in ("mask_false_negatives", "mask_margin", "guide"):
             reasons[name] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if config.objective in ("cached", "contrastive"):
         reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"

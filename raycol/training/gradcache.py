@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from raycol.models.tokenization import Task
 from raycol.training.encoding import Encoded, Features, backward, encode, joined, padded
 from raycol.training.group import GatheredTexts, all_gather, gather_texts
+from raycol.training.guide import Guide, GuideTokens
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.pooling import Pooled, pool
@@ -53,6 +54,7 @@ class GradCache(nn.Module):
         score_mini_batch_size: queries scored at a time.
         masks_positives: leave known positives out of a query's negatives; the features have ids of texts.
         mask_margin: leave out documents, too, that score higher than the positive by more than it.
+        guide: model whose scores are compared with the margin, in place of the trained model's.
         symmetric: average the loss with that of each positive among all queries.
         sizes: average the loss with those of embeddings cut to these dimensions.
         pool_factor: of the documents' tokens; 1 for no pooling.
@@ -74,6 +76,7 @@ class GradCache(nn.Module):
         score_mini_batch_size: int,
         masks_positives: bool,
         mask_margin: float | None,
+        guide: Guide | None,
         symmetric: bool,
         sizes: Sequence[int],
         pool_factor: float,
@@ -87,6 +90,7 @@ class GradCache(nn.Module):
         self.own_documents, self.gather, self.symmetric = own_documents, gather, symmetric
         self.mini_batch_size, self.score_mini_batch_size = mini_batch_size, score_mini_batch_size
         self.masks_positives, self._mask_margin = masks_positives, mask_margin
+        self.guide = guide
         self._sizes = (None, *sizes)
         self.pool_factor, self.kept_tokens = pool_factor, kept_tokens
         self.temperature = temperature
@@ -133,6 +137,11 @@ class GradCache(nn.Module):
         loss.register_hook(partial(self._backward, gradients, own))
         return loss
 
+    @property
+    def masks(self) -> bool:
+        """Whether false negatives are left out."""
+        return self.masks_positives or self._mask_margin is not None
+
     def _clamped_log_temperature(self) -> Tensor | None:
         """A leaf of the loss with the trained log-temperature, which is clamped first; None if it is fixed."""
         if self.log_temperature is None:
@@ -152,6 +161,7 @@ class GradCache(nn.Module):
     def _side(self, features: Features, task: Task, kept_tokens: float, *, gather: bool) -> _Side:
         """Encode texts, and gather those of all workers if `gather`."""
         ids_B = features.pop(TEXT_IDS, None)
+        guided = self.guide.embed(features, task, self.mini_batch_size, gather=gather) if self.guide else None
         tokens_ND, encoded = encode(self.model, features, task, self.mini_batch_size, kept_tokens=kept_tokens)
         n_padding, n = encoded.padding()
         self.n_padding, self.n_encoded = self.n_padding + n_padding, self.n_encoded + n
@@ -169,7 +179,7 @@ class GradCache(nn.Module):
         # A leaf, which collects the gradient in float32 or more.
         tokens_ND = tokens_ND.to(torch.promote_types(dtype, torch.float32))
         tokens_ATD, mask_AT = padded(tokens_ND, texts.lengths_A)
-        return _Side(encoded, pooled, texts, tokens_ATD.requires_grad_(), mask_AT, dtype)
+        return _Side(encoded, pooled, texts, tokens_ATD.requires_grad_(), mask_AT, dtype, guided)
 
     def _batch(
         self,
@@ -186,6 +196,8 @@ class GradCache(nn.Module):
         mask = Mask(positives_Q, self._mask_margin)
         if known_ids_QP is not None:
             mask.known_QN = positives_among(known_ids_QP[rows_Q], documents.texts.ids_A, positives_Q)
+        if queries.guided and documents.guided:
+            mask.guide_QN = queries.guided[queries.first + rows_Q].scores(documents.guided)
         groups = slice(int(rows_Q[0]), int(rows_Q[-1]) + 1) if self.own_documents else slice(None)
         batch = LossBatch(
             queries.tokens_ATD[queries.first + rows_Q].to(queries.dtype),
@@ -208,6 +220,8 @@ class GradCache(nn.Module):
         mask = Mask(own_Q, self._mask_margin)
         if known_ids_QP is not None:
             mask.known_QN = positives_among(known_ids_QP[rows_Q], queries.texts.ids_A, own_Q)
+        if queries.guided and documents.guided:
+            mask.guide_QN = queries.guided.scores(documents.guided[positives_Q]).T
         batch = LossBatch(
             queries.tokens_ATD.to(queries.dtype),
             queries.mask_AT,
@@ -233,6 +247,7 @@ class _Side:
         tokens_ATD: the padded tokens of `texts`, a leaf of the loss.
         mask_AT: which of them are real.
         dtype: of the encoder's output, in which scores are computed.
+        guided: the guide's embeddings of `texts`.
     """
 
     encoded: Encoded
@@ -241,6 +256,7 @@ class _Side:
     tokens_ATD: Tensor
     mask_AT: Tensor
     dtype: torch.dtype
+    guided: GuideTokens | None
 
     @property
     def n_own(self) -> int:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
+from raycol.training.guide import Guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
@@ -25,8 +26,8 @@ from raycol.training.scoring import scoring_of_all, scoring_of_own
 _LAMBDA_MU = 10.0
 
 
-def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
-    """Return the configured loss over an encoder."""
+def make_loss(encoder: MultiVectorEncoder, config: TrainConfig, guide: Guide | None = None) -> GradCache:
+    """Return the configured loss over an encoder, with the guide that is configured."""
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(
@@ -38,7 +39,8 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
-        mask_margin=config.mask_margin,
+        mask_margin=0.0 if guide and config.mask_margin is None else config.mask_margin,
+        guide=guide,
         symmetric=config.symmetric,
         sizes=config.matryoshka,
         pool_factor=config.pool_factor,

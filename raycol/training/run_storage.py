@@ -156,6 +156,7 @@ def prepare_run(
         InputError: see `prepare`; or the model cannot be opened.
     """
     from raycol.models.encoder import probe_encoder
+    from raycol.training.guide import open_guide
     from raycol.training.worker import new_encoder
 
     if config.report_to:
@@ -169,6 +170,8 @@ def prepare_run(
         task = prepare(config, data.open(store), collection, executor, report)
         # A broken model fails here, once, and not in every worker.
         probe_encoder(new_encoder(config, "cpu"), config.model)
+        if config.guide:
+            open_guide(config.guide, "cpu")
         run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),
@@ -182,7 +185,8 @@ def prepare_run(
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    states = [f"{location} {location_state(location)}" for location in (config.model, *(config.eval_data or ()))]
+    locations = (config.model, *([config.guide] if config.guide else []), *(config.eval_data or ()))
+    states = [f"{location} {location_state(location)}" for location in locations]
     return [*states, *data_states(config)]
 
 

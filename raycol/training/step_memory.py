@@ -6,6 +6,7 @@ float32, otherwise 2):
     weights, gradients  4 P and 4 Q; with several workers 4 Q more for the buckets that they reduce
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
     moving average      4 Q with ema_decay
+    guide               4 per weight of the guide
     activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
                         are kept, without GradCache all
     embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage); the gathered
@@ -104,6 +105,7 @@ def step_memory(
         scores = _SIMILARITY_BYTES * pairs * longest
     return {
         **_of_weights(config, encoder, loss),
+        **({"guide": 4 * loss.guide.n_weights} if loss.guide else {}),
         "activations": round(_activations(config, encoder, loss, batches)),
         "embeddings": round(4 * encoder.get_embedding_dimension() * numbers),
         "scores": scores,

@@ -102,6 +102,7 @@ class Trainer(MultiVectorEncoderTrainer):
         moving_average: MovingAverage | None = None,
         changes: Sequence[Callable[[], None]] = (),
     ) -> None:
+        self._guide = loss.guide
         callbacks = [eval_and_save, *([moving_average] if moving_average else [])]
         super().__init__(model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -136,7 +137,7 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
         """See `make_collator`."""
-        return make_collator(model)
+        return make_collator(model, self._guide)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
@@ -216,7 +217,7 @@ class Trainer(MultiVectorEncoderTrainer):
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
             padded_share = self.loss.n_padding / self.loss.n_encoded
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
-            if self.loss.masks_positives:
+            if self.loss.masks:
                 logs["masked_pairs"] = self._masked_pairs
                 logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
             if self.loss.log_temperature is not None:

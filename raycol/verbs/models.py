@@ -54,6 +54,7 @@ def train(
     allow_duplicates: bool = False,
     mask_false_negatives: bool = True,
     mask_margin: float | None = None,
+    guide: str | Path | None = None,
     mixing: Mixing = "batches",
     mixing_temperature: float = 1.0,
     split: str | None = None,

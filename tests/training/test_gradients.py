@@ -108,6 +108,7 @@ STEPS = {
     "float32": {"mini_batch_size": 2},
     "symmetric": {"symmetric": True, "mini_batch_size": 3, "score_mini_batch_size": 3, "matryoshka": (4,)},
     "trained temperature": {"temperature_learning_rate": 1e-3, "mini_batch_size": 3, "score_mini_batch_size": 3},
+    "guided": {"guide": "tiny", "symmetric": True, "mini_batch_size": 3, "score_mini_batch_size": 3},
     "pooled": {"pool_factor": 2.0, "mini_batch_size": 3, "score_mini_batch_size": 3},
     "with scores": {"objective": "distillation", "contrastive_weight": 0.5, "score_mini_batch_size": 3},
 }
@@ -120,6 +121,7 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
     from torch import distributed
 
     from raycol.models.encoder import load_encoder
+    from raycol.training.guide import open_guide
     from raycol.training.objective import make_loss
 
     def counted(name: str) -> Callable[..., object]:
@@ -134,6 +136,7 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
     for name, values in STEPS.items():
         encoder = load_encoder(model, device="cpu").train()
         encoder = encoder if name == "float32" else encoder.double()
+        guide = open_guide(str(model), "cpu") if "guide" in values else None
         config = settings(model, folder / "d", folder / "x", num_workers=n, temperature=0.5, **values)
         counts: Counter[str] = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -141,13 +144,14 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
                 patch.setattr(distributed, collective, counted(collective))
             part = slice(rank * 8 // n, (rank + 1) * 8 // n)
             teacher_QW = torch.linspace(-2, 2, 24, dtype=torch.float64).sin().reshape(8, 3)[part]
-            loss = make_loss(encoder, config)
-            loss(repeated_features(encoder, part), teacher_QW).backward()
+            loss = make_loss(encoder, config, guide)
+            loss(repeated_features(encoder, part, guide=guide), teacher_QW).backward()
         vector = torch.cat([p.grad.ravel() for p in loss.parameters() if p.grad is not None]) / n
         if n > 1:
             distributed.all_reduce(vector)
         if not rank:
-            np.savez(folder / f"{name}-{n}.npz", gradient=vector.numpy(), n_collectives=counts.total())
+            masked = float(loss.masked_pairs)
+            np.savez(folder / f"{name}-{n}.npz", gradient=vector.numpy(), n_collectives=counts.total(), masked=masked)
 
 
 def test_two_workers_take_one_workers_step_in_three_collectives(tiny_colbert: Path, tmp_path: Path) -> None:
@@ -160,7 +164,7 @@ def test_two_workers_take_one_workers_step_in_three_collectives(tiny_colbert: Pa
         tolerance = 1e-5 if name == "float32" else 1e-6
         difference = np.linalg.norm(two["gradient"] - one["gradient"])
         assert difference <= tolerance * np.linalg.norm(one["gradient"]), name
-        expected = {"symmetric": 6, "trained temperature": 4}.get(name, 3)
+        expected = {"symmetric": 6, "trained temperature": 4, "guided": 10}.get(name, 3)
         assert (one["n_collectives"], two["n_collectives"]) == (0, expected)
 
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores, colbert_scores
+from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss
 from torch import Tensor
 
 from raycol.index.codec.pooling import token_pooling
@@ -21,11 +23,21 @@ from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
 from raycol.training import scoring
 from raycol.training.gradcache import GradCache
-from raycol.training.loss import Loss
-from raycol.training.objective import make_loss
+from raycol.training.guide import open_guide
+from raycol.training.loss import Loss, LossBatch
+from raycol.training.objective import Contrastive, make_loss
+from raycol.training.positives import Mask
 from raycol.training.scoring import scores_of_all, scores_of_own
 from tests.conftest import TOPICS
-from tests.training.material import REPEATED, Hinge, SquaredError, known_positives, repeated_features, settings
+from tests.training.material import (
+    REPEATED,
+    Hinge,
+    SquaredError,
+    known_positives,
+    repeated_features,
+    repeated_text,
+    settings,
+)
 
 CALLS: list[tuple[int, ...]] = []
 
@@ -164,8 +176,8 @@ def compared(
     """Compare loss and gradient of `REPEATED` with those of a function of the encoder."""
     config = settings(model, tmp_path / "d", tmp_path / "x", **values)
     encoder = load_encoder(model, device="cpu").to(dtype).train()
-    loss_of = make_loss(encoder, config)
-    features = repeated_features(encoder, with_ids=loss_of.masks_positives)
+    loss_of = make_loss(encoder, config, open_guide(config.guide, "cpu") if config.guide else None)
+    features = repeated_features(encoder, with_ids=loss_of.masks_positives, guide=loss_of.guide)
     value = loss_of(features, TEACHER_QW.to(dtype) if config.distils else None)
     value.backward()
     gradient = gradient_of(encoder)
@@ -206,6 +218,48 @@ def test_false_negatives_are_left_out(
 
     loss_of = compared(tiny_colbert, tmp_path, reference, dtype, temperature=0.5, **values)
     assert loss_of.masked_pairs == mask.sum()
+
+
+def test_a_guide_finds_false_negatives(tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path) -> None:
+    encoder = SentenceTransformer(str(tiny_backbone), device="cpu")
+    queries, groups = zip(*REPEATED, strict=True)
+    vectors = [
+        encoder.encode([repeated_text(one) for one in ids], normalize_embeddings=True)
+        for ids in (queries, [document for documents in groups for document in documents])
+    ]
+    guided = torch.from_numpy(vectors[0] @ vectors[1].T)
+    mask = guided > guided[range(8), FIRST][:, None] - 0.02
+    mask[range(8), FIRST] = False
+    mask |= false_negatives()
+    assert false_negatives().sum() + 8 < mask.sum() < 160
+
+    def reference(encoder: Any) -> Tensor:
+        return contrastive(maxsim_matrix(encoder, repeated_features(encoder, with_ids=False)), mask)
+
+    values = {"guide": str(tiny_backbone), "mask_margin": -0.02, "mini_batch_size": 3, "score_mini_batch_size": 5}
+    loss_of = compared(tiny_colbert, tmp_path, reference, torch.float64, **values)
+    assert loss_of.masked_pairs == mask.sum()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, -0.3])
+def test_guided_losses_equal_gistembed(tiny_backbone: Path, margin: float) -> None:
+    model = SentenceTransformer(str(tiny_backbone), device="cpu")
+    theirs = CachedGISTEmbedLoss(
+        model, model, temperature=0.1, margin=margin, contrast_anchors=False, contrast_positives=False
+    )
+    rng = torch.Generator().manual_seed(0)
+    columns, guide = (
+        [torch.nn.functional.normalize(torch.randn(12, 4, generator=rng), dim=1) for _ in range(3)] for _ in "ab"
+    )
+    documents, guided_documents = (torch.stack(one[1:], dim=1) for one in (columns, guide))
+    own = torch.arange(12) * 2
+    mask = Mask(own, -margin, guide[0] @ guided_documents.flatten(0, 1).T)
+    real = torch.ones(12, 2, 1, dtype=torch.bool)
+    tokens = (columns[0][:, None], real[:, 0], documents[:, :, None], real)
+    value = Contrastive()(LossBatch(*tokens, own, None, scores_of_all, mask, 0.1))
+    expected = theirs.calculate_loss([[one] for one in columns], [[one] for one in guide])
+    assert 12 < mask.n_pairs < 250
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def cross_entropy(scores: Sequence[Tensor], correct: int) -> Tensor:
