@@ -179,6 +179,11 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         ("similarity", f"MaxSim: each query token's maximum dot product with a document token, {aggregation}"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
+    if config.matryoshka:
+        sizes = ", ".join(map(str, sorted(config.matryoshka)))
+        rows.append(
+            ("smaller embeddings", f"trained for the first {sizes} dimensions: `--embedding-size` of an index")
+        )
     if config.pool_factor > 1:
         rows.append(("token pooling", f"trained for an index with `--pool-factor {config.pool_factor:g}`"))
     return (
@@ -305,6 +310,8 @@ def _settings(config: TrainConfig, task: TrainingTask) -> str:
         if name not in _NEVER_LISTED and (name in _ALWAYS_LISTED or getattr(config, name) != fields[name].default)
     }
     listed["objective"] = config.objective_name
+    if config.guide and (is_uri(config.guide) or Path(config.guide).is_absolute()):
+        listed["guide"] = base_name(config.guide)
     if config.epochs is None:
         del listed["epochs"]  # the number of steps tells it
     rows = [("steps", f"{task.steps:,}"), *((f"`{name}`", _value(value)) for name, value in listed.items())]

@@ -20,7 +20,6 @@ from raycol.training.dataset import TrainingSet
 from raycol.training.encoding import backward, encode, select_texts
 from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
-from raycol.training.guide import open_guide
 from raycol.training.objective import make_loss
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
@@ -88,7 +87,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         plan = make_plan(config, task.sources, examples)
         n_batches = min(_SAMPLED, task.steps * config.accumulate)
         n_sampled, batches = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
-    loss = make_loss(encoder, config, open_guide(config.guide, "cpu") if config.guide else None)
+    loss = make_loss(encoder, config)
     texts = list(chain.from_iterable(batches))
     n_tokens = sum(one.n_tokens for one in texts)
     shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]

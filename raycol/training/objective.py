@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
-from raycol.training.guide import Guide
+from raycol.training.guide import open_guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
@@ -26,8 +26,9 @@ from raycol.training.scoring import scoring_of_all, scoring_of_own
 _LAMBDA_MU = 10.0
 
 
-def make_loss(encoder: MultiVectorEncoder, config: TrainConfig, guide: Guide | None = None) -> GradCache:
-    """Return the configured loss over an encoder, with the guide that is configured."""
+def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
+    """Return the configured loss over an encoder. Raises `InputError` if the guide cannot be opened."""
+    guide = open_guide(config.guide, None if config.on_gpu else "cpu") if config.guide else None
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(

@@ -198,6 +198,7 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
+    from raycol.models.matryoshka import record_sizes
     from raycol.models.saving import save_encoder
     from raycol.training.averaging import AVERAGE, load_average, load_mean
     from raycol.training.card import write_extras
@@ -225,6 +226,8 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
         mix_weights(encoder, initial, config.keep_initial)
     with publishing_model(config.out) as out:
         save_encoder(encoder, out)
+        if config.matryoshka:
+            record_sizes(out, config.matryoshka)
         write_extras(out, config, run.work, best, history)
         record_files(out, MODEL_FILES)
     return best, history

@@ -26,7 +26,6 @@ from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
-from raycol.training.guide import open_guide
 from raycol.training.metrics import OnRecord
 from raycol.training.objective import make_loss
 from raycol.training.optimiser import freeze_layers, make_optimiser
@@ -82,8 +81,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     # Sharding moves a model that may not fit on one GPU there.
-    device = None if config.on_gpu else "cpu"
-    encoder = new_encoder(config, "cpu" if config.shard_weights else device)
+    encoder = new_encoder(config, None if config.on_gpu and not config.shard_weights else "cpu")
     freeze_unused(encoder)
     if config.gradient_checkpointing:
         encoder[0].model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -93,7 +91,7 @@ def fit(
         shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
-    loss = make_loss(encoder, config, open_guide(config.guide, device) if config.guide else None)
+    loss = make_loss(encoder, config)
     moving_average = MovingAverage(encoder, config.ema_decay) if config.ema_decay else None
     changes: list[Callable[[], None]] = [moving_average.apply] if moving_average else []
     if collections and config.keep_initial:

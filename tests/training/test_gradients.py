@@ -121,7 +121,6 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
     from torch import distributed
 
     from raycol.models.encoder import load_encoder
-    from raycol.training.guide import open_guide
     from raycol.training.objective import make_loss
 
     def counted(name: str) -> Callable[..., object]:
@@ -136,7 +135,7 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
     for name, values in STEPS.items():
         encoder = load_encoder(model, device="cpu").train()
         encoder = encoder if name == "float32" else encoder.double()
-        guide = open_guide(str(model), "cpu") if "guide" in values else None
+        values = {**values, "guide": str(model)} if "guide" in values else values
         config = settings(model, folder / "d", folder / "x", num_workers=n, temperature=0.5, **values)
         counts: Counter[str] = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -144,8 +143,8 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
                 patch.setattr(distributed, collective, counted(collective))
             part = slice(rank * 8 // n, (rank + 1) * 8 // n)
             teacher_QW = torch.linspace(-2, 2, 24, dtype=torch.float64).sin().reshape(8, 3)[part]
-            loss = make_loss(encoder, config, guide)
-            loss(repeated_features(encoder, part, guide=guide), teacher_QW).backward()
+            loss = make_loss(encoder, config)
+            loss(repeated_features(encoder, part, guide=loss.guide), teacher_QW).backward()
         vector = torch.cat([p.grad.ravel() for p in loss.parameters() if p.grad is not None]) / n
         if n > 1:
             distributed.all_reduce(vector)

@@ -23,7 +23,6 @@ from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
 from raycol.training import scoring
 from raycol.training.gradcache import GradCache
-from raycol.training.guide import open_guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.objective import Contrastive, make_loss
 from raycol.training.positives import Mask
@@ -176,7 +175,7 @@ def compared(
     """Compare loss and gradient of `REPEATED` with those of a function of the encoder."""
     config = settings(model, tmp_path / "d", tmp_path / "x", **values)
     encoder = load_encoder(model, device="cpu").to(dtype).train()
-    loss_of = make_loss(encoder, config, open_guide(config.guide, "cpu") if config.guide else None)
+    loss_of = make_loss(encoder, config)
     features = repeated_features(encoder, with_ids=loss_of.masks_positives, guide=loss_of.guide)
     value = loss_of(features, TEACHER_QW.to(dtype) if config.distils else None)
     value.backward()
