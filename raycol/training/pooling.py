@@ -45,7 +45,8 @@ def pool(tokens_ND: Tensor, lengths: Sequence[int], pool_factor: float) -> Poole
         pool_factor: above 1.
     """
     pooling = HierarchicalTokenPooling(pool_factor)
-    with torch.enable_grad():
+    # Distances are computed on the CPU, in full precision.
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         leaf_ND = tokens_ND.detach().to(torch.promote_types(tokens_ND.dtype, torch.float32)).requires_grad_()
         pooled = [pooling.pool_one(tokens_TD) for tokens_TD in leaf_ND.split(list(lengths))]
         return Pooled(leaf_ND, torch.cat(pooled), torch.tensor([len(one) for one in pooled]))

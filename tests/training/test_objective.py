@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.cluster import hierarchy
@@ -25,6 +26,7 @@ from raycol.training import scoring
 from raycol.training.gradcache import GradCache
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.objective import Contrastive, make_loss
+from raycol.training.pooling import pool
 from raycol.training.positives import Mask
 from raycol.training.scoring import scores_of_all, scores_of_own
 from tests.conftest import TOPICS
@@ -306,7 +308,7 @@ def matryoshka(encoder: Any) -> Tensor:
 def pooled(encoder: Any) -> Tensor:
     """Contrastive on documents of half as many tokens, with the clusters of indexing."""
 
-    def pool(tokens: Tensor) -> Tensor:
+    def as_indexed(tokens: Tensor) -> Tensor:
         first, rest = tokens[:1], tokens[1:]
         distances = (1 - rest.detach().float() @ rest.detach().float().T).clamp(0, 2).numpy()
         linkage = hierarchy.linkage(squareform(distances, checks=False), "ward")
@@ -319,8 +321,17 @@ def pooled(encoder: Any) -> Tensor:
         return found
 
     return contrastive(
-        maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), pool=pool), false_negatives()
+        maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), pool=as_indexed), false_negatives()
     )
+
+
+def test_pooling_does_not_depend_on_the_encoders_precision() -> None:
+    tokens = torch.nn.functional.normalize(torch.randn(22, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = pool(tokens, [13, 9], 3.0)
+    expected = [token_pooling(3.0)(one.numpy()) for one in tokens.split([13, 9])]
+    assert pooled.lengths_B.tolist() == [len(one) for one in expected] == [5, 3]
+    torch.testing.assert_close(pooled.pooled_MD.detach(), torch.from_numpy(np.concatenate(expected)))
 
 
 def own_scores(encoder: Any) -> Tensor:
