@@ -16,7 +16,7 @@ negatives    share of the training examples of SciFact and SQuAD whose in-batch 
              another positive of their query, at batches of 64 and 256
 scoring      MaxSim of 16 queries with 512 documents and its gradient, beside sentence-transformers', on one thread
 pooling      nDCG@10 on SciFact and Cranfield with documents pooled by 1 to 5, of --model untrained, and trained on
-             SciFact's pairs for --steps with each of several pool_factor
+             SciFact's pairs for --steps with each of several pool_factor; on a GPU if there is one
 transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
 Seconds are CPU seconds of one process with one thread if not said otherwise.
@@ -511,11 +511,15 @@ def scoring(folder: Path, options: argparse.Namespace) -> None:
 
 def pooling(folder: Path, options: argparse.Namespace) -> None:
     """Train on the same batches with each pool factor; rank documents pooled by each factor."""
+    import torch
+
     from raycol.data import load_beir
     from raycol.distributed.executor import IN_PROCESS
     from raycol.models.encoder import load_encoder
     from raycol.training import train
 
+    on_gpu = torch.cuda.is_available()
+    resources = {"CPU": 1.0, **({"GPU": 1.0} if on_gpu else {})}
     datasets = {name: load_beir(DATA / name, "test", "skip") for name in TESTS}
     pairs, rows = _pairs(folder, 10_000), []
     for factor in (None, *TRAINED_POOL_FACTORS):
@@ -523,9 +527,9 @@ def pooling(folder: Path, options: argparse.Namespace) -> None:
         if factor:
             say(f"training with pool_factor {factor}")
             settings = {"pool_factor": factor, "max_steps": options.steps, "allow_duplicates": False}
-            config = _config(pairs, folder, model=model, **settings)
+            config = _config(pairs, folder, model=model, resources=resources, **settings)
             model = train(config.model_copy(update={"out": str(folder / f"{factor}")}), executor=IN_PROCESS).model
-        encoder = load_encoder(model, device="cpu")
+        encoder = load_encoder(model, device="cuda" if on_gpu else "cpu")
         for name, dataset in datasets.items():
             say(f"{factor or 'untrained'}: {name}")
             values = _by_pool_factor(encoder, dataset)
@@ -550,7 +554,7 @@ def _by_pool_factor(encoder: Any, dataset: Any) -> list[float]:
     for factor in POOL_FACTORS:
         pooled = HierarchicalTokenPooling(factor).pool(documents) if factor > 1 else documents
         with torch.inference_mode():
-            scores_QN = encoder.similarity(queries, pooled).float().numpy()
+            scores_QN = encoder.similarity(queries, pooled).float().cpu().numpy()
         top = TopHits(len(queries), 10)
         top.add(ids, scores_QN)
         run = dict(zip(dataset.queries, map(dict, top.result()), strict=True))
