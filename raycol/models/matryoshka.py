@@ -33,8 +33,9 @@ def record_sizes(folder: Path, sizes: Sequence[int]) -> None:
 def recorded_sizes(source: str) -> list[int]:
     """The smaller sizes that a saved model was trained for, in ascending order."""
     sizes = read_json(source, _FILE, dict).get(_KEY)
-    valid = isinstance(sizes, list) and all(isinstance(size, int) and size > 0 for size in sizes)
-    return sorted(sizes) if valid else []
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return []
+    return sorted(sizes)
 
 
 def cut(encoder: MultiVectorEncoder, size: int) -> None:

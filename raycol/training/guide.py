@@ -68,7 +68,6 @@ class Guide:
         """Return the features of texts, to stand beside the trained encoder's."""
         return {f"{_PREFIX}{name}": value for name, value in tokenize(self._encoder, texts, task).items()}
 
-    @torch.no_grad()
     def embed(self, features: Features, task: Task, size: MiniBatchSize, *, gather: bool) -> GuideTokens:
         """Embed texts in mini-batches; gather those of all workers if `gather`. Removes its features from others."""
         own = {name.removeprefix(_PREFIX): features.pop(name) for name in [*features] if name.startswith(_PREFIX)}
