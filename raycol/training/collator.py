@@ -10,12 +10,16 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 
 from raycol.models.tokenization import Task, tokenize
+from raycol.training.guide import Guide
 from raycol.training.positives import collate_ids, is_ids
 
 
-def make_collator(encoder: MultiVectorEncoder) -> MultiVectorEncoderDataCollator:
-    """Return a collator that tokenizes as encoding does; sentence-transformers' own leaves out the prompts."""
-    return _Collator(preprocess_fn=partial(_tokenize, encoder))
+def make_collator(encoder: MultiVectorEncoder, guide: Guide | None = None) -> MultiVectorEncoderDataCollator:
+    """Return a collator that tokenizes as encoding does, and also for a guide, if there is one.
+
+    sentence-transformers' own leaves out the prompts.
+    """
+    return _Collator(preprocess_fn=partial(_tokenize, encoder, guide))
 
 
 @dataclass
@@ -28,6 +32,8 @@ class _Collator(MultiVectorEncoderDataCollator):
         return {**super().__call__(texts), **ids}
 
 
-def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
+def _tokenize(
+    encoder: MultiVectorEncoder, guide: Guide | None, texts: list[str], prompt: str | None, task: Task
+) -> dict[str, Any]:
     """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
-    return tokenize(encoder, texts, task)
+    return {**tokenize(encoder, texts, task), **(guide.tokenize(texts, task) if guide else {})}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raycol.core.uris import is_uri
+from raycol.training.setting_types import MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
@@ -47,11 +48,17 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
     if config.shard_weights and config.num_workers == 1:
         yield "shard_weights divides weights among workers; raise num_workers or leave it out"
-    for name in ("lora_rank", "compile"):
+    if (config.mask_margin or 0) < 0 and not config.guide:
+        yield f"mask_margin is {config.mask_margin}; without a guide it must be 0 or more"
+    if config.temperature_learning_rate and config.temperature < MIN_TEMPERATURE:
+        yield f"temperature is {config.temperature}; a trained one is at least {MIN_TEMPERATURE}"
+    for name in ("lora_rank", "compile", "temperature_learning_rate"):
         if config.shard_weights and getattr(config, name):
             yield f"shard_weights does not go with {name}; leave out one of them"
     if config.shard_weights and (config.optimizer == "muon" or config.dtype == "float16"):
         yield "shard_weights needs optimizer adamw and dtype float32 or bfloat16"
+    if config.pool_factor > 1 and config.matryoshka:
+        yield "pool_factor pools whole embeddings, matryoshka cuts them; leave out one of them"
     if config.dtype == "float16" and not config.on_gpu:
         yield "dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16"
     if config.attn_implementation == "flash_attention_2" and (not config.on_gpu or config.dtype == "float32"):
@@ -73,12 +80,13 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not config.in_batch and config.scoring != "xtr" and config.gather_across_workers:
         reasons["gather_across_workers"] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if not config.in_batch:
-        for name in ("mask_false_negatives", "mask_margin"):
+        for name in ("mask_false_negatives", "mask_margin", "guide"):
             reasons[name] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if config.objective in ("cached", "contrastive"):
         reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
     else:
-        reasons["symmetric"] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
+        for name in ("symmetric", "temperature_learning_rate"):
+            reasons[name] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
     if not config.distils or not isinstance(config.objective, str):
         reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
     if len(config.data) == 1:

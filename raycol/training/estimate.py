@@ -44,7 +44,7 @@ class TrainEstimate(Shown, BaseModel):
         memory: the same by what it holds.
         network_bytes: bytes that each worker sends in a step.
         tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
-        hours: of all steps, without evaluation and scoring; None without `tokens_per_second`.
+        hours: of all steps, without evaluation, scoring and a guide; None without `tokens_per_second`.
         sampled: examples behind the tokens and the padding.
     """
 
@@ -186,7 +186,7 @@ def _network_bytes(
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
     own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    tokens: float = others * own * encoder.get_embedding_dimension() * sent_and_gradient
+    tokens: float = others * own / config.pool_factor * encoder.get_embedding_dimension() * sent_and_gradient
     sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())

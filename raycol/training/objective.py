@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
+from raycol.training.guide import open_guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
@@ -26,7 +27,8 @@ _LAMBDA_MU = 10.0
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
-    """Return the configured loss over an encoder."""
+    """Return the configured loss over an encoder. Raises `InputError` if the guide cannot be opened."""
+    guide = open_guide(config.guide, None if config.on_gpu else "cpu") if config.guide else None
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(
@@ -38,9 +40,13 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
-        mask_margin=config.mask_margin,
+        mask_margin=0.0 if guide and config.mask_margin is None else config.mask_margin,
+        guide=guide,
         symmetric=config.symmetric,
         sizes=config.matryoshka,
+        pool_factor=config.pool_factor,
+        temperature=config.temperature,
+        learns_temperature=config.temperature_learning_rate is not None,
         kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )
 
@@ -49,7 +55,7 @@ def _loss_of(config: TrainConfig) -> Loss:
     if not isinstance(config.objective, str):
         return config.objective
     if config.objective in ("cached", "contrastive"):
-        return Contrastive(config.temperature)
+        return Contrastive()
     loss: DistillationLoss
     if config.objective == "distillation":
         teacher_temperature = config.teacher_temperature or config.temperature
@@ -63,17 +69,18 @@ def _loss_of(config: TrainConfig) -> Loss:
 class Contrastive:
     """Cross-entropy of the positive among all passages (DPR: Karpukhin et al. 2020, arXiv 2004.04906).
 
-    Args:
-        temperature: of the softmax; scores are divided by it.
+    Scores are divided by the temperature, which may be trained (CLIP: Radford et al. 2021, arXiv 2103.00020).
     """
 
-    temperature: float = 1.0
     fingerprint: str = "contrastive"
     needs_scores: bool = False
 
     def __call__(self, batch: LossBatch) -> Tensor:
         """See `Loss`."""
-        return functional.cross_entropy(batch.scores() / self.temperature, batch.positives_Q)
+        scores_QN = batch.scores()
+        left_out_QN = scores_QN == -torch.inf  # the temperature would get -inf times a gradient of 0, which is NaN
+        logits_QN = (scores_QN.masked_fill(left_out_QN, 0) / batch.temperature).masked_fill(left_out_QN, -torch.inf)
+        return functional.cross_entropy(logits_QN, batch.positives_Q)
 
 
 class DistillationLoss(Protocol):

@@ -156,6 +156,7 @@ def prepare_run(
         InputError: see `prepare`; or the model cannot be opened.
     """
     from raycol.models.encoder import probe_encoder
+    from raycol.training.guide import open_guide
     from raycol.training.worker import new_encoder
 
     if config.report_to:
@@ -169,6 +170,8 @@ def prepare_run(
         task = prepare(config, data.open(store), collection, executor, report)
         # A broken model fails here, once, and not in every worker.
         probe_encoder(new_encoder(config, "cpu"), config.model)
+        if config.guide:
+            open_guide(config.guide, "cpu")
         run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),
@@ -182,7 +185,8 @@ def prepare_run(
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    states = [f"{location} {location_state(location)}" for location in (config.model, *(config.eval_data or ()))]
+    locations = (config.model, *([config.guide] if config.guide else []), *(config.eval_data or ()))
+    states = [f"{location} {location_state(location)}" for location in locations]
     return [*states, *data_states(config)]
 
 
@@ -194,6 +198,7 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
+    from raycol.models.matryoshka import record_sizes
     from raycol.models.saving import save_encoder
     from raycol.training.averaging import AVERAGE, load_average, load_mean
     from raycol.training.card import write_extras
@@ -221,6 +226,8 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
         mix_weights(encoder, initial, config.keep_initial)
     with publishing_model(config.out) as out:
         save_encoder(encoder, out)
+        if config.matryoshka:
+            record_sizes(out, config.matryoshka)
         write_extras(out, config, run.work, best, history)
         record_files(out, MODEL_FILES)
     return best, history

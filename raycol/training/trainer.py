@@ -102,6 +102,7 @@ class Trainer(MultiVectorEncoderTrainer):
         moving_average: MovingAverage | None = None,
         changes: Sequence[Callable[[], None]] = (),
     ) -> None:
+        self._guide = loss.guide
         callbacks = [eval_and_save, *([moving_average] if moving_average else [])]
         super().__init__(model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -136,7 +137,7 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
         """See `make_collator`."""
-        return make_collator(model)
+        return make_collator(model, self._guide)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
@@ -155,6 +156,8 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
+        if self.loss.log_temperature is not None and not self._batch[1]:
+            self.loss.log_temperature.grad = None  # the Trainer clears those of the encoder only
         # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
         # any number of workers can continue from them.
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
@@ -214,9 +217,11 @@ class Trainer(MultiVectorEncoderTrainer):
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
             padded_share = self.loss.n_padding / self.loss.n_encoded
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
-            if self.loss.masks_positives:
+            if self.loss.masks:
                 logs["masked_pairs"] = self._masked_pairs
                 logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
+            if self.loss.log_temperature is not None:
+                logs["temperature"] = self.loss.temperature
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
             self.loss.n_padding = self.loss.n_encoded = self.loss.n_pairs = 0
             if self.accelerator.scaler:
@@ -242,7 +247,7 @@ class Trainer(MultiVectorEncoderTrainer):
     def _metrics_with(self, changes: Sequence[Callable[[], None]]) -> dict[str, float]:
         """Evaluate the model after changes to its weights, which are undone."""
         with changed_weights(self.model, changes), whole_weights(self.model):
-            return evaluate_on(self.model, self._collections, self._metrics)
+            return evaluate_on(self.model, self._collections, self._metrics, self.loss.pool_factor)
 
     def _evaluate_mean(self, store: Store) -> None:
         """Evaluate the mean of several checkpoints' weights; save which ones, and the metrics."""
@@ -260,7 +265,9 @@ class Trainer(MultiVectorEncoderTrainer):
         keep = bool(self._checkpointer)
         weights = snapshot(self.model, keep=keep)
         average = self._moving_average.snapshot(keep=keep) if self._moving_average else {}
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
+        tensors, settings = snapshot_optimiser(
+            self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature, keep=keep
+        )
         if not self._checkpointer:
             return
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
@@ -294,7 +301,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+            parts = (self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature)
+            load_optimiser(Path(checkpoint), *parts)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Do nothing: the loss scaler is loaded with the optimiser."""
