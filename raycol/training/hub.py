@@ -140,7 +140,7 @@ def card_for(card: str, config: PushConfig, name: str) -> str:
     except Exception as error:  # the YAML's errors, and ValueError
         raise InputError(f"{CARD}: not a model card ({reason_of(error)}); restore it") from None
     if config.license:
-        parsed.data.license = config.license
+        parsed.data["license"] = config.license
     parsed.text = _LOADED.sub(lambda call: f"{call[1]}{json.dumps(name)}", parsed.text)
     if config.data_licenses:
         before, title, after = parsed.text.partition(_DATA)
