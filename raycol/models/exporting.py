@@ -131,7 +131,9 @@ def _settings(encoder: MultiVectorEncoder, config: ExportConfig) -> ExportSettin
     expansion, tokenizer = transformer.query_expansion, encoder.tokenizer
     token = expansion["token"] if expansion else None
     expansion_id = tokenizer.convert_tokens_to_ids(token) if token else tokenizer.mask_token_id
-    ids = () if mask is None or mask._skiplist_ids is None else tuple(mask._skiplist_ids.tolist())
+    skipped: dict[str, tuple[int, ...]] = {}
+    if mask is not None and mask._skiplist_ids is not None:
+        skipped = dict.fromkeys(mask.skiplist_tasks, tuple(mask._skiplist_ids.tolist()))
     longest = encoder.max_seq_length
     fixed = expansion is not None and expansion["strategy"] == "fixed"
     return ExportSettings(
@@ -145,12 +147,12 @@ def _settings(encoder: MultiVectorEncoder, config: ExportConfig) -> ExportSettin
             expand_to=expansion["length"] if expansion else 0,
             expansion_id=(tokenizer.eos_token_id if expansion_id is None else expansion_id) if expansion else 0,
             attend_to_expansion=bool(expansion and expansion["attend"]),
-            skipped_ids=ids if ids and "query" in mask.skiplist_tasks else (),
+            skipped_ids=skipped.get("query", ()),
         ),
         document=ExportedTask(
             prompt=prompt_of(encoder, "document"),
             max_length=transformer.document_length or longest,
-            skipped_ids=ids if ids and "document" in mask.skiplist_tasks else (),
+            skipped_ids=skipped.get("document", ()),
         ),
     )
 
