@@ -100,7 +100,7 @@ def _settings_file(config: TrainConfig) -> str:
     if config.storage == config.model_copy(update={"storage": None}).storage_uri:
         del settings["storage"]
     how = "raycol train config.yaml --out ANOTHER_FOLDER"
-    if not isinstance(config.objective, str):
+    if not all(isinstance(one.objective, str) for one in config.by_source):
         how = "raycol.train with these settings, and the loss as objective"
     head = f"# raycol {__version__}; to repeat the training: {how}\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoderDataCollator
 
+from raycol.errors import InputError
+from raycol.models.settings import with_lengths
 from raycol.models.tokenization import Task, tokenize
 from raycol.training.positives import collate_ids, is_ids
+from raycol.training.setting_types import TrainingSource
 
 
-def make_collator(encoder: MultiVectorEncoder) -> MultiVectorEncoderDataCollator:
-    """Return a collator that tokenizes as encoding does; sentence-transformers' own leaves out the prompts."""
-    return _Collator(preprocess_fn=partial(_tokenize, encoder))
+def make_collator(
+    encoder: MultiVectorEncoder, sources: Sequence[TrainingSource]
+) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return a collator that tokenizes as encoding does, with the prompts and lengths of the batch's source.
+
+    Raises:
+        InputError: a length of a source exceeds the model's positions.
+    """
+    collators = []
+    for number, source in enumerate(sources):
+        try:
+            collators.append(_Collator(SourceTokenizer(encoder, source)))
+        except InputError as error:
+            raise InputError(f"data[{number}].{error}") from None
+    return _Collators(tuple(collators))
+
+
+class SourceTokenizer:
+    """Tokenizes texts of one source: the prompt of the model, that of the source, the text.
+
+    Args:
+        encoder: the encoder.
+        source: the source.
+
+    Raises:
+        InputError: a length of the source exceeds the model's positions.
+    """
+
+    def __init__(self, encoder: MultiVectorEncoder, source: TrainingSource) -> None:
+        self._encoder = with_lengths(encoder, source.query_length, source.document_length)
+        self._prompts = {"query": source.query_prompt or "", "document": source.document_prompt or ""}
+
+    def __call__(self, texts: Sequence[str], task: Task, prompt: None = None) -> dict[str, Any]:
+        """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
+        return tokenize(self._encoder, [self._prompts[task] + text for text in texts], task)
+
+
+@dataclass
+class _Collators:
+    """Collates a batch as its source requires."""
+
+    by_source: tuple[_Collator, ...]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.by_source[int(rows[0]["dataset_name"])](rows)
 
 
 @dataclass
@@ -26,8 +71,3 @@ class _Collator(MultiVectorEncoderDataCollator):
         texts = [{name: value for name, value in row.items() if not is_ids(name)} for row in features]
         ids = {name: collate_ids([row[name] for row in features]) for name in features[0] if is_ids(name)}
         return {**super().__call__(texts), **ids}
-
-
-def _tokenize(encoder: MultiVectorEncoder, texts: list[str], prompt: str | None, task: Task) -> dict[str, Any]:
-    """See `tokenize`. `prompt` comes from the Trainer's arguments, which set none."""
-    return tokenize(encoder, texts, task)

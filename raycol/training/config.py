@@ -43,7 +43,7 @@ class TrainConfig(Config):
 
     data: Sources
     """Training examples: JSON Lines, CSV, Parquet, a Hugging Face dataset, a BEIR folder, or PyLate's layout for
-    distillation. Several sources are mixed; in YAML each may set a weight, a split and more."""
+    distillation. Several sources are mixed; in YAML each may set a weight, a split, an objective and more."""
 
     out: Location
     """Folder or object-store URI of the trained model. It must not exist yet."""
@@ -297,11 +297,30 @@ class TrainConfig(Config):
         return without_effect(self)
 
     @property
+    def by_source(self) -> tuple[TrainConfig, ...]:
+        """The settings of each source's batches: its own objective and temperature in place of these, one source."""
+        return tuple(
+            self.model_copy(
+                update={
+                    "objective": one.objective or self.objective,
+                    "temperature": one.temperature or self.temperature,
+                    "data": (one,),
+                }
+            )
+            for one in self.data
+        )
+
+    @property
     def distils(self) -> bool:
         """Whether the objective needs teacher scores."""
         if isinstance(self.objective, str):
             return self.objective in ("distillation", "lambda-loss", "margin-mse")
         return self.objective.needs_scores
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether the objective is the contrastive loss, with or without GradCache."""
+        return self.objective in ("cached", "contrastive")
 
     @property
     def in_batch(self) -> bool:
@@ -321,8 +340,8 @@ class TrainConfig(Config):
 
     @property
     def objective_name(self) -> str:
-        """Name of the objective, or the fingerprint of a loss."""
-        return name_of(self.objective)
+        """Names of the sources' objectives, of losses their fingerprints."""
+        return ", ".join(dict.fromkeys(name_of(source.objective or self.objective) for source in self.data))
 
     @property
     def evaluates(self) -> bool:
@@ -359,7 +378,9 @@ class TrainConfig(Config):
     def outcome(self) -> dict[str, Any]:
         """The settings that determine the trained model, JSON-serialisable."""
         # Workers share each batch, unless documents of other workers are not compared.
-        compares_own = not self.gather_across_workers and (self.in_batch or self.scoring == "xtr")
+        compares_own = not self.gather_across_workers and (
+            any(one.in_batch for one in self.by_source) or self.scoring == "xtr"
+        )
         unused = _NOT_IN_OUTCOME | (set() if compares_own else {"num_workers"})
         # Without evaluations, the last checkpoints are averaged.
         averages_last = self.average_checkpoints and not self.evaluates

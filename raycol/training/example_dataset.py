@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -25,12 +26,22 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
 
-    With `with_ids`, the ids of the texts and of the query's positives are further columns; with `symmetric`, also the
-    ids of the queries that the first document is a positive of.
+    The column dataset_name is the number of the source, as a string; by it sentence-transformers chooses the loss.
+
+    Args:
+        examples: the training set.
+        plan: its batches.
+        with_ids: sources of which the ids of the texts and of the query's positives are further columns.
+        symmetric: sources of which the ids of the queries that the first document is a positive of are another one.
     """
 
     def __init__(
-        self, examples: TrainingSet, plan: BatchPlan, *, with_ids: bool = False, symmetric: bool = False
+        self,
+        examples: TrainingSet,
+        plan: BatchPlan,
+        *,
+        with_ids: Collection[int] = (),
+        symmetric: Collection[int] = (),
     ) -> None:
         self._examples = examples
         self._plan = plan
@@ -41,7 +52,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self._examples)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        row, source = self._examples[number], self._plan.sources[self._examples.source(number)]
+        row, source_number = self._examples[number], self._examples.source(number)
+        source = self._plan.sources[source_number]
         n_missing = source.n_ways - len(row.documents)
         if n_missing and row.scores is not None:
             positions = [*islice(cycle(range(len(row.documents))), source.n_ways)]
@@ -53,8 +65,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             )
         elif n_missing:
             row = self._pad_with_negatives(number, row, n_missing)
-        columns = to_columns(row)
-        if self._with_ids:
+        columns = {**to_columns(row), "dataset_name": str(source_number)}
+        if source_number in self._with_ids:
             columns |= self._known_positives(number).columns(row.query_id, row.document_ids)
         return columns
 
@@ -65,7 +77,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             if len(self._known) > len(self._plan.sources):
                 self._known.clear()
             shard = self._examples.shard(index)
-            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N, symmetric=self._symmetric)
+            symmetric = self._examples.shards[index].source in self._symmetric
+            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N, symmetric=symmetric)
         return self._known[index]
 
     def _pad_with_negatives(self, number: int, row: TrainingRow, n: int) -> TrainingRow:

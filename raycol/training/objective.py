@@ -26,7 +26,7 @@ _LAMBDA_MU = 10.0
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
-    """Return the configured loss over an encoder."""
+    """Return the loss over an encoder that a configuration of one source names."""
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(
@@ -39,7 +39,7 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
         mask_margin=config.mask_margin,
-        symmetric=config.symmetric,
+        symmetric=config.symmetric and config.is_contrastive,
         sizes=config.matryoshka,
         kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )

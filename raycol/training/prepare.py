@@ -77,7 +77,7 @@ def prepare(
     _check_average(config, steps)
     sets = store_collections(config, collections)
     if config.held_out:
-        sets = (store_held_out(collections, examples, _held_out(config, examples), config.held_out),)
+        sets = (store_held_out(collections, config.data, examples, _held_out(config, examples)),)
     return TrainingTask(sources=sources, steps=steps, collections=sets)
 
 
@@ -95,11 +95,9 @@ def _check_average(config: TrainConfig, steps: int) -> None:
 
 def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
     """Raise `InputError` if a query is compared with its positive only: its loss is 0."""
-    if config.distils:
-        return
     n_queries = config.batch_size if config.gather_across_workers else config.batch_size // config.num_workers
-    for source in plan.sources:
-        if n_queries * source.n_ways < 2:
+    for source, own in zip(plan.sources, config.by_source, strict=True):
+        if not own.distils and n_queries * source.n_ways < 2:
             batch = "a batch" if config.gather_across_workers else "a worker's share of a batch"
             raise InputError(
                 f"{source.name}: {batch} is one query and its positive, without negatives, so its loss is always 0; "
@@ -110,7 +108,7 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """Return the batch plan of a training set, without the examples of held-out queries."""
     held_out = frozenset(_held_out(config, examples).tolist()) if config.held_out else frozenset()
-    mixture = tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources))
+    mixture = [_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources)]
     n_ways = max(source.n_ways for source in mixture)
     return BatchPlan(
         sources=tuple(
@@ -119,14 +117,14 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
                 weight=source.weight ** (1 / config.mixing_temperature),
                 # All examples of a batch have the same number of documents.
                 n_ways=n_ways if config.mixing == "examples" else source.n_ways,
+                # If a document is compared with its own query only, equal positives do no harm.
+                distinct_positives=own.in_batch,
             )
-            for source in mixture
+            for source, own in zip(mixture, config.by_source, strict=True)
         ),
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,
-        # If a document is compared with its own query only, equal positives do no harm.
-        distinct_positives=config.in_batch,
         held_out=held_out,
         mixing=config.mixing,
     )

@@ -156,6 +156,7 @@ def prepare_run(
         InputError: see `prepare`; or the model cannot be opened.
     """
     from raycol.models.encoder import probe_encoder
+    from raycol.training.collator import make_collator
     from raycol.training.worker import new_encoder
 
     if config.report_to:
@@ -168,7 +169,9 @@ def prepare_run(
         collection.mkdir()
         task = prepare(config, data.open(store), collection, executor, report)
         # A broken model fails here, once, and not in every worker.
-        probe_encoder(new_encoder(config, "cpu"), config.model)
+        encoder = new_encoder(config, "cpu")
+        probe_encoder(encoder, config.model)
+        make_collator(encoder, config.data)
         run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),

@@ -47,6 +47,7 @@ from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
+from raycol.training.setting_types import TrainingSource
 from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
@@ -73,8 +74,9 @@ class Trainer(MultiVectorEncoderTrainer):
     Args:
         encoder: trained in place.
         arguments: of the base class.
-        loss: from `objective.make_loss`.
+        losses: of each source, from `objective.make_loss`.
         optimiser: from `optimiser.make_optimiser`.
+        sources: the sources of the examples.
         examples: the training set.
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
@@ -90,8 +92,9 @@ class Trainer(MultiVectorEncoderTrainer):
         self,
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
-        loss: GradCache,
+        losses: Sequence[GradCache],
         optimiser: torch.optim.Optimizer,
+        sources: Sequence[TrainingSource],
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -103,7 +106,15 @@ class Trainer(MultiVectorEncoderTrainer):
         changes: Sequence[Callable[[], None]] = (),
     ) -> None:
         callbacks = [eval_and_save, *([moving_average] if moving_average else [])]
-        super().__init__(model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=callbacks)
+        super().__init__(
+            model=encoder,
+            args=arguments,
+            loss={str(number): loss for number, loss in enumerate(losses)},
+            optimizers=(optimiser, None),
+            callbacks=callbacks,
+            data_collator=make_collator(encoder, sources),
+        )
+        self._losses: Sequence[GradCache] = tuple(self.loss.values())
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -134,16 +145,15 @@ class Trainer(MultiVectorEncoderTrainer):
             if self._checkpointer:
                 self._checkpointer.close()
 
-    def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
-        """See `make_collator`."""
-        return make_collator(model)
-
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
         return DataLoader(
             ExampleDataset(
-                self._examples, self._plan, with_ids=self.loss.masks_positives, symmetric=self.loss.symmetric
+                self._examples,
+                self._plan,
+                with_ids=[number for number, loss in enumerate(self._losses) if loss.masks_positives],
+                symmetric=[number for number, loss in enumerate(self._losses) if loss.symmetric],
             ),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
@@ -160,8 +170,9 @@ class Trainer(MultiVectorEncoderTrainer):
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self._n_tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
+        source_loss = self.loss[inputs["dataset_name"]]
         loss: Tensor = super().training_step(model, inputs, *arguments)
-        losses, masked_pairs = self._gather(torch.stack([loss.detach(), self.loss.masked_pairs])).T.tolist()
+        losses, masked_pairs = self._gather(torch.stack([loss.detach(), source_loss.masked_pairs])).T.tolist()
         self._masked_pairs += sum(masked_pairs)
         failed_ranks = [rank for rank, value in enumerate(losses) if not math.isfinite(value)]
         if failed_ranks:
@@ -212,13 +223,15 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            padded_share = self.loss.n_padding / self.loss.n_encoded
+            padded_share = sum(one.n_padding for one in self._losses) / sum(one.n_encoded for one in self._losses)
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
-            if self.loss.masks_positives:
+            if any(one.masks_positives for one in self._losses):
+                n_pairs = sum(one.n_pairs for one in self._losses)
                 logs["masked_pairs"] = self._masked_pairs
-                logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
+                logs["masked_share"] = self._masked_pairs / (n_pairs * self.args.world_size)
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
-            self.loss.n_padding = self.loss.n_encoded = self.loss.n_pairs = 0
+            for one in self._losses:
+                one.n_padding = one.n_encoded = one.n_pairs = 0
             if self.accelerator.scaler:
                 logs["loss_scale"] = self._loss_scale()
                 if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped

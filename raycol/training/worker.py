@@ -91,7 +91,7 @@ def fit(
         shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
-    loss = make_loss(encoder, config)
+    losses = [make_loss(encoder, one) for one in config.by_source]
     moving_average = MovingAverage(encoder, config.ema_decay) if config.ema_decay else None
     changes: list[Callable[[], None]] = [moving_average.apply] if moving_average else []
     if collections and config.keep_initial:
@@ -99,8 +99,9 @@ def fit(
     trainer = Trainer(
         encoder,
         _arguments(config, task, workspace, evaluate_first=bool(collections) and not checkpoint),
-        loss,
-        make_optimiser(encoder, loss, config),
+        losses,
+        make_optimiser(encoder, losses[0], config),
+        config.data,
         examples,
         make_plan(config, task.sources, examples),
         EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,

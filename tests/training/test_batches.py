@@ -17,8 +17,8 @@ def plan(
     queries: list[int], positives: list[int] | None, size: int, seed: int = 0, allow_duplicates: bool = False
 ) -> BatchPlan:
     shard = ShardExamples(np.arange(len(queries)), np.array(queries), np.array(positives or queries))
-    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard])
-    return BatchPlan((source,), size, seed, allow_duplicates, distinct_positives=positives is not None)
+    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard], distinct_positives=positives is not None)
+    return BatchPlan((source,), size, seed, allow_duplicates)
 
 
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)

@@ -106,7 +106,8 @@ def test_short_examples_are_padded_with_positives_of_other_queries(tmp_path: Pat
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))
     positives = {query: [row[1][0] for row in rows if row[0] == query] for query, _ in rows}
     for number, (query, documents) in enumerate(rows):
-        texts = list(padded[number].values())
+        *texts, source = padded[number].values()
+        assert source == "0"
         assert texts[: 1 + len(documents)] == [query, *documents]
         assert len(texts) == 5
         assert not {*texts[1 + len(documents) :]} & {*positives[query]}
@@ -119,4 +120,4 @@ def test_short_scored_examples_repeat_their_documents_and_scores(tmp_path: Path)
     config = TrainConfig(model="m", data="d", out=tmp_path / "model", objective="distillation", batch_size=1)
     examples = TrainingSet(tmp_path / "set")
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))[1]
-    assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]
+    assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0], "0"]
