@@ -16,6 +16,7 @@ from raycol.training.setting_types import (
     Attention,
     LearningRate,
     Metric,
+    MiningSettings,
     NormalizedScores,
     ObjectiveOrLoss,
     Schedule,
@@ -110,6 +111,13 @@ class TrainConfig(Config):
 
     mixing_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Weights of sources are raised to 1 / this: 1 keeps them, greater values make them more uniform."""
+
+    remine_every: Positive | None = None
+    """Steps after which the model mines new negatives for the examples, which replace those of `data`; training waits
+    for them."""
+
+    remine: MiningSettings | None = None
+    """Settings of raycol mine for this: corpus=FOLDER,negatives=7,relative_margin=0.05."""
 
     split: str | None = None
     """Split of the data sources; for a BEIR folder qrels/<split>.tsv, by default train."""

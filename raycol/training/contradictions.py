@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from raycol.core.uris import is_uri
 
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
 
 
+# Settings of a source that mining does not have, and those of mining that a training sets.
+_NOT_MINED = ("columns", "queries", "documents", "query_prompt", "document_prompt")
+_SET_BY_TRAINING = {"index", "model", "version", "data", "out", "subset", "split", "on_error"}
 _TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet")
 
 
@@ -39,6 +44,7 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
             )
         if source.temperature and not one.has_softmax:
             yield f"data[{number}].temperature has no effect: {one.objective_name} has no softmax; leave it out"
+    yield from _of_mining(config)
     if len(config.data) == 1 and config.data[0].weight is not None:
         yield "data[0].weight has no effect with a single source; leave weight out"
     weighted = next((number for number, source in enumerate(config.data) if source.weight is not None), None)
@@ -72,6 +78,32 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         )
     if config.shard_weights and config.activation_tokens:
         yield "shard_weights needs equal passes on all workers, activation_tokens varies them; leave out one of them"
+
+
+def _of_mining(config: TrainConfig) -> Iterator[str]:
+    """Yield what is wrong with the settings of mining during training."""
+    if not config.remine_every:
+        return
+    source = config.data[0]
+    if len(config.data) > 1:
+        yield "remine_every mines negatives for a single source; pass one, or leave it out"
+    if unread := [name for name in _NOT_MINED if getattr(source, name)]:
+        yield f"remine_every does not go with data[0].{unread[0]}, which mining does not know; leave out one of them"
+    if config.by_source[0].distils:
+        yield "remine_every mines negatives without teacher scores; choose objective cached or contrastive"
+    if config.patience:
+        yield "remine_every does not go with patience; leave out one of them"
+    if "corpus" not in (config.remine or {}):
+        yield "remine_every needs the corpus to mine; set it in remine: corpus=FOLDER"
+    if unusable := sorted({*(config.remine or {})} & _SET_BY_TRAINING):
+        yield f"remine has {unusable[0]}, which the training sets; leave it out"
+    from raycol.training.remining import mining_of
+
+    try:
+        mining_of(config, "model", "index", "mined")
+    except ValidationError as error:
+        first = error.errors()[0]
+        yield f"remine.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def without_effect(config: TrainConfig) -> dict[str, str]:
@@ -117,6 +149,8 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not config.evaluates:
         for name in ("eval_every", "eval_metric"):
             reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
+    if not config.remine_every:
+        reasons["remine"] = "it is for mining during training; set remine_every too, or leave it out"
     if all(source.split for source in config.data):
         reasons["split"] = "every source sets its own split; leave it out"
     return reasons

@@ -25,7 +25,15 @@ from raycol.training.preparation import write_training_set
 
 
 class TrainingTask(BaseModel):
-    """The prepared sources, the number of optimiser steps, the collections to evaluate on, and an id for trackers."""
+    """What workers train.
+
+    Args:
+        sources: the prepared sources.
+        steps: optimiser steps of the training.
+        collections: to evaluate on.
+        run_id: for trackers.
+        until: step to stop at, with a checkpoint; None for the last one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +41,12 @@ class TrainingTask(BaseModel):
     steps: int
     collections: tuple[EvaluationSet, ...] = ()
     run_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    until: int | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends the training."""
+        return self.until in (None, self.steps)
 
 
 def prepare(
@@ -74,11 +88,18 @@ def prepare(
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
+    if config.remine_every and config.remine_every >= steps:
+        raise InputError(f"`remine_every={config.remine_every}`: training has only {steps} steps; lower it")
     _check_average(config, steps)
     sets = store_collections(config, collections)
     if config.held_out:
         sets = (store_held_out(collections, config.data, examples, _held_out(config, examples)),)
     return TrainingTask(sources=sources, steps=steps, collections=sets)
+
+
+def check_round(config: TrainConfig, sources: tuple[SourceInfo, ...], data: str) -> None:
+    """Raise `InputError` if the training set of a round cannot fill a batch."""
+    make_plan(config, sources, TrainingSet(data)).check()
 
 
 def _check_average(config: TrainConfig, steps: int) -> None:

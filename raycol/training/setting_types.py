@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 
-from raycol.core.config import Positive
+from raycol.core.config import Positive, parse_mapping
 from raycol.data.examples import ExampleSource
 from raycol.errors import InputError
 from raycol.training.loss import Loss
@@ -98,4 +98,5 @@ ObjectiveOrLoss = Annotated[
 ]
 NormalizedScores = Annotated[Normalization | None, BeforeValidator(_normalization)]
 Metric = Annotated[str, AfterValidator(_check_metric)]
+MiningSettings = Annotated[dict[str, Any], BeforeValidator(parse_mapping)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]

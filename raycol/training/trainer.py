@@ -138,7 +138,8 @@ class Trainer(MultiVectorEncoderTrainer):
         try:
             output = super().train(*arguments, **settings)
             self._wait_for_checkpoint()
-            if self._store and self._eval_and_save.averaged > 1:
+            pauses = self._eval_and_save.pauses(self.state.max_steps)
+            if self._store and self._eval_and_save.averaged > 1 and not pauses:
                 self._evaluate_mean(self._store)
             return output
         finally:

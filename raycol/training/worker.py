@@ -105,7 +105,7 @@ def fit(
         examples,
         make_plan(config, task.sources, examples),
         EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,
-                            config.patience, config.keep_checkpoints, config.average_checkpoints or 1),
+                            config.patience, config.keep_checkpoints, config.average_checkpoints or 1, task.until),
         store,
         open_collections(collections, task.collections) if collections else (),
         eval_metrics(config),

@@ -54,6 +54,8 @@ def train(
     mask_margin: float | None = None,
     mixing: Mixing = "batches",
     mixing_temperature: float = 1.0,
+    remine_every: int | None = None,
+    remine: Mapping[str, Any] | str | None = None,
     split: str | None = None,
     on_error: OnError = "fail",
     num_workers: int = 1,
