@@ -204,6 +204,7 @@ class WorkerBatches:
     def __len__(self) -> int:
         return self._n
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._plan.batches(self._n):
-            yield batch[self._slice].tolist()
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches of example numbers, each with the number of the batch."""
+        for number, batch in enumerate(self._plan.batches(self._n)):
+            yield [(row, number) for row in batch[self._slice].tolist()]

@@ -53,7 +53,8 @@ _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recal
 # sections.
 _ALWAYS_LISTED = ("objective", "scoring", "temperature", "batch_size", "epochs", "learning_rate", "schedule", "warmup",
                   "dtype", "seed", "num_workers")  # fmt: skip
-_NEVER_LISTED = ("model", "data", "out", "storage", "prepared", "tracking_dir", "eval_data", "wait_for_nodes", "remine")
+_NEVER_LISTED = ("model", "data", "out", "storage", "prepared", "remine", "tracking_dir", "eval_data",
+                 "wait_for_nodes")  # fmt: skip
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "ray")
 # Hub name of the packaged backbone's weights.
 _PACKAGED_ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"

@@ -94,6 +94,9 @@ class TrainConfig(Config):
     """Documents per query, including the positive: longer examples are cut to it and shorter ones padded. By default
     the length of the longest example."""
 
+    sample_negatives: bool = False
+    """Longer examples are not cut: each batch takes a new random sample of their negatives."""
+
     allow_duplicates: bool = False
     """Allow examples with the same query or the same positive in one batch."""
 

@@ -149,6 +149,8 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not config.evaluates:
         for name in ("eval_every", "eval_metric"):
             reasons[name] = "there is no evaluation; set eval_data or held_out too, or leave it out"
+    if not config.n_ways:
+        reasons["sample_negatives"] = "without n_ways all negatives are used; set it too, or leave it out"
     if not config.remine_every:
         reasons["remine"] = "it is for mining during training; set remine_every too, or leave it out"
     if all(source.split for source in config.data):

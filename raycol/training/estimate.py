@@ -131,8 +131,9 @@ def _sample(
     """Tokenize a worker's share of the first `n_batches`; return their texts by source."""
     n = 0
     by_source: dict[int, list[SampledBatch]] = {}
-    for batch in plan.batches(n_batches):
-        rows = [examples[row] for row in batch[: config.batch_size // config.num_workers].tolist()[: _SAMPLED - n]]
+    share = config.batch_size // config.num_workers
+    for position, batch in enumerate(plan.batches(n_batches)):
+        rows = [examples[row, position] for row in batch[:share].tolist()[: _SAMPLED - n]]
         if not rows:
             break
         n += len(rows)

@@ -136,7 +136,7 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
         with executor.session(WorkersConfig(), report):
             records = _run(read, ReadWorker, parts, sizes, arguments, "reading the examples", executor, report)
             infos = [
-                _check_source(source, [record.counts[number] for record in records if number in record.counts])
+                _check_source(source, config.n_ways, [one.counts[number] for one in records if number in one.counts])
                 for number, source in enumerate(sources)
             ]
             runs = [run for record in records for run in record.runs]
@@ -170,6 +170,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
         "data": [source.model_dump(mode="json", include=_OF_EXAMPLES, exclude_none=True) for source in sources],
         "the data's files": data_states(config),
         "n_ways": config.n_ways,
+        **({"sample_negatives": True} if config.sample_negatives else {}),
         "on_error": config.on_error,
         "teacher scores": distils if len({*distils}) > 1 else distils[0],
     }
@@ -228,7 +229,7 @@ def _run(
     return job.run(worker, workers, inputs, finished, arguments, operation, executor, progress)
 
 
-def _check_source(source: ExampleSource, parts: Sequence[SliceCounts]) -> SourceInfo:
+def _check_source(source: ExampleSource, n_ways: int | None, parts: Sequence[SliceCounts]) -> SourceInfo:
     """Return the statistics of a source from those of its slices, in order. Raises `InputError` if it is unusable."""
     counts = SliceCounts()
     for part in parts:
@@ -246,14 +247,14 @@ def _check_source(source: ExampleSource, parts: Sequence[SliceCounts]) -> Source
         ]
         why = f"; all records were left out: {', '.join(reasons)}" if reasons else ""
         raise InputError(f"{source.path}: no training examples{why}")
-    n_ways = max(counts.lengths)
+    n_ways = min(max(counts.lengths), n_ways or max(counts.lengths))
     return SourceInfo(
         path=str(source.path),
         weight=source.weight or float(n_examples),
         examples=n_examples,
         n_ways=n_ways,
         skipped=counts.skipped + counts.skipped_texts,
-        short=n_examples - counts.lengths[n_ways],
+        short=sum(n for length, n in counts.lengths.items() if length < n_ways),
         left_out=left_out,
     )
 

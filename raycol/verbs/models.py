@@ -49,6 +49,7 @@ def train(
     matryoshka: Sequence[int] = (),
     gather_across_workers: bool = True,
     n_ways: int | None = None,
+    sample_negatives: bool = False,
     allow_duplicates: bool = False,
     mask_false_negatives: bool = True,
     mask_margin: float | None = None,

@@ -56,7 +56,7 @@ def test_the_workers_slices_join_to_the_batches(n_workers: int, width: int, n: i
     made = plan(list(range(n * 5)), list(range(n * 5)), size, seed)
     workers = [list(WorkerBatches(made, 7, rank, n_workers)) for rank in range(n_workers)]
     joined = [[one for part in parts for one in part] for parts in zip(*workers, strict=True)]
-    assert joined == [batch.tolist() for batch in made.batches(7)]
+    assert joined == [[(one, number) for one in batch.tolist()] for number, batch in enumerate(made.batches(7))]
     assert {len(part) for worker in workers for part in worker} == {width}
 
 
