@@ -15,6 +15,8 @@ gpu          tokens a second and peak memory of cached contrastive at large batc
 negatives    share of the training examples of SciFact and SQuAD whose in-batch negatives include their own positive or
              another positive of their query, at batches of 64 and 256
 scoring      MaxSim of 16 queries with 512 documents and its gradient, beside sentence-transformers', on one thread
+pooling      nDCG@10 on SciFact and Cranfield with documents pooled by 1 to 5, of --model untrained, and trained on
+             SciFact's pairs for --steps with each of several pool_factor; on a GPU if there is one
 transfer     nDCG@10 on SciFact and Cranfield, before and after training with a recipe, with bootstrap intervals
 
 Seconds are CPU seconds of one process with one thread if not said otherwise.
@@ -53,6 +55,7 @@ NEGATIVES_BATCHES = (64, 256)
 PREPARED = {"by column": (250_000, 1_000_000), "by row": (100_000,)}
 GPU_BATCHES = (4096, 16384, 32768)
 TESTS = ("scifact", "cranfield")
+TRAINED_POOL_FACTORS, POOL_FACTORS = (1, 2, 4), (1, 2, 3, 4, 5)
 RESAMPLES = 10_000
 
 
@@ -61,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["step", "workers", "checkpoints", "batches"], metavar="WHAT")
     parser.add_argument("--rounds", type=int, default=2, help="times that all take turns (2)")
-    parser.add_argument("--model", default=MODEL, help="for gpu: which model")
+    parser.add_argument("--model", default=MODEL, help="for gpu and pooling: which model")
+    parser.add_argument("--steps", type=int, default=100, help="for pooling: steps of each training (100)")
     parser.add_argument("--recipe", type=Path, action="append", help="for transfer: YAML files of raycol train")
     parser.add_argument("--keep", type=Path, help="for transfer: folder for the trained models and figures")
     options = parser.parse_args()
@@ -76,6 +80,7 @@ def main() -> None:
                 "gpu": gpu,
                 "negatives": negatives,
                 "scoring": scoring,
+                "pooling": pooling,
                 "transfer": transfer,
             }[what](Path(folder), options)
 
@@ -502,6 +507,59 @@ def scoring(folder: Path, options: argparse.Namespace) -> None:
     rows = [["raycol", f"{medians[scores_of_all]:.2f}"], ["sentence-transformers", f"{medians[colbert_scores]:.2f}"]]
     print_table(["MaxSim and its gradient", "CPU s"], rows)
     print(f"sentence-transformers takes {medians[colbert_scores] / medians[scores_of_all]:.1f} times as long\n")
+
+
+def pooling(folder: Path, options: argparse.Namespace) -> None:
+    """Train on the same batches with each pool factor; rank documents pooled by each factor."""
+    import torch
+
+    from raycol.data import load_beir
+    from raycol.distributed.executor import IN_PROCESS
+    from raycol.models.encoder import load_encoder
+    from raycol.training import train
+
+    on_gpu = torch.cuda.is_available()
+    resources = {"CPU": 1.0, **({"GPU": 1.0} if on_gpu else {})}
+    datasets = {name: load_beir(DATA / name, "test", "skip") for name in TESTS}
+    pairs, rows = _pairs(folder, 10_000), []
+    for factor in (None, *TRAINED_POOL_FACTORS):
+        model = options.model
+        if factor:
+            say(f"training with pool_factor {factor}")
+            settings = {"pool_factor": factor, "max_steps": options.steps, "allow_duplicates": False}
+            config = _config(pairs, folder, model=model, resources=resources, **settings)
+            model = train(config.model_copy(update={"out": str(folder / f"{factor}")}), executor=IN_PROCESS).model
+        encoder = load_encoder(model, device="cuda" if on_gpu else "cpu")
+        for name, dataset in datasets.items():
+            say(f"{factor or 'untrained'}: {name}")
+            values = _by_pool_factor(encoder, dataset)
+            rows.append([f"pool_factor {factor}" if factor else "no", name, *(f"{value:.4f}" for value in values)])
+    print("nDCG@10 by the pool factor of the documents")
+    print_table(["training", "test set", *map(str, POOL_FACTORS)], rows)
+    print()
+
+
+def _by_pool_factor(encoder: Any, dataset: Any) -> list[float]:
+    """nDCG@10 by exact MaxSim with the documents pooled by each factor."""
+    import torch
+    from ir_measures import nDCG
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+    from raycol.evaluation.metrics import score_run
+    from raycol.evaluation.top_hits import TopHits
+
+    queries = encoder.encode_query(list(dataset.queries.values()), show_progress_bar=False)
+    documents = encoder.encode_document([one.content for one in dataset.passages], show_progress_bar=False)
+    ids, found = [one.id for one in dataset.passages], []
+    for factor in POOL_FACTORS:
+        pooled = HierarchicalTokenPooling(factor).pool(documents) if factor > 1 else documents
+        with torch.inference_mode():
+            scores_QN = encoder.similarity(queries, pooled).float().cpu().numpy()
+        top = TopHits(len(queries), 10)
+        top.add(ids, scores_QN)
+        run = dict(zip(dataset.queries, map(dict, top.result()), strict=True))
+        found.append(score_run(dataset.qrels, run, {"nDCG@10": nDCG @ 10})["nDCG@10"])
+    return found
 
 
 def transfer(folder: Path, options: argparse.Namespace) -> None:

@@ -338,7 +338,7 @@ def test_a_real_colbert_on_a_part_of_cranfield(part_of_cranfield: Path, beside: 
             device="cpu",
         )
     )
-    assert done.queries == 20
+    assert done.results[0].queries == 20
     assert done.metrics["nDCG@10"] >= 0.40
 
 

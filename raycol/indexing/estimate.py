@@ -138,7 +138,7 @@ def _training_documents(config: PlanConfig, documents: int, encoded: _EncodedSam
 
 def _encode_sample(config: PlanConfig, model: str, passages: list[Passage]) -> _EncodedSample:
     """Tokenise the sample, and encode about `_TIMED_TOKENS` of it."""
-    encoder = open_encoder(model, config.on_gpu, config.dtype)
+    encoder = open_encoder(model, config.on_gpu, config.dtype, embedding_size=config.embedding_size)
     max_length = math.inf if config.split_tokens else document_length(encoder)
     texts = [passage.content for passage in passages]
     tokenised = encoder.tokenizer(texts, truncation=False, verbose=False)["input_ids"]

@@ -25,18 +25,20 @@ class SourceInfo:
     mean_tokens: float
 
 
-def open_source(plan: BuildPlan, model: str | None, split: SplitInfo | None) -> SourceInfo:
+def open_source(
+    plan: BuildPlan, model: str | None, split: SplitInfo | None, embedding_size: int | None = None
+) -> SourceInfo:
     """Open the encoder, or sample the corpus's embeddings.
 
     Raises:
-        InputError: no usable model or embeddings, or `split` exceeds the model's document length.
+        InputError: no usable model, `embedding_size` or embeddings, or `split` exceeds the model's document length.
     """
     if model is None:
         return open_encoded(plan, "to encode texts, name a model with `model=`")
     # Importing torch is slow, so the rest of the input is checked first.
     from raycol.models.encoder import encoder_fingerprint, load_encoder, probe_encoder
 
-    encoder = load_encoder(model, device="cpu")
+    encoder = load_encoder(model, device="cpu", embedding_size=embedding_size)
     probe_encoder(encoder, model)
     if split and not encoder.tokenizer.is_fast:
         raise InputError(

@@ -24,22 +24,26 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 
-def open_encoder(model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None) -> MultiVectorEncoder:
+def open_encoder(
+    model: str, on_gpu: bool, dtype: str, fingerprint: str | None = None, embedding_size: int | None = None
+) -> MultiVectorEncoder:
     """Load an encoder on a worker's device and in its dtype.
 
     Args:
         model: path, URI or hub name.
         on_gpu: compute on the GPU instead of in one CPU thread.
         dtype: `auto`, or the name of a torch dtype.
-        fingerprint: expected fingerprint; a path may lead to another model on another node.
+        fingerprint: expected fingerprint, perhaps of a smaller embedding size; a path may lead to another model on
+            another node.
+        embedding_size: as in `load_encoder`.
 
     Raises:
         InputError: the model cannot be loaded, or has another fingerprint.
     """
-    from raycol.models.encoder import encoder_fingerprint, load_encoder
+    from raycol.models.encoder import cut_to, encoder_fingerprint, load_encoder
 
-    encoder = load_encoder(model, device=device_of(on_gpu))
-    if fingerprint:
+    encoder = load_encoder(model, device=device_of(on_gpu), embedding_size=embedding_size)
+    if fingerprint and not cut_to(encoder, model, fingerprint):
         check_same_model(model, encoder_fingerprint(encoder), fingerprint)
     cast_parameters(encoder, on_gpu, dtype)
     return encoder

@@ -54,7 +54,7 @@ VERBS = {
         ("train",),
         writes=("out", "storage", "prepared", "tracking_dir"),
         reads=("data",),
-        models=("model",),
+        models=("model", "guide"),
         collections=("eval_data",),
     ),
     "mine": Verb(

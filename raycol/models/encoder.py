@@ -38,6 +38,7 @@ from raycol.models.discovery import (
     refuse_heads,
     refuse_images,
 )
+from raycol.models.matryoshka import cut, recorded_sizes
 from raycol.models.settings import (
     DOCUMENT_LENGTH,
     DOCUMENT_PREFIX,
@@ -105,7 +106,8 @@ def load_encoder(
             SHA-256.
         device: "cpu", "cuda", "cuda:1", ...; None selects the best device that torch sees.
         dtype: type of the weights; "auto" keeps the checkpoint's.
-        embedding_size: dimensions of a token embedding (128); fixed for a trained checkpoint.
+        embedding_size: dimensions of a token embedding (128); of a trained checkpoint, its own or a smaller size that
+            it was trained for (`matryoshka`).
         query_length: maximum tokens of a query, and with expansion the exact number (32).
         document_length: maximum tokens of a document (180).
         query_prefix: marker before queries ("[Q] "); a new marker becomes one special token.
@@ -135,7 +137,7 @@ def load_encoder(
             if trained:
                 with _openable_folder(source) as folder:
                     encoder = MultiVectorEncoder(folder, device=device, model_kwargs=_model_kwargs(source, dtype))
-                _check_embedding_size(encoder, embedding_size, name_or_path)
+                _set_embedding_size(encoder, embedding_size, recorded_sizes(source), name_or_path)
             else:
                 modules = _new_modules(source, dtype, embedding_size or EMBEDDING_SIZE, seed)
                 encoder = MultiVectorEncoder(modules=modules, device=device)
@@ -206,13 +208,23 @@ def load_index_encoder(info: ModelInfo | None, name_or_path: str | None, *, devi
     if name is None:
         raise InputError("the index does not say which model it was built with; pass `model=`")
     encoder = load_encoder(name, device=device)
-    if info and encoder_fingerprint(encoder) != info.fingerprint:
+    if info and not cut_to(encoder, name, info.fingerprint):
         raise InputError(
             f"model {name!r} is not the one the index was built with ({info.name!r}): it would encode queries "
             "differently; pass the model of the index, or rebuild the index"
         )
     probe_encoder(encoder, name)
     return encoder
+
+
+def cut_to(encoder: MultiVectorEncoder, name: str | Path, fingerprint: str) -> bool:
+    """Cut an encoder, in place, to the size with which it has this fingerprint; return whether there is one."""
+    sizes = recorded_sizes(find_checkpoint(name))
+    while encoder_fingerprint(encoder) != fingerprint:
+        if not sizes:
+            return False
+        cut(encoder, sizes.pop())
+    return True
 
 
 def probe_encoder(encoder: MultiVectorEncoder, name: str | Path) -> None:
@@ -347,10 +359,14 @@ def orthogonal_map(n_out: int, n_in: int, seed: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(rounded.T if n_out < n_in else rounded, dtype=np.float32)
 
 
-def _check_embedding_size(encoder: MultiVectorEncoder, wanted: int | None, name: str | Path) -> None:
+def _set_embedding_size(
+    encoder: MultiVectorEncoder, wanted: int | None, sizes: Sequence[int], name: str | Path
+) -> None:
     size = encoder.get_embedding_dimension()
-    if wanted is not None and size != wanted:
-        raise InputError(
-            f"model {str(name)!r} has embeddings of {size} dimensions, fixed by its weights; embedding_size {wanted} "
-            "needs a bare backbone"
-        )
+    if wanted is None or wanted == size:
+        return
+    if wanted not in sizes:
+        trained = f" and was also trained for {', '.join(map(str, sizes))}" if sizes else ", fixed by its weights"
+        advice = "pass one of these" if sizes else f"embedding_size {wanted} needs a bare backbone"
+        raise InputError(f"model {str(name)!r} has embeddings of {size} dimensions{trained}; {advice}")
+    cut(encoder, wanted)

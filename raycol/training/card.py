@@ -42,6 +42,7 @@ _RECORDED = (
     "learning_rate",
     "grad_norm",
     "loss_scale",
+    "temperature",
     "tokens_per_second",
     "padded_share",
     "memory_bytes",
@@ -179,6 +180,13 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
         ("similarity", f"MaxSim: each query token's maximum dot product with a document token, {aggregation}"),
         ("parameters", f"{sum(parameter.numel() for parameter in encoder.parameters()):,}"),
     ]
+    if config.matryoshka:
+        sizes = ", ".join(map(str, sorted(config.matryoshka)))
+        rows.append(
+            ("smaller embeddings", f"trained for the first {sizes} dimensions: `--embedding-size` of an index")
+        )
+    if config.pool_factor > 1:
+        rows.append(("token pooling", f"trained for an index with `--pool-factor {config.pool_factor:g}`"))
     return (
         "A late-interaction (ColBERT-style, multi-vector) retrieval model: it encodes each token of a query or a "
         "document as a unit vector and compares them token by token.\n\n"
@@ -303,6 +311,8 @@ def _settings(config: TrainConfig, task: TrainingTask) -> str:
         if name not in _NEVER_LISTED and (name in _ALWAYS_LISTED or getattr(config, name) != fields[name].default)
     }
     listed["objective"] = config.objective_name
+    if config.guide and (is_uri(config.guide) or Path(config.guide).is_absolute()):
+        listed["guide"] = base_name(config.guide)
     if config.epochs is None:
         del listed["epochs"]  # the number of steps tells it
     rows = [("steps", f"{task.steps:,}"), *((f"`{name}`", _value(value)) for name, value in listed.items())]

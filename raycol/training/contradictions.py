@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from raycol.core.uris import is_uri
+from raycol.training.setting_types import MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from raycol.training.config import TrainConfig
@@ -68,11 +69,19 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
         yield "lora_rank freezes all layers and trains adapters; leave out freeze_layers or lora_rank"
     if config.shard_weights and config.num_workers == 1:
         yield "shard_weights divides weights among workers; raise num_workers or leave it out"
-    for name in ("lora_rank", "compile"):
+    if (config.mask_margin or 0) < 0 and not config.guide:
+        yield f"mask_margin is {config.mask_margin}; without a guide it must be 0 or more"
+    if config.temperature_learning_rate and any(one.objective or one.temperature for one in config.data):
+        yield "temperature_learning_rate trains one temperature; leave out the sources' own objective and temperature"
+    if config.temperature_learning_rate and config.temperature < MIN_TEMPERATURE:
+        yield f"temperature is {config.temperature}; a trained one is at least {MIN_TEMPERATURE}"
+    for name in ("lora_rank", "compile", "temperature_learning_rate"):
         if config.shard_weights and getattr(config, name):
             yield f"shard_weights does not go with {name}; leave out one of them"
     if config.shard_weights and (config.optimizer == "muon" or config.dtype == "float16"):
         yield "shard_weights needs optimizer adamw and dtype float32 or bfloat16"
+    if config.pool_factor > 1 and config.matryoshka:
+        yield "pool_factor pools whole embeddings, matryoshka cuts them; leave out one of them"
     if config.dtype == "float16" and not config.on_gpu:
         yield "dtype is float16, which needs GPU workers: set resources GPU=1, or choose bfloat16"
     if config.attn_implementation == "flash_attention_2" and (not config.on_gpu or config.dtype == "float32"):
@@ -126,12 +135,13 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not in_batch and config.scoring != "xtr" and config.gather_across_workers:
         reasons["gather_across_workers"] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if not in_batch:
-        for name in ("mask_false_negatives", "mask_margin"):
+        for name in ("mask_false_negatives", "mask_margin", "guide"):
             reasons[name] = f"{config.objective_name} has no in-batch negatives; leave it out"
     if all(one.is_contrastive for one in by_source):
         reasons["grad_cache"] = "objective cached is contrastive with GradCache; choose one of them instead"
     if not any(one.is_contrastive for one in by_source):
-        reasons["symmetric"] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
+        for name in ("symmetric", "temperature_learning_rate"):
+            reasons[name] = f"it is a variant of contrastive, not of {config.objective_name}; leave it out"
     if not any(one.distils and isinstance(one.objective, str) for one in by_source):
         reasons["contrastive_weight"] = "it applies to distillation, lambda-loss and margin-mse; leave it out"
     if len(config.data) == 1:

@@ -142,10 +142,10 @@ def backward(model: nn.Module, parts: Sequence[tuple[Encoded, Tensor]]) -> None:
 
 def joined(columns: Sequence[Features]) -> Features:
     """The features of several columns of texts as those of one column: first texts, second texts, ... of a row."""
-    width = max(column["input_ids"].shape[1] for column in columns)
     features: Features = {}
     for name, first in columns[0].items():
         if isinstance(first, Tensor) and first.ndim == 2:
+            width = max(column[name].shape[1] for column in columns)
             padded = [pad(column[name], (0, width - column[name].shape[1])) for column in columns]
             features[name] = torch.stack(padded, dim=1).flatten(0, 1)
         elif isinstance(first, Tensor) and len(first) == len(columns[0]["input_ids"]):

@@ -20,7 +20,7 @@ from raycol.training.dataset import TrainingSet
 from raycol.training.encoding import backward, encode, select_texts
 from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
-from raycol.training.objective import make_loss
+from raycol.training.objective import make_losses
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
 from raycol.training.worker import freeze_unused, new_encoder
@@ -44,7 +44,7 @@ class TrainEstimate(Shown, BaseModel):
         memory: the same by what it holds.
         network_bytes: bytes that each worker sends in a step, in batches of the source that sends most.
         tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
-        hours: of all steps, without evaluation and scoring; None without `tokens_per_second`.
+        hours: of all steps, without evaluation, scoring and a guide; None without `tokens_per_second`.
         sampled: examples behind the tokens and the padding.
     """
 
@@ -88,8 +88,8 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         n_batches = min(_SAMPLED, task.steps * config.accumulate)
         by_source = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
     settings = config.by_source
-    losses = {number: make_loss(encoder, settings[number]) for number in by_source}
-    loss = next(iter(losses.values()))  # for the size of mini-batches, which all share
+    losses = make_losses(encoder, config)
+    loss = losses[0]  # for the size of mini-batches, which all share
     texts = list(chain.from_iterable(chain.from_iterable(by_source.values())))
     n_sampled = sum(len(one.widths) for one in texts if one.task == "query")
     n_tokens = sum(one.n_tokens for one in texts)
@@ -199,7 +199,7 @@ def _network_bytes(
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
     own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    tokens: float = others * own * encoder.get_embedding_dimension() * sent_and_gradient
+    tokens: float = others * own / config.pool_factor * encoder.get_embedding_dimension() * sent_and_gradient
     sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())

@@ -200,9 +200,14 @@ def store_held_out(
 
 
 def evaluate_on(
-    encoder: MultiVectorEncoder, collections: Sequence[Collection], metrics: Mapping[str, Measure] = DEFAULT_METRICS
+    encoder: MultiVectorEncoder,
+    collections: Sequence[Collection],
+    metrics: Mapping[str, Measure] = DEFAULT_METRICS,
+    pool_factor: float = 1.0,
 ) -> dict[str, float]:
     """Evaluate an encoder by exact MaxSim, distributed over the workers of the process group, if there is one.
+
+    The tokens of documents are pooled as in an index with this `pool_factor`.
 
     Returns:
         The average of each metric over the collections, in which a group counts as one; then, if there are several,
@@ -211,7 +216,7 @@ def evaluate_on(
     was_training = encoder.training
     encoder.eval()
     try:
-        values = {each.name: _scores(encoder, each, metrics) for each in collections}
+        values = {each.name: _scores(encoder, each, metrics, pool_factor) for each in collections}
     finally:
         encoder.train(was_training)
     if len(values) == 1:
@@ -224,7 +229,9 @@ def evaluate_on(
     return averages | {metric_of(metric, name): each[metric] for name, each in values.items() for metric in metrics}
 
 
-def _scores(encoder: MultiVectorEncoder, collection: Collection, metrics: Mapping[str, Measure]) -> dict[str, float]:
+def _scores(
+    encoder: MultiVectorEncoder, collection: Collection, metrics: Mapping[str, Measure], pool_factor: float
+) -> dict[str, float]:
     """The metrics of an encoder on a collection."""
     from raycol.training.group import rank_and_world_size
 
@@ -239,7 +246,7 @@ def _scores(encoder: MultiVectorEncoder, collection: Collection, metrics: Mappin
 
     # Excluded documents are dropped afterwards, so there must be as many hits more.
     depth = depth_of(metrics) + max(map(len, collection.excluded.values()), default=0)
-    scorer = ModelScorer(encoder, list(collection.queries.values()))
+    scorer = ModelScorer(encoder, list(collection.queries.values()), pool_factor)
     hits = score_passages(scorer, share(), depth, lambda _: None) or [[] for _ in collection.queries]
     if n_workers > 1:
         hits = _merged(hits, ids, depth, encoder.device)

@@ -143,10 +143,13 @@ def train(
     if executor.in_process and config.num_workers > 1:
         raise InputError(f"num_workers is {config.num_workers}; in-process training has 1 worker: pass 1 or use Ray")
     check_out(config.out)
-    model = find_checkpoint(config.model)
     # Workers have other working directories, and may be on other machines.
     absolute_paths = {
-        "model": config.model if is_uri(config.model) else model,
+        **{
+            name: location if is_uri(location) else find_checkpoint(location)
+            for name, location in (("model", config.model), ("guide", config.guide))
+            if location
+        },
         "out": absolute(config.out),
         "storage": config.storage_uri,
         "prepared": config.prepared and absolute(config.prepared),

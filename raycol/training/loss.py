@@ -28,6 +28,7 @@ class LossBatch:
         teacher_QW: teacher scores of each query's own documents; None without.
         scoring: the scoring function that the configuration names.
         mask: sets the scores of false negatives to -inf; None for no mask.
+        temperature: the configured one; a tensor with a gradient if it is trained.
     """
 
     queries_QSD: Tensor
@@ -38,6 +39,7 @@ class LossBatch:
     teacher_QW: Tensor | None
     scoring: Callable[..., Tensor]
     mask: Callable[[Tensor], Tensor] | None = None
+    temperature: Tensor | float = 1.0
 
     def scores(self) -> Tensor:
         """Return the scores of all documents for each query, [Q, G * W], of false negatives -inf.

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
+from raycol.training.guide import Guide, open_guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
@@ -26,7 +27,35 @@ _LAMBDA_MU = 10.0
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
-    """Return the loss over an encoder that a configuration of one source names."""
+    """Return the loss over an encoder that a configuration of one source names.
+
+    Raises:
+        InputError: the guide cannot be opened.
+    """
+    return _make_loss(encoder, config, _open_guide(config))
+
+
+def make_losses(encoder: MultiVectorEncoder, config: TrainConfig) -> list[GradCache]:
+    """Return the loss of each source; those of the same objective and temperature are the same object.
+
+    Raises:
+        InputError: the guide cannot be opened.
+    """
+    guide = _open_guide(config)
+    made: dict[tuple[str, float], GradCache] = {}
+    for one in config.by_source:
+        key = (one.objective_name, one.temperature)
+        if key not in made:
+            made[key] = _make_loss(encoder, one, guide)
+    return [made[one.objective_name, one.temperature] for one in config.by_source]
+
+
+def _open_guide(config: TrainConfig) -> Guide | None:
+    return open_guide(config.guide, None if config.on_gpu else "cpu") if config.guide else None
+
+
+def _make_loss(encoder: MultiVectorEncoder, config: TrainConfig, guide: Guide | None) -> GradCache:
+    guide, mask_margin = (guide, config.mask_margin) if config.in_batch else (None, None)
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(
@@ -38,9 +67,13 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
-        mask_margin=config.mask_margin,
+        mask_margin=0.0 if guide and mask_margin is None else mask_margin,
+        guide=guide,
         symmetric=config.symmetric and config.is_contrastive,
         sizes=config.matryoshka,
+        pool_factor=config.pool_factor,
+        temperature=config.temperature,
+        learns_temperature=config.temperature_learning_rate is not None,
         kept_tokens=config.activation_tokens if config.encodes_twice else math.inf,
     )
 
@@ -49,7 +82,7 @@ def _loss_of(config: TrainConfig) -> Loss:
     if not isinstance(config.objective, str):
         return config.objective
     if config.objective in ("cached", "contrastive"):
-        return Contrastive(config.temperature)
+        return Contrastive()
     loss: DistillationLoss
     if config.objective == "distillation":
         teacher_temperature = config.teacher_temperature or config.temperature
@@ -63,17 +96,18 @@ def _loss_of(config: TrainConfig) -> Loss:
 class Contrastive:
     """Cross-entropy of the positive among all passages (DPR: Karpukhin et al. 2020, arXiv 2004.04906).
 
-    Args:
-        temperature: of the softmax; scores are divided by it.
+    Scores are divided by the temperature, which may be trained (CLIP: Radford et al. 2021, arXiv 2103.00020).
     """
 
-    temperature: float = 1.0
     fingerprint: str = "contrastive"
     needs_scores: bool = False
 
     def __call__(self, batch: LossBatch) -> Tensor:
         """See `Loss`."""
-        return functional.cross_entropy(batch.scores() / self.temperature, batch.positives_Q)
+        scores_QN = batch.scores()
+        left_out_QN = scores_QN == -torch.inf  # the temperature would get -inf times a gradient of 0, which is NaN
+        logits_QN = (scores_QN.masked_fill(left_out_QN, 0) / batch.temperature).masked_fill(left_out_QN, -torch.inf)
+        return functional.cross_entropy(logits_QN, batch.positives_Q)
 
 
 class DistillationLoss(Protocol):

@@ -10,6 +10,7 @@ from raycol.core.config import Config, Location, Positive
 from raycol.data.corpus import OnError
 from raycol.training.batches import Mixing
 from raycol.training.setting_types import (
+    LearningRate,
     MiningSettings,
     NormalizedScores,
     ObjectiveOrLoss,
@@ -52,6 +53,10 @@ class ObjectiveConfig(Config):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Softmax temperature: scores are divided by it."""
 
+    temperature_learning_rate: LearningRate | None = None
+    """Contrastive: train the temperature, from `temperature` on, with this peak learning rate for its logarithm, such
+    as 1e-3 (CLIP: Radford et al. 2021, arXiv 2103.00020). It stays above 0.01."""
+
     teacher_temperature: Annotated[float, Field(gt=0)] | None = None
     """Distillation: softmax temperature of the teacher's scores; by default `temperature`."""
 
@@ -70,6 +75,9 @@ class ObjectiveConfig(Config):
     """Average the loss with those of the embeddings' first dimensions, such as 48, 64 and 96, normalized (Kusupati et
     al. 2022, arXiv 2205.13147)."""
 
+    pool_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Pool the tokens of documents, in the loss and in evaluations, as an index with this `pool_factor` does."""
+
     gather_across_workers: bool = True
     """Use the passages of all workers as in-batch negatives, not only those of the worker itself."""
 
@@ -87,9 +95,13 @@ class ObjectiveConfig(Config):
     """Never use a known positive of a query, from any of its examples, as its negative; the same text is the same
     passage."""
 
-    mask_margin: Annotated[float, Field(ge=0)] | None = None
+    mask_margin: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Also leave out negatives that the model scores higher than the positive by more than this, as false negatives
     (Zhang et al. 2025, arXiv 2506.05176)."""
+
+    guide: Location | None = None
+    """ColBERT or single-vector model that scores the batch as well: `mask_margin`, by default 0, then applies to its
+    scores, and may be negative (GISTEmbed: Solatorio 2024, arXiv 2402.16829)."""
 
     mixing: Mixing = "batches"
     """How several sources are mixed: batches (each batch from one of them, sampled by weight), round-robin (each batch

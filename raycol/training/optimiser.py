@@ -40,6 +40,8 @@ def make_optimiser(encoder: MultiVectorEncoder, loss: nn.Module, config: TrainCo
         InputError: `layer_decay` is set and the backbone's layers share their weights.
     """
     rates = _learning_rates(encoder, config)
+    own = set(loss.parameters()) - set(encoder.parameters())  # the temperature, if it is trained
+    rates |= dict.fromkeys(own, config.temperature_learning_rate or config.learning_rate)
     muon = set(_hidden_matrices(encoder)) if config.optimizer == "muon" else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter in loss.parameters():  # these include the encoder's

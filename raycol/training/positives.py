@@ -95,12 +95,14 @@ class Mask:
     Args:
         own_Q: position of each query's own positive among all documents.
         margin: a document that scores higher than the own positive by more than it is a false negative.
+        guide_QN: scores by a guide to compare, in place of the model's own.
         known_QN: known positives of the queries, without their own.
         n_pairs: number of pairs left out.
     """
 
     own_Q: Tensor
     margin: float | None = None
+    guide_QN: Tensor | None = None
     known_QN: Tensor | None = None
     n_pairs: Tensor | int = 0
 
@@ -108,8 +110,9 @@ class Mask:
         """Return the scores with those of false negatives replaced."""
         left_out_QN = self.known_QN
         if self.margin is not None:
-            fixed_QN = scores_QN.detach()
+            fixed_QN = scores_QN.detach() if self.guide_QN is None else self.guide_QN
             high_QN = fixed_QN > fixed_QN.gather(1, self.own_Q[:, None]) + self.margin
+            high_QN.scatter_(1, self.own_Q[:, None], value=False)  # the margin may be negative
             left_out_QN = high_QN if left_out_QN is None else left_out_QN | high_QN
         if left_out_QN is None:
             return scores_QN

@@ -160,6 +160,7 @@ def prepare_run(
     """
     from raycol.models.encoder import probe_encoder
     from raycol.training.collator import make_collator
+    from raycol.training.guide import open_guide
     from raycol.training.worker import new_encoder
 
     if config.report_to:
@@ -175,6 +176,8 @@ def prepare_run(
         encoder = new_encoder(config, "cpu")
         probe_encoder(encoder, config.model)
         make_collator(encoder, config.data)
+        if config.guide:
+            open_guide(config.guide, "cpu")
         run = TrainingRun(
             settings=config.outcome(),
             inputs=_inputs(config),
@@ -188,8 +191,8 @@ def prepare_run(
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    corpora = [str(config.remine["corpus"])] if config.remine else []
-    locations = (config.model, *(config.eval_data or ()), *corpora)
+    others = [config.guide, str(config.remine["corpus"]) if config.remine else None]
+    locations = (config.model, *filter(None, others), *(config.eval_data or ()))
     states = [f"{location} {location_state(location)}" for location in locations]
     return [*states, *data_states(config)]
 
@@ -202,6 +205,7 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
     """
     from transformers.trainer import TRAINER_STATE_NAME
 
+    from raycol.models.matryoshka import record_sizes
     from raycol.models.saving import save_encoder
     from raycol.training.averaging import AVERAGE, load_average, load_mean
     from raycol.training.card import write_extras
@@ -229,6 +233,8 @@ def export_model(store: Store, config: TrainConfig, run: TrainingRun) -> tuple[E
         mix_weights(encoder, initial, config.keep_initial)
     with publishing_model(config.out) as out:
         save_encoder(encoder, out)
+        if config.matryoshka:
+            record_sizes(out, config.matryoshka)
         write_extras(out, config, run.work, best, history)
         record_files(out, MODEL_FILES)
     return best, history

@@ -18,6 +18,9 @@ Schedule = Literal["linear", "cosine", "constant"]
 TrainDtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
+# Lower bound of a trained temperature, CLIP's (Radford et al. 2021).
+MIN_TEMPERATURE = 0.01
+
 
 def _sources(value: Any) -> Any:
     """Accept a single source in place of a list, and an `ExampleSource`."""

@@ -76,15 +76,26 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def snapshot_optimiser(
-    optimiser: Any, schedule: Any, scaler: GradScaler | None, *, keep: bool = True
+    optimiser: Any,
+    schedule: Any,
+    scaler: GradScaler | None,
+    log_temperature: Tensor | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy an optimiser's tensors to the CPU, see `snapshot`; return them with its groups and the others' state."""
+    """Copy an optimiser's tensors to the CPU, see `snapshot`; return them with its groups and the others' state.
+
+    The others are the learning-rate schedule, the loss scaler, and the trained temperature, which is no weight of the
+    encoder.
+    """
     state = optimiser.state_dict()
     tensors = copies(
         ((f"{number}.{name}", tensor) for number, values in state["state"].items() for name, tensor in values.items()),
         keep=keep,
     )
     settings = {"groups": state["param_groups"], "schedule": schedule.state_dict()}
+    if log_temperature is not None:
+        settings["log_temperature"] = log_temperature.item()
     return tensors, settings | ({"scaler": scaler.state_dict()} if scaler else {})
 
 
@@ -111,8 +122,10 @@ def _describe_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {list(shape)}"
 
 
-def load_optimiser(folder: Path, optimiser: Any, schedule: Any, scaler: GradScaler | None) -> None:
-    """Restore an optimiser, its learning-rate schedule and the loss scaler, if any, from a checkpoint's folder."""
+def load_optimiser(
+    folder: Path, optimiser: Any, schedule: Any, scaler: GradScaler | None, log_temperature: Tensor | None = None
+) -> None:
+    """Restore an optimiser and what `snapshot_optimiser` saves with it from a checkpoint's folder."""
     settings = json.loads((folder / SETTINGS).read_bytes())
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -125,3 +138,5 @@ def load_optimiser(folder: Path, optimiser: Any, schedule: Any, scaler: GradScal
     schedule.load_state_dict(settings["schedule"])
     if scaler:
         scaler.load_state_dict(settings["scaler"])
+    if log_temperature is not None:
+        log_temperature.data.fill_(settings["log_temperature"])

@@ -6,9 +6,11 @@ float32, otherwise 2):
     weights, gradients  4 P and 4 Q; with several workers 4 Q more for the buckets that they reduce
     optimiser           8 Q with AdamW, 4 per weight that Muon trains
     moving average      4 Q with ema_decay
+    guide               4 per weight of the guide
     activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
                         are kept, without GradCache all
-    embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage)
+    embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage); the gathered
+                        ones are pooled
     scores              16 for each pair of a query token, of the queries scored at a time, and a passage; 4 for each
                         similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
                         their own passages only, 28 for each similarity
@@ -23,6 +25,7 @@ for H hidden dimensions. Python and torch themselves take some 0.7 GB more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -86,14 +89,14 @@ def step_memory(
     """
     share = config.batch_size // config.num_workers
     n_ways = max(documents.n_ways for _, documents in batches)
-    longest = max(max(documents.widths) for _, documents in batches)
+    longest = math.ceil(max(max(documents.widths) for _, documents in batches) / config.pool_factor)
     longest_query = max(max(queries.widths) for queries, _ in batches)
     n_examples = config.batch_size if loss.gather else share
     n_sampled = sum(len(queries.widths) for queries, _ in batches)
     query_tokens, document_tokens = (
         sum(one.n_tokens for one in kind) / n_sampled for kind in zip(*batches, strict=True)
     )
-    own, gathered = share * (query_tokens + document_tokens), n_examples * document_tokens
+    own, gathered = share * (query_tokens + document_tokens), n_examples * document_tokens / config.pool_factor
     numbers = 3 * own + 2 * gathered + 3 * n_examples * n_ways * longest
     compared = n_ways if loss.own_documents else n_examples * n_ways
     pairs = min(share, loss.score_mini_batch_size) * longest_query * compared
@@ -102,6 +105,7 @@ def step_memory(
         scores = _SIMILARITY_BYTES * pairs * longest
     return {
         **_of_weights(config, encoder, loss),
+        **({"guide": 4 * loss.guide.n_weights} if loss.guide else {}),
         "activations": round(_activations(config, encoder, loss, batches)),
         "embeddings": round(4 * encoder.get_embedding_dimension() * numbers),
         "scores": scores,

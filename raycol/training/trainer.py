@@ -74,7 +74,7 @@ class Trainer(MultiVectorEncoderTrainer):
     Args:
         encoder: trained in place.
         arguments: of the base class.
-        losses: of each source, from `objective.make_loss`.
+        losses: of each source, from `objective.make_losses`.
         optimiser: from `optimiser.make_optimiser`.
         sources: the sources of the examples.
         examples: the training set.
@@ -112,9 +112,11 @@ class Trainer(MultiVectorEncoderTrainer):
             loss={str(number): loss for number, loss in enumerate(losses)},
             optimizers=(optimiser, None),
             callbacks=callbacks,
-            data_collator=make_collator(encoder, sources),
+            data_collator=make_collator(encoder, sources, [loss.guide for loss in losses]),
         )
         self._losses: Sequence[GradCache] = tuple(self.loss.values())
+        self._distinct = tuple(dict.fromkeys(self._losses))
+        self._log_temperature = self._losses[0].log_temperature  # sources share a trained one
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -166,6 +168,8 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
+        if self._log_temperature is not None and not self._batch[1]:
+            self._log_temperature.grad = None  # the Trainer clears those of the encoder only
         # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
         # any number of workers can continue from them.
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
@@ -224,14 +228,16 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            padded_share = sum(one.n_padding for one in self._losses) / sum(one.n_encoded for one in self._losses)
+            padded_share = sum(one.n_padding for one in self._distinct) / sum(one.n_encoded for one in self._distinct)
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
-            if any(one.masks_positives for one in self._losses):
-                n_pairs = sum(one.n_pairs for one in self._losses)
+            if any(one.masks for one in self._distinct):
+                n_pairs = sum(one.n_pairs for one in self._distinct)
                 logs["masked_pairs"] = self._masked_pairs
                 logs["masked_share"] = self._masked_pairs / (n_pairs * self.args.world_size)
+            if self._log_temperature is not None:
+                logs["temperature"] = self._losses[0].temperature
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
-            for one in self._losses:
+            for one in self._distinct:
                 one.n_padding = one.n_encoded = one.n_pairs = 0
             if self.accelerator.scaler:
                 logs["loss_scale"] = self._loss_scale()
@@ -256,7 +262,7 @@ class Trainer(MultiVectorEncoderTrainer):
     def _metrics_with(self, changes: Sequence[Callable[[], None]]) -> dict[str, float]:
         """Evaluate the model after changes to its weights, which are undone."""
         with changed_weights(self.model, changes), whole_weights(self.model):
-            return evaluate_on(self.model, self._collections, self._metrics)
+            return evaluate_on(self.model, self._collections, self._metrics, self._losses[0].pool_factor)
 
     def _evaluate_mean(self, store: Store) -> None:
         """Evaluate the mean of several checkpoints' weights; save which ones, and the metrics."""
@@ -274,7 +280,9 @@ class Trainer(MultiVectorEncoderTrainer):
         keep = bool(self._checkpointer)
         weights = snapshot(self.model, keep=keep)
         average = self._moving_average.snapshot(keep=keep) if self._moving_average else {}
-        tensors, settings = snapshot_optimiser(self.optimizer, self.lr_scheduler, self.accelerator.scaler, keep=keep)
+        tensors, settings = snapshot_optimiser(
+            self.optimizer, self.lr_scheduler, self.accelerator.scaler, self._log_temperature, keep=keep
+        )
         if not self._checkpointer:
             return
         step, history = self.state.global_step, json.dumps(dataclasses.asdict(self.state), sort_keys=True)
@@ -308,7 +316,8 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            load_optimiser(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+            parts = (self.optimizer, self.lr_scheduler, self.accelerator.scaler, self._log_temperature)
+            load_optimiser(Path(checkpoint), *parts)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Do nothing: the loss scaler is loaded with the optimiser."""

@@ -27,7 +27,7 @@ from raycol.training.dataset import TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
 from raycol.training.metrics import OnRecord
-from raycol.training.objective import make_loss
+from raycol.training.objective import make_losses
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.setting_types import Attention
@@ -91,7 +91,7 @@ def fit(
         shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
-    losses = [make_loss(encoder, one) for one in config.by_source]
+    losses = make_losses(encoder, config)
     moving_average = MovingAverage(encoder, config.ema_decay) if config.ema_decay else None
     changes: list[Callable[[], None]] = [moving_average.apply] if moving_average else []
     if collections and config.keep_initial:

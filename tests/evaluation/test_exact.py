@@ -118,6 +118,17 @@ def test_parts_give_the_hits_of_the_whole_corpus(corpus: Path, tiny_colbert: Pat
         assert {id_ for id_, _ in hits[:5]} == {id_ for id_, _ in expected[:5]}
 
 
+def test_pooled_documents_score_as_in_an_index(tiny_colbert: Path) -> None:
+    from raycol.index.codec.pooling import token_pooling
+    from raycol.models.encoder import load_encoder
+
+    encoder, texts = load_encoder(tiny_colbert, device="cpu"), [record["text"] for record in make_passages(8)]
+    pool, queries = token_pooling(2), encoder.encode_query(QUERIES, convert_to_numpy=True)
+    documents = [pool(tokens_TD) for tokens_TD in encoder.encode_document(texts, convert_to_numpy=True)]
+    expected = [[(query @ tokens_TD.T).max(axis=1).sum() for tokens_TD in documents] for query in queries]
+    np.testing.assert_allclose(ModelScorer(encoder, QUERIES, 2)(texts), expected, rtol=1e-5)
+
+
 def test_an_interrupted_job_is_resumed(
     corpus: Path, tiny_colbert: Path, undisturbed: list[Hits], tmp_path: Path
 ) -> None:

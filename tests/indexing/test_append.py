@@ -11,7 +11,7 @@ from raycol.core.progress import no_report
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.indexing import AppendConfig, BuildReport, IndexConfig
-from tests.conftest import make_clustered, save_encoded
+from tests.conftest import make_clustered, make_passages, save_encoded, write_jsonl
 from tests.indexing.cluster import contents
 from tests.indexing.in_process import append_corpus, build_index
 
@@ -239,3 +239,29 @@ def test_appends_with_other_settings_run_side_by_side(tmp_path: Path) -> None:
     assert [path.name for path in (out / "builds").iterdir()] == [later.name]
     assert append_corpus(slow).version == 3
     assert len(Index.open(out)) == 60
+
+
+def test_an_index_takes_a_smaller_embedding_size(tiny_colbert: Path, tmp_path: Path) -> None:
+    from raycol.models.encoder import load_encoder, load_index_encoder
+    from raycol.models.matryoshka import record_sizes
+
+    model, out, records = tmp_path / "model", tmp_path / "i", make_passages(12)
+    shutil.copytree(tiny_colbert, model)
+    record_sizes(model, (8, 4))
+    texts = [write_jsonl(tmp_path / f"{n}.jsonl", records[n : n + 6]) for n in (0, 6)]
+    config = IndexConfig(corpus=str(texts[0]), model=str(model), out=str(out), bits=8, num_workers=1)
+    with pytest.raises(InputError, match="16 dimensions and was also trained for 4, 8; pass one of these"):
+        build_index(config.model_copy(update={"embedding_size": 5}))
+    build_index(config.model_copy(update={"embedding_size": 8}))
+    append(out, texts[1])
+    index, whole = Index.open(out), load_encoder(model, device="cpu")
+    encoder = load_index_encoder(index.manifest.model, None, device="cpu")
+    embeddings = []
+    for one, size in ((whole, 16), (encoder, 8)):
+        encoded = one.encode_document([f"{each['title']} {each['text']}" for each in records], convert_to_numpy=True)
+        assert encoded[0].shape[1] == size
+        embeddings.append([each[:, :8] / np.linalg.norm(each[:, :8], axis=1, keepdims=True) for each in encoded])
+    for cut, own in zip(*embeddings, strict=True):
+        np.testing.assert_allclose(cut, own, atol=1e-6)
+    (hits,) = index.exact(encoder.encode_query(["rain wind"], convert_to_numpy=True), k=12)
+    assert (index.manifest.dim, len(hits)) == (8, 12)

@@ -213,14 +213,15 @@ def known_positives(query: int) -> list[int]:
     return sorted({documents[0] for other, documents in REPEATED if other == query})
 
 
-def repeated_features(encoder, part: slice = slice(None), with_ids: bool = True) -> list[dict]:
+def repeated_features(encoder, part: slice = slice(None), with_ids: bool = True, guide=None) -> list[dict]:
     """Features of some of `REPEATED`, as the Trainer's collator makes them."""
     from raycol.models.tokenization import tokenize
     from raycol.training.positives import KnownPositives, collate_ids
 
     queries, documents = zip(*REPEATED[part], strict=True)
-    features = [tokenize(encoder, list(map(repeated_text, queries)), "query")]
-    features += [tokenize(encoder, list(map(repeated_text, ids)), "document") for ids in zip(*documents, strict=True)]
+    columns = [("query", queries), *(("document", ids) for ids in zip(*documents, strict=True))]
+    texts = [(list(map(repeated_text, ids)), task) for task, ids in columns]
+    features = [{**tokenize(encoder, *one), **(guide.tokenize(*one) if guide else {})} for one in texts]
     if with_ids:
         queries_N, positives_N = (np.array(ids) for ids in zip(*((q, one[0]) for q, one in REPEATED), strict=True))
         known = KnownPositives(queries_N, positives_N, symmetric=True)

@@ -102,6 +102,7 @@ def test_the_card_describes_the_model_and_its_training(tiny_colbert: Path, tmp_p
         batch_size=32,
         temperature=0.02,
         n_ways=2,
+        guide=str(tmp_path / "secret folder" / "my-guide"),
         resources={"GPU": 1},
         storage=str(tmp_path / "elsewhere"),
         data=[str(tmp_path / "my pairs.jsonl"), {"path": "s3://bucket/hidden/more.parquet", "weight": 2}],
@@ -120,6 +121,7 @@ def test_the_card_describes_the_model_and_its_training(tiny_colbert: Path, tmp_p
     shown = {name.strip("`"): value for name, value in rows(card, "Settings")}
     assert shown["temperature"] == "0.02"  # differs from the default
     assert shown["warmup"] == "0.1"  # a default, but always listed
+    assert shown["guide"] == "my-guide"
     assert (shown["resources"], shown["n_ways"], shown["steps"]) == ("CPU=1, GPU=1", "2", "10")
     assert not {"patience", "mini_batch_size", "data", "model", "out", "storage", "eval_data"} & shown.keys()
     assert {"raycol", "torch", "ray"} < {name for name, _ in rows(card, "Versions")}

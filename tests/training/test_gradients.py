@@ -107,6 +107,9 @@ STEPS = {
     "kept activations": {"objective": "contrastive", "mini_batch_size": 8, "score_mini_batch_size": 3},
     "float32": {"mini_batch_size": 2},
     "symmetric": {"symmetric": True, "mini_batch_size": 3, "score_mini_batch_size": 3, "matryoshka": (4,)},
+    "trained temperature": {"temperature_learning_rate": 1e-3, "mini_batch_size": 3, "score_mini_batch_size": 3},
+    "guided": {"guide": "tiny", "symmetric": True, "mini_batch_size": 3, "score_mini_batch_size": 3},
+    "pooled": {"pool_factor": 2.0, "mini_batch_size": 3, "score_mini_batch_size": 3},
     "with scores": {"objective": "distillation", "contrastive_weight": 0.5, "score_mini_batch_size": 3},
 }
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "broadcast", "reduce", "reduce_scatter")
@@ -132,6 +135,7 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
     for name, values in STEPS.items():
         encoder = load_encoder(model, device="cpu").train()
         encoder = encoder if name == "float32" else encoder.double()
+        values = {**values, "guide": str(model)} if "guide" in values else values
         config = settings(model, folder / "d", folder / "x", num_workers=n, temperature=0.5, **values)
         counts: Counter[str] = Counter()
         with pytest.MonkeyPatch.context() as patch:
@@ -139,12 +143,14 @@ def save_steps(model: Path, folder: Path, n: int, rank: int) -> None:
                 patch.setattr(distributed, collective, counted(collective))
             part = slice(rank * 8 // n, (rank + 1) * 8 // n)
             teacher_QW = torch.linspace(-2, 2, 24, dtype=torch.float64).sin().reshape(8, 3)[part]
-            make_loss(encoder, config)(repeated_features(encoder, part), teacher_QW).backward()
-        vector = torch.cat([p.grad.ravel() for p in encoder.parameters() if p.grad is not None]) / n
+            loss = make_loss(encoder, config)
+            loss(repeated_features(encoder, part, guide=loss.guide), teacher_QW).backward()
+        vector = torch.cat([p.grad.ravel() for p in loss.parameters() if p.grad is not None]) / n
         if n > 1:
             distributed.all_reduce(vector)
         if not rank:
-            np.savez(folder / f"{name}-{n}.npz", gradient=vector.numpy(), n_collectives=counts.total())
+            masked = float(loss.masked_pairs)
+            np.savez(folder / f"{name}-{n}.npz", gradient=vector.numpy(), n_collectives=counts.total(), masked=masked)
 
 
 def test_two_workers_take_one_workers_step_in_three_collectives(tiny_colbert: Path, tmp_path: Path) -> None:
@@ -157,7 +163,8 @@ def test_two_workers_take_one_workers_step_in_three_collectives(tiny_colbert: Pa
         tolerance = 1e-5 if name == "float32" else 1e-6
         difference = np.linalg.norm(two["gradient"] - one["gradient"])
         assert difference <= tolerance * np.linalg.norm(one["gradient"]), name
-        assert (one["n_collectives"], two["n_collectives"]) == (0, 6 if name == "symmetric" else 3)
+        expected = {"symmetric": 6, "trained temperature": 4, "guided": 10}.get(name, 3)
+        assert (one["n_collectives"], two["n_collectives"]) == (0, expected)
 
 
 @pytest.mark.long

@@ -9,20 +9,36 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores, colbert_scores
+from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss
 from torch import Tensor
 
+from raycol.index.codec.pooling import token_pooling
 from raycol.models.encoder import load_encoder
 from raycol.models.tokenization import tokenize
 from raycol.training import scoring
 from raycol.training.gradcache import GradCache
-from raycol.training.loss import Loss
-from raycol.training.objective import make_loss
+from raycol.training.loss import Loss, LossBatch
+from raycol.training.objective import Contrastive, make_loss
+from raycol.training.pooling import pool
+from raycol.training.positives import Mask
 from raycol.training.scoring import scores_of_all, scores_of_own
 from tests.conftest import TOPICS
-from tests.training.material import REPEATED, Hinge, SquaredError, known_positives, repeated_features, settings
+from tests.training.material import (
+    REPEATED,
+    Hinge,
+    SquaredError,
+    known_positives,
+    repeated_features,
+    repeated_text,
+    settings,
+)
 
 CALLS: list[tuple[int, ...]] = []
 
@@ -128,7 +144,12 @@ FIRST = range(0, 24, 3)  # positions of the first documents of `REPEATED` among 
 TEACHER_QW = torch.linspace(-2, 2, 24).sin().reshape(8, 3) * 2
 
 
-def maxsim_matrix(encoder: Any, features: list[dict[str, Any]], size: int | None = None) -> Tensor:
+def maxsim_matrix(
+    encoder: Any,
+    features: list[dict[str, Any]],
+    size: int | None = None,
+    pool: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Scores of all documents for each query, [Q, G * W], with every text encoded in one pass and nothing cached."""
     columns = []
     for number, column in enumerate(features):
@@ -137,6 +158,7 @@ def maxsim_matrix(encoder: Any, features: list[dict[str, Any]], size: int | None
         columns.append([e[m.bool()] for e, m in zip(embeddings, out["attention_mask"], strict=True)])
     queries, *documents = columns
     groups = [document for group in zip(*documents, strict=True) for document in group]
+    groups = list(map(pool, groups)) if pool else groups
     return torch.stack([torch.stack([(q @ d.T).max(dim=1).values.sum() for d in groups]) for q in queries])
 
 
@@ -156,7 +178,7 @@ def compared(
     config = settings(model, tmp_path / "d", tmp_path / "x", **values)
     encoder = load_encoder(model, device="cpu").to(dtype).train()
     loss_of = make_loss(encoder, config)
-    features = repeated_features(encoder, with_ids=loss_of.masks_positives)
+    features = repeated_features(encoder, with_ids=loss_of.masks_positives, guide=loss_of.guide)
     value = loss_of(features, TEACHER_QW.to(dtype) if config.distils else None)
     value.backward()
     gradient = gradient_of(encoder)
@@ -199,6 +221,48 @@ def test_false_negatives_are_left_out(
     assert loss_of.masked_pairs == mask.sum()
 
 
+def test_a_guide_finds_false_negatives(tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path) -> None:
+    encoder = SentenceTransformer(str(tiny_backbone), device="cpu")
+    queries, groups = zip(*REPEATED, strict=True)
+    vectors = [
+        encoder.encode([repeated_text(one) for one in ids], normalize_embeddings=True)
+        for ids in (queries, [document for documents in groups for document in documents])
+    ]
+    guided = torch.from_numpy(vectors[0] @ vectors[1].T)
+    mask = guided > guided[range(8), FIRST][:, None] - 0.02
+    mask[range(8), FIRST] = False
+    mask |= false_negatives()
+    assert false_negatives().sum() + 8 < mask.sum() < 160
+
+    def reference(encoder: Any) -> Tensor:
+        return contrastive(maxsim_matrix(encoder, repeated_features(encoder, with_ids=False)), mask)
+
+    values = {"guide": str(tiny_backbone), "mask_margin": -0.02, "mini_batch_size": 3, "score_mini_batch_size": 5}
+    loss_of = compared(tiny_colbert, tmp_path, reference, torch.float64, **values)
+    assert loss_of.masked_pairs == mask.sum()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, -0.3])
+def test_guided_losses_equal_gistembed(tiny_backbone: Path, margin: float) -> None:
+    model = SentenceTransformer(str(tiny_backbone), device="cpu")
+    theirs = CachedGISTEmbedLoss(
+        model, model, temperature=0.1, margin=margin, contrast_anchors=False, contrast_positives=False
+    )
+    rng = torch.Generator().manual_seed(0)
+    columns, guide = (
+        [torch.nn.functional.normalize(torch.randn(12, 4, generator=rng), dim=1) for _ in range(3)] for _ in "ab"
+    )
+    documents, guided_documents = (torch.stack(one[1:], dim=1) for one in (columns, guide))
+    own = torch.arange(12) * 2
+    mask = Mask(own, -margin, guide[0] @ guided_documents.flatten(0, 1).T)
+    real = torch.ones(12, 2, 1, dtype=torch.bool)
+    tokens = (columns[0][:, None], real[:, 0], documents[:, :, None], real)
+    value = Contrastive()(LossBatch(*tokens, own, None, scores_of_all, mask, 0.1))
+    expected = theirs.calculate_loss([[one] for one in columns], [[one] for one in guide])
+    assert 12 < mask.n_pairs < 250
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def cross_entropy(scores: Sequence[Tensor], correct: int) -> Tensor:
     return torch.logsumexp(torch.stack([*scores]), 0) - scores[correct]
 
@@ -220,9 +284,54 @@ def symmetric(encoder: Any) -> Tensor:
     return (contrastive(scores, false_negatives()) + torch.stack(terms).mean()) / 2
 
 
+def test_the_gradient_of_the_temperature(tiny_colbert: Path, tmp_path: Path) -> None:
+    log_temperature = torch.tensor(math.log(0.5), requires_grad=True)
+
+    def reference(encoder: Any) -> Tensor:
+        scores = maxsim_matrix(encoder, repeated_features(encoder, with_ids=False)) / log_temperature.exp()
+        return contrastive(scores, false_negatives())
+
+    values = {"temperature": 0.5, "temperature_learning_rate": 1e-3, "mini_batch_size": 3, "score_mini_batch_size": 5}
+    loss_of = compared(tiny_colbert, tmp_path, reference, torch.float64, **values)
+    assert abs(log_temperature.grad) > 1e-3
+    assert loss_of.log_temperature.grad.item() == pytest.approx(log_temperature.grad.item(), rel=1e-6)
+    loss_of.log_temperature.data.fill_(-9)
+    loss_of(repeated_features(loss_of.model))
+    assert loss_of.temperature == pytest.approx(0.01)
+
+
 def matryoshka(encoder: Any) -> Tensor:
     sizes = [maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), size) for size in (None, 4, 8)]
     return sum(contrastive(scores, false_negatives()) for scores in sizes) / 3
+
+
+def pooled(encoder: Any) -> Tensor:
+    """Contrastive on documents of half as many tokens, with the clusters of indexing."""
+
+    def as_indexed(tokens: Tensor) -> Tensor:
+        first, rest = tokens[:1], tokens[1:]
+        distances = (1 - rest.detach().float() @ rest.detach().float().T).clamp(0, 2).numpy()
+        linkage = hierarchy.linkage(squareform(distances, checks=False), "ward")
+        clusters = hierarchy.fcluster(linkage, len(rest) // 2, "maxclust")
+        means = [rest[torch.from_numpy(clusters == one)].mean(dim=0) for one in range(1, clusters.max() + 1)]
+        found = torch.nn.functional.normalize(torch.cat([first, torch.stack(means)]), dim=1)
+        indexed = token_pooling(2.0)(tokens.detach().float().numpy())
+        assert len(found) < len(tokens)
+        torch.testing.assert_close(found.detach().float(), torch.from_numpy(indexed))
+        return found
+
+    return contrastive(
+        maxsim_matrix(encoder, repeated_features(encoder, with_ids=False), pool=as_indexed), false_negatives()
+    )
+
+
+def test_pooling_does_not_depend_on_the_encoders_precision() -> None:
+    tokens = torch.nn.functional.normalize(torch.randn(22, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = pool(tokens, [13, 9], 3.0)
+    expected = [token_pooling(3.0)(one.numpy()) for one in tokens.split([13, 9])]
+    assert pooled.lengths_B.tolist() == [len(one) for one in expected] == [5, 3]
+    torch.testing.assert_close(pooled.pooled_MD.detach(), torch.from_numpy(np.concatenate(expected)))
 
 
 def own_scores(encoder: Any) -> Tensor:
@@ -274,6 +383,7 @@ def lambda_loss(encoder: Any) -> Tensor:
     [
         (symmetric, {"symmetric": True}),
         (matryoshka, {"matryoshka": (4, 8)}),
+        (pooled, {"pool_factor": 2.0}),
         (
             z_scored,
             {

@@ -85,15 +85,20 @@ def test_the_best_checkpoint_is_exported(tiny_colbert: Path, tmp_path: Path, ran
 
 
 @pytest.mark.slow
-def test_lora_trains_the_embeddings_of_new_markers_only(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_lora_trains_the_embeddings_of_new_markers_only(
+    tiny_backbone: Path, tiny_colbert: Path, tmp_path: Path
+) -> None:
     """New markers are randomly initialised; all other rows of the embedding table stay unchanged."""
     lengths = {"embedding_size": 16, "query_length": 8, "document_length": 32}
     data = write_examples(tmp_path / "pairs.jsonl")
-    values = {"lora_rank": 4, "learning_rate": 0.05, "save_every": 2, **lengths}
+    values = {"lora_rank": 4, "learning_rate": 0.05, "save_every": 2, "matryoshka": (8, 4), **lengths}
+    values |= {"guide": str(tiny_colbert), "mask_margin": -0.5}
     config = settings(tiny_backbone, data, tmp_path / "m", **values)
-    train(config, executor=IN_PROCESS)
+    assert all(train(config, executor=IN_PROCESS).masked_pairs)
     before = load_encoder(tiny_backbone, device="cpu", seed=config.seed, **lengths)
     after = load_encoder(config.out, device="cpu")
+    assert load_encoder(config.out, device="cpu", embedding_size=8).get_embedding_dimension() == 8
+    assert "trained for the first 4, 8 dimensions" in (Path(config.out) / "README.md").read_text()
     tables = [encoder[0].auto_model.get_input_embeddings().weight.detach().numpy() for encoder in (before, after)]
     moved = np.flatnonzero(np.abs(tables[1] - tables[0]).max(axis=1) > 1e-3)
     markers = before.tokenizer.convert_tokens_to_ids(["[Q]", "[D]"])

@@ -54,6 +54,8 @@ def until(step: int):
 def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_path: Path, objective: str) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6}
+    if objective == "contrastive":
+        values |= {"temperature": 0.5, "temperature_learning_rate": 0.02}
     config = settings(with_dropout, data, tmp_path / "m", objective=objective, **values)
     encoder, history = fit_in_process(config, tmp_path / "whole", open_store(tmp_path / "a"))
     store = open_store(tmp_path / "b")
@@ -64,6 +66,11 @@ def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_p
     assert np.array_equal(weights(encoder), weights(again))
     assert losses(history) == losses(history_again)
     assert len(losses(history)) == 14
+    logs = (history, history_again)
+    temperatures, temperatures_again = ([one.get("temperature") for one in log if "loss" in one] for log in logs)
+    assert temperatures == temperatures_again
+    if objective == "contrastive":
+        assert len(set(temperatures)) > 10
     evaluations = [{name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history]
     assert evaluations == [
         {name: entry[name] for name in ("step", "nDCG@10") if name in entry} for entry in history_again

@@ -120,7 +120,13 @@ def test_the_cached_gradient_does_not_depend_on_the_mini_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("values", "masked"), [({"symmetric": True}, 16), ({"contrastive_weight": 0.5}, 8), ({"mask_margin": 9.0}, 8)]
+    ("values", "masked"),
+    [
+        ({"symmetric": True}, 16),
+        ({"contrastive_weight": 0.5}, 8),
+        ({"mask_margin": 9.0}, 8),
+        ({"guide": "tiny", "mask_margin": -9.0}, 7 * 8),
+    ],
 )
 def test_masked_pairs_are_recorded(tiny_colbert: Path, tmp_path: Path, values: dict, masked: int) -> None:
     scored = "contrastive_weight" in values
@@ -134,6 +140,8 @@ def test_masked_pairs_are_recorded(tiny_colbert: Path, tmp_path: Path, values: d
             for one in records
         ]
         values = {**values, "objective": "distillation"}
+    if "guide" in values:
+        values = {**values, "guide": str(tiny_colbert)}
     write_jsonl(path, records)
     _, history = fit_in_process(settings(tiny_colbert, path, tmp_path / "x", max_steps=1, **values), tmp_path / "w")
     assert [one["masked_pairs"] for one in history if "loss" in one] == [masked]
@@ -326,6 +334,14 @@ def test_conflicting_settings_are_refused(tiny_colbert: Path, pairs: Path, tmp_p
         ({"mixing": "round-robin", "mixing_temperature": 2, "data": ["a", "b"]}, "round-robin has no weights"),
         ({"symmetric": True, "objective": "lambda-loss"}, "variant of contrastive, not of lambda-loss"),
         ({"mask_margin": 0.1, "objective": "margin-mse"}, "margin-mse has no in-batch negatives"),
+        ({"mask_margin": -0.1}, "mask_margin is -0.1; without a guide it must be 0 or more"),
+        ({"guide": "a", "objective": "distillation"}, "distillation has no in-batch negatives"),
+        ({"pool_factor": 2, "matryoshka": [4]}, "pool_factor pools whole embeddings, matryoshka cuts them"),
+        (
+            {"temperature_learning_rate": 0.1, "objective": "distillation"},
+            "variant of contrastive, not of distillation",
+        ),
+        ({"temperature_learning_rate": 0.1, "temperature": 0.001}, "a trained one is at least 0.01"),
         ({"contrastive_weight": 0.1}, "it applies to distillation, lambda-loss and margin-mse"),
         ({"grad_cache": True, "objective": "contrastive"}, "objective cached is contrastive with GradCache"),
         ({"matryoshka": [0]}, "matryoshka"),
