@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "retrieval": {"client", "index", "models"},
     "evaluation": {"data", "distributed", "index", "indexing", "models", "retrieval", "storage"},
     "mining": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage"},
-    "training": {"data", "distributed", "evaluation", "models", "storage"},
+    "training": {"data", "distributed", "evaluation", "index", "indexing", "mining", "models", "storage"},
     "studies": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage", "training"},
     "sweeps": {"distributed", "storage", "training"},
     "serving": {"client", "distributed", "index", "models", "storage"},

@@ -60,7 +60,7 @@ def _check_local(value: Any) -> Any:
 LocalPath = Annotated[Path, BeforeValidator(_check_local)]
 
 
-def _parse_resources(value: Any) -> Any:
+def parse_mapping(value: Any) -> Any:
     """Parse `CPU=2,GPU=0.5` to a mapping."""
     if not isinstance(value, str):
         return value
@@ -78,7 +78,7 @@ def _check_resources(value: dict[str, float]) -> dict[str, float]:
 
 
 # Ray resources that a worker reserves, by name.
-Resources = Annotated[dict[str, float], BeforeValidator(_parse_resources), AfterValidator(_check_resources)]
+Resources = Annotated[dict[str, float], BeforeValidator(parse_mapping), AfterValidator(_check_resources)]
 
 
 # Seconds that a job waits for the autoscaler to add nodes.

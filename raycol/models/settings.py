@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import string
 from collections.abc import Iterable, Sequence
@@ -152,6 +153,22 @@ def set_lengths(
         transformer.query_expansion = settings
     elif query_length is not None or current is not None:
         transformer.query_length = length
+
+
+def with_lengths(
+    encoder: MultiVectorEncoder, query_length: int | None, document_length: int | None
+) -> MultiVectorEncoder:
+    """Return a copy that tokenizes with other lengths, if they are not None, and shares the weights.
+
+    Raises:
+        InputError: see `set_lengths`.
+    """
+    if query_length is None and document_length is None:
+        return encoder
+    changed = copy.copy(encoder)
+    changed._modules = {**encoder._modules, next(iter(encoder._modules)): copy.copy(encoder[0])}
+    set_lengths(changed, query_length, document_length, None, None)
+    return changed
 
 
 def unknown_words(tokenizer: Any, words: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -48,6 +49,7 @@ class MixtureSource:
         weight: sampling weight, relative to the other sources.
         n_ways: documents per example in a batch; shorter examples are padded to it.
         shards: each loads a random part of the examples.
+        distinct_positives: whether examples with the same positive count as duplicates.
     """
 
     name: str
@@ -55,6 +57,7 @@ class MixtureSource:
     weight: float
     n_ways: int
     shards: Sequence[Callable[[], ShardExamples]]
+    distinct_positives: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,6 @@ class BatchPlan:
         batch_size: examples per batch, over all workers.
         seed: seeds the order of the examples.
         allow_duplicates: let examples with the same query or the same positive share a batch.
-        distinct_positives: whether examples with the same positive count as duplicates.
         held_out: ids of queries whose examples are left out.
         mixing: whether batches or examples are drawn from the sources by weight, or batches from each source in turn.
     """
@@ -75,7 +77,6 @@ class BatchPlan:
     batch_size: int
     seed: int
     allow_duplicates: bool
-    distinct_positives: bool = True
     held_out: frozenset[int] = frozenset()
     mixing: Mixing = "batches"
 
@@ -131,11 +132,11 @@ class _Batch:
         self._queries: set[int] = set()
         self._positives: set[int] = set()
 
-    def add(self, example: _Planned) -> bool:
+    def add(self, example: _Planned, *, distinct_positives: bool) -> bool:
         """Add an example unless it duplicates another one; return whether it was added."""
         number, query, positive = example
         if not self._plan.allow_duplicates:
-            if query in self._queries or (self._plan.distinct_positives and positive in self._positives):
+            if query in self._queries or (distinct_positives and positive in self._positives):
                 return False
             self._queries.add(query)
             self._positives.add(positive)
@@ -169,12 +170,13 @@ class _Stream:
     def fill(self, batch: _Batch, n: int) -> None:
         """Add `n` examples to a batch."""
         size = len(batch.examples) + n
+        add = partial(batch.add, distinct_positives=self._source.distinct_positives)
         deferred_again: list[_Planned] = []
         for _ in range(min(len(self._deferred), _RECONSIDERED_BATCHES * n)):
             if len(batch.examples) == size:
                 break
             example = self._deferred.popleft()
-            if not batch.add(example):
+            if not add(example):
                 deferred_again.append(example)
         self._deferred.extendleft(reversed(deferred_again))
         n_drawn = 0
@@ -186,7 +188,7 @@ class _Stream:
                 )
             example = next(self._order)
             n_drawn += 1
-            if not batch.add(example):
+            if not add(example):
                 self._deferred.append(example)
 
 
@@ -202,6 +204,7 @@ class WorkerBatches:
     def __len__(self) -> int:
         return self._n
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._plan.batches(self._n):
-            yield batch[self._slice].tolist()
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches of example numbers, each with the number of the batch."""
+        for number, batch in enumerate(self._plan.batches(self._n)):
+            yield [(row, number) for row in batch[self._slice].tolist()]

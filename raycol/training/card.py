@@ -55,7 +55,8 @@ _HUB_METRICS = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10", "R@100": "recal
 # sections.
 _ALWAYS_LISTED = ("objective", "scoring", "temperature", "batch_size", "epochs", "learning_rate", "schedule", "warmup",
                   "dtype", "seed", "num_workers")  # fmt: skip
-_NEVER_LISTED = ("model", "data", "out", "storage", "prepared", "tracking_dir", "eval_data", "wait_for_nodes")
+_NEVER_LISTED = ("model", "data", "out", "storage", "prepared", "remine", "tracking_dir", "eval_data",
+                 "wait_for_nodes")  # fmt: skip
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "ray")
 # Hub name of the packaged backbone's weights.
 _PACKAGED_ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"
@@ -102,7 +103,7 @@ def _settings_file(config: TrainConfig) -> str:
     if config.storage == config.model_copy(update={"storage": None}).storage_uri:
         del settings["storage"]
     how = "raycol train config.yaml --out ANOTHER_FOLDER"
-    if not isinstance(config.objective, str):
+    if not all(isinstance(one.objective, str) for one in config.by_source):
         how = "raycol.train with these settings, and the loss as objective"
     head = f"# raycol {__version__}; to repeat the training: {how}\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

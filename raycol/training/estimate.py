@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from sentence_transformers import MultiVectorEncoder
 
 from raycol.core.shown import Shown
-from raycol.models.tokenization import tokenize
 from raycol.training.batches import BatchPlan
+from raycol.training.collator import SourceTokenizer
 from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.encoding import backward, encode, select_texts
 from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
-from raycol.training.objective import make_loss
+from raycol.training.objective import make_losses
 from raycol.training.prepare import make_plan, prepare
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
 from raycol.training.worker import freeze_unused, new_encoder
@@ -40,9 +40,9 @@ class TrainEstimate(Shown, BaseModel):
         tokens: tokens of all steps, padding not included.
         padded_share: share of padding in what is encoded.
         parameters, trained_parameters: weights of the model, and those that are trained.
-        worker_bytes: memory of each worker; on a GPU, of the GPU.
+        worker_bytes: memory of each worker, in batches of the source that needs most; on a GPU, of the GPU.
         memory: the same by what it holds.
-        network_bytes: bytes that each worker sends in a step.
+        network_bytes: bytes that each worker sends in a step, in batches of the source that sends most.
         tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
         hours: of all steps, without evaluation, scoring and a guide; None without `tokens_per_second`.
         sampled: examples behind the tokens and the padding.
@@ -86,9 +86,12 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         examples = TrainingSet(data)
         plan = make_plan(config, task.sources, examples)
         n_batches = min(_SAMPLED, task.steps * config.accumulate)
-        n_sampled, batches = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
-    loss = make_loss(encoder, config)
-    texts = list(chain.from_iterable(batches))
+        by_source = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
+    settings = config.by_source
+    losses = make_losses(encoder, config)
+    loss = losses[0]  # for the size of mini-batches, which all share
+    texts = list(chain.from_iterable(chain.from_iterable(by_source.values())))
+    n_sampled = sum(len(one.widths) for one in texts if one.task == "query")
     n_tokens = sum(one.n_tokens for one in texts)
     shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
     n_encoded = sum(n * width for n, width in shapes)
@@ -99,7 +102,13 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
     step_tokens = config.batch_size * config.accumulate * n_tokens / n_sampled
     seconds = tokens_per_second and task.steps * step_tokens / (tokens_per_second * config.num_workers)
     parameters = list(encoder.parameters())
-    memory = step_memory(config, encoder, loss, batches)
+    memory = max(
+        (step_memory(settings[number], encoder, losses[number], batches) for number, batches in by_source.items()),
+        key=lambda one: sum(one.values()),
+    )
+    network_bytes = max(
+        _network_bytes(settings[number], encoder, losses[number], document_tokens, passes) for number in by_source
+    )
     return TrainEstimate(
         examples=sum(source.n_examples for source in plan.sources),
         steps=task.steps,
@@ -109,7 +118,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         trained_parameters=sum(one.numel() for one in parameters if one.requires_grad),
         worker_bytes=sum(memory.values()),
         memory=memory,
-        network_bytes=_network_bytes(config, encoder, loss, document_tokens, passes),
+        network_bytes=network_bytes,
         tokens_per_second=tokens_per_second,
         hours=seconds and seconds / 3600,
         sampled=n_sampled,
@@ -118,23 +127,27 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
 
 def _sample(
     config: TrainConfig, encoder: MultiVectorEncoder, n_batches: int, examples: ExampleDataset, plan: BatchPlan
-) -> tuple[int, list[SampledBatch]]:
-    """Tokenize a worker's share of the first `n_batches`; return the number of examples, and their texts."""
-    n, batches = 0, []
-    for batch in plan.batches(n_batches):
-        rows = [examples[row] for row in batch[: config.batch_size // config.num_workers].tolist()[: _SAMPLED - n]]
+) -> dict[int, list[SampledBatch]]:
+    """Tokenize a worker's share of the first `n_batches`; return their texts by source."""
+    n = 0
+    by_source: dict[int, list[SampledBatch]] = {}
+    share = config.batch_size // config.num_workers
+    for position, batch in enumerate(plan.batches(n_batches)):
+        rows = [examples[row, position] for row in batch[:share].tolist()[: _SAMPLED - n]]
         if not rows:
             break
         n += len(rows)
+        number = int(rows[0]["dataset_name"])
+        tokenizer = SourceTokenizer(encoder, config.data[number])
         documents = [text for row in rows for name, text in row.items() if name.startswith("document_")]
         queries = [row["query"] for row in rows]
-        batches.append(
+        by_source.setdefault(number, []).append(
             (
-                SampledTexts(tokenize(encoder, queries, "query"), "query", 1),
-                SampledTexts(tokenize(encoder, documents, "document"), "document", len(documents) // len(rows)),
+                SampledTexts(tokenizer(queries, "query"), "query", 1),
+                SampledTexts(tokenizer(documents, "document"), "document", len(documents) // len(rows)),
             )
         )
-    return n, batches
+    return by_source
 
 
 def _measure_rate(

@@ -32,6 +32,7 @@ from raycol.training.config import TrainConfig
 from raycol.training.dataset import TrainingSet
 from raycol.training.example_table import random_keys
 from raycol.training.metrics import metric_of
+from raycol.training.setting_types import TrainingSource
 
 if TYPE_CHECKING:
     # These take seconds to import, and the CLI imports this module to build its options.
@@ -171,24 +172,28 @@ def held_out_queries(examples: TrainingSet, n: int, seed: int) -> NDArray[np.int
     return chosen[:n]
 
 
-def store_held_out(folder: Path, examples: TrainingSet, held_out: NDArray[np.int64], n: int) -> EvaluationSet:
+def store_held_out(
+    folder: Path, sources: Sequence[TrainingSource], examples: TrainingSet, held_out: NDArray[np.int64]
+) -> EvaluationSet:
     """Write a test collection of held-out examples to a folder: every query searches the documents of all of them.
 
-    The positive is the document with the highest teacher score, or the first document if there are no scores.
+    The positive is the document with the highest teacher score, or the first document if there are no scores. Texts
+    have the prompts of their source.
     """
     documents: dict[int, str] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for index in range(len(examples.shards)):
-        shard = examples.shard(index)
+    for index, stored_shard in enumerate(examples.shards):
+        shard, source = examples.shard(index), sources[stored_shard.source]
         for number in shard.numbers_N[np.isin(shard.queries_N, held_out)].tolist():
             row = examples[number]
             best = int(np.argmax(row.scores)) if row.scores else 0
             texts = dict(zip(row.document_ids, row.documents, strict=True))
-            documents |= texts if row.scores else {row.document_ids[best]: row.documents[best]}
-            queries[str(row.query_id)] = row.query
+            texts = texts if row.scores else {row.document_ids[best]: row.documents[best]}
+            documents |= {id_: (source.document_prompt or "") + text for id_, text in texts.items()}
+            queries[str(row.query_id)] = (source.query_prompt or "") + row.query
             qrels.setdefault(str(row.query_id), {})[str(row.document_ids[best])] = 1
-    stored = EvaluationSet(name=f"{n} held-out queries of the training data")
+    stored = EvaluationSet(name=f"{len(held_out)} held-out queries of the training data")
     passages = (Passage(str(id_), "", text) for id_, text in documents.items())
     save_collection(folder, 0, Collection(stored.name, (), queries, qrels), passages)
     return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -21,16 +22,30 @@ _DRAWS_PER_DOCUMENT = 16
 class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Torch dataset of a training set's examples, as columns: query, documents, and teacher scores as the label.
 
-    Examples are padded to their source's `n_ways` documents. With teacher scores, an example repeats its own documents
+    An item's key is the number of an example and that of its batch. Of examples with more documents than the source's
+    `n_ways`, each batch has a new sample: the positive (with scores, the document with the highest one) and random
+    others, the same for any number of workers.
+
+    Shorter examples are padded. With teacher scores, an example repeats its own documents
     and their scores. Otherwise it gets positives of other queries, which act like in-batch negatives; the RNG is
     seeded per example, so the choice does not depend on the number of workers.
 
-    With `with_ids`, the ids of the texts and of the query's positives are further columns; with `symmetric`, also the
-    ids of the queries that the first document is a positive of.
+    The column dataset_name is the number of the source, as a string; by it sentence-transformers chooses the loss.
+
+    Args:
+        examples: the training set.
+        plan: its batches.
+        with_ids: sources of which the ids of the texts and of the query's positives are further columns.
+        symmetric: sources of which the ids of the queries that the first document is a positive of are another one.
     """
 
     def __init__(
-        self, examples: TrainingSet, plan: BatchPlan, *, with_ids: bool = False, symmetric: bool = False
+        self,
+        examples: TrainingSet,
+        plan: BatchPlan,
+        *,
+        with_ids: Collection[int] = (),
+        symmetric: Collection[int] = (),
     ) -> None:
         self._examples = examples
         self._plan = plan
@@ -40,23 +55,28 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        row, source = self._examples[number], self._plan.sources[self._examples.source(number)]
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        number, batch = key
+        row, source_number = self._examples[number], self._examples.source(number)
+        source = self._plan.sources[source_number]
         n_missing = source.n_ways - len(row.documents)
-        if n_missing and row.scores is not None:
-            positions = [*islice(cycle(range(len(row.documents))), source.n_ways)]
-            row = replace(
-                row,
-                documents=[row.documents[one] for one in positions],
-                scores=[row.scores[one] for one in positions],
-                document_ids=[row.document_ids[one] for one in positions],
-            )
+        if n_missing < 0:
+            row = _select(row, self._sample(row, source.n_ways, [number, batch]))
+        elif n_missing and row.scores is not None:
+            row = _select(row, [*islice(cycle(range(len(row.documents))), source.n_ways)])
         elif n_missing:
             row = self._pad_with_negatives(number, row, n_missing)
-        columns = to_columns(row)
-        if self._with_ids:
+        columns = {**to_columns(row), "dataset_name": str(source_number)}
+        if source_number in self._with_ids:
             columns |= self._known_positives(number).columns(row.query_id, row.document_ids)
         return columns
+
+    def _sample(self, row: TrainingRow, n_ways: int, seed: list[int]) -> list[int]:
+        """Sorted positions of the positive and `n_ways - 1` random other documents."""
+        positive = int(np.argmax(row.scores)) if row.scores else 0
+        others = [one for one in range(len(row.documents)) if one != positive]
+        rng = np.random.default_rng([self._plan.seed, 4, *seed])
+        return sorted([positive, *rng.choice(others, n_ways - 1, replace=False).tolist()])
 
     def _known_positives(self, number: int) -> KnownPositives:
         """Known positives in an example's shard: it has all examples of its queries, and most of its batch."""
@@ -65,7 +85,8 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
             if len(self._known) > len(self._plan.sources):
                 self._known.clear()
             shard = self._examples.shard(index)
-            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N, symmetric=self._symmetric)
+            symmetric = self._examples.shards[index].source in self._symmetric
+            self._known[index] = KnownPositives(shard.queries_N, shard.positives_N, symmetric=symmetric)
         return self._known[index]
 
     def _pad_with_negatives(self, number: int, row: TrainingRow, n: int) -> TrainingRow:
@@ -93,6 +114,16 @@ class ExampleDataset(torch.utils.data.Dataset[dict[str, Any]]):
         padding = [*sampled.items(), *islice(cycle(negatives), n - len(sampled))]
         ids, texts = zip(*padding, strict=True)
         return replace(row, documents=[*row.documents, *texts], document_ids=[*row.document_ids, *ids])
+
+
+def _select(row: TrainingRow, positions: list[int]) -> TrainingRow:
+    """The example with the documents at these positions."""
+    return replace(
+        row,
+        documents=[row.documents[one] for one in positions],
+        scores=row.scores and [row.scores[one] for one in positions],
+        document_ids=[row.document_ids[one] for one in positions],
+    )
 
 
 def to_columns(row: TrainingRow) -> dict[str, Any]:

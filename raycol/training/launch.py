@@ -24,6 +24,7 @@ from raycol.core.lazy import without_gc
 from raycol.core.progress import Report, no_report
 from raycol.core.shown import Shown
 from raycol.core.uris import is_uri, join_uri, without_options
+from raycol.data.files import HUB
 from raycol.distributed.executor import ON_RAY, Executor
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import InputError, RaycolError
@@ -31,6 +32,7 @@ from raycol.models.discovery import find_checkpoint
 from raycol.storage import Store, absolute, open_store
 from raycol.training.config import TrainConfig
 from raycol.training.metrics import OnRecord, evaluation_of, improved, metric_of
+from raycol.training.remining import rounds
 from raycol.training.run_storage import (
     METRICS,
     TrainingRun,
@@ -151,6 +153,7 @@ def train(
         "out": absolute(config.out),
         "storage": config.storage_uri,
         "prepared": config.prepared and absolute(config.prepared),
+        **({"remine": _absolute_corpus(config.remine)} if config.remine else {}),
         **({"tracking_dir": config.tracking_folder} if config.report_to else {}),
     }
     config = config.model_copy(update=absolute_paths)
@@ -162,7 +165,9 @@ def train(
             run = unfinished or prepare_run(store, config, executor, report)
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
-                fit(config, run, report, _record_writer(store, on_record))
+                write = _record_writer(store, on_record)
+                for part in rounds(config, run, store, executor, report):
+                    fit(config, part, report, write)
             report(run.work.steps, run.work.steps, "saving the model")
             best, history = export_model(store, config, run)
         except BaseException:
@@ -180,6 +185,11 @@ def train(
         config.eval_metric, collections, [int(entry["masked_pairs"]) for entry in history if "masked_pairs" in entry],
         best.steps if config.average_checkpoints else (),
     )  # fmt: skip
+
+
+def _absolute_corpus(remine: dict[str, Any]) -> dict[str, Any]:
+    corpus = str(remine["corpus"])
+    return {**remine, "corpus": corpus if is_uri(corpus) or corpus.startswith(HUB) else absolute(corpus)}
 
 
 def _record_writer(store: Store, on_record: OnRecord | None) -> OnRecord:
@@ -223,7 +233,8 @@ def _train_in_process(config: TrainConfig, run: TrainingRun, report: Report, on_
 
     store = open_store(str(config.storage))
     _fit(config, run, store, forward)
-    mark_done(store)
+    if run.work.ends:
+        mark_done(store)
 
 
 def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecord) -> None:
@@ -310,7 +321,7 @@ def _train_worker(loop: dict[str, Any]) -> RaycolError | None:
     except Exception as error:
         ray.get(monitor.report_crash.remote(f"{type(error).__name__}: {error}"))
         raise
-    if is_rank_0:
+    if is_rank_0 and loop["run"].work.ends:
         mark_done(store)
     return None
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from raycol.training.config import TrainConfig
 from raycol.training.gradcache import GradCache
-from raycol.training.guide import open_guide
+from raycol.training.guide import Guide, open_guide
 from raycol.training.loss import Loss, LossBatch
 from raycol.training.mini_batches import MiniBatchSize
 from raycol.training.scoring import scoring_of_all, scoring_of_own
@@ -27,8 +27,35 @@ _LAMBDA_MU = 10.0
 
 
 def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
-    """Return the configured loss over an encoder. Raises `InputError` if the guide cannot be opened."""
-    guide = open_guide(config.guide, None if config.on_gpu else "cpu") if config.guide else None
+    """Return the loss over an encoder that a configuration of one source names.
+
+    Raises:
+        InputError: the guide cannot be opened.
+    """
+    return _make_loss(encoder, config, _open_guide(config))
+
+
+def make_losses(encoder: MultiVectorEncoder, config: TrainConfig) -> list[GradCache]:
+    """Return the loss of each source; those of the same objective and temperature are the same object.
+
+    Raises:
+        InputError: the guide cannot be opened.
+    """
+    guide = _open_guide(config)
+    made: dict[tuple[str, float], GradCache] = {}
+    for one in config.by_source:
+        key = (one.objective_name, one.temperature)
+        if key not in made:
+            made[key] = _make_loss(encoder, one, guide)
+    return [made[one.objective_name, one.temperature] for one in config.by_source]
+
+
+def _open_guide(config: TrainConfig) -> Guide | None:
+    return open_guide(config.guide, None if config.on_gpu else "cpu") if config.guide else None
+
+
+def _make_loss(encoder: MultiVectorEncoder, config: TrainConfig, guide: Guide | None) -> GradCache:
+    guide, mask_margin = (guide, config.mask_margin) if config.in_batch else (None, None)
     # XTR retrieves each query token's matches among the tokens of all documents.
     own_documents = not config.in_batch and config.scoring != "xtr"
     return GradCache(
@@ -40,9 +67,9 @@ def make_loss(encoder: MultiVectorEncoder, config: TrainConfig) -> GradCache:
         mini_batch_size=MiniBatchSize(config.mini_batch_size, config.mini_batch_tokens),
         score_mini_batch_size=config.score_mini_batch_size or config.mini_batch_size,
         masks_positives=config.mask_false_negatives and config.in_batch,
-        mask_margin=0.0 if guide and config.mask_margin is None else config.mask_margin,
+        mask_margin=0.0 if guide and mask_margin is None else mask_margin,
         guide=guide,
-        symmetric=config.symmetric,
+        symmetric=config.symmetric and config.is_contrastive,
         sizes=config.matryoshka,
         pool_factor=config.pool_factor,
         temperature=config.temperature,

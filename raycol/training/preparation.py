@@ -42,6 +42,8 @@ _SHARD = 1 << 27
 # Average examples of a shard, at least, so that none is empty.
 _MIN_EXAMPLES = 64
 _KEYS = "keys.npy"
+# Settings of a source that decide its examples.
+_OF_EXAMPLES = {*ExampleSource.model_fields} - {"weight"}
 # Names of the folders of the jobs, less the fingerprint.
 _READ, _SHUFFLE = "read-", "shuffle-"
 
@@ -129,12 +131,12 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
     if len(parts) == 1:
         executor, report = IN_PROCESS, no_report
     opened = sources if executor.in_process else [_with_absolute_paths(source) for source in sources]
-    arguments: dict[str, Any] = {"sources": opened, "settings": ReadSettings.of(config)}
+    arguments: dict[str, Any] = {"sources": opened, "settings": [*map(ReadSettings.of, config.by_source)]}
     try:
         with executor.session(WorkersConfig(), report):
             records = _run(read, ReadWorker, parts, sizes, arguments, "reading the examples", executor, report)
             infos = [
-                _check_source(source, [record.counts[number] for record in records if number in record.counts])
+                _check_source(source, config.n_ways, [one.counts[number] for one in records if number in one.counts])
                 for number, source in enumerate(sources)
             ]
             runs = [run for record in records for run in record.runs]
@@ -162,13 +164,15 @@ def is_of_training_set(name: str) -> bool:
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What decides the content of a training set."""
     sources = [_with_absolute_paths(_source(config, number)) for number in range(len(config.data))]
+    distils = [one.distils for one in config.by_source]
     return {
         "format": _FORMAT,
-        "data": [source.model_dump(mode="json", exclude={"weight"}, exclude_none=True) for source in sources],
+        "data": [source.model_dump(mode="json", include=_OF_EXAMPLES, exclude_none=True) for source in sources],
         "the data's files": data_states(config),
         "n_ways": config.n_ways,
+        **({"sample_negatives": True} if config.sample_negatives else {}),
         "on_error": config.on_error,
-        "teacher scores": config.distils,
+        "teacher scores": distils if len({*distils}) > 1 else distils[0],
     }
 
 
@@ -225,7 +229,7 @@ def _run(
     return job.run(worker, workers, inputs, finished, arguments, operation, executor, progress)
 
 
-def _check_source(source: ExampleSource, parts: Sequence[SliceCounts]) -> SourceInfo:
+def _check_source(source: ExampleSource, n_ways: int | None, parts: Sequence[SliceCounts]) -> SourceInfo:
     """Return the statistics of a source from those of its slices, in order. Raises `InputError` if it is unusable."""
     counts = SliceCounts()
     for part in parts:
@@ -243,14 +247,14 @@ def _check_source(source: ExampleSource, parts: Sequence[SliceCounts]) -> Source
         ]
         why = f"; all records were left out: {', '.join(reasons)}" if reasons else ""
         raise InputError(f"{source.path}: no training examples{why}")
-    n_ways = max(counts.lengths)
+    n_ways = min(max(counts.lengths), n_ways or max(counts.lengths))
     return SourceInfo(
         path=str(source.path),
         weight=source.weight or float(n_examples),
         examples=n_examples,
         n_ways=n_ways,
         skipped=counts.skipped + counts.skipped_texts,
-        short=n_examples - counts.lengths[n_ways],
+        short=sum(n for length, n in counts.lengths.items() if length < n_ways),
         left_out=left_out,
     )
 
@@ -261,15 +265,17 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
     Args:
         job: the job.
         sources: the sources.
-        settings: what decides the examples.
+        settings: what decides the examples of each source.
     """
 
     def __init__(
-        self, job: PartitionedJob[ReadPart], sources: Sequence[ExampleSource], settings: ReadSettings
+        self, job: PartitionedJob[ReadPart], sources: Sequence[ExampleSource], settings: Sequence[ReadSettings]
     ) -> None:
         super().__init__(job)
         self._settings = settings
-        self._open_source = lru_cache(maxsize=None)(lambda number: OpenSource(sources[number], settings.on_error, []))
+        self._open_source = lru_cache(maxsize=None)(
+            lambda number: OpenSource(sources[number], settings[number].on_error, [])
+        )
 
     def describe(self, number: int, input_: tuple[Slice, ...]) -> str:
         """Describe a part for error messages."""
@@ -292,7 +298,7 @@ class ReadWorker(PartWorker[tuple[Slice, ...], ReadPart]):
 
         for position, part in enumerate(input_):
             read = SliceCounts()
-            for table in read_slice(part, self._open_source(part.source), self._settings, read):
+            for table in read_slice(part, self._open_source(part.source), self._settings[part.source], read):
                 tables.append(table)
                 if sum(one.nbytes for one in tables) >= _SHARD:
                     flush(part.source)

@@ -25,7 +25,15 @@ from raycol.training.preparation import write_training_set
 
 
 class TrainingTask(BaseModel):
-    """The prepared sources, the number of optimiser steps, the collections to evaluate on, and an id for trackers."""
+    """What workers train.
+
+    Args:
+        sources: the prepared sources.
+        steps: optimiser steps of the training.
+        collections: to evaluate on.
+        run_id: for trackers.
+        until: step to stop at, with a checkpoint; None for the last one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +41,12 @@ class TrainingTask(BaseModel):
     steps: int
     collections: tuple[EvaluationSet, ...] = ()
     run_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    until: int | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends the training."""
+        return self.until in (None, self.steps)
 
 
 def prepare(
@@ -74,11 +88,18 @@ def prepare(
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
+    if config.remine_every and config.remine_every >= steps:
+        raise InputError(f"`remine_every={config.remine_every}`: training has only {steps} steps; lower it")
     _check_average(config, steps)
     sets = store_collections(config, collections)
     if config.held_out:
-        sets = (store_held_out(collections, examples, _held_out(config, examples), config.held_out),)
+        sets = (store_held_out(collections, config.data, examples, _held_out(config, examples)),)
     return TrainingTask(sources=sources, steps=steps, collections=sets)
+
+
+def check_round(config: TrainConfig, sources: tuple[SourceInfo, ...], data: str) -> None:
+    """Raise `InputError` if the training set of a round cannot fill a batch."""
+    make_plan(config, sources, TrainingSet(data)).check()
 
 
 def _check_average(config: TrainConfig, steps: int) -> None:
@@ -95,11 +116,9 @@ def _check_average(config: TrainConfig, steps: int) -> None:
 
 def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
     """Raise `InputError` if a query is compared with its positive only: its loss is 0."""
-    if config.distils:
-        return
     n_queries = config.batch_size if config.gather_across_workers else config.batch_size // config.num_workers
-    for source in plan.sources:
-        if n_queries * source.n_ways < 2:
+    for source, own in zip(plan.sources, config.by_source, strict=True):
+        if not own.distils and n_queries * source.n_ways < 2:
             batch = "a batch" if config.gather_across_workers else "a worker's share of a batch"
             raise InputError(
                 f"{source.name}: {batch} is one query and its positive, without negatives, so its loss is always 0; "
@@ -110,7 +129,7 @@ def _check_negatives(config: TrainConfig, plan: BatchPlan) -> None:
 def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: TrainingSet) -> BatchPlan:
     """Return the batch plan of a training set, without the examples of held-out queries."""
     held_out = frozenset(_held_out(config, examples).tolist()) if config.held_out else frozenset()
-    mixture = tuple(_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources))
+    mixture = [_mixture_source(number, info, examples, held_out) for number, info in enumerate(sources)]
     n_ways = max(source.n_ways for source in mixture)
     return BatchPlan(
         sources=tuple(
@@ -119,14 +138,14 @@ def make_plan(config: TrainConfig, sources: tuple[SourceInfo, ...], examples: Tr
                 weight=source.weight ** (1 / config.mixing_temperature),
                 # All examples of a batch have the same number of documents.
                 n_ways=n_ways if config.mixing == "examples" else source.n_ways,
+                # If a document is compared with its own query only, equal positives do no harm.
+                distinct_positives=own.in_batch,
             )
-            for source in mixture
+            for source, own in zip(mixture, config.by_source, strict=True)
         ),
         batch_size=config.batch_size,
         seed=config.seed,
         allow_duplicates=config.allow_duplicates,
-        # If a document is compared with its own query only, equal positives do no harm.
-        distinct_positives=config.in_batch,
         held_out=held_out,
         mixing=config.mixing,
     )

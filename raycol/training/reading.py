@@ -62,7 +62,7 @@ class ReadSettings:
 
     Args:
         on_error: what to do with an unusable record.
-        n_ways: maximum number of documents per example.
+        n_ways: maximum number of documents per example; None keeps all.
         distils: whether examples need teacher scores.
         objective: name of the objective, for messages.
     """
@@ -75,7 +75,8 @@ class ReadSettings:
     @classmethod
     def of(cls, config: TrainConfig) -> ReadSettings:
         """The settings of a training."""
-        return cls(config.on_error, config.n_ways, config.distils, config.objective_name)
+        n_ways = None if config.sample_negatives else config.n_ways
+        return cls(config.on_error, n_ways, config.distils, config.objective_name)
 
 
 class SliceCounts(BaseModel):

@@ -3,6 +3,7 @@
 run.json        settings, fingerprint of the inputs, prepared task, folders of its data
 data/...        the training set, unless `prepared` is another place for it
 collection/...  the evaluation collections, if any
+rounds/...      training sets of mined negatives, see remining.py
 checkpoints/    see checkpoints.py
 average.json    see checkpoints.py
 metrics.jsonl   a line per step and evaluation, appended as they complete
@@ -48,7 +49,8 @@ from raycol.training.preparation import data_states, is_of_training_set, locatio
 from raycol.training.prepare import TrainingTask, prepare
 
 RUN, DONE, METRICS = "run.json", "done.json", "metrics.jsonl"
-_ENTRIES = (RUN, DONE, METRICS, AVERAGE_OF, "data", "collection", "checkpoints", "ray")
+ROUNDS = "rounds"
+_ENTRIES = (RUN, DONE, METRICS, AVERAGE_OF, "data", "collection", ROUNDS, "checkpoints", "ray")
 _CONTENT_FOLDERS = ("data", "collection")
 _MAX_BYTES = 16 << 20
 
@@ -130,7 +132,8 @@ def _check_unused(store: Store) -> None:
     Content-named folders are accepted: a training killed before it wrote `run.json` leaves them.
     """
     entries = store.names("")
-    foreign = [name for name in (RUN, DONE, METRICS, AVERAGE_OF, "ray", MANIFESTS, "partitions") if name in entries]
+    known = (RUN, DONE, METRICS, AVERAGE_OF, ROUNDS, "ray", MANIFESTS, "partitions")
+    foreign = [name for name in known if name in entries]
     foreign += [f"data/{name}" for name in store.names("data") if not is_of_training_set(name)]
     foreign += [f"collection/{name}" for name in store.names("collection") if not is_content_name(name)]
     foreign += [name for name in _CONTENT_FOLDERS if name in entries and store.describe(name)]
@@ -156,6 +159,7 @@ def prepare_run(
         InputError: see `prepare`; or the model cannot be opened.
     """
     from raycol.models.encoder import probe_encoder
+    from raycol.training.collator import make_collator
     from raycol.training.guide import open_guide
     from raycol.training.worker import new_encoder
 
@@ -169,7 +173,9 @@ def prepare_run(
         collection.mkdir()
         task = prepare(config, data.open(store), collection, executor, report)
         # A broken model fails here, once, and not in every worker.
-        probe_encoder(new_encoder(config, "cpu"), config.model)
+        encoder = new_encoder(config, "cpu")
+        probe_encoder(encoder, config.model)
+        make_collator(encoder, config.data)
         if config.guide:
             open_guide(config.guide, "cpu")
         run = TrainingRun(
@@ -185,7 +191,8 @@ def prepare_run(
 
 def _inputs(config: TrainConfig) -> list[str]:
     """Fingerprints of the model and the data, a string per location."""
-    locations = (config.model, *([config.guide] if config.guide else []), *(config.eval_data or ()))
+    others = [config.guide, str(config.remine["corpus"]) if config.remine else None]
+    locations = (config.model, *filter(None, others), *(config.eval_data or ()))
     states = [f"{location} {location_state(location)}" for location in locations]
     return [*states, *data_states(config)]
 

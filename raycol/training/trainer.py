@@ -47,6 +47,7 @@ from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.group import all_gather
 from raycol.training.metrics import OnRecord
+from raycol.training.setting_types import TrainingSource
 from raycol.training.sharding import whole, whole_weights
 from raycol.training.state import (
     OPTIMISER,
@@ -73,8 +74,9 @@ class Trainer(MultiVectorEncoderTrainer):
     Args:
         encoder: trained in place.
         arguments: of the base class.
-        loss: from `objective.make_loss`.
+        losses: of each source, from `objective.make_losses`.
         optimiser: from `optimiser.make_optimiser`.
+        sources: the sources of the examples.
         examples: the training set.
         plan: the batch plan.
         eval_and_save: decides when to evaluate, save and stop.
@@ -90,8 +92,9 @@ class Trainer(MultiVectorEncoderTrainer):
         self,
         encoder: MultiVectorEncoder,
         arguments: MultiVectorEncoderTrainingArguments,
-        loss: GradCache,
+        losses: Sequence[GradCache],
         optimiser: torch.optim.Optimizer,
+        sources: Sequence[TrainingSource],
         examples: TrainingSet,
         plan: BatchPlan,
         eval_and_save: EvalAndSaveCallback,
@@ -102,9 +105,18 @@ class Trainer(MultiVectorEncoderTrainer):
         moving_average: MovingAverage | None = None,
         changes: Sequence[Callable[[], None]] = (),
     ) -> None:
-        self._guide = loss.guide
         callbacks = [eval_and_save, *([moving_average] if moving_average else [])]
-        super().__init__(model=encoder, args=arguments, loss=loss, optimizers=(optimiser, None), callbacks=callbacks)
+        super().__init__(
+            model=encoder,
+            args=arguments,
+            loss={str(number): loss for number, loss in enumerate(losses)},
+            optimizers=(optimiser, None),
+            callbacks=callbacks,
+            data_collator=make_collator(encoder, sources, [loss.guide for loss in losses]),
+        )
+        self._losses: Sequence[GradCache] = tuple(self.loss.values())
+        self._distinct = tuple(dict.fromkeys(self._losses))
+        self._log_temperature = self._losses[0].log_temperature  # sources share a trained one
         self.remove_callback(PrinterCallback)
         self._examples = examples
         self._plan = plan
@@ -128,23 +140,23 @@ class Trainer(MultiVectorEncoderTrainer):
         try:
             output = super().train(*arguments, **settings)
             self._wait_for_checkpoint()
-            if self._store and self._eval_and_save.averaged > 1:
+            pauses = self._eval_and_save.pauses(self.state.max_steps)
+            if self._store and self._eval_and_save.averaged > 1 and not pauses:
                 self._evaluate_mean(self._store)
             return output
         finally:
             if self._checkpointer:
                 self._checkpointer.close()
 
-    def get_data_collator(self, model: Any, *_: Any, **__: Any) -> Any:
-        """See `make_collator`."""
-        return make_collator(model, self._guide)
-
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Load this worker's slice of every batch; on resume the base class skips the batches already trained on."""
         n = self.args.max_steps * self.args.gradient_accumulation_steps
         return DataLoader(
             ExampleDataset(
-                self._examples, self._plan, with_ids=self.loss.masks_positives, symmetric=self.loss.symmetric
+                self._examples,
+                self._plan,
+                with_ids=[number for number, loss in enumerate(self._losses) if loss.masks_positives],
+                symmetric=[number for number, loss in enumerate(self._losses) if loss.symmetric],
             ),
             batch_sampler=WorkerBatches(self._plan, n, self.args.process_index, self.args.world_size),
             collate_fn=self.data_collator,
@@ -156,15 +168,16 @@ class Trainer(MultiVectorEncoderTrainer):
         """Forward and backward pass of one batch; all workers stop if the loss of any is not finite."""
         step = self.state.global_step
         self._batch = (step, self._batch[1] + 1 if self._batch[0] == step else 0)
-        if self.loss.log_temperature is not None and not self._batch[1]:
-            self.loss.log_temperature.grad = None  # the Trainer clears those of the encoder only
+        if self._log_temperature is not None and not self._batch[1]:
+            self._log_temperature.grad = None  # the Trainer clears those of the encoder only
         # Dropout depends on the batch and the worker, not on earlier batches: checkpoints need no random states, and
         # any number of workers can continue from them.
         seeds = np.random.SeedSequence([self.args.seed, *self._batch, self.args.process_index])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self._n_tokens += sum(int(mask.sum()) for name, mask in inputs.items() if name.endswith("_attention_mask"))
+        source_loss = self.loss[inputs["dataset_name"]]
         loss: Tensor = super().training_step(model, inputs, *arguments)
-        losses, masked_pairs = self._gather(torch.stack([loss.detach(), self.loss.masked_pairs])).T.tolist()
+        losses, masked_pairs = self._gather(torch.stack([loss.detach(), source_loss.masked_pairs])).T.tolist()
         self._masked_pairs += sum(masked_pairs)
         failed_ranks = [rank for rank, value in enumerate(losses) if not math.isfinite(value)]
         if failed_ranks:
@@ -215,15 +228,17 @@ class Trainer(MultiVectorEncoderTrainer):
         if "loss" in logs:
             now = time.monotonic()
             rate = self._n_tokens * self.args.world_size / max(now - self._last_log_time, 1e-9)
-            padded_share = self.loss.n_padding / self.loss.n_encoded
+            padded_share = sum(one.n_padding for one in self._distinct) / sum(one.n_encoded for one in self._distinct)
             logs |= {"tokens_per_second": rate, "padded_share": padded_share, "memory_bytes": _peak_memory()}
-            if self.loss.masks:
+            if any(one.masks for one in self._distinct):
+                n_pairs = sum(one.n_pairs for one in self._distinct)
                 logs["masked_pairs"] = self._masked_pairs
-                logs["masked_share"] = self._masked_pairs / (self.loss.n_pairs * self.args.world_size)
-            if self.loss.log_temperature is not None:
-                logs["temperature"] = self.loss.temperature
+                logs["masked_share"] = self._masked_pairs / (n_pairs * self.args.world_size)
+            if self._log_temperature is not None:
+                logs["temperature"] = self._losses[0].temperature
             self._n_tokens, self._masked_pairs, self._last_log_time = 0, 0.0, now
-            self.loss.n_padding = self.loss.n_encoded = self.loss.n_pairs = 0
+            for one in self._distinct:
+                one.n_padding = one.n_encoded = one.n_pairs = 0
             if self.accelerator.scaler:
                 logs["loss_scale"] = self._loss_scale()
                 if not math.isfinite(logs["grad_norm"]):  # a step that the scaler skipped
@@ -247,7 +262,7 @@ class Trainer(MultiVectorEncoderTrainer):
     def _metrics_with(self, changes: Sequence[Callable[[], None]]) -> dict[str, float]:
         """Evaluate the model after changes to its weights, which are undone."""
         with changed_weights(self.model, changes), whole_weights(self.model):
-            return evaluate_on(self.model, self._collections, self._metrics, self.loss.pool_factor)
+            return evaluate_on(self.model, self._collections, self._metrics, self._losses[0].pool_factor)
 
     def _evaluate_mean(self, store: Store) -> None:
         """Evaluate the mean of several checkpoints' weights; save which ones, and the metrics."""
@@ -266,7 +281,7 @@ class Trainer(MultiVectorEncoderTrainer):
         weights = snapshot(self.model, keep=keep)
         average = self._moving_average.snapshot(keep=keep) if self._moving_average else {}
         tensors, settings = snapshot_optimiser(
-            self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature, keep=keep
+            self.optimizer, self.lr_scheduler, self.accelerator.scaler, self._log_temperature, keep=keep
         )
         if not self._checkpointer:
             return
@@ -301,7 +316,7 @@ class Trainer(MultiVectorEncoderTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            parts = (self.optimizer, self.lr_scheduler, self.accelerator.scaler, self.loss.log_temperature)
+            parts = (self.optimizer, self.lr_scheduler, self.accelerator.scaler, self._log_temperature)
             load_optimiser(Path(checkpoint), *parts)
 
     def _load_scaler(self, checkpoint: str | None) -> None:

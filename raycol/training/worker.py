@@ -27,7 +27,7 @@ from raycol.training.dataset import TrainingSet
 from raycol.training.eval_and_save import EvalAndSaveCallback
 from raycol.training.evaluation import eval_metrics, open_collections
 from raycol.training.metrics import OnRecord
-from raycol.training.objective import make_loss
+from raycol.training.objective import make_losses
 from raycol.training.optimiser import freeze_layers, make_optimiser
 from raycol.training.prepare import TrainingTask, make_plan
 from raycol.training.setting_types import Attention
@@ -91,7 +91,7 @@ def fit(
         shard(encoder, config)
     examples = TrainingSet(data)
     checkpoint = newest_intact(store) if store else None
-    loss = make_loss(encoder, config)
+    losses = make_losses(encoder, config)
     moving_average = MovingAverage(encoder, config.ema_decay) if config.ema_decay else None
     changes: list[Callable[[], None]] = [moving_average.apply] if moving_average else []
     if collections and config.keep_initial:
@@ -99,12 +99,13 @@ def fit(
     trainer = Trainer(
         encoder,
         _arguments(config, task, workspace, evaluate_first=bool(collections) and not checkpoint),
-        loss,
-        make_optimiser(encoder, loss, config),
+        losses,
+        make_optimiser(encoder, losses[0], config),
+        config.data,
         examples,
         make_plan(config, task.sources, examples),
         EvalAndSaveCallback(config.save_every if store else 0, config.eval_every if collections else 0,
-                            config.patience, config.keep_checkpoints, config.average_checkpoints or 1),
+                            config.patience, config.keep_checkpoints, config.average_checkpoints or 1, task.until),
         store,
         open_collections(collections, task.collections) if collections else (),
         eval_metrics(config),

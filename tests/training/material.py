@@ -95,12 +95,14 @@ def save_albert(backbone: Path, folder: Path) -> Path:
     return folder
 
 
-def settings(model: Path, data: Path, out: Path, **values) -> TrainConfig:
+def settings(model: Path, data: Path | dict | list, out: Path, **values) -> TrainConfig:
     defaults = {"batch_size": 8, "mini_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "seed": 1,
                 "allow_duplicates": True}  # fmt: skip
     if "mini_batch_tokens" in values:
         del defaults["mini_batch_size"]
-    return TrainConfig(model=str(model), data=str(data), out=out, **{**defaults, **values})
+    return TrainConfig(
+        model=str(model), data=str(data) if isinstance(data, Path) else data, out=out, **{**defaults, **values}
+    )
 
 
 def fit_in_process(config: TrainConfig, workspace: Path, store=None, on_record: Callable = lambda record: None):

@@ -17,8 +17,8 @@ def plan(
     queries: list[int], positives: list[int] | None, size: int, seed: int = 0, allow_duplicates: bool = False
 ) -> BatchPlan:
     shard = ShardExamples(np.arange(len(queries)), np.array(queries), np.array(positives or queries))
-    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard])
-    return BatchPlan((source,), size, seed, allow_duplicates, distinct_positives=positives is not None)
+    source = MixtureSource("data", len(queries), 1.0, 2, [lambda: shard], distinct_positives=positives is not None)
+    return BatchPlan((source,), size, seed, allow_duplicates)
 
 
 examples = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=8, max_size=60)
@@ -56,7 +56,7 @@ def test_the_workers_slices_join_to_the_batches(n_workers: int, width: int, n: i
     made = plan(list(range(n * 5)), list(range(n * 5)), size, seed)
     workers = [list(WorkerBatches(made, 7, rank, n_workers)) for rank in range(n_workers)]
     joined = [[one for part in parts for one in part] for parts in zip(*workers, strict=True)]
-    assert joined == [batch.tolist() for batch in made.batches(7)]
+    assert joined == [[(one, number) for one in batch.tolist()] for number, batch in enumerate(made.batches(7))]
     assert {len(part) for worker in workers for part in worker} == {width}
 
 

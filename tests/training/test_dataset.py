@@ -106,11 +106,12 @@ def test_short_examples_are_padded_with_positives_of_other_queries(tmp_path: Pat
     padded = ExampleDataset(examples, make_plan(config, (info,), examples))
     positives = {query: [row[1][0] for row in rows if row[0] == query] for query, _ in rows}
     for number, (query, documents) in enumerate(rows):
-        texts = list(padded[number].values())
+        *texts, source = padded[number, 0].values()
+        assert source == "0"
         assert texts[: 1 + len(documents)] == [query, *documents]
         assert len(texts) == 5
         assert not {*texts[1 + len(documents) :]} & {*positives[query]}
-        assert padded[number] == padded[number]
+        assert padded[number, 0] == padded[number, 1]
 
 
 def test_short_scored_examples_repeat_their_documents_and_scores(tmp_path: Path) -> None:
@@ -118,5 +119,34 @@ def test_short_scored_examples_repeat_their_documents_and_scores(tmp_path: Path)
     info, _ = written(tmp_path, [PERU, short], objective="distillation")
     config = TrainConfig(model="m", data="d", out=tmp_path / "model", objective="distillation", batch_size=1)
     examples = TrainingSet(tmp_path / "set")
-    padded = ExampleDataset(examples, make_plan(config, (info,), examples))[1]
-    assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0]]
+    padded = ExampleDataset(examples, make_plan(config, (info,), examples))[1, 0]
+    assert [*padded.values()] == [short["query"], *["santiago", "quito"] * 2, [9.0, 1.0, 9.0, 1.0], "0"]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_each_batch_samples_negatives_of_the_pool(tmp_path: Path, scored: bool) -> None:
+    texts = [f"passage {number}" for number in range(9)]
+    scores = [1.0, 2.0, 9.0, *map(float, range(3, 9))]
+    record = {"documents": texts, "scores": scores} if scored else {"positive": texts[0], "negatives": texts[1:]}
+    records = [{"query": "a", **record}, {"query": "b", **record}, {"query": "short", "positive": "p", **{
+        name: values[:2] for name, values in record.items() if name != "positive"}}][: 2 if scored else 3]  # fmt: skip
+    values = {"objective": "distillation"} if scored else {}
+    info, rows = written(tmp_path, records, n_ways=4, sample_negatives=True, **values)
+    assert (info.n_ways, info.short) == (4, 0 if scored else 1)
+    assert [len(documents) for _, documents in rows] == [9, 9] + [3] * (not scored)
+    config = TrainConfig(model="m", data="d", out="o", batch_size=1, n_ways=4, sample_negatives=True, **values)
+    examples = TrainingSet(tmp_path / "set")
+    dataset = ExampleDataset(examples, make_plan(config, (info,), examples))
+    drawn = [dataset[0, batch] for batch in range(60)]
+    assert drawn == [dataset[0, batch] for batch in range(60)]
+    positive, seen = texts[2 if scored else 0], set()
+    for row in drawn:
+        documents = [row[f"document_{number}"] for number in range(1, 5)]
+        positions = [texts.index(text) for text in documents]
+        assert positive in documents
+        assert positions == sorted({*positions})
+        assert row.get("label") == ([scores[one] for one in positions] if scored else None)
+        seen.add(tuple(positions))
+    assert len(seen) > 30  # of 56
+    assert {one for positions in seen for one in positions} == {*range(9)}
+    assert dataset[1, 0] != {**dataset[0, 0], "query": "b"} or dataset[1, 1] != {**dataset[0, 1], "query": "b"}

@@ -105,7 +105,7 @@ class Stored:
 def test_activations_are_those_that_a_step_stores(
     tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict
 ) -> None:
-    make = worker.make_loss
+    make = worker.make_losses
 
     def counting(encoder, config):
         forward = encoder.forward
@@ -120,7 +120,7 @@ def test_activations_are_those_that_a_step_stores(
 
     config = settings(tiny_colbert, write_examples(tmp_path / "a.jsonl", 128), tmp_path / "m", max_steps=1, **values)
     estimated = estimate_training(config, tokens_per_second=1.0).memory["activations"]
-    monkeypatch.setattr(worker, "make_loss", counting)
+    monkeypatch.setattr(worker, "make_losses", counting)
     Stored.n_bytes = Stored.peak = 0
     fit_in_process(config, tmp_path / "w")
     assert estimated == pytest.approx(Stored.peak, rel=0.2)

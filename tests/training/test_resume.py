@@ -92,8 +92,8 @@ def fit_until(config: TrainConfig, folder: Path, step: int, rank: int) -> None:
 
 @pytest.mark.slow
 def test_other_numbers_of_workers_resume_a_training(tiny_colbert: Path, tmp_path: Path) -> None:
-    data = write_examples(tmp_path / "pairs.jsonl", negatives=1)
-    values = {"batch_size": 12, "max_steps": 9, "save_every": 1}
+    data = write_examples(tmp_path / "pairs.jsonl", negatives=3)
+    values = {"batch_size": 12, "max_steps": 9, "save_every": 1, "n_ways": 2, "sample_negatives": True}
     config = settings(tiny_colbert, data, tmp_path / "m", **values)
     _, history = fit_in_process(config, tmp_path / "whole")
     for n, step in ((4, 3), (2, 6), (3, 0)):
