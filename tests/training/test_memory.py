@@ -48,7 +48,7 @@ class SavedTensor:
 
 def peak_activations(model: Path, folder: Path, size: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Peak bytes that the encoder's forward passes of one step store for the backward pass."""
-    make = worker.make_loss
+    make = worker.make_losses
 
     def counting(encoder, config):
         forward = encoder.forward
@@ -60,7 +60,7 @@ def peak_activations(model: Path, folder: Path, size: int, objective: str, monke
         encoder.forward = counted
         return make(encoder, config)
 
-    monkeypatch.setattr(worker, "make_loss", counting)
+    monkeypatch.setattr(worker, "make_losses", counting)
     data = write_examples(folder / f"{size}.jsonl", size)
     SavedTensor.current_bytes = SavedTensor.peak_bytes = 0
     values = {"batch_size": size, "mini_batch_size": 16, "max_steps": 1, "objective": objective}

@@ -58,12 +58,12 @@ def test_the_best_checkpoint_is_exported(tiny_colbert: Path, tmp_path: Path, ran
 
     from raycol.training import worker
 
-    make = worker.make_loss
-    worker.make_loss = lambda encoder, config: (encoders.append(encoder), make(encoder, config))[1]
+    make = worker.make_losses
+    worker.make_losses = lambda encoder, config: (encoders.append(encoder), make(encoder, config))[1]
     try:
         fit(config, run.work, run.data.open(store), run.collection.open(store), tmp_path / "own", store, on_record)
     finally:
-        worker.make_loss = make
+        worker.make_losses = make
     # The newest and the best one.
     assert len(list_checkpoints(store)) <= 2
     mark_done(store)
