@@ -96,12 +96,20 @@ def _tune(trainings: Sequence[TrainConfig], config: SweepConfig, report: Report)
             grace_period=config.min_evaluations,
             reduction_factor=config.reduction,
         )
-        ended: set[int] = set()
 
         class Progress(tune.Callback):
+            """Reports the trials that have ended. Tune pickles its callbacks, which no report can be."""
+
+            def __init__(self, report: Report, n_trials: int) -> None:
+                self.report, self.n_trials = report, n_trials
+                self.ended: set[int] = set()
+
+            def __getstate__(self) -> dict[str, Any]:
+                return {}
+
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-                ended.add(trial.config["number"])
-                report(len(ended), len(trainings), "training")
+                self.ended.add(trial.config["number"])
+                self.report(len(self.ended), self.n_trials, "training")
 
         report(0, len(trainings), "training")
         with tempfile.TemporaryDirectory(dir=config.out.absolute(), prefix=".tune-") as files:
@@ -113,7 +121,7 @@ def _tune(trainings: Sequence[TrainConfig], config: SweepConfig, report: Report)
                     storage_path=files,
                     name="sweep",
                     verbose=0,
-                    callbacks=[Progress()],
+                    callbacks=[Progress(report, len(trainings))],
                     failure_config=tune.FailureConfig(max_failures=_MAX_LOSSES),
                 ),
             ).fit()

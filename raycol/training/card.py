@@ -184,10 +184,10 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
     if config.matryoshka:
         sizes = ", ".join(map(str, sorted(config.matryoshka)))
         rows.append(
-            ("smaller embeddings", f"trained for the first {sizes} dimensions: `--embedding-size` of an index")
+            ("smaller embeddings", f"trained for the first {sizes} dimensions: `embedding_size` of an index")
         )
     if config.pool_factor > 1:
-        rows.append(("token pooling", f"trained for an index with `--pool-factor {config.pool_factor:g}`"))
+        rows.append(("token pooling", f"trained for an index with a `pool_factor` of {config.pool_factor:g}"))
     return (
         "A late-interaction (ColBERT-style, multi-vector) retrieval model: it encodes each token of a query or a "
         "document as a unit vector and compares them token by token.\n\n"

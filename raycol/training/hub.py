@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from raycol.core.config import Config, Location, Names
@@ -122,6 +122,9 @@ def _model_files(folder: Path, model: str) -> list[str]:
     if not record.is_file():
         raise InputError(f"model {model!r}: no {MODEL_FILES}; expected a model that raycol train finished")
     files = record.read_text(encoding="utf-8").splitlines()
+    for path in files:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise InputError(f"model {model!r}: {MODEL_FILES} names {path!r:.100}, which leads out of the folder")
     if missing := [path for path in (CARD, *files) if not (folder / path).is_file()]:
         raise InputError(f"model {model!r}: {missing[0]} is missing; restore it, or train the model again")
     return files

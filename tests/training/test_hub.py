@@ -123,6 +123,18 @@ def test_no_network_no_model(trained: Path, hub: Hub, tmp_path: Path, monkeypatc
     assert "tokenizer.json is missing" in refused(["push", str(tmp_path / "damaged"), "me/m"], 2, capsys)
 
 
+def test_files_outside_the_model_are_never_pushed(trained: Path, hub: Hub, tmp_path: Path, capsys) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    secret = tmp_path / "secret"
+    secret.write_text("a key")
+    for path in ("../secret", str(secret)):
+        with (tmp_path / "model" / MODEL_FILES).open("a") as file:
+            file.write(f"{path}\n")
+        assert "leads out of the folder" in refused(["push", str(tmp_path / "model"), "me/m"], 2, capsys)
+        shutil.copy(trained / MODEL_FILES, tmp_path / "model" / MODEL_FILES)
+    assert hub.repositories == {}
+
+
 def refused(command: list[str], code: int, capsys: pytest.CaptureFixture) -> str:
     """The one line of a command that fails."""
     with pytest.raises(SystemExit) as stopped:
