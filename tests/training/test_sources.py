@@ -114,6 +114,7 @@ def save_losses(config: TrainConfig, folder: Path, rank: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_objectives_by_source_have_the_losses_of_separate_trainings(tiny_colbert: Path, tmp_path: Path) -> None:
     paths = [write_examples(tmp_path / f"{n}.jsonl", negatives=2, scores=True, seed=n) for n in range(2)]
 
