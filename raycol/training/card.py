@@ -183,9 +183,7 @@ def _about(encoder: MultiVectorEncoder, config: TrainConfig) -> str:
     ]
     if config.matryoshka:
         sizes = ", ".join(map(str, sorted(config.matryoshka)))
-        rows.append(
-            ("smaller embeddings", f"trained for the first {sizes} dimensions: `embedding_size` of an index")
-        )
+        rows.append(("smaller embeddings", f"trained for the first {sizes} dimensions: `embedding_size` of an index"))
     if config.pool_factor > 1:
         rows.append(("token pooling", f"trained for an index with a `pool_factor` of {config.pool_factor:g}"))
     return (
