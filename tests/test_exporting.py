@@ -11,7 +11,7 @@ import raycol
 from raycol.errors import InputError, RaycolError
 from raycol.models import exporting
 from raycol.models.encoder import load_encoder
-from raycol.models.exported import ExportedEncoder, ExportedTask, padded
+from raycol.models.exported import ExportedEncoder, ExportedTask, ExportSettings, padded
 from raycol.models.text_encoder import TextEncoder
 from tests.conftest import MODELS, PROJECT, TOPICS
 
@@ -90,3 +90,17 @@ def test_what_cannot_be_exported(tiny_colbert: Path, tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"the package onnx is missing; pip install 'raycol\[onnx\]'"):
         raycol.export(tiny_colbert, out=tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tokenizer", [None, "", '{"a": 1}'])
+def test_a_damaged_export_is_refused(tmp_path: Path, tokenizer: str | None) -> None:
+    task = ExportedTask(prompt="", max_length=8)
+    settings = ExportSettings(format="onnx", dimension=16, fingerprint="f", pad_id=0, query=task, document=task)
+    (tmp_path / "export.json").write_text(settings.model_dump_json())
+    if tokenizer is not None:
+        (tmp_path / "tokenizer.json").write_text(tokenizer)
+    with pytest.raises(InputError, match=r"cannot be opened \(.+\); export the model again"):
+        ExportedEncoder(tmp_path)
+    (tmp_path / "export.json").write_text("")
+    with pytest.raises(InputError, match=r"export\.json is not valid"):
+        ExportedEncoder(tmp_path)

@@ -72,7 +72,8 @@ class ExportedEncoder:
         threads: threads of the runtime; by default one a core.
 
     Raises:
-        InputError: the folder has no exported model, or the runtime's package is missing.
+        InputError: the folder has no exported model, a file of it is missing or damaged, or the runtime's package is
+            missing.
     """
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
@@ -81,16 +82,21 @@ class ExportedEncoder:
         folder = Path(folder)
         try:
             self.settings = ExportSettings.model_validate_json((folder / SETTINGS).read_bytes())
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except FileNotFoundError:
             raise InputError(f"{folder}: no {SETTINGS}; expected a folder that raycol export wrote") from None
         except ValidationError as error:
             raise InputError(
                 f"{folder}: {SETTINGS} is not valid ({reason_of(error)}); export the model again"
             ) from None
-        self._tokenizer.no_padding()
         open_graph = {"onnx": _open_onnx, "openvino": _open_openvino}[self.settings.format]
-        self._run = open_graph(folder / GRAPHS[self.settings.format], threads)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._run = open_graph(folder / GRAPHS[self.settings.format], threads)
+        except InputError:
+            raise
+        except Exception as error:  # these libraries raise types of their own for missing and damaged files
+            raise InputError(f"{folder}: cannot be opened ({reason_of(error)}); export the model again") from None
+        self._tokenizer.no_padding()
 
     @property
     def dimension(self) -> int:

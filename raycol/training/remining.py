@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from raycol.core.progress import Report
 from raycol.core.uris import is_uri, join_uri
@@ -95,7 +95,7 @@ def _mined(
 def _read(store: Store, folder: str) -> _Round | None:
     try:
         return _Round.model_validate_json(unseal(store.read(f"{folder}/{_RECORD}", _MAX_BYTES)))
-    except (OSError, ValidationError, ValueError):  # an outage of an object store raises another error
+    except (OSError, ValueError):  # an outage of an object store raises another error
         return None
 
 
