@@ -20,7 +20,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from raycol.core.config import Config
 from raycol.core.uris import is_uri
 from raycol.errors import InputError
+from raycol.storage import absolute
 from raycol.training.config import TrainConfig
+from raycol.training.preparation import absolute_input, with_absolute_paths
 
 # What the sweep sets itself.
 _OF_THE_SWEEP = ("out", "storage", "num_workers")
@@ -117,17 +119,16 @@ def trainings_of(path: Path, seed: int, n: int, folder: Path) -> list[tuple[dict
 
 
 def _absolute(config: TrainConfig) -> dict[str, Any]:
-    """Local inputs as absolute paths: trials have other working directories."""
+    """The settings that name local files, with absolute paths: trials have other working directories."""
 
-    def found(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(found, value))
-        if isinstance(value, str) and not is_uri(value) and Path(value).exists():
-            return str(Path(value).absolute())
-        if hasattr(value, "model_copy"):
-            return value.model_copy(
-                update={name: found(getattr(value, name)) for name in ("path", "queries", "documents")}
-            )
-        return value
+    def found(name: str) -> str:  # models and collections have names, too
+        return str(Path(name).absolute()) if not is_uri(name) and Path(name).exists() else name
 
-    return {name: found(getattr(config, name)) for name in ("model", "data", "eval_data", "prepared")}
+    return {
+        "model": found(config.model),
+        "guide": config.guide and found(config.guide),
+        "data": tuple(map(with_absolute_paths, config.data)),
+        "eval_data": config.eval_data and tuple(map(found, config.eval_data)),
+        "prepared": config.prepared and absolute(config.prepared),
+        "remine": config.remine and {**config.remine, "corpus": absolute_input(str(config.remine["corpus"]))},
+    }

@@ -24,7 +24,6 @@ from raycol.core.lazy import without_gc
 from raycol.core.progress import Report, no_report
 from raycol.core.shown import Shown
 from raycol.core.uris import is_uri, join_uri, without_options
-from raycol.data.files import HUB
 from raycol.distributed.executor import ON_RAY, Executor
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import InputError, RaycolError
@@ -32,6 +31,7 @@ from raycol.models.discovery import find_checkpoint
 from raycol.storage import Store, absolute, open_store
 from raycol.training.config import TrainConfig
 from raycol.training.metrics import OnRecord, evaluation_of, improved, metric_of
+from raycol.training.preparation import absolute_input
 from raycol.training.remining import rounds
 from raycol.training.run_storage import (
     METRICS,
@@ -153,7 +153,7 @@ def train(
         "out": absolute(config.out),
         "storage": config.storage_uri,
         "prepared": config.prepared and absolute(config.prepared),
-        **({"remine": _absolute_corpus(config.remine)} if config.remine else {}),
+        "remine": config.remine and {**config.remine, "corpus": absolute_input(str(config.remine["corpus"]))},
         **({"tracking_dir": config.tracking_folder} if config.report_to else {}),
     }
     config = config.model_copy(update=absolute_paths)
@@ -185,11 +185,6 @@ def train(
         config.eval_metric, collections, [int(entry["masked_pairs"]) for entry in history if "masked_pairs" in entry],
         best.steps if config.average_checkpoints else (),
     )  # fmt: skip
-
-
-def _absolute_corpus(remine: dict[str, Any]) -> dict[str, Any]:
-    corpus = str(remine["corpus"])
-    return {**remine, "corpus": corpus if is_uri(corpus) or corpus.startswith(HUB) else absolute(corpus)}
 
 
 def _record_writer(store: Store, on_record: OnRecord | None) -> OnRecord:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -35,6 +35,8 @@ from raycol.training.config import TrainConfig
 from raycol.training.dataset import PREPARED, PreparedSet, Shard, SourceInfo
 from raycol.training.example_table import ExampleTable, Keys, join, random_keys
 from raycol.training.reading import ReadSettings, Slice, SliceCounts, plan_parts, read_slice
+
+S = TypeVar("S", bound=ExampleSource)
 
 _FORMAT = 1
 # Bytes of a run and of a shard, about.
@@ -130,7 +132,7 @@ def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report
         job.refuse_others(store)
     if len(parts) == 1:
         executor, report = IN_PROCESS, no_report
-    opened = sources if executor.in_process else [_with_absolute_paths(source) for source in sources]
+    opened = sources if executor.in_process else [with_absolute_paths(source) for source in sources]
     arguments: dict[str, Any] = {"sources": opened, "settings": [*map(ReadSettings.of, config.by_source)]}
     try:
         with executor.session(WorkersConfig(), report):
@@ -163,7 +165,7 @@ def is_of_training_set(name: str) -> bool:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What decides the content of a training set."""
-    sources = [_with_absolute_paths(_source(config, number)) for number in range(len(config.data))]
+    sources = [with_absolute_paths(_source(config, number)) for number in range(len(config.data))]
     distils = [one.distils for one in config.by_source]
     return {
         "format": _FORMAT,
@@ -199,15 +201,15 @@ def _source(config: TrainConfig, number: int) -> ExampleSource:
     return source.model_copy(update={"split": config.split}) if config.split and not source.split else source
 
 
-def _with_absolute_paths(source: ExampleSource) -> ExampleSource:
-    """The source as workers with other working directories open it."""
+def absolute_input(path: str) -> str:
+    """Return the location of data as processes with other working directories open it."""
+    return path if path.startswith(HUB) or is_uri(path) else absolute(path)
 
-    def location(path: str | None) -> str | None:
-        return path if path is None or path.startswith(HUB) or is_uri(path) else absolute(path)
 
-    return source.model_copy(
-        update={name: location(getattr(source, name)) for name in ("path", "queries", "documents")}
-    )
+def with_absolute_paths(source: S) -> S:
+    """Return a source as processes with other working directories open it."""
+    paths = {name: getattr(source, name) for name in ("path", "queries", "documents")}
+    return source.model_copy(update={name: absolute_input(path) for name, path in paths.items() if path is not None})
 
 
 def _run(

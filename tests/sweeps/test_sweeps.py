@@ -34,6 +34,23 @@ def write_recipe(path: Path, model: Path, ranges: dict, **train) -> Path:
     return path
 
 
+def test_trials_find_files_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model", "guide", "collection"):
+        (tmp_path / name).mkdir()
+    train = {"model": "model", "guide": "guide", "data": "pairs.jsonl",
+             "eval_data": ["collection", "nanobeir"], "prepared": "set", "remine_every": 5,
+             "remine": {"corpus": "corpus.jsonl"}}  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"train": train, "ranges": {"seed": [1]}}))
+    monkeypatch.chdir(tmp_path)
+    ((_, config),) = trainings_of(Path("recipe.yaml"), 0, 1, tmp_path / "trials")
+    monkeypatch.chdir("/")
+    inputs = {"model": config.model, "guide": config.guide, "set": config.prepared,
+              "pairs.jsonl": config.data[0].path, "collection": config.eval_data[0],
+              "corpus.jsonl": config.remine["corpus"]}  # fmt: skip
+    assert inputs == {name: str(tmp_path / name) for name in inputs}
+    assert config.eval_data[1] == "nanobeir"
+
+
 def test_settings_are_sampled_in_their_ranges() -> None:
     recipe = SweepRecipe(train={}, ranges=RANGES)
     sampled = [recipe.sample(3, number) for number in range(200)]
