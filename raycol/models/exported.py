@@ -85,9 +85,8 @@ class ExportedEncoder:
         except FileNotFoundError:
             raise InputError(f"{folder}: no {SETTINGS}; expected a folder that raycol export wrote") from None
         except ValidationError as error:
-            raise InputError(
-                f"{folder}: {SETTINGS} is not valid ({reason_of(error)}); export the model again"
-            ) from None
+            first = error.errors()[0]["msg"]
+            raise InputError(f"{folder}: {SETTINGS} is not valid ({first}); export the model again") from None
         open_graph = {"onnx": _open_onnx, "openvino": _open_openvino}[self.settings.format]
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
