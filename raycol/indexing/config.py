@@ -15,7 +15,7 @@ from raycol.index.format.columns import declared_columns
 from raycol.index.format.manifest import SplitInfo
 
 # Default tokens per batch: small enough for one CPU's caches, large enough to fill a GPU.
-_BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
+BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
 
 
 class CorpusConfig(Config):
@@ -71,7 +71,7 @@ class EncodingConfig(ModelWorkersConfig, CorpusConfig):
     @property
     def batch(self) -> int:
         """Tokens per batch."""
-        return self.batch_tokens or _BATCH_TOKENS["GPU" if self.on_gpu else "CPU"]
+        return self.batch_tokens or BATCH_TOKENS["GPU" if self.on_gpu else "CPU"]
 
 
 class PlanConfig(EncodingConfig):

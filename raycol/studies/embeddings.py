@@ -25,6 +25,8 @@ from raycol.distributed.part_progress import PartProgress
 from raycol.distributed.partitioned_job import PartitionedJob, PartRecord, PartWorker
 from raycol.evaluation.top_hits import TopHits
 from raycol.index import Document
+from raycol.indexing.config import BATCH_TOKENS
+from raycol.indexing.encode import encode_texts
 from raycol.indexing.plan import PartitionPlan, plan_build, read_part
 from raycol.indexing.workers import open_encoder
 from raycol.storage import Store, StoredFolder
@@ -32,8 +34,6 @@ from raycol.storage.checked_files import describe_bytes
 from raycol.studies.config import StudyConfig
 from raycol.studies.material import StudyCollection
 
-# Texts per forward pass.
-_BATCH = 32
 # Query-document scores of a block of exact scoring, which bounds memory.
 _BLOCK_TOKENS = 1 << 16
 
@@ -75,6 +75,7 @@ class TextEncoder(PartWorker[EncodingTask, EncodedPart]):
     ) -> None:
         super().__init__(job)
         self.on_gpu, self.dtype, self.model, self.fingerprint = on_gpu, dtype, model, fingerprint
+        self.batch_tokens = BATCH_TOKENS["GPU" if on_gpu else "CPU"]
 
     def open(self) -> None:
         """Load the encoder."""
@@ -86,19 +87,18 @@ class TextEncoder(PartWorker[EncodingTask, EncodedPart]):
 
     def compute(self, number: int, input_: EncodingTask) -> EncodedPart:
         """Encode a part and write its files."""
+        embeddings: list[NDArray[np.float32]]
         if input_.documents:
             passages = [passage for _, passage in read_part(input_.documents, Fields())]
             ids, texts = [each.id for each in passages], [each.content for each in passages]
-            encode = self.encoder.encode_document
+            by_position: dict[int, NDArray[np.float32]] = {}
+            for batch in encode_texts(self.encoder, texts, self.batch_tokens):
+                by_position |= zip(batch.positions, batch.embeddings, strict=True)
+                self.on_progress(len(by_position))
+            embeddings = [by_position[position] for position in range(len(texts))]
         else:
             ids, texts = [id_ for id_, _ in input_.queries], [text for _, text in input_.queries]
-            encode = self.encoder.encode_query
-        embeddings: list[NDArray[np.float32]] = []
-        for start in range(0, len(texts), _BATCH):
-            embeddings += encode(
-                texts[start : start + _BATCH], batch_size=_BATCH, convert_to_numpy=True, show_progress_bar=False
-            )
-            self.on_progress(len(embeddings))
+            embeddings = self.encoder.encode_query(texts, convert_to_numpy=True, show_progress_bar=False)
         contents = {
             f"tokens-{number:08d}.npy": _npy(np.concatenate(embeddings).astype(np.float32)),
             f"lengths-{number:08d}.npy": _npy(np.array([len(each) for each in embeddings], np.int64)),

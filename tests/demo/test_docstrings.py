@@ -28,6 +28,7 @@ def test_collecting_is_deterministic() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_everyday_modules_come_first() -> None:
     names = {docstring.name for docstring in collect(2000)}
     assert {"shutil.copytree", "textwrap.wrap", "statistics.median"} <= names

@@ -120,6 +120,7 @@ def test_an_unexpected_error_names_the_part(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
+@pytest.mark.long
 def test_errors_of_workers_on_ray_arrive_unchanged_and_unannounced(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_vacuumed_version_number_is_not_reused(uri: str) -> None:
     assert Index.open(uri).verify() == []
 
 
+@pytest.mark.long
 def test_markers_of_the_newest_retired_versions_are_kept(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycol.storage.object_store._MARKERS_KEPT", 2)
     index = Index.create(uri, documents())
@@ -145,6 +146,7 @@ def test_markers_of_the_newest_retired_versions_are_kept(uri: str, monkeypatch: 
     assert Index.open(uri).stats().versions == (9,)
 
 
+@pytest.mark.long
 def test_a_manifest_retired_during_a_read_is_read_whole_or_not_found(uri: str) -> None:
     """At any point of the read at which another process may retire it."""
     reader, writer, whole = open_store(uri), open_store(uri), b"x" * 2000
@@ -208,7 +210,7 @@ def kill_writer(server: str) -> Iterator[Callable[[str, int], int]]:
         yield kill
 
 
-@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.long), 3, pytest.param(5, marks=pytest.mark.long)])
 def test_a_killed_create_leaves_no_index_and_can_be_repeated(
     uri: str, kill_writer: Callable[[str, int], int], at: int
 ) -> None:

@@ -83,7 +83,7 @@ def check(estimate: Estimate, built: list[BuiltPart], within: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("save", [save_lines, save_compressed, save_table])
+@pytest.mark.parametrize("save", [pytest.param(save_compressed, marks=pytest.mark.long), save_lines, save_table])
 def test_estimates_of_a_corpus_are_close(tiny_colbert: Path, tmp_path: Path, save: object) -> None:
     from raycol.models.encoder import load_encoder
 

@@ -57,6 +57,7 @@ def test_a_store_gives_the_same_results_as_folders(
     assert examples[0].scores is not None
 
 
+@pytest.mark.long
 def test_an_interrupted_job_resumes_and_is_never_a_partial_result(
     s3: str, s3_server: Server, data: str, index: Path, computed_parts: list[int]
 ) -> None:

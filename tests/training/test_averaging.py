@@ -100,7 +100,7 @@ def test_the_moving_average_is_evaluated_exported_and_resumed(tiny_colbert: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.0, 0.25])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.long), 0.25])
 def test_the_mean_of_the_best_checkpoints_is_evaluated_and_exported(
     tiny_colbert: Path, tmp_path: Path, share: float
 ) -> None:

@@ -49,14 +49,15 @@ def config_of(tiny_colbert: Path, tmp_path: Path) -> Callable[[str], TrainConfig
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stops", [("sampling", 7), pytest.param((2, "0 of 1 parts", 4, 7), marks=pytest.mark.long)])
 def test_a_training_with_rounds_of_mining_is_resumed_from_anywhere(
-    config_of: Callable[[str], TrainConfig], tmp_path: Path
+    config_of: Callable[[str], TrainConfig], tmp_path: Path, stops: tuple[int | str, ...]
 ) -> None:
     whole = train(config_of("whole"), executor=IN_PROCESS)
     assert whole.steps == 7
     config, storage = config_of("halted"), tmp_path / "halted" / ".model-training"
     sets = {}
-    for stop in (2, "sampling", "0 of 1 parts", 4, 7):
+    for stop in stops:
         with pytest.raises(HaltError):
             train(config, *halting_at(stop), executor=IN_PROCESS)
         for folder in storage.glob("rounds/*/data"):

@@ -15,6 +15,7 @@ from tests.training.test_resume import HaltError, until
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_training_ends_with_the_same_weights(
     tiny_colbert: Path, tmp_path: Path, s3: str, s3_server: Server
 ) -> None:

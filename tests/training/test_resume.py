@@ -50,7 +50,7 @@ def until(step: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["cached", "contrastive"])
+@pytest.mark.parametrize("objective", ["cached", pytest.param("contrastive", marks=pytest.mark.long)])
 def test_a_resumed_training_ends_with_the_same_weights(with_dropout: Path, tmp_path: Path, objective: str) -> None:
     data = write_examples(tmp_path / "pairs.jsonl")
     values = {"max_steps": 14, "save_every": 4, "accumulate": 2, "held_out": 4, "eval_every": 6}
