@@ -1,5 +1,6 @@
 """Training that loses a worker, a node and the driver ends with the weights of an undisturbed one."""
 
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,15 @@ from raycol.models.encoder import load_encoder
 from raycol.storage import open_store
 from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
-from tests.training.material import end_group, fit_in_process, settings, start_group, weights, write_examples
+from tests.training.material import (
+    end_group,
+    fit_in_process,
+    losses,
+    settings,
+    start_group,
+    weights,
+    write_examples,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -66,3 +75,28 @@ def run(cluster: Nodes, words: list, store, rng: random.Random) -> None:
     assert list_checkpoints(store)[-1].step < STEPS
     with Command(cluster, *words) as training:
         training.finish()
+
+
+def test_an_elastic_training_goes_on_with_fewer_workers(tiny_colbert: Path, tmp_path: Path) -> None:
+    data, out = write_examples(tmp_path / "pairs.jsonl", 64), tmp_path / "m"
+    config = settings(tiny_colbert, data, out, max_steps=80, save_every=5)
+    _, history = fit_in_process(config, tmp_path / "undisturbed")
+    words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--resources", "CPU=2",
+             "--learning-rate", config.learning_rate, "--batch-size", 8, "--mini-batch-size", 4, "--seed", 1,
+             "--allow-duplicates", "--max-steps", 80, "--save-every", 5, "--num-workers", 2, "--min-workers", 1,
+             "--keep-checkpoints", 99]  # fmt: skip
+    store = open_store(tmp_path / ".m-training")
+
+    def reached() -> int:
+        return max((saved.step for saved in list_checkpoints(store)), default=0)
+
+    with nodes(2) as cluster, Command(cluster, *words) as training:
+        assert training.wait_for(lambda: reached() >= 10)
+        assert len(cluster.workers(TRAINERS)) == 2
+        before = reached()
+        cluster.lose()
+        assert training.wait_for(lambda: reached() > before + 5)
+        assert len(cluster.workers(TRAINERS)) == 1
+        training.finish()
+    records = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert losses(records) == pytest.approx(losses(history), rel=1e-4)
