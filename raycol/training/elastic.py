@@ -1,4 +1,7 @@
-"""Ray Train's elastic scaling, with numbers of workers that divide the batch."""
+"""Ray Train's elastic scaling, with numbers of workers that divide the batch.
+
+Ray Train has no public place for a scaling policy, so this depends on its internals; only `min_workers` imports it.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,15 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 
-class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
-    """A `TorchTrainer` whose workers share a batch equally, also if their number changes.
+def elastic_trainer(batch_size: int) -> type[TorchTrainer]:
+    """Return a `TorchTrainer` that uses as many workers as fit and divide a batch of `batch_size` examples."""
 
-    Args:
-        batch_size: examples per batch.
-        arguments, settings: of `TorchTrainer`.
-    """
+    class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, **settings: Any) -> Any:
+            policy = DividingScalingPolicy(self.scaling_config, batch_size)
+            return super()._initialize_and_run_controller(**{**settings, "scaling_policy": policy})
 
-    def __init__(self, batch_size: int, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._batch_size = batch_size
-
-    def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        if self.scaling_config.elasticity_enabled:
-            settings["scaling_policy"] = DividingScalingPolicy(self.scaling_config, self._batch_size)
-        return super()._initialize_and_run_controller(**settings)
+    return ElasticTrainer
 
 
 class DividingScalingPolicy(ElasticScalingPolicy):  # type: ignore[misc]

@@ -250,21 +250,21 @@ def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_reco
 
 def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
-    from raycol.training.elastic import ElasticTrainer
     from raycol.training.network import NodeAddressTorchConfig
     from raycol.training.run_monitor import start_run_monitor, watch
 
+    trainer_class, number = TorchTrainer, config.num_workers
+    if config.min_workers:
+        from raycol.training.elastic import elastic_trainer
+
+        trainer_class, number = elastic_trainer(config.batch_size), (config.min_workers, config.num_workers)
     monitor = start_run_monitor()
-    trainer = ElasticTrainer(
-        config.batch_size,
+    trainer = trainer_class(
         _train_worker,
         train_loop_config={"config": config, "run": run, "monitor": monitor},
-        scaling_config=ScalingConfig(
-            num_workers=(config.min_workers, config.num_workers) if config.min_workers else config.num_workers,
-            use_gpu=config.on_gpu,
-            resources_per_worker=config.resources,
-        ),
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=config.on_gpu, resources_per_worker=config.resources),
         torch_config=NodeAddressTorchConfig(timeout_s=config.stall_timeout),
         # Only for Ray's own files, since raycol writes the checkpoints; the run monitor limits restarts, not Ray.
         run_config=RunConfig(
