@@ -166,7 +166,8 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     if not config.n_ways:
         reasons["sample_negatives"] = "without n_ways all negatives are used; set it too, or leave it out"
     if not config.remine_every:
-        reasons["remine"] = "it is for mining during training; set remine_every too, or leave it out"
+        for name in ("remine", "remine_in_background"):
+            reasons[name] = "it is for mining during training; set remine_every too, or leave it out"
     if all(source.split for source in config.data):
         reasons["split"] = "every source sets its own split; leave it out"
     return reasons

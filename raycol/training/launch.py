@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -166,8 +166,9 @@ def train(
             if not is_done(store):
                 fit = _train_in_process if executor.in_process else _train_on_ray
                 write = _record_writer(store, on_record)
-                for part in rounds(config, run, store, executor, report):
-                    fit(config, part, report, write)
+                with closing(rounds(config, run, store, executor, report)) as parts:
+                    for part in parts:
+                        fit(config, part, report, write)
             report(run.work.steps, run.work.steps, "saving the model")
             best, history = export_model(store, config, run)
         except BaseException:

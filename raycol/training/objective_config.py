@@ -114,6 +114,9 @@ class ObjectiveConfig(Config):
     """Steps after which the model mines new negatives for the examples, which replace those of `data`; training waits
     for them."""
 
+    remine_in_background: bool = False
+    """Mine beside training: negatives of the model of a step replace others only `remine_every` steps later."""
+
     remine: MiningSettings | None = None
     """Settings of raycol mine for this: corpus=FOLDER,negatives=7,relative_margin=0.05."""
 

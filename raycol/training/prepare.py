@@ -88,8 +88,12 @@ def prepare(
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
-    if config.remine_every and config.remine_every >= steps:
-        raise InputError(f"`remine_every={config.remine_every}`: training has only {steps} steps; lower it")
+    first_mined = (config.remine_every or 0) * (1 + config.remine_in_background)
+    if first_mined >= steps:
+        raise InputError(
+            f"`remine_every={config.remine_every}`: training has only {steps} steps, and would use the first mined "
+            f"negatives from step {first_mined} on; lower it"
+        )
     _check_average(config, steps)
     sets = store_collections(config, collections)
     if config.held_out:

@@ -2,8 +2,10 @@
 
     checkpoint of the step -> model -> index of the corpus -> mined examples -> training set of the round
 
-Training waits for the negatives, so they take effect at the same step for any number of workers, and after a resume.
-Each stage is resumable, or written at once. In the storage of the training:
+Negatives take effect at the same step for any number of workers, and after a resume: training waits for them. With
+`remine_in_background` they take effect a round later, and a process beside training mines meanwhile; what it has not
+finished by then, or has failed at, is done while training waits. Each stage is resumable, or written at once. In the
+storage of the training:
 
 rounds/<r>/round.json           the sources of the training set; written last
 rounds/<r>/data/...             the training set
@@ -12,8 +14,14 @@ rounds/<r>/model, index, mined  deleted once the training set is recorded
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
     from raycol.mining import MineConfig
 
 _RECORD = "round.json"
+# What the process beside training fails at is done again, and reported, while training waits.
+_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 _MAX_BYTES = 1 << 20
 
 
@@ -50,6 +60,8 @@ def rounds(
 ) -> Iterator[TrainingRun]:
     """Yield the rounds that are left, each as a run of its steps; the next one is prepared once its steps are done.
 
+    Close the generator if training fails: a process may be mining beside it.
+
     Raises:
         InputError: nothing can be mined.
         RaycolError: mining failed.
@@ -60,13 +72,28 @@ def rounds(
         return
     newest = newest_intact(store)
     done = newest.step if newest else 0
+    lag = int(config.remine_in_background)
     while True:
         number = min(done, steps - 1) // every
         done = min((number + 1) * every, steps)
-        one = _mined(config, run, store, number, executor, report) if number else run
-        yield one.model_copy(update={"work": one.work.model_copy(update={"until": done})})
+        one = _mined(config, run, store, number, executor, report) if number > lag else run
+        part = one.model_copy(update={"work": one.work.model_copy(update={"until": done})})
+        following = number + 1
+        if lag and number and done < steps and not _read(store, f"{ROUNDS}/{following}"):
+            # The checkpoint may be gone by the time that the next round starts.
+            _export(config, store, number * every, _places(store, following)[0])
+            with _mining_beside(config, store, following, executor):
+                yield part
+        else:
+            yield part
         if done == steps:
             return
+
+
+def _places(store: Store, number: int) -> tuple[str, str, str]:
+    """Where the model, the index and the mined examples of a round are."""
+    model, index, mined = (join_uri(store.uri, f"{ROUNDS}/{number}/{name}") for name in ("model", "index", "mined"))
+    return model, index, mined
 
 
 def _mined(
@@ -77,10 +104,11 @@ def _mined(
     data = join_uri(store.uri, f"{folder}/data")
     found = _read(store, folder)
     if not found:
-        model, index, mined = (join_uri(store.uri, f"{folder}/{name}") for name in ("model", "index", "mined"))
-        _export(config, store, number * (config.remine_every or 0), model)
-        _mine(config, model, index, mined, executor, report)
-        on_mined = _on(config, mined)
+        places = _places(store, number)
+        step = (number - int(config.remine_in_background)) * (config.remine_every or 0)
+        _export(config, store, step, places[0])
+        _mine(mining_of(config, *places), executor, report)
+        on_mined = _on(config, places[2])
         prepared = write_training_set(on_mined, data, executor, report)
         check_round(on_mined, prepared.sources, data)
         found = _Round(sources=prepared.sources)
@@ -124,21 +152,51 @@ def _export(config: TrainConfig, store: Store, step: int, out: str) -> None:
         save_encoder(encoder, folder)
 
 
-def _mine(config: TrainConfig, model: str, index: str, mined: str, executor: Executor, report: Report) -> None:
-    """Build an index of the corpus with a model, and mine it; what is finished is kept."""
+def _mine(mining: MineConfig, executor: Executor, report: Report) -> None:
+    """Build an index of the corpus with the model, and mine it; what is finished is kept."""
     from raycol.index.format.manifest import BUILDS
     from raycol.indexing import IndexConfig, build_index
     from raycol.mining import mine_negatives
     from raycol.mining.job import is_complete
 
-    if is_complete(open_store(mined).names("")):
+    if is_complete(open_store(str(mining.out)).names("")):
         return
-    mining = mining_of(config, model, index, mined)
-    chosen = executor if executor.in_process else None
+    chosen, index = executor if executor.in_process else None, str(mining.index)
     if not open_store(index).names(MANIFESTS) or open_store(index).names(BUILDS):
         workers = mining.model_dump(include={"num_workers", "resources", "wait_for_nodes", "dtype", "on_error"})
-        build_index(IndexConfig(model=model, corpus=mining.corpus, out=index, **workers), report, chosen)
+        build_index(IndexConfig(model=mining.model, corpus=mining.corpus, out=index, **workers), report, chosen)
     mine_negatives(mining, report, chosen)
+
+
+@contextmanager
+def _mining_beside(config: TrainConfig, store: Store, number: int, executor: Executor) -> Iterator[None]:
+    """Mine for a round in another process during the block; wait for it at the end, or stop it if the block fails."""
+    words = [sys.executable, "-c", "from raycol.training.remining import mine_beside; mine_beside()"]
+    mining = mining_of(config, *_places(store, number)).model_dump(mode="json", exclude_unset=True)
+    request = json.dumps({"in_process": executor.in_process, "mining": mining})
+    with subprocess.Popen(words, bufsize=0, stdin=subprocess.PIPE, **_QUIET) as process:  # noqa: S603
+        with suppress(BrokenPipeError):  # it has failed already
+            cast("IO[bytes]", process.stdin).write(f"{request}\n".encode())
+        try:
+            yield
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+
+
+def mine_beside() -> None:
+    """Mine as standard input says, until it ends: so this process does not outlive the training."""
+    from raycol.distributed.executor import IN_PROCESS, ON_RAY
+    from raycol.mining import MineConfig
+
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    _mine(
+        MineConfig.model_validate(request["mining"]),
+        IN_PROCESS if request["in_process"] else ON_RAY,
+        lambda *_: None,
+    )
 
 
 def mining_of(config: TrainConfig, model: str, index: str, out: str) -> MineConfig:

@@ -67,6 +67,7 @@ def train(
     mixing: Mixing = "batches",
     mixing_temperature: float = 1.0,
     remine_every: int | None = None,
+    remine_in_background: bool = False,
     remine: Mapping[str, Any] | str | None = None,
     split: str | None = None,
     on_error: OnError = "fail",

@@ -79,6 +79,25 @@ def test_a_training_with_rounds_of_mining_is_resumed_from_anywhere(
     assert sets["1"] != sets["2"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_mining_beside_training(config_of: Callable[[str], TrainConfig]) -> None:
+    """Negatives are used a round later, training does not mine, and a resumed training equals an undisturbed one."""
+    values = {"remine_every": 2, "remine_in_background": True}
+    whole, halted = (config_of(name).model_copy(update=values) for name in ("whole", "halted"))
+    said: list[str] = []
+    undisturbed = train(whole, lambda done, total, message: said.append(message), executor=IN_PROCESS)
+    assert not [message for message in said if message.startswith(("sampling", "0 of 1 parts"))]
+    for stop in (1, 3, 4, 7):
+        with pytest.raises(HaltError):
+            train(halted, *halting_at(stop), executor=IN_PROCESS)
+    resumed = train(halted, executor=IN_PROCESS)
+    assert resumed.losses == undisturbed.losses
+    assert np.array_equal(*(weights(load_encoder(one.model, device="cpu")) for one in (resumed, undisturbed)))
+    waiting = train(config_of("waiting").model_copy(update={"remine_every": 2}), executor=IN_PROCESS)
+    assert [one == two for one, two in zip(waiting.losses, resumed.losses, strict=True)] == [True] * 2 + [False] * 5
+
+
 def halting_at(stop: int | str) -> tuple[Callable, Callable]:
     """Callbacks of `train` that halt it at the record of a step, or at a report of progress."""
 
@@ -94,5 +113,6 @@ def halting_at(stop: int | str) -> tuple[Callable, Callable]:
 
 
 def test_remining_needs_steps_behind_it(config_of: Callable[[str], TrainConfig]) -> None:
-    with pytest.raises(InputError, match="`remine_every=7`: training has only 7 steps"):
-        train(config_of("short").model_copy(update={"remine_every": 7}), executor=IN_PROCESS)
+    for values, first in (({"remine_every": 7}, 7), ({"remine_every": 4, "remine_in_background": True}, 8)):
+        with pytest.raises(InputError, match=rf"has only 7 steps, and .* from step {first} on; lower it"):
+            train(config_of("short").model_copy(update=values), executor=IN_PROCESS)
