@@ -98,7 +98,9 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
     passes = len(shapes) / n_sampled * config.batch_size / config.num_workers
     if measures:
         tokens_per_second = _measure_rate(config, encoder, loss, texts)
-    document_tokens = sum(one.n_tokens for one in texts if one.task == "document") / n_sampled
+    query_tokens, document_tokens = (
+        sum(one.n_tokens for one in texts if one.task == task) / n_sampled for task in ("query", "document")
+    )
     step_tokens = config.batch_size * config.accumulate * n_tokens / n_sampled
     seconds = tokens_per_second and task.steps * step_tokens / (tokens_per_second * config.num_workers)
     parameters = list(encoder.parameters())
@@ -107,7 +109,8 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         key=lambda one: sum(one.values()),
     )
     network_bytes = max(
-        _network_bytes(settings[number], encoder, losses[number], document_tokens, passes) for number in by_source
+        _network_bytes(settings[number], encoder, losses[number], query_tokens, document_tokens, passes)
+        for number in by_source
     )
     return TrainEstimate(
         examples=sum(source.n_examples for source in plan.sources),
@@ -184,7 +187,12 @@ def _measure_rate(
 
 
 def _network_bytes(
-    config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, document_tokens: float, passes: float
+    config: TrainConfig,
+    encoder: MultiVectorEncoder,
+    loss: GradCache,
+    query_tokens: float,
+    document_tokens: float,
+    passes: float,
 ) -> int:
     """Bytes that a worker sends per step: a ring's reduction of the weights' gradient, its tokens, their gradient.
 
@@ -192,14 +200,15 @@ def _network_bytes(
 
     Args:
         config, encoder, loss: of the training.
-        document_tokens: tokens of an example's documents.
+        query_tokens, document_tokens: tokens of an example's query and of its documents.
         passes: mini-batches of a worker's share of a batch.
     """
     others = config.num_workers - 1
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
-    own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
+    gathered = document_tokens / config.pool_factor + (query_tokens if loss.symmetric else 0)
+    own = config.accumulate * config.batch_size / config.num_workers * gathered if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    tokens: float = others * own / config.pool_factor * encoder.get_embedding_dimension() * sent_and_gradient
+    tokens: float = others * own * encoder.get_embedding_dimension() * sent_and_gradient
     sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())

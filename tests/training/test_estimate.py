@@ -31,6 +31,12 @@ def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     assert frozen.network_bytes == 4 * frozen.trained_parameters
     assert frozen.trained_parameters < found.trained_parameters
     assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
+    # A symmetric loss gathers the queries too: the other worker's tokens and their gradient, in float32.
+    symmetric = estimate_training(config.model_copy(update={"symmetric": True}), tokens_per_second=1000.0)
+    query_tokens = (symmetric.network_bytes - found.network_bytes) / (config.batch_size / 2 * 16 * 8)
+    assert 4 < query_tokens < found.tokens / (found.steps * config.batch_size)
+    more = symmetric.memory["embeddings"] - found.memory["embeddings"]
+    assert more >= 8 * 16 * config.batch_size * 2 * query_tokens
 
 
 def test_a_dry_run_prints_its_estimate(capsys: pytest.CaptureFixture[str]) -> None:
