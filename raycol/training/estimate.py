@@ -8,11 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from sentence_transformers import MultiVectorEncoder
 
 from raycol.core.shown import Shown
+from raycol.models.tokenization import tokenize
 from raycol.training.batches import BatchPlan
 from raycol.training.collator import SourceTokenizer
 from raycol.training.config import TrainConfig
@@ -22,6 +24,7 @@ from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.objective import make_losses
 from raycol.training.prepare import make_plan, prepare
+from raycol.training.remining import indexing_of, mining_of
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
 from raycol.training.worker import freeze_unused, new_encoder
 
@@ -29,6 +32,26 @@ from raycol.training.worker import freeze_unused, new_encoder
 _SAMPLED = 512
 # Approximate number of tokens to measure the rate on.
 _TIMED_TOKENS = 4096
+
+
+class RoundsEstimate(Shown, BaseModel):
+    """Estimated cost of the rounds of mining of a training.
+
+    Args:
+        rounds: number of them.
+        texts: texts that each encodes: the corpus, once more the documents that its codebook is trained on, and the
+            queries.
+        tokens: tokens of these texts.
+        hours: of encoding in all rounds, without search; None if the rate is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("rounds", "texts", "tokens", "hours")
+
+    rounds: int
+    texts: int
+    tokens: int
+    hours: float | None
 
 
 class TrainEstimate(Shown, BaseModel):
@@ -44,8 +67,10 @@ class TrainEstimate(Shown, BaseModel):
         memory: the same by what it holds.
         network_bytes: bytes that each worker sends in a step, in batches of the source that sends most.
         tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
-        hours: of all steps, without evaluation, scoring and a guide; None without `tokens_per_second`.
+        hours: of all steps, without evaluation, scoring, a guide and mining; None without `tokens_per_second`.
         sampled: examples behind the tokens and the padding.
+        mining: what mining during the training adds; None without `remine_every`. Tokens and memory of a step are
+            those of the first round.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +88,7 @@ class TrainEstimate(Shown, BaseModel):
     tokens_per_second: float | None
     hours: float | None
     sampled: int
+    mining: RoundsEstimate | None = None
 
 
 def estimate_training(config: TrainConfig, tokens_per_second: float | None = None) -> TrainEstimate:
@@ -87,6 +113,7 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         plan = make_plan(config, task.sources, examples)
         n_batches = min(_SAMPLED, task.steps * config.accumulate)
         by_source = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
+        n_queries = sum(len(np.unique(ids_N)) for ids_N in examples.query_ids())
     settings = config.by_source
     losses = make_losses(encoder, config)
     loss = losses[0]  # for the size of mini-batches, which all share
@@ -125,6 +152,9 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         tokens_per_second=tokens_per_second,
         hours=seconds and seconds / 3600,
         sampled=n_sampled,
+        mining=_estimate_rounds(config, encoder, task.steps, n_queries, query_tokens, tokens_per_second)
+        if config.remine_every
+        else None,
     )
 
 
@@ -184,6 +214,45 @@ def _measure_rate(
         torch.set_num_threads(n_threads)
         encoder.zero_grad()
     return rates[-1]
+
+
+def _estimate_rounds(
+    config: TrainConfig,
+    encoder: MultiVectorEncoder,
+    steps: int,
+    n_queries: int,
+    query_tokens: float,
+    tokens_per_second: float | None,
+) -> RoundsEstimate:
+    """Estimate the rounds of mining from a sample of the corpus.
+
+    Args:
+        config, encoder, steps: of the training.
+        n_queries: different queries of the examples.
+        query_tokens: tokens of a query.
+        tokens_per_second: of a worker that trains.
+    """
+    from raycol.indexing.codebook import default_sample_size
+    from raycol.indexing.sampling import sample_corpus
+
+    mining = mining_of(config, config.model, "index", "mined")
+    indexing = indexing_of(mining)
+    sample = sample_corpus(indexing.files(), indexing.fields(), indexing.on_error)
+    contents = [passage.content for _, passage in sample.passages]
+    mean_tokens = SampledTexts(tokenize(encoder, contents, "document"), "document", 1).n_tokens / len(contents)
+    documents = max(1, round(sample.records * len(contents) / sample.n_read))
+    n_trained_on = default_sample_size(documents, mean_tokens, encoder.get_embedding_dimension() or 0, None)
+    documents += min(n_trained_on, documents)
+    rounds = (steps - 1) // (config.remine_every or steps)
+    tokens = documents * mean_tokens + n_queries * query_tokens
+    # Encoding takes a forward pass. A step takes one or, with GradCache, two, and a backward pass, as long as two.
+    rate = tokens_per_second and tokens_per_second * (4 if config.encodes_twice else 3) * mining.num_workers
+    return RoundsEstimate(
+        rounds=rounds,
+        texts=documents + n_queries,
+        tokens=round(tokens),
+        hours=rate and rounds * tokens / rate / 3600,
+    )
 
 
 def _network_bytes(

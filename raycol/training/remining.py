@@ -31,6 +31,7 @@ from raycol.training.prepare import check_round
 from raycol.training.run_storage import ROUNDS, DataLocation, TrainingRun, publishing_model
 
 if TYPE_CHECKING:
+    from raycol.indexing import IndexConfig
     from raycol.mining import MineConfig
 
 _RECORD = "round.json"
@@ -127,7 +128,7 @@ def _export(config: TrainConfig, store: Store, step: int, out: str) -> None:
 def _mine(config: TrainConfig, model: str, index: str, mined: str, executor: Executor, report: Report) -> None:
     """Build an index of the corpus with a model, and mine it; what is finished is kept."""
     from raycol.index.format.manifest import BUILDS
-    from raycol.indexing import IndexConfig, build_index
+    from raycol.indexing import build_index
     from raycol.mining import mine_negatives
     from raycol.mining.job import is_complete
 
@@ -136,9 +137,16 @@ def _mine(config: TrainConfig, model: str, index: str, mined: str, executor: Exe
     mining = mining_of(config, model, index, mined)
     chosen = executor if executor.in_process else None
     if not open_store(index).names(MANIFESTS) or open_store(index).names(BUILDS):
-        workers = mining.model_dump(include={"num_workers", "resources", "wait_for_nodes", "dtype", "on_error"})
-        build_index(IndexConfig(model=model, corpus=mining.corpus, out=index, **workers), report, chosen)
+        build_index(indexing_of(mining), report, chosen)
     mine_negatives(mining, report, chosen)
+
+
+def indexing_of(mining: MineConfig) -> IndexConfig:
+    """The settings of the index that a round mines."""
+    from raycol.indexing import IndexConfig
+
+    workers = mining.model_dump(include={"num_workers", "resources", "wait_for_nodes", "dtype", "on_error"})
+    return IndexConfig(model=mining.model, corpus=mining.corpus, out=mining.index, **workers)
 
 
 def mining_of(config: TrainConfig, model: str, index: str, out: str) -> MineConfig:
