@@ -22,7 +22,7 @@ from raycol.errors import RaycolError
 from raycol.storage import open_store
 from raycol.sweeps.config import SweepConfig
 from raycol.sweeps.picture import draw
-from raycol.sweeps.recipe import trainings_of
+from raycol.sweeps.recipe import trainings_of, with_absolute_inputs
 from raycol.sweeps.result import SweepResult, Trial
 from raycol.sweeps.trial import OnEvaluation, read_trial, run_trial
 from raycol.training.config import TrainConfig
@@ -40,7 +40,10 @@ def run_sweep(config: SweepConfig, report: Report = no_report) -> SweepResult:
         RaycolError: no training ended.
     """
     out = config.out.absolute()
-    trainings = trainings_of(config.recipe, config.seed, config.trials, out / TRIALS)
+    trainings = [
+        (sampled, with_absolute_inputs(training))
+        for sampled, training in trainings_of(config.recipe, config.seed, config.trials, out / TRIALS)
+    ]
     out.mkdir(parents=True, exist_ok=True)
     store = open_store(str(out))
     with store.lock("running"):

@@ -12,7 +12,7 @@ import raycol
 from raycol.errors import InputError
 from raycol.models.encoder import load_encoder
 from raycol.sweeps.picture import draw
-from raycol.sweeps.recipe import SweepRecipe, trainings_of
+from raycol.sweeps.recipe import SweepRecipe, trainings_of, with_absolute_inputs
 from raycol.sweeps.result import SweepResult, Trial
 from raycol.sweeps.trial import read_trial, run_trial
 from tests.training.material import write_examples
@@ -43,6 +43,7 @@ def test_trials_find_files_from_any_working_directory(tmp_path: Path, monkeypatc
     (tmp_path / "recipe.yaml").write_text(json.dumps({"train": train, "ranges": {"seed": [1]}}))
     monkeypatch.chdir(tmp_path)
     ((_, config),) = trainings_of(Path("recipe.yaml"), 0, 1, tmp_path / "trials")
+    config = with_absolute_inputs(config)
     monkeypatch.chdir("/")
     inputs = {"model": config.model, "guide": config.guide, "set": config.prepared,
               "pairs.jsonl": config.data[0].path, "collection": config.eval_data[0],
