@@ -12,13 +12,14 @@ from raycol.errors import InputError
 from raycol.jobs.package import Package
 from raycol.jobs.verbs import VERBS, Verb, uris_of
 from raycol.sweeps.config import SweepConfig
+from raycol.training.config import TrainConfig
 
 
 def check_paths(verb: Verb, config: Config, package: Package, source: str) -> None:
     """Refuse output paths that are deleted with the job's working directory, and input paths that are not uploaded.
 
     Absolute paths and URIs are assumed to be on storage that the cluster reaches: `raycol doctor` checks that. The
-    trainings of a sweep are checked too, if its recipe is on this machine.
+    trainings of a sweep are checked too, if its recipe is on this machine, and the mining of a training.
 
     Args:
         verb: of the job.
@@ -44,6 +45,11 @@ def check_paths(verb: Verb, config: Config, package: Package, source: str) -> No
             _check_uploaded(f"{source}: {name} is {uri!r}", uri, package)
     if isinstance(config, SweepConfig):
         _check_sweep(config, package)
+    if isinstance(config, TrainConfig) and config.remine_every:
+        from raycol.training.remining import mining_of
+
+        mining = mining_of(config, "/model", "/index", "/mined")
+        check_paths(VERBS["mine"], mining, package, f"{source}: remine")
 
 
 def _check_sweep(config: SweepConfig, package: Package) -> None:
