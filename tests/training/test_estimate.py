@@ -28,14 +28,18 @@ def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     gradient = 4 * found.parameters  # half of a ring of two is sent twice
     assert found.network_bytes > gradient
     assert found.mining is None
-    values = {"gather_across_workers": False, "freeze_layers": 1}
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(40))
+    remine = {"corpus": str(corpus), "num_workers": 1, "negatives": 7}
+    values = {"gather_across_workers": False, "freeze_layers": 1, "remine_every": 6, "remine": remine}
     frozen = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
     assert frozen.network_bytes == 4 * frozen.trained_parameters
     assert frozen.trained_parameters < found.trained_parameters
     assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
+    # Half of the steps have seven negatives instead of one, which memory must hold: of half as many examples.
+    assert 2 < frozen.tokens / found.tokens < 2.5
+    assert frozen.memory["embeddings"] > 1.3 * found.memory["embeddings"]
     # A symmetric loss gathers the queries too: the other worker's tokens and their gradient, in float32.
-    corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(40))
-    values = {"symmetric": True, "remine_every": 5, "remine": {"corpus": str(corpus), "num_workers": 1}}
+    values = {"symmetric": True, "remine_every": 5, "remine": {**remine, "negatives": 1}}
     symmetric = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
     query_tokens = (symmetric.network_bytes - found.network_bytes) / (config.batch_size / 2 * 16 * 8)
     assert 4 < query_tokens < found.tokens / (found.steps * config.batch_size)
