@@ -75,7 +75,9 @@ def set_environment() -> None:
 
 
 @contextmanager
-def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: float) -> Iterator[None]:
+def ray_session(
+    workers: int = 1, wait_for_nodes: float = 0.0, min_workers: int | None = None, **resources: float
+) -> Iterator[None]:
     """Provide a Ray session with capacity for the workers.
 
     Inside a Ray job, or if RAY_ADDRESS is set, use that cluster and leave it running; likewise a session that the
@@ -85,6 +87,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: floa
     Args:
         workers: number of workers.
         wait_for_nodes: seconds to wait for nodes that the cluster's autoscaler adds.
+        min_workers: number of workers that must fit; None for all.
         resources: what each worker needs, by Ray's resource names (CPU, GPU, ...).
 
     Raises:
@@ -105,7 +108,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: floa
     import ray
 
     if ray.is_initialized():
-        wait_for_capacity(workers, resources, wait_for_nodes)
+        wait_for_capacity(min_workers or workers, resources, wait_for_nodes)
         yield
         return
     global _embedded
@@ -115,7 +118,7 @@ def ray_session(workers: int = 1, wait_for_nodes: float = 0.0, **resources: floa
         _connect(os.environ["RAY_ADDRESS"])
     _embedded = embedded
     try:
-        wait_for_capacity(workers, resources, wait_for_nodes)
+        wait_for_capacity(min_workers or workers, resources, wait_for_nodes)
         yield
     finally:
         _embedded = False

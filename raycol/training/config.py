@@ -18,7 +18,7 @@ MODEL_FILES = "training/files.txt"
 
 # Settings that do not affect the trained model; they may change when a training is resumed.
 _NOT_IN_OUTCOME = {
-    "out", "storage", "prepared", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every",
+    "out", "storage", "prepared", "min_workers", "resources", "wait_for_nodes", "dataloader_num_workers", "save_every",
     "keep_checkpoints", "stall_timeout", "report_to", "tracking_dir",
 }  # fmt: skip
 
@@ -28,6 +28,10 @@ class TrainConfig(ObjectiveConfig):
 
     num_workers: Positive = 1
     """Ray Train workers. They share one batch, whose embeddings are gathered across them."""
+
+    min_workers: Positive | None = None
+    """Workers to go on with if the cluster loses others, and to start with; training stops at a checkpoint when more
+    fit. By default `num_workers`."""
 
     resources: Resources = Field({"CPU": 1.0}, validate_default=True)
     """Resources per worker: GPU=1, or CPU=4 for four threads."""

@@ -24,6 +24,10 @@ def contradictions(config: TrainConfig) -> Iterator[str]:
     """Yield what is wrong with a configuration, and what to do about it."""
     if config.batch_size % config.num_workers:
         yield f"batch_size ({config.batch_size}) must be a multiple of num_workers ({config.num_workers})"
+    if config.min_workers and config.min_workers >= config.num_workers:
+        yield f"min_workers ({config.min_workers}) must be lower than num_workers ({config.num_workers})"
+    if config.min_workers and not config.gather_across_workers:
+        yield "min_workers changes the number of workers, which decides their negatives without gather_across_workers"
     if config.eval_data and config.held_out:
         yield "eval_data and held_out are alternatives; set one of them"
     if config.patience and not config.evaluates:

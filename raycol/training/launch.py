@@ -243,7 +243,7 @@ def _fit(config: TrainConfig, run: TrainingRun, store: Store, on_record: OnRecor
 
 def _train_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record: OnRecord) -> None:
     report(0, None, "starting Ray")
-    with ray_session(config.num_workers, config.wait_for_nodes, **config.resources):
+    with ray_session(config.num_workers, config.wait_for_nodes, config.min_workers, **config.resources):
         report(0, run.work.steps, "starting the workers and loading the model")
         _fit_on_ray(config, run, report, on_record)
 
@@ -255,13 +255,16 @@ def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record
     from raycol.training.network import NodeAddressTorchConfig
     from raycol.training.run_monitor import start_run_monitor, watch
 
+    trainer_class, number = TorchTrainer, config.num_workers
+    if config.min_workers:
+        from raycol.training.elastic import elastic_trainer
+
+        trainer_class, number = elastic_trainer(config.batch_size), (config.min_workers, config.num_workers)
     monitor = start_run_monitor()
-    trainer = TorchTrainer(
+    trainer = trainer_class(
         _train_worker,
         train_loop_config={"config": config, "run": run, "monitor": monitor},
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.on_gpu, resources_per_worker=config.resources
-        ),
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=config.on_gpu, resources_per_worker=config.resources),
         torch_config=NodeAddressTorchConfig(timeout_s=config.stall_timeout),
         # Only for Ray's own files, since raycol writes the checkpoints; the run monitor limits restarts, not Ray.
         run_config=RunConfig(
@@ -297,9 +300,10 @@ def _train_worker(loop: dict[str, Any]) -> RaycolError | None:
     with without_gc():
         from raycol.training.trainer import StoppedError
 
-    config: TrainConfig = loop["config"]
+    context = ray.train.get_context()
+    config: TrainConfig = loop["config"].model_copy(update={"num_workers": context.get_world_size()})
     monitor, store = loop["monitor"], open_store(str(config.storage))
-    is_rank_0 = ray.train.get_context().get_world_rank() == 0
+    is_rank_0 = context.get_world_rank() == 0
     failure = _broadcast(partial(_register_start, monitor, store) if is_rank_0 else None)
     if failure:
         return failure

@@ -71,6 +71,7 @@ def train(
     split: str | None = None,
     on_error: OnError = "fail",
     num_workers: int = 1,
+    min_workers: int | None = None,
     resources: Mapping[str, float] | str = ONE_CPU,
     wait_for_nodes: float = 0.0,
     batch_size: int = 64,

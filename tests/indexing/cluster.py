@@ -51,8 +51,8 @@ class Nodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def add(self) -> None:
-        self._nodes.append(self._cluster.add_node(**_NODE))
+    def add(self, **settings: Any) -> None:
+        self._nodes.append(self._cluster.add_node(**{**_NODE, **settings}))
 
     def lose(self) -> None:
         """Kill the newest node, as in a power cut."""

@@ -115,3 +115,9 @@ def test_check_refuses_a_source_that_cannot_fill_a_batch(queries: list, positive
         plan(queries, positives, 4).check()
     plan([0] * 9, [0] * 9, 4, allow_duplicates=True).check()
     plan(list(range(9)), None, 4).check()
+
+
+def test_elastic_scaling_uses_numbers_of_workers_that_divide_the_batch() -> None:
+    from raycol.training.elastic import largest_divisor
+
+    assert [largest_divisor(12, limit) for limit in (0, 1, 3, 5, 7, 12)] == [0, 1, 3, 4, 6, 12]

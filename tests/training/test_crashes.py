@@ -1,5 +1,6 @@
 """Training that loses a worker, a node and the driver ends with the weights of an undisturbed one."""
 
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,15 @@ from raycol.models.encoder import load_encoder
 from raycol.storage import open_store
 from raycol.training.checkpoints import list_checkpoints
 from tests.indexing.cluster import TRAINERS, Command, Nodes, nodes
-from tests.training.material import end_group, fit_in_process, settings, start_group, weights, write_examples
+from tests.training.material import (
+    end_group,
+    fit_in_process,
+    losses,
+    settings,
+    start_group,
+    weights,
+    write_examples,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -66,3 +75,34 @@ def run(cluster: Nodes, words: list, store, rng: random.Random) -> None:
     assert list_checkpoints(store)[-1].step < STEPS
     with Command(cluster, *words) as training:
         training.finish()
+
+
+def test_an_elastic_training_uses_the_workers_that_fit(tiny_colbert: Path, tmp_path: Path) -> None:
+    """Four workers, two after a node is lost, and three with a smaller node: the losses of one worker."""
+    data, out, steps = write_examples(tmp_path / "pairs.jsonl", 96), tmp_path / "m", 500
+    config = settings(tiny_colbert, data, out, batch_size=12, max_steps=steps, save_every=10, learning_rate=5e-4)
+    _, history = fit_in_process(config, tmp_path / "undisturbed")
+    words = ["train", "--model", tiny_colbert, "--data", data, "--out", out, "--learning-rate", config.learning_rate,
+             "--batch-size", 12, "--mini-batch-size", 4, "--seed", 1, "--allow-duplicates", "--max-steps", steps,
+             "--save-every", 10, "--keep-checkpoints", 99, "--num-workers", 4, "--min-workers", 1]  # fmt: skip
+    store = open_store(tmp_path / ".m-training")
+
+    def goes_on(cluster: Nodes, workers: int) -> bool:
+        """Whether that many workers are there, and a checkpoint after the newest one."""
+        before = max((saved.step for saved in list_checkpoints(store)), default=0)
+        return training.wait_for(
+            lambda: (
+                len(cluster.workers(TRAINERS)) == workers
+                and max((saved.step for saved in list_checkpoints(store)), default=0) > before + 10
+            )
+        )
+
+    with nodes(2) as cluster, Command(cluster, *words) as training:
+        assert goes_on(cluster, 4)
+        cluster.lose()
+        assert goes_on(cluster, 2)
+        cluster.add(num_cpus=1)
+        assert goes_on(cluster, 3)
+        training.finish()
+    records = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert losses(records) == pytest.approx(losses(history), rel=1e-4)
