@@ -91,6 +91,10 @@ def train_estimate(result: TrainEstimate) -> None:
     echo(f"memory       {size(result.worker_bytes)} a worker: {parts}")
     echo(f"network      {size(result.network_bytes)} a step, sent by each worker")
     echo(f"time         {time}")
+    if mining := result.mining:
+        hours = "" if mining.hours is None else f", {_hours(mining.hours)} more in all"
+        texts = f"{mining.texts:,} texts of {mining.tokens:,} tokens"
+        echo(f"mining       {mining.rounds:,} rounds, each encodes {texts}{hours}")
 
 
 def built(report: BuildReport) -> None:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "studies": {"data", "distributed", "evaluation", "index", "indexing", "models", "storage", "training"},
     "sweeps": {"distributed", "storage", "training"},
     "serving": {"client", "distributed", "index", "models", "storage"},
-    "jobs": {"data", "distributed", "evaluation", "indexing", "mining", "training"},
+    "jobs": {"data", "distributed", "evaluation", "indexing", "mining", "sweeps", "training"},
     "doctor": {"distributed", "indexing", "storage"},
     "display": {
         "client", "data", "evaluation", "index", "indexing", "mining", "models", "serving", "studies", "sweeps",

@@ -76,7 +76,7 @@ def set_environment() -> None:
 
 @contextmanager
 def ray_session(
-    workers: int = 1, wait_for_nodes: float = 0.0, min_workers: int | None = None, **resources: float
+    workers: int = 1, wait_for_nodes: float = 0.0, min_workers: int | None = None, /, **resources: float
 ) -> Iterator[None]:
     """Provide a Ray session with capacity for the workers.
 

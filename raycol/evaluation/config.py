@@ -26,9 +26,9 @@ class EvaluateConfig(ModelWorkersConfig):
     """Index of the collection to evaluate."""
 
     system: Names = ()
-    """Systems to compare, each as [NAME=]SYSTEM: exact:MODEL, index:INDEX[,effort=fast], an endpoint's URL,
-    single:MODEL, bm25 or run:FILE; 'FIRST[,depth=100] > RERANKER' reranks. {collection} stands for a collection's
-    name."""
+    """Systems to compare, each as [NAME=]SYSTEM: exact:MODEL[,embedding_size=64], index:INDEX[,effort=fast], an
+    endpoint's URL, single:MODEL, bm25 or run:FILE; 'FIRST[,depth=100] > RERANKER' reranks. {collection} stands for a
+    collection's name."""
 
     baseline: str | None = None
     """System that the others are compared with; by default the first."""

@@ -77,6 +77,7 @@ class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
         fields: of the corpus.
         queries: texts.
         depth: hits to keep for each query.
+        embedding_size: of the encoder, as in `load_encoder`.
     """
 
     def __init__(
@@ -90,16 +91,18 @@ class ExactScorer(PartWorker[PartitionPlan, ScoredPart]):
         fields: Fields,
         queries: Sequence[str],
         depth: int,
+        embedding_size: int | None,
     ) -> None:
         super().__init__(job)
         self.on_gpu, self.dtype = on_gpu, dtype
         self.model, self.vectors, self.fingerprint = model, vectors, fingerprint
         self.fields, self.queries, self.depth = fields, queries, depth
+        self.embedding_size = embedding_size
 
     def open(self) -> None:
         """Load the encoder and encode the queries."""
         if self.vectors == "multi":
-            encoder = open_encoder(self.model, self.on_gpu, self.dtype, self.fingerprint)
+            encoder = open_encoder(self.model, self.on_gpu, self.dtype, self.fingerprint, self.embedding_size)
         else:
             encoder = open_single_vector(self.model, device_of(self.on_gpu))
             check_same_model(self.model, single_vector_fingerprint(encoder), self.fingerprint)
@@ -183,6 +186,7 @@ def exact_hits(
     executor: Executor | None = None,
     *,
     is_temporary: bool = False,
+    embedding_size: int | None = None,
 ) -> ExactHits:
     """Score every document of a corpus against every query; return the best hits of each query.
 
@@ -199,6 +203,7 @@ def exact_hits(
         report: receives the progress, in documents.
         executor: runs the workers; by default `choose_executor` chooses.
         is_temporary: the store is a folder of this machine.
+        embedding_size: of the encoder, as in `load_encoder`; `fingerprint` is that of this size.
 
     Raises:
         InputError: the model of a worker is another one, its scores are not numbers, or the store is temporary and the
@@ -223,6 +228,7 @@ def exact_hits(
         "fields": plan.fields,
         "queries": list(queries),
         "depth": depth,
+        "embedding_size": embedding_size,
     }
     sizes = [part.documents for part in plan.parts]
     job = PartitionedJob(store, "exact-", settings, ScoredPart)

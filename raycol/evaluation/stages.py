@@ -180,6 +180,7 @@ class CollectionSearch:
         exact = exact_hits(
             self._plan, self._queries, stage.target, fingerprint, vectors, depth, self._config, self._store,
             self._report, self._executor, is_temporary=self._config.out is None,
+            embedding_size=stage.embedding_size,
         )  # fmt: skip
         self._worker_cpu_s += exact.worker_cpu_s
         return exact.hits
@@ -264,7 +265,7 @@ class CollectionSearch:
             return open_single_vector(stage.target, self._config.device)
         from raycol.models.encoder import load_encoder, probe_encoder
 
-        encoder = load_encoder(stage.target, device=self._config.device)
+        encoder = load_encoder(stage.target, device=self._config.device, embedding_size=stage.embedding_size)
         probe_encoder(encoder, stage.target)
         return encoder
 
@@ -283,7 +284,7 @@ def model_fingerprint(stage: Stage) -> str:
         return single_vector_fingerprint(open_single_vector(stage.target, "cpu"))
     from raycol.models.encoder import encoder_fingerprint, load_encoder, probe_encoder
 
-    encoder = load_encoder(stage.target, device="cpu")
+    encoder = load_encoder(stage.target, device="cpu", embedding_size=stage.embedding_size)
     probe_encoder(encoder, stage.target)
     return encoder_fingerprint(encoder)
 

@@ -20,6 +20,7 @@ KINDS = {
 }
 RERANKERS = ("exact", "index", "endpoint", "single")
 _SETTINGS: Mapping[str, Mapping[str, type]] = {
+    "exact": {"embedding_size": int},
     "index": {"effort": str, "n_probe": int, "n_rescore": int, "version": int, "model": str},
     "endpoint": {"effort": str},
 }
@@ -43,6 +44,12 @@ class Stage:
     kind: str
     target: str
     settings: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Dimensions of a token embedding; None for the model's own."""
+        size = self.settings.get("embedding_size")
+        return None if size is None else int(size)
 
     def for_collection(self, collection: str) -> Stage:
         """Return the stage with the collection's name in place of `{collection}` in its target."""

@@ -10,13 +10,16 @@ from raycol.data.collections import is_benchmark
 from raycol.data.files import HUB, IR_DATASETS
 from raycol.errors import InputError
 from raycol.jobs.package import Package
-from raycol.jobs.verbs import Verb, uris_of
+from raycol.jobs.verbs import VERBS, Verb, uris_of
+from raycol.sweeps.config import SweepConfig
+from raycol.training.config import TrainConfig
 
 
 def check_paths(verb: Verb, config: Config, package: Package, source: str) -> None:
     """Refuse output paths that are deleted with the job's working directory, and input paths that are not uploaded.
 
-    Absolute paths and URIs are assumed to be on storage that the cluster reaches: `raycol doctor` checks that.
+    Absolute paths and URIs are assumed to be on storage that the cluster reaches: `raycol doctor` checks that. The
+    trainings of a sweep are checked too, if its recipe is on this machine, and the mining of a training.
 
     Args:
         verb: of the job.
@@ -40,6 +43,23 @@ def check_paths(verb: Verb, config: Config, package: Package, source: str) -> No
     for name, uri in uris_of(config, verb.models):
         if _is_relative(uri) and ((package.folder / uri).exists() or uri.startswith(".") or uri.count("/") > 1):
             _check_uploaded(f"{source}: {name} is {uri!r}", uri, package)
+    if isinstance(config, SweepConfig):
+        _check_sweep(config, package)
+    if isinstance(config, TrainConfig) and config.remine_every:
+        from raycol.training.remining import mining_of
+
+        mining = mining_of(config, "/model", "/index", "/mined")
+        check_paths(VERBS["mine"], mining, package, f"{source}: remine")
+
+
+def _check_sweep(config: SweepConfig, package: Package) -> None:
+    """Check the paths of a sweep's trainings. Raises `InputError` also if the recipe is malformed."""
+    from raycol.sweeps.recipe import trainings_of
+
+    recipe = package.folder / config.recipe
+    if recipe.is_file():
+        for _, training in trainings_of(recipe, config.seed, config.trials, config.out):
+            check_paths(VERBS["train"], training, package, str(config.recipe))
 
 
 def _is_relative(uri: str) -> bool:

@@ -13,6 +13,7 @@ from raycol.evaluation.config import EvaluateConfig
 from raycol.indexing.config import AppendConfig, CompactConfig, IndexConfig
 from raycol.mining.config import MineConfig, ScoreConfig
 from raycol.mining.systems import is_system
+from raycol.sweeps.config import SweepConfig
 from raycol.training.config import TrainConfig
 
 
@@ -56,6 +57,14 @@ VERBS = {
         reads=("data",),
         models=("model", "guide"),
         collections=("eval_data",),
+    ),
+    "sweep": Verb(
+        "Train with sampled settings and keep the best model.",
+        SweepConfig,
+        ("sweep",),
+        positional=("recipe",),
+        writes=("out",),
+        reads=("recipe",),
     ),
     "mine": Verb(
         "Find hard negatives.",

@@ -17,6 +17,7 @@ import numpy as np
 from raycol.core.config import Config, LocalPath, Location
 from raycol.core.shown import Shown
 from raycol.errors import InputError, RaycolError, reason_of, writing
+from raycol.models.discovery import find_checkpoint
 from raycol.models.exported import GRAPHS, SETTINGS, ExportedEncoder, ExportedTask, ExportSettings, Format
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def export_model(config: ExportConfig) -> Exported:
     out = config.out
     if out.exists():
         raise InputError(f"{out}: already exists; choose another folder, or remove it")
+    find_checkpoint(config.model)  # a missing model is reported before a missing package
     _check_packages(config.format)
     from raycol.models.encoder import load_encoder, quiet_transformers
 
@@ -265,6 +267,7 @@ With raycol, which does all this without torch:
 
 ```python
 import raycol
+from raycol.models.discovery import find_checkpoint
 from raycol.models.exported import ExportedEncoder
 
 encoder = ExportedEncoder("this folder")

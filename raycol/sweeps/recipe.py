@@ -103,6 +103,8 @@ class SweepRecipe(Config):
 def trainings_of(path: Path, seed: int, n: int, folder: Path) -> list[tuple[dict[str, Any], TrainConfig]]:
     """Return the sampled settings and the configuration of each trial, which writes to folder/NUMBER/model.
 
+    Its paths are as the recipe has them; see `with_absolute_inputs`.
+
     Raises:
         InputError: the recipe is malformed, a training's settings are invalid, or it has no evaluation.
     """
@@ -114,17 +116,17 @@ def trainings_of(path: Path, seed: int, n: int, folder: Path) -> list[tuple[dict
         config = TrainConfig.load(None, values, f"trial {number} of {path}")
         if not config.evaluates:
             raise InputError(f"{path}: a sweep compares evaluations; set eval_data or held_out in train")
-        trainings.append((sampled, config.model_copy(update=_absolute(config))))
+        trainings.append((sampled, config))
     return trainings
 
 
-def _absolute(config: TrainConfig) -> dict[str, Any]:
-    """The settings that name local files, with absolute paths: trials have other working directories."""
+def with_absolute_inputs(config: TrainConfig) -> TrainConfig:
+    """Return a training whose local files are named by absolute paths: trials have other working directories."""
 
     def found(name: str) -> str:  # models and collections have names, too
         return str(Path(name).absolute()) if not is_uri(name) and Path(name).exists() else name
 
-    return {
+    paths = {
         "model": found(config.model),
         "guide": config.guide and found(config.guide),
         "data": tuple(map(with_absolute_paths, config.data)),
@@ -132,3 +134,4 @@ def _absolute(config: TrainConfig) -> dict[str, Any]:
         "prepared": config.prepared and absolute(config.prepared),
         "remine": config.remine and {**config.remine, "corpus": absolute_input(str(config.remine["corpus"]))},
     }
+    return config.model_copy(update=paths)

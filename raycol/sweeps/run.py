@@ -1,6 +1,7 @@
 """`raycol sweep`: train with sampled settings on Ray Tune, stop what lags behind, keep the best model.
 
 out/trials/NUMBER/                   a trial, see `trial`
+out/trials/prepared/                 the training set, if all trials have the same
 out/model                            the best finished trial's model
 out/table.md, sweep.json, picture.svg
 """
@@ -17,17 +18,19 @@ from typing import Any
 from pydantic_core import to_json
 
 from raycol.core.progress import Report, no_report
+from raycol.distributed.executor import ON_RAY
 from raycol.distributed.session import ray_errors, ray_session
 from raycol.errors import RaycolError
 from raycol.storage import open_store
 from raycol.sweeps.config import SweepConfig
 from raycol.sweeps.picture import draw
-from raycol.sweeps.recipe import trainings_of
+from raycol.sweeps.recipe import trainings_of, with_absolute_inputs
 from raycol.sweeps.result import SweepResult, Trial
 from raycol.sweeps.trial import OnEvaluation, read_trial, run_trial
 from raycol.training.config import TrainConfig
+from raycol.training.preparation import have_same_set, write_training_set
 
-MODEL, TRIALS = "model", "trials"
+MODEL, TRIALS, PREPARED = "model", "trials", "prepared"
 # Processes that a trial may lose, and goes on from its last checkpoint.
 _MAX_LOSSES = 3
 
@@ -36,28 +39,30 @@ def run_sweep(config: SweepConfig, report: Report = no_report) -> SweepResult:
     """Train all trials that have not ended, and write the best model, the table, the JSON and the picture.
 
     Raises:
-        InputError: the recipe or a trial's settings are invalid, or `out` has trials with other settings.
+        InputError: the recipe, a trial's settings or the data are invalid, or `out` has trials with other settings.
         RaycolError: no training ended.
     """
     out = config.out.absolute()
-    trainings = trainings_of(config.recipe, config.seed, config.trials, out / TRIALS)
+    sampled, configs = zip(*trainings_of(config.recipe, config.seed, config.trials, out / TRIALS), strict=True)
+    trainings = [with_absolute_inputs(training) for training in configs]
     out.mkdir(parents=True, exist_ok=True)
     store = open_store(str(out))
     with store.lock("running"):
         _restore_best(out)
-        _tune([training for _, training in trainings], config, report)
+        trainings = share_training_set(trainings, out / TRIALS / PREPARED, report)
+        _tune(trainings, config, report)
         trials = [
-            Trial(number, sampled, **dict(read_trial(Path(training.out).parent)))
-            for number, (sampled, training) in enumerate(trainings)
+            Trial(number, settings, **dict(read_trial(Path(training.out).parent)))
+            for number, (settings, training) in enumerate(zip(sampled, trainings, strict=True))
         ]
         finished = [trial for trial in trials if trial.status == "finished" and trial.values]
         if not finished:
             error = next((trial.error for trial in trials if trial.error), "none was evaluated")
             raise RaycolError(f"no training of the sweep ended: {error}")
         best = max(finished, key=lambda trial: (max(trial.values), -trial.number))
-        os.rename(trainings[best.number][1].out, out / MODEL)
+        os.rename(trainings[best.number].out, out / MODEL)
         (out / _BEST).write_text(str(best.number))
-        metric = trainings[0][1].eval_metric
+        metric = trainings[0].eval_metric
         result = SweepResult(str(out), str(out / MODEL), metric, best.number, tuple(trials))
         store.write("table.md", result.markdown().encode())
         store.write("sweep.json", to_json({**asdict(result), "settings": config.effective()}, indent=1))
@@ -66,6 +71,24 @@ def run_sweep(config: SweepConfig, report: Report = no_report) -> SweepResult:
 
 
 _BEST = f"{TRIALS}/best.txt"
+
+
+def share_training_set(trainings: Sequence[TrainConfig], folder: Path, report: Report) -> list[TrainConfig]:
+    """Write the training set of all trials, by default to `folder`, unless they have different ones.
+
+    Returns:
+        The trainings on that set.
+
+    Raises:
+        InputError: unusable data.
+    """
+    locations = {training.prepared or str(folder) for training in trainings}
+    if len(locations) > 1 or not have_same_set(trainings):
+        return list(trainings)
+    (location,) = locations
+    report(0, None, "reading the examples")
+    write_training_set(trainings[0], location, ON_RAY, report)
+    return [training.model_copy(update={"prepared": location}) for training in trainings]
 
 
 def _restore_best(out: Path) -> None:

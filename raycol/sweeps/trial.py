@@ -61,7 +61,8 @@ def run_trial(config: TrainConfig, on_evaluation: OnEvaluation) -> None:
         InputError: the folder has a trial with other settings.
     """
     folder = Path(config.out).parent
-    _claim(folder, config.effective())
+    # Whether its training set is shared depends on the other trials.
+    _claim(folder, {name: value for name, value in config.effective().items() if name != "prepared"})
     record = read_trial(folder)
     for step, value in zip(record.steps, record.values, strict=True):
         on_evaluation(step, value)

@@ -2,7 +2,7 @@
 
 README.md               the model card, in the Hugging Face hub's format
 training/config.yaml    the settings, as input of `raycol train`
-training/metrics.jsonl  a line per step and evaluation
+training/metrics.jsonl  a line per step and evaluation; if the weights are an average, a last one with its metrics
 training/curves.png     the same metrics, plotted
 training/files.txt      the files of the model, written last
 """
@@ -26,7 +26,7 @@ from raycol.data.files import HUB
 from raycol.models.discovery import PACKAGED_BACKBONE, read_json
 from raycol.models.encoder import load_encoder
 from raycol.training.evaluation import eval_metrics
-from raycol.training.metrics import Record, draw_curves, improved, metric_of
+from raycol.training.metrics import Record, averaged, draw_curves, improved, metric_of
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -85,6 +85,8 @@ def write_extras(
         for entry in history
         if "loss" in entry or metrics[0] in entry
     ]
+    if best.metrics and (config.average_checkpoints or config.ema_decay):
+        records.append({"step": max(best.steps), **{averaged(name): best.metrics[name] for name in best.metrics}})
     details = folder / "training"
     details.mkdir(exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)

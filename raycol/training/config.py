@@ -221,6 +221,11 @@ class TrainConfig(ObjectiveConfig):
         return bool(self.eval_data or self.held_out)
 
     @property
+    def first_mined_step(self) -> int | None:
+        """Step from which mined negatives are used; None without `remine_every`."""
+        return self.remine_every and self.remine_every * (1 + self.remine_in_background)
+
+    @property
     def on_gpu(self) -> bool:
         """Whether workers train on GPUs."""
         return self.resources.get("GPU", 0) > 0

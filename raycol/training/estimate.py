@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from sentence_transformers import MultiVectorEncoder
 
 from raycol.core.shown import Shown
+from raycol.models.tokenization import tokenize
 from raycol.training.batches import BatchPlan
 from raycol.training.collator import SourceTokenizer
 from raycol.training.config import TrainConfig
@@ -22,6 +26,7 @@ from raycol.training.example_dataset import ExampleDataset
 from raycol.training.gradcache import GradCache
 from raycol.training.objective import make_losses
 from raycol.training.prepare import make_plan, prepare
+from raycol.training.remining import indexing_of, mining_of
 from raycol.training.step_memory import SampledBatch, SampledTexts, autocast, step_memory
 from raycol.training.worker import freeze_unused, new_encoder
 
@@ -29,6 +34,26 @@ from raycol.training.worker import freeze_unused, new_encoder
 _SAMPLED = 512
 # Approximate number of tokens to measure the rate on.
 _TIMED_TOKENS = 4096
+
+
+class RoundsEstimate(Shown, BaseModel):
+    """Estimated cost of the rounds of mining of a training.
+
+    Args:
+        rounds: number of them.
+        texts: texts that each encodes: the corpus, once more the documents that its codebook is trained on, and the
+            queries.
+        tokens: tokens of these texts.
+        hours: of encoding in all rounds, without search; None if the rate is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    _main: ClassVar = ("rounds", "texts", "tokens", "hours")
+
+    rounds: int
+    texts: int
+    tokens: int
+    hours: float | None
 
 
 class TrainEstimate(Shown, BaseModel):
@@ -44,8 +69,10 @@ class TrainEstimate(Shown, BaseModel):
         memory: the same by what it holds.
         network_bytes: bytes that each worker sends in a step, in batches of the source that sends most.
         tokens_per_second: tokens of a worker per second, as passed or measured here; None if neither.
-        hours: of all steps, without evaluation, scoring and a guide; None without `tokens_per_second`.
+        hours: of all steps, without evaluation, scoring, a guide and mining; None without `tokens_per_second`.
         sampled: examples behind the tokens and the padding.
+        mining: what mining during the training adds; None without `remine_every`. The tokens, memory and network of
+            steps on mined negatives are counted, with random passages in their place.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +90,7 @@ class TrainEstimate(Shown, BaseModel):
     tokens_per_second: float | None
     hours: float | None
     sampled: int
+    mining: RoundsEstimate | None = None
 
 
 def estimate_training(config: TrainConfig, tokens_per_second: float | None = None) -> TrainEstimate:
@@ -86,43 +114,108 @@ def estimate_training(config: TrainConfig, tokens_per_second: float | None = Non
         examples = TrainingSet(data)
         plan = make_plan(config, task.sources, examples)
         n_batches = min(_SAMPLED, task.steps * config.accumulate)
-        by_source = _sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)
-    settings = config.by_source
+        n_steps = [min(config.first_mined_step or task.steps, task.steps)]
+        samples = [_sample(config, encoder, n_batches, ExampleDataset(examples, plan), plan)]
+        if config.remine_every:
+            n_steps.append(task.steps - n_steps[0])
+            mined = _mined_plan(config, plan)
+            samples.append(_sample(config, encoder, n_batches, ExampleDataset(examples, mined), mined))
+        n_queries = sum(len(np.unique(ids_N)) for ids_N in examples.query_ids())
     losses = make_losses(encoder, config)
-    loss = losses[0]  # for the size of mini-batches, which all share
-    texts = list(chain.from_iterable(chain.from_iterable(by_source.values())))
-    n_sampled = sum(len(one.widths) for one in texts if one.task == "query")
-    n_tokens = sum(one.n_tokens for one in texts)
-    shapes = [shape for one in texts for shape in one.shapes(loss.mini_batch_size)]
-    n_encoded = sum(n * width for n, width in shapes)
-    passes = len(shapes) / n_sampled * config.batch_size / config.num_workers
+    costs = [_example_cost(config, encoder, losses, by_source) for by_source in samples]
     if measures:
-        tokens_per_second = _measure_rate(config, encoder, loss, texts)
-    document_tokens = sum(one.n_tokens for one in texts if one.task == "document") / n_sampled
-    step_tokens = config.batch_size * config.accumulate * n_tokens / n_sampled
-    seconds = tokens_per_second and task.steps * step_tokens / (tokens_per_second * config.num_workers)
+        tokens_per_second = _measure_rate(config, encoder, losses[0], _texts(samples[0]))
+    step_examples = config.batch_size * config.accumulate
+    tokens, encoded = (
+        step_examples * sum(n * getattr(cost, name) for n, cost in zip(n_steps, costs, strict=True))
+        for name in ("tokens", "encoded_tokens")
+    )
+    seconds = tokens_per_second and tokens / (tokens_per_second * config.num_workers)
     parameters = list(encoder.parameters())
-    memory = max(
-        (step_memory(settings[number], encoder, losses[number], batches) for number, batches in by_source.items()),
-        key=lambda one: sum(one.values()),
-    )
-    network_bytes = max(
-        _network_bytes(settings[number], encoder, losses[number], document_tokens, passes) for number in by_source
-    )
+    memory = max((cost.memory for cost in costs), key=_total)
     return TrainEstimate(
         examples=sum(source.n_examples for source in plan.sources),
         steps=task.steps,
-        tokens=round(task.steps * step_tokens),
-        padded_share=1 - n_tokens / n_encoded,
+        tokens=round(tokens),
+        padded_share=1 - tokens / encoded,
         parameters=sum(one.numel() for one in parameters),
         trained_parameters=sum(one.numel() for one in parameters if one.requires_grad),
-        worker_bytes=sum(memory.values()),
+        worker_bytes=_total(memory),
         memory=memory,
-        network_bytes=network_bytes,
+        network_bytes=max(cost.network_bytes for cost in costs),
         tokens_per_second=tokens_per_second,
         hours=seconds and seconds / 3600,
-        sampled=n_sampled,
+        sampled=costs[0].sampled,
+        mining=_estimate_rounds(config, encoder, task.steps, n_queries, costs[0].query_tokens, tokens_per_second)
+        if config.remine_every
+        else None,
     )
+
+
+def _mined_plan(config: TrainConfig, plan: BatchPlan) -> BatchPlan:
+    """The batch plan of a round after the first, but for the negatives: random passages stand for those it mines."""
+    n_ways = 1 + mining_of(config, config.model, "index", "mined").negatives
+    n_ways = min(n_ways, config.n_ways or n_ways)
+    return replace(plan, sources=tuple(replace(source, n_ways=n_ways) for source in plan.sources))
+
+
+@dataclass(frozen=True)
+class _ExampleCost:
+    """What an example takes on average, and a step in batches of the source that needs most.
+
+    Args:
+        sampled: examples behind it.
+        query_tokens, document_tokens: tokens of an example's query and of its documents.
+        encoded_tokens: of both, with padding.
+        memory, network_bytes: of a step; see `TrainEstimate`.
+    """
+
+    sampled: int
+    query_tokens: float
+    document_tokens: float
+    encoded_tokens: float
+    memory: dict[str, int]
+    network_bytes: int
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of an example."""
+        return self.query_tokens + self.document_tokens
+
+
+def _example_cost(
+    config: TrainConfig,
+    encoder: MultiVectorEncoder,
+    losses: Sequence[GradCache],
+    by_source: Mapping[int, Sequence[SampledBatch]],
+) -> _ExampleCost:
+    """What examples take, from sampled batches by source."""
+    settings = config.by_source
+    texts = _texts(by_source)
+    sampled = sum(len(one.widths) for one in texts if one.task == "query")
+    query_tokens, document_tokens = (
+        sum(one.n_tokens for one in texts if one.task == task) / sampled for task in ("query", "document")
+    )
+    shapes = [shape for one in texts for shape in one.shapes(losses[0].mini_batch_size)]  # all sources share the size
+    passes = len(shapes) / sampled * config.batch_size / config.num_workers
+    memory = max(
+        (step_memory(settings[number], encoder, losses[number], batches) for number, batches in by_source.items()),
+        key=_total,
+    )
+    network_bytes = max(
+        _network_bytes(settings[number], encoder, losses[number], query_tokens, document_tokens, passes)
+        for number in by_source
+    )
+    n_encoded = sum(n * width for n, width in shapes)
+    return _ExampleCost(sampled, query_tokens, document_tokens, n_encoded / sampled, memory, network_bytes)
+
+
+def _texts(by_source: Mapping[int, Sequence[SampledBatch]]) -> list[SampledTexts]:
+    return list(chain.from_iterable(chain.from_iterable(by_source.values())))
+
+
+def _total(memory: Mapping[str, int]) -> int:
+    return sum(memory.values())
 
 
 def _sample(
@@ -183,8 +276,52 @@ def _measure_rate(
     return rates[-1]
 
 
+def _estimate_rounds(
+    config: TrainConfig,
+    encoder: MultiVectorEncoder,
+    steps: int,
+    n_queries: int,
+    query_tokens: float,
+    tokens_per_second: float | None,
+) -> RoundsEstimate:
+    """Estimate the rounds of mining from a sample of the corpus.
+
+    Args:
+        config, encoder, steps: of the training.
+        n_queries: different queries of the examples.
+        query_tokens: tokens of a query.
+        tokens_per_second: of a worker that trains.
+    """
+    from raycol.indexing.codebook import default_sample_size
+    from raycol.indexing.sampling import sample_corpus
+
+    mining = mining_of(config, config.model, "index", "mined")
+    indexing = indexing_of(mining)
+    sample = sample_corpus(indexing.files(), indexing.fields(), indexing.on_error)
+    contents = [passage.content for _, passage in sample.passages]
+    mean_tokens = SampledTexts(tokenize(encoder, contents, "document"), "document", 1).n_tokens / len(contents)
+    documents = max(1, round(sample.records * len(contents) / sample.n_read))
+    n_trained_on = default_sample_size(documents, mean_tokens, encoder.get_embedding_dimension() or 0, None)
+    documents += min(n_trained_on, documents)
+    rounds = (steps - 1) // (config.remine_every or steps) - config.remine_in_background
+    tokens = documents * mean_tokens + n_queries * query_tokens
+    # Encoding takes a forward pass. A step takes one or, with GradCache, two, and a backward pass, as long as two.
+    rate = tokens_per_second and tokens_per_second * (4 if config.encodes_twice else 3) * (mining.num_workers or 1)
+    return RoundsEstimate(
+        rounds=rounds,
+        texts=documents + n_queries,
+        tokens=round(tokens),
+        hours=rate and rounds * tokens / rate / 3600,
+    )
+
+
 def _network_bytes(
-    config: TrainConfig, encoder: MultiVectorEncoder, loss: GradCache, document_tokens: float, passes: float
+    config: TrainConfig,
+    encoder: MultiVectorEncoder,
+    loss: GradCache,
+    query_tokens: float,
+    document_tokens: float,
+    passes: float,
 ) -> int:
     """Bytes that a worker sends per step: a ring's reduction of the weights' gradient, its tokens, their gradient.
 
@@ -192,14 +329,15 @@ def _network_bytes(
 
     Args:
         config, encoder, loss: of the training.
-        document_tokens: tokens of an example's documents.
+        query_tokens, document_tokens: tokens of an example's query and of its documents.
         passes: mini-batches of a worker's share of a batch.
     """
     others = config.num_workers - 1
     trained = sum(one.numel() for one in encoder.parameters() if one.requires_grad)
-    own = config.accumulate * config.batch_size / config.num_workers * document_tokens if loss.gather else 0
+    gathered = document_tokens / config.pool_factor + (query_tokens if loss.symmetric else 0)
+    own = config.accumulate * config.batch_size / config.num_workers * gathered if loss.gather else 0
     sent_and_gradient = (4 if config.dtype == "float32" else 2) + 4
-    tokens: float = others * own / config.pool_factor * encoder.get_embedding_dimension() * sent_and_gradient
+    tokens: float = others * own * (encoder.get_embedding_dimension() or 0) * sent_and_gradient
     sent: float = 2 * 4 * trained
     if config.shard_weights:
         n = sum(one.numel() for one in encoder.parameters())

@@ -256,7 +256,8 @@ def _fit_on_ray(config: TrainConfig, run: TrainingRun, report: Report, on_record
     from raycol.training.network import NodeAddressTorchConfig
     from raycol.training.run_monitor import start_run_monitor, watch
 
-    trainer_class, number = TorchTrainer, config.num_workers
+    trainer_class = TorchTrainer
+    number: int | tuple[int, int] = config.num_workers
     if config.min_workers:
         from raycol.training.elastic import elastic_trainer
 

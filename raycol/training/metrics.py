@@ -41,6 +41,11 @@ _WIDTH, _HEIGHT = 8.0, 2.0  # inches: of the figure, of each subplot
 _MAX_MARKERS = 40
 
 
+def averaged(metric: str) -> str:
+    """Name of a metric of averaged weights in the last line of `metrics.jsonl`."""
+    return f"averaged {metric}"
+
+
 def metric_of(metric: str, collection: str) -> str:
     """Name of a collection's metric in a record, beside the averages over several collections."""
     return f"{metric} {collection}"

@@ -111,19 +111,34 @@ def write_training_set(
         RaycolError: a worker failed, or the folder cannot be written.
     """
     store = open_store(str(location))
+    settings = _settings(config, data_states(config))
+    # A finished set is not locked: several trainings may open it at once.
+    if finished := _finished(store, settings):
+        return finished
     with store.lock("preparing the training set"):
-        return _write_or_open(config, store, executor, report)
+        return _finished(store, settings) or _write(config, store, settings, executor, report)
 
 
-def _write_or_open(config: TrainConfig, store: Store, executor: Executor, report: Report) -> PreparedSet:
-    settings = _settings(config)
-    if prepared := PreparedSet.read(store):
-        if differs := differences(prepared.settings, settings):
-            raise InputError(
-                f"{store}: holds a training set that differs in {differs}; pass the same data and settings, or choose "
-                "another folder"
-            )
-        return prepared
+def have_same_set(configs: Sequence[TrainConfig]) -> bool:
+    """Whether trainings have the same training set, of the same files."""
+    first, *others = (_settings(config, []) for config in configs)
+    return all(other == first for other in others)
+
+
+def _finished(store: Store, settings: dict[str, Any]) -> PreparedSet | None:
+    """The finished training set in a store, if any. Raises `InputError` if it is of other data or settings."""
+    prepared = PreparedSet.read(store)
+    if prepared and (differs := differences(prepared.settings, settings)):
+        raise InputError(
+            f"{store}: holds a training set that differs in {differs}; pass the same data and settings, or choose "
+            "another folder"
+        )
+    return prepared
+
+
+def _write(
+    config: TrainConfig, store: Store, settings: dict[str, Any], executor: Executor, report: Report
+) -> PreparedSet:
     sources = [_source(config, number) for number in range(len(config.data))]
     parts, sizes = plan_parts([OpenSource(source, config.on_error, []) for source in sources])
     read = PartitionedJob(store, _READ, settings, ReadPart)
@@ -163,14 +178,14 @@ def is_of_training_set(name: str) -> bool:
     return is_content_name(name) or is_job or name in (PREPARED, LOCK) or UNFINISHED in name
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What decides the content of a training set."""
+def _settings(config: TrainConfig, states: list[str]) -> dict[str, Any]:
+    """What decides the content of a training set, with the state of its files."""
     sources = [with_absolute_paths(_source(config, number)) for number in range(len(config.data))]
     distils = [one.distils for one in config.by_source]
     return {
         "format": _FORMAT,
         "data": [source.model_dump(mode="json", include=_OF_EXAMPLES, exclude_none=True) for source in sources],
-        "the data's files": data_states(config),
+        "the data's files": states,
         "n_ways": config.n_ways,
         **({"sample_negatives": True} if config.sample_negatives else {}),
         "on_error": config.on_error,

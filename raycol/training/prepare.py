@@ -88,11 +88,10 @@ def prepare(
             f"`accumulate={config.accumulate}`: the data has only {n_batches} batches of {config.batch_size} "
             "examples, too few for a step; lower `accumulate=` or add examples"
         )
-    first_mined = (config.remine_every or 0) * (1 + config.remine_in_background)
-    if first_mined >= steps:
+    if config.first_mined_step and config.first_mined_step >= steps:
         raise InputError(
             f"`remine_every={config.remine_every}`: training has only {steps} steps, and would use the first mined "
-            f"negatives from step {first_mined} on; lower it"
+            f"negatives from step {config.first_mined_step} on; lower it"
         )
     _check_average(config, steps)
     sets = store_collections(config, collections)

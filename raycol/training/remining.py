@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -39,6 +39,7 @@ from raycol.training.prepare import check_round
 from raycol.training.run_storage import ROUNDS, DataLocation, TrainingRun, publishing_model
 
 if TYPE_CHECKING:
+    from raycol.indexing import IndexConfig
     from raycol.mining import MineConfig
 
 _RECORD = "round.json"
@@ -57,7 +58,7 @@ class _Round(BaseModel):
 
 def rounds(
     config: TrainConfig, run: TrainingRun, store: Store, executor: Executor, report: Report
-) -> Iterator[TrainingRun]:
+) -> Generator[TrainingRun]:
     """Yield the rounds that are left, each as a run of its steps; the next one is prepared once its steps are done.
 
     Close the generator if training fails: a process may be mining beside it.
@@ -155,7 +156,7 @@ def _export(config: TrainConfig, store: Store, step: int, out: str) -> None:
 def _mine(mining: MineConfig, executor: Executor, report: Report) -> None:
     """Build an index of the corpus with the model, and mine it; what is finished is kept."""
     from raycol.index.format.manifest import BUILDS
-    from raycol.indexing import IndexConfig, build_index
+    from raycol.indexing import build_index
     from raycol.mining import mine_negatives
     from raycol.mining.job import is_complete
 
@@ -163,8 +164,7 @@ def _mine(mining: MineConfig, executor: Executor, report: Report) -> None:
         return
     chosen, index = executor if executor.in_process else None, str(mining.index)
     if not open_store(index).names(MANIFESTS) or open_store(index).names(BUILDS):
-        workers = mining.model_dump(include={"num_workers", "resources", "wait_for_nodes", "dtype", "on_error"})
-        build_index(IndexConfig(model=mining.model, corpus=mining.corpus, out=index, **workers), report, chosen)
+        build_index(indexing_of(mining), report, chosen)
     mine_negatives(mining, report, chosen)
 
 
@@ -197,6 +197,14 @@ def mine_beside() -> None:
         IN_PROCESS if request["in_process"] else ON_RAY,
         lambda *_: None,
     )
+
+
+def indexing_of(mining: MineConfig) -> IndexConfig:
+    """The settings of the index that a round mines."""
+    from raycol.indexing import IndexConfig
+
+    workers = mining.model_dump(include={"num_workers", "resources", "wait_for_nodes", "dtype", "on_error"})
+    return IndexConfig(model=mining.model, corpus=mining.corpus, out=mining.index, **workers)
 
 
 def mining_of(config: TrainConfig, model: str, index: str, out: str) -> MineConfig:

@@ -10,7 +10,8 @@ float32, otherwise 2):
     activations         N (a + b L), of the mini-batch of N tokens whose longest text has L; or the sum over those that
                         are kept, without GradCache all
     embeddings          4 D (3 own tokens + 2 gathered tokens + 3 gathered passages * longest passage); the gathered
-                        ones are pooled
+                        ones are pooled. A symmetric loss adds 8 D (gathered tokens + gathered queries * longest
+                        query)
     scores              16 for each pair of a query token, of the queries scored at a time, and a passage; 4 for each
                         similarity of their tokens, at most 2^24 at once. With XTR, or if queries are compared with
                         their own passages only, 28 for each similarity
@@ -98,6 +99,8 @@ def step_memory(
     )
     own, gathered = share * (query_tokens + document_tokens), n_examples * document_tokens / config.pool_factor
     numbers = 3 * own + 2 * gathered + 3 * n_examples * n_ways * longest
+    if loss.symmetric:
+        numbers += 2 * n_examples * (query_tokens + longest_query)
     compared = n_ways if loss.own_documents else n_examples * n_ways
     pairs = min(share, loss.score_mini_batch_size) * longest_query * compared
     scores = _PAIR_BYTES * pairs + 4 * min(pairs * longest, MAX_SIMILARITIES)

@@ -156,7 +156,7 @@ def submit(
     """Submit a long verb to a Ray cluster as a job, or return the existing job of the same settings.
 
     Args:
-        verb: train, mine, score, index, append, compact or evaluate.
+        verb: train, sweep, mine, score, index, append, compact or evaluate.
         file: YAML file of the job's settings.
         settings: settings that override the file's.
     """

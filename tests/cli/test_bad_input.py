@@ -94,6 +94,11 @@ CASES = [
     (["index", "info", "folder"], "folder: not an index"),
     (["index", "info", "good.jsonl"], "good.jsonl: is a file; expected the folder of an index"),
     (["evaluate", "good.jsonl", "--model", "m"], "good.jsonl: is a file; expected a BEIR folder"),
+    (["export", "no/such/model", "--out", "o"], "model 'no/such/model': no such folder"),
+    (
+        ["export", "index", "--out", "o"],
+        "model 'index': the folder has no config.json or modules.json; pass a model's",
+    ),
     (["index", "verify", "folder"], "folder: not an index"),
     (["index", "append", "folder", "good.jsonl"], "folder: not an index"),
     (

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,26 @@ def test_exact_run_is_maxsim_in_full_precision(dataset: Dataset, tiny_colbert: P
     for passage in dataset.passages[:5]:
         tokens = encoder.encode_document(passage.content, convert_to_numpy=True)
         assert run["q3"][passage.id] == pytest.approx((query @ tokens.T).max(axis=1).sum(), abs=1e-4)
+
+
+def test_a_model_is_evaluated_at_a_smaller_embedding_size(
+    dataset: Dataset, tiny_colbert: Path, tmp_path: Path
+) -> None:
+    from raycol.models.encoder import load_encoder
+    from raycol.models.matryoshka import record_sizes
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_colbert, model)
+    record_sizes(model, (4,))
+    save_beir(tmp_path / "data", dataset)
+    systems = [f"exact:{model},embedding_size=4", f"exact:{model}", f"bm25,depth=200 > exact:{model},embedding_size=4"]
+    done = evaluate(EvaluateConfig(data=tmp_path / "data", system=systems, metrics="nDCG@10", device="cpu"))
+    small, whole, reranked = (result.metrics["nDCG@10"] for result in done.results)
+    encoder = load_encoder(model, device="cpu", embedding_size=4)
+    assert small == reranked == pytest.approx(score_run(dataset.qrels, run_exact(encoder, dataset))["nDCG@10"])
+    assert small != whole
+    with pytest.raises(InputError, match="16 dimensions and was also trained for 4; pass one of these"):
+        evaluate(EvaluateConfig(data=tmp_path / "data", system=f"exact:{model},embedding_size=5", device="cpu"))
 
 
 def test_an_index_is_evaluated_with_its_recorded_model(dataset: Dataset, tiny_colbert: Path, tmp_path: Path) -> None:

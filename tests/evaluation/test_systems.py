@@ -11,6 +11,10 @@ from raycol.evaluation.systems import Stage, System, parse_systems
     [
         ("bm25", System("bm25", Stage("bm25", ""))),
         ("exact:/models/colbert", System("exact:colbert", Stage("exact", "/models/colbert"))),
+        (
+            "exact:m,embedding_size=64",
+            System("exact:m,embedding_size=64", Stage("exact", "m", {"embedding_size": 64})),
+        ),
         ("ours=exact:a/b", System("ours", Stage("exact", "a/b"))),
         ("s3://b/i?region=eu", None),
         (
@@ -44,6 +48,7 @@ def test_a_system_is_parsed(spec: str, system: System | None) -> None:
         (["bm25:x"], "'bm25:x' is not a system"),
         (["index"], "'index' is not a system"),
         (["index:a,efort=fast"], "index has no setting 'efort'; it has effort, n_probe"),
+        (["exact:a,embedding_size=x"], "embedding_size is 'x'; expected a positive whole number"),
         (["bm25,effort=fast"], "bm25 has no setting 'effort'; it has none"),
         (["bm25,depth=9"], "bm25 has no setting 'depth'"),
         (["index:a,n_probe=0"], "n_probe is '0'; expected a positive whole number"),

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,31 @@ def test_names_of_collections_are_not_paths(folder: Path) -> None:
         check(folder, verb, **usual, **{name: ["nanobeir", "beir/scifact", "hf:a/b", "ir:beir/scifact/test"]})
         with pytest.raises(InputError, match=f"{name} is 'scifact': no such file or folder"):
             check(folder, verb, **usual, **{name: ["nanobeir", "scifact"]})
+
+
+def test_the_mining_of_a_training_is_checked(folder: Path) -> None:
+    usual = {"model": "m", "data": "data/corpus.jsonl", "out": "/shared/model", "remine_every": 5}
+    for mined in ("data", "/shared/corpus", "hf:a/b"):
+        check(folder, "train", **usual, remine={"corpus": mined})
+    with pytest.raises(
+        InputError, match=r"a\.yaml: remine: corpus is 'ignored\.jsonl': excluded, so it is not uploaded"
+    ):
+        check(folder, "train", **usual, remine={"corpus": "ignored.jsonl"})
+    with pytest.raises(InputError, match="remine: cross_encoder is 'model': a checkpoint, so it is not uploaded"):
+        check(folder, "train", **usual, remine={"corpus": "data", "cross_encoder": "model"})
+
+
+def test_the_trainings_of_a_sweep_are_checked(folder: Path) -> None:
+    recipe = {"train": {"model": "m", "held_out": 9}, "ranges": {"data": ["data/corpus.jsonl", "gone"]}}
+    (folder / "sweep.yaml").write_text(json.dumps(recipe))
+    check(folder, "sweep", recipe="sweep.yaml", out="/shared/sweep", trials=1, seed=1)
+    with pytest.raises(InputError, match=r"sweep\.yaml: data is 'gone': no such file"):
+        check(folder, "sweep", recipe="sweep.yaml", out="/shared/sweep", trials=9)
+    with pytest.raises(InputError, match=r"recipe is 'gone\.yaml': no such file"):
+        check(folder, "sweep", recipe="gone.yaml", out="/shared/sweep")
+    (folder / "sweep.yaml").write_text(json.dumps({**recipe, "ranges": {"sed": [1]}}))
+    with pytest.raises(InputError, match="unknown key 'sed'; the nearest known key is 'seed'"):
+        check(folder, "sweep", recipe="sweep.yaml", out="/shared/sweep")
 
 
 def test_every_source_is_checked(folder: Path) -> None:

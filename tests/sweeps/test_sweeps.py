@@ -9,12 +9,16 @@ import pytest
 import yaml
 
 import raycol
+from raycol.core.progress import no_report
 from raycol.errors import InputError
 from raycol.models.encoder import load_encoder
+from raycol.storage import open_store
 from raycol.sweeps.picture import draw
-from raycol.sweeps.recipe import SweepRecipe, trainings_of
+from raycol.sweeps.recipe import SweepRecipe, trainings_of, with_absolute_inputs
 from raycol.sweeps.result import SweepResult, Trial
+from raycol.sweeps.run import share_training_set
 from raycol.sweeps.trial import read_trial, run_trial
+from raycol.training import TrainConfig
 from tests.training.material import write_examples
 
 RANGES = {
@@ -43,6 +47,7 @@ def test_trials_find_files_from_any_working_directory(tmp_path: Path, monkeypatc
     (tmp_path / "recipe.yaml").write_text(json.dumps({"train": train, "ranges": {"seed": [1]}}))
     monkeypatch.chdir(tmp_path)
     ((_, config),) = trainings_of(Path("recipe.yaml"), 0, 1, tmp_path / "trials")
+    config = with_absolute_inputs(config)
     monkeypatch.chdir("/")
     inputs = {"model": config.model, "guide": config.guide, "set": config.prepared,
               "pairs.jsonl": config.data[0].path, "collection": config.eval_data[0],
@@ -101,6 +106,9 @@ def test_a_trial_reports_and_continues(tiny_colbert: Path, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     ((sampled, config),) = trainings_of(recipe, 0, 1, tmp_path / "trials")
     assert (sampled, config.learning_rate) == ({"learning_rate": 1e-3}, 1e-3)
+    prepared = tmp_path / "trials" / "prepared"
+    (config,) = share_training_set([config], prepared, no_report)
+    written = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
 
     class StopError(Exception):
         pass
@@ -109,8 +117,10 @@ def test_a_trial_reports_and_continues(tiny_colbert: Path, tmp_path: Path, monke
         if step == 2:
             raise StopError
 
-    with pytest.raises(StopError):
+    # Another trial may open the set, or write it, at the same time.
+    with pytest.raises(StopError), open_store(str(prepared)).lock("waiting"):
         run_trial(config, stop)
+    assert not (tmp_path / "trials" / "000" / ".model-training" / "data").exists()
     folder = tmp_path / "trials" / "000"
     assert (read_trial(folder).status, read_trial(folder).steps) == ("stopped", [1, 2])
     reported: list[tuple[int, float]] = []
@@ -119,6 +129,7 @@ def test_a_trial_reports_and_continues(tiny_colbert: Path, tmp_path: Path, monke
     assert (record.status, record.steps, record.error) == ("finished", [1, 2, 3, 4], None)
     assert reported == list(zip(record.steps, record.values, strict=True))
     load_encoder(folder / "model", device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == written
     again: list[tuple[int, float]] = []
     run_trial(config, lambda *evaluation: again.append(evaluation))
     assert again == reported
@@ -127,6 +138,17 @@ def test_a_trial_reports_and_continues(tiny_colbert: Path, tmp_path: Path, monke
     failing = config.model_copy(update={"out": str(tmp_path / "trials" / "001" / "model"), "held_out": 10_000})
     run_trial(failing, stop)
     assert read_trial(tmp_path / "trials" / "001").status == "failed"
+
+
+def test_a_training_set_is_shared_only_by_trials_that_have_the_same(tmp_path: Path) -> None:
+    data = str(write_examples(tmp_path / "pairs.jsonl"))
+    trainings = [TrainConfig(model="m", data=data, out=f"o{n}", n_ways=n, held_out=8) for n in (2, 3)]
+    assert share_training_set(trainings, tmp_path / "set", no_report) == trainings
+    assert not (tmp_path / "set").exists()
+    seeds = [trainings[0].model_copy(update={"seed": seed}) for seed in (1, 2)]
+    shared = share_training_set(seeds, tmp_path / "set", no_report)
+    assert [(one.seed, one.prepared) for one in shared] == [(seed, str(tmp_path / "set")) for seed in (1, 2)]
+    assert share_training_set(shared, tmp_path / "other", no_report) == shared
 
 
 def test_tables_and_pictures() -> None:
@@ -172,3 +194,4 @@ def test_a_sweep_on_ray(tiny_colbert: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert more.value >= result.value
     assert (out / "model" / "modules.json").is_file()
+    assert (out / "trials" / "prepared" / "prepared.json").is_file()

@@ -1,5 +1,6 @@
 """Averages over the steps: evaluated, exported and resumed like the trained weights."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,11 @@ def run_to_the_end(config: TrainConfig, folder: Path, halts: tuple[int, ...] = (
     return exported, evaluate_on(encoder, open_collections(places[1], run.work.collections))["nDCG@10"]
 
 
+def last_record(config: TrainConfig) -> dict[str, float]:
+    lines = (Path(config.out) / "training" / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])
+
+
 def saved_weights(config: TrainConfig) -> dict[int, dict[str, torch.Tensor]]:
     store = open_store(config.storage_uri)
     return {one.step: load_file(one.open(store) / WEIGHTS) for one in list_checkpoints(store)}
@@ -90,6 +96,10 @@ def test_the_moving_average_is_evaluated_exported_and_resumed(tiny_colbert: Path
     config = make_config(tiny_colbert, tmp_path, "m", **values)
     exported, ndcg = run_to_the_end(config, tmp_path, halts=(3,))
     assert exported.metrics["nDCG@10"] == pytest.approx(ndcg)
+    assert last_record(config) == {
+        "step": max(exported.steps),
+        **{f"averaged {name}": value for name, value in exported.metrics.items()},
+    }
     tensors = saved_weights(config)
     shares = np.array([0.8 ** (exported.step - step) for step in range(1, exported.step + 1)])
     expected = sum(
@@ -109,6 +119,10 @@ def test_the_mean_of_the_best_checkpoints_is_evaluated_and_exported(
     store = open_store(config.storage_uri)
     exported, ndcg = run_to_the_end(config, tmp_path, halts=(3,))
     assert exported.metrics["nDCG@10"] == pytest.approx(ndcg)
+    assert last_record(config) == {
+        "step": max(exported.steps),
+        **{f"averaged {name}": value for name, value in exported.metrics.items()},
+    }
     by_step = {one.step: one.metrics["nDCG@10"] for one in list_checkpoints(store)}
     assert exported.steps == tuple(sorted(by_step, key=lambda step: (-by_step[step], step))[:2])
     tensors = saved_weights(config)

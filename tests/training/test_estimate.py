@@ -12,7 +12,8 @@ from raycol import display
 from raycol.errors import InputError
 from raycol.training import worker
 from raycol.training.command import TrainCommandConfig
-from raycol.training.estimate import TrainEstimate, estimate_training
+from raycol.training.estimate import RoundsEstimate, TrainEstimate, estimate_training
+from tests.conftest import make_passages, write_jsonl
 from tests.training.material import fit_in_process, settings, write_examples
 
 
@@ -26,11 +27,30 @@ def test_counts(tiny_colbert: Path, tmp_path: Path) -> None:
     assert found.parameters == found.trained_parameters
     gradient = 4 * found.parameters  # half of a ring of two is sent twice
     assert found.network_bytes > gradient
-    values = {"gather_across_workers": False, "freeze_layers": 1}
+    assert found.mining is None
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", make_passages(40))
+    remine = {"corpus": str(corpus), "num_workers": 1, "negatives": 7}
+    values = {"gather_across_workers": False, "freeze_layers": 1, "remine_every": 6, "remine": remine}
     frozen = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
     assert frozen.network_bytes == 4 * frozen.trained_parameters
     assert frozen.trained_parameters < found.trained_parameters
     assert frozen.memory["optimiser"] == 8 * frozen.trained_parameters
+    # Half of the steps have seven negatives instead of one, which memory must hold: of half as many examples.
+    assert 2 < frozen.tokens / found.tokens < 2.5
+    assert frozen.memory["embeddings"] > 1.3 * found.memory["embeddings"]
+    # A symmetric loss gathers the queries too: the other worker's tokens and their gradient, in float32.
+    values = {"symmetric": True, "remine_every": 5, "remine": {**remine, "negatives": 1}}
+    symmetric = estimate_training(config.model_copy(update=values), tokens_per_second=1000.0)
+    query_tokens = (symmetric.network_bytes - found.network_bytes) / (config.batch_size / 2 * 16 * 8)
+    assert 4 < query_tokens < found.tokens / (found.steps * config.batch_size)
+    more = symmetric.memory["embeddings"] - found.memory["embeddings"]
+    assert more >= 8 * 16 * config.batch_size * 2 * query_tokens
+    # Mining after steps 5 and 10 encodes the corpus, all of it once more for the codebook, and the queries.
+    mining = symmetric.mining
+    assert (mining.rounds, mining.texts) == (2, 40 + 40 + 32)
+    assert 80 * 5 + 32 * query_tokens < mining.tokens < 80 * 50 + 32 * query_tokens
+    # In one of training's two workers; a step of GradCache takes four times a forward pass.
+    assert mining.hours == pytest.approx(2 * mining.tokens / (4 * 1000 * 3600), rel=1e-3)
 
 
 def test_a_dry_run_prints_its_estimate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,8 +68,12 @@ def test_a_dry_run_prints_its_estimate(capsys: pytest.CaptureFixture[str]) -> No
         "network      0 bytes a step, sent by each worker",
         "time         30.0 minutes at 1,000 tokens/s a worker",
     ]
-    display.train_estimate(TrainEstimate(**values, tokens_per_second=None, hours=None))
-    assert capsys.readouterr().out.splitlines()[-1] == "time         unknown: pass --tokens-per-second"
+    mining = RoundsEstimate(rounds=2, texts=1500, tokens=40_000, hours=None)
+    display.train_estimate(TrainEstimate(**values, tokens_per_second=None, hours=None, mining=mining))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "time         unknown: pass --tokens-per-second",
+        "mining       2 rounds, each encodes 1,500 texts of 40,000 tokens",
+    ]
 
 
 def test_wrong_settings_of_a_dry_run() -> None:

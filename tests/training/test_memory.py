@@ -114,11 +114,13 @@ class PeakBytes(TorchDispatchMode):
         self._bytes -= n_bytes
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 def test_a_batchs_embeddings_and_scores_take_what_the_formula_says(
-    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetric: bool
 ) -> None:
     monkeypatch.setattr(scoring, "MAX_SIMILARITIES", 1 << 12)
-    config = settings(tiny_colbert, tmp_path / "d", tmp_path / "x", mini_batch_size=4, score_mini_batch_size=8)
+    values = {"mini_batch_size": 4, "score_mini_batch_size": 8, "symmetric": symmetric}
+    config = settings(tiny_colbert, tmp_path / "d", tmp_path / "x", **values)
     encoder = load_encoder(tiny_colbert, device="cpu").train()
     loss_of = make_loss(encoder, config)
     peaks, formulas = [], []
