@@ -25,7 +25,6 @@ from raycol.index.format.document import MAX_QUERY_TOKENS
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
     GROUP,
-    SPAN,
     query_bytes,
     score_bytes,
     score_centroids,
@@ -107,14 +106,12 @@ def test_integer_scores_approximate_dot_products(
     query = Query.prepare(query_QD)
     assert len(query.floats_BDL) == -(-n_tokens // LANES)
     for block_DL, first in zip(query.floats_BDL, range(0, n_tokens, LANES), strict=True):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(
-            block_DL, codebook.centroid_bytes.scales_D, query.max_norm
-        )
+        weights_DL4, offsets_L, shift, steps_L = query_bytes(block_DL, codebook.centroid_bytes.scales_D)
         scores_RL, tops_GL = centroid_scores(codebook.centroid_bytes.rows_RD, weights_DL4, offsets_L, shift)
         assert np.array_equal(tops_GL, tops_of(scores_RL))
         products_KQ = codebook.centroids_KD @ query_QD[first : first + LANES].T
         n_lanes = products_KQ.shape[1]
-        approximate_KQ = (scores_RL * units_L)[:n_centroids, :n_lanes] * SPAN * longest / 255
+        approximate_KQ = (scores_RL * steps_L)[:n_centroids, :n_lanes]
         assert np.abs(approximate_KQ - products_KQ).max() < 0.03 * longest
         assert not scores_RL[n_centroids:].any()
         assert not scores_RL[:, n_lanes:].any()
@@ -222,7 +219,7 @@ def test_scoring_some_centroids_equals_scoring_all(
     assert all(np.array_equal(*pair) for pair in zip(probes.above, again.above, strict=True))
     codes_C = np.flatnonzero(rng.random(n_centroids) < share)
     some_BRL = np.full_like(all_BRL, 7)
-    score_some(query, codebook, codes_C, again.best_BL, some_BRL)
+    score_some(query, codebook, codes_C, again, some_BRL)
     others_R = np.setdiff1d(np.arange(all_BRL.shape[1]), codes_C)
     assert np.array_equal(some_BRL[:, codes_C], all_BRL[:, codes_C])
     assert (some_BRL[:, others_R] == 7).all()
@@ -354,8 +351,9 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
-            weights_DL4, offsets_L, shift, units_L = query_bytes(block_DL, scales_D, prepared.max_norm)
+            weights_DL4, offsets_L, shift, steps_L = query_bytes(block_DL, scales_D)
             scores_RL, tops_GL = centroid_scores(rows_RD, weights_DL4, offsets_L, shift)
+            units_L = (steps_L * 200).astype(np.float32)
             bytes_RL = np.empty(scores_RL.shape, dtype=np.uint8)
             score_bytes(scores_RL, tops_GL.max(axis=0).astype(np.float32), units_L, bytes_RL)
             integers += [weights_DL4, scores_RL, tops_GL, bytes_RL]

@@ -13,27 +13,23 @@ from raycol.index.kernels.vectors import LANES, ROWS, dot_bytes
 # Rows per stored maximum: `top_centroids` skips groups whose maximum is too small.
 GROUP = 64
 
-# Range of byte scores, as a multiple of the query's largest token norm: centroids have unit norm, so no score is
-# farther below the best one.
-SPAN = 2.0
-
 
 @kernel()
-def query_bytes(query_DL, scales_D, max_norm):  # type: ignore[no-untyped-def]
+def query_bytes(query_DL, scales_D):  # type: ignore[no-untyped-def]
     """Quantise query tokens to signed bytes, each token with its own unit, folding in the centroids' scales.
 
     Args:
         query_DL: float32, a block of query tokens.
         scales_D: float32, scales of the byte centroids.
-        max_norm: largest norm of a query token.
 
     Returns:
-        The arguments of `score_centroids` and `score_bytes`: weights_DL4, offsets_L, shift, units_L.
+        The arguments of `score_centroids`: weights_DL4, offsets_L, shift; and steps_L, float64: a unit of each token's
+        integer scores.
     """
     dim = len(query_DL)
     weights_DL4 = np.empty((dim // 4, LANES, 4), dtype=np.int8)
     offsets_L = np.empty(LANES, dtype=np.int32)
-    units_L = np.empty(LANES, dtype=np.float64)
+    steps_L = np.empty(LANES, dtype=np.float64)
     max_l1 = np.int64(0)
     for lane in range(LANES):
         unit = 0.0  # float64: tokens of tiny norm would lose precision in float32
@@ -47,13 +43,13 @@ def query_bytes(query_DL, scales_D, max_norm):  # type: ignore[no-untyped-def]
             total += weight
             l1 += abs(weight)
         offsets_L[lane] = 128 * total
-        units_L[lane] = unit
+        steps_L[lane] = unit
         max_l1 = max(max_l1, l1)
     shift = 0
     while (128 * max_l1) >> shift > 32767:
         shift += 1
-    units_L *= (255 << shift) / (SPAN * max_norm if max_norm > 0 else 1.0)
-    return weights_DL4, offsets_L, shift, units_L.astype(np.float32)
+    steps_L *= 1 << shift
+    return weights_DL4, offsets_L, shift, steps_L
 
 
 @kernel()

@@ -48,7 +48,7 @@ class InvertedLists:
                 present_K = np.zeros(codec.n_centroids, dtype=bool)
                 for partition, documents in by_partition:
                     mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
-                score_some(query, codec, np.flatnonzero(present_K), probes.best_BL, tables_BRL)
+                score_some(query, codec, np.flatnonzero(present_K), probes, tables_BRL)
             scores_M = np.concatenate(
                 [
                     score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.tokens.codes_T)

@@ -29,6 +29,10 @@ from raycol.index.search.query import Probes, Query
 
 # Larger byte tables (long queries) are allocated per search rather than reused.
 _MAX_SCRATCH_BYTES = 64 << 20
+# Range of the byte scores of queries of several blocks, as a multiple of the largest token norm: centroids have unit
+# norm, so no score is farther below the best one. A shorter query's bytes span its own scores, which is several times
+# less: with few tokens, documents are told apart by few units.
+_SPAN = 2.0
 
 
 def allocate_tables(query: Query, codec: Codec, scratch: Scratch) -> NDArray[np.uint8]:
@@ -51,22 +55,31 @@ def score_all(
 ) -> Probes:
     """Score all centroids: write their byte scores to `tables_BRL`, unless it is None, and return the probes.
 
-    With `n_probe` 0 the probes hold `best_BL` only.
+    With `n_probe` 0 the probes have no centroids.
     """
     rows_RD, scales_D = codec.centroid_bytes
     scores_RL = scratch.array("scores", (len(rows_RD), LANES), np.int16)
     tops_GL = scratch.array("tops", (len(rows_RD) // GROUP, LANES), np.int16)
     # One more than is visited: estimates are relative to the first unvisited centroid.
     n_nearest = min(n_probe + 1, codec.n_centroids)
-    probes = Probes([], [], np.empty((len(query.floats_BDL), LANES), dtype=np.float32))
-    for block, (floats_DL, best_L) in enumerate(zip(query.floats_BDL, probes.best_BL, strict=True)):
-        weights_DL4, offsets_L, shift, units_L = query_bytes(floats_DL, scales_D, query.max_norm)
+    shape = (len(query.floats_BDL), LANES)
+    probes = Probes([], [], np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32))
+    for block, (floats_DL, best_L, units_L) in enumerate(
+        zip(query.floats_BDL, probes.best_BL, probes.units_BL, strict=True)
+    ):
+        n_lanes = min(LANES, query.n_tokens - LANES * block)
+        weights_DL4, offsets_L, shift, steps_L = query_bytes(floats_DL, scales_D)
         score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
         best_L[:] = tops_GL.max(axis=0)
+        if query.n_tokens <= LANES:
+            lowest_L = scores_RL[: codec.n_centroids].min(axis=0)
+            span = float(((best_L - lowest_L) * steps_L)[:n_lanes].max())
+        else:
+            span = _SPAN * query.max_norm
+        units_L[:] = steps_L * (255 / span if span > 0 else 1.0)
         if tables_BRL is not None:
             score_bytes(scores_RL, best_L, units_L, tables_BRL[block])
         if n_probe:
-            n_lanes = min(LANES, query.n_tokens - LANES * block)
             nearest_LP = top_centroids(scores_RL, tops_GL, n_lanes, codec.n_centroids, n_nearest)
             probes.centroids.append(nearest_LP)
             probes.above.append(score_probes(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
@@ -77,11 +90,13 @@ def score_some(
     query: Query,
     codec: Codec,
     codes_C: NDArray[np.int64],
-    best_BL: NDArray[np.float32],
+    probes: Probes,
     tables_BRL: NDArray[np.uint8],
 ) -> None:
     """Write the byte scores of some centroids to `tables_BRL`, equal to those of `score_all`."""
     rows_RD, scales_D = codec.centroid_bytes
     for block, bytes_RL in enumerate(tables_BRL):
-        quantised = query_bytes(query.floats_BDL[block], scales_D, query.max_norm)
-        score_rows(codes_C, rows_RD, *quantised, best_BL[block], bytes_RL)
+        weights_DL4, offsets_L, shift, _ = query_bytes(query.floats_BDL[block], scales_D)
+        score_rows(
+            codes_C, rows_RD, weights_DL4, offsets_L, shift, probes.units_BL[block], probes.best_BL[block], bytes_RL
+        )

@@ -23,11 +23,13 @@ class Probes(NamedTuple):
             visit the last one, unless these are all centroids of the codebook.
         above: for each block, the byte scores of these centroids, less that of the unvisited one, uint8 [tokens, P].
         best_BL: the best integer score of each query token, float32 [B, L].
+        units_BL: bytes per unit of the integer scores, float32 [B, L].
     """
 
     centroids: list[NDArray[np.int32]]
     above: list[NDArray[np.uint8]]
     best_BL: NDArray[np.float32]
+    units_BL: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
