@@ -143,12 +143,13 @@ def test_exact_hits_do_not_depend_on_threads(library: Index) -> None:
         assert library.rerank(queries, chosen, threads=threads) == together
 
 
-@pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 100, 1024])
+@pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 100, 1024, 1025, 3000, 8192])
 def test_all_tokens_of_a_query_of_any_length_are_scored(
     tmp_path: Path, clustered: list[np.ndarray], n_tokens: int
 ) -> None:
     index, ids = build(tmp_path / "i", clustered, partition_tokens=1000)
-    query = np.concatenate(make_queries(clustered, 128))[:n_tokens]
+    pool = make_queries(clustered * 8, 1024)
+    query = np.concatenate(pool)[:n_tokens]
     expected = reference(index, ids, query, 10)
     (hits,) = index.exact([query])
     assert np.allclose([hit.score for hit in hits], [score for _, score in expected], rtol=1e-5)
@@ -157,10 +158,21 @@ def test_all_tokens_of_a_query_of_any_length_are_scored(
 
 
 def test_a_query_with_too_many_tokens_is_refused(library: Index) -> None:
-    queries = [LIBRARY[0], np.ones((1025, 64), np.float32)]
+    queries = [LIBRARY[0], np.ones((8193, 64), np.float32)]
     for refuse in (library.search, library.exact, library.tune):
-        with pytest.raises(InputError, match="query 1 has 1025 tokens; expected at most 1024"):
+        with pytest.raises(InputError, match="query 1 has 8193 tokens; expected at most 8192"):
             refuse(queries)
+
+
+def test_long_queries_are_scored_in_parts(library: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of blocks at a time gives the same hits; recall is the usual one."""
+    query = unit(np.concatenate(LIBRARY[::20])[:3000] + 0.1)
+    (exact,) = library.exact([query], 20)
+    (hits,) = library.search([query], 20, n_probe=2)
+    assert len(ids_of(hits) & ids_of(exact)) >= 18
+    for n_blocks in (1, 7, 1000):
+        monkeypatch.setattr("raycol.index.search.lists._MAX_BLOCKS", min(n_blocks, 63))
+        assert library.search([query], 20, n_probe=2)[0] == hits
 
 
 def test_a_long_document_is_found_by_any_of_its_tokens(tmp_path: Path, clustered: list[np.ndarray]) -> None:

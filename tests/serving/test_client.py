@@ -458,7 +458,7 @@ def test_any_id_arrives_unchanged(ask: ClientCaller, server: Server, id_: str) -
         ("search", (), {"embeddings": [np.full((1, 4), 1e300)]}, "not finite in float32"),
         ("search", (), {"embeddings": [["x"]]}, "embeddings 0: not an array of numbers"),
         ("search", (), {"embeddings": [np.ones((0, 4))]}, "greater than or equal to 1"),
-        ("search", (), {"embeddings": [np.ones((2000, 4))]}, "less than or equal to 1024"),
+        ("search", (), {"embeddings": [np.ones((9000, 4))]}, "less than or equal to 8192"),
     ],
 )
 def test_invalid_arguments_are_rejected_before_sending(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,7 +98,7 @@ def packed(values: bytes, tokens: int = 1) -> dict[str, Any]:
         (packed(DIM * b"\xff\xff\x7f\x7f"), 422),
         (packed(b"abc"), 422),
         (packed(4 * DIM * b"\x00", tokens=100_000), 422),
-        (packed(1025 * 4 * DIM * b"\x00", tokens=1025), 422),
+        (packed(8193 * 4 * DIM * b"\x00", tokens=8193), 422),
         ({"embeddings": [{"tokens": 1, "data": "é"}]}, 422),
         ({"embeddings": [{"tokens": 1, "data": "!!!!"}]}, 422),
         ({"query": "rain " * 100_000}, 422),
@@ -158,6 +159,14 @@ def test_a_large_body_is_searched(served: Served) -> None:
     answer = served.post(body)
     assert answer.status_code == 200
     assert len(SearchResponse.model_validate_json(answer.content).results) == 16
+
+
+def test_a_long_query_is_searched(served: Served) -> None:
+    query = np.random.default_rng(0).standard_normal((8192, DIM)).astype("<f4")
+    answer = served.post({**packed(query.tobytes(), tokens=8192), "k": 2})
+    assert answer.status_code == 200
+    (hits,) = SearchResponse.model_validate_json(answer.content).results
+    assert len(hits) == 2
 
 
 @pytest.mark.parametrize(

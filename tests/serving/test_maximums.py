@@ -21,7 +21,6 @@ from raycol.client.schema import (
     MAX_QUERIES,
     MAX_QUERY_CHARACTERS,
 )
-from raycol.index.format.document import MAX_QUERY_TOKENS
 from tests.conftest import unit
 from tests.serving.on_serve import DIM, ID, OnServe
 
@@ -69,9 +68,9 @@ def test_queries_of_maximum_length(client: httpx2.Client) -> None:
 
 @pytest.mark.long
 def test_packed_queries_that_fill_a_body(client: httpx2.Client) -> None:
-    query = packed(MAX_QUERY_TOKENS)
+    query = packed(1024)
     number = (MAX_BODY_BYTES - 1000) // (len(query["data"]) + 100)
-    assert number * 4 * DIM * MAX_QUERY_TOKENS > 4 << 20
+    assert number * 4 * DIM * 1024 > 4 << 20
     answer = post(client, "/v1/search", {"embeddings": [query] * number, "k": 1})
     assert len(answer["results"]) == number
 

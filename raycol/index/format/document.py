@@ -14,8 +14,8 @@ from raycol.core.validation import MAX_ID_BYTES
 from raycol.errors import InputError
 from raycol.index.format.columns import check_metadata
 
-# Limit of the estimate counters in `kernels.candidates`; no model produces longer queries.
-MAX_QUERY_TOKENS = 1024
+# Limit of the estimate counters in `kernels.candidates`.
+MAX_QUERY_TOKENS = 8192
 
 # Norms are stored as float16.
 _MAX_NORM = 30000

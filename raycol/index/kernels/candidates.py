@@ -15,8 +15,9 @@ import numpy as np
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 
-# State of a document: its estimate in the low bits, and above them 1 + the last query token that raised it.
-ESTIMATE_BITS = 20
+# State of a document: its estimate in the low bits (of at most 8,192 query tokens), and above them 1 + the last query
+# token that raised it.
+ESTIMATE_BITS = 21
 ESTIMATE_MASK = (1 << ESTIMATE_BITS) - 1
 
 # Lists to prefetch ahead; their offsets are prefetched twice as far ahead.
@@ -32,7 +33,8 @@ def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, st
     Args:
         probes_LP: centroids to visit, best first, so that the first visit of a document is its best.
         above_LP: uint8, byte score of the centroid less that of the first unvisited centroid.
-        first: position in the query of the first of these tokens.
+        first: position of the first of these tokens; all are below 2,047. They may start again at 0 once `state_N` is
+            reduced to the estimates.
         list_offsets_K, list_documents_T: inverted lists of the partition.
         state_N: uint32, updated; 0 before the first query token.
     """

@@ -23,6 +23,9 @@ from raycol.index.search.plan import SearchPlan
 from raycol.index.search.probes import allocate_tables, score_all, score_some
 from raycol.index.search.query import Probes, Query
 
+# Blocks of query tokens whose byte scores of all centroids are in memory at once; at most 63, for `visit_lists`.
+_MAX_BLOCKS = 32
+
 
 class InvertedLists:
     """The documents in the lists of each query token's nearest centroids, ranked as if tokens were their centroids.
@@ -34,9 +37,13 @@ class InvertedLists:
     def find(self, query: Query, document_set: DocumentSet, plan: SearchPlan, limit: int) -> Candidates:
         """See `CandidateGenerator`. With `query.probes`, only the centroids of candidates are scored."""
         codec = document_set.partitions[0].codec
+        n_blocks = len(query.floats_BDL)
         with codec.scratch_pool.borrow() as scratch:
-            tables_BRL = allocate_tables(query, codec, scratch)
-            probes = query.probes or score_all(query, codec, plan.n_probe, tables_BRL, scratch)
+            tables_BRL = allocate_tables(min(n_blocks, _MAX_BLOCKS), codec, scratch)
+            if scores_all := not query.probes and n_blocks <= _MAX_BLOCKS:
+                probes = score_all(query, codec, plan.n_probe, tables_BRL, scratch)
+            else:
+                probes = query.probes or score_all(query, codec, plan.n_probe, None, scratch)
             if plan.n_probe:
                 state_N = _visit(document_set, probes, scratch)
                 ordinals_M = best_estimates(state_N, document_set.allowed_N, limit, 255 * query.n_tokens)
@@ -44,17 +51,21 @@ class InvertedLists:
             else:
                 ordinals_M = document_set.ordinals
             by_partition = document_set.split(ordinals_M)
-            if query.probes:
-                present_K = np.zeros(codec.n_centroids, dtype=bool)
+            present_K = np.zeros(codec.n_centroids, dtype=bool)
+            if not scores_all:
                 for partition, documents in by_partition:
                     mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
-                score_some(query, codec, np.flatnonzero(present_K), probes, tables_BRL)
-            scores_M = np.concatenate(
-                [
-                    score_by_centroids(documents, tables_BRL, partition.offsets_N, partition.tokens.codes_T)
-                    for partition, documents in by_partition
-                ]
-            )
+            codes_C, scores_M = np.flatnonzero(present_K), np.zeros(len(ordinals_M), dtype=np.int32)
+            for first in range(0, n_blocks, _MAX_BLOCKS):
+                some_BRL = tables_BRL[: n_blocks - first]
+                if not scores_all:
+                    score_some(query, codec, codes_C, probes, some_BRL, first)
+                scores_M += np.concatenate(
+                    [
+                        score_by_centroids(documents, some_BRL, partition.offsets_N, partition.tokens.codes_T)
+                        for partition, documents in by_partition
+                    ]
+                )
         if plan.n_probe:
             return Candidates(ordinals_M, estimates_M, scores_M)
         if len(ordinals_M) > limit:
@@ -68,9 +79,12 @@ def _visit(document_set: DocumentSet, probes: Probes, scratch: Scratch) -> NDArr
     state_N: NDArray[np.uint32] = scratch.array("state", (document_set.n_documents,), np.uint32)
     state_N[:] = 0
     for block, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
+        first = LANES * (block % _MAX_BLOCKS)
+        if block and not first:
+            state_N &= np.uint32(ESTIMATE_MASK)
         for p, partition in enumerate(document_set.partitions):
             visit_lists(
-                centroids_LP, above_LP, LANES * block, partition.list_offsets_K, partition.list_documents_T,
+                centroids_LP, above_LP, first, partition.list_offsets_K, partition.list_documents_T,
                 state_N[document_set.starts[p] : document_set.starts[p + 1]],
             )  # fmt: skip
     return state_N

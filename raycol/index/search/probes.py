@@ -35,9 +35,9 @@ _MAX_SCRATCH_BYTES = 64 << 20
 _SPAN = 2.0
 
 
-def allocate_tables(query: Query, codec: Codec, scratch: Scratch) -> NDArray[np.uint8]:
+def allocate_tables(n_blocks: int, codec: Codec, scratch: Scratch) -> NDArray[np.uint8]:
     """Return uninitialised tables for the byte scores of all centroids, uint8 [B, R, L]."""
-    shape = (len(query.floats_BDL), len(codec.centroid_bytes.rows_RD), LANES)
+    shape = (n_blocks, len(codec.centroid_bytes.rows_RD), LANES)
     if math.prod(shape) > _MAX_SCRATCH_BYTES:
         return np.empty(shape, dtype=np.uint8)
     tables_BRL: NDArray[np.uint8] = scratch.array("tables", shape, np.uint8)
@@ -92,10 +92,18 @@ def score_some(
     codes_C: NDArray[np.int64],
     probes: Probes,
     tables_BRL: NDArray[np.uint8],
+    first: int = 0,
 ) -> None:
-    """Write the byte scores of some centroids to `tables_BRL`, equal to those of `score_all`."""
+    """Write the byte scores of some centroids to `tables_BRL`, equal to those of `score_all`.
+
+    Args:
+        query, codec, probes: of the search.
+        codes_C: the centroids.
+        tables_BRL: for some blocks of the query, uint8.
+        first: the first of these blocks.
+    """
     rows_RD, scales_D = codec.centroid_bytes
-    for block, bytes_RL in enumerate(tables_BRL):
+    for block, bytes_RL in enumerate(tables_BRL, start=first):
         weights_DL4, offsets_L, shift, _ = query_bytes(query.floats_BDL[block], scales_D)
         score_rows(
             codes_C, rows_RD, weights_DL4, offsets_L, shift, probes.units_BL[block], probes.best_BL[block], bytes_RL
