@@ -72,8 +72,7 @@ def score_all(
         score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
         best_L[:] = tops_GL.max(axis=0)
         if query.n_tokens <= LANES:
-            lowest_L = scores_RL[: codec.n_centroids].min(axis=0)
-            span = float(((best_L - lowest_L) * steps_L)[:n_lanes].max())
+            span = float(((best_L - _lowest(scores_RL, codec.n_centroids)) * steps_L)[:n_lanes].max())
         else:
             span = _SPAN * query.max_norm
         units_L[:] = steps_L * (255 / span if span > 0 else 1.0)
@@ -84,6 +83,16 @@ def score_all(
             probes.centroids.append(nearest_LP)
             probes.above.append(score_probes(scores_RL, best_L, units_L, nearest_LP, n_nearest > n_probe))
     return probes
+
+
+def _lowest(scores_RL: NDArray[np.int16], n_centroids: int) -> NDArray[np.int16]:
+    """Return the minimum over the centroids, int16 [L]; NumPy is several times as fast over long rows."""
+    whole = n_centroids - n_centroids % GROUP
+    if not whole:
+        return np.asarray(scores_RL[:n_centroids].min(axis=0))
+    by_group = scores_RL[:whole].reshape(-1, GROUP * LANES).min(axis=0).reshape(GROUP, LANES)
+    lowest_L: NDArray[np.int16] = np.concatenate((by_group, scores_RL[whole:n_centroids])).min(axis=0)
+    return lowest_L
 
 
 def score_some(
