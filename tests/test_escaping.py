@@ -80,6 +80,7 @@ def test_a_log_is_printed_without_colours_and_escaped() -> None:
     assert printable_log(log) == "(worker pid=7) 10%\n20%\ndone \\x1b]0;owned\\x07\n"
 
 
+@pytest.mark.slow
 def test_all_output_goes_through_echo_or_the_console() -> None:
     """`echo` and `progress.console` escape text; other consoles print tables whose cells are already escaped."""
     calls = set()

@@ -119,6 +119,7 @@ def test_all_settings_round_trip(
 
 
 @pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.slow
 def test_several_projections(tiny_backbone: Path, tmp_path: Path, residual: bool) -> None:
     made = load_encoder(tiny_backbone, device="cpu", query_length=8, document_length=32)
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ def test_the_command_line_prints_options(capsys: pytest.CaptureFixture[str]) -> 
     assert "error: nothing to evaluate: pass --model, --index or --system\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_messages_outside_the_command_line_name_no_options() -> None:
     for path in (PROJECT / "raycol").rglob("*.py"):
         part = path.relative_to(PROJECT / "raycol").parts[0]

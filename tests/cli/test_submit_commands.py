@@ -20,6 +20,7 @@ from tests.jobs.dashboard import Dashboard, dashboard
 pytestmark = pytest.mark.usefixtures("checkout")
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_heavy_imports() -> None:
     heavy = {"torch", "ray", "sentence_transformers", "numba", "pandas"}
     code = f"import raycol.cli, sys; print({heavy} & {{*sys.modules}})"

@@ -107,6 +107,7 @@ def test_beir_on_the_hub(tmp_path: Path) -> None:
     assert "no split 'dev'; choose one of train, test" in refusal(uri, "dev")
 
 
+@pytest.mark.slow
 def test_mteb_on_the_hub(tmp_path: Path) -> None:
     # MTEB's newer datasets name the id `id`; splits of texts are named like the judgements', or are the only ones.
     queries = [{"id": row["_id"], "text": row["text"]} for row in QUERY_ROWS]

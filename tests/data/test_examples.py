@@ -134,6 +134,7 @@ tuples = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min
 
 @given(tuples)
 @example([("[1]", ['["a"]', "'"]), ("nan", ["\x00", "None", "\u2028x"])])
+@pytest.mark.slow
 def test_tuples_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
     folder = tmp_path_factory.mktemp("tuples")
     numbered = [
@@ -174,6 +175,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 @example("['" + "\\" * 1001 + "']")
 @example('["\\ud800"]')
 @example("9" * 5000)
+@pytest.mark.slow
 def test_any_cell_is_parsed_or_refused(tmp_path_factory: pytest.TempPathFactory, cell: Any) -> None:
     folder = tmp_path_factory.mktemp("cells")
     base = {"query": "q", "positive": "p", "negatives": ["n"], "scores": [1, 2], "query_id": "1", "document_ids": "ab"}

@@ -355,6 +355,7 @@ def test_quotes_in_tsv_are_detected(
     assert_readable_from_anywhere(path)
 
 
+@pytest.mark.slow
 def test_oversized_record_is_refused_without_reading_it_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_an_iterator_is_read_once_and_not_held(tmp_path: Path) -> None:
     assert most <= 3
 
 
+@pytest.mark.slow
 def test_an_index_has_the_same_bytes(tiny_colbert: Path, tmp_path: Path) -> None:
     passages = [{**passage, "lang": "en"} for passage in make_passages(30)]
     settings = {"model": str(tiny_colbert), "metadata": ("lang",)}

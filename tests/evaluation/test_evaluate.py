@@ -63,6 +63,7 @@ def test_a_model_is_evaluated_at_a_smaller_embedding_size(
         evaluate(EvaluateConfig(data=tmp_path / "data", system=f"exact:{model},embedding_size=5", device="cpu"))
 
 
+@pytest.mark.slow
 def test_an_index_is_evaluated_with_its_recorded_model(dataset: Dataset, tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.index import Document, Index
     from raycol.index.format.manifest import ModelInfo
@@ -127,6 +128,7 @@ def test_omitted_documents_are_reported(tiny_colbert: Path, tmp_path: Path) -> N
     assert copies.startswith("1 documents are copies of queries")
 
 
+@pytest.mark.slow
 def test_a_document_is_scored_by_its_best_passage(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.index import Index
     from raycol.indexing import IndexConfig
@@ -155,6 +157,7 @@ def test_a_document_is_scored_by_its_best_passage(tiny_colbert: Path, tmp_path: 
         assert run["q1"][id_] == pytest.approx(best[id_])
 
 
+@pytest.mark.slow
 def test_an_index_of_another_collection_is_refused(dataset: Dataset, tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.indexing import IndexConfig
 

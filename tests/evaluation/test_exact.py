@@ -105,6 +105,7 @@ def undisturbed(corpus: Path, tiny_colbert: Path, tmp_path_factory: pytest.TempP
     return score(corpus, tiny_colbert, tmp_path_factory.mktemp("job")).hits
 
 
+@pytest.mark.slow
 def test_parts_give_the_hits_of_the_whole_corpus(corpus: Path, tiny_colbert: Path, undisturbed: list[Hits]) -> None:
     from raycol.data.corpus import read_corpus
     from raycol.models.encoder import load_encoder
@@ -129,6 +130,7 @@ def test_pooled_documents_score_as_in_an_index(tiny_colbert: Path) -> None:
     np.testing.assert_allclose(ModelScorer(encoder, QUERIES, 2)(texts), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_is_resumed(
     corpus: Path, tiny_colbert: Path, undisturbed: list[Hits], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_colbert: Path) -> Path
     return folder
 
 
+@pytest.mark.slow
 def test_systems_are_measured_on_every_collection(
     folder: Path, tiny_colbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_systems_are_measured_on_every_collection(
     assert all(result.cpu_s is None for result in again.results)
 
 
+@pytest.mark.slow
 def test_candidates_are_reranked(folder: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     """All documents as candidates: reranking by a model, or by an index, is the whole search."""
     whole = measure(data=folder / "one", model=tiny_colbert, out=tmp_path / "whole", save_runs=True)
@@ -159,6 +161,7 @@ def test_an_index_is_searched_exactly(folder: Path, tmp_path: Path) -> None:
         assert run[query] == {hit.id: hit.score for hit in hits}
 
 
+@pytest.mark.slow
 def test_a_single_vector_model_is_exact(folder: Path, tiny_backbone: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -177,6 +180,7 @@ def test_a_single_vector_model_is_exact(folder: Path, tiny_backbone: Path, tmp_p
     assert done.results[0].documents == 40
 
 
+@pytest.mark.slow
 def test_an_unfinished_evaluation_leaves_no_result(folder: Path, tiny_colbert: Path, tmp_path: Path) -> None:
     systems = [f"exact:{tiny_colbert}", f"run:{tmp_path}/gone.trec"]
     with pytest.raises(InputError, match=r"gone\.trec: no such file"):

@@ -29,6 +29,7 @@ def texts(svg: bytes) -> list[str]:
     return [text for each in ElementTree.fromstring(svg).itertext() if (text := each.strip())]
 
 
+@pytest.mark.slow
 def test_pictures_name_what_they_show() -> None:
     pictures = draw(evaluation(NAMES, ("one", "two")), timed=NAMES[:2])
     assert list(pictures) == ["metrics.svg", "queries.svg", "cost.svg"]

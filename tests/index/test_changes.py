@@ -46,6 +46,7 @@ OPERATIONS = st.lists(
 
 
 @given(operations=OPERATIONS, bits=st.sampled_from([1, 2, 4, 8]))
+@pytest.mark.slow
 def test_any_sequence_of_changes_equals_a_fresh_index(
     tmp_path_factory: pytest.TempPathFactory, operations: list, bits: int
 ) -> None:

@@ -239,6 +239,7 @@ def test_a_file_damaged_after_opening_is_never_searched(root: Path) -> None:
 
 
 @pytest.mark.sampled
+@pytest.mark.slow
 def test_a_damaged_trusted_index_gives_hits_or_an_error(root: Path) -> None:
     for damage in (*DAMAGE.values(), None):
         for name in sampled(current_files(root), damage):

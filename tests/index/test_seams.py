@@ -85,6 +85,7 @@ def ids(hits: list[Hit]) -> list[str]:
     return [hit.id for hit in hits]
 
 
+@pytest.mark.slow
 def test_another_scorer_decides_the_order(folder: Path) -> None:
     index, usual = Index(folder, scorer=WeightedMaxSim()), Index(folder)
     exact = index.exact(QUERIES, k=300)

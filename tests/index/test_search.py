@@ -84,6 +84,7 @@ def test_few_rescored_documents_suffice_if_all_lists_are_visited(tmp_path: Path,
 
 
 @pytest.mark.parametrize("size", [1, -1])
+@pytest.mark.slow
 def test_recall_grows_with_effort_and_is_high_by_default(library: Index, size: float) -> None:
     """Negated queries are far from all documents: no effort reaches a high recall."""
     queries = [size * query for query in make_queries(LIBRARY, 50)]
@@ -258,6 +259,7 @@ def test_merged_hits_of_shards_equal_those_of_the_whole_index(tmp_path: Path, cl
 
 
 @given(data=st.data())
+@pytest.mark.slow
 def test_search_of_a_small_index_is_exact(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 1000))
     documents = make_clustered(data.draw(st.integers(1, 12)), 8, seed)
@@ -410,6 +412,7 @@ def test_documents_far_from_the_query_are_found_if_only_they_match(library: Inde
 
 
 @pytest.mark.parametrize("best", [500, 1500])
+@pytest.mark.slow
 def test_recall_is_high_if_the_nearest_documents_are_excluded(library: Index, best: int) -> None:
     """The remaining documents have similar scores."""
     queries = make_queries(LIBRARY, 20)
@@ -530,6 +533,7 @@ def test_an_explanation_keeps_negative_scores(tmp_path: Path) -> None:
 
 
 @given(dim=st.sampled_from([16, 32, 64]), n_tokens=st.integers(2, 70), n_query=st.integers(1, 9))
+@pytest.mark.slow
 def test_explain_names_the_first_of_equal_tokens(
     tmp_path_factory: pytest.TempPathFactory, dim: int, n_tokens: int, n_query: int
 ) -> None:
@@ -589,6 +593,7 @@ def test_an_open_snapshot_does_not_see_tuning_by_another(copied: Index) -> None:
     assert other.version == copied.version - 1
 
 
+@pytest.mark.slow
 def test_tuned_settings_survive_changes_until_the_next_tuning(copied: Index) -> None:
     queries = make_queries(LIBRARY, 20)
     chosen = copied.tune(queries, 0.9).settings

@@ -63,6 +63,7 @@ def interrupt(done: int, total: int | None, text: str) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_rerunning_a_command_that_died_after_its_commit_only_cleans_up(tmp_path: Path) -> None:
     """It adds no document twice, and does not refuse its own documents as existing."""
     documents = make_clustered(60, 16, seed=6)
@@ -102,6 +103,7 @@ def test_an_interrupted_append_starts_again_after_another_writer_commits(tmp_pat
     assert index.verify() == []
 
 
+@pytest.mark.slow
 def test_concurrent_appends_equal_consecutive_ones(tmp_path: Path) -> None:
     documents = make_clustered(60, 16, seed=8)
     at_once, in_turn = tmp_path / "at-once", tmp_path / "in-turn"
@@ -241,6 +243,7 @@ def test_appends_with_other_settings_run_side_by_side(tmp_path: Path) -> None:
     assert len(Index.open(out)) == 60
 
 
+@pytest.mark.slow
 def test_an_index_takes_a_smaller_embedding_size(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder, load_index_encoder
     from raycol.models.matryoshka import record_sizes

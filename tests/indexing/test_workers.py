@@ -37,6 +37,7 @@ def sample(corpus: Path, model: Path, fingerprint: str, **changes: Any) -> list[
     return [result for _, result in IN_PROCESS.run(SampleEncoder, config, samples, arguments)]
 
 
+@pytest.mark.slow
 def test_a_worker_refuses_another_model_than_the_drivers(
     corpus: Path, tiny_colbert: Path, fingerprint: str, tmp_path: Path
 ) -> None:

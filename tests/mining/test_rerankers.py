@@ -125,6 +125,7 @@ def gemma_score(folder: Path, query: str, document: str, max_length: int) -> flo
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("qwen3", qwen3_score), ("gemma", gemma_score)])
+@pytest.mark.slow
 def test_scores_are_those_of_the_model_card(kind: str, reference: object, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
     expected = [reference(folder, *pair, 10_000) for pair in PAIRS]
@@ -181,6 +182,7 @@ def test_an_answer_of_several_tokens_is_refused(tmp_path: Path) -> None:
         load_cross_encoder(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_a_language_model_and_a_cross_encoder_are_teachers(
     qwen3: Path, tiny_cross_encoder: Path, tmp_path: Path
 ) -> None:

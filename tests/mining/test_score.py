@@ -46,6 +46,7 @@ def score(data: Path, teacher: Path, out: Path, **settings: Any) -> ScoringRepor
     return score_examples(ScoreConfig(data=data, teacher=str(teacher), out=out, **values))
 
 
+@pytest.mark.slow
 def test_scores_are_the_logits_of_every_pair(examples: Path, tiny_cross_encoder: Path, tmp_path: Path) -> None:
     report = score(examples, tiny_cross_encoder, tmp_path / "o")
     read = list(read_examples(ExampleSource(path=str(examples))))
@@ -101,6 +102,7 @@ def test_short_examples_are_kept_on_request(
     assert not list(tmp_path.glob("*none*"))
 
 
+@pytest.mark.slow
 def test_finished_parts_are_not_scored_again(
     examples: Path,
     tiny_cross_encoder: Path,
@@ -139,6 +141,7 @@ def test_finished_parts_are_not_scored_again(
     assert report.model_copy(update={"out": whole.out, "reused_parts": 0, "seconds": whole.seconds}) == whole
 
 
+@pytest.mark.slow
 def test_mined_examples_are_scored(beir: Path, index: Path, tiny_cross_encoder: Path, tmp_path: Path) -> None:
     mine_negatives(MineConfig(index=index, data=beir, out=tmp_path / "mined", negatives=3, queries_per_part=8))
     score(tmp_path / "mined", tiny_cross_encoder, tmp_path / "scored")

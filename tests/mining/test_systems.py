@@ -185,6 +185,7 @@ class InterruptedExecutor(RecordingExecutor):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_single_vector_model_and_an_interrupted_job(
     beir: Path, index: Path, tiny_backbone: Path, tmp_path: Path, computed_parts: list[int]
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_pool_that_is_too_small_for_a_query_is_reported(beir: Path, index: Pat
     assert {row["query_id"]: len(row["negatives"]) for row in rows_of(tmp_path / "o")}["q0"] == 4
 
 
+@pytest.mark.slow
 def test_positives_judged_elsewhere_are_not_mined(beir: Path, index: Path, tmp_path: Path) -> None:
     mine(index, beir, tmp_path / "before", negatives=2)
     first = {row["query_id"]: row for row in rows_of(tmp_path / "before")}

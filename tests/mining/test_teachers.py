@@ -70,6 +70,7 @@ def test_a_combination_is_the_weighted_mean() -> None:
     assert Combination((1,), "min-max")(scores_TD[:1]).tolist() == [0, 1, 0.5]
 
 
+@pytest.mark.slow
 def test_teachers_are_combined_and_their_scores_kept(
     examples: Path, tiny_cross_encoder: Path, other: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_teachers_are_combined_and_their_scores_kept(
     assert scores_of(tmp_path / "n").max(axis=1).tolist() == [1] * 12
 
 
+@pytest.mark.slow
 def test_only_missing_scores_are_computed(
     examples: Path,
     tiny_cross_encoder: Path,
@@ -130,6 +132,7 @@ def test_only_missing_scores_are_computed(
     assert contents(tmp_path / "raw").keys() == contents(tmp_path / "two").keys()
 
 
+@pytest.mark.slow
 def test_scores_of_unknown_teachers_are_for_one_teacher(
     examples: Path, tiny_cross_encoder: Path, other: Path, tmp_path: Path
 ) -> None:

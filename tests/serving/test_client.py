@@ -521,6 +521,7 @@ def test_check_health(server: Server) -> None:
         check_health(server.url)
 
 
+@pytest.mark.slow
 def test_a_client_needs_neither_ray_nor_torch() -> None:
     code = "import raycol, sys; raycol.Client, raycol.AsyncClient; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

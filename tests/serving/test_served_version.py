@@ -51,6 +51,7 @@ def test_missing_versions_and_invalid_records_are_ignored(store: Store) -> None:
             read_served_version(store)
 
 
+@pytest.mark.slow
 def test_a_version_is_recorded_while_others_commit_and_vacuum(store: Store) -> None:
     """A vacuum must not delete the record's temporary file as that of a dead writer."""
     done = Event()

@@ -151,6 +151,7 @@ def test_a_training_set_is_shared_only_by_trials_that_have_the_same(tmp_path: Pa
     assert share_training_set(shared, tmp_path / "other", no_report) == shared
 
 
+@pytest.mark.slow
 def test_tables_and_pictures() -> None:
     trials = (
         Trial(0, {"learning_rate": 1e-5, "schedule": "linear"}, "stopped", [10], [0.2]),

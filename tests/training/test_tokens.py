@@ -50,6 +50,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[tuple[int, ...]]]:
 @pytest.mark.parametrize(
     "prefixes", [{}, {"query_prefix": "query: ", "document_prefix": ""}], ids=["markers", "words"]
 )
+@pytest.mark.slow
 def test_training_mining_indexing_and_serving_use_the_same_token_ids(
     tiny_backbone: Path, tmp_path: Path, seen: dict[str, set[tuple[int, ...]]], prefixes: dict[str, str]
 ) -> None:
