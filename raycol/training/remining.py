@@ -173,7 +173,9 @@ def _mining_beside(config: TrainConfig, store: Store, number: int, executor: Exe
     """Mine for a round in another process during the block; wait for it at the end, or stop it if the block fails."""
     words = [sys.executable, "-c", "from raycol.training.remining import mine_beside; mine_beside()"]
     mining = mining_of(config, *_places(store, number)).model_dump(mode="json", exclude_unset=True)
-    request = json.dumps({"in_process": executor.in_process, "mining": mining})
+    # An embedded session is on this machine only: a second one beside it would not add workers.
+    in_process = executor.in_process or not os.environ.get("RAY_ADDRESS")
+    request = json.dumps({"in_process": in_process, "mining": mining})
     with subprocess.Popen(words, bufsize=0, stdin=subprocess.PIPE, **_QUIET) as process:  # noqa: S603
         with suppress(BrokenPipeError):  # it has failed already
             cast("IO[bytes]", process.stdin).write(f"{request}\n".encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycol.distributed.executor import IN_PROCESS
+from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.errors import InputError
 from raycol.models.encoder import load_encoder
 from raycol.training import TrainConfig, train
@@ -96,6 +96,18 @@ def test_mining_beside_training(config_of: Callable[[str], TrainConfig]) -> None
     assert np.array_equal(*(weights(load_encoder(one.model, device="cpu")) for one in (resumed, undisturbed)))
     waiting = train(config_of("waiting").model_copy(update={"remine_every": 2}), executor=IN_PROCESS)
     assert [one == two for one, two in zip(waiting.losses, resumed.losses, strict=True)] == [True] * 2 + [False] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_workers_train_while_another_process_mines(config_of: Callable[[str], TrainConfig]) -> None:
+    values = {"remine_every": 2, "remine_in_background": True}
+    one = train(config_of("one").model_copy(update=values), executor=IN_PROCESS)
+    said: list[str] = []
+    config = config_of("two").model_copy(update={**values, "num_workers": 2})
+    two = train(config, lambda done, total, message: said.append(message), executor=ON_RAY)
+    assert two.losses == pytest.approx(one.losses, rel=1e-4)
+    assert not [message for message in said if message.startswith(("sampling", "0 of 1 parts"))]
 
 
 def halting_at(stop: int | str) -> tuple[Callable, Callable]:
