@@ -171,7 +171,7 @@ def _mine(mining: MineConfig, executor: Executor, report: Report) -> None:
 @contextmanager
 def _mining_beside(config: TrainConfig, store: Store, number: int, executor: Executor) -> Iterator[None]:
     """Mine for a round in another process during the block; wait for it at the end, or stop it if the block fails."""
-    words = [sys.executable, "-c", "from raycol.training.remining import mine_beside; mine_beside()"]
+    words = [sys.executable, "-P", "-c", "from raycol.training.remining import mine_beside; mine_beside()"]
     mining = mining_of(config, *_places(store, number)).model_dump(mode="json", exclude_unset=True)
     # An embedded session is on this machine only: a second one beside it would not add workers.
     in_process = executor.in_process or not os.environ.get("RAY_ADDRESS")
