@@ -91,15 +91,13 @@ def test_an_elastic_training_uses_the_workers_that_fit(tiny_colbert: Path, tmp_p
              "--save-every", 10, "--keep-checkpoints", 99, "--num-workers", 4, "--min-workers", 1]  # fmt: skip
     store = open_store(tmp_path / ".m-training")
 
+    def reached() -> int:
+        return max((saved.step for saved in list_checkpoints(store)), default=0)
+
     def goes_on(cluster: Nodes, workers: int) -> bool:
         """Whether that many workers are there, and a checkpoint after the newest one."""
-        before = max((saved.step for saved in list_checkpoints(store)), default=0)
-        return training.wait_for(
-            lambda: (
-                len(cluster.workers(TRAINERS)) == workers
-                and max((saved.step for saved in list_checkpoints(store)), default=0) > before + 10
-            )
-        )
+        before = reached()
+        return training.wait_for(lambda: len(cluster.workers(TRAINERS)) == workers and reached() > before + 10)
 
     with nodes(2) as cluster, Command(cluster, *words) as training:
         assert goes_on(cluster, 4)

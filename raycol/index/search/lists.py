@@ -40,10 +40,8 @@ class InvertedLists:
         n_blocks = len(query.floats_BDL)
         with codec.scratch_pool.borrow() as scratch:
             tables_BRL = allocate_tables(min(n_blocks, _MAX_BLOCKS), codec, scratch)
-            if scores_all := not query.probes and n_blocks <= _MAX_BLOCKS:
-                probes = score_all(query, codec, plan.n_probe, tables_BRL, scratch)
-            else:
-                probes = query.probes or score_all(query, codec, plan.n_probe, None, scratch)
+            scores_all = not query.probes and n_blocks <= _MAX_BLOCKS
+            probes = query.probes or score_all(query, codec, plan.n_probe, tables_BRL if scores_all else None, scratch)
             if plan.n_probe:
                 state_N = _visit(document_set, probes, scratch)
                 ordinals_M = best_estimates(state_N, document_set.allowed_N, limit, 255 * query.n_tokens)
@@ -51,11 +49,12 @@ class InvertedLists:
             else:
                 ordinals_M = document_set.ordinals
             by_partition = document_set.split(ordinals_M)
-            present_K = np.zeros(codec.n_centroids, dtype=bool)
             if not scores_all:
+                present_K = np.zeros(codec.n_centroids, dtype=bool)
                 for partition, documents in by_partition:
                     mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
-            codes_C, scores_M = np.flatnonzero(present_K), np.zeros(len(ordinals_M), dtype=np.int32)
+                codes_C = np.flatnonzero(present_K)
+            scores_M = np.zeros(len(ordinals_M), dtype=np.int32)
             for first in range(0, n_blocks, _MAX_BLOCKS):
                 some_BRL = tables_BRL[: n_blocks - first]
                 if not scores_all:
