@@ -26,7 +26,15 @@ from raycol.index.format.partition import Partition
 from raycol.index.search.candidates import CandidateGenerator, Candidates, find_candidates, rank
 from raycol.index.search.deadline import check_deadline
 from raycol.index.search.document_set import DocumentSet
-from raycol.index.search.pipeline import Hit, Rescored, exact_scores, top_with_ties
+from raycol.index.search.pipeline import (
+    Hit,
+    Rescored,
+    exact_scores,
+    finalists,
+    near_scorer,
+    score_documents,
+    top_with_ties,
+)
 from raycol.index.search.plan import SearchPlan, Size
 from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Probes, Query
@@ -40,18 +48,20 @@ _CACHED_DOCUMENT_SETS = 16
 
 
 class ShardScores(NamedTuple):
-    """Exact scores of the requested documents, float32 [M], and id and metadata of the best ones, by ordinal.
+    """Scores of the requested documents, near ones and exact ones, and id and metadata of the best ones, by ordinal.
 
-    Only metadata in the row cache is included: reading it takes longer than scoring, and most of these documents are
-    not among the best of all shards.
+    Exact scores are those of the documents that may be among the `finalists` of all shards, and NaN for the others;
+    both are float32 [M]. Only metadata in the row cache is included: reading it takes longer than scoring, and most of
+    these documents are not among the best of all shards.
     """
 
-    scores_M: NDArray[np.float32]
+    near_M: NDArray[np.float32]
+    exact_M: NDArray[np.float32]
     documents: dict[int, tuple[str, dict[str, Any]]]
 
 
 class ShardCandidates(NamedTuple):
-    """Candidates of a shard, the ordinals of those that it has scored exactly in the same step, and their scores."""
+    """Candidates of a shard, the ordinals of those that it has scored in the same step, and their scores."""
 
     candidates: Candidates
     scored_M: NDArray[np.int64]
@@ -128,6 +138,7 @@ class IndexShard:
         plans: Sequence[SearchPlan],
         selection: Selection,
         k: int,
+        n_described: int,
         limits: Sequence[int],
         n_prescored: Sequence[int],
         probes: Sequence[Probes | None],
@@ -138,9 +149,10 @@ class IndexShard:
             queries: float32 [n_tokens, dim] each.
             plans: one per query, made for the whole index.
             selection: the restriction of the search.
-            k: return id and metadata of at most the `k` best among the documents scored exactly.
+            k: hits of the search.
+            n_described: return id and metadata of at most this many of the best documents, by exact score.
             limits: for each query, the most candidates by estimate.
-            n_prescored: for each query, the number of its best candidates to score exactly in this step.
+            n_prescored: for each query, the number of its best candidates to score in this step.
             probes: for each query, its probes (`find_probes`), or None to find them here.
         """
         document_set = self._document_set(selection)
@@ -150,7 +162,7 @@ class IndexShard:
             query = Query.prepare(queries[i], probes[i])
             local = find_candidates(self.index.generator, query, document_set, plans[i], limits[i])
             prescored_M = np.sort(rank(local)[: n_prescored[i]])
-            scores = self._scores(query, document_set, prescored_M, k)
+            scores = self._scores(query, plans[i], document_set, prescored_M, k, n_described)
             candidates = local._replace(ordinals_M=self._to_global(document_set, local.ordinals_M))
             return ShardCandidates(candidates, self._to_global(document_set, prescored_M), scores)
 
@@ -159,16 +171,18 @@ class IndexShard:
     def score(
         self,
         queries: Sequence[NDArray[np.float32]],
+        plans: Sequence[SearchPlan],
         ordinals: Sequence[NDArray[np.int64]],
         k: int,
+        n_described: int,
     ) -> list[ShardScores]:
-        """Score documents of this shard exactly: one array of ascending ordinals per query; `k` as in `candidates`."""
+        """Score documents of this shard: one array of ascending ordinals per query; the rest as in `candidates`."""
         document_set = self._document_set(Selection())
 
         def score(i: int) -> ShardScores:
             check_deadline()
             local_M = self._to_local(document_set, ordinals[i])
-            return self._scores(Query.prepare(queries[i]), document_set, local_M, k)
+            return self._scores(Query.prepare(queries[i]), plans[i], document_set, local_M, k, n_described)
 
         return [score(i) for i in range(len(queries))]
 
@@ -197,14 +211,30 @@ class IndexShard:
         self.index.exact([query_QD], k=1, threads=1)
         plan = SearchPlan(n_rescore=1, n_candidates=1, n_probe=1, exact=False)
         probes = find_probes(Query.prepare(query_QD), self.index.codebook, plan.n_probe)
-        self.candidates([query_QD], [plan], Selection(), 1, [1], [1], [probes])
+        self.candidates([query_QD], [plan], Selection(), 1, 1, [1], [1], [probes])
 
-    def _scores(self, query: Query, document_set: DocumentSet, local_M: NDArray[np.int64], k: int) -> ShardScores:
-        scores_M = exact_scores(query, document_set, local_M, self.index.scorer)
-        best_M = top_with_ties(Rescored(local_M, scores_M), k).ordinals_M if k else local_M[:0]
+    def _scores(
+        self,
+        query: Query,
+        plan: SearchPlan,
+        document_set: DocumentSet,
+        local_M: NDArray[np.int64],
+        k: int,
+        n_described: int,
+    ) -> ShardScores:
+        scorer = self.index.scorer
+        with near_scorer(query, document_set, plan, scorer) as near:
+            near_M = score_documents(document_set, local_M, near or partial(scorer.score, query))
+        exact_M, scored = near_M, Rescored(local_M, near_M)
+        if near:
+            chosen_M = finalists(scored, k).ordinals_M
+            scored = Rescored(chosen_M, exact_scores(query, document_set, chosen_M, scorer))
+            exact_M = np.full(len(local_M), np.nan, dtype=np.float32)
+            exact_M[np.searchsorted(local_M, chosen_M)] = scored.scores_M
+        best_M = top_with_ties(scored, n_described).ordinals_M if n_described else local_M[:0]
         masks = [partition.rows_are_cached(positions) for partition, positions in document_set.split(best_M)]
         cached_M = best_M[np.concatenate(masks)] if masks else best_M
-        return ShardScores(scores_M, self._describe(document_set, cached_M))
+        return ShardScores(near_M, exact_M, self._describe(document_set, cached_M))
 
     def _describe(
         self, document_set: DocumentSet, local_M: NDArray[np.int64]

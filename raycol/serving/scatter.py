@@ -1,4 +1,4 @@
-"""Scatter-gather search: candidates from each shard, selection over all of them, exact scores, the best k.
+"""Scatter-gather search: candidates from each shard, selection over all of them, their scores, the best k.
 
 A shard that fails or times out is dropped for the rest of the search, and the result counts those that answered.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raycol.index.format.manifest import SearchSettings
 from raycol.index.search.candidates import Candidates, rank
-from raycol.index.search.pipeline import Rescored, rescoring, top_with_ties
+from raycol.index.search.pipeline import Rescored, finalists, rescoring, top_with_ties
 from raycol.index.search.plan import SearchPlan, Size, plan_search
 from raycol.index.search.query import Probes
 from raycol.index.shard import Selection, ShardCandidates, ShardScores
@@ -108,7 +108,7 @@ async def search(
     gathered = time.perf_counter()
     lost_shard = True
     while lost_shard:
-        await _score(shards, states, queries, n_described)
+        await _score(shards, states, queries, k, n_described)
         n_alive = len(shards.alive)
         await _describe(shards, states)
         lost_shard = len(shards.alive) < n_alive
@@ -146,7 +146,7 @@ async def _find_candidates(
     single = len(queries) == 1 or n_shards == 1
     # With several queries a second call costs little per query, while eager scores that go unused delay all of them.
     eager = [_share(plan.n_rescore, n_shards, "eager") if single or plan.exact else 0 for plan in plans]
-    replies = await shards.call_all("candidates", queries, plans, selection, n_described, limits, eager, probes)
+    replies = await shards.call_all("candidates", queries, plans, selection, k, n_described, limits, eager, probes)
     states = [
         _QueryState(k, plan, {shard: parts[query] for shard, parts in replies.items()})
         for query, plan in enumerate(plans)
@@ -163,6 +163,7 @@ async def _find_candidates(
                 [queries[query] for query in chosen],
                 [plans[query] for query in chosen],
                 selection,
+                k,
                 n_described,
                 [plans[query].n_candidates for query in chosen],
                 [eager[query] for query in chosen],
@@ -180,7 +181,7 @@ async def _find_candidates(
 
 
 async def _score(
-    shards: Shards, states: Sequence[_QueryState], queries: Sequence[NDArray[np.float32]], n_described: int
+    shards: Shards, states: Sequence[_QueryState], queries: Sequence[NDArray[np.float32]], k: int, n_described: int
 ) -> None:
     """Score the documents that the queries need, until none needs more."""
     while pending := [query for query, state in enumerate(states) if state.needed]:
@@ -191,7 +192,13 @@ async def _score(
         replies = await shards.call_each(
             "score",
             {
-                shard: ([queries[query] for query, _ in pairs], [ordinals_M for _, ordinals_M in pairs], n_described)
+                shard: (
+                    [queries[query] for query, _ in pairs],
+                    [states[query].scoring_plan for query, _ in pairs],
+                    [ordinals_M for _, ordinals_M in pairs],
+                    k,
+                    n_described,
+                )
                 for shard, pairs in needed.items()
                 if pairs
             },
@@ -264,8 +271,11 @@ class _QueryState:
         self.documents: dict[int, tuple[str, dict[str, Any]]] = {}
         self._plan = plan
         self._parts: dict[int, ShardCandidates] = {}
-        self._scores: dict[int, float] = {}
-        # None once the best documents are known.
+        self._near: dict[int, float] = {}
+        self._exact: dict[int, float] = {}
+        # The documents whose exact scores decide, once they are known.
+        self._finalists_M: NDArray[np.int64] | None = None
+        # None once all documents are rescored.
         self._rescoring: Rescoring | None = None
         self._round_M = _NO_ORDINALS
         self.replace_candidates(parts)
@@ -278,8 +288,10 @@ class _QueryState:
         self._start()
 
     def add_scores(self, ordinals_M: NDArray[np.int64], scores: ShardScores) -> None:
-        """Add the exact scores of documents, and the metadata that came with them."""
-        self._scores.update(zip(ordinals_M.tolist(), scores.scores_M.tolist(), strict=True))
+        """Add the scores of documents, and the metadata that came with them."""
+        self._near = dict(zip(ordinals_M.tolist(), scores.near_M.tolist(), strict=True)) | self._near
+        known_M = ~np.isnan(scores.exact_M)
+        self._exact.update(zip(ordinals_M[known_M].tolist(), scores.exact_M[known_M].tolist(), strict=True))
         self.documents.update(scores.documents)
 
     def exhausted_shards(self, limit: int) -> list[int]:
@@ -303,19 +315,33 @@ class _QueryState:
             self._parts = {shard: part for shard, part in self._parts.items() if shard in alive}
             self._start()
         while self._rescoring is not None:
-            missing = [ordinal for ordinal in self._round_M.tolist() if ordinal not in self._scores]
-            if missing:
-                shards = self.shards_of(missing)
-                missing_M = np.array(missing, dtype=np.int64)
-                self.needed = {shard: missing_M[shards == shard] for shard in np.unique(shards).tolist()}
+            if self._need(self._round_M, self._near):
                 return
-            scores = [self._scores[ordinal] for ordinal in self._round_M.tolist()]
+            scores = [self._near[ordinal] for ordinal in self._round_M.tolist()]
             try:
                 self._round_M = self._rescoring.send(np.array(scores, dtype=np.float32))
             except StopIteration as done:
-                rescored: Rescored = top_with_ties(done.value, self._k)
-                self.best = list(zip(rescored.ordinals_M.tolist(), rescored.scores_M.tolist(), strict=True))
-                self.needed, self._rescoring = {}, None
+                self._finalists_M, self._rescoring = finalists(done.value, self._k).ordinals_M, None
+        # A shard has nearly always sent their exact scores: they are its best documents, unless it has scored better
+        # ones that this search does not rescore.
+        if self._finalists_M is None or self._need(self._finalists_M, self._exact):
+            return
+        exact_M = np.array([self._exact[ordinal] for ordinal in self._finalists_M.tolist()], dtype=np.float32)
+        best = top_with_ties(Rescored(self._finalists_M, exact_M), self._k)
+        self.best = list(zip(best.ordinals_M.tolist(), best.scores_M.tolist(), strict=True))
+        self._finalists_M = None
+
+    @property
+    def scoring_plan(self) -> SearchPlan:
+        """The plan by which a shard scores the `needed` documents."""
+        return self._plan if self._finalists_M is None else self._plan._replace(exact=True)
+
+    def _need(self, ordinals_M: NDArray[np.int64], known: Mapping[int, float]) -> bool:
+        """Set `needed` to the documents without a known score; return whether there are any."""
+        missing = [ordinal for ordinal in ordinals_M.tolist() if ordinal not in known]
+        shards, missing_M = self.shards_of(missing), np.array(missing, dtype=np.int64)
+        self.needed = {shard: missing_M[shards == shard] for shard in np.unique(shards).tolist()}
+        return bool(missing)
 
     def hits(self) -> list[DocumentHit]:
         """The best `k` documents, best first, ties by id."""
@@ -329,4 +355,4 @@ class _QueryState:
         ranked_M = rank(Candidates(ordinals_M, scores_M, scores_M))
         rounds = rescoring(ranked_M, self._plan.n_rescore, self._k)
         self._round_M = next(rounds)
-        self._rescoring = rounds
+        self._rescoring, self._finalists_M = rounds, None

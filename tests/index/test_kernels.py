@@ -1,4 +1,4 @@
-"""Compares each search kernel with a simple NumPy reference, and with itself without AVX-512 VNNI.
+"""Compares each search kernel with a simple NumPy reference, and with itself on processors of other families.
 
 Shapes: Q query tokens, B blocks of L = LANES query tokens, D dimensions, K centroids, R = K rounded up to a multiple
 of GROUP, G groups, P probes, T tokens, N documents, M selected documents.
@@ -13,13 +13,15 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycol.index import Document, Index
-from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook
+from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook, unpack
+from raycol.index.codec.level_scores import LevelScores
 from raycol.index.codec.protocol import CODES, TokenCodes
 from raycol.index.format.document import MAX_QUERY_TOKENS
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
@@ -32,9 +34,9 @@ from raycol.index.kernels.centroids import (
     top_centroids,
 )
 from raycol.index.kernels.jit import kernel
-from raycol.index.kernels.maxsim import score_documents
+from raycol.index.kernels.maxsim import GAINS, SHORT, score_documents
 from raycol.index.kernels.scratch import Scratch
-from raycol.index.kernels.vectors import LANES
+from raycol.index.kernels.vectors import LANES, MAX_PAIR
 from raycol.index.search.probes import find_probes, score_all, score_some
 from raycol.index.search.query import Query
 from tests.conftest import PROJECT, make_clustered, unit
@@ -73,9 +75,12 @@ def test_centroid_scores_are_integer_products(dim: int, n_groups: int, extreme: 
     rows_RD = (
         rng.choice([0, 255], (n_groups * GROUP, dim)) if extreme else rng.integers(0, 256, (n_groups * GROUP, dim))
     )
-    weights_DL = rng.choice([-127, 127], (dim, LANES)) if extreme else rng.integers(-127, 128, (dim, LANES))
+    weights_DL = rng.integers(-64, 65, (dim, LANES))
     if extreme:
-        rows_RD[0], weights_DL[:, 0] = 255, 127
+        pairs = np.array([(127, 1), (64, 64), (127, -127), (-127, -1), (-64, -64)])
+        assert pairs.clip(0).sum(axis=1).max() == -pairs.clip(None, 0).sum(axis=1).min() == MAX_PAIR
+        weights_DL = rng.choice(pairs, (dim // 2, LANES)).transpose(0, 2, 1).reshape(dim, LANES)
+        rows_RD[0], weights_DL[:, 0] = 255, 64
     products_RL = (rows_RD - 128) @ weights_DL
     shift = 0
     while np.abs(products_RL >> shift).max() > 32767:
@@ -113,6 +118,8 @@ def test_integer_scores_approximate_dot_products(
         n_lanes = products_KQ.shape[1]
         approximate_KQ = (scores_RL * steps_L)[:n_centroids, :n_lanes]
         assert np.abs(approximate_KQ - products_KQ).max() < 0.03 * longest
+        by_sign_2DL = np.stack([weights_DL4.clip(0), -weights_DL4.clip(None, 0)]).astype(int)
+        assert (by_sign_2DL[..., ::2] + by_sign_2DL[..., 1::2]).max() <= MAX_PAIR
         assert not scores_RL[n_centroids:].any()
         assert not scores_RL[:, n_lanes:].any()
 
@@ -327,17 +334,62 @@ def test_exact_scores_are_maxsim_over_decoded_tokens(
     assert np.allclose(scores_M, expected, rtol=1e-5, atol=1e-4)
 
 
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    dim=DIMS,
+    bits=st.sampled_from([1, 2, 4]),
+    n_tokens=st.integers(1, 4 * LANES),
+    seed=SEEDS,
+)
+def test_near_scores_round_query_tokens_to_bytes_where_they_meet_residuals(
+    lengths: list[int], dim: int, bits: int, n_tokens: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codebook = make_codebook(rng, 64, dim, bits)
+    offsets_N = np.concatenate([[0], np.cumsum(lengths)])
+    tokens_TD = rng.standard_normal((offsets_N[-1], dim)).astype(np.float32) * rng.uniform(0.1, 10)
+    tokens, _ = codebook.quantise(tokens_TD)
+    query = Query.prepare(rng.standard_normal((n_tokens, dim)).astype(np.float32))
+    near = codebook.near_scores(query.floats_BDL, n_tokens, Scratch())
+    # In two calls, as for two partitions: the second finds some centroids already scored.
+    documents_M = rng.permutation(len(lengths))
+    scores_N = np.empty(len(lengths), dtype=np.float32)
+    for some in np.array_split(documents_M, 2):
+        scores_N[some] = near(tokens, offsets_N, some)
+
+    exact_N = codebook.scores(query.floats_BDL, n_tokens, tokens, offsets_N, np.arange(len(lengths)))
+    if not isinstance(near, LevelScores):
+        assert dim * bits // 8 % 4
+        assert np.array_equal(scores_N, exact_N)
+        return
+    weights_QD = query.tokens_QD.astype(np.float64) * codebook.steps_D
+    units_Q = np.abs(weights_QD).max(axis=1) / 127
+    rounded_QD = np.rint(weights_QD / units_Q[:, None]) * units_Q[:, None]
+    arrays = tokens.arrays
+    scales_T = arrays[SCALES].astype(np.float32)
+    levels_TD = unpack(arrays[RESIDUALS], bits).astype(np.float32)
+    residuals_QT = GAINS[arrays[GAIN_BYTES]] * (
+        (query.tokens_QD @ codebook.lows_D)[:, None] + rounded_QD @ levels_TD.T
+    )
+    norms_Q = np.linalg.norm(query.tokens_QD, axis=1).astype(np.float64)[:, None]
+    shorts_QD = np.rint(query.tokens_QD / norms_Q * SHORT) * norms_Q / SHORT
+    centroids_TD = codebook.short_centroids_KD[tokens.codes_T] / SHORT
+    scores_QT = scales_T * (shorts_QD @ centroids_TD.T + residuals_QT)
+    expected_N = [scores_QT[:, start:stop].max(axis=1).sum() for start, stop in pairwise(offsets_N)]
+    assert np.allclose(scores_N, expected_N, rtol=1e-5, atol=1e-5 * scales_T.max() * n_tokens)
+
+
 SUBPROCESS = """
 import json, sys
 import numpy as np
 from numba.core.registry import cpu_target
 from raycol.index import Index
-from raycol.index.kernels.vectors import has_vnni
+from raycol.index.kernels.vectors import byte_instructions
 from tests.index.test_kernels import integers_and_hits
 
 integers, hits = integers_and_hits(Index.open(sys.argv[1]))
 np.savez(sys.argv[2], *integers)
-print(json.dumps([has_vnni(cpu_target.target_context.codegen()), hits]))
+print(json.dumps([byte_instructions(cpu_target.target_context.codegen()), hits]))
 """
 
 
@@ -346,10 +398,10 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     queries = make_queries(make_clustered(12, index.manifest.dim, seed=2), 12)
     queries = [*queries, np.concatenate(queries[:5])]
     rows_RD, scales_D = index.codebook.centroid_bytes
-    # With 2048 dimensions, sums exceed the integers that a float32 holds exactly.
-    wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 127, np.int8)
+    wide_RD, wide_DL4 = np.full((GROUP, 2048), 255, np.uint8), np.full((512, LANES, 4), 64, np.int8)
     wide_RD[1::2, 5], wide_DL4[3, ::3, 1] = 2, -6
-    integers = list(centroid_scores(wide_RD, wide_DL4, np.zeros(LANES, np.int32), 12))
+    wide_offsets_L = 128 * wide_DL4.sum(axis=(0, 2), dtype=np.int32)
+    integers = list(centroid_scores(wide_RD, wide_DL4, wide_offsets_L, 12))
     for query in queries:
         prepared = Query.prepare(query)
         for block_DL in prepared.floats_BDL:
@@ -367,23 +419,39 @@ def integers_and_hits(index: Index) -> tuple[list[np.ndarray], list[list[tuple[s
     return integers, [[(hit.id, hit.score) for hit in hits] for hits in results]
 
 
+def other_processor(instructions: str) -> dict[str, str]:
+    """Settings of numba for this processor without what it has beyond some instructions that multiply bytes."""
+    if instructions == "none":
+        return {"NUMBA_CPU_NAME": "generic"}
+    host = llvmlite.binding.get_host_cpu_features()
+    if not host.get("avx2") or (instructions == "avx-vnni" and not host.get("avxvnni")):
+        pytest.skip(f"this processor has no {instructions}")
+    lacks = ("avx512", "avx10", "amx") if instructions == "avx-vnni" else ("avx512", "avx10", "amx", "avxvnni")
+    features = {name: has and not name.startswith(lacks) for name, has in host.items()}
+    return {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(features.items())),
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is x86-64's")
-@pytest.mark.parametrize("without", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "-avx512vnni"}])
-def test_results_are_the_same_without_vnni(tmp_path: Path, without: dict[str, str]) -> None:
-    """Runs the two variants of `dot_bytes` in two processes: all integers and all hits are equal."""
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the other processors are x86-64's")
+@pytest.mark.parametrize("instructions", ["none", "avx2", pytest.param("avx-vnni", marks=pytest.mark.long)])
+def test_results_are_the_same_on_other_processors(tmp_path: Path, instructions: str) -> None:
+    """Runs the kernels of two kinds of processors in two processes: all integers and all hits are equal."""
+    settings = other_processor(instructions)
     embeddings = make_clustered(400, 32, seed=1)
     documents = (Document(f"d{number}", array) for number, array in enumerate(embeddings))
     index = Index.create(tmp_path / "i", documents, n_centroids=256, partition_tokens=2500)
     integers, results = integers_and_hits(index)
-    environment = {**without, "PYTHONPATH": str(PROJECT)}  # numba keeps separate caches per processor
+    environment = {**settings, "PYTHONPATH": str(PROJECT)}  # numba keeps separate caches per processor
     run = subprocess.run(
         [sys.executable, "-c", SUBPROCESS, str(tmp_path / "i"), str(tmp_path / "integers.npz")],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    has_vnni, others = json.loads(run.stdout)
-    assert not has_vnni
+    used, others = json.loads(run.stdout)
+    assert used == instructions
     with np.load(tmp_path / "integers.npz") as saved:
         assert [saved[name].tobytes() for name in saved.files] == [array.tobytes() for array in integers]
     for hits, other in zip(results, others, strict=True):

@@ -14,6 +14,7 @@ from raycol.client.schema import RerankRequest, SearchRequest
 from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.format.manifest import read_manifest
+from raycol.index.search.plan import SearchPlan
 from raycol.index.shard import Selection
 from raycol.serving import circuit_breaker as breaker
 from raycol.serving import gateway_state as state_module
@@ -248,10 +249,12 @@ def test_no_query_starts_after_the_deadline(store: Store) -> None:
 
     async def run() -> None:
         shard = Shard(store.uri, 1, 0, 0, 1)
-        many = ([query_QD] * 100_000, [np.arange(20)] * 100_000, 0)
+        plan = SearchPlan(n_rescore=20, n_candidates=20, n_probe=1, exact=False)
+        many = ([query_QD] * 100_000, [plan] * 100_000, [np.arange(20)] * 100_000, 10, 0)
+        one = tuple(argument[:1] if isinstance(argument, list) else argument for argument in many)
         with pytest.raises(TimeoutError):
             await shard.call(1, "score", many, 0.05, "many")
-        assert len((await shard.call(1, "score", ([query_QD], [np.arange(20)], 0), 5.0, "next")).result) == 1
+        assert len((await shard.call(1, "score", one, 5.0, "next")).result) == 1
 
     asyncio.run(run())
 

@@ -109,6 +109,27 @@ def pairs(results):
     return [[(hit.id, hit.score) for hit in hits] for hits in results]
 
 
+def test_exact_scores_that_a_shard_left_out_are_requested(index, queries, opened, monkeypatch) -> None:
+    """Shards score eagerly what the search does not rescore, and better documents than its best among it."""
+    monkeypatch.setattr(scatter, "_EAGER_EXTRA", 1000)
+    scored = []
+
+    def counting(shard: IndexShard):
+        async def call(method, *arguments):
+            if method == "score":
+                scored.append([plan.exact for plan in arguments[1]])
+            return getattr(shard, method)(*arguments)
+
+        return call
+
+    settings = SearchSettings(n_probe=2, n_rescore=16)
+    expected = index.search(queries, k=1, n_probe=2, n_rescore=16)
+    calls = [counting(shard) for shard in opened(2)]
+    found = [search(index, calls, [query], 1, settings=settings).hits[0] for query in queries]
+    assert pairs(found) == pairs(expected)
+    assert [True] in scored
+
+
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.parametrize("n_shards", [1, 2, 4, 7])

@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
+from raycol.index.codec.level_scores import LevelScores
 from raycol.index.codec.nearest import NearestCentroid
-from raycol.index.codec.protocol import CODES, CentroidBytes, TokenCodes
+from raycol.index.codec.protocol import CODES, CentroidBytes, NearScores, TokenCodes
 from raycol.index.kernels.centroids import GROUP
-from raycol.index.kernels.maxsim import GAINS, score_documents
+from raycol.index.kernels.maxsim import GAINS, SHORT, score_documents
 from raycol.index.kernels.quantise import quantise_tokens
-from raycol.index.kernels.scratch import ScratchPool
+from raycol.index.kernels.scratch import Scratch, ScratchPool
 
 BITS = (1, 2, 4, 8)
 
@@ -98,6 +99,14 @@ class Codebook:
         return CentroidBytes(rows_RD, scales_D)
 
     @cached_property
+    def short_centroids_KD(self) -> NDArray[np.int16]:  # noqa: N802
+        """Centroids in units of 1 / SHORT, for stage 4 of a search."""
+        shorts_KD = np.empty(self.centroids_KD.shape, dtype=np.int16)
+        for start in range(0, self.n_centroids, _BLOCK):
+            shorts_KD[start : start + _BLOCK] = np.rint(self.centroids_KD[start : start + _BLOCK] * np.float32(SHORT))
+        return shorts_KD
+
+    @cached_property
     def scratch_pool(self) -> ScratchPool:
         """Where searches write the scores of all centroids, and what follows from them."""
         return ScratchPool()
@@ -133,12 +142,22 @@ class Codebook:
         documents_M: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Return the MaxSim of some documents of a partition, float32 [M]; see `kernels.maxsim.score_documents`."""
-        arrays = tokens.arrays
         scores_M: NDArray[np.float32] = score_documents(
             documents_M, query_BDL, n_query, self.centroids_KD, self.lows_D, self.steps_D, offsets_N,
-            arrays[CODES], arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16), self.bits,
+            tokens.codes_T, *self.residual_arrays(tokens), self.bits,
         )  # fmt: skip
         return scores_M
+
+    def near_scores(self, query_BDL: NDArray[np.float32], n_query: int, scratch: Scratch) -> NearScores:
+        """See `Codec`: `LevelScores`, or `scores` where these do not apply."""
+        if LevelScores.supports(self, query_BDL):
+            return LevelScores(self, query_BDL, n_query, scratch)
+        return partial(self.scores, query_BDL, n_query)
+
+    def residual_arrays(self, tokens: TokenCodes) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
+        """Return the packed residuals, gains and scales of tokens as the kernels read them."""
+        arrays = tokens.arrays
+        return arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16)
 
     def decode(self, tokens: TokenCodes) -> NDArray[np.float32]:
         """Return decoded tokens, float32 [T, D]: the slow, simple reference for the kernels."""

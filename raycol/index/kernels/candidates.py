@@ -20,8 +20,10 @@ from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 ESTIMATE_BITS = 21
 ESTIMATE_MASK = (1 << ESTIMATE_BITS) - 1
 
-# Lists to prefetch ahead; their offsets are prefetched twice as far ahead.
+# Lists or documents to prefetch ahead; their offsets are prefetched twice as far ahead.
 _AHEAD = 6
+# Lines to prefetch of a document's codes; the processor prefetches the rest by itself.
+_CODE_LINES = 3
 # Documents that `best_estimates` skips together if none of them reaches the threshold.
 _BLOCK = 32
 
@@ -133,9 +135,14 @@ def score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T):  # type: ign
     scores_M = np.zeros(len(documents_M), dtype=np.int32)
     size = codes_T.itemsize
     codes = codes_T.ctypes.data
+    offsets, last = offsets_N.ctypes.data, len(documents_M) - 1
     for block in range(len(bytes_BRL)):
         table = bytes_BRL[block].ctypes.data
         for m in range(len(documents_M)):
+            prefetch(offsets + 8 * documents_M[min(m + 2 * _AHEAD, last)])
+            ahead = codes + size * offsets_N[documents_M[min(m + _AHEAD, last)]]
+            for line in range(_CODE_LINES):
+                prefetch(ahead + 64 * line)
             start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
             if size == 2:
                 scores_M[m] += max_rows_16(table, codes + 2 * start, stop - start)

@@ -1,4 +1,8 @@
-"""Exact MaxSim over stored tokens: decodes a few tokens at a time and multiplies them with all query tokens.
+"""MaxSim over stored tokens: exactly, from decoded tokens, or nearly, from the levels of their residuals.
+
+The exact kernel decodes a few tokens at a time and multiplies them with all query tokens in floats. The other one uses
+that a token's score is a sum of its centroid's, computed once for all tokens of a centroid, and of a product of small
+integers.
 
 Shapes: Q query tokens, D dimensions, K centroids, T tokens, B residual bytes per token, N documents of a partition,
 M selected documents. In `query_BDL` and `best_BL`, B is blocks of L = LANES query tokens.
@@ -6,10 +10,12 @@ M selected documents. In `query_BDL` and `best_BL`, B is blocks of L = LANES que
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from raycol.index.kernels.jit import kernel
-from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, prefetch
+from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, dot_shorts, prefetch, score_levels
 
 FASTMATH = {"reassoc", "contract", "nsz"}
 
@@ -20,6 +26,11 @@ HALVES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 GAINS_PER_OCTAVE = 16
 GAIN_CENTRE = 128
 GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
+
+
+# Unit of 16-bit centroids and query tokens, and centroids to prefetch ahead.
+SHORT = 32767
+_AHEAD = 8
 
 
 @kernel()
@@ -87,3 +98,119 @@ def score_documents(  # type: ignore[no-untyped-def]
             total += best_BL[q // LANES, q % LANES]
         scores_M[m] = total
     return scores_M
+
+
+@kernel()
+def level_weights(query_BDL, lows_D, steps_D):  # type: ignore[no-untyped-def]
+    """Quantise query tokens to signed bytes, each token with its own step, folding in the levels' steps.
+
+    Returns:
+        weights_BDL: int8 [blocks, D / 4, LANES, 4].
+        lines_B2L: float32: the score of the lows and the step of the weights, by query token.
+        shorts_BDL: int16 [blocks, D / 2, LANES, 2], the tokens themselves as 16-bit integers.
+        units_BL: float32, the unit of their products with 16-bit centroids.
+    """
+    n_blocks, dim, _ = query_BDL.shape
+    weights_BDL = np.empty((n_blocks, dim // 4, LANES, 4), dtype=np.int8)
+    lines_B2L = np.zeros((n_blocks, 2, LANES), dtype=np.float32)
+    shorts_BDL = np.empty((n_blocks, dim // 2, LANES, 2), dtype=np.int16)
+    units_BL = np.empty((n_blocks, LANES), dtype=np.float32)
+    for block in range(n_blocks):
+        for lane in range(LANES):
+            step = 0.0  # float64: tokens of tiny norm would lose precision in float32
+            for d in range(dim):
+                lines_B2L[block, 0, lane] += query_BDL[block, d, lane] * lows_D[d]
+                step = max(step, abs(np.float64(query_BDL[block, d, lane]) * steps_D[d]))
+            step = step / 127 if step > 0 else 1.0
+            lines_B2L[block, 1, lane] = step
+            for d in range(dim):
+                level = np.rint(np.float64(query_BDL[block, d, lane]) * steps_D[d] / step)
+                weights_BDL[block, d >> 2, lane, d & 3] = np.int8(level)
+            square = 0.0
+            for d in range(dim):
+                square += np.float64(query_BDL[block, d, lane]) ** 2
+            # By Cauchy and Schwarz a product with a centroid of norm 1 is at most 2^30.
+            unit = math.sqrt(square) / SHORT if square > 0 else 1.0
+            for d in range(dim):
+                shorts_BDL[block, d >> 1, lane, d & 1] = np.int16(np.rint(query_BDL[block, d, lane] / unit))
+            units_BL[block, lane] = unit / SHORT
+    return weights_BDL, lines_B2L, shorts_BDL, units_BL
+
+
+@kernel()
+def rescore_documents(  # type: ignore[no-untyped-def]
+    documents_M, n_query, weights_BDL, lines_B2L, shorts_BDL, units_BL, centroids_KD, slots_K, products_KBL, codes_K,
+    n_used, offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,
+):  # fmt: skip
+    """Return the MaxSim of documents with query tokens rounded to bytes where they meet residuals: float32 [M].
+
+    Args:
+        documents_M, n_query: as for `score_documents`, as are the arrays of the partition.
+        weights_BDL, lines_B2L, shorts_BDL, units_BL: from `level_weights`.
+        centroids_KD: int16, in units of 1 / SHORT.
+        slots_K: int32, the row of each centroid in `products_KBL`, or -1; updated.
+        products_KBL, codes_K: float32, scores of centroids with the query tokens, and int32, their codes; written from
+            row `n_used` on.
+        n_used: rows that are in use.
+
+    Returns:
+        The scores, and the rows of `products_KBL` that are in use now.
+    """
+    n_blocks, dim = len(weights_BDL), centroids_KD.shape[1]
+    width = residuals_TB.shape[1]
+    scores_M = np.empty(len(documents_M), dtype=np.float32)
+    best_BL = np.empty((n_blocks, LANES), dtype=np.float32)
+    first_slot = n_used
+    residuals, products = residuals_TB.ctypes.data, products_KBL.ctypes.data
+    gains, scales = gains_T.ctypes.data, scales_T.ctypes.data
+    for m in range(len(documents_M)):
+        start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+        # Finding the pages takes as long as reading them.
+        prefetch(residuals + start * width)
+        prefetch(residuals + (stop - 1) * width)
+        prefetch(gains + start)
+        prefetch(scales + 2 * start)
+        for token in range(start, stop):
+            code = np.int64(codes_T[token])
+            if slots_K[code] < 0:
+                slots_K[code] = n_used
+                codes_K[n_used] = code
+                n_used += 1
+    centroids = centroids_KD.ctypes.data
+    for slot in range(first_slot, n_used):
+        ahead = centroids + 2 * dim * np.int64(codes_K[min(slot + _AHEAD, n_used - 1)])
+        for line in range(0, 2 * dim, 64):
+            prefetch(ahead + line)
+        row = centroids + 2 * dim * np.int64(codes_K[slot])
+        for block in range(n_blocks):
+            dot_shorts(
+                row, shorts_BDL[block].ctypes.data, dim, units_BL[block].ctypes.data,
+                products_KBL[slot, block].ctypes.data,
+            )  # fmt: skip
+    for m in range(len(documents_M)):
+        start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+        # The processor prefetches within a document by itself, and begins anew at each.
+        to_next = offsets_N[documents_M[min(m + 1, len(documents_M) - 1)]] - start
+        best_BL[:] = -np.inf
+        for token in range(start, stop):
+            prefetch(residuals + (token + to_next) * width)
+            if (token - start) % 32 == 0:
+                prefetch(gains + token + to_next)
+                prefetch(scales + 2 * (token + to_next))
+            ahead = products + 4 * LANES * n_blocks * np.int64(slots_K[codes_T[min(token + _AHEAD, stop - 1)]])
+            prefetch(ahead)
+            prefetch(ahead + 64)
+            centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[codes_T[token]])
+            scale = HALVES[scales_T[token]]
+            gain = scale * GAINS[gains_T[token]]
+            for block in range(n_blocks):
+                score_levels(
+                    residuals + token * width, width, bits, weights_BDL[block].ctypes.data,
+                    lines_B2L[block].ctypes.data, scale, gain, centroid + 4 * LANES * block,
+                    best_BL[block].ctypes.data,
+                )  # fmt: skip
+        total = np.float32(0)
+        for q in range(n_query):
+            total += best_BL[q // LANES, q % LANES]
+        scores_M[m] = total
+    return scores_M, n_used

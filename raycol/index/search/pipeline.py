@@ -1,13 +1,15 @@
-"""The five stages of a search over open partitions (docs/search.md).
+"""The six stages of a search over open partitions (docs/search.md).
 
 1. Score all centroids in bytes, once for all partitions (or once for all shards: `probes`).
 2. Visit the inverted lists of the `n_probe` nearest centroids of each query token; this estimates every document.
 3. Score the documents with the best estimates as if each token were its centroid.
-4. Rescore the best `n_rescore` of these exactly, over all their tokens, and more of them while that changes the hits.
-5. Return the best k; ties are in the order of their ids.
+4. Rescore the best `n_rescore` of these over all their tokens, nearly exactly, and more of them while that changes the
+   hits.
+5. Score the best k of these exactly, and a few more.
+6. Return the best k; ties are in the order of their ids.
 
-Stages 1 to 3 are a candidate generator (`lists`), stage 4 is a scorer (`scoring`); both can be replaced. The lists
-compare documents by integer sums only, so hits do not depend on threads or processors.
+Stages 1 to 3 are a candidate generator (`lists`), stages 4 and 5 are a scorer (`scoring`); both can be replaced. The
+lists compare documents by integer sums only, so hits do not depend on threads or processors.
 
 Shapes: N documents of all partitions, M selected documents, Q query tokens, D dimensions. Documents are identified by
 their ordinals over all partitions of the document set.
@@ -16,7 +18,9 @@ their ordinals over all partitions of the document set.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -25,9 +29,12 @@ from numpy.typing import NDArray
 from raycol.index.format.manifest import SearchSettings
 from raycol.index.search.candidates import CandidateGenerator, find_candidates, rank
 from raycol.index.search.document_set import DocumentSet
-from raycol.index.search.plan import MAX_RESCORE_FACTOR, plan_search, size_of
+from raycol.index.search.plan import MAX_RESCORE_FACTOR, SearchPlan, plan_search, size_of
 from raycol.index.search.query import Query
-from raycol.index.search.scoring import Scorer
+from raycol.index.search.scoring import NearScorer, Score, Scorer
+
+# Stage 5 scores this many documents more than there are hits.
+_MORE_EXACT = 4
 
 # Stage 4 rescores in rounds and stops after 3x the stage-3 rank of the worst hit (ignoring the worst hit in 20).
 _RESCORED_PER_RANK = 3
@@ -65,7 +72,7 @@ class Answer(NamedTuple):
 
 
 class Rescored(NamedTuple):
-    """Ascending ordinals of rescored documents, int64 [M], and their exact scores, float32 [M]."""
+    """Ascending ordinals of rescored documents, int64 [M], and their scores, float32 [M]."""
 
     ordinals_M: NDArray[np.int64]
     scores_M: NDArray[np.float32]
@@ -85,14 +92,30 @@ def search(
     query = Query.prepare(query_QD)
     plan = plan_search(query.n_tokens, size_of(document_set), n_centroids, k=k, settings=settings)
     ranked_M = rank(find_candidates(generator, query, document_set, plan, plan.n_candidates))
-    rounds = rescoring(ranked_M, plan.n_rescore, k)
-    ordinals_M = next(rounds)
-    try:
-        while True:
-            ordinals_M = rounds.send(exact_scores(query, document_set, ordinals_M, scorer))
-    except StopIteration as done:
-        rescored: Rescored = done.value
-    return Answer(_best_hits(document_set, rescored, k), len(rescored.ordinals_M))
+    with near_scorer(query, document_set, plan, scorer) as near:
+        rounds = rescoring(ranked_M, plan.n_rescore, k)
+        ordinals_M = next(rounds)
+        try:
+            while True:
+                ordinals_M = rounds.send(
+                    score_documents(document_set, ordinals_M, near or partial(scorer.score, query))
+                )
+        except StopIteration as done:
+            rescored: Rescored = done.value
+    scored = rescored
+    if near:
+        ordinals_M = finalists(rescored, k).ordinals_M
+        scored = Rescored(ordinals_M, exact_scores(query, document_set, ordinals_M, scorer))
+    return Answer(_best_hits(document_set, scored, k), len(rescored.ordinals_M))
+
+
+def near_scorer(
+    query: Query, document_set: DocumentSet, plan: SearchPlan, scorer: Scorer
+) -> AbstractContextManager[Score | None]:
+    """Lend what nearly scores the documents of a search; None if they are to be scored exactly at once."""
+    if plan.exact or not document_set.partitions or not isinstance(scorer, NearScorer):
+        return nullcontext(None)
+    return scorer.near(query, document_set.partitions[0].codec)
 
 
 def search_exact(query_QD: NDArray[np.float32], document_set: DocumentSet, *, k: int, scorer: Scorer) -> Answer:
@@ -110,7 +133,7 @@ def rescoring(
     If stage 3 ranks well, the hits are near the front; the rank of the worst hit shows how far it is off.
 
     Yields:
-        Ascending ordinals of the documents of a round; the caller sends their exact scores.
+        Ascending ordinals of the documents of a round; the caller sends their scores.
 
     Returns:
         All rescored documents.
@@ -153,8 +176,18 @@ def exact_scores(
     query: Query, document_set: DocumentSet, ordinals_M: NDArray[np.int64], scorer: Scorer
 ) -> NDArray[np.float32]:
     """Return the exact scores of documents by ascending ordinals, float32 [M]."""
-    parts = [scorer.score(query, partition, documents) for partition, documents in document_set.split(ordinals_M)]
+    return score_documents(document_set, ordinals_M, partial(scorer.score, query))
+
+
+def score_documents(document_set: DocumentSet, ordinals_M: NDArray[np.int64], score: Score) -> NDArray[np.float32]:
+    """Return the scores of documents by ascending ordinals, float32 [M]."""
+    parts = [score(partition, documents) for partition, documents in document_set.split(ordinals_M)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+
+def finalists(rescored: Rescored, k: int) -> Rescored:
+    """Return the nearly scored documents that are to be scored exactly for `k` hits."""
+    return top_with_ties(rescored, k + _MORE_EXACT)
 
 
 def top_with_ties(rescored: Rescored, k: int) -> Rescored:

@@ -14,6 +14,10 @@ from raycol.index.search.document_set import DocumentSet
 _CANDIDATES_PER_RESCORED = 8
 _CANDIDATES_PER_RESCORED_RESTRICTED = 32
 
+# The fewer query tokens, the more documents have the best centroids of all of them: only stage 4 tells these apart. A
+# query of fewer tokens than this visits and rescores twice as many as the settings say.
+_SHORT_QUERY = 8
+
 # Stage 4 rescores at most 16 x n_rescore documents.
 MAX_RESCORE_FACTOR = 16
 
@@ -61,13 +65,14 @@ def size_of(document_set: DocumentSet) -> Size:
 
 def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings: SearchSettings) -> SearchPlan:
     """Plan the search for `k` hits of a query of `n_tokens` tokens."""
-    n_rescore = max(settings.n_rescore, k)
+    factor = 2 if n_tokens < _SHORT_QUERY else 1
+    n_rescore = max(factor * settings.n_rescore, k)
     if size.n_allowed <= n_rescore:
         return SearchPlan(n_rescore, size.n_allowed, 0, exact=True)
     per_rescored = _CANDIDATES_PER_RESCORED_RESTRICTED if size.restricted else _CANDIDATES_PER_RESCORED
     n_candidates = per_rescored * n_rescore
     # A filter that keeps one document in s needs s times the lists to meet as many of them.
-    n_probe = min(n_centroids, settings.n_probe * size.n_documents // size.n_allowed)
+    n_probe = min(n_centroids, factor * settings.n_probe * size.n_documents // size.n_allowed)
     entries = n_tokens * n_probe * size.n_tokens / n_centroids
     tokens = size.n_tokens * size.n_allowed / size.n_documents
     by_lists = (

@@ -5,12 +5,15 @@ Shapes: Q query tokens, T tokens of a document, D dimensions, M documents of a p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.index.codec.protocol import Codec
 from raycol.index.format.partition import Partition
 from raycol.index.search.query import Query
 
@@ -25,6 +28,10 @@ class Match:
     query_token: int
     document_token: int
     score: float
+
+
+# Scores documents by their positions in a partition, int64 [M]: float32 [M].
+Score = Callable[[Partition, NDArray[np.int64]], NDArray[np.float32]]
 
 
 class Scorer(Protocol):
@@ -45,14 +52,29 @@ class Scorer(Protocol):
         """Return the match of each query token, in order. Their scores add up to the document's score."""
 
 
+@runtime_checkable
+class NearScorer(Scorer, Protocol):
+    """A scorer with a cheaper approximation of itself, by which a search chooses what it scores exactly."""
+
+    def near(self, query: Query, codec: Codec) -> AbstractContextManager[Score]:
+        """Lend a function that nearly equals `score` to one thread, for one query. The same conditions apply to it."""
+
+
 class MaxSim:
-    """The sum over query tokens of the best document token's dot product, by the codec's compiled kernel."""
+    """The sum over query tokens of the best document token's dot product, by the codec's compiled kernels."""
 
     def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Scorer`."""
         return partition.codec.scores(
             query.floats_BDL, query.n_tokens, partition.tokens, partition.offsets_N, documents_M
         )
+
+    @contextmanager
+    def near(self, query: Query, codec: Codec) -> Iterator[Score]:
+        """See `NearScorer`."""
+        with codec.scratch_pool.borrow() as scratch:
+            scores = codec.near_scores(query.floats_BDL, query.n_tokens, scratch)
+            yield lambda partition, documents_M: scores(partition.tokens, partition.offsets_N, documents_M)
 
     def explain(self, query_QD: NDArray[np.float32], document_TD: NDArray[np.float32]) -> list[Match]:
         """See `Scorer`; of equal document tokens, the first matches."""
