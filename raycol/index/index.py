@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.core.arguments import named_arguments
+from raycol.core.threads import check_threads, map_threads
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import ModelInfo, SearchSettings
 from raycol.index.search.pipeline import Answer, search
-from raycol.index.search.threads import check_threads, map_threads
 from raycol.index.searcher import Searcher, document_set_of
 from raycol.index.write.changes import store_settings
 from raycol.index.write.create import PARTITION_TOKENS, create

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from raycol.core.arguments import named_arguments
 from raycol.core.shown import Shown
+from raycol.core.threads import check_threads, map_threads
 from raycol.core.validation import check_positive_int
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
@@ -29,7 +30,6 @@ from raycol.index.search.lists import InvertedLists
 from raycol.index.search.pipeline import Hit, search, search_exact
 from raycol.index.search.scoring import Match, MaxSim, Scorer
 from raycol.index.search.selection import OnUnknown, check_ids, check_on_unknown, locate, select
-from raycol.index.search.threads import check_threads, map_threads
 from raycol.storage import open_store
 
 T = TypeVar("T")
@@ -109,6 +109,8 @@ class Searcher:
         self.scorer: Scorer = scorer or MaxSim()
         self.generator: CandidateGenerator = generator or InvertedLists()
         self._device_scorer = cache(partial(DeviceScorer, self.codebook))
+        # All documents of a snapshot: with many partitions, putting them together takes longer than a search.
+        self._all_documents: tuple[Snapshot, DocumentSet] | None = None
 
     @classmethod
     def open(
@@ -201,7 +203,7 @@ class Searcher:
         )
         checked = self._check_queries(queries)
         scorer = self._scorer_on(device)
-        document_set = document_set_of(snapshot, filter, ids, on_unknown)
+        document_set = self._document_set(snapshot, filter, ids, on_unknown)
 
         def search_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search(
@@ -230,7 +232,7 @@ class Searcher:
         snapshot = self._snapshot
         checked = self._check_queries(queries)
         scorer = self._scorer_on(device)
-        document_set = document_set_of(snapshot, filter, ids, on_unknown)
+        document_set = self._document_set(snapshot, filter, ids, on_unknown)
 
         def exact_one(query_QD: NDArray[np.float32]) -> list[Hit]:
             return search_exact(query_QD, document_set, k=k, scorer=scorer).hits
@@ -347,6 +349,17 @@ class Searcher:
                 raise InputError(f"query {i} has {len(query_QD)} tokens; expected at most {MAX_QUERY_TOKENS}")
             checked.append(query_QD)
         return checked
+
+    def _document_set(
+        self, snapshot: Snapshot, filter_: str | None, ids: Iterable[str] | None, on_unknown: OnUnknown
+    ) -> DocumentSet:
+        check_on_unknown(on_unknown)
+        if filter_ is not None or ids is not None:
+            return document_set_of(snapshot, filter_, ids, on_unknown)
+        cached = self._all_documents
+        if cached is None or cached[0] is not snapshot:
+            cached = self._all_documents = snapshot, document_set_of(snapshot, None, None, on_unknown)
+        return cached[1]
 
     def _scorer_on(self, device: str) -> Scorer:
         """Return the scorer that runs on a device, made on first use: the codebook never changes."""

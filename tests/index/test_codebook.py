@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from raycol.errors import InputError
 from raycol.index.codec.codebook import BITS, Codebook, pack, unpack
-from raycol.index.codec.nearest import NearestCentroid
+from raycol.index.codec.nearest import Cells, NearestCentroid
 from raycol.index.codec.training import default_centroids, sample_size, train_codebook
 from tests.conftest import make_clustered, tries_all, unit
 
@@ -69,8 +69,31 @@ def test_exhaustive_search_finds_the_nearest_centroid(n_centroids: int, seed: in
     assert np.allclose((tokens * centroids[codes]).sum(axis=1), best, atol=1e-6)
 
 
+@given(
+    n_centroids=st.integers(1, 300),
+    n_tokens=st.integers(1, 70),
+    dim=st.integers(1, 17),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_searching_all_cells_finds_a_centroid_as_near_as_the_nearest(
+    n_centroids: int, n_tokens: int, dim: int, seed: int
+) -> None:
+    """Bytes choose four centroids, which floats compare. A token's code does not depend on the tokens beside it."""
+    rng = np.random.default_rng(seed)
+    centroids_KD = unit(rng.standard_normal((n_centroids, 8 * dim)))
+    centroids_KD[rng.integers(0, n_centroids, n_centroids // 4)] = centroids_KD[0]
+    tokens_TD = (rng.standard_normal((n_tokens, 8 * dim)) * rng.uniform(0, 9, (n_tokens, 1))).astype(np.float32)
+    cells = Cells(centroids_KD)
+    codes_T = cells.nearest(tokens_TD)
+    norms_T = np.linalg.norm(tokens_TD, axis=1)
+    similarity_TK = tokens_TD @ centroids_KD.T
+    found_T = similarity_TK[np.arange(n_tokens), codes_T]
+    assert (similarity_TK.max(axis=1) - found_T <= 0.02 * norms_T).all()
+    assert np.array_equal(np.concatenate([cells.nearest(tokens_TD[t : t + 1]) for t in range(n_tokens)]), codes_T)
+
+
 @pytest.mark.slow
-def test_ivf_search_nearly_always_finds_the_nearest_centroid() -> None:
+def test_cells_nearly_always_hold_the_nearest_centroid() -> None:
     tokens = np.concatenate(make_clustered(1000, 32, seed=6, n_centres=2000))
     codebook = train_codebook(tokens, bits=4, n_centroids=2048, seed=0)
     similarity = tokens @ codebook.centroids_KD.T

@@ -15,7 +15,6 @@ Shapes: T tokens, K centroids, D dimensions, B = D * bits / 8 residual bytes per
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycol.errors import InputError
+from raycol.index.codec.centroid_bytes import scales_of, to_bytes
 from raycol.index.codec.level_scores import LevelScores
 from raycol.index.codec.nearest import NearestCentroid
 from raycol.index.codec.protocol import CODES, CentroidBytes, NearScores, TokenCodes
@@ -37,9 +37,6 @@ BITS = (1, 2, 4, 8)
 # Step sizes of the uniform quantiser of least squared error for a standard normal variable, by bits
 # (Max 1960, "Quantizing for minimum distortion", table II; 8 bits from the same recursion).
 NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
-
-# Centroids to convert to bytes at a time.
-_BLOCK = 16384
 
 # Files of the quantised tokens, beside their codes.
 RESIDUALS, GAIN_BYTES, SCALES = "residuals.npy", "gains.npy", "scales.npy"
@@ -91,19 +88,13 @@ class Codebook:
     @cached_property
     def centroid_bytes(self) -> CentroidBytes:
         """Byte centroids for stage 1 of a search."""
-        scales_D = np.maximum(np.abs(self.centroids_KD).max(axis=0), np.float32(1e-12)) / np.float32(127)
-        rows_RD = np.full((math.ceil(self.n_centroids / GROUP) * GROUP, self.dim), 128, dtype=np.uint8)
-        for start in range(0, self.n_centroids, _BLOCK):
-            levels_KD = np.rint(self.centroids_KD[start : start + _BLOCK] / scales_D)
-            rows_RD[start : start + len(levels_KD)] = (levels_KD + 128).astype(np.uint8)
-        return CentroidBytes(rows_RD, scales_D)
+        scales_D = scales_of(self.centroids_KD)
+        return CentroidBytes(to_bytes(self.centroids_KD, scales_D, GROUP), scales_D)
 
     @cached_property
     def short_centroids_KD(self) -> NDArray[np.int16]:  # noqa: N802
         """Centroids in units of 1 / SHORT, for stage 4 of a search."""
-        shorts_KD = np.empty(self.centroids_KD.shape, dtype=np.int16)
-        for start in range(0, self.n_centroids, _BLOCK):
-            shorts_KD[start : start + _BLOCK] = np.rint(self.centroids_KD[start : start + _BLOCK] * np.float32(SHORT))
+        shorts_KD: NDArray[np.int16] = np.rint(self.centroids_KD * np.float32(SHORT)).astype(np.int16)
         return shorts_KD
 
     @cached_property

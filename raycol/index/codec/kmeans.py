@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.index.codec.clusters import clusters
 from raycol.index.codec.nearest import FEW_CENTROIDS, NearestCentroid
 
 _ITERATIONS = 6
@@ -109,20 +110,7 @@ def _lloyd(
 
 
 def _kmeans(tokens_TD: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]:
-    import faiss
-
-    kmeans = faiss.Kmeans(
-        tokens_TD.shape[1],
-        k,
-        niter=_ITERATIONS,
-        seed=seed,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_POINTS_PER_CENTROID,
-    )
-    kmeans.train(tokens_TD)
-    centroids_KD: NDArray[np.float32] = np.asarray(kmeans.centroids, dtype=np.float32)
-    return centroids_KD
+    return clusters(tokens_TD, k, seed, iterations=_ITERATIONS, max_points=_POINTS_PER_CENTROID)
 
 
 def _take(sample_TD: NDArray[Any], rows_T: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A thread pool over queries; the kernels release the GIL."""
+"""A thread pool over queries or batches; the kernels release the GIL."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ R = TypeVar("R")
 def check_threads(threads: int | None) -> int:
     """Return the maximum number of threads; None means one per core. Raises `InputError` if it is below 1."""
     return (os.cpu_count() or 1) if threads is None else check_positive_int("threads", threads)
+
+
+def openmp_threads() -> int:
+    """Return the number of threads that OpenMP's libraries would use: Ray sets it for its workers."""
+    set_by_user = os.environ.get("OMP_NUM_THREADS", "")
+    return int(set_by_user) if set_by_user.isdecimal() and int(set_by_user) else os.cpu_count() or 1
 
 
 def map_threads(function: Callable[[A], R], items: Sequence[A], max_threads: int) -> list[R]:
