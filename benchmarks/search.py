@@ -1,10 +1,12 @@
 """Measure searching: CPU time, recall and nDCG of raycol and other engines, one thread each, in one run.
 
-    python benchmarks/search.py [synthetic] [scifact] [growth] --keep FOLDER [--peers PYTHON]
+    python benchmarks/search.py [synthetic] [scifact] [growth] [short] [partitions] --keep FOLDER [--peers PYTHON]
 
 synthetic  50,000 clustered documents of 60 tokens, 128 dimensions (clustered.py)
 scifact    SciFact in embeddings of answerai-colbert-small-v1 (scifact.py)
 growth     clustered documents at several sizes, raycol only; recall against `Index.exact`
+short      1, 2, 3, 4 and 8 tokens of the queries of synthetic and scifact, from the first word on, as growth
+partitions the documents of synthetic in 3 and in 97 partitions, as growth
 
 PYTHON is an interpreter with fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
 indexes; an existing one is reused, and the table marks its cost with a star. Engines alternate, and each query is
@@ -31,8 +33,9 @@ from collection import Collection, Found, best_of
 from engines import Built, Peer, build_peer, found_by_peer, peer
 from measure import Cost, gib, in_fresh_process, measured, peak_memory, print_table, say
 from numpy.typing import NDArray
+from scifact import SciFact, load_scifact, missing
 
-from raycol.index import Document, Index
+from raycol.index import Document, Hit, Index
 from raycol.index.search.effort import EFFORTS, Effort
 from raycol.index.write.tune import recall_of
 
@@ -104,30 +107,101 @@ def main() -> None:
     parser.add_argument("--pictures", action="store_true", help="draw into docs/img")
     options = parser.parse_args()
     for name in options.data:
-        {"synthetic": synthetic, "scifact": scifact, "growth": growth}[name](options)
+        {"synthetic": synthetic, "scifact": scifact, "growth": growth, "short": short, "partitions": partitions}[name](
+            options
+        )
 
 
 def synthetic(options: argparse.Namespace) -> None:
     """Clustered vectors."""
-    folder = options.keep / "synthetic"
+    _compare("synthetic", _synthetic_folder(options), options)
+
+
+def _synthetic_folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.keep / "synthetic"
     if not (folder / "tokens.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         say("generating")
         clustered(options.documents, 100).save(folder)
-    _compare("synthetic", folder, options)
+    return folder
 
 
 def scifact(options: argparse.Namespace) -> None:
     """Real embeddings."""
-    from scifact import load_scifact, missing
+    if data := _scifact(options):
+        _compare("scifact", options.keep / "scifact", options, data)
 
-    if lacking := missing(options.keep / "scifact"):
-        print(f"scifact: skipped: {lacking}")
-        return
+
+def _scifact(options: argparse.Namespace) -> SciFact | None:
+    """SciFact, its embeddings saved in the folder; None if it is missing."""
     folder = options.keep / "scifact"
+    if lacking := missing(folder):
+        print(f"scifact: skipped: {lacking}")
+        return None
     data = load_scifact(folder)
     data.collection.save(folder)
-    _compare("scifact", folder, options, data)
+    return data
+
+
+def short(options: argparse.Namespace) -> None:
+    """Queries of few tokens: recall against `Index.exact`, on the same codes, and CPU."""
+    folders = [_synthetic_folder(options), *([options.keep / "scifact"] if _scifact(options) else [])]
+    rows = []
+    for folder in folders:
+        collection = Collection.load(folder)
+        first = 2 if folder.name == "scifact" else 0  # [CLS] and [Q] say nothing alone
+        index = _opened(collection, folder / "raycol-index")
+        for n_tokens in (1, 2, 3, 4, 8):
+            queries = [query_QD[first : first + n_tokens] for query_QD in collection.queries[:100]]
+            exact = index.exact(queries, 10)
+            row = [folder.name, str(n_tokens)]
+            for effort in EFFORTS:
+                found, cpu_ms = _searched(index, queries, effort, options.rounds)
+                # Another document may have the score of the tenth: it is as good.
+                as_good = [
+                    [hit.score >= best[-1].score for hit in hits] for hits, best in zip(found, exact, strict=True)
+                ]
+                row.append(f"{cpu_ms:.2f}, {np.mean(as_good):.3f}")
+            rows.append(row)
+    print_table(["data", "query tokens", *(f"{effort}: CPU ms, recall@10" for effort in EFFORTS)], rows)
+
+
+def partitions(options: argparse.Namespace) -> None:
+    """The same documents in few partitions and in many."""
+    folder = _synthetic_folder(options)
+    collection = Collection.load(folder)
+    n_tokens = len(collection.tokens_TD)
+    sizes = {count: -(-n_tokens // (count - 1)) for count in (3, 97)}
+    opened = {n: _opened(collection, folder / f"in-{n}", partition_tokens=size) for n, size in sizes.items()}
+    costs: dict[int, list[float]] = {n: [] for n in opened}
+    for _ in range(options.rounds):
+        for n, index in opened.items():
+            costs[n].append(_searched(index, collection.queries, "default", 1)[1])
+    few, many = (min(each) for each in costs.values())
+    rows = [[str(opened[n].stats().partitions), f"{min(costs[n]):.2f}"] for n in opened]
+    print_table(["partitions", "CPU ms"], rows)
+    print(f"many over few: {many / few:.2f}")
+
+
+def _opened(collection: Collection, uri: Path, **settings: Any) -> Index:
+    if not uri.exists():
+        say(f"building {uri}")
+        Index.create(uri, collection.documents(), **settings)
+    return Index.open(uri)
+
+
+def _searched(
+    index: Index, queries: list[NDArray[np.float32]], effort: Effort, rounds: int
+) -> tuple[list[list[Hit]], float]:
+    """The hits of each query, and the median over queries of the least CPU milliseconds of several rounds."""
+    found = index.search(queries, effort=effort, threads=1)
+    cpu_ms = np.empty((rounds, len(queries)))
+    for round_ in range(rounds):
+        for number, query in enumerate(queries):
+            with measured() as cost:
+                index.search([query], effort=effort)
+            cpu_ms[round_, number] = 1000 * cost.cpu_s
+    return found, float(np.median(cpu_ms.min(axis=0)))
 
 
 def _compare(name: str, folder: Path, options: argparse.Namespace, data: Any = None) -> None:
