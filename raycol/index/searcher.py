@@ -182,17 +182,19 @@ class Searcher:
             effort: fast, default or thorough: presets of `n_probe` and `n_rescore`, rescoring at least 4 k documents.
                 `default` uses the settings that `tune` stored, if any.
             n_probe: inverted lists to visit per query token; overrides `effort`.
-            n_rescore: documents to score exactly, at least k; overrides `effort`. Rescoring continues in rounds, up to
-                16 x n_rescore documents, while hits come from the end of the ranking.
+            n_rescore: documents to rescore, at least k; overrides `effort`. Rescoring continues in rounds, up to
+                16 x n_rescore documents, while hits come from the end of the ranking. Below 8 query tokens, both
+                settings count twice.
             with_metadata: give each hit the `metadata` of its document.
             threads: None uses one thread for a single query, and all cores for several.
-            device: where exact scores are computed: `cpu`, or a torch device such as `cuda` (needs raycol[gpu]).
+            device: where documents are rescored: `cpu`, or a torch device such as `cuda` (needs raycol[gpu]), which is
+                experimental.
 
-        Candidates are ranked on the assumption that all tokens have the same norm, as those of late-interaction
-        encoders do; `exact` handles tokens of any norm.
+        The scores of hits are exact. Candidates are ranked on the assumption that all tokens have the same norm, as
+        those of late-interaction encoders do; `exact` handles tokens of any norm.
 
         Raises:
-            InputError: a query with no tokens, more than 1,024 tokens, NaN or another dimension; `k` or a setting out
+            InputError: a query with no tokens, more than 8,192 tokens, NaN or another dimension; `k` or a setting out
                 of range; an invalid filter.
             IndexCorruptError: a damaged partition; search never returns partial results.
         """

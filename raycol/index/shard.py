@@ -1,7 +1,7 @@
 """One shard of an index: some partitions of one version, searched together with the other shards.
 
 The steps of `search` are separate methods here: each shard finds candidates, the gateway selects among those of all
-shards, and the shards score the selected documents exactly. Hits therefore do not depend on the number of shards.
+shards, and the shards score the selected documents. Hits therefore do not depend on the number of shards.
 
 Ordinals of documents count over all partitions of the version, those of other shards included. Shapes: M documents.
 

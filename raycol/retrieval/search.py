@@ -52,7 +52,7 @@ class SearchConfig(Config):
     """Centroids probed for each query token; overrides effort. Not for an endpoint."""
 
     n_rescore: Positive | None = None
-    """Documents rescored exactly; overrides effort. Not for an endpoint."""
+    """Documents to rescore; overrides effort. Not for an endpoint."""
 
     device: str = "cpu"
     """Device for the exact scores: cpu, or a torch device such as cuda. Not for an endpoint."""

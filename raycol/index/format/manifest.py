@@ -50,7 +50,7 @@ def _column_name(name: str) -> str:
 
 
 class SearchSettings(BaseModel):
-    """`n_probe`: inverted lists that each query token visits; `n_rescore`: documents scored exactly at first."""
+    """`n_probe`: inverted lists that each query token visits; `n_rescore`: documents rescored at first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -167,34 +167,39 @@ def dot_bytes(typing_context, rows, stride, weights, dim, offsets, out):  # type
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        rows, stride, weights, dim, offsets, out = arguments
-        tile = _TILES[byte_instructions(context.codegen())]
-        n_vectors = LANES // tile.lanes
-        integers, bytes_ = ir.VectorType(_I32, tile.lanes), ir.VectorType(_I8, 4 * tile.lanes)
-        for first in range(0, ROWS, tile.rows):
-            sums = _accumulators(builder, integers, tile.rows * n_vectors)
-            if tile.unsigned:
-                for i, total in enumerate(sums):
-                    offset = _load(builder, offsets, _I64(4 * tile.lanes * (i % n_vectors)), integers)
-                    builder.store(builder.neg(offset), total)
-            with cgutils.for_range(builder, builder.udiv(dim, _I64(4)), intp=_I64) as loop:
-                column, start = builder.mul(loop.index, _I64(4 * LANES)), builder.mul(loop.index, _I64(4))
-                fours = []
-                for row in range(first, first + tile.rows):
-                    offset = builder.add(builder.mul(stride, _I64(row)), start)
-                    four = builder.bitcast(_splat(builder, _load(builder, rows, offset, _I32), tile.lanes), bytes_)
-                    fours.append(four if tile.unsigned else builder.xor(four, _same(bytes_, -128)))
-                for vector in range(n_vectors):
-                    offset = builder.add(column, _I64(4 * tile.lanes * vector))
-                    weight = _load(builder, weights, offset, bytes_)
-                    for row, four in enumerate(fours):
-                        total = sums[n_vectors * row + vector]
-                        builder.store(tile.multiply(builder, builder.load(total), four, weight), total)
-            for i, total in enumerate(sums):
-                _store(builder, builder.load(total), out, _I64(4 * tile.lanes * (n_vectors * first + i)))
+        _dot_bytes(builder, byte_instructions(context.codegen()), *arguments)
         return context.get_dummy_value()
 
     return types.void(*(types.intp,) * 6), generate
+
+
+def _dot_bytes(
+    builder: Any, instructions: str, rows: Any, stride: Any, weights: Any, dim: Any, offsets: Any, out: Any
+) -> None:
+    tile = _TILES[instructions]
+    n_vectors = LANES // tile.lanes
+    integers, bytes_ = ir.VectorType(_I32, tile.lanes), ir.VectorType(_I8, 4 * tile.lanes)
+    for first in range(0, ROWS, tile.rows):
+        sums = _accumulators(builder, integers, tile.rows * n_vectors)
+        if tile.unsigned:
+            for i, total in enumerate(sums):
+                offset = _load(builder, offsets, _I64(4 * tile.lanes * (i % n_vectors)), integers)
+                builder.store(builder.neg(offset), total)
+        with cgutils.for_range(builder, builder.udiv(dim, _I64(4)), intp=_I64) as loop:
+            column, start = builder.mul(loop.index, _I64(4 * LANES)), builder.mul(loop.index, _I64(4))
+            fours = []
+            for row in range(first, first + tile.rows):
+                offset = builder.add(builder.mul(stride, _I64(row)), start)
+                four = builder.bitcast(_splat(builder, _load(builder, rows, offset, _I32), tile.lanes), bytes_)
+                fours.append(four if tile.unsigned else builder.xor(four, _same(bytes_, -128)))
+            for vector in range(n_vectors):
+                offset = builder.add(column, _I64(4 * tile.lanes * vector))
+                weight = _load(builder, weights, offset, bytes_)
+                for row, four in enumerate(fours):
+                    total = sums[n_vectors * row + vector]
+                    builder.store(tile.multiply(builder, builder.load(total), four, weight), total)
+        for i, total in enumerate(sums):
+            _store(builder, builder.load(total), out, _I64(4 * tile.lanes * (n_vectors * first + i)))
 
 
 @intrinsic

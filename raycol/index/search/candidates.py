@@ -28,7 +28,7 @@ class Candidates(NamedTuple):
 
 
 class CandidateGenerator(Protocol):
-    """Finds the documents that may be hits, which a scorer then scores exactly.
+    """Finds the documents that may be hits, which a scorer then scores.
 
     A document's estimate and score may depend on the query, the document and the plan only, not on the other documents
     in the set: hits are then the same for any number of shards.

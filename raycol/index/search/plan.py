@@ -22,11 +22,12 @@ _SHORT_QUERY = 8
 MAX_RESCORE_FACTOR = 16
 
 # Approximate costs on one thread in nanoseconds (docs/search.md): of a centroid, a list entry, a token in stage 3 and
-# a token in stage 4. All but the list entry are per block of LANES query tokens.
+# a token in stage 4. All but the list entry are per block of LANES query tokens. They are the same on every processor,
+# as are plans.
 _CENTROID_NS = 25.0
 _ENTRY_NS = 5.0
 _CENTROID_TOKEN_NS = 5.0
-_EXACT_TOKEN_NS = 115.0
+_NEAR_TOKEN_NS = 60.0
 
 
 class Size(NamedTuple):
@@ -98,5 +99,5 @@ def cost_ns(
     entries = query_tokens * settings.n_probe * n_tokens / n_centroids
     rescored = min(n_scored, n_documents) * n_tokens / n_documents
     candidates = min(_CANDIDATES_PER_RESCORED * settings.n_rescore, n_documents) * n_tokens / n_documents
-    per_block = _CENTROID_NS * n_centroids + _CENTROID_TOKEN_NS * candidates + _EXACT_TOKEN_NS * rescored
+    per_block = _CENTROID_NS * n_centroids + _CENTROID_TOKEN_NS * candidates + _NEAR_TOKEN_NS * rescored
     return blocks * per_block + _ENTRY_NS * entries
