@@ -18,6 +18,7 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from raycol.index.codec.codebook import NORMAL_STEP, Codebook
+from raycol.index.codec.level_scores import LevelScores
 from raycol.index.kernels.centroids import GROUP, query_bytes, score_centroids
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES, byte_instructions
@@ -61,15 +62,18 @@ def costs(dim: int) -> dict[str, float]:
     def centroids() -> None:
         score_centroids(rows_RD, weights_DL4, offsets_L, shift, scores_RL, tops_GL)
 
-    scratch = Scratch()
+    none = np.empty(0, dtype=np.uint32)
+    codes, *others = tokens.arrays.values()
+    addresses = np.array([[array.ctypes.data for array in (offsets_N, codes, none, none, *others)]])
+    arguments = query.floats_BDL, LANES, np.array([0, DOCUMENTS]), addresses, Scratch()
 
     def near_first() -> None:
-        codebook.near_scores(query.floats_BDL, LANES, scratch)(tokens, offsets_N, documents_M)
+        LevelScores(codebook, *arguments)(documents_M)
 
-    near = codebook.near_scores(query.floats_BDL, LANES, scratch)
+    near = LevelScores(codebook, *arguments)
 
     def near_again() -> None:
-        near(tokens, offsets_N, documents_M)
+        near(documents_M)
 
     def exact() -> None:
         codebook.scores(query.floats_BDL, LANES, tokens, offsets_N, documents_M)

@@ -29,16 +29,14 @@ from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.pipeline import (
     Hit,
     Rescored,
-    exact_scores,
     finalists,
     near_scorer,
-    score_documents,
     top_with_ties,
 )
 from raycol.index.search.plan import SearchPlan, Size
 from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Probes, Query
-from raycol.index.search.scoring import Match, Scorer
+from raycol.index.search.scoring import Match, Scorer, exact_scores
 from raycol.index.search.selection import select
 from raycol.index.searcher import Searcher
 from raycol.storage import open_store
@@ -223,12 +221,13 @@ class IndexShard:
         n_described: int,
     ) -> ShardScores:
         scorer = self.index.scorer
+        exact = partial(exact_scores, query, document_set, scorer)
         with near_scorer(query, document_set, plan, scorer) as near:
-            near_M = score_documents(document_set, local_M, near or partial(scorer.score, query))
+            near_M = near(local_M) if near else exact(local_M)
         exact_M, scored = near_M, Rescored(local_M, near_M)
         if near:
             chosen_M = finalists(scored, k).ordinals_M
-            scored = Rescored(chosen_M, exact_scores(query, document_set, chosen_M, scorer))
+            scored = Rescored(chosen_M, exact(chosen_M))
             exact_M = np.full(len(local_M), np.nan, dtype=np.float32)
             exact_M[np.searchsorted(local_M, chosen_M)] = scored.scores_M
         best_M = top_with_ties(scored, n_described).ordinals_M if n_described else local_M[:0]

@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 
 from raycol.index import Document, Index
 from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook, unpack
-from raycol.index.codec.level_scores import LevelScores
 from raycol.index.codec.protocol import CODES, TokenCodes
 from raycol.index.format.document import MAX_QUERY_TOKENS
-from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, score_by_centroids, visit_lists
+from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, mark_codes, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
     GROUP,
     query_bytes,
@@ -49,6 +48,23 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def rounded_up(n_centroids: int) -> int:
     return -(-n_centroids // GROUP) * GROUP
+
+
+def addresses_of(partitions: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+    return np.array([[array.ctypes.data for array in arrays] for arrays in partitions])
+
+
+def in_two_partitions(
+    offsets_N: np.ndarray, arrays: list[np.ndarray], cut: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
+    """The first ordinals of two partitions, less an empty one, and their arrays: no lists, and codes first."""
+    starts = np.array(sorted({0, cut, len(offsets_N) - 1}))
+    none = np.empty(0)
+    partitions = []
+    for start, stop in pairwise(starts):
+        codes_T, *others = (array[offsets_N[start] : offsets_N[stop]].copy() for array in arrays)
+        partitions.append((offsets_N[start : stop + 1] - offsets_N[start], codes_T, none, none, *others))
+    return starts, partitions
 
 
 def tops_of(scores_RL: np.ndarray) -> np.ndarray:
@@ -188,12 +204,13 @@ def test_estimates_sum_the_best_visited_centroid_of_each_query_token(
     above_QP = -np.sort(-rng.integers(0, largest + 1, (n_tokens, n_probe)), axis=1).astype(np.int32)
     documents = [rng.integers(0, n_centroids, rng.integers(1, 9)) for _ in range(n_documents)]
     cut = data.draw(st.integers(0, n_documents))
+    starts = np.array(sorted({0, cut, n_documents}))
+    lists = [inverted_lists(documents[start:stop], n_centroids) for start, stop in pairwise(starts)]
+    addresses = addresses_of([(np.empty(0), np.empty(0), *arrays) for arrays in lists])
     state_N = np.zeros(n_documents, dtype=np.uint32)
     for first in range(0, n_tokens, LANES):
         block = slice(first, first + LANES)
-        for start, stop in pairwise(sorted({0, cut, n_documents})):
-            lists = inverted_lists(documents[start:stop], n_centroids)
-            visit_lists(probes_QP[block], above_QP[block], first, *lists, state_N[start:stop])
+        visit_lists(probes_QP[block], above_QP[block], first, starts, addresses, state_N)
 
     expected = {}
     for ordinal, codes in enumerate(documents):
@@ -264,13 +281,14 @@ def test_the_longest_query_does_not_overflow_the_state() -> None:
     """Document 0 reaches the largest possible estimate, which must not overflow into the bits of the query token;
     document 1 is in the lists of one lane per block only."""
     lists = inverted_lists([np.array([0]), np.array([1])], 2)
+    addresses = addresses_of([(np.empty(0), np.empty(0), *lists)])
     probes_LP, above_LP = np.full((LANES, 2), [0, 1], np.int32), np.full((LANES, 2), [255, 0], np.int32)
     above_LP[7, 1] = 200
     state_N = np.zeros(2, dtype=np.uint32)
     for first in range(0, MAX_QUERY_TOKENS, LANES):
         if first % 2016 == 0:
             state_N &= np.uint32(2**ESTIMATE_BITS - 1)
-        visit_lists(probes_LP, above_LP, first % 2016, *lists, state_N)
+        visit_lists(probes_LP, above_LP, first % 2016, np.array([0, 2]), addresses, state_N)
     expected = [255 * MAX_QUERY_TOKENS, 200 * MAX_QUERY_TOKENS // LANES]
     assert (state_N & (2**ESTIMATE_BITS - 1)).tolist() == expected
     for n, best in ((1, [0]), (2, [0, 1])):
@@ -299,7 +317,13 @@ def test_scores_by_centroids_are_maxsim_over_byte_scores(
         bytes_BRL[:, codes_T[offsets_N[document] : offsets_N[document + 1]]].max(axis=1).sum(dtype=np.int64)
         for document in documents_M
     ]
-    assert score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T).tolist() == expected
+    starts, partitions = in_two_partitions(offsets_N, [codes_T], int(rng.integers(0, n_documents + 1)))
+    scores_M = score_by_centroids(documents_M, bytes_BRL, starts, addresses_of(partitions), codes_T.itemsize)
+    assert scores_M.tolist() == expected
+    marked_K = np.zeros(n_rows, dtype=bool)
+    mark_codes(documents_M, starts, addresses_of(partitions), codes_T.itemsize, marked_K)
+    codes = [codes_T[offsets_N[document] : offsets_N[document + 1]] for document in documents_M]
+    assert np.flatnonzero(marked_K).tolist() == sorted({int(code) for each in codes for code in each})
 
 
 @given(
@@ -350,18 +374,18 @@ def test_near_scores_round_query_tokens_to_bytes_where_they_meet_residuals(
     tokens_TD = rng.standard_normal((offsets_N[-1], dim)).astype(np.float32) * rng.uniform(0.1, 10)
     tokens, _ = codebook.quantise(tokens_TD)
     query = Query.prepare(rng.standard_normal((n_tokens, dim)).astype(np.float32))
-    near = codebook.near_scores(query.floats_BDL, n_tokens, Scratch())
-    # In two calls, as for two partitions: the second finds some centroids already scored.
-    documents_M = rng.permutation(len(lengths))
-    scores_N = np.empty(len(lengths), dtype=np.float32)
-    for some in np.array_split(documents_M, 2):
-        scores_N[some] = near(tokens, offsets_N, some)
-
-    exact_N = codebook.scores(query.floats_BDL, n_tokens, tokens, offsets_N, np.arange(len(lengths)))
-    if not isinstance(near, LevelScores):
+    starts, partitions = in_two_partitions(
+        offsets_N, list(tokens.arrays.values()), int(rng.integers(0, len(lengths) + 1))
+    )
+    near = codebook.near_scores(query.floats_BDL, n_tokens, starts, addresses_of(partitions), Scratch())
+    if near is None:
         assert dim * bits // 8 % 4
-        assert np.array_equal(scores_N, exact_N)
         return
+    # In two rounds: the second finds some centroids already scored.
+    ordinals_N = rng.permutation(len(lengths))
+    scores_N = np.empty(len(lengths), dtype=np.float32)
+    for some in map(np.sort, np.array_split(ordinals_N, 2)):
+        scores_N[some] = near(some)
     weights_QD = query.tokens_QD.astype(np.float64) * codebook.steps_D
     units_Q = np.abs(weights_QD).max(axis=1) / 127
     rounded_QD = np.rint(weights_QD / units_Q[:, None]) * units_Q[:, None]

@@ -16,7 +16,7 @@ Shapes: T tokens, K centroids, D dimensions, B = D * bits / 8 residual bytes per
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class Codebook:
     @property
     def token_layout(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
         """See `Codec`."""
+        # In this order, the kernels have their addresses (`kernels.addresses`).
         return {
             CODES: (self.code_dtype, ()),
             RESIDUALS: (np.uint8, (self.dim * self.bits // 8,)),
@@ -133,22 +134,25 @@ class Codebook:
         documents_M: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Return the MaxSim of some documents of a partition, float32 [M]; see `kernels.maxsim.score_documents`."""
+        arrays = tokens.arrays
         scores_M: NDArray[np.float32] = score_documents(
             documents_M, query_BDL, n_query, self.centroids_KD, self.lows_D, self.steps_D, offsets_N,
-            tokens.codes_T, *self.residual_arrays(tokens), self.bits,
+            arrays[CODES], arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16), self.bits,
         )  # fmt: skip
         return scores_M
 
-    def near_scores(self, query_BDL: NDArray[np.float32], n_query: int, scratch: Scratch) -> NearScores:
-        """See `Codec`: `LevelScores`, or `scores` where these do not apply."""
+    def near_scores(
+        self,
+        query_BDL: NDArray[np.float32],
+        n_query: int,
+        starts: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        scratch: Scratch,
+    ) -> NearScores | None:
+        """See `Codec`."""
         if LevelScores.supports(self, query_BDL):
-            return LevelScores(self, query_BDL, n_query, scratch)
-        return partial(self.scores, query_BDL, n_query)
-
-    def residual_arrays(self, tokens: TokenCodes) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
-        """Return the packed residuals, gains and scales of tokens as the kernels read them."""
-        arrays = tokens.arrays
-        return arrays[RESIDUALS], arrays[GAIN_BYTES], arrays[SCALES].view(np.uint16)
+            return LevelScores(self, query_BDL, n_query, starts, addresses, scratch)
+        return None
 
     def decode(self, tokens: TokenCodes) -> NDArray[np.float32]:
         """Return decoded tokens, float32 [T, D]: the slow, simple reference for the kernels."""

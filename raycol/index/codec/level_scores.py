@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.codec.protocol import TokenCodes
 from raycol.index.kernels.maxsim import level_weights, rescore_documents
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES
@@ -36,15 +35,21 @@ _MAX_BLOCKS = 4
 class LevelScores:
     """Scores of one query; keeps the products of centroids between calls. Use from one thread.
 
-    Args:
-        codebook: of the index.
-        query_BDL, n_query: `Query.floats_BDL` and the number of query tokens.
-        scratch: lent for as long as this object is used.
+    Arguments are those of `Codec.near_scores`.
     """
 
-    def __init__(self, codebook: Codebook, query_BDL: NDArray[np.float32], n_query: int, scratch: Scratch) -> None:
+    def __init__(
+        self,
+        codebook: Codebook,
+        query_BDL: NDArray[np.float32],
+        n_query: int,
+        starts: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        scratch: Scratch,
+    ) -> None:
         self._codebook = codebook
-        self._n_query = n_query
+        self._n_query, self._starts, self._addresses = n_query, starts, addresses
+        self._code_bytes = np.dtype(codebook.code_dtype).itemsize
         self._weights = level_weights(query_BDL, codebook.lows_D, codebook.steps_D)
         n_centroids = codebook.n_centroids
         self._slots_K = scratch.array("slots", (n_centroids,), np.int32)
@@ -60,14 +65,12 @@ class LevelScores:
         width = codebook.dim * codebook.bits // 8
         return codebook.bits <= _MAX_BITS and width % _GROUP == 0 and len(query_BDL) <= _MAX_BLOCKS
 
-    def __call__(
-        self, tokens: TokenCodes, offsets_N: NDArray[np.int64], documents_M: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return the scores of some documents of a partition, float32 [M]; arguments as for `Codec.scores`."""
+    def __call__(self, ordinals_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the scores of documents by their ascending ordinals, float32 [M]."""
         codebook = self._codebook
         scores_M, self._n_used = rescore_documents(
-            documents_M, self._n_query, *self._weights, codebook.short_centroids_KD, self._slots_K,
-            self._products_KBL, self._codes_K, self._n_used, offsets_N, tokens.codes_T,
-            *codebook.residual_arrays(tokens), codebook.bits,
+            ordinals_M, self._n_query, *self._weights, codebook.short_centroids_KD, self._slots_K,
+            self._products_KBL, self._codes_K, self._n_used, self._starts, self._addresses, self._code_bytes,
+            codebook.bits,
         )  # fmt: skip
         return np.asarray(scores_M)

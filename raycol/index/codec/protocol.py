@@ -40,8 +40,8 @@ class TokenCodes:
         return TokenCodes({name: array[tokens] for name, array in self.arrays.items()})
 
 
-# Scores documents as `Codec.scores` does: its last three arguments.
-NearScores = Callable[[TokenCodes, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+# Scores documents by their ascending ordinals over all partitions, int64 [M]: float32 [M].
+NearScores = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class CentroidBytes(NamedTuple):
@@ -94,10 +94,24 @@ class Codec(Protocol):
             documents_M: positions of the documents in the partition.
         """
 
-    def near_scores(self, query_BDL: NDArray[np.float32], n_query: int, scratch: Scratch, /) -> NearScores:
-        """Return what scores documents with one query, nearly as `scores` does and faster; or exactly.
+    def near_scores(
+        self,
+        query_BDL: NDArray[np.float32],
+        n_query: int,
+        starts: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        scratch: Scratch,
+        /,
+    ) -> NearScores | None:
+        """Return what scores documents with one query, nearly as `scores` does and faster; None if nothing does.
 
-        A score depends on the query and the document only. `scratch` is lent for as long as the result is used.
+        A score depends on the query and the document only.
+
+        Args:
+            query_BDL, n_query: as for `scores`.
+            starts: the first ordinal of each partition, then the number of documents.
+            addresses: a row per partition (`kernels.addresses`).
+            scratch: lent for as long as the result is used.
         """
 
     def damage(self, tokens: TokenCodes, /) -> tuple[str, str] | None:

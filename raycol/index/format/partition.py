@@ -135,6 +135,13 @@ class Partition:
         return self._array("list_documents.npy", np.uint32, self.info.tokens)
 
     @cached_property
+    def addresses(self) -> list[int]:
+        """Where the arrays are that search reads (`kernels.addresses`); valid as long as this partition is."""
+        others = [array for name, array in self.tokens.arrays.items() if name != CODES]
+        arrays = (self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others)
+        return [array.ctypes.data for array in arrays]
+
+    @cached_property
     def ids(self) -> Ids:
         """Ids of the documents."""
         n = self.info.documents

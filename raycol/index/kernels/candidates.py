@@ -5,13 +5,25 @@ score of the best visited centroid that the document has a token of, or else tha
 Centroid-only MaxSim is PLAID's centroid interaction (Santhanam et al. 2022, arXiv 2205.09707). Both sum small
 integers, so the result does not depend on the order.
 
-Shapes: Q query tokens, P probes, K centroids, T tokens, N documents of a partition, M selected documents, L = LANES.
+Documents are identified by their ordinals over all partitions, whose arrays are passed as `addresses`; the partition
+number i has the ordinals from starts[i] to starts[i + 1].
+
+Shapes: Q query tokens, P probes, K centroids, N documents of all partitions, M selected documents, L = LANES.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from raycol.index.kernels.addresses import (
+    CODES,
+    LIST_DOCUMENTS,
+    LIST_OFFSETS,
+    OFFSETS,
+    int64_at,
+    uint16_at,
+    uint32_at,
+)
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 
@@ -29,7 +41,7 @@ _BLOCK = 32
 
 
 @kernel()
-def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, state_N):  # type: ignore[no-untyped-def]
+def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type: ignore[no-untyped-def]
     """Raise, in place, the estimates of the documents in the lists that each query token probes.
 
     Args:
@@ -37,30 +49,31 @@ def visit_lists(probes_LP, above_LP, first, list_offsets_K, list_documents_T, st
         above_LP: uint8, byte score of the centroid less that of the first unvisited centroid.
         first: position of the first of these tokens; all are below 2,047. They may start again at 0 once `state_N` is
             reduced to the estimates.
-        list_offsets_K, list_documents_T: inverted lists of the partition.
+        starts, addresses: the partitions.
         state_N: uint32, updated; 0 before the first query token.
     """
     n_lanes, n_probe = probes_LP.shape
     probes = probes_LP.reshape(-1)
-    offsets, lists = list_offsets_K.ctypes.data, list_documents_T.ctypes.data
-    for lane in range(n_lanes):
-        token = np.uint32(first + lane + 1)
-        for p in range(n_probe):
-            above = np.uint32(above_LP[lane, p])
-            if above == 0:
-                break
-            i = lane * n_probe + p
-            prefetch(offsets + 4 * np.int64(probes[min(i + 2 * _AHEAD, len(probes) - 1)]))
-            start = np.int64(list_offsets_K[probes[min(i + _AHEAD, len(probes) - 1)]])
-            prefetch(lists + 4 * start)
-            prefetch(lists + 4 * start + 64)
-            centroid = probes[i]
-            for entry in range(list_offsets_K[centroid], list_offsets_K[centroid + 1]):
-                document = list_documents_T[entry]
-                state = state_N[document]
-                if state >> np.uint32(ESTIMATE_BITS) != token:
-                    estimate = (state & np.uint32(ESTIMATE_MASK)) + above
-                    state_N[document] = (token << np.uint32(ESTIMATE_BITS)) | estimate
+    for partition in range(len(addresses)):
+        offsets, lists = addresses[partition, LIST_OFFSETS], addresses[partition, LIST_DOCUMENTS]
+        for lane in range(n_lanes):
+            token = np.uint32(first + lane + 1)
+            for p in range(n_probe):
+                above = np.uint32(above_LP[lane, p])
+                if above == 0:
+                    break
+                i = lane * n_probe + p
+                prefetch(offsets + 4 * np.int64(probes[min(i + 2 * _AHEAD, len(probes) - 1)]))
+                start = np.int64(uint32_at(offsets, probes[min(i + _AHEAD, len(probes) - 1)]))
+                prefetch(lists + 4 * start)
+                prefetch(lists + 4 * start + 64)
+                centroid = probes[i]
+                for entry in range(uint32_at(offsets, centroid), uint32_at(offsets, centroid + 1)):
+                    document = starts[partition] + uint32_at(lists, entry)
+                    state = state_N[document]
+                    if state >> np.uint32(ESTIMATE_BITS) != token:
+                        estimate = (state & np.uint32(ESTIMATE_MASK)) + above
+                        state_N[document] = (token << np.uint32(ESTIMATE_BITS)) | estimate
 
 
 @kernel()
@@ -115,36 +128,48 @@ def best_estimates(state_N, allowed_N, n, max_estimate):  # type: ignore[no-unty
 
 
 @kernel()
-def mark_codes(documents_M, offsets_N, codes_T, marked_K):  # type: ignore[no-untyped-def]
-    """Set `marked_K`, bool, for every centroid that a token of the documents has."""
-    for document in documents_M:
-        for token in range(offsets_N[document], offsets_N[document + 1]):
-            marked_K[codes_T[token]] = True
+def mark_codes(ordinals_M, starts, addresses, code_bytes, marked_K):  # type: ignore[no-untyped-def]
+    """Set `marked_K`, bool, for every centroid that a token of the documents has; arguments as below."""
+    partition = 0
+    for ordinal in ordinals_M:
+        while ordinal >= starts[partition + 1]:
+            partition += 1
+        offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+        document = ordinal - starts[partition]
+        for token in range(int64_at(offsets, document), int64_at(offsets, document + 1)):
+            marked_K[uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token)] = True
 
 
 @kernel()
-def score_by_centroids(documents_M, bytes_BRL, offsets_N, codes_T):  # type: ignore[no-untyped-def]
+def score_by_centroids(ordinals_M, bytes_BRL, starts, addresses, code_bytes):  # type: ignore[no-untyped-def]
     """Return the MaxSim of documents with each token replaced by its centroid, in byte scores, int32 [M].
 
     Args:
-        documents_M: positions of documents in the partition.
+        ordinals_M: ascending.
         bytes_BRL: byte scores, uint8 [blocks of query tokens, R, L], from `centroids.score_bytes`; padding lanes add
             the same to every document.
-        offsets_N, codes_T: arrays of the partition.
+        starts, addresses: the partitions.
+        code_bytes: bytes of a code, 2 or 4.
     """
-    scores_M = np.zeros(len(documents_M), dtype=np.int32)
-    size = codes_T.itemsize
-    codes = codes_T.ctypes.data
-    offsets, last = offsets_N.ctypes.data, len(documents_M) - 1
+    scores_M = np.zeros(len(ordinals_M), dtype=np.int32)
+    last = len(ordinals_M) - 1
     for block in range(len(bytes_BRL)):
         table = bytes_BRL[block].ctypes.data
-        for m in range(len(documents_M)):
-            prefetch(offsets + 8 * documents_M[min(m + 2 * _AHEAD, last)])
-            ahead = codes + size * offsets_N[documents_M[min(m + _AHEAD, last)]]
-            for line in range(_CODE_LINES):
-                prefetch(ahead + 64 * line)
-            start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
-            if size == 2:
+        partition = 0
+        for m in range(len(ordinals_M)):
+            while ordinals_M[m] >= starts[partition + 1]:
+                partition += 1
+            offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+            prefetch(offsets + 8 * (ordinals_M[min(m + 2 * _AHEAD, last)] - starts[partition]))
+            ahead = ordinals_M[min(m + _AHEAD, last)]
+            if ahead < starts[partition + 1]:
+                line = codes + code_bytes * int64_at(offsets, ahead - starts[partition])
+                for _ in range(_CODE_LINES):
+                    prefetch(line)
+                    line += 64
+            document = ordinals_M[m] - starts[partition]
+            start, stop = int64_at(offsets, document), int64_at(offsets, document + 1)
+            if code_bytes == 2:
                 scores_M[m] += max_rows_16(table, codes + 2 * start, stop - start)
             else:
                 scores_M[m] += max_rows_32(table, codes + 4 * start, stop - start)

@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from raycol.index.kernels.addresses import CODEC, CODES, OFFSETS, int64_at, uint8_at, uint16_at, uint32_at
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, dot_shorts, prefetch, score_levels
 
@@ -27,6 +28,9 @@ GAINS_PER_OCTAVE = 16
 GAIN_CENTRE = 128
 GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.float32)
 
+
+# Columns of addresses, in the order of `Codebook.token_layout`.
+RESIDUALS, GAIN_BYTES, SCALES = range(CODEC, CODEC + 3)
 
 # Unit of 16-bit centroids and query tokens, and centroids to prefetch ahead.
 SHORT = 32767
@@ -139,44 +143,51 @@ def level_weights(query_BDL, lows_D, steps_D):  # type: ignore[no-untyped-def]
 
 @kernel()
 def rescore_documents(  # type: ignore[no-untyped-def]
-    documents_M, n_query, weights_BDL, lines_B2L, shorts_BDL, units_BL, centroids_KD, slots_K, products_KBL, codes_K,
-    n_used, offsets_N, codes_T, residuals_TB, gains_T, scales_T, bits,
+    ordinals_M, n_query, weights_BDL, lines_B2L, shorts_BDL, units_BL, centroids_KD, slots_K, products_KBL, codes_K,
+    n_used, starts, addresses, code_bytes, bits,
 ):  # fmt: skip
     """Return the MaxSim of documents with query tokens rounded to bytes where they meet residuals: float32 [M].
 
     Args:
-        documents_M, n_query: as for `score_documents`, as are the arrays of the partition.
+        ordinals_M: ascending ordinals over all partitions.
+        n_query: Q.
         weights_BDL, lines_B2L, shorts_BDL, units_BL: from `level_weights`.
         centroids_KD: int16, in units of 1 / SHORT.
         slots_K: int32, the row of each centroid in `products_KBL`, or -1; updated.
         products_KBL, codes_K: float32, scores of centroids with the query tokens, and int32, their codes; written from
             row `n_used` on.
         n_used: rows that are in use.
+        starts, addresses, code_bytes: as for `candidates.score_by_centroids`; of the codec: residuals, gains, scales.
+        bits: bits of a level.
 
     Returns:
         The scores, and the rows of `products_KBL` that are in use now.
     """
     n_blocks, dim = len(weights_BDL), centroids_KD.shape[1]
-    width = residuals_TB.shape[1]
-    scores_M = np.empty(len(documents_M), dtype=np.float32)
-    best_BL = np.empty((n_blocks, LANES), dtype=np.float32)
-    first_slot = n_used
-    residuals, products = residuals_TB.ctypes.data, products_KBL.ctypes.data
-    gains, scales = gains_T.ctypes.data, scales_T.ctypes.data
-    for m in range(len(documents_M)):
-        start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+    width, n_documents = dim * bits // 8, len(ordinals_M)
+    scores_M = np.empty(n_documents, dtype=np.float32)
+    partitions_M = np.empty(n_documents, dtype=np.int64)
+    first_M, stop_M = np.empty(n_documents, dtype=np.int64), np.empty(n_documents, dtype=np.int64)
+    first_slot, partition = n_used, 0
+    for m in range(n_documents):
+        while ordinals_M[m] >= starts[partition + 1]:
+            partition += 1
+        offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+        document = ordinals_M[m] - starts[partition]
+        first, stop = int64_at(offsets, document), int64_at(offsets, document + 1)
+        partitions_M[m], first_M[m], stop_M[m] = partition, first, stop
         # Finding the pages takes as long as reading them.
-        prefetch(residuals + start * width)
-        prefetch(residuals + (stop - 1) * width)
-        prefetch(gains + start)
-        prefetch(scales + 2 * start)
-        for token in range(start, stop):
-            code = np.int64(codes_T[token])
+        prefetch(addresses[partition, RESIDUALS] + first * width)
+        prefetch(addresses[partition, RESIDUALS] + (stop - 1) * width)
+        prefetch(addresses[partition, GAIN_BYTES] + first)
+        prefetch(addresses[partition, SCALES] + 2 * first)
+        for token in range(first, stop):
+            code = np.int64(uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token))
             if slots_K[code] < 0:
                 slots_K[code] = n_used
                 codes_K[n_used] = code
                 n_used += 1
-    centroids = centroids_KD.ctypes.data
+    centroids, products = centroids_KD.ctypes.data, products_KBL.ctypes.data
     for slot in range(first_slot, n_used):
         ahead = centroids + 2 * dim * np.int64(codes_K[min(slot + _AHEAD, n_used - 1)])
         for line in range(0, 2 * dim, 64):
@@ -185,24 +196,29 @@ def rescore_documents(  # type: ignore[no-untyped-def]
         for block in range(n_blocks):
             dot_shorts(
                 row, shorts_BDL[block].ctypes.data, dim, units_BL[block].ctypes.data,
-                products_KBL[slot, block].ctypes.data,
+                products + 4 * LANES * (n_blocks * slot + block),
             )  # fmt: skip
-    for m in range(len(documents_M)):
-        start, stop = offsets_N[documents_M[m]], offsets_N[documents_M[m] + 1]
+    best_BL = np.empty((n_blocks, LANES), dtype=np.float32)
+    for m in range(n_documents):
+        address, following = addresses[partitions_M[m]], min(m + 1, n_documents - 1)
+        codes, residuals = address[CODES], address[RESIDUALS]
         # The processor prefetches within a document by itself, and begins anew at each.
-        to_next = offsets_N[documents_M[min(m + 1, len(documents_M) - 1)]] - start
+        ahead = addresses[partitions_M[following]]
         best_BL[:] = -np.inf
-        for token in range(start, stop):
-            prefetch(residuals + (token + to_next) * width)
-            if (token - start) % 32 == 0:
-                prefetch(gains + token + to_next)
-                prefetch(scales + 2 * (token + to_next))
-            ahead = products + 4 * LANES * n_blocks * np.int64(slots_K[codes_T[min(token + _AHEAD, stop - 1)]])
-            prefetch(ahead)
-            prefetch(ahead + 64)
-            centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[codes_T[token]])
-            scale = HALVES[scales_T[token]]
-            gain = scale * GAINS[gains_T[token]]
+        for token in range(first_M[m], stop_M[m]):
+            token_ahead = first_M[following] + token - first_M[m]
+            prefetch(ahead[RESIDUALS] + token_ahead * width)
+            if (token - first_M[m]) % 32 == 0:
+                prefetch(ahead[GAIN_BYTES] + token_ahead)
+                prefetch(ahead[SCALES] + 2 * token_ahead)
+            near = min(token + _AHEAD, stop_M[m] - 1)
+            near_code = np.int64(uint16_at(codes, near) if code_bytes == 2 else uint32_at(codes, near))
+            prefetch(products + 4 * LANES * n_blocks * np.int64(slots_K[near_code]))
+            prefetch(products + 4 * LANES * n_blocks * np.int64(slots_K[near_code]) + 64)
+            code = np.int64(uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token))
+            centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[code])
+            scale = HALVES[uint16_at(address[SCALES], token)]
+            gain = scale * GAINS[uint8_at(address[GAIN_BYTES], token)]
             for block in range(n_blocks):
                 score_levels(
                     residuals + token * width, width, bits, weights_BDL[block].ctypes.data,

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.codec.device import DeviceDecoder
-from raycol.index.codec.protocol import Codec
 from raycol.index.format.partition import Partition
+from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.query import Query
-from raycol.index.search.scoring import MaxSim, Score
+from raycol.index.search.scoring import MaxSim, Score, exact_scores
 
 # Values decoded per batch, padding included: 1 GiB in float32.
 _MAX_VALUES = 1 << 28
@@ -53,9 +53,9 @@ class DeviceScorer(MaxSim):
         self._dim = codebook.dim
 
     @contextmanager
-    def near(self, query: Query, codec: Codec) -> Iterator[Score]:
+    def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score]:
         """See `NearScorer`."""
-        yield partial(self.score, query)
+        yield partial(exact_scores, query, document_set, self)
 
     def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of documents of a partition by their positions, float32 [M]."""

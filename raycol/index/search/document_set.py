@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,11 @@ class DocumentSet:
         n_tokens = sum(partition.info.tokens for partition in partitions)
         n_live = sum(partition.info.live_documents for partition in partitions)
         return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live)
+
+    @cached_property
+    def addresses(self) -> NDArray[np.int64]:
+        """The arrays of the partitions, a row for each (`kernels.addresses`)."""
+        return np.array([partition.addresses for partition in self.partitions], dtype=np.int64)
 
     @property
     def n_documents(self) -> int:

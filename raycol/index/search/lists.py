@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.index.codec.protocol import CODES
 from raycol.index.kernels.candidates import (
     ESTIMATE_MASK,
     best_estimates,
@@ -48,23 +49,17 @@ class InvertedLists:
                 estimates_M = (state_N[ordinals_M] & ESTIMATE_MASK).astype(np.int32)
             else:
                 ordinals_M = document_set.ordinals
-            by_partition = document_set.split(ordinals_M)
+            partitions = document_set.starts, document_set.addresses, codec.token_layout[CODES][0]().itemsize
             if not scores_all:
                 present_K = np.zeros(codec.n_centroids, dtype=bool)
-                for partition, documents in by_partition:
-                    mark_codes(documents, partition.offsets_N, partition.tokens.codes_T, present_K)
+                mark_codes(ordinals_M, *partitions, present_K)
                 codes_C = np.flatnonzero(present_K)
             scores_M = np.zeros(len(ordinals_M), dtype=np.int32)
             for first in range(0, n_blocks, _MAX_BLOCKS):
                 some_BRL = tables_BRL[: n_blocks - first]
                 if not scores_all:
                     score_some(query, codec, codes_C, probes, some_BRL, first)
-                scores_M += np.concatenate(
-                    [
-                        score_by_centroids(documents, some_BRL, partition.offsets_N, partition.tokens.codes_T)
-                        for partition, documents in by_partition
-                    ]
-                )
+                scores_M += score_by_centroids(ordinals_M, some_BRL, *partitions)
         if plan.n_probe:
             return Candidates(ordinals_M, estimates_M, scores_M)
         if len(ordinals_M) > limit:
@@ -81,9 +76,5 @@ def _visit(document_set: DocumentSet, probes: Probes, scratch: Scratch) -> NDArr
         first = LANES * (block % _MAX_BLOCKS)
         if block and not first:
             state_N &= np.uint32(ESTIMATE_MASK)
-        for p, partition in enumerate(document_set.partitions):
-            visit_lists(
-                centroids_LP, above_LP, first, partition.list_offsets_K, partition.list_documents_T,
-                state_N[document_set.starts[p] : document_set.starts[p + 1]],
-            )  # fmt: skip
+        visit_lists(centroids_LP, above_LP, first, document_set.starts, document_set.addresses, state_N)
     return state_N

@@ -31,7 +31,7 @@ from raycol.index.search.candidates import CandidateGenerator, find_candidates, 
 from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.plan import MAX_RESCORE_FACTOR, SearchPlan, plan_search, size_of
 from raycol.index.search.query import Query
-from raycol.index.search.scoring import NearScorer, Score, Scorer
+from raycol.index.search.scoring import NearScorer, Score, Scorer, exact_scores
 
 # Stage 5 scores this many documents more than there are hits.
 _MORE_EXACT = 4
@@ -92,20 +92,19 @@ def search(
     query = Query.prepare(query_QD)
     plan = plan_search(query.n_tokens, size_of(document_set), n_centroids, k=k, settings=settings)
     ranked_M = rank(find_candidates(generator, query, document_set, plan, plan.n_candidates))
+    exact = partial(exact_scores, query, document_set, scorer)
     with near_scorer(query, document_set, plan, scorer) as near:
         rounds = rescoring(ranked_M, plan.n_rescore, k)
         ordinals_M = next(rounds)
         try:
             while True:
-                ordinals_M = rounds.send(
-                    score_documents(document_set, ordinals_M, near or partial(scorer.score, query))
-                )
+                ordinals_M = rounds.send(near(ordinals_M) if near else exact(ordinals_M))
         except StopIteration as done:
             rescored: Rescored = done.value
     scored = rescored
     if near:
         ordinals_M = finalists(rescored, k).ordinals_M
-        scored = Rescored(ordinals_M, exact_scores(query, document_set, ordinals_M, scorer))
+        scored = Rescored(ordinals_M, exact(ordinals_M))
     return Answer(_best_hits(document_set, scored, k), len(rescored.ordinals_M))
 
 
@@ -115,13 +114,13 @@ def near_scorer(
     """Lend what nearly scores the documents of a search; None if they are to be scored exactly at once."""
     if plan.exact or not document_set.partitions or not isinstance(scorer, NearScorer):
         return nullcontext(None)
-    return scorer.near(query, document_set.partitions[0].codec)
+    return scorer.near(query, document_set)
 
 
 def search_exact(query_QD: NDArray[np.float32], document_set: DocumentSet, *, k: int, scorer: Scorer) -> Answer:
     """Return the best `k` documents of the document set, scoring every token of all of them."""
     ordinals_N = document_set.ordinals
-    scores_N = exact_scores(Query.prepare(query_QD), document_set, ordinals_N, scorer)
+    scores_N = exact_scores(Query.prepare(query_QD), document_set, scorer, ordinals_N)
     return Answer(_best_hits(document_set, Rescored(ordinals_N, scores_N), k), len(ordinals_N))
 
 
@@ -170,19 +169,6 @@ S = TypeVar("S", bound=_Scored)
 def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
     """Merge lists of hits into the best `k`: highest score first, ties by id."""
     return sorted((hit for part in parts for hit in part), key=lambda hit: (-hit.score, hit.id))[:k]
-
-
-def exact_scores(
-    query: Query, document_set: DocumentSet, ordinals_M: NDArray[np.int64], scorer: Scorer
-) -> NDArray[np.float32]:
-    """Return the exact scores of documents by ascending ordinals, float32 [M]."""
-    return score_documents(document_set, ordinals_M, partial(scorer.score, query))
-
-
-def score_documents(document_set: DocumentSet, ordinals_M: NDArray[np.int64], score: Score) -> NDArray[np.float32]:
-    """Return the scores of documents by ascending ordinals, float32 [M]."""
-    parts = [score(partition, documents) for partition, documents in document_set.split(ordinals_M)]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
 def finalists(rescored: Rescored, k: int) -> Rescored:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.index.codec.protocol import Codec
 from raycol.index.format.partition import Partition
+from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.query import Query
 
 
@@ -30,8 +31,8 @@ class Match:
     score: float
 
 
-# Scores documents by their positions in a partition, int64 [M]: float32 [M].
-Score = Callable[[Partition, NDArray[np.int64]], NDArray[np.float32]]
+# Scores documents by their ascending ordinals over all partitions, int64 [M]: float32 [M].
+Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class Scorer(Protocol):
@@ -56,8 +57,16 @@ class Scorer(Protocol):
 class NearScorer(Scorer, Protocol):
     """A scorer with a cheaper approximation of itself, by which a search chooses what it scores exactly."""
 
-    def near(self, query: Query, codec: Codec) -> AbstractContextManager[Score]:
+    def near(self, query: Query, document_set: DocumentSet) -> AbstractContextManager[Score]:
         """Lend a function that nearly equals `score` to one thread, for one query. The same conditions apply to it."""
+
+
+def exact_scores(
+    query: Query, document_set: DocumentSet, scorer: Scorer, ordinals_M: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the exact scores of documents by ascending ordinals, float32 [M]."""
+    parts = [scorer.score(query, partition, documents) for partition, documents in document_set.split(ordinals_M)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
 class MaxSim:
@@ -70,11 +79,14 @@ class MaxSim:
         )
 
     @contextmanager
-    def near(self, query: Query, codec: Codec) -> Iterator[Score]:
+    def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score]:
         """See `NearScorer`."""
+        codec = document_set.partitions[0].codec
         with codec.scratch_pool.borrow() as scratch:
-            scores = codec.near_scores(query.floats_BDL, query.n_tokens, scratch)
-            yield lambda partition, documents_M: scores(partition.tokens, partition.offsets_N, documents_M)
+            near = codec.near_scores(
+                query.floats_BDL, query.n_tokens, document_set.starts, document_set.addresses, scratch
+            )
+            yield near or partial(exact_scores, query, document_set, self)
 
     def explain(self, query_QD: NDArray[np.float32], document_TD: NDArray[np.float32]) -> list[Match]:
         """See `Scorer`; of equal document tokens, the first matches."""

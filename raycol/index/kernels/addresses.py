@@ -1,0 +1,34 @@
+"""Arrays of many partitions by their addresses, so that one call of a kernel goes through all partitions.
+
+A row of addresses belongs to one partition; its columns are those below, then the other arrays of the codec in their
+order. Callers are responsible for bounds, and keep the arrays alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+# Columns: first tokens of documents (int64), codes of tokens, first entries of lists and documents in them (uint32).
+OFFSETS, CODES, LIST_OFFSETS, LIST_DOCUMENTS, CODEC = range(5)
+
+
+def _loader(kind: Any) -> Any:
+    @intrinsic
+    def load(typing_context, address, index):  # type: ignore[no-untyped-def]
+        """Return the integer number `index` of an array."""
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            address, index = arguments
+            pointer = builder.inttoptr(address, ir.IntType(kind.bitwidth).as_pointer())
+            return builder.load(builder.gep(pointer, [index], source_etype=ir.IntType(kind.bitwidth)))
+
+        return kind(types.intp, types.intp), generate
+
+    return load
+
+
+int64_at, uint32_at, uint16_at, uint8_at = map(_loader, (types.int64, types.uint32, types.uint16, types.uint8))
