@@ -26,13 +26,7 @@ from raycol.index.format.partition import Partition
 from raycol.index.search.candidates import CandidateGenerator, Candidates, find_candidates, rank
 from raycol.index.search.deadline import check_deadline
 from raycol.index.search.document_set import DocumentSet
-from raycol.index.search.pipeline import (
-    Hit,
-    Rescored,
-    finalists,
-    near_scorer,
-    top_with_ties,
-)
+from raycol.index.search.pipeline import Hit, Rescored, finalists, near_scorer, top_with_ties
 from raycol.index.search.plan import SearchPlan, Size
 from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Probes, Query
@@ -48,13 +42,14 @@ _CACHED_DOCUMENT_SETS = 16
 class ShardScores(NamedTuple):
     """Scores of the requested documents, near ones and exact ones, and id and metadata of the best ones, by ordinal.
 
-    Exact scores are those of the documents that may be among the `finalists` of all shards, and NaN for the others;
-    both are float32 [M]. Only metadata in the row cache is included: reading it takes longer than scoring, and most of
-    these documents are not among the best of all shards.
+    Both are float32 [M], and `is_exact_M`, bool, says which documents have an exact score: those that may be among the
+    `finalists` of all shards. Only metadata in the row cache is included: reading it takes longer than scoring, and
+    most of these documents are not among the best of all shards.
     """
 
     near_M: NDArray[np.float32]
     exact_M: NDArray[np.float32]
+    is_exact_M: NDArray[np.bool_]
     documents: dict[int, tuple[str, dict[str, Any]]]
 
 
@@ -224,16 +219,17 @@ class IndexShard:
         exact = partial(exact_scores, query, document_set, scorer)
         with near_scorer(query, document_set, plan, scorer) as near:
             near_M = near(local_M) if near else exact(local_M)
-        exact_M, scored = near_M, Rescored(local_M, near_M)
+        exact_M, is_exact_M = near_M.copy(), np.full(len(local_M), near is None)
+        scored = Rescored(local_M, near_M)
         if near:
             chosen_M = finalists(scored, k).ordinals_M
             scored = Rescored(chosen_M, exact(chosen_M))
-            exact_M = np.full(len(local_M), np.nan, dtype=np.float32)
-            exact_M[np.searchsorted(local_M, chosen_M)] = scored.scores_M
+            places_M = np.searchsorted(local_M, chosen_M)
+            exact_M[places_M], is_exact_M[places_M] = scored.scores_M, True
         best_M = top_with_ties(scored, n_described).ordinals_M if n_described else local_M[:0]
         masks = [partition.rows_are_cached(positions) for partition, positions in document_set.split(best_M)]
         cached_M = best_M[np.concatenate(masks)] if masks else best_M
-        return ShardScores(near_M, exact_M, self._describe(document_set, cached_M))
+        return ShardScores(near_M, exact_M, is_exact_M, self._describe(document_set, cached_M))
 
     def _describe(
         self, document_set: DocumentSet, local_M: NDArray[np.int64]

@@ -290,7 +290,7 @@ class _QueryState:
     def add_scores(self, ordinals_M: NDArray[np.int64], scores: ShardScores) -> None:
         """Add the scores of documents, and the metadata that came with them."""
         self._near = dict(zip(ordinals_M.tolist(), scores.near_M.tolist(), strict=True)) | self._near
-        known_M = ~np.isnan(scores.exact_M)
+        known_M = scores.is_exact_M
         self._exact.update(zip(ordinals_M[known_M].tolist(), scores.exact_M[known_M].tolist(), strict=True))
         self.documents.update(scores.documents)
 

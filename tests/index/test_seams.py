@@ -118,6 +118,20 @@ def test_another_generator_finds_the_candidates(folder: Path) -> None:
     assert Index(folder, generator=Given([])).search(QUERIES) == [[]] * len(QUERIES)
 
 
+class FirstTokenOnly(MaxSim):
+    """Overrides the exact scores only: the first query token's."""
+
+    def score(self, query: Query, partition: Partition, documents_M: np.ndarray) -> np.ndarray:
+        return super().score(Query.prepare(query.tokens_QD[:1]), partition, documents_M)
+
+
+def test_the_scores_of_a_subclass_of_maxsim_decide(folder: Path) -> None:
+    index = Index(folder, scorer=FirstTokenOnly())
+    first = [query_QD[:1] for query_QD in QUERIES]
+    expected = Index(folder).exact(first, 10)
+    assert index.search(QUERIES, 10, n_probe=index.codebook.n_centroids, n_rescore=100) == expected
+
+
 class Halves:
     """A codec of float16 vectors, which keeps only the codes and the centroids of a codebook."""
 

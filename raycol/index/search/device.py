@@ -8,9 +8,6 @@ Shapes: T tokens, M documents, L tokens of the longest document, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -20,16 +17,15 @@ from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.codec.device import DeviceDecoder
 from raycol.index.format.partition import Partition
-from raycol.index.search.document_set import DocumentSet
 from raycol.index.search.query import Query
-from raycol.index.search.scoring import MaxSim, Score, exact_scores
+from raycol.index.search.scoring import MaxSim
 
 # Values decoded per batch, padding included: 1 GiB in float32.
 _MAX_VALUES = 1 << 28
 
 
 class DeviceScorer(MaxSim):
-    """MaxSim of a partition's documents on a torch device, exact throughout.
+    """MaxSim of a partition's documents on a torch device.
 
     Raises:
         InputError: late-interaction-kernels is not installed, or torch cannot use the device.
@@ -51,11 +47,6 @@ class DeviceScorer(MaxSim):
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {device!r} is not available ({str(error).splitlines()[0]})") from None
         self._dim = codebook.dim
-
-    @contextmanager
-    def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score]:
-        """See `NearScorer`."""
-        yield partial(exact_scores, query, document_set, self)
 
     def score(self, query: Query, partition: Partition, documents_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of documents of a partition by their positions, float32 [M]."""

@@ -80,13 +80,16 @@ class MaxSim:
 
     @contextmanager
     def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score]:
-        """See `NearScorer`."""
-        codec = document_set.partitions[0].codec
+        """See `NearScorer`; equals `score` if a subclass has another one, or if the codec has no such scores."""
+        codec, exact = document_set.partitions[0].codec, partial(exact_scores, query, document_set, self)
+        if type(self).score is not MaxSim.score:
+            yield exact
+            return
         with codec.scratch_pool.borrow() as scratch:
             near = codec.near_scores(
                 query.floats_BDL, query.n_tokens, document_set.starts, document_set.addresses, scratch
             )
-            yield near or partial(exact_scores, query, document_set, self)
+            yield near or exact
 
     def explain(self, query_QD: NDArray[np.float32], document_TD: NDArray[np.float32]) -> list[Match]:
         """See `Scorer`; of equal document tokens, the first matches."""
