@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -363,13 +364,18 @@ def test_exact_scores_are_maxsim_over_decoded_tokens(
     dim=DIMS,
     bits=st.sampled_from([1, 2, 4]),
     n_tokens=st.integers(1, 4 * LANES),
+    long_centroids=st.booleans(),
     seed=SEEDS,
 )
 def test_near_scores_round_query_tokens_to_bytes_where_they_meet_residuals(
-    lengths: list[int], dim: int, bits: int, n_tokens: int, seed: int
+    lengths: list[int], dim: int, bits: int, n_tokens: int, long_centroids: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     codebook = make_codebook(rng, 64, dim, bits)
+    if long_centroids:  # hostile, but readable
+        codebook = replace(
+            codebook, centroids_KD=codebook.centroids_KD * rng.uniform(0, 9000, (64, 1)).astype(np.float32)
+        )
     offsets_N = np.concatenate([[0], np.cumsum(lengths)])
     tokens_TD = rng.standard_normal((offsets_N[-1], dim)).astype(np.float32) * rng.uniform(0.1, 10)
     tokens, _ = codebook.quantise(tokens_TD)
@@ -397,10 +403,12 @@ def test_near_scores_round_query_tokens_to_bytes_where_they_meet_residuals(
     )
     norms_Q = np.linalg.norm(query.tokens_QD, axis=1).astype(np.float64)[:, None]
     shorts_QD = np.rint(query.tokens_QD / norms_Q * SHORT) * norms_Q / SHORT
-    centroids_TD = codebook.short_centroids_KD[tokens.codes_T] / SHORT
+    shorts_KD, centroid_unit = codebook.centroid_shorts
+    centroids_TD = shorts_KD[tokens.codes_T] * np.float64(centroid_unit)
     scores_QT = scales_T * (shorts_QD @ centroids_TD.T + residuals_QT)
     expected_N = [scores_QT[:, start:stop].max(axis=1).sum() for start, stop in pairwise(offsets_N)]
-    assert np.allclose(scores_N, expected_N, rtol=1e-5, atol=1e-5 * scales_T.max() * n_tokens)
+    size = scales_T.max() * np.linalg.norm(codebook.centroids_KD, axis=1).max() * norms_Q.max()
+    assert np.allclose(scores_N, expected_N, rtol=1e-5, atol=2e-6 * size * n_tokens)
 
 
 SUBPROCESS = """

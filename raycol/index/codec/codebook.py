@@ -93,10 +93,11 @@ class Codebook:
         return CentroidBytes(to_bytes(self.centroids_KD, scales_D, GROUP), scales_D)
 
     @cached_property
-    def short_centroids_KD(self) -> NDArray[np.int16]:  # noqa: N802
-        """Centroids in units of 1 / SHORT, for stage 4 of a search."""
-        shorts_KD: NDArray[np.int16] = np.rint(self.centroids_KD * np.float32(SHORT)).astype(np.int16)
-        return shorts_KD
+    def centroid_shorts(self) -> tuple[NDArray[np.int16], np.float32]:
+        """Centroids as 16-bit integers, [K, D], and their unit, for stage 4 of a search; none is longer than SHORT."""
+        norms_K = np.sqrt(np.einsum("kd,kd->k", self.centroids_KD, self.centroids_KD))
+        unit = max(norms_K.max(), np.float32(1e-12)) / np.float32(SHORT)
+        return np.rint(self.centroids_KD / unit).clip(-SHORT, SHORT).astype(np.int16), unit
 
     @cached_property
     def scratch_pool(self) -> ScratchPool:

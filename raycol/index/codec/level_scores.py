@@ -47,10 +47,11 @@ class LevelScores:
         addresses: NDArray[np.int64],
         scratch: Scratch,
     ) -> None:
-        self._codebook = codebook
+        self._bits = codebook.bits
         self._n_query, self._starts, self._addresses = n_query, starts, addresses
         self._code_bytes = np.dtype(codebook.code_dtype).itemsize
-        self._weights = level_weights(query_BDL, codebook.lows_D, codebook.steps_D)
+        self._centroids_KD, centroid_unit = codebook.centroid_shorts
+        self._weights = level_weights(query_BDL, codebook.lows_D, codebook.steps_D, centroid_unit)
         n_centroids = codebook.n_centroids
         self._slots_K = scratch.array("slots", (n_centroids,), np.int32)
         self._slots_K[:] = -1
@@ -67,10 +68,8 @@ class LevelScores:
 
     def __call__(self, ordinals_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the scores of documents by their ascending ordinals, float32 [M]."""
-        codebook = self._codebook
         scores_M, self._n_used = rescore_documents(
-            ordinals_M, self._n_query, *self._weights, codebook.short_centroids_KD, self._slots_K,
-            self._products_KBL, self._codes_K, self._n_used, self._starts, self._addresses, self._code_bytes,
-            codebook.bits,
+            ordinals_M, self._n_query, *self._weights, self._centroids_KD, self._slots_K, self._products_KBL,
+            self._codes_K, self._n_used, self._starts, self._addresses, self._code_bytes, self._bits,
         )  # fmt: skip
         return np.asarray(scores_M)

@@ -32,7 +32,7 @@ GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.flo
 # Columns of addresses, in the order of `Codebook.token_layout`.
 RESIDUALS, GAIN_BYTES, SCALES = range(CODEC, CODEC + 3)
 
-# Unit of 16-bit centroids and query tokens, and centroids to prefetch ahead.
+# Length of the longest 16-bit centroid, and of 16-bit query tokens; centroids to prefetch ahead.
 SHORT = 32767
 _AHEAD = 8
 
@@ -105,8 +105,13 @@ def score_documents(  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def level_weights(query_BDL, lows_D, steps_D):  # type: ignore[no-untyped-def]
+def level_weights(query_BDL, lows_D, steps_D, centroid_unit):  # type: ignore[no-untyped-def]
     """Quantise query tokens to signed bytes, each token with its own step, folding in the levels' steps.
+
+    Args:
+        query_BDL: float32, blocks of query tokens.
+        lows_D, steps_D: the quantiser, float32.
+        centroid_unit: unit of 16-bit centroids, of which none is longer than SHORT.
 
     Returns:
         weights_BDL: int8 [blocks, D / 4, LANES, 4].
@@ -133,11 +138,11 @@ def level_weights(query_BDL, lows_D, steps_D):  # type: ignore[no-untyped-def]
             square = 0.0
             for d in range(dim):
                 square += np.float64(query_BDL[block, d, lane]) ** 2
-            # By Cauchy and Schwarz a product with a centroid of norm 1 is at most 2^30.
+            # By Cauchy and Schwarz a product with a centroid is at most 2^30.
             unit = math.sqrt(square) / SHORT if square > 0 else 1.0
             for d in range(dim):
                 shorts_BDL[block, d >> 1, lane, d & 1] = np.int16(np.rint(query_BDL[block, d, lane] / unit))
-            units_BL[block, lane] = unit / SHORT
+            units_BL[block, lane] = unit * centroid_unit
     return weights_BDL, lines_B2L, shorts_BDL, units_BL
 
 
@@ -152,7 +157,7 @@ def rescore_documents(  # type: ignore[no-untyped-def]
         ordinals_M: ascending ordinals over all partitions.
         n_query: Q.
         weights_BDL, lines_B2L, shorts_BDL, units_BL: from `level_weights`.
-        centroids_KD: int16, in units of 1 / SHORT.
+        centroids_KD: int16, from `Codebook.centroid_shorts`.
         slots_K: int32, the row of each centroid in `products_KBL`, or -1; updated.
         products_KBL, codes_K: float32, scores of centroids with the query tokens, and int32, their codes; written from
             row `n_used` on.
