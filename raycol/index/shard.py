@@ -215,6 +215,9 @@ class IndexShard:
         k: int,
         n_described: int,
     ) -> ShardScores:
+        if not len(local_M):
+            none_M = np.empty(0, dtype=np.float32)
+            return ShardScores(none_M, none_M, none_M.astype(bool), {})
         scorer = self.index.scorer
         exact = partial(exact_scores, query, document_set, scorer)
         with near_scorer(query, document_set, plan, scorer) as near:

@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from raycol.errors import InputError
 from raycol.index.codec.codebook import BITS, Codebook, pack, unpack
-from raycol.index.codec.nearest import Cells, NearestCentroid
+from raycol.index.codec.nearest import FEW_CENTROIDS, Cells, NearestCentroid
 from raycol.index.codec.training import default_centroids, sample_size, train_codebook
 from tests.conftest import make_clustered, tries_all, unit
 
@@ -90,6 +90,19 @@ def test_searching_all_cells_finds_a_centroid_as_near_as_the_nearest(
     found_T = similarity_TK[np.arange(n_tokens), codes_T]
     assert (similarity_TK.max(axis=1) - found_T <= 0.02 * norms_T).all()
     assert np.array_equal(np.concatenate([cells.nearest(tokens_TD[t : t + 1]) for t in range(n_tokens)]), codes_T)
+
+
+@pytest.mark.parametrize("n_distinct", [1, 2, 5])
+def test_cells_of_equal_centroids_are_not_empty(n_distinct: int) -> None:
+    """k-means makes more cells than there are distinct centroids."""
+    rng = np.random.default_rng(n_distinct)
+    distinct = unit(rng.standard_normal((n_distinct, 16)))
+    centroids = distinct[rng.integers(0, n_distinct, FEW_CENTROIDS)]
+    tokens = unit(rng.standard_normal((500, 16)))
+    found = NearestCentroid(centroids)(tokens)
+    assert found.max() < FEW_CENTROIDS
+    best = (tokens @ distinct.T).max(axis=1)
+    assert np.allclose(np.einsum("td,td->t", tokens, centroids[found]), best, atol=1e-6)
 
 
 @pytest.mark.slow

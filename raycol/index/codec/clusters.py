@@ -12,7 +12,7 @@ def clusters(
     """Return `k` unit-norm centroids, float32 [k, D].
 
     Args:
-        unit_TD: vectors of norm 1, at least `k`.
+        unit_TD: vectors, of norm 1 for spherical clusters; at least `k`.
         k: number of centroids.
         seed: seeds the first centroids, and the choice of vectors if there are more than `max_points` per centroid.
         iterations: Lloyd iterations.

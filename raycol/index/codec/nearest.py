@@ -35,7 +35,7 @@ _SEED = 1234
 
 
 class NearestCentroid:
-    """Finds the centroid of largest dot product with a token; centroids are unit-norm float32 [K, D]."""
+    """Finds the centroid of largest dot product with a token; centroids are float32 [K, D], of norm 1 if trained."""
 
     def __init__(self, centroids_KD: NDArray[np.float32]) -> None:
         self._centroids_KD = centroids_KD
@@ -64,7 +64,10 @@ class Cells:
                 for start in range(0, len(centroids_KD), _BATCH)
             ]
         )
-        ends_G = np.cumsum(np.bincount(cell_K, minlength=n_cells))
+        # Of equal centroids k-means makes cells that stay empty: a token that probed only those would find none.
+        used_G, cell_K = np.unique(cell_K, return_inverse=True)
+        cells_GD, n_cells = cells_GD[used_G], len(used_G)
+        ends_G = np.cumsum(np.bincount(cell_K))
         by_cell = np.split(np.argsort(cell_K, kind="stable"), ends_G[:-1])
         segments = [
             [members[start : start + KEY_ROWS] for start in range(0, len(members), KEY_ROWS)] for members in by_cell

@@ -134,12 +134,11 @@ class Partition:
         """Documents of all centroids' lists, concatenated, uint32 [T]."""
         return self._array("list_documents.npy", np.uint32, self.info.tokens)
 
-    @cached_property
-    def addresses(self) -> list[int]:
-        """Where the arrays are that search reads (`kernels.addresses`); valid as long as this partition is."""
+    @property
+    def search_arrays(self) -> list[NDArray[Any]]:
+        """The arrays that search reads, in the order of `kernels.addresses`."""
         others = [array for name, array in self.tokens.arrays.items() if name != CODES]
-        arrays = (self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others)
-        return [array.ctypes.data for array in arrays]
+        return [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others]
 
     @cached_property
     def ids(self) -> Ids:

@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 # Columns: first tokens of documents (int64), codes of tokens, first entries of lists and documents in them (uint32).
-OFFSETS, CODES, LIST_OFFSETS, LIST_DOCUMENTS, CODEC = range(5)
+OFFSETS_AT, CODES_AT, LIST_OFFSETS_AT, LIST_DOCUMENTS_AT, CODEC_AT = range(5)
 
 
 def _loader(kind: Any) -> Any:

@@ -23,8 +23,9 @@ _KEPT_PER_CELL = 2
 _COMPARED = 4
 
 # A key is an integer score above the complement of a row's position, so that of equal scores the first row wins.
+# Scores below 2^21 fit: times KEY_ROWS they are below 2^31.
 KEY_ROWS = 1024
-_MAX_SCORE = 1 << 20
+_MAX_SCORE = 1 << 21
 _NO_KEY = np.int32(-(1 << 31))
 
 
@@ -39,7 +40,7 @@ def nearest_in_cells(  # type: ignore[no-untyped-def]
         centroids_KD: float32.
         scales_D: float32, the unit of the bytes.
         cell_rows_GD: uint8, cell centres as bytes with an offset of 128; a multiple of ROWS with padding.
-        n_cells: cells, without padding; at least `n_probe`.
+        n_cells: cells, without padding; at least `n_probe`, none empty.
         n_probe: cells to search for each token.
         rows_RD: uint8, centroids as bytes with an offset of 128.
         codes_R: int32, their codes.
@@ -49,12 +50,12 @@ def nearest_in_cells(  # type: ignore[no-untyped-def]
     """
     n_tokens, dim = tokens_TD.shape
     shift = 0
-    while 64 * 127 * dim >> shift >= _MAX_SCORE:
+    while 127 * 127 * dim >> shift >= _MAX_SCORE - 1:
         shift += 1
     words_TW = np.empty((n_tokens, dim // 4), dtype=np.int32)
     offsets_T = np.empty(n_tokens, dtype=np.int32)
     probes_TP = np.empty((n_tokens, n_probe), dtype=np.int32)
-    _probe_cells(tokens_TD, scales_D, cell_rows_GD, n_cells, shift, words_TW, offsets_T, probes_TP)
+    _probe_cells(tokens_TD, scales_D, cell_rows_GD, n_cells, words_TW, offsets_T, probes_TP)
 
     firsts_G = np.zeros(n_cells + 1, dtype=np.int64)
     for probe in probes_TP.reshape(-1):
@@ -108,7 +109,7 @@ def nearest_in_cells(  # type: ignore[no-untyped-def]
 
 @kernel()
 def _probe_cells(  # type: ignore[no-untyped-def]
-    tokens_TD, scales_D, cell_rows_GD, n_cells, shift, words_TW, offsets_T, probes_TP
+    tokens_TD, scales_D, cell_rows_GD, n_cells, words_TW, offsets_T, probes_TP
 ):
     """Write the bytes of tokens as words of four, their offsets, and the cells to search, best first."""
     n_tokens, dim = tokens_TD.shape
@@ -164,7 +165,7 @@ def _best_by_floats(tokens_TD, centroids_KD, codes_R, keys_TX, rows_TX):  # type
     n_tokens, dim = tokens_TD.shape
     codes_T = np.empty(n_tokens, dtype=np.uint32)
     for token in range(n_tokens):
-        best, best_code = np.float32(-np.inf), np.int64(len(centroids_KD))
+        best, best_code = np.float32(-np.inf), np.int64(0)
         for _ in range(_COMPARED):
             x = keys_TX[token].argmax()
             if keys_TX[token, x] == _NO_KEY:

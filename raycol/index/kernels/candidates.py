@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 
 from raycol.index.kernels.addresses import (
-    CODES,
-    LIST_DOCUMENTS,
-    LIST_OFFSETS,
-    OFFSETS,
+    CODES_AT,
+    LIST_DOCUMENTS_AT,
+    LIST_OFFSETS_AT,
+    OFFSETS_AT,
     int64_at,
     uint16_at,
     uint32_at,
@@ -55,7 +55,7 @@ def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type
     n_lanes, n_probe = probes_LP.shape
     probes = probes_LP.reshape(-1)
     for partition in range(len(addresses)):
-        offsets, lists = addresses[partition, LIST_OFFSETS], addresses[partition, LIST_DOCUMENTS]
+        offsets, lists = addresses[partition, LIST_OFFSETS_AT], addresses[partition, LIST_DOCUMENTS_AT]
         for lane in range(n_lanes):
             token = np.uint32(first + lane + 1)
             for p in range(n_probe):
@@ -134,7 +134,7 @@ def mark_codes(ordinals_M, starts, addresses, code_bytes, marked_K):  # type: ig
     for ordinal in ordinals_M:
         while ordinal >= starts[partition + 1]:
             partition += 1
-        offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+        offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
         document = ordinal - starts[partition]
         for token in range(int64_at(offsets, document), int64_at(offsets, document + 1)):
             marked_K[uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token)] = True
@@ -159,7 +159,7 @@ def score_by_centroids(ordinals_M, bytes_BRL, starts, addresses, code_bytes):  #
         for m in range(len(ordinals_M)):
             while ordinals_M[m] >= starts[partition + 1]:
                 partition += 1
-            offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+            offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
             prefetch(offsets + 8 * (ordinals_M[min(m + 2 * _AHEAD, last)] - starts[partition]))
             ahead = ordinals_M[min(m + _AHEAD, last)]
             if ahead < starts[partition + 1]:

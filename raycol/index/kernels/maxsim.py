@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from raycol.index.kernels.addresses import CODEC, CODES, OFFSETS, int64_at, uint8_at, uint16_at, uint32_at
+from raycol.index.kernels.addresses import CODEC_AT, CODES_AT, OFFSETS_AT, int64_at, uint8_at, uint16_at, uint32_at
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, dot_shorts, prefetch, score_levels
 
@@ -30,7 +30,7 @@ GAINS = np.exp2((np.arange(256) - GAIN_CENTRE) / GAINS_PER_OCTAVE).astype(np.flo
 
 
 # Columns of addresses, in the order of `Codebook.token_layout`.
-RESIDUALS, GAIN_BYTES, SCALES = range(CODEC, CODEC + 3)
+RESIDUALS_AT, GAIN_BYTES_AT, SCALES_AT = range(CODEC_AT, CODEC_AT + 3)
 
 # Length of the longest 16-bit centroid, and of 16-bit query tokens; centroids to prefetch ahead.
 SHORT = 32767
@@ -177,15 +177,15 @@ def rescore_documents(  # type: ignore[no-untyped-def]
     for m in range(n_documents):
         while ordinals_M[m] >= starts[partition + 1]:
             partition += 1
-        offsets, codes = addresses[partition, OFFSETS], addresses[partition, CODES]
+        offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
         document = ordinals_M[m] - starts[partition]
         first, stop = int64_at(offsets, document), int64_at(offsets, document + 1)
         partitions_M[m], first_M[m], stop_M[m] = partition, first, stop
         # Finding the pages takes as long as reading them.
-        prefetch(addresses[partition, RESIDUALS] + first * width)
-        prefetch(addresses[partition, RESIDUALS] + (stop - 1) * width)
-        prefetch(addresses[partition, GAIN_BYTES] + first)
-        prefetch(addresses[partition, SCALES] + 2 * first)
+        prefetch(addresses[partition, RESIDUALS_AT] + first * width)
+        prefetch(addresses[partition, RESIDUALS_AT] + (stop - 1) * width)
+        prefetch(addresses[partition, GAIN_BYTES_AT] + first)
+        prefetch(addresses[partition, SCALES_AT] + 2 * first)
         for token in range(first, stop):
             code = np.int64(uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token))
             if slots_K[code] < 0:
@@ -206,24 +206,24 @@ def rescore_documents(  # type: ignore[no-untyped-def]
     best_BL = np.empty((n_blocks, LANES), dtype=np.float32)
     for m in range(n_documents):
         address, following = addresses[partitions_M[m]], min(m + 1, n_documents - 1)
-        codes, residuals = address[CODES], address[RESIDUALS]
+        codes, residuals = address[CODES_AT], address[RESIDUALS_AT]
         # The processor prefetches within a document by itself, and begins anew at each.
         ahead = addresses[partitions_M[following]]
         best_BL[:] = -np.inf
         for token in range(first_M[m], stop_M[m]):
             token_ahead = first_M[following] + token - first_M[m]
-            prefetch(ahead[RESIDUALS] + token_ahead * width)
+            prefetch(ahead[RESIDUALS_AT] + token_ahead * width)
             if (token - first_M[m]) % 32 == 0:
-                prefetch(ahead[GAIN_BYTES] + token_ahead)
-                prefetch(ahead[SCALES] + 2 * token_ahead)
+                prefetch(ahead[GAIN_BYTES_AT] + token_ahead)
+                prefetch(ahead[SCALES_AT] + 2 * token_ahead)
             near = min(token + _AHEAD, stop_M[m] - 1)
             near_code = np.int64(uint16_at(codes, near) if code_bytes == 2 else uint32_at(codes, near))
             prefetch(products + 4 * LANES * n_blocks * np.int64(slots_K[near_code]))
             prefetch(products + 4 * LANES * n_blocks * np.int64(slots_K[near_code]) + 64)
             code = np.int64(uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token))
             centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[code])
-            scale = HALVES[uint16_at(address[SCALES], token)]
-            gain = scale * GAINS[uint8_at(address[GAIN_BYTES], token)]
+            scale = HALVES[uint16_at(address[SCALES_AT], token)]
+            gain = scale * GAINS[uint8_at(address[GAIN_BYTES_AT], token)]
             for block in range(n_blocks):
                 score_levels(
                     residuals + token * width, width, bits, weights_BDL[block].ctypes.data,

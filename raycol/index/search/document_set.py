@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class DocumentSet:
         n_allowed: documents that a search may return.
         n_tokens: tokens of all documents, deleted ones included.
         restricted: whether a filter or a set of ids excludes documents; deleted ones do not count.
+        addresses: where the arrays of the partitions are, a row for each (`kernels.addresses`), int64.
+        arrays: these arrays: kept, since the kernels only have the addresses.
     """
 
     partitions: Sequence[Partition]
@@ -34,6 +36,8 @@ class DocumentSet:
     n_allowed: int
     n_tokens: int
     restricted: bool
+    addresses: NDArray[np.int64]
+    arrays: Sequence[Sequence[NDArray[Any]]]
 
     @classmethod
     def of(cls, partitions: Sequence[Partition], allowed: Sequence[NDArray[np.bool_]]) -> DocumentSet:
@@ -43,12 +47,9 @@ class DocumentSet:
         n_allowed = int(np.count_nonzero(allowed_N))
         n_tokens = sum(partition.info.tokens for partition in partitions)
         n_live = sum(partition.info.live_documents for partition in partitions)
-        return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live)
-
-    @cached_property
-    def addresses(self) -> NDArray[np.int64]:
-        """The arrays of the partitions, a row for each (`kernels.addresses`)."""
-        return np.array([partition.addresses for partition in self.partitions], dtype=np.int64)
+        arrays = [partition.search_arrays for partition in partitions]
+        addresses = np.array([[array.ctypes.data for array in each] for each in arrays], dtype=np.int64)
+        return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live, addresses, arrays)
 
     @property
     def n_documents(self) -> int:

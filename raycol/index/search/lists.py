@@ -49,7 +49,7 @@ class InvertedLists:
                 estimates_M = (state_N[ordinals_M] & ESTIMATE_MASK).astype(np.int32)
             else:
                 ordinals_M = document_set.ordinals
-            partitions = document_set.starts, document_set.addresses, codec.token_layout[CODES][0]().itemsize
+            partitions = document_set.starts, document_set.addresses, np.dtype(codec.token_layout[CODES][0]).itemsize
             if not scores_all:
                 present_K = np.zeros(codec.n_centroids, dtype=bool)
                 mark_codes(ordinals_M, *partitions, present_K)

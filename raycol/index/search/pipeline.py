@@ -5,11 +5,12 @@
 3. Score the documents with the best estimates as if each token were its centroid.
 4. Rescore the best `n_rescore` of these over all their tokens, nearly exactly, and more of them while that changes the
    hits.
-5. Score the best k of these exactly, and a few more.
+5. Score the best k of these exactly, and a few more: about k / 16.
 6. Return the best k; ties are in the order of their ids.
 
 Stages 1 to 3 are a candidate generator (`lists`), stages 4 and 5 are a scorer (`scoring`); both can be replaced. The
-lists compare documents by integer sums only, so hits do not depend on threads or processors.
+lists compare documents by integer sums only, so candidates do not depend on threads or processors. Scores do not
+depend on threads; a processor may change their last bit.
 
 Shapes: N documents of all partitions, M selected documents, Q query tokens, D dimensions. Documents are identified by
 their ordinals over all partitions of the document set.
@@ -33,8 +34,9 @@ from raycol.index.search.plan import MAX_RESCORE_FACTOR, SearchPlan, plan_search
 from raycol.index.search.query import Query
 from raycol.index.search.scoring import NearScorer, Score, Scorer, exact_scores
 
-# Stage 5 scores this many documents more than there are hits.
+# Stage 5 scores this many documents more than there are hits, and one more for this many hits.
 _MORE_EXACT = 4
+_HITS_PER_MORE_EXACT = 16
 
 # Stage 4 rescores in rounds and stops after 3x the stage-3 rank of the worst hit (ignoring the worst hit in 20).
 _RESCORED_PER_RANK = 3
@@ -173,7 +175,7 @@ def merge_hits(parts: Iterable[Iterable[S]], k: int) -> list[S]:
 
 def finalists(rescored: Rescored, k: int) -> Rescored:
     """Return the nearly scored documents that are to be scored exactly for `k` hits."""
-    return top_with_ties(rescored, k + _MORE_EXACT)
+    return top_with_ties(rescored, k + _MORE_EXACT + k // _HITS_PER_MORE_EXACT)
 
 
 def top_with_ties(rescored: Rescored, k: int) -> Rescored:

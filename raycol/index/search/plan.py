@@ -66,7 +66,7 @@ def size_of(document_set: DocumentSet) -> Size:
 
 def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings: SearchSettings) -> SearchPlan:
     """Plan the search for `k` hits of a query of `n_tokens` tokens."""
-    factor = 2 if n_tokens < _SHORT_QUERY else 1
+    factor = _factor(n_tokens)
     n_rescore = max(factor * settings.n_rescore, k)
     if size.n_allowed <= n_rescore:
         return SearchPlan(n_rescore, size.n_allowed, 0, exact=True)
@@ -85,6 +85,11 @@ def plan_search(n_tokens: int, size: Size, n_centroids: int, *, k: int, settings
     return SearchPlan(n_rescore, MAX_RESCORE_FACTOR * n_rescore, 0, exact=False)
 
 
+def _factor(query_tokens: float) -> int:
+    """What the settings are multiplied by."""
+    return 2 if query_tokens < _SHORT_QUERY else 1
+
+
 def cost_ns(
     settings: SearchSettings,
     n_scored: float,
@@ -96,8 +101,9 @@ def cost_ns(
 ) -> float:
     """Estimate the cost of an unfiltered search that rescores `n_scored` documents, in ns of one thread."""
     blocks = math.ceil(query_tokens / LANES)
-    entries = query_tokens * settings.n_probe * n_tokens / n_centroids
+    factor = _factor(query_tokens)
+    entries = query_tokens * factor * settings.n_probe * n_tokens / n_centroids
     rescored = min(n_scored, n_documents) * n_tokens / n_documents
-    candidates = min(_CANDIDATES_PER_RESCORED * settings.n_rescore, n_documents) * n_tokens / n_documents
+    candidates = min(_CANDIDATES_PER_RESCORED * factor * settings.n_rescore, n_documents) * n_tokens / n_documents
     per_block = _CENTROID_NS * n_centroids + _CENTROID_TOKEN_NS * candidates + _NEAR_TOKEN_NS * rescored
     return blocks * per_block + _ENTRY_NS * entries

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -57,8 +56,11 @@ class Scorer(Protocol):
 class NearScorer(Scorer, Protocol):
     """A scorer with a cheaper approximation of itself, by which a search chooses what it scores exactly."""
 
-    def near(self, query: Query, document_set: DocumentSet) -> AbstractContextManager[Score]:
-        """Lend a function that nearly equals `score` to one thread, for one query. The same conditions apply to it."""
+    def near(self, query: Query, document_set: DocumentSet) -> AbstractContextManager[Score | None]:
+        """Lend a function that nearly equals `score` to one thread, for one query; None if there is none for these.
+
+        The conditions of `score` apply to it.
+        """
 
 
 def exact_scores(
@@ -79,17 +81,16 @@ class MaxSim:
         )
 
     @contextmanager
-    def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score]:
-        """See `NearScorer`; equals `score` if a subclass has another one, or if the codec has no such scores."""
-        codec, exact = document_set.partitions[0].codec, partial(exact_scores, query, document_set, self)
+    def near(self, query: Query, document_set: DocumentSet) -> Iterator[Score | None]:
+        """See `NearScorer`; None if a subclass has another `score`, or if the codec has no such scores."""
         if type(self).score is not MaxSim.score:
-            yield exact
+            yield None
             return
+        codec = document_set.partitions[0].codec
         with codec.scratch_pool.borrow() as scratch:
-            near = codec.near_scores(
+            yield codec.near_scores(
                 query.floats_BDL, query.n_tokens, document_set.starts, document_set.addresses, scratch
             )
-            yield near or exact
 
     def explain(self, query_QD: NDArray[np.float32], document_TD: NDArray[np.float32]) -> list[Match]:
         """See `Scorer`; of equal document tokens, the first matches."""
