@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raycol.index.kernels.addresses import uint32_at
 from raycol.index.kernels.centroids import query_bytes
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.maxsim import FASTMATH
@@ -57,18 +58,21 @@ def nearest_in_cells(  # type: ignore[no-untyped-def]
     probes_TP = np.empty((n_tokens, n_probe), dtype=np.int32)
     _probe_cells(tokens_TD, scales_D, cell_rows_GD, n_cells, words_TW, offsets_T, probes_TP)
 
-    firsts_G = np.zeros(n_cells + 1, dtype=np.int64)
-    for probe in probes_TP.reshape(-1):
-        firsts_G[probe + 1] += 1
-    firsts_G = np.cumsum(firsts_G)
+    firsts_G, filled_G = np.zeros(n_cells + 1, dtype=np.int64), np.zeros(n_cells, dtype=np.int64)
+    for token in range(n_tokens):
+        for p in range(n_probe):
+            firsts_G[probes_TP[token, p] + 1] += 1
+    for cell in range(n_cells):
+        firsts_G[cell + 1] += firsts_G[cell]
+        filled_G[cell] = firsts_G[cell]
     order = np.empty(n_tokens * n_probe, dtype=np.int64)  # pairs of a token and a probe, by cell
-    filled_G = firsts_G[:-1].copy()
     for pair in range(n_tokens * n_probe):
         cell = probes_TP[pair // n_probe, pair % n_probe]
         order[filled_G[cell]] = pair
         filled_G[cell] += 1
 
-    keys_TX = np.full((n_tokens, n_probe * _KEPT_PER_CELL), _NO_KEY, dtype=np.int32)
+    keys_TX = np.empty((n_tokens, n_probe * _KEPT_PER_CELL), dtype=np.int32)
+    keys_TX[:] = _NO_KEY
     rows_TX = np.empty((n_tokens, n_probe * _KEPT_PER_CELL), dtype=np.int32)
     weights_WL = np.empty((dim // 4, LANES), dtype=np.int32)
     offsets_L = np.empty(LANES, dtype=np.int32)
@@ -125,14 +129,16 @@ def _probe_cells(  # type: ignore[no-untyped-def]
             for d in range(dim):
                 block_DL[d, lane] = tokens_TD[first + lane, d] if lane < n_lanes else np.float32(0)
         weights_DL4, offsets_L, _, _ = query_bytes(block_DL, scales_D)
-        words_WL = weights_DL4.reshape(-1).view(np.int32).reshape(dim // 4, LANES)
+        words = weights_DL4.ctypes.data
         for lane in range(n_lanes):
             offsets_T[first + lane] = offsets_L[lane]
             for word in range(dim // 4):
-                words_TW[first + lane, word] = words_WL[word, lane]
+                words_TW[first + lane, word] = uint32_at(words, word * LANES + lane)
         for cell in range(0, len(cell_rows_GD), ROWS):
             dot_bytes(cells + cell * dim, dim, weights_DL4.ctypes.data, dim, offsets_L.ctypes.data, out)
-            scores_GL[cell : cell + ROWS] = products
+            for r in range(ROWS):
+                for lane in range(LANES):
+                    scores_GL[cell + r, lane] = products[r, lane]
         for lane in range(n_lanes):
             size = 0
             for cell in range(n_cells):
@@ -167,7 +173,10 @@ def _best_by_floats(tokens_TD, centroids_KD, codes_R, keys_TX, rows_TX):  # type
     for token in range(n_tokens):
         best, best_code = np.float32(-np.inf), np.int64(0)
         for _ in range(_COMPARED):
-            x = keys_TX[token].argmax()
+            x = 0
+            for other in range(1, keys_TX.shape[1]):
+                if keys_TX[token, other] > keys_TX[token, x]:
+                    x = other
             if keys_TX[token, x] == _NO_KEY:
                 break
             keys_TX[token, x] = _NO_KEY
