@@ -157,11 +157,7 @@ def short(options: argparse.Namespace) -> None:
             row = [folder.name, str(n_tokens)]
             for effort in EFFORTS:
                 found, cpu_ms = _searched(index, queries, effort, options.rounds)
-                # Another document may have the score of the tenth: it is as good.
-                as_good = [
-                    [hit.score >= best[-1].score for hit in hits] for hits, best in zip(found, exact, strict=True)
-                ]
-                row.append(f"{cpu_ms:.2f}, {np.mean(as_good):.3f}")
+                row.append(f"{cpu_ms:.2f}, {recall_of(found, exact):.3f}")
             rows.append(row)
     print_table(["data", "query tokens", *(f"{effort}: CPU ms, recall@10" for effort in EFFORTS)], rows)
 

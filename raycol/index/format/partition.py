@@ -134,11 +134,15 @@ class Partition:
         """Documents of all centroids' lists, concatenated, uint32 [T]."""
         return self._array("list_documents.npy", np.uint32, self.info.tokens)
 
-    @property
-    def search_arrays(self) -> list[NDArray[Any]]:
-        """The arrays that search reads, in the order of `kernels.addresses`."""
+    @cached_property
+    def search_arrays(self) -> tuple[list[NDArray[Any]], list[int]]:
+        """The arrays that search reads, and their addresses, in the order of `kernels.addresses`.
+
+        Whoever keeps the addresses keeps the arrays with them.
+        """
         others = [array for name, array in self.tokens.arrays.items() if name != CODES]
-        return [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others]
+        arrays = [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others]
+        return arrays, [array.ctypes.data for array in arrays]
 
     @cached_property
     def ids(self) -> Ids:

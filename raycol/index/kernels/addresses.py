@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -32,3 +34,9 @@ def _loader(kind: Any) -> Any:
 
 
 int64_at, uint32_at, uint16_at, uint8_at = map(_loader, (types.int64, types.uint32, types.uint16, types.uint8))
+
+
+@numba.njit(inline="always")
+def code_at(codes, token, code_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the code of a token as an int64; codes have 2 or 4 bytes."""
+    return np.int64(uint16_at(codes, token)) if code_bytes == 2 else np.int64(uint32_at(codes, token))

@@ -20,8 +20,8 @@ from raycol.index.kernels.addresses import (
     LIST_DOCUMENTS_AT,
     LIST_OFFSETS_AT,
     OFFSETS_AT,
+    code_at,
     int64_at,
-    uint16_at,
     uint32_at,
 )
 from raycol.index.kernels.jit import kernel
@@ -137,7 +137,7 @@ def mark_codes(ordinals_M, starts, addresses, code_bytes, marked_K):  # type: ig
         offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
         document = ordinal - starts[partition]
         for token in range(int64_at(offsets, document), int64_at(offsets, document + 1)):
-            marked_K[uint16_at(codes, token) if code_bytes == 2 else uint32_at(codes, token)] = True
+            marked_K[code_at(codes, token, code_bytes)] = True
 
 
 @kernel()

@@ -2,8 +2,7 @@
 
 Each loop handles a block of LANES query tokens, stored side by side, so that no sum runs across a vector. LLVM lowers
 the vectors to AVX-512, AVX2 or NEON. Products of bytes have a variant for each family of instructions that multiplies
-them (`byte_instructions`), and one for other processors, which multiplies small integers as floats. All of them give
-the same integers.
+them (`byte_instructions`), and one for other processors, which widens them first. All of them give the same integers.
 
 Arguments are addresses (`array.ctypes.data` inside a kernel); callers are responsible for bounds.
 """

@@ -47,8 +47,9 @@ class DocumentSet:
         n_allowed = int(np.count_nonzero(allowed_N))
         n_tokens = sum(partition.info.tokens for partition in partitions)
         n_live = sum(partition.info.live_documents for partition in partitions)
-        arrays = [partition.search_arrays for partition in partitions]
-        addresses = np.array([[array.ctypes.data for array in each] for each in arrays], dtype=np.int64)
+        located = [partition.search_arrays for partition in partitions]
+        addresses = np.array([each for _, each in located], dtype=np.int64)
+        arrays = [each for each, _ in located]
         return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live, addresses, arrays)
 
     @property
