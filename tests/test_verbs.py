@@ -68,6 +68,7 @@ FUNCTIONS = {
     "demo": "run_demo",
     "doctor": "run_doctor",
     "info": "index_info",
+    "migrate": "migrate_index",
     "plan": "plan_index",
     "vacuum": "vacuum_index",
     "verify": "verify_index",
@@ -256,8 +257,8 @@ def test_results_are_short_and_tables() -> None:
     assert evaluation.metrics == {"nDCG@10": 0.5}
     assert repr(evaluation) == "Evaluation({'exact <MaxSim>': {'nDCG@10': '0.500 [0.250, 0.750]'}})"
     assert "<td style='text-align:left'>exact &lt;MaxSim&gt;</td>" in evaluation._repr_html_()
-    stats = IndexStats(1, (1,), 2, 19, 0, 0, 1, 128, 4, 4, 7234, {"codes.npy": 38}, 1.0)
-    assert "codes.npy 38" in stats._repr_html_()
+    stats = IndexStats(1, (1,), 2, 19, 0, 0, 1, 128, 4, 4, 7234, {"codes": 38}, 1.0)
+    assert "codes 38" in stats._repr_html_()
 
 
 @pytest.mark.slow

@@ -191,6 +191,19 @@ def vacuum(
     return Output(verbs.vacuum_index(index, keep=keep, abandoned=abandoned), partial(display.vacuumed, index=index))
 
 
+@index_app.command("migrate")
+@with_json
+def migrate(
+    index: IndexArgument,
+    out: Annotated[str, typer.Argument(help="Folder or URI of the new index.", show_default=False)],
+) -> Output:
+    """Write an index of format version 2 again in the present format, with the same hits."""
+    from raycol.index import Index
+
+    result = verbs.migrate_index(index, out)
+    return Output(result, partial(display.stats, index=Index.open(out)))
+
+
 @index_app.command("info")
 @with_json
 def info(

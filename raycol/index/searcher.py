@@ -20,7 +20,7 @@ from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.format.document import MAX_QUERY_TOKENS, check_embeddings
 from raycol.index.format.manifest import Manifest, versions
-from raycol.index.format.partition import Partition
+from raycol.index.format.partition import FILE, Partition
 from raycol.index.format.snapshot import Snapshot
 from raycol.index.search.candidates import CandidateGenerator
 from raycol.index.search.device import DeviceScorer
@@ -48,7 +48,7 @@ class IndexStats(Shown):
         deleted_documents, deleted_tokens: counts that `compact` would remove.
         partitions, dim, bits, n_centroids: number of partitions, and the codebook's shape.
         bytes: size of all files of this version, manifest included.
-        files: bytes by file name, summed over partitions.
+        files: bytes by file name, summed over partitions; of a local index, by section of the partitions' files.
         drift: mean quantisation error of the index's tokens over that of the tokens held out of codebook training;
             1 means that the codebook fits as well as when it was trained.
     """
@@ -78,8 +78,8 @@ class IndexStats(Shown):
 class Searcher:
     """One version of an index: search, exact, rerank, explain, stats. Commits of any process do not affect it.
 
-    Opening it checks file lengths and array headers. The first search of a partition compares the checksums of all its
-    files, which takes about as long as reading them.
+    Opening it checks the lengths of files and sections. The first search of a partition compares the checksum of its
+    file, which takes about as long as reading them.
 
     Args:
         uri: local path or URI of the index.
@@ -311,6 +311,12 @@ class Searcher:
         files: Counter[str] = Counter()
         for infos in manifest.folders.values():
             files.update({name: info.bytes for name, info in infos.items()})
+        if snapshot.store.is_local and len(snapshot.partitions) == len(manifest.partitions):
+            for partition in snapshot.partitions:
+                files.update(partition.section_bytes)
+            rest = files[FILE] - sum(sum(partition.section_bytes.values()) for partition in snapshot.partitions)
+            files["tables"] = rest
+            del files[FILE]
         files["manifest.json"] = manifest.size
         tokens = sum(info.tokens for info in manifest.partitions)
         error = sum(info.error * info.tokens for info in manifest.partitions) / tokens if tokens else 0.0

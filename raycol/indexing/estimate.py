@@ -33,8 +33,8 @@ _TIMED_TOKENS = 16384
 # Quantisation is timed with at most this many centroids; more hardly change the rate.
 _TIMED_CENTROIDS = 16384
 # Bytes of a token beside its residual (lists, code, gain, scale), and of a document beside its text (id, offsets).
-_TOKEN_BYTES = 4 + 2 + 1 + 2
-_DOCUMENT_BYTES = 40
+_TOKEN_BYTES = 1 + 2 + 1 + 2
+_DOCUMENT_BYTES = 32
 # Memory for holding, sorting and writing a part, in multiples of its size.
 _PART_COPIES = 3
 # Memory for training on the sample, in multiples of its size.

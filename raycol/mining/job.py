@@ -146,7 +146,7 @@ class MiningJob:
         store, target, content = self.parts.store, open_store(out), report.model_dump_json(indent=1).encode()
         try:
             files = {name: info for part in finished for name, info in part.output.files.items()}
-            store.check_lengths(self._result, files)
+            store.check_lengths({self._result: files})
         except IndexCorruptError as error:
             raise RaycolError(
                 f"{error}, although a worker wrote it; put `out` on storage that all nodes share"

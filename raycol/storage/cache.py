@@ -16,14 +16,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xxhash
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
-from raycol.storage.checked_files import FileInfo, Files, fsync_folder, open_checked
+from raycol.storage.checked_files import fsync_folder, open_checked
 
 _IN_USE_S = 600.0
 # A folder's mtime is its time of use; it is updated at most once in this interval.
@@ -72,22 +72,26 @@ class Cache:
         self._limit = cache_limit()
         self._unmeasured: int | None = None
 
-    def folder(self, name: str, files: Files, download: Download) -> Path:
-        """Return a folder with these files; missing or incomplete ones are downloaded.
+    def folder(self, name: str, lengths: Mapping[str, int], download: Download) -> Path:
+        """Return a folder with files of these lengths in bytes; missing or incomplete ones are downloaded.
 
         Raises:
             RaycolError: the cache cannot be written, or a download failed.
             IndexCorruptError: `download` found a file that differs from its manifest entry.
         """
         final = self._root / name
-        missing = [file for file, info in files.items() if not _is_whole(final / file, info)]
+        missing = [file for file, n_bytes in lengths.items() if not _is_whole(final / file, n_bytes)]
         for file in missing:
-            self._evict(files[file].bytes)
+            self._evict(lengths[file])
             with self._locked(final):
-                if not _is_whole(final / file, files[file]):  # another process may have downloaded it
+                if not _is_whole(final / file, lengths[file]):  # another process may have downloaded it
                     self._fetch(final, file, download)
         self._touch(final)
         return final
+
+    def holds(self, name: str, n_bytes: int) -> bool:
+        """Whether a file is there, and has this length."""
+        return _is_whole(self._root / name, n_bytes)
 
     def forget(self, name: str) -> None:
         """Delete the cached copy of a folder or file, if it exists."""
@@ -194,9 +198,9 @@ def _is_at(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _is_whole(path: Path, info: FileInfo) -> bool:
+def _is_whole(path: Path, n_bytes: int) -> bool:
     try:
-        os.close(open_checked(path, info))
+        os.close(open_checked(path, n_bytes))
     except (IndexCorruptError, RaycolError):
         return False
     return True

@@ -129,7 +129,9 @@ def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[i
     """
     path = folder / name
     header = _npy_header(np.dtype(dtype), shape)
-    descriptor = open_checked(path, files.get(name))
+    if name not in files:
+        raise IndexCorruptError(f"{path}: the manifest does not list this file")
+    descriptor = open_checked(path, files[name].bytes)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         expected = len(header) + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         if files[name].bytes != expected or file.read(len(header)) != header:
@@ -138,16 +140,26 @@ def open_array(folder: Path, name: str, files: Files, dtype: Any, shape: tuple[i
             )
         if 0 in shape:
             return np.empty(shape, dtype)
-        # By pyarrow, because Python's mmap keeps a file descriptor open, and descriptors are limited.
-        try:
-            with pa.memory_map(f"/dev/fd/{descriptor}") as mapping:
-                content = mapping.read_buffer()
-        except OSError as error:
-            raise RaycolError(f"{path}: cannot be mapped ({error})") from error
+        content = _map(path, descriptor)
     return np.frombuffer(content, dtype, offset=len(header)).reshape(shape)
 
 
-def open_checked(path: Path, info: FileInfo | None) -> int:
+def map_file(path: Path, n_bytes: int) -> NDArray[np.uint8]:
+    """Memory-map a plain file after checking its length. Raises `IndexCorruptError` as `open_checked` does."""
+    with os.fdopen(open_checked(path, n_bytes), "rb", buffering=0) as file:
+        return np.frombuffer(_map(path, file.fileno()) if n_bytes else b"", np.uint8)
+
+
+def _map(path: Path, descriptor: int) -> pa.Buffer:
+    # By pyarrow, because Python's mmap keeps a file descriptor open, and descriptors are limited.
+    try:
+        with pa.memory_map(f"/dev/fd/{descriptor}") as mapping:
+            return mapping.read_buffer()
+    except OSError as error:
+        raise RaycolError(f"{path}: cannot be mapped ({error})") from error
+
+
+def open_checked(path: Path, n_bytes: int) -> int:
     """Open a plain file for reading after checking its length; return its descriptor.
 
     Links and devices are refused: an untrusted index must not lead outside its folder.
@@ -155,8 +167,6 @@ def open_checked(path: Path, info: FileInfo | None) -> int:
     Raises:
         IndexCorruptError: the file is missing, not a plain file, or differs in length.
     """
-    if info is None:
-        raise IndexCorruptError(f"{path}: the manifest does not list this file")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -165,16 +175,16 @@ def open_checked(path: Path, info: FileInfo | None) -> int:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise IndexCorruptError(f"{path}: not a plain file")
-    if status.st_size != info.bytes:
+    if status.st_size != n_bytes:
         os.close(descriptor)
-        raise IndexCorruptError(f"{path}: {status.st_size} bytes; the manifest promises {info.bytes}")
+        raise IndexCorruptError(f"{path}: {status.st_size} bytes; the manifest promises {n_bytes}")
     return descriptor
 
 
 def check_contents(folder: Path, files: Files) -> None:
     """Read every file of a folder. Raises `IndexCorruptError` at the first whose checksum differs."""
     for name, info in sorted(files.items()):
-        with os.fdopen(open_checked(folder / name, info), "rb", buffering=0) as file:
+        with os.fdopen(open_checked(folder / name, info.bytes), "rb", buffering=0) as file:
             if digest(file) != info.xxh3:
                 raise IndexCorruptError(
                     f"{folder / name}: the checksum differs from the manifest's; restore the file or rebuild the index"
@@ -187,7 +197,7 @@ def describe_file(path: Path) -> FileInfo:
         return FileInfo(bytes=os.fstat(file.fileno()).st_size, xxh3=digest(file))
 
 
-def describe_bytes(content: bytes) -> FileInfo:
+def describe_bytes(content: bytes | memoryview) -> FileInfo:
     """Return the length and checksum of a file's content."""
     return FileInfo(bytes=len(content), xxh3=xxhash.xxh3_128_hexdigest(content))
 

@@ -8,12 +8,14 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raycol.core.locks import file_lock
 from raycol.errors import IndexCorruptError, InputError, RaycolError, writing
@@ -23,6 +25,7 @@ from raycol.storage.checked_files import (
     check_contents,
     digest,
     fsync_folder,
+    map_file,
     open_checked,
     save_bytes,
 )
@@ -91,11 +94,16 @@ class LocalStore(Store):
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             return FileInfo(bytes=os.fstat(descriptor).st_size, xxh3=digest(file))
 
-    def check_lengths(self, folder: str, files: Files) -> None:
-        """Open every file of a folder, which checks its length."""
-        path = self.folder(folder, files)
-        for name, info in files.items():
-            os.close(open_checked(path / name, info))
+    def check_lengths(self, folders: Mapping[str, Files]) -> None:
+        """Open every file, which checks its length."""
+        for folder, files in folders.items():
+            path = self.folder(folder, files)
+            for name, info in files.items():
+                os.close(open_checked(path / name, info.bytes))
+
+    def mapped(self, folder: str, name: str, info: FileInfo, start: int, stop: int) -> tuple[int, NDArray[np.uint8]]:
+        """Map the whole file, whatever is asked for."""
+        return 0, map_file(self._inside(f"{folder}/{name}"), info.bytes)
 
     def folder(self, name: str, files: Files) -> Path:
         """Return the folder itself; nothing is copied."""

@@ -8,23 +8,28 @@ are copied to a local cache and memory-mapped there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+from numpy.typing import NDArray
 
 from raycol.core.uris import failure_message, missing_bucket, open_uri, without_options
 from raycol.errors import IndexCorruptError, RaycolError, writing
 from raycol.storage.cache import Cache
-from raycol.storage.checked_files import FileInfo, Files, check_contents, describe_file, digest
+from raycol.storage.checked_files import FileInfo, Files, check_contents, describe_file, digest, map_file
 from raycol.storage.object_writes import ObjectWriter
 from raycol.storage.store import MANIFESTS, Store
 
 _CHUNK = 4 << 20
 _ATTEMPTS = 5
+# A listing has a thousand names: more folders than these are listed together with all beside them.
+_LISTED_ALONE = 16
 # Empty objects that mark retired manifests: the newest ones are kept.
 _MARKERS_KEPT = 5_000
 
@@ -96,25 +101,48 @@ class RemoteStore(Store):
             with self._fs.open_input_stream(self._path(name), compression=None) as stream:
                 return FileInfo(bytes=info.size, xxh3=digest(stream))
 
-    def check_lengths(self, folder: str, files: Files) -> None:
-        """Compare the lengths with a listing."""
-        sizes = {info.base_name: info.size for info in self._list(folder)}
-        for name, info in files.items():
-            if name not in sizes:
-                raise IndexCorruptError(
-                    f"{self.location(f'{folder}/{name}')}: missing; restore it or rebuild the index"
-                )
-            if sizes[name] != info.bytes:
-                raise IndexCorruptError(
-                    f"{self.location(f'{folder}/{name}')}: {sizes[name]} bytes; the manifest promises {info.bytes}; "
-                    "restore it or rebuild the index"
-                )
+    def check_lengths(self, folders: Mapping[str, Files]) -> None:
+        """Compare the lengths with listings: of each folder, or of all beside it at once if many are wanted."""
+        parents = Counter(folder.rpartition("/")[0] for folder in folders)
+        listed: dict[str, int] = {}
+        for parent in [parent for parent, count in parents.items() if parent and count > _LISTED_ALONE]:
+            listed |= self._lengths(parent, recursive=True)
+        for folder, files in folders.items():
+            sizes = listed if parents[folder.rpartition("/")[0]] > _LISTED_ALONE else self._lengths(folder)
+            for name, info in files.items():
+                size = sizes.get(f"{folder}/{name}")
+                if size != info.bytes:
+                    found = "missing" if size is None else f"{size} bytes; the manifest promises {info.bytes}"
+                    raise IndexCorruptError(
+                        f"{self.location(f'{folder}/{name}')}: {found}; restore it or rebuild the index"
+                    )
+
+    def _lengths(self, folder: str, *, recursive: bool = False) -> dict[str, int]:
+        prefix = len(self._prefix) + 1
+        return {info.path[prefix:]: info.size for info in self._list(folder, recursive=recursive)}
 
     def folder(self, name: str, files: Files) -> Path:
         """Return the folder's copy in the cache; missing files are downloaded and checked."""
+        lengths = {file_name: info.bytes for file_name, info in files.items()}
         return self._cache.folder(
-            name, files, lambda file_name, path: self._download(f"{name}/{file_name}", path, files[file_name])
+            name, lengths, lambda file_name, path: self._download(f"{name}/{file_name}", path, files[file_name])
         )
+
+    def mapped(self, folder: str, name: str, info: FileInfo, start: int, stop: int) -> tuple[int, NDArray[np.uint8]]:
+        """Map the file's copy in the cache; if there is none, a copy of these bytes."""
+        if (stop - start) < info.bytes and not self._cache.holds(f"{folder}/{name}", info.bytes):
+            part = f"{name}.{start}-{stop}"
+            copies = self._cache.folder(
+                folder,
+                {part: stop - start},
+                lambda _, path: self._download_part(f"{folder}/{name}", path, start, stop),
+            )
+            return start, map_file(copies / part, stop - start)
+        return 0, map_file(self.folder(folder, {name: info}) / name, info.bytes)
+
+    def forget(self, folder: str) -> None:
+        """Delete the folder's copy in the cache."""
+        self._cache.forget(folder)
 
     def checked(self, name: str, files: Files) -> Path:
         """Return the copy after comparing all checksums; damaged files are downloaded again, once."""
@@ -253,13 +281,8 @@ class RemoteStore(Store):
             raise RaycolError(f"{error}; the object may have been written; check before you retry") from None
 
     def _download(self, name: str, path: Path, info: FileInfo) -> None:
-        try:
-            with self._reading(name):
-                source = self._fs.open_input_stream(self._path(name), compression=None)
-        except FileNotFoundError:
-            raise IndexCorruptError(f"{self.location(name)}: missing; restore it or rebuild the index") from None
-        with source, path.open("wb") as file:
-            while chunk := self._read_chunk(name, source):
+        with self._object(name, self._fs.open_input_stream, compression=None) as source, path.open("wb") as file:
+            while chunk := self._read_chunk(name, source, _CHUNK):
                 with writing(path.parent):  # a full disk is not an error of the store
                     file.write(chunk)
         actual = describe_file(path)
@@ -269,9 +292,26 @@ class RemoteStore(Store):
                 f"{info.bytes} and {info.xxh3}; restore it or rebuild the index"
             )
 
-    def _read_chunk(self, name: str, source: pa.NativeFile) -> bytes:
+    def _download_part(self, name: str, path: Path, start: int, stop: int) -> None:
+        """Download some bytes of an object; its reader compares their checksums."""
+        with self._object(name, self._fs.open_input_file) as source, path.open("wb") as file:
+            with self._reading(name):
+                source.seek(start)
+            for first in range(start, stop, _CHUNK):
+                chunk = self._read_chunk(name, source, min(_CHUNK, stop - first))
+                with writing(path.parent):
+                    file.write(chunk)
+
+    def _object(self, name: str, opening: Callable[..., pa.NativeFile], **options: Any) -> pa.NativeFile:
+        try:
+            with self._reading(name):
+                return opening(self._path(name), **options)
+        except FileNotFoundError:
+            raise IndexCorruptError(f"{self.location(name)}: missing; restore it or rebuild the index") from None
+
+    def _read_chunk(self, name: str, source: pa.NativeFile, n_bytes: int) -> bytes:
         with self._reading(name):
-            chunk: bytes = source.read(_CHUNK)
+            chunk: bytes = source.read(n_bytes)
             return chunk
 
     @contextmanager

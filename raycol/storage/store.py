@@ -7,12 +7,14 @@ relative and use `/`; a store never resolves a name to anything outside itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from raycol.core.uris import is_uri
@@ -67,12 +69,23 @@ class Store(ABC):
         """Read a file and return its length and checksum; None if it is missing or not a plain file."""
 
     @abstractmethod
-    def check_lengths(self, folder: str, files: Files) -> None:
+    def check_lengths(self, folders: Mapping[str, Files]) -> None:
         """Raise `IndexCorruptError` if a file of a folder is missing or differs from its promised length."""
 
     @abstractmethod
     def folder(self, name: str, files: Files) -> Path:
         """Return a local folder with these files of a stored folder, to be read by `open_checked`."""
+
+    @abstractmethod
+    def mapped(self, folder: str, name: str, info: FileInfo, start: int, stop: int) -> tuple[int, NDArray[np.uint8]]:
+        """Memory-map the bytes from `start` to `stop` of a file, or more; checks lengths, not checksums.
+
+        Returns:
+            The position in the file of the first byte that is mapped, and what is mapped, uint8.
+        """
+
+    def forget(self, folder: str) -> None:  # noqa: B027
+        """Delete the copy of a folder on this machine, if the medium is elsewhere."""
 
     def checked(self, name: str, files: Files) -> Path:
         """Return `folder` after comparing all checksums. Raises `IndexCorruptError` at the first difference."""

@@ -68,7 +68,7 @@ def list_checkpoints(store: Store) -> list[Checkpoint]:
         location = store.location(f"{_FOLDER}/{name}")
         try:
             checkpoint = Checkpoint.model_validate_json(unseal(store.read(f"{_FOLDER}/{name}", _MAX_MANIFEST_BYTES)))
-            store.check_lengths(checkpoint.folder, checkpoint.files)
+            store.check_lengths({checkpoint.folder: checkpoint.files})
         except FileNotFoundError:  # pruned concurrently
             continue
         except (OSError, ValueError, IndexCorruptError) as error:

@@ -207,6 +207,24 @@ def vacuum_index(index: str | Path, *, keep: int = 2, abandoned: bool = False) -
 
 
 @named_arguments
+def migrate_index(index: str | Path, out: str | Path) -> IndexStats:
+    """Write an index of format version 2 again in the present format, with the same hits.
+
+    Nothing is encoded or quantised again; deleted documents are left out.
+
+    Args:
+        index: folder or URI of the old index, which stays as it is.
+        out: folder or URI of the new one.
+    """
+    from raycol.index import Searcher
+    from raycol.index.write.migrate import migrate
+
+    with progress("Migrating") as report:
+        migrate(open_store(index), open_store(out), report)
+    return Searcher(out).stats()
+
+
+@named_arguments
 def verify_index(index: str | Path) -> list[str]:
     """Read every byte of an index and check it against the manifests' checksums.
 

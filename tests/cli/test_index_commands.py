@@ -26,14 +26,14 @@ def test_info_prints_the_contents(index: Index, capsys: pytest.CaptureFixture[st
 
 def test_verify_names_the_damaged_file(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("index", "verify", index.uri) == 0
-    codes = next(Path(index.uri).glob("partitions/*/codes.npy"))
-    damaged = bytearray(codes.read_bytes())
+    path = next(Path(index.uri).glob("partitions/*/partition.bin"))
+    damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
-    codes.write_bytes(damaged)
+    path.write_bytes(damaged)
     capsys.readouterr()
     assert run("index", "verify", index.uri) == 1
     err = capsys.readouterr().err
-    assert f"{codes}: the checksum differs" in err
+    assert f"{path}: the checksum differs" in err
     assert "error: " in err
 
 

@@ -73,10 +73,10 @@ def test_the_keys_are_the_fields_of_the_result(index: str, capsys: pytest.Captur
 
 
 def test_a_damaged_index_is_a_list_of_problems_and_exit_code_1(index: str, capsys: pytest.CaptureFixture[str]) -> None:
-    codes = next(Path(index).glob("partitions/*/codes.npy"))
-    codes.write_bytes(codes.read_bytes()[:-1])
+    path = next(Path(index).glob("partitions/*/partition.bin"))
+    path.write_bytes(path.read_bytes()[:-1])
     (problem,) = printed(capsys, "index", "verify", index, code=1)
-    assert str(codes) in problem
+    assert str(path) in problem
 
 
 def test_hits_and_evaluations(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

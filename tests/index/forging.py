@@ -1,4 +1,7 @@
-"""A small index with several versions, and helpers that forge its files with valid checksums, as an attacker could."""
+"""A small index with several versions, and helpers that forge its files with valid checksums, as an attacker could.
+
+A section of a partition's file is named like a file in it: partitions/NAME/partition.bin/codes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,13 @@ import xxhash
 from raycol.index import Document, Index
 
 DIM = 8
+FILE = "partition.bin"
+TABLE_START = b'{"codes":'
+DTYPES = {
+    "codes": np.uint16, "residuals": np.uint8, "gains": np.uint8, "scales": np.float16, "list_offsets": np.uint16,
+    "lists": np.uint8, "offsets": np.int64, "id_bytes": np.uint8, "id_offsets": np.uint32, "id_hashes": np.uint32,
+    "id_positions": np.uint32,
+}  # fmt: skip
 COLUMNS = ("n", "t", "x", "b", "day", "at")
 ENVELOPE = b'{"format":"raycol-index","format_version":%d,"checksum":"%s",\n"manifest":%s}\n'
 
@@ -48,7 +58,7 @@ def newest_manifest(root: Path) -> Path:
     return max((root / "manifests").iterdir())
 
 
-def seal(body: bytes, format_version: int = 2) -> bytes:
+def seal(body: bytes, format_version: int = 3) -> bytes:
     """Return the bytes of a manifest file with a valid checksum."""
     return ENVELOPE % (format_version, xxhash.xxh3_128_hexdigest(body).encode(), body)
 
@@ -89,7 +99,11 @@ def file_info(content: bytes) -> dict[str, Any]:
 
 
 def replace_file(root: Path, name: str, content: bytes) -> Path:
-    """Replace a file's content, and its length and checksum in the newest manifest."""
+    """Replace the content of a file or section, and its length and checksum in the newest manifest."""
+    file, _, section = name.partition(f"{FILE}/")
+    if section:
+        file += FILE
+        return replace_sections(root, file, split(root, file) | {section: content})
     path = root / name
     path.unlink(missing_ok=True)
     path.write_bytes(content)
@@ -98,10 +112,67 @@ def replace_file(root: Path, name: str, content: bytes) -> Path:
     return path
 
 
+def replace_sections(
+    root: Path, name: str, sections: dict[str, bytes], change: Callable[[dict[str, Any]], object] = lambda table: None
+) -> Path:
+    """Replace a partition's file by one of these sections, with a changed table, and the manifest's entries."""
+    content, table = assemble(sections, change)
+
+    def put_table(body: dict[str, Any]) -> None:
+        next(info for info in body["partitions"] if info["name"] in name)["table"] = file_info(table)
+
+    forge(root, put_table)
+    return replace_file(root, name, content + table)
+
+
+def split(root: Path, name: str) -> dict[str, bytes]:
+    """Return the content of each section of a partition's file."""
+    return split_content((root / name).read_bytes())
+
+
+def split_content(content: bytes) -> dict[str, bytes]:
+    table = json.loads(content[content.rfind(TABLE_START) :])
+    return {key: content[entry["start"] : entry["start"] + entry["bytes"]] for key, entry in table.items()}
+
+
+def assemble(
+    sections: dict[str, bytes], change: Callable[[dict[str, Any]], object] = lambda table: None
+) -> tuple[bytes, bytes]:
+    """Return a partition's file without its table, and the table, changed."""
+    content, table = b"", {}
+    for name, section in sections.items():
+        content += bytes(-len(content) % 64)
+        table[name] = {"start": len(content), **file_info(section)}
+        content += section
+    change(table)
+    return content, to_json(table)
+
+
 def npy(array: np.ndarray, **settings: Any) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, array, version=(1, 0), **settings)
     return file.getvalue()
+
+
+def load(root: Path, name: str) -> np.ndarray:
+    """Return the array of a .npy file or a section."""
+    if name.endswith(".npy"):
+        array: np.ndarray = np.load(root / name)
+        return array
+    file, _, section = name.rpartition("/")
+    return np.frombuffer(split(root, file)[section], DTYPES[section])
+
+
+def dump(name: str, array: np.ndarray) -> bytes:
+    """Return the content of a .npy file or a section that holds an array."""
+    return npy(array) if name.endswith(".npy") else array.tobytes()
+
+
+def arrays(root: Path) -> list[str]:
+    """Return the names of all arrays of the newest version: files and sections."""
+    names = current_files(root)
+    sections = [f"{name}/{section}" for name in names if name.endswith(FILE) for section in split(root, name)]
+    return [name for name in [*names, *sections] if name.endswith(".npy") or name.rpartition("/")[2] in DTYPES]
 
 
 def current_files(root: Path) -> list[str]:

@@ -26,7 +26,18 @@ from raycol.errors import RaycolError
 from raycol.index import Index
 from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
-from tests.index.forging import body_of, file_info, folders, seal, small_documents, to_json
+from tests.index.forging import (
+    FILE,
+    TABLE_START,
+    assemble,
+    body_of,
+    file_info,
+    folders,
+    seal,
+    small_documents,
+    split_content,
+    to_json,
+)
 
 # A mutant that takes longer ends the process by SIGALRM.
 MAX_SECONDS = 5
@@ -178,7 +189,9 @@ class Mutator:
                     changed[self.manifest] = None if rng.random() < 0.05 else content
                 continue
             name = rng.choice(self.others)
-            if kind < 0.3:
+            if name.endswith(FILE) and kind > 0.35:
+                changed[name] = self.change_sections(rng, changed.get(name) or self.files[name], sealed)
+            elif kind < 0.3:
                 changed[name] = None
             elif kind < 0.4:
                 other = rng.choice(self.similar(name)) if rng.random() < 0.8 else rng.choice(self.others)
@@ -189,6 +202,26 @@ class Mutator:
         if sealed:
             changed[self.manifest] = seal(self.update_checksums(body, changed) if rng.random() < 0.9 else body)
         return {name: content for name, content in changed.items() if content != self.files[name]}, sealed
+
+    def change_sections(self, rng: random.Random, content: bytes, sealed: bool) -> bytes:
+        """Change a section of a partition's file, or its table."""
+        start = content.rfind(TABLE_START)
+        try:
+            sections = split_content(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return flip(rng, content)  # it was changed before
+        if rng.random() < 0.2 or not sections:
+            return content[:start] + rng.choice([*TEXT, *TEXT, *BYTES])(rng, content[start:])
+        name = rng.choice(sorted(sections))
+        if rng.random() < 0.1:
+            other = rng.choice(sorted(sections))
+            sections[name], sections[other] = sections[other], sections[name]
+        elif rng.random() < 0.3:
+            sections[name] = rng.choice(BYTES)(rng, sections[name])
+        else:
+            sections[name] = rng.choice([*VALUES, flip])(rng, bytes(HEADER) + sections[name])[HEADER:]
+        changed, table = assemble(sections)
+        return changed + (table if sealed and rng.random() < 0.9 else content[start:])
 
     def similar(self, name: str) -> list[str]:
         """Return files of the same base name or the same length."""
@@ -207,9 +240,15 @@ class Mutator:
                 for name in files:
                     if content := changed.get(f"{folder}/{name}"):
                         files[name] = file_info(content)
+                        if name == FILE and (start := content.rfind(TABLE_START)) >= 0:
+                            put_table(decoded, folder, content[start:])
             return to_json(decoded)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return body
+
+
+def put_table(body: Any, folder: str, table: bytes) -> None:
+    next(info for info in body["partitions"] if folder == f"partitions/{info['name']}")["table"] = file_info(table)
 
 
 class Reader:

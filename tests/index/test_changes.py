@@ -223,7 +223,7 @@ def test_vacuum_keeps_files_of_running_writers(index: Index) -> None:
     snapshot = index._snapshot
     info = write_partition(snapshot.store, make_documents(["new"], 1), snapshot.codebook, index.manifest.columns, 1)
     assert index.vacuum(keep=1).removed == ()
-    assert index.verify()[0].startswith(f"{index.uri}/partitions/{info.name}/codes.npy: in no manifest")
+    assert index.verify()[0].startswith(f"{index.uri}/partitions/{info.name}/partition.bin: in no manifest")
     index.delete(["d1"])
     assert index.vacuum(keep=2).removed == (f"partitions/{info.name}",)
     info = write_partition(snapshot.store, make_documents(["new"], 1), snapshot.codebook, index.manifest.columns, 2)

@@ -111,7 +111,7 @@ def check_named(root: Path, path: Path, lines: list[str]) -> None:
 
 
 def test_an_undamaged_index_verifies(root: Path) -> None:
-    assert len(files_of(root)) == 3 + 3 * 12 + 3 + 4
+    assert len(files_of(root)) == 3 + 3 * 1 + 3 + 4
     assert verify(root) == []
     assert Index.open(root).verify() == []
 
@@ -179,11 +179,11 @@ def test_earlier_versions_open_despite_a_damaged_manifest(root: Path) -> None:
         "manifests/00000001.json.bak",
         "manifests/000000001.json",
         "manifests/more/00000001.json",
-        "{partition}/extra.npy",
-        "{partition}/.codes.npy",
-        "{partition}/deeper/codes.npy",
+        "{partition}/extra.bin",
+        "{partition}/.partition.bin",
+        "{partition}/deeper/partition.bin",
         "partitions/extra",
-        "partitions/other/codes.npy",
+        "partitions/other/partition.bin",
         "codebooks/other/centroids.npy",
         "deletes/other/positions.npy",
         "builds/journal.json",

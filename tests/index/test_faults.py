@@ -202,8 +202,8 @@ def test_a_writer_interrupted_while_replacing_a_damaged_folder_keeps_its_intact_
             moment = "meanwhile"
             other = Index.open(root)
             other.append(make_documents([100]))
-            damaged = root / "partitions" / other.partitions[-1].info.name / "codes.npy"
-            damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+            damaged = root / "partitions" / other.partitions[-1].info.name / "partition.bin"
+            damaged.write_bytes(b"!" + damaged.read_bytes()[1:])
             moment = "after"
             call(*args)
         else:

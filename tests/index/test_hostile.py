@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,15 +33,21 @@ from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
 from tests.index.forging import (
     COLUMNS,
+    FILE,
+    arrays,
     body_of,
     current_files,
+    dump,
     forge,
     forge_body,
+    load,
     newest_manifest,
     npy,
     queries,
     replace_file,
+    replace_sections,
     seal,
+    split,
     to_json,
 )
 
@@ -126,7 +132,7 @@ def rename_deletes(body: Body, name: Any) -> None:
 
 def rename_file(body: Body, name: Any) -> None:
     files = body["partitions"][0]["files"]
-    files[str(name)] = files.pop("codes.npy")
+    files[str(name)] = files.pop(FILE)
 
 
 def add_file(body: Body, name: Any) -> None:
@@ -174,7 +180,8 @@ SIZES = {
     "documents": at("partitions", 0, "documents"),
     "tokens": at("partitions", 0, "tokens"),
     "id_bytes": at("partitions", 0, "id_bytes"),
-    "bytes": at("partitions", 0, "files", "codes.npy", "bytes"),
+    "bytes": at("partitions", 0, "files", FILE, "bytes"),
+    "bytes of the table": at("partitions", 0, "table", "bytes"),
     "bytes of the codebook": at("codebook", "files", "lows.npy", "bytes"),
     "deleted documents": at("partitions", 0, "deletes", "documents"),
 }
@@ -303,11 +310,11 @@ def test_versions_that_disagree_about_a_file_are_reported(root: Path) -> None:
     newest = newest_manifest(root)
     body = body_of(newest.read_bytes())
     older = newest.with_name("00000003.json")
-    at("partitions", 0, "files", "codes.npy", "xxh3")("0" * 32)(body)
+    at("partitions", 0, "files", FILE, "xxh3")("0" * 32)(body)
     older.write_bytes(seal(to_json(body | {"version": 3})))
-    with pytest.raises(IndexCorruptError, match=r"codes\.npy"):
+    with pytest.raises(IndexCorruptError, match=r"partition\.bin"):
         Index.open(root, version=3).search(queries())
-    assert any("00000003.json" in line or "codes.npy" in line for line in verify_index(open_store(root)))
+    assert any("00000003.json" in line or FILE in line for line in verify_index(open_store(root)))
 
 
 def paths_of(body: Body) -> Iterator[tuple[str | int, ...]]:
@@ -351,15 +358,15 @@ ENVELOPES = {
     "empty": b"",
     "zeros": b"\0" * 100,
     "body alone": b'{"version":1}',
-    "no checksum": b'{"format":"raycol-index","format_version":2,"manifest":{}}\n',
+    "no checksum": b'{"format":"raycol-index","format_version":3,"manifest":{}}\n',
     "a format version too long": b'{"format":"raycol-index","format_version":99999999999,"checksum":"","manifest":{}}',
     "a negative format version": b'{"format":"raycol-index","format_version":-2,"checksum":"","manifest":{}}\n',
-    "another format": b'{"format":"other-index","format_version":2,"checksum":"","manifest":{}}\n',
+    "another format": b'{"format":"other-index","format_version":3,"checksum":"","manifest":{}}\n',
     "a checksum in upper case": seal(b"{}").replace(seal(b"{}")[53:85], seal(b"{}")[53:85].upper()),
     "two": seal(b"{}") * 2,
     "no line end": seal(b"{}")[:-1],
     "carriage returns": seal(b"{}").replace(b"\n", b"\r\n"),
-    "no zeros before the version": seal(b"{}").replace(b":2,", b":02,"),
+    "no zeros before the version": seal(b"{}").replace(b":3,", b":03,"),
     "sealed twice": seal(seal(b"{}")),
     "pickled": b"\x80\x04K\x01.",
 }
@@ -371,13 +378,15 @@ def test_an_invalid_envelope_is_refused(root: Path, content: bytes) -> None:
     check_refused(root, r"00000004\.json: ")
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 99, 999_999_999])
+@pytest.mark.parametrize("version", [0, 1, 2, 99, 999_999_999])
 def test_another_format_version_is_named_despite_invalid_content(root: Path, version: int) -> None:
+    older = {0: "Build the index again", 1: "Build the index again", 2: "Rewrite it with: raycol index migrate"}
+    advice = older.get(version, "Use a newer raycol")
     for content in (seal(b"{}", version), seal(b"{}", version)[:60], seal(b"{}", version) + b"\0" * 1000):
         newest_manifest(root).write_bytes(content)
         with (
             takes_seconds(),
-            pytest.raises(InputError, match=f"format version {version}; this raycol reads version 2"),
+            pytest.raises(InputError, match=f"format version {version}; expected version 3. {advice}"),
         ):
             Index.open(root)
         assert any("format version" in line for line in verify_index(open_store(root)))
@@ -397,7 +406,10 @@ def huge_body(
 
 
 PARTITIONS, FILES, COLUMN_TYPES, SEED = at("partitions"), at("codebook", "files"), at("columns"), at("seed")
-PARTITION = b'{"name":"%07x","documents":1,"tokens":1,"id_bytes":1,"error":0,"files":{}}'
+PARTITION = (
+    b'{"name":"%%07x","documents":1,"tokens":1,"id_bytes":1,"error":0,"files":{},"table":{"bytes":2,"xxh3":"%s"}}'
+    % (b"0" * 32)
+)
 HUGE = {
     "numbers for partitions": (PARTITIONS, b"[", b"0", b"]"),
     "lists for partitions": (PARTITIONS, b"[", b"[]", b"]"),
@@ -485,9 +497,16 @@ def test_a_manifest_over_the_length_limit_costs_little(root: Path, kind: str) ->
 
 
 def array_files(root: Path, *, once: bool = False) -> list[str]:
-    """Return the names of the newest version's arrays; with `once`, one file of each kind."""
-    names = [name for name in current_files(root) if name.endswith(".npy")]
-    return list({Path(name).name: name for name in names}.values()) if once else names
+    """Return the names of the newest version's arrays; with `once`, one of each kind."""
+    return list({name.rpartition("/")[2]: name for name in arrays(root)}.values()) if once else arrays(root)
+
+
+def in_message(name: str) -> str:
+    """Pattern of the name of a file or section, as messages have it."""
+    # Lists of another length do not fit their offsets.
+    return re.escape(
+        name.replace(f"{FILE}/", f"{FILE}: section ").removesuffix("s" if name.endswith("lists") else "-")
+    )
 
 
 def other_order(dtype: np.dtype) -> np.dtype:
@@ -521,12 +540,19 @@ REWRITES: dict[str, Callable[[np.ndarray], bytes]] = {
 @pytest.mark.parametrize("rewrite", REWRITES.values(), ids=REWRITES.keys())
 def test_a_rewritten_array_is_refused(root: Path, rewrite: Callable[[np.ndarray], bytes]) -> None:
     for name in array_files(root, once=True):
-        whole = (root / name).read_bytes()
-        changed = rewrite(np.load(root / name))
-        if changed != whole:
-            replace_file(root, name, changed)
-            check_refused(root, name)
-            replace_file(root, name, whole)
+        array = load(root, name)
+        whole, changed = dump(name, array), rewrite(array)
+        if is_section := not name.endswith(".npy"):
+            changed = changed[len(npy(array)) - array.nbytes :]  # it has no header
+        if changed == whole:
+            continue
+        replace_file(root, name, changed)
+        if is_section and len(changed) == len(whole):  # may be valid values
+            with suppress(IndexCorruptError):
+                use(root)
+        else:
+            check_refused(root, in_message(name))
+        replace_file(root, name, whole)
     use(root)
 
 
@@ -534,24 +560,27 @@ def test_a_pickle_is_never_loaded(root: Path) -> None:
     marker = root.parent / "marker"
     payload = b"cos\nmkdir\n(S'%s'\ntR." % bytes(marker)
     for name in array_files(root, once=True):
-        whole = (root / name).read_bytes()
-        header = npy(np.load(root / name).astype(object), allow_pickle=True)[:128]
+        array = load(root, name)
+        whole = dump(name, array)
+        header = npy(array.astype(object), allow_pickle=True)[:128]
         for content in (header + payload, payload, (header + payload).ljust(len(whole), b"\0")):
             replace_file(root, name, content)
-            check_refused(root, name)
+            if len(content) == len(whole) and not name.endswith(".npy"):  # may be valid values
+                with suppress(IndexCorruptError):
+                    use(root)
+            else:
+                check_refused(root, in_message(name))
         replace_file(root, name, whole)
-    for name in current_files(root):
-        if name.endswith(".parquet"):
-            replace_file(root, name, payload)
-            check_refused(root, name)
-            break
+    replace_file(root, table_name(root), payload)
+    check_refused(root, in_message(table_name(root)))
     assert not marker.exists()
 
 
 def put(index: int, value: Any) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         flat = array.ravel().copy()
-        flat[index] = value
+        with np.errstate(over="ignore"):
+            flat[index] = np.array(value).astype(array.dtype)
         return flat.reshape(array.shape)
 
     return change
@@ -561,7 +590,7 @@ def put(index: int, value: Any) -> Callable[[np.ndarray], np.ndarray]:
 CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
     *(
         (name, change)
-        for name in ("offsets.npy", "id_offsets.npy")
+        for name in ("offsets", "id_offsets")
         for change in (
             put(0, 1),
             put(0, -1),
@@ -574,26 +603,33 @@ CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
             lambda array: array[::-1].copy(),
             lambda array: array + 1,
             np.zeros_like,
-            lambda array: np.full_like(array, -(2**63)),
+            lambda array: np.full(array.shape, -1),
         )
     ),
-    ("list_offsets.npy", put(0, 1)),
-    ("list_offsets.npy", put(1, 2**32 - 1)),
-    ("list_offsets.npy", put(-1, 2**31)),
-    ("list_offsets.npy", put(-1, 0)),
-    ("list_offsets.npy", lambda array: array[::-1].copy()),
-    ("list_offsets.npy", lambda array: array + 1),
-    ("codes.npy", put(0, 4)),
-    ("codes.npy", put(-1, 2**16 - 1)),
-    ("list_documents.npy", put(0, 2**32 - 1)),
-    ("list_documents.npy", put(-1, 2**31)),
-    ("list_documents.npy", lambda array: array + 1),
-    ("id_positions.npy", put(0, 2**32 - 1)),
-    ("id_positions.npy", put(-1, 2**31)),
-    ("id_positions.npy", lambda array: array + 1),
-    ("id_bytes.npy", put(0, 0xFF)),
-    ("id_bytes.npy", put(0, 0x80)),
-    ("id_bytes.npy", put(-1, 0xC3)),
+    ("list_offsets", put(0, 1)),
+    ("list_offsets", put(1, 2**32 - 1)),
+    ("list_offsets", put(-1, 2**31)),
+    ("list_offsets", put(-1, 0)),
+    ("list_offsets", lambda array: array[::-1].copy()),
+    ("list_offsets", lambda array: array + 1),
+    ("codes", put(0, 4)),
+    ("codes", put(-1, 2**16 - 1)),
+    # Entries of one byte are below 224; 224 .. 255 begin longer ones (docs/index-format.md).
+    ("lists", put(-1, 224)),
+    ("lists", put(-1, 254)),
+    ("lists", put(-1, 255)),
+    ("lists", put(0, 223)),
+    ("lists", lambda array: np.resize([253, 255], array.shape)),
+    ("lists", lambda array: np.resize([254, 255, 255], array.shape)),
+    ("lists", lambda array: np.resize([254, 0, 0], array.shape)),
+    ("lists", lambda array: array + 100),
+    ("lists", lambda array: np.full_like(array, 255)),
+    ("id_positions", put(0, 2**32 - 1)),
+    ("id_positions", put(-1, 2**31)),
+    ("id_positions", lambda array: array + 1),
+    ("id_bytes", put(0, 0xFF)),
+    ("id_bytes", put(0, 0x80)),
+    ("id_bytes", put(-1, 0xC3)),
     ("positions.npy", put(-1, 2**32 - 1)),
     ("positions.npy", put(-1, 2**31)),
     ("positions.npy", lambda array: np.full_like(array, 2**32 - 1)),
@@ -602,7 +638,7 @@ CONTENTS: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
         for name in ("centroids.npy", "lows.npy", "steps.npy")
         for value in (np.nan, np.inf, -np.inf)
     ),
-    *(("scales.npy", put(-1, value)) for value in (np.nan, np.inf, -np.inf)),
+    *(("scales", put(-1, value)) for value in (np.nan, np.inf, -np.inf)),
     *((name, put(0, value)) for name in ("lows.npy", "steps.npy") for value in (3e38, -3e38)),
     ("centroids.npy", put(0, 60000)),
 ]
@@ -613,12 +649,11 @@ def test_array_values_out_of_range_are_refused(
     root: Path, file: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     for name in (name for name in array_files(root) if name.endswith(f"/{file}")):
-        whole = (root / name).read_bytes()
-        array = np.load(root / name)
+        array = load(root, name)
         with np.errstate(over="ignore"):
-            replace_file(root, name, npy(change(array).astype(array.dtype)))
+            replace_file(root, name, dump(name, change(array).astype(array.dtype)))
         check_refused(root, name.rpartition("/")[0])
-        replace_file(root, name, whole)
+        replace_file(root, name, dump(name, array))
 
 
 @pytest.mark.parametrize("positions", [[1, 0], [0, 0], [3, 2], [1, 1]])
@@ -634,12 +669,12 @@ def test_deletes_out_of_order_are_refused(root: Path, positions: list[int]) -> N
 
 def test_a_character_split_between_two_ids_is_refused(root: Path) -> None:
     """The concatenated ids are valid UTF-8, but the two ids are not."""
-    name = next(name for name in array_files(root) if name.endswith("/id_bytes.npy"))
-    array = np.load(root / name)
-    stop = int(np.load(root / name.replace("bytes", "offsets"))[1])
+    name = next(name for name in array_files(root) if name.endswith("/id_bytes"))
+    array = load(root, name).copy()
+    stop = int(load(root, name.replace("bytes", "offsets"))[1])
     array[stop - 1 : stop + 1] = np.frombuffer("é".encode(), np.uint8)
-    replace_file(root, name, npy(array))
-    check_refused(root, name)
+    replace_file(root, name, dump(name, array))
+    check_refused(root, in_message(name))
 
 
 def parquet(table: pa.Table, **settings: Any) -> bytes:
@@ -720,19 +755,24 @@ def arrow_file(table: pa.Table) -> bytes:
 
 
 def table_name(root: Path) -> str:
-    return next(name for name in current_files(root) if name.endswith(".parquet"))
+    return next(f"{name}/metadata" for name in current_files(root) if name.endswith(FILE))
+
+
+def read_table(root: Path) -> pa.Table:
+    file, _, section = table_name(root).rpartition("/")
+    return pq.read_table(io.BytesIO(split(root, file)[section]))
 
 
 @pytest.mark.parametrize("rewrite", TABLES.values(), ids=TABLES.keys())
 def test_a_rewritten_table_is_refused(root: Path, rewrite: Callable[[pa.Table], bytes]) -> None:
     name = table_name(root)
-    replace_file(root, name, rewrite(pq.read_table(root / name)))
-    check_refused(root, name)
+    replace_file(root, name, rewrite(read_table(root)))
+    check_refused(root, in_message(name))
 
 
 def test_a_table_of_another_writer_with_the_right_schema_is_read(root: Path) -> None:
     name = table_name(root)
-    table = pq.read_table(root / name)
+    table = read_table(root)
     assert table.schema.equals(
         schema_of(dict(zip(COLUMNS, ("int64", "string", "double", "bool", "date", "timestamp"), strict=True)))
     )
@@ -743,8 +783,55 @@ def test_a_table_of_another_writer_with_the_right_schema_is_read(root: Path) -> 
 
 
 def test_metadata_without_a_table_is_refused(root: Path) -> None:
-    forge(root, lambda body: body["partitions"][0]["files"].pop("documents.parquet"))
-    check_refused(root, r"documents\.parquet")
+    name, _, section = table_name(root).rpartition("/")
+    sections = split(root, name)
+    del sections[section]
+    replace_sections(root, name, sections)
+    check_refused(root, r"partition\.bin: has no section metadata")
+
+
+TABLES_OF_SECTIONS: dict[str, Callable[[Body], object]] = {
+    "a section before the file": lambda table: table["codes"].update(start=-64),
+    "a section beyond the file": lambda table: table["codes"].update(start=2**40),
+    "a section that reaches into the table": lambda table: table["metadata"].update(bytes=2**20),
+    "a start between cache lines": lambda table: table["residuals"].update(start=table["residuals"]["start"] + 1),
+    "a start that is a float": lambda table: table["codes"].update(start=0.0),
+    "a start that is a string": lambda table: table["codes"].update(start="0"),
+    "a length that is no number": lambda table: table["codes"].update(bytes=None),
+    "a shorter section": lambda table: table["scales"].update(bytes=table["scales"]["bytes"] - 2),
+    "no section": lambda table: table.clear(),
+    "no codes": lambda table: table.pop("codes"),
+    "no lists": lambda table: table.pop("lists"),
+    "a section less": lambda table: table.pop("id_hashes"),
+    "an unknown key": lambda table: table["codes"].update(surprise=1),
+    "a key less": lambda table: table["codes"].pop("xxh3"),
+    "a list for a section": lambda table: table.update(codes=[0, 0, ""]),
+    "a bad name": lambda table: table.update({"../codes": table["codes"]}),
+}
+
+
+@pytest.mark.parametrize("change", TABLES_OF_SECTIONS.values(), ids=TABLES_OF_SECTIONS.keys())
+def test_a_hostile_table_of_sections_is_refused(root: Path, change: Callable[[Body], object]) -> None:
+    name = next(name for name in current_files(root) if name.endswith(FILE))
+    replace_sections(root, name, split(root, name), change)
+    check_refused(root, name, trusts=[False])
+
+
+def test_sections_that_are_read_alone_have_their_own_checksums(root: Path) -> None:
+    name = next(name for name in current_files(root) if name.endswith(FILE))
+    sections = split(root, name)
+    for section in ("id_bytes", "metadata"):
+        replace_sections(root, name, sections, lambda table, section=section: table[section].update(xxh3="0" * 32))
+        with pytest.raises(IndexCorruptError, match=f"the checksum of section {section} differs"):
+            Index.open(root).metadata(["d0"])
+
+
+def test_sections_that_a_reader_does_not_know_are_ignored(root: Path) -> None:
+    """A later raycol may add one."""
+    before = use(root)[:4]
+    name = next(name for name in current_files(root) if name.endswith(FILE))
+    replace_file(root, f"{name}/patches", b"something new")
+    assert use(root)[:4] == before
 
 
 @pytest.mark.slow

@@ -121,9 +121,9 @@ def test_opening_what_is_no_index_explains_why(tmp_path: Path) -> None:
 def test_another_format_version_is_an_input_error(tmp_path: Path) -> None:
     Index.create(tmp_path / "i", documents(3))
     path = tmp_path / "i" / "manifests" / "00000001.json"
-    for other, advice in ((99, "Use a newer raycol"), (1, "Build the index again")):
+    for other, advice in ((99, "Use a newer raycol"), (2, "Rewrite it with"), (1, "Build the index again")):
         path.write_text(json.dumps({"format": "raycol-index", "format_version": other, "new_in_99": [1]}))
-        with pytest.raises(InputError, match=f"format version {other}; this raycol reads version 2. {advice}"):
+        with pytest.raises(InputError, match=f"format version {other}; expected version 3. {advice}"):
             Index.open(tmp_path / "i")
 
 

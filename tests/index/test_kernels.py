@@ -9,8 +9,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from raycol.index import Document, Index
 from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook, unpack
 from raycol.index.codec.protocol import CODES, TokenCodes
 from raycol.index.format.document import MAX_QUERY_TOKENS
+from raycol.index.format.lists import encode_lists
+from raycol.index.kernels.addresses import LIST_OFFSETS_AT, OFFSET_BYTES_AT
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, mark_codes, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
     GROUP,
@@ -34,6 +37,7 @@ from raycol.index.kernels.centroids import (
     top_centroids,
 )
 from raycol.index.kernels.jit import kernel
+from raycol.index.kernels.lists import invalid_list
 from raycol.index.kernels.maxsim import GAINS, SHORT, score_documents
 from raycol.index.kernels.scratch import Scratch
 from raycol.index.kernels.vectors import LANES, MAX_PAIR
@@ -52,7 +56,10 @@ def rounded_up(n_centroids: int) -> int:
 
 
 def addresses_of(partitions: list[tuple[np.ndarray, ...]]) -> np.ndarray:
-    return np.array([[array.ctypes.data for array in arrays] for arrays in partitions])
+    rows = [[array.ctypes.data for array in arrays] for arrays in partitions]
+    for row, arrays in zip(rows, partitions, strict=True):
+        row.insert(OFFSET_BYTES_AT, arrays[LIST_OFFSETS_AT].itemsize)
+    return np.array(rows)
 
 
 def in_two_partitions(
@@ -206,7 +213,8 @@ def test_estimates_sum_the_best_visited_centroid_of_each_query_token(
     documents = [rng.integers(0, n_centroids, rng.integers(1, 9)) for _ in range(n_documents)]
     cut = data.draw(st.integers(0, n_documents))
     starts = np.array(sorted({0, cut, n_documents}))
-    lists = [inverted_lists(documents[start:stop], n_centroids) for start, stop in pairwise(starts)]
+    offset = data.draw(st.sampled_from([np.uint16, np.uint32]))
+    lists = [inverted_lists(documents[start:stop], n_centroids, offset) for start, stop in pairwise(starts)]
     addresses = addresses_of([(np.empty(0), np.empty(0), *arrays) for arrays in lists])
     state_N = np.zeros(n_documents, dtype=np.uint32)
     for first in range(0, n_tokens, LANES):
@@ -269,19 +277,67 @@ def test_best_estimates_match_a_stable_sort(
     assert best_estimates(state_N, allowed_N, n, max(1, largest)).tolist() == expected.tolist()
 
 
-def inverted_lists(documents: list[np.ndarray], n_centroids: int) -> tuple[np.ndarray, np.ndarray]:
-    lists = [
-        [ordinal for ordinal, codes in enumerate(documents) for code in codes if code == centroid]
-        for centroid in range(n_centroids)
-    ]
-    offsets_K = np.cumsum([0, *map(len, lists)]).astype(np.uint32)
-    return offsets_K, np.array(list(chain.from_iterable(lists)), dtype=np.uint32)
+def inverted_lists(
+    documents: Sequence[Iterable[int]], n_centroids: int, offset: type = np.uint16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as docs/index-format.md defines them, written one entry at a time."""
+    lists: list[list[int]] = [[] for _ in range(n_centroids)]
+    for ordinal, codes in enumerate(documents):
+        for code in set(codes):
+            lists[code].append(ordinal)
+    encoded = [b"".join(gap_bytes(b - a - 1) for a, b in pairwise([-1, *each])) for each in lists]
+    offsets_K = np.cumsum([0, *map(len, encoded)]).astype(offset)
+    return offsets_K, np.frombuffer(b"".join(encoded), np.uint8)
+
+
+def gap_bytes(gap: int) -> bytes:
+    if gap < 224:
+        return bytes([gap])
+    if gap < 224 + 30 * 256:
+        return bytes([224 + (gap - 224) // 256, (gap - 224) % 256])
+    return b"\xfe" + gap.to_bytes(2, "little") if gap < 2**16 else b"\xff" + gap.to_bytes(4, "little")
+
+
+@given(
+    gaps=st.lists(
+        st.sampled_from([0, 1, 223, 224, 479, 480, 7903, 7904, 65535, 65536, 70_000]), min_size=1, max_size=8
+    ),
+    n_centroids=st.integers(1, 4),
+    again=st.integers(1, 3),
+    seed=SEEDS,
+)
+def test_lists_hold_each_document_once_whatever_the_gap(
+    gaps: list[int], n_centroids: int, again: int, seed: int
+) -> None:
+    """Every document of the list has `again` tokens of its centroid, and those in the gaps have one of another."""
+    rng = np.random.default_rng(seed)
+    listed = np.cumsum(np.array(gaps) + 1) - 1
+    n = int(listed[-1]) + 1
+    lengths_N = np.ones(n, np.int64)
+    lengths_N[listed] = again
+    code = int(rng.integers(n_centroids + 1))
+    codes_N = (code + 1 + rng.integers(0, n_centroids, n)) % (n_centroids + 1)
+    codes_N[listed] = code
+    offsets_K, lists = encode_lists(np.repeat(codes_N, lengths_N).astype(np.uint16), lengths_N, n_centroids + 1)
+    expected_K, expected = inverted_lists(codes_N[:, None].tolist(), n_centroids + 1, np.int64)
+    assert offsets_K.tolist() == expected_K.tolist()
+    assert lists.tobytes() == expected.tobytes()
+    assert offsets_K.dtype == (np.uint16 if len(lists) < 2**16 else np.uint32)
+    valid = offsets_K.ctypes.data, offsets_K.itemsize, lists.ctypes.data, n_centroids + 1
+    assert invalid_list(*valid, n) == -1
+    assert invalid_list(*valid, n - 1) == code
+
+    state_N = np.zeros(n, dtype=np.uint32)
+    addresses = addresses_of([(np.empty(0), np.empty(0), offsets_K, lists)])
+    probes_LP, above_LP = np.array([[code]], np.int32), np.array([[7]], np.int32)
+    visit_lists(probes_LP, above_LP, 0, np.array([0, n]), addresses, state_N)
+    assert np.flatnonzero(state_N).tolist() == listed.tolist()
 
 
 def test_the_longest_query_does_not_overflow_the_state() -> None:
     """Document 0 reaches the largest possible estimate, which must not overflow into the bits of the query token;
     document 1 is in the lists of one lane per block only."""
-    lists = inverted_lists([np.array([0]), np.array([1])], 2)
+    lists = inverted_lists([[0], [1]], 2)
     addresses = addresses_of([(np.empty(0), np.empty(0), *lists)])
     probes_LP, above_LP = np.full((LANES, 2), [0, 1], np.int32), np.full((LANES, 2), [255, 0], np.int32)
     above_LP[7, 1] = 200

@@ -75,7 +75,7 @@ def test_an_index_in_an_object_store_equals_one_in_a_folder(uri: str, tmp_path: 
 def test_the_cache_holds_searched_files_and_replaces_damaged_ones(uri: str, tmp_path: Path) -> None:
     Index.create(uri, documents())
     expected = Index.open(uri).search(QUERIES)
-    copies = list((tmp_path / "cache").rglob("codes.npy"))
+    copies = list((tmp_path / "cache").rglob("partition.bin"))
     assert len(copies) == 1
     copies[0].write_bytes(b"short")
     assert Index.open(uri).search(QUERIES) == expected
@@ -88,16 +88,16 @@ def test_the_cache_holds_searched_files_and_replaces_damaged_ones(uri: str, tmp_
 def test_damage_in_the_store_is_detected(uri: str) -> None:
     index = Index.create(uri, documents())
     store = open_store(uri)
-    name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
+    name = f"partitions/{index.manifest.partitions[0].name}/partition.bin"
     whole = store.read(name, 1 << 30)
     store.write(name, whole[:-1] + bytes([whole[-1] ^ 1]))
     assert verify_index(store) == [f"{store.location(name)}: the checksum differs from the manifest's"]
     os.environ["RAYCOL_CACHE"] += "-another-machine"
-    with pytest.raises(IndexCorruptError, match=r"residuals\.npy: .* the manifest promises"):
+    with pytest.raises(IndexCorruptError, match=r"partition\.bin: .* the manifest promises"):
         Index.open(uri).search(QUERIES)
     store.remove(name)
     assert verify_index(store) == [f"{store.location(name)}: missing"]
-    with pytest.raises(IndexCorruptError, match=r"residuals\.npy: missing"):
+    with pytest.raises(IndexCorruptError, match=r"partition\.bin: missing"):
         Index.open(uri)
     store.write("partitions/stray", b"x")
     assert any("stray: in no manifest" in line for line in verify_index(store))

@@ -139,14 +139,14 @@ class Halves:
         self._codebook = codebook
         self.dim, self.n_centroids = codebook.dim, codebook.n_centroids
         self.centroid_bytes, self.scratch_pool = codebook.centroid_bytes, codebook.scratch_pool
-        self.token_layout = {CODES: (np.uint16, ()), "halves.npy": (np.float16, (codebook.dim,))}
+        self.token_layout = {CODES: (np.uint16, ()), "halves": (np.float16, (codebook.dim,))}
 
     def quantise(self, tokens_TD: np.ndarray) -> tuple[TokenCodes, np.ndarray]:
         codes_T = self._codebook.nearest(tokens_TD).astype(np.uint16)
-        return TokenCodes({CODES: codes_T, "halves.npy": tokens_TD.astype(np.float16)}), np.ones(len(tokens_TD))
+        return TokenCodes({CODES: codes_T, "halves": tokens_TD.astype(np.float16)}), np.ones(len(tokens_TD))
 
     def decode(self, tokens: TokenCodes) -> np.ndarray:
-        return tokens.arrays["halves.npy"].astype(np.float32)
+        return tokens.arrays["halves"].astype(np.float32)
 
     def scores(
         self, query_BDL: np.ndarray, n_query: int, tokens: TokenCodes, offsets_N: np.ndarray, documents_M: np.ndarray
@@ -162,13 +162,13 @@ class Halves:
         return None
 
 
-def test_another_codec_has_other_files(folder: Path, tmp_path: Path) -> None:
+def test_another_codec_has_other_sections(folder: Path, tmp_path: Path) -> None:
     codec, store = Halves(Index(folder).codebook), open_store(tmp_path / "halves")
     documents = [Document(f"d{n:03d}", array) for n, array in enumerate(LIBRARY)]
     info = write_partition(store, documents, codec, {})
-    assert {CODES, "halves.npy"} < info.files.keys()
-    assert not {"residuals.npy", "scales.npy"} & info.files.keys()
     partition = Partition.open(store, info, codec, {})
+    assert {CODES, "halves"} < partition.section_bytes.keys()
+    assert not {"residuals", "scales"} & partition.section_bytes.keys()
     partition.check()
     document_set = DocumentSet.of([partition], [partition.live_N])
     settings = SearchSettings(n_probe=codec.n_centroids, n_rescore=100)
@@ -184,6 +184,6 @@ def test_another_codec_has_other_files(folder: Path, tmp_path: Path) -> None:
             generator=InvertedLists(), scorer=MaxSim(),
         )  # fmt: skip
         assert found.hits == hits
-    codec.damage = lambda tokens: ("halves.npy", f"holds {tokens.arrays['halves.npy'].dtype}")
-    with pytest.raises(IndexCorruptError, match=r"/halves.npy: holds float16"):
+    codec.damage = lambda tokens: ("halves", f"holds {tokens.arrays['halves'].dtype}")
+    with pytest.raises(IndexCorruptError, match=r"section halves: holds float16"):
         Partition.open(store, info, codec, {}).check()

@@ -434,10 +434,10 @@ def test_rescoring_continues_while_it_changes_the_hits(tmp_path: Path) -> None:
 def test_arguments_are_validated_before_the_index_is_read(copied: Index) -> None:
     """A search with an unknown column must not verify a large index first."""
     index = Index.open(copied.uri)
-    for residuals in Path(index.uri).glob("partitions/*/residuals.npy"):
-        damaged = bytearray(residuals.read_bytes())
-        damaged[-1] ^= 1
-        residuals.write_bytes(damaged)
+    for path in Path(index.uri).glob("partitions/*/partition.bin"):
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
     wrong: list[dict] = [{"filter": "m = 1"}, {"ids": "d0001"}, {"threads": 0}, {"device": "none"}, {"n_probe": 0}]
     for each in wrong:
         with pytest.raises(InputError):

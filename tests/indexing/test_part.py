@@ -1,5 +1,6 @@
 """Building one part, without Ray."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encod
 from raycol.indexing.plan import plan_build
 from raycol.indexing.split import Splitter
 from tests.conftest import TOPICS, make_clustered, make_passages, write_jsonl
+from tests.index.forging import split as split_sections
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +138,8 @@ def test_texts_that_overflow_are_reported_or_skipped(
         build(index, path, encoder, split=split)
     built = build(index, path, encoder, split=split, on_error="skip")
     assert built.info
-    folder = tmp_path / "i" / "partitions" / built.info.name
-    assert (folder / "id_bytes.npy").read_bytes().endswith("".join(stored).encode())
+    sections = split_sections(tmp_path / "i", f"partitions/{built.info.name}/partition.bin")
+    assert sections["id_bytes"] == "".join(stored).encode()
     assert sorted(problem.what.split("'")[1] for problem in built.problems) == skipped
     assert {problem.where for problem in built.problems} == {f"{path}, line 2", f"{path}, line 3"}
     assert built.left_out == (["d1"] if split else skipped)
@@ -170,7 +172,8 @@ def test_passages_store_their_parent(tmp_path: Path, encoder: Any, texts: list[s
     assert built.info
     assert built.documents == 20 < built.info.documents
     assert built.truncated == 0
-    rows = pq.read_table(tmp_path / "i" / "partitions" / built.info.name / "documents.parquet").to_pylist()
+    sections = split_sections(tmp_path / "i", f"partitions/{built.info.name}/partition.bin")
+    rows = pq.read_table(io.BytesIO(sections["metadata"])).to_pylist()
     for record in records:
         pieces = [row["text"] for row in rows if row["parent"] == record["_id"]]
         document = Passage(record["_id"], "rain wind", record["text"])

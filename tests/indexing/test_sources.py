@@ -23,6 +23,7 @@ from raycol.indexing.part import PartSettings, build_partition
 from raycol.indexing.plan import BuildPlan, plan_build
 from raycol.storage import open_store
 from tests.conftest import TOPICS, make_clustered, make_passages, save_encoded
+from tests.index.forging import split
 from tests.indexing.in_process import append_corpus, build_index
 from tests.indexing.test_split import assert_covers
 
@@ -262,10 +263,11 @@ def test_a_partition_is_in_corpus_order(tiny_colbert: Path, tmp_path: Path, pool
     store = open_store(str(tmp_path / "i"))
     info = build_partition(plan.parts[0], settings, codebook, store, encoder).info
     assert info
-    offsets = np.load(tmp_path / "i" / "partitions" / info.name / "offsets.npy")
+    sections = split(tmp_path / "i", f"partitions/{info.name}/partition.bin")
+    offsets = np.frombuffer(sections["offsets"], np.int64)
     kept = [1 + (len(tokens) - 1) // 2 if pool_factor == 2 else len(tokens) for tokens in encoded]
     assert np.diff(offsets).tolist() == kept
-    ids = np.load(tmp_path / "i" / "partitions" / info.name / "id_bytes.npy").tobytes().decode()
+    ids = sections["id_bytes"].decode()
     assert ids == "".join(record["_id"] for record in RECORDS[:8])
 
 

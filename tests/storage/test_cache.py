@@ -3,6 +3,7 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from raycol.errors import IndexCorruptError, InputError, RaycolError
-from raycol.index import Index
+from raycol.index import Document, Index
 from raycol.storage import open_store
 from raycol.storage.cache import cache_folder
 from raycol.storage.checked_files import describe_file
@@ -38,8 +39,8 @@ def test_concurrent_readers_download_each_file_once(s3: str, s3_server: Server) 
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda _: Index.open(s3).search(QUERIES), range(4))
         assert list(results) == [expected] * 4
-    downloads = [path for method, path in s3_server.requests if method == "GET" and path.endswith(".npy")]
-    assert len(downloads) == len(set(downloads)) > 10
+    downloads = [path for method, path in s3_server.requests if method == "GET" and path.endswith((".npy", ".bin"))]
+    assert len(downloads) == len(set(downloads)) == 4
 
 
 def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
@@ -56,19 +57,86 @@ def test_partial_files_of_a_killed_process_are_not_used(s3: str) -> None:
 
 def test_a_truncated_or_damaged_object_never_enters_the_cache(s3: str) -> None:
     index = Index.create(s3, documents())
-    name = f"partitions/{index.manifest.partitions[0].name}/residuals.npy"
+    name = f"partitions/{index.manifest.partitions[0].name}/partition.bin"
     store = open_store(s3)
     whole = store.read(name, 1 << 30)
     for content, message in (
-        (whole[:-1], r"residuals\.npy: \d+ bytes; the manifest promises \d+; restore it or rebuild"),
-        (whole[:-1] + bytes([whole[-1] ^ 1]), r"residuals\.npy: .* with checksum .* the manifest promises"),
+        (whole[:-1], r"partition\.bin: \d+ bytes; the manifest promises \d+; restore it or rebuild"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), r"partition\.bin: .* with checksum .* the manifest promises"),
     ):
         put(f"{s3}/{name}", content)
         with pytest.raises(IndexCorruptError, match=f"{s3}/.*{message}"):
             Index.open(s3).search(QUERIES)
-        assert not any(path.name == "residuals.npy" or path.name.startswith("copy-") for path in cached())
+        assert not any(path.name == "partition.bin" or path.name.startswith("copy-") for path in cached())
     put(f"{s3}/{name}", whole)
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
+
+
+def with_metadata() -> list[Document]:
+    return [replace(document, metadata={"n": number}) for number, document in enumerate(documents(40))]
+
+
+def test_a_lookup_downloads_only_the_sections_that_it_reads(s3: str, s3_server: Server) -> None:
+    created = Index.create(s3, with_metadata())
+    expected = created.metadata(["d1", "d7"])
+    whole = sum(info.bytes for part in created.manifest.partitions for info in part.files.values())
+    for path in cached():
+        path.unlink()
+    assert Index.open(s3).metadata(["d1", "d7"]) == expected
+    parts = [path for path in cached() if "partitions" in path.parts]
+    assert len(parts) == 3 * len(created.manifest.partitions)  # tables, ids and metadata
+    assert sum(path.stat().st_size for path in parts) < whole / 2
+
+    # A damaged copy is downloaded again.
+    for path in parts:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert Index.open(s3).metadata(["d1", "d7"]) == expected
+        assert content in [each.read_bytes() for each in cached()]
+
+    # Once the whole file is here, nothing else is downloaded.
+    assert Index.open(s3).search(QUERIES) == created.search(QUERIES)
+    for path in cached():
+        if path.name.startswith("partition.bin."):
+            path.unlink()
+    del s3_server.requests[:]
+    assert Index.open(s3).metadata(["d1", "d7"]) == expected
+    assert not [path for method, path in s3_server.requests if method == "GET" and path.endswith(".bin")]
+
+
+def test_damaged_sections_of_an_object_are_detected(s3: str) -> None:
+    created = Index.create(s3, with_metadata())
+    info = created.manifest.partitions[0]
+    name = f"partitions/{info.name}/partition.bin"
+    content = open_store(s3).read(name, 1 << 30)
+    positions = {"id_bytes": content.index(b"d0d1d2"), "its table": len(content) - info.table.bytes}
+    for what, position in positions.items():
+        for path in cached():
+            path.unlink()
+        put(f"{s3}/{name}", content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(
+            IndexCorruptError, match=rf"{s3}/.*partition\.bin: the checksum of (section )?{what} differs"
+        ):
+            Index.open(s3).metadata(["d0"])
+    put(f"{s3}/{name}", content)
+    assert len(Index.open(s3).metadata(["d0"])) == 1
+
+
+def test_many_partitions_are_listed_together(s3: str, s3_server: Server) -> None:
+    created = Index.create(s3, with_metadata(), partition_tokens=8)
+    assert len(created.partitions) > 20
+    del s3_server.requests[:]
+    opened = Index.open(s3)
+    assert len(s3_server.requests) < 12
+    assert opened.search(QUERIES) == created.search(QUERIES)
+    name = f"partitions/{created.manifest.partitions[7].name}/partition.bin"
+    whole = open_store(s3).read(name, 1 << 30)
+    put(f"{s3}/{name}", whole[:-1])
+    with pytest.raises(IndexCorruptError, match=rf"{s3}/{name}: {len(whole) - 1} bytes; the manifest promises"):
+        Index.open(s3)
+    open_store(s3).remove(name)
+    with pytest.raises(IndexCorruptError, match=rf"{s3}/{name}: missing"):
+        Index.open(s3)
 
 
 def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None:
@@ -76,16 +144,16 @@ def test_a_truncated_response_leaves_no_file(s3: str, s3_server: Server) -> None
 
     def half(request: Request, start: Any) -> Any:
         """Send all headers of a response, and half of its body."""
-        if request["REQUEST_METHOD"] != "GET" or not request["PATH_INFO"].endswith("codes.npy"):
+        if request["REQUEST_METHOD"] != "GET" or not request["PATH_INFO"].endswith("partition.bin"):
             return None
         started: list[Any] = []
         body = b"".join(s3_server._app(request, lambda *head: started.append(head)))
         start(*started[0])
         return [body[: len(body) // 2]]
 
-    with s3_server.failing(half), pytest.raises(RaycolError, match=rf"{s3}/.*codes\.npy: "):
+    with s3_server.failing(half), pytest.raises(RaycolError, match=rf"{s3}/.*partition\.bin: "):
         Index.open(s3).search(QUERIES)
-    assert not any(path.name == "codes.npy" for path in cached())
+    assert not any(path.name == "partition.bin" for path in cached())
     assert len(Index.open(s3).search(QUERIES)[0]) == 10
 
 
@@ -93,12 +161,14 @@ def test_the_endpoint_fails_during_a_search(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, documents())
 
     def down(request: Request, start: Any) -> Any:
-        return refused(start, "503 Service Unavailable", "SlowDown") if "scales" in request["PATH_INFO"] else None
+        return (
+            refused(start, "503 Service Unavailable", "SlowDown") if "partition.bin" in request["PATH_INFO"] else None
+        )
 
     opened = Index.open(s3)
     with (
         s3_server.failing(down),
-        pytest.raises(RaycolError, match=rf"{s3}/.*scales\.npy: cannot be read \(.*; the endpoint .* try again"),
+        pytest.raises(RaycolError, match=rf"{s3}/.*partition\.bin: cannot be read \(.*; the endpoint .* try again"),
     ):
         opened.search(QUERIES)
     assert opened.search(QUERIES) == index.search(QUERIES)
@@ -125,7 +195,7 @@ def test_the_least_recently_used_folders_are_evicted(s3: str, monkeypatch: pytes
 def test_recently_used_folders_are_kept_under_any_limit(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCOL_CACHE_BYTES", "1")
     Index.create(s3, documents()).search(QUERIES)
-    assert {path.name for path in cached()} >= {"codes.npy", "residuals.npy", "centroids.npy"}
+    assert {path.name for path in cached()} >= {"partition.bin", "centroids.npy"}
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "0", "nan", "1e99"])

@@ -93,10 +93,10 @@ def test_from_a_corpus_to_search_results_in_a_store(
     assert {hit.id for hits in results for hit in hits} == {passage["_id"] for passage in passages}
     del s3_server.requests[:]
     assert Index.open(f"{s3}/index").search(list(queries), k=70) == results
-    assert not [path for method, path in s3_server.requests if path.endswith(".npy")]  # all files came from the cache
+    assert not [path for method, path in s3_server.requests if path.endswith((".npy", ".bin"))]
 
     # A damaged object is detected by a reader without a copy, and by verify.
-    name = next(name for name in names if name.startswith("index/partitions/") and name.endswith("codes.npy"))
+    name = next(name for name in names if name.startswith("index/partitions/") and name.endswith("partition.bin"))
     whole = open_store(s3).read(name, 1 << 30)
     put(f"{s3}/{name}", whole[:-1] + bytes([whole[-1] ^ 1]))
     monkeypatch.setenv("RAYCOL_CACHE", str(tmp_path / "a third cache"))

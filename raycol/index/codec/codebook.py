@@ -39,7 +39,7 @@ BITS = (1, 2, 4, 8)
 NORMAL_STEP = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 0.0308}
 
 # Files of the quantised tokens, beside their codes.
-RESIDUALS, GAIN_BYTES, SCALES = "residuals.npy", "gains.npy", "scales.npy"
+RESIDUALS, GAIN_BYTES, SCALES = "residuals", "gains", "scales"
 
 
 @dataclass(frozen=True)

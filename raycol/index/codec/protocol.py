@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from raycol.index.kernels.scratch import Scratch, ScratchPool
 
 # The array of codes: inverted lists need it of every codec.
-CODES = "codes.npy"
+CODES = "codes"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCodes:
-    """Quantised tokens: arrays of T rows by file name. One has the codes, the others only the codec understands."""
+    """Quantised tokens: arrays of T rows by section name. One has the codes, the others only the codec understands."""
 
     arrays: Mapping[str, NDArray[Any]]
 
@@ -67,7 +67,7 @@ class Codec(Protocol):
 
     @property
     def token_layout(self) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
-        """Dtype and shape of one token in each array of `TokenCodes`, by file name; among them `CODES`."""
+        """Dtype and shape of one token in each array of `TokenCodes`, by section name; among them `CODES`."""
 
     def quantise(self, tokens_TD: NDArray[np.float32], /) -> tuple[TokenCodes, NDArray[np.float32]]:
         """Return quantised tokens, and cosine(token, decoded token), float32 [T]."""
@@ -115,7 +115,7 @@ class Codec(Protocol):
         """
 
     def damage(self, tokens: TokenCodes, /) -> tuple[str, str] | None:
-        """Return the file of an array with invalid values, codes aside, and what it holds; None if none is."""
+        """Return the section of an array with invalid values, codes aside, and what it holds; None if none is."""
 
     @property
     def centroid_bytes(self) -> CentroidBytes:

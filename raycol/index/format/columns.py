@@ -137,7 +137,7 @@ def declared_columns(columns: Mapping[str, str]) -> dict[str, ColumnType]:
 
 
 def schema_of(columns: Columns) -> pa.Schema:
-    """Arrow schema of a partition's documents.parquet."""
+    """Arrow schema of a partition's metadata."""
     return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
 
 

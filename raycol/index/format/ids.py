@@ -1,6 +1,7 @@
 """Document ids of a partition: ids by position and positions by id, from memory-mapped arrays.
 
-Ids are concatenated UTF-8. A search for an id bisects the sorted XXH3 hashes of all ids, then compares the id itself.
+Ids are concatenated UTF-8. A search for an id bisects the sorted hashes of all ids, then compares the id itself: the
+upper 32 bits of a hash are enough to find it among the documents of one partition.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from raycol.errors import InputError
+
 
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     """64-bit XXH3 hashes of ids, uint64 [N]."""
@@ -20,15 +23,20 @@ def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def id_arrays(ids: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a partition's ids, by file name."""
+    """Return the arrays of a partition's ids, by section. Raises `InputError` if they are longer than 4 GiB."""
     encoded = [id_.encode() for id_ in ids]
+    ends_N = np.cumsum([len(id_) for id_ in encoded])
+    if ends_N[-1] >= 2**32:
+        raise InputError(
+            f"ids of {ends_N[-1]} bytes in one partition; expected fewer than 2^32. Lower partition_tokens"
+        )
     hashes_N = id_hashes(ids)
     order_N = np.argsort(hashes_N, kind="stable")
     return {
-        "id_bytes.npy": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "id_offsets.npy": np.concatenate([[0], np.cumsum([len(id_) for id_ in encoded])]).astype(np.int64),
-        "id_hashes.npy": hashes_N[order_N],
-        "id_positions.npy": order_N.astype(np.uint32),
+        "id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "id_offsets": np.concatenate([[0], ends_N]).astype(np.uint32),
+        "id_hashes": _upper(hashes_N[order_N]),
+        "id_positions": order_N.astype(np.uint32),
     }
 
 
@@ -36,13 +44,13 @@ def id_arrays(ids: Sequence[str]) -> dict[str, NDArray[Any]]:
 class Ids:
     """The ids of one partition.
 
-    Files: id_bytes.npy uint8, id_offsets.npy int64 [N + 1], id_hashes.npy uint64 [N] ascending, and
-    id_positions.npy uint32 [N], the document position of each hash.
+    Sections: id_bytes uint8, id_offsets uint32 [N + 1], id_hashes uint32 [N], the upper halves of `id_hashes`,
+    ascending, and id_positions uint32 [N], the document position of each hash.
     """
 
     bytes_: NDArray[np.uint8]
-    offsets_N: NDArray[np.int64]
-    hashes_N: NDArray[np.uint64]
+    offsets_N: NDArray[np.uint32]
+    hashes_N: NDArray[np.uint32]
     positions_N: NDArray[np.uint32]
 
     def __len__(self) -> int:
@@ -72,14 +80,19 @@ class Ids:
             hashes_M: their `id_hashes`.
         """
         positions_M = np.full(len(ids), -1, dtype=np.int64)
-        first_M = np.searchsorted(self.hashes_N, hashes_M)
+        upper_M = _upper(hashes_M)
+        first_M = np.searchsorted(self.hashes_N, upper_M)
         clipped_M = np.minimum(first_M, len(self) - 1)
-        for m in np.flatnonzero(self.hashes_N[clipped_M] == hashes_M).tolist():
+        for m in np.flatnonzero(self.hashes_N[clipped_M] == upper_M).tolist():
             entry = int(first_M[m])
-            while entry < len(self) and self.hashes_N[entry] == hashes_M[m]:  # hashes may collide
+            while entry < len(self) and self.hashes_N[entry] == upper_M[m]:  # hashes may collide
                 position = int(self.positions_N[entry])
                 if self[position] == ids[m]:
                     positions_M[m] = position
                     break
                 entry += 1
         return positions_M
+
+
+def _upper(hashes_M: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    return (hashes_M >> np.uint64(32)).astype(np.uint32)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError, writing
 from raycol.index.format.columns import ColumnType, check_column_name
-from raycol.storage.checked_files import Files, Name
+from raycol.storage.checked_files import FileInfo, Files, Name
+from raycol.storage.sectioned_file import MAX_TABLE_BYTES
 from raycol.storage.store import MANIFESTS, Store
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# The earlier version that `raycol index migrate` reads.
+MIGRATED_VERSION = 2
 CODEBOOKS = "codebooks"
 PARTITIONS = "partitions"
 DELETES = "deletes"
@@ -29,8 +32,9 @@ REPORT = "build-report.json"
 # The version that endpoints serve, if one was chosen (raycol.serving).
 SERVED = "served.json"
 
-# About 8,000 partitions. Reading or rejecting any file of this size takes at most a second and 300 MB of memory.
-MAX_MANIFEST_BYTES = 8 << 20
+# About 30,000 partitions, 20,000 with deletes. Reading or rejecting any file of this size takes at most a second and
+# 300 MB of memory.
+MAX_MANIFEST_BYTES = 9 << 20
 
 _MANIFEST_NAME = re.compile(r"(\d{8})\.json")
 
@@ -83,10 +87,17 @@ class DeletesInfo(_Record):
     files: Files
 
 
+class TableInfo(FileInfo):
+    """Length and checksum of a table of sections."""
+
+    bytes: Annotated[int, Field(ge=2, lt=MAX_TABLE_BYTES)]
+
+
 class PartitionInfo(_Record):
     """Manifest entry of an immutable partition: folder, files, sizes and deletes.
 
-    `documents` and `tokens` include deleted ones. `error` is the mean of 1 - cosine(token, decoded token).
+    `documents` and `tokens` include deleted ones. `error` is the mean of 1 - cosine(token, decoded token). `table` is
+    the table of the sections at the end of the one file.
     """
 
     name: Name
@@ -95,6 +106,7 @@ class PartitionInfo(_Record):
     id_bytes: Count
     error: Error
     files: Files
+    table: TableInfo
     deletes: DeletesInfo | None = None
 
     @model_validator(mode="after")
@@ -203,6 +215,9 @@ class Manifest(_Record):
         return len(_seal(self.model_dump_json().encode()))
 
 
+_Manifest = TypeVar("_Manifest", bound=Manifest)
+
+
 def manifest_name(version: int) -> str:
     """Return the name of a version's manifest in the store."""
     return f"{MANIFESTS}/{version:08d}.json"
@@ -221,6 +236,13 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
         InputError: no index, no such version, or a manifest of another format version.
         IndexCorruptError: the manifest is damaged or was not written by raycol.
     """
+    return read_manifest_as(Manifest, FORMAT_VERSION, store, version)
+
+
+def read_manifest_as(
+    kind: type[_Manifest], format_version: int, store: Store, version: int | None = None
+) -> _Manifest:
+    """Read a manifest of any format version as a subclass of `Manifest`; see `read_manifest`."""
     existing = versions(store)
     if not existing:
         raise InputError(f"{store}: {store.why_not_an_index()}")
@@ -234,10 +256,10 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
         content = store.read(name, MAX_MANIFEST_BYTES)
         if len(content) > MAX_MANIFEST_BYTES:
             raise IndexCorruptError(f"{location}: not a manifest (longer than {MAX_MANIFEST_BYTES} bytes)")
-        body = _open_envelope(content, location)
+        body = _open_envelope(content, location, format_version)
         if _has_too_many_values(body):
             raise IndexCorruptError(f"{location}: not a manifest (too many values for its length)")
-        manifest = Manifest.model_validate_json(body)
+        manifest = kind.model_validate_json(body)
     except FileNotFoundError:
         raise InputError(f"{store}: version {version} was vacuumed meanwhile; open a newer one") from None
     except (ValidationError, OSError, RecursionError) as error:
@@ -247,19 +269,24 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
     return manifest
 
 
-def _open_envelope(content: bytes, location: str) -> bytes:
+def _open_envelope(content: bytes, location: str, expected: int) -> bytes:
     """Check format version and checksum; return the manifest's JSON object."""
     head = _HEAD.match(content)
     if not head:
         raise IndexCorruptError(f"{location}: not a manifest (it does not begin with the format and its version)")
     format_version = int(head[1])
-    if format_version != FORMAT_VERSION:
-        raise InputError(
-            f"{location}: format version {format_version}; this raycol reads version {FORMAT_VERSION}. "
-            f"{'Use a newer raycol' if format_version > FORMAT_VERSION else 'Build the index again'}"
-        )
-    body = content[len(_ENVELOPE % (FORMAT_VERSION, b"0" * 32, b"")) - 2 : -2]
-    if content != _seal(body):
+    if format_version != expected:
+        if format_version > FORMAT_VERSION:
+            advice = "Use a newer raycol"
+        elif format_version == FORMAT_VERSION:
+            advice = "It needs no migration"
+        elif format_version == MIGRATED_VERSION:
+            advice = "Rewrite it with: raycol index migrate OLD NEW"
+        else:
+            advice = "Build the index again"
+        raise InputError(f"{location}: format version {format_version}; expected version {expected}. {advice}")
+    body = content[len(_ENVELOPE % (format_version, b"0" * 32, b"")) - 2 : -2]
+    if content != _seal(body, format_version):
         raise IndexCorruptError(f"{location}: checksum mismatch; restore the file, or open an earlier version")
     return body
 
@@ -269,8 +296,8 @@ def _has_too_many_values(body: bytes) -> bool:
     return body.count(b",") + body.count(b"{") + body.count(b"[") > len(body) // 16 + 10_000
 
 
-def _seal(body: bytes) -> bytes:
-    return _ENVELOPE % (FORMAT_VERSION, xxhash.xxh3_128_hexdigest(body).encode(), body)
+def _seal(body: bytes, format_version: int = FORMAT_VERSION) -> bytes:
+    return _ENVELOPE % (format_version, xxhash.xxh3_128_hexdigest(body).encode(), body)
 
 
 def check_current(store: Store, version: int) -> None:

@@ -3,16 +3,16 @@
 A partition is a pure function of its documents, their order and the codebook. Its folder is immutable; deletes are
 stored separately (`deletes`).
 
-Files (N documents, T tokens, K centroids, B residual bytes per token):
-    offsets.npy        int64 [N + 1]   first token of each document
-    codes.npy          uint16 [T]      centroid of each token (uint32 if K > 65,536)
-    residuals.npy      uint8 [T, B]    packed residual levels
-    gains.npy          uint8 [T]       step size of each token's residual
-    scales.npy         float16 [T]     norm correction
-    list_offsets.npy   uint32 [K + 1]  first entry of each centroid's list
-    list_documents.npy uint32 [T]      documents of each centroid's tokens, ascending within a list
-    id_*.npy           (see `ids`)
-    documents.parquet  metadata columns, one row per document; absent if the index has no columns
+One file holds everything, in these sections (N documents, T tokens, K centroids, B residual bytes per token):
+    codes            uint16 [T]      centroid of each token (uint32 if K > 65,536)
+    residuals        uint8 [T, B]    packed residual levels
+    gains            uint8 [T]       step size of each token's residual
+    scales           float16 [T]     norm correction
+    list_offsets     uint16 [K + 1]  first byte of each centroid's list (uint32 if they have 65,536 bytes or more)
+    lists            uint8           the documents of each centroid (see `lists`)
+    offsets          int64 [N + 1]   first token of each document
+    id_*             (see `ids`)
+    metadata         a Parquet table, one row per document; absent if the index has no columns
 """
 
 from __future__ import annotations
@@ -35,11 +35,15 @@ from raycol.index.codec.protocol import CODES, Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
+from raycol.index.format.lists import offset_dtype
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.storage.checked_files import Files, open_array
+from raycol.index.kernels.addresses import LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT
+from raycol.index.kernels.lists import invalid_list
+from raycol.storage.sectioned_file import SectionedFile
 from raycol.storage.store import Store
 
-DOCUMENTS = "documents.parquet"
+FILE = "partition.bin"
+LIST_OFFSETS, LISTS, OFFSETS, METADATA = "list_offsets", "lists", "offsets", "metadata"
 # Rows per Parquet row group, the unit of reading and caching.
 ROW_GROUP = 512
 
@@ -50,15 +54,15 @@ _ROWS_LOCK = threading.Lock()
 # Rows written and read at a time: a row group of long texts may take hundreds of megabytes.
 BATCH_ROWS = 16
 
-# The files that deleting and upserting read.
-_ID_FILES = ("id_bytes.npy", "id_offsets.npy", "id_hashes.npy", "id_positions.npy", "offsets.npy")
+# The sections that deleting and upserting read; they are neighbours in the file.
+_ID_SECTIONS = (OFFSETS, "id_bytes", "id_offsets", "id_hashes", "id_positions")
 
 
 class Partition:
-    """A partition opened for reading; maps its arrays into memory on first use.
+    """A partition opened for reading; maps its file into memory on first use.
 
-    Call `check` before reading token arrays: the first call reads all files once. `find`, `rows`, `metadata` and
-    `column_arrays` check their own files.
+    Call `check` before reading token arrays: the first call reads the whole file. `find`, `rows`, `metadata` and
+    `column_arrays` check their own sections.
     """
 
     def __init__(
@@ -77,8 +81,11 @@ class Partition:
         self._store = store
         self.codec = codec
         self._trusted = trusted
-        self._unverified = set(info.files)
-        self._unchecked = {"ids", "tokens"}
+        if FILE not in info.files:
+            raise IndexCorruptError(f"{store.location(self._name)}: the manifest does not list {FILE}")
+        self._file = SectionedFile(store, self._name, FILE, info.files[FILE], info.table)
+        self._verified: set[str] = set()
+        self._unchecked = {"ids", "tokens", "all"}
         self._columns_read: dict[str, pa.ChunkedArray] = {}
         # Identity, not the name: an index that was built again may have partitions of the same names.
         self._rows_key = object()
@@ -87,7 +94,7 @@ class Partition:
     def open(
         cls, store: Store, info: PartitionInfo, codec: Codec, columns: Columns, *, trusted: bool = False
     ) -> Partition:
-        """Open a partition and check the lengths and headers of its files, not their contents.
+        """Open a partition; of a local one check the lengths of its file and sections, not their contents.
 
         Args:
             store: the index.
@@ -97,10 +104,11 @@ class Partition:
             trusted: skip checksums; `check` only bounds-checks offsets and ordinals.
 
         Raises:
-            IndexCorruptError: a file is missing, or its length, dtype or shape differs from the manifest's.
+            IndexCorruptError: a file is missing, or a length differs from the manifest's.
         """
         partition = cls(store, info, codec, columns, open_deletes(store, info), trusted=trusted)
-        partition._check_files()
+        if store.is_local:  # an object store would have to download them
+            partition._check_sections()
         return partition
 
     def with_deletes(self, info: PartitionInfo) -> Partition:
@@ -114,7 +122,7 @@ class Partition:
     @cached_property
     def offsets_N(self) -> NDArray[np.int64]:  # noqa: N802
         """First token of each document, int64 [N + 1]."""
-        return self._array("offsets.npy", np.int64, self.info.documents + 1)
+        return self._array(OFFSETS, np.int64, self.info.documents + 1)
 
     @cached_property
     def tokens(self) -> TokenCodes:
@@ -125,35 +133,42 @@ class Partition:
         )
 
     @cached_property
-    def list_offsets_K(self) -> NDArray[np.uint32]:  # noqa: N802
-        """First entry of each centroid's list, uint32 [K + 1]."""
-        return self._array("list_offsets.npy", np.uint32, self.codec.n_centroids + 1)
+    def list_offsets_K(self) -> NDArray[np.unsignedinteger[Any]]:  # noqa: N802
+        """First byte of each centroid's list, uint16 or uint32 [K + 1]."""
+        return self._array(LIST_OFFSETS, offset_dtype(len(self.lists)), self.codec.n_centroids + 1)
 
     @cached_property
-    def list_documents_T(self) -> NDArray[np.uint32]:  # noqa: N802
-        """Documents of all centroids' lists, concatenated, uint32 [T]."""
-        return self._array("list_documents.npy", np.uint32, self.info.tokens)
+    def lists(self) -> NDArray[np.uint8]:
+        """The lists of all centroids (`lists`)."""
+        return self._file.content(LISTS)
 
     @cached_property
     def search_arrays(self) -> tuple[list[NDArray[Any]], list[int]]:
-        """The arrays that search reads, and their addresses, in the order of `kernels.addresses`.
+        """The arrays that search reads, and a row of `kernels.addresses`.
 
         Whoever keeps the addresses keeps the arrays with them.
         """
         others = [array for name, array in self.tokens.arrays.items() if name != CODES]
-        arrays = [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.list_documents_T, *others]
-        return arrays, [array.ctypes.data for array in arrays]
+        arrays = [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.lists, *others]
+        addresses = [array.ctypes.data for array in arrays]
+        addresses.insert(OFFSET_BYTES_AT, self.list_offsets_K.itemsize)
+        return arrays, addresses
 
     @cached_property
     def ids(self) -> Ids:
         """Ids of the documents."""
         n = self.info.documents
         return Ids(
-            self._array("id_bytes.npy", np.uint8, self.info.id_bytes),
-            self._array("id_offsets.npy", np.int64, n + 1),
-            self._array("id_hashes.npy", np.uint64, n),
-            self._array("id_positions.npy", np.uint32, n),
+            self._array("id_bytes", np.uint8, self.info.id_bytes),
+            self._array("id_offsets", np.uint32, n + 1),
+            self._array("id_hashes", np.uint32, n),
+            self._array("id_positions", np.uint32, n),
         )
+
+    @property
+    def section_bytes(self) -> dict[str, int]:
+        """Length in bytes of each section."""
+        return {name: section.bytes for name, section in self._file.sections.items()}
 
     @cached_property
     def live_N(self) -> NDArray[np.bool_]:  # noqa: N802
@@ -163,17 +178,24 @@ class Partition:
         return live_N
 
     def check(self) -> None:
-        """Compare all checksums with the manifest and bounds-check offsets and ordinals; later calls return at once.
+        """Compare the checksum with the manifest and bounds-check offsets and ordinals; later calls return at once.
 
         Raises:
-            IndexCorruptError: a damaged file; the message names it.
+            IndexCorruptError: a damaged file; the message names it and the section.
         """
+        if not self._trusted and "all" in self._unchecked:
+            self._store.checked(self._name, {name: info for name, info in self.info.files.items() if name != FILE})
+            self._file.verify_all()
+        self._unchecked.discard("all")
         self._check_ids()
-        self._verify(self.info.files)
         if "tokens" in self._unchecked:
-            self._check_offsets("list_offsets.npy", self.list_offsets_K, self.info.tokens)
+            self._check_offsets(LIST_OFFSETS, self.list_offsets_K, len(self.lists))
             self._check_below(CODES, self.tokens.codes_T, self.codec.n_centroids)
-            self._check_below("list_documents.npy", self.list_documents_T, self.info.documents)
+            _, addresses = self.search_arrays
+            offsets, lists, offset_bytes = (addresses[at] for at in (LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT))
+            centroid = invalid_list(offsets, offset_bytes, lists, self.codec.n_centroids, self.info.documents)
+            if centroid >= 0:
+                raise IndexCorruptError(f"{self._location(LISTS)}: the list of centroid {centroid} is not one")
             if damage := self.codec.damage(self.tokens):
                 name, found = damage
                 raise IndexCorruptError(f"{self._location(name)}: {found}")
@@ -257,12 +279,12 @@ class Partition:
 
     @contextmanager
     def _open_documents(self) -> Iterator[pq.ParquetFile]:
-        """Open documents.parquet, checking its row groups and schema; turns read errors into `IndexCorruptError`."""
-        self._verify([DOCUMENTS])
-        path = self._store.folder(self._name, self._only(DOCUMENTS)) / DOCUMENTS
+        """Open the metadata, checking its row groups and schema; turns read errors into `IndexCorruptError`."""
+        self._verify([METADATA])
+        path = self._location(METADATA)
         n, schema = self.info.documents, schema_of(self.columns)
         try:
-            file = pq.ParquetFile(path, memory_map=True)
+            file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._file.content(METADATA))))
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             expected = [ROW_GROUP] * (n // ROW_GROUP) + [n % ROW_GROUP] * (n % ROW_GROUP > 0)
             if sizes != expected or not file.schema_arrow.equals(schema):
@@ -277,43 +299,34 @@ class Partition:
     def _name(self) -> str:
         return f"{PARTITIONS}/{self.info.name}"
 
-    def _only(self, name: str) -> Files:
-        if name not in self.info.files:
-            raise IndexCorruptError(f"{self._store.location(self._name)}: the manifest does not list {name}")
-        return {name: self.info.files[name]}
-
     def _array(self, name: str, dtype: Any, *shape: int) -> NDArray[Any]:
-        folder = self._store.folder(self._name, self._only(name))
-        return open_array(folder, name, self.info.files, dtype, shape)
+        return self._file.array(name, dtype, shape)
 
-    def _check_files(self) -> None:
-        """Check file lengths, and array headers in a local store: an object store would have to download them."""
-        self._store.check_lengths(self._name, self.info.files)
+    def _check_sections(self) -> None:
+        """Compare the lengths of the sections with the manifest."""
+        _ = (self.offsets_N, self.tokens, self.list_offsets_K, self.ids)
         if self.columns:
-            self._only(DOCUMENTS)
-        if self._store.is_local:
-            _ = (self.offsets_N, self.tokens, self.list_offsets_K, self.list_documents_T, self.ids)
+            self._file.content(METADATA)
 
     def _verify(self, names: Iterable[str]) -> None:
-        """Compare the checksums of files that were not compared before."""
-        for name in [name for name in names if name in self._unverified]:
-            files = self._only(name)
-            if not self._trusted:
-                self._store.checked(self._name, files)
-            self._unverified.discard(name)
+        """Compare the checksums of sections that were not compared before."""
+        new = [name for name in names if name not in self._verified]
+        if new and not self._trusted and "all" in self._unchecked:
+            self._file.verify(new)
+        self._verified |= set(new)
 
     def _check_ids(self) -> None:
-        self._verify(_ID_FILES)
+        self._verify(_ID_SECTIONS)
         if "ids" not in self._unchecked:
             return
         ids, n = self.ids, self.info.documents
-        self._check_offsets("offsets.npy", self.offsets_N, self.info.tokens, strictly=True)
-        self._check_offsets("id_offsets.npy", ids.offsets_N, self.info.id_bytes, strictly=True)
-        self._check_below("id_positions.npy", ids.positions_N, n)
+        self._check_offsets(OFFSETS, self.offsets_N, self.info.tokens, strictly=True)
+        self._check_offsets("id_offsets", ids.offsets_N, self.info.id_bytes, strictly=True)
+        self._check_below("id_positions", ids.positions_N, n)
         if (ids.hashes_N[1:] < ids.hashes_N[:-1]).any():
-            raise IndexCorruptError(f"{self._location('id_hashes.npy')}: expected ascending hashes")
+            raise IndexCorruptError(f"{self._location('id_hashes')}: expected ascending hashes")
         if not ids.are_utf8():
-            raise IndexCorruptError(f"{self._location('id_bytes.npy')}: an id is not valid UTF-8")
+            raise IndexCorruptError(f"{self._location('id_bytes')}: an id is not valid UTF-8")
         self._unchecked.discard("ids")
 
     def _check_offsets(self, name: str, offsets: NDArray[Any], end: int, *, strictly: bool = False) -> None:
@@ -327,5 +340,5 @@ class Partition:
         if values.max() >= limit:
             raise IndexCorruptError(f"{self._location(name)}: holds {values.max()}; expected less than {limit}")
 
-    def _location(self, name: str) -> str:
-        return self._store.location(f"{self._name}/{name}")
+    def _location(self, section: str) -> str:
+        return f"{self._file.location}: section {section}"

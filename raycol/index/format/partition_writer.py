@@ -16,9 +16,11 @@ from raycol.index.codec.protocol import Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_columns, metadata_table
 from raycol.index.format.document import Document, check_document
 from raycol.index.format.ids import id_arrays
-from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.index.format.partition import BATCH_ROWS, DOCUMENTS, ROW_GROUP
-from raycol.storage.checked_files import ChecksumWriter, Files, content_name, save_array
+from raycol.index.format.lists import encode_lists
+from raycol.index.format.manifest import PARTITIONS, PartitionInfo, TableInfo
+from raycol.index.format.partition import BATCH_ROWS, FILE, LIST_OFFSETS, LISTS, METADATA, OFFSETS, ROW_GROUP
+from raycol.storage.checked_files import content_name
+from raycol.storage.sectioned_file import save_sections
 from raycol.storage.store import Store
 
 # Tokens to quantise at a time: large enough to keep the nearest-centroid search efficient.
@@ -114,42 +116,47 @@ def save_partition(
     n_centroids: int,
     base: int,
 ) -> PartitionInfo:
-    """Write a partition's files, publish its folder under its content name, and return its manifest entry."""
+    """Write a partition's file, publish its folder under its content name, and return its manifest entry."""
     n_tokens = len(tokens.codes_T)
     if n_tokens >= 2**32:
         raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Lower partition_tokens")
-    order_T = np.argsort(tokens.codes_T, kind="stable")
-    sizes_K = np.bincount(tokens.codes_T, minlength=n_centroids)
-    arrays: dict[str, NDArray[Any]] = {
-        "offsets.npy": np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+    list_offsets_K, lists = encode_lists(tokens.codes_T, lengths_N, n_centroids)
+    id_sections = id_arrays(ids)
+    sections: dict[str, NDArray[Any]] = {
         **tokens.arrays,
-        "list_offsets.npy": np.concatenate([[0], np.cumsum(sizes_K)]).astype(np.uint32),
-        "list_documents.npy": np.repeat(np.arange(len(ids), dtype=np.uint32), lengths_N)[order_T],
-        **id_arrays(ids),
+        LIST_OFFSETS: list_offsets_K,
+        LISTS: lists,
+        OFFSETS: np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+        **id_sections,
     }
+    if metadata.num_columns:
+        sections[METADATA] = _parquet(metadata)
     with store.workspace(base) as workspace, writing(store):
         folder = workspace / "partition"
         folder.mkdir()
-        files: Files = {name: save_array(folder / name, array) for name, array in arrays.items()}
-        if metadata.num_columns:
-            with ChecksumWriter(folder / DOCUMENTS) as file:
-                pq.write_table(
-                    metadata,
-                    file,
-                    row_group_size=ROW_GROUP,
-                    # Arrow checks the page size of 1 MB after each batch of rows: small batches keep pages small.
-                    write_batch_size=BATCH_ROWS,
-                    compression="zstd",
-                    store_schema=False,
-                )
-            files[DOCUMENTS] = file.info
-        name = content_name(base, files)
+        info, table = save_sections(folder / FILE, sections)
+        name = content_name(base, files := {FILE: info})
         store.publish(folder, f"{PARTITIONS}/{name}", files)
     return PartitionInfo(
         name=name,
         documents=len(ids),
         tokens=n_tokens,
-        id_bytes=len(arrays["id_bytes.npy"]),
+        id_bytes=len(id_sections["id_bytes"]),
         error=error,
         files=files,
+        table=TableInfo(**table.model_dump()),
     )
+
+
+def _parquet(metadata: pa.Table) -> NDArray[np.uint8]:
+    with pa.BufferOutputStream() as stream:
+        pq.write_table(
+            metadata,
+            stream,
+            row_group_size=ROW_GROUP,
+            # Arrow checks the page size of 1 MB after each batch of rows: small batches keep pages small.
+            write_batch_size=BATCH_ROWS,
+            compression="zstd",
+            store_schema=False,
+        )
+        return np.frombuffer(stream.getvalue(), np.uint8)

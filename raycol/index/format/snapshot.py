@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from raycol.errors import IndexCorruptError, InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.format.codebook_files import open_codebook
-from raycol.index.format.manifest import Manifest, PartitionInfo, check_current, read_manifest, versions
+from raycol.index.format.manifest import (
+    PARTITIONS,
+    Manifest,
+    PartitionInfo,
+    check_current,
+    read_manifest,
+    versions,
+)
 from raycol.index.format.partition import Partition
 from raycol.storage.store import Store
 
@@ -37,11 +44,9 @@ class Snapshot:
         if selected and (unknown := selected - {info.name for info in manifest.partitions}):
             raise InputError(f"{store}: version {manifest.version} has no partition {min(unknown)!r}")
         codebook = open_codebook(store, manifest.codebook, manifest.dim, manifest.bits)
-        partitions = tuple(
-            Partition.open(store, info, codebook, manifest.columns, trusted=trusted)
-            for info in manifest.partitions
-            if selected is None or info.name in selected
-        )
+        chosen = [info for info in manifest.partitions if selected is None or info.name in selected]
+        _check_lengths(store, chosen)
+        partitions = tuple(Partition.open(store, info, codebook, manifest.columns, trusted=trusted) for info in chosen)
         return cls(store, manifest, codebook, partitions, trusted)
 
     @classmethod
@@ -81,6 +86,7 @@ class Snapshot:
         """
         opened = {partition.info.name: partition for partition in self.partitions}
         try:
+            _check_lengths(self.store, [info for info in manifest.partitions if info.name not in opened])
             partitions = tuple(self._reopen(opened.get(info.name), info) for info in manifest.partitions)
         except IndexCorruptError:
             if manifest.version in versions(self.store):
@@ -103,3 +109,9 @@ class Snapshot:
         check_current(self.store, self.manifest.version)
         self.store.check_writable()
         self.store.check_commits()
+
+
+def _check_lengths(store: Store, infos: Iterable[PartitionInfo]) -> None:
+    """Check the lengths of partitions in an object store, in few requests; a local one is checked when opened."""
+    if not store.is_local:
+        store.check_lengths({f"{PARTITIONS}/{info.name}": info.files for info in infos})

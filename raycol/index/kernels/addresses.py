@@ -14,8 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-# Columns: first tokens of documents (int64), codes of tokens, first entries of lists and documents in them (uint32).
-OFFSETS_AT, CODES_AT, LIST_OFFSETS_AT, LIST_DOCUMENTS_AT, CODEC_AT = range(5)
+# Columns: first tokens of documents (int64), codes of tokens, first bytes of lists, lists; and, instead of an address,
+# the bytes of such an offset, 2 or 4.
+OFFSETS_AT, CODES_AT, LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT, CODEC_AT = range(6)
 
 
 def _loader(kind: Any) -> Any:
@@ -37,6 +38,6 @@ int64_at, uint32_at, uint16_at, uint8_at = map(_loader, (types.int64, types.uint
 
 
 @numba.njit(inline="always")
-def code_at(codes, token, code_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return the code of a token as an int64; codes have 2 or 4 bytes."""
-    return np.int64(uint16_at(codes, token)) if code_bytes == 2 else np.int64(uint32_at(codes, token))
+def unsigned_at(address, index, n_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the integer number `index` of an array whose integers have 2 or 4 bytes, as an int64."""
+    return np.int64(uint16_at(address, index)) if n_bytes == 2 else np.int64(uint32_at(address, index))

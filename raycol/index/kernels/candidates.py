@@ -17,14 +17,15 @@ import numpy as np
 
 from raycol.index.kernels.addresses import (
     CODES_AT,
-    LIST_DOCUMENTS_AT,
     LIST_OFFSETS_AT,
+    LISTS_AT,
+    OFFSET_BYTES_AT,
     OFFSETS_AT,
-    code_at,
     int64_at,
-    uint32_at,
+    unsigned_at,
 )
 from raycol.index.kernels.jit import kernel
+from raycol.index.kernels.lists import gap_at
 from raycol.index.kernels.vectors import max_rows_16, max_rows_32, prefetch
 
 # State of a document: its estimate in the low bits (of at most 8,192 query tokens), and above them 1 + the last query
@@ -55,7 +56,8 @@ def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type
     n_lanes, n_probe = probes_LP.shape
     probes = probes_LP.reshape(-1)
     for partition in range(len(addresses)):
-        offsets, lists = addresses[partition, LIST_OFFSETS_AT], addresses[partition, LIST_DOCUMENTS_AT]
+        offsets, lists = addresses[partition, LIST_OFFSETS_AT], addresses[partition, LISTS_AT]
+        width = addresses[partition, OFFSET_BYTES_AT]
         for lane in range(n_lanes):
             token = np.uint32(first + lane + 1)
             for p in range(n_probe):
@@ -63,13 +65,15 @@ def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type
                 if above == 0:
                     break
                 i = lane * n_probe + p
-                prefetch(offsets + 4 * np.int64(probes[min(i + 2 * _AHEAD, len(probes) - 1)]))
-                start = np.int64(uint32_at(offsets, probes[min(i + _AHEAD, len(probes) - 1)]))
-                prefetch(lists + 4 * start)
-                prefetch(lists + 4 * start + 64)
-                centroid = probes[i]
-                for entry in range(uint32_at(offsets, centroid), uint32_at(offsets, centroid + 1)):
-                    document = starts[partition] + uint32_at(lists, entry)
+                prefetch(offsets + width * np.int64(probes[min(i + 2 * _AHEAD, len(probes) - 1)]))
+                prefetch(lists + unsigned_at(offsets, probes[min(i + _AHEAD, len(probes) - 1)], width))
+                place = lists + unsigned_at(offsets, probes[i], width)
+                end = lists + unsigned_at(offsets, probes[i] + 1, width)
+                document = starts[partition] - 1
+                while place < end:
+                    gap, n_bytes = gap_at(place)
+                    place += n_bytes
+                    document += gap + 1
                     state = state_N[document]
                     if state >> np.uint32(ESTIMATE_BITS) != token:
                         estimate = (state & np.uint32(ESTIMATE_MASK)) + above
@@ -137,7 +141,7 @@ def mark_codes(ordinals_M, starts, addresses, code_bytes, marked_K):  # type: ig
         offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
         document = ordinal - starts[partition]
         for token in range(int64_at(offsets, document), int64_at(offsets, document + 1)):
-            marked_K[code_at(codes, token, code_bytes)] = True
+            marked_K[unsigned_at(codes, token, code_bytes)] = True
 
 
 @kernel()

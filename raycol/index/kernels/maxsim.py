@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from raycol.index.kernels.addresses import CODEC_AT, CODES_AT, OFFSETS_AT, code_at, int64_at, uint8_at, uint16_at
+from raycol.index.kernels.addresses import CODEC_AT, CODES_AT, OFFSETS_AT, int64_at, uint8_at, uint16_at, unsigned_at
 from raycol.index.kernels.jit import kernel
 from raycol.index.kernels.vectors import LANES, TOKENS, decode_row, dot_floats, dot_shorts, prefetch, score_levels
 
@@ -187,7 +187,7 @@ def rescore_documents(  # type: ignore[no-untyped-def]
         prefetch(addresses[partition, GAIN_BYTES_AT] + first)
         prefetch(addresses[partition, SCALES_AT] + 2 * first)
         for token in range(first, stop):
-            code = code_at(codes, token, code_bytes)
+            code = unsigned_at(codes, token, code_bytes)
             if slots_K[code] < 0:
                 slots_K[code] = n_used
                 codes_K[n_used] = code
@@ -216,11 +216,11 @@ def rescore_documents(  # type: ignore[no-untyped-def]
             if (token - first_M[m]) % 32 == 0:
                 prefetch(ahead[GAIN_BYTES_AT] + token_ahead)
                 prefetch(ahead[SCALES_AT] + 2 * token_ahead)
-            code_ahead = code_at(codes, min(token + _AHEAD, stop_M[m] - 1), code_bytes)
+            code_ahead = unsigned_at(codes, min(token + _AHEAD, stop_M[m] - 1), code_bytes)
             centroid_ahead = products + 4 * LANES * n_blocks * np.int64(slots_K[code_ahead])
             prefetch(centroid_ahead)
             prefetch(centroid_ahead + 64)
-            centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[code_at(codes, token, code_bytes)])
+            centroid = products + 4 * LANES * n_blocks * np.int64(slots_K[unsigned_at(codes, token, code_bytes)])
             scale = HALVES[uint16_at(address[SCALES_AT], token)]
             gain = scale * GAINS[uint8_at(address[GAIN_BYTES_AT], token)]
             for block in range(n_blocks):
