@@ -91,8 +91,9 @@ def test_a_lookup_downloads_only_the_sections_that_it_reads(s3: str, s3_server: 
     for path in parts:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert Index.open(s3).metadata(["d1", "d7"]) == expected
-        assert content in [each.read_bytes() for each in cached()]
+        for _ in range(2):  # the second time it downloads the other parts, which were deleted with the damaged one
+            assert Index.open(s3).metadata(["d1", "d7"]) == expected
+        assert path.read_bytes() == content
 
     # Once the whole file is here, nothing else is downloaded.
     assert Index.open(s3).search(QUERIES) == created.search(QUERIES)
