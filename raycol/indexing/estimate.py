@@ -18,6 +18,7 @@ from raycol.data.corpus import OnError, refuse
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook, check_codec
 from raycol.index.codec.training import default_centroids
+from raycol.index.format.lists import STORED_TOKENS
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig
@@ -32,9 +33,11 @@ from raycol.indexing.workers import open_encoder
 _TIMED_TOKENS = 16384
 # Quantisation is timed with at most this many centroids; more hardly change the rate.
 _TIMED_CENTROIDS = 16384
-# Bytes of a token beside its residual (lists, code, gain, scale), and of a document beside its text (id, offsets).
-_TOKEN_BYTES = 1 + 2 + 1 + 2
-_DOCUMENT_BYTES = 32
+# Bytes of a token beside its residual (code, gain, scale; lists if there are any), and of a document beside its text
+# (id, offsets).
+_TOKEN_BYTES = 2 + 1 + 2
+_LIST_BYTES = 1
+_DOCUMENT_BYTES = 30
 # Memory for holding, sorting and writing a part, in multiples of its size.
 _PART_COPIES = 3
 # Memory for training on the sample, in multiples of its size.
@@ -105,7 +108,9 @@ def estimate_build(config: PlanConfig) -> Estimate:
     training_tokens = max(1, round(training_documents * encoded.mean_tokens / config.pool_factor))
     n_centroids = config.n_centroids or default_centroids(tokens, training_tokens)
     quantised_per_second = _time_quantising(encoded, n_centroids, config.bits)
-    token_bytes = encoded.dim * config.bits / 8 + _TOKEN_BYTES
+    partition_tokens = merged_tokens(tokens, partition_tokens_for(tokens))
+    list_bytes = _LIST_BYTES if partition_tokens >= STORED_TOKENS else 0
+    token_bytes = encoded.dim * config.bits / 8 + _TOKEN_BYTES + list_bytes
     # zstd compresses stored text to about half.
     text_bytes = np.mean([len(passage.content.encode()) for passage in passages]) / 2 if config.store_text else 0
     encoded_tokens = (documents + training_documents) * encoded.mean_tokens
@@ -119,7 +124,7 @@ def estimate_build(config: PlanConfig) -> Estimate:
         n_centroids=n_centroids,
         index_bytes=round(tokens * token_bytes + documents * (_DOCUMENT_BYTES + text_bytes)),
         parts=parts,
-        partitions=min(parts, math.ceil(tokens / merged_tokens(tokens, partition_tokens_for(tokens)))),
+        partitions=min(parts, math.ceil(tokens / partition_tokens)),
         encoded_per_second=0 if config.model is None else round(encoded.tokens_per_second, 1),
         quantised_per_second=round(quantised_per_second, 1),
         worker_hours=seconds / 3600,

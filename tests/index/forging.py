@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import xxhash
 
 from raycol.index import Document, Index
@@ -41,12 +42,15 @@ def small_documents(start: int, stop: int) -> Iterator[Document]:
 
 
 def small_index(root: Path) -> Path:
-    """Create an index of four versions: 12 documents in three partitions, two of them with deletes."""
-    index = Index.create(root, small_documents(0, 7), bits=2, n_centroids=4, partition_tokens=9)
+    """Create an index of four versions: 12 documents in three partitions, two of them with lists, two with deletes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raycol.index.format.lists.STORED_TOKENS", 1)
+        index = Index.create(root, small_documents(0, 7), bits=2, n_centroids=4, partition_tokens=9)
     index.append(small_documents(7, 12))
     index.delete(["d1"])
     index.delete(["d2", "d8"])
     assert (len(index.partitions), len(index), index.version) == (3, 9, 4)
+    assert [partition.has_lists for partition in index._snapshot.partitions] == [True, True, False]
     return root
 
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from raycol.errors import RaycolError
 from raycol.index import Index
+from raycol.index.format import lists
 from raycol.index.write.verify import verify_index
 from raycol.storage import open_store
 from tests.index.forging import (
@@ -75,8 +76,10 @@ Mutant = dict[str, bytes | None]  # changed files by name in the index; None for
 
 
 def make_index(root: Path) -> None:
-    """Create an index of one version: eight documents in two partitions, two of them deleted."""
+    """Create an index of one version: eight documents in two partitions, one with lists; two of them are deleted."""
+    lists.STORED_TOKENS = 8
     index = Index.create(root, small_documents(0, 8), bits=2, n_centroids=4, partition_tokens=8)
+    assert [partition.has_lists for partition in index._snapshot.partitions] == [True, False]
     index.delete(["d1", "d6"])
     index.vacuum(keep=1)
     assert (len(index.partitions), len(index), index.version) == (2, 6, 2)

@@ -801,7 +801,7 @@ TABLES_OF_SECTIONS: dict[str, Callable[[Body], object]] = {
     "a shorter section": lambda table: table["scales"].update(bytes=table["scales"]["bytes"] - 2),
     "no section": lambda table: table.clear(),
     "no codes": lambda table: table.pop("codes"),
-    "no lists": lambda table: table.pop("lists"),
+    "no offsets of lists": lambda table: table.pop("list_offsets"),
     "a section less": lambda table: table.pop("id_hashes"),
     "an unknown key": lambda table: table["codes"].update(surprise=1),
     "a key less": lambda table: table["codes"].pop("xxh3"),

@@ -7,6 +7,7 @@ of GROUP, G groups, P probes, T tokens, N documents, M selected documents.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,8 +26,7 @@ from raycol.index import Document, Index
 from raycol.index.codec.codebook import BITS, GAIN_BYTES, RESIDUALS, SCALES, Codebook, unpack
 from raycol.index.codec.protocol import CODES, TokenCodes
 from raycol.index.format.document import MAX_QUERY_TOKENS
-from raycol.index.format.lists import encode_lists
-from raycol.index.kernels.addresses import LIST_OFFSETS_AT, OFFSET_BYTES_AT
+from raycol.index.format.lists import Lists, encode_lists
 from raycol.index.kernels.candidates import ESTIMATE_BITS, best_estimates, mark_codes, score_by_centroids, visit_lists
 from raycol.index.kernels.centroids import (
     GROUP,
@@ -56,22 +56,22 @@ def rounded_up(n_centroids: int) -> int:
 
 
 def addresses_of(partitions: list[tuple[np.ndarray, ...]]) -> np.ndarray:
-    rows = [[array.ctypes.data for array in arrays] for arrays in partitions]
-    for row, arrays in zip(rows, partitions, strict=True):
-        row.insert(OFFSET_BYTES_AT, arrays[LIST_OFFSETS_AT].itemsize)
-    return np.array(rows)
+    return np.array([[array.ctypes.data for array in arrays] for arrays in partitions])
+
+
+def addresses_of_lists(groups: list[Lists]) -> np.ndarray:
+    return np.array([(offsets_K.ctypes.data, lists.ctypes.data, offsets_K.itemsize) for offsets_K, lists in groups])
 
 
 def in_two_partitions(
     offsets_N: np.ndarray, arrays: list[np.ndarray], cut: int
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
-    """The first ordinals of two partitions, less an empty one, and their arrays: no lists, and codes first."""
+    """The first ordinals of two partitions, less an empty one, and their arrays, codes first."""
     starts = np.array(sorted({0, cut, len(offsets_N) - 1}))
-    none = np.empty(0)
     partitions = []
     for start, stop in pairwise(starts):
         codes_T, *others = (array[offsets_N[start] : offsets_N[stop]].copy() for array in arrays)
-        partitions.append((offsets_N[start : stop + 1] - offsets_N[start], codes_T, none, none, *others))
+        partitions.append((offsets_N[start : stop + 1] - offsets_N[start], codes_T, *others))
     return starts, partitions
 
 
@@ -215,7 +215,7 @@ def test_estimates_sum_the_best_visited_centroid_of_each_query_token(
     starts = np.array(sorted({0, cut, n_documents}))
     offset = data.draw(st.sampled_from([np.uint16, np.uint32]))
     lists = [inverted_lists(documents[start:stop], n_centroids, offset) for start, stop in pairwise(starts)]
-    addresses = addresses_of([(np.empty(0), np.empty(0), *arrays) for arrays in lists])
+    addresses = addresses_of_lists(lists)
     state_N = np.zeros(n_documents, dtype=np.uint32)
     for first in range(0, n_tokens, LANES):
         block = slice(first, first + LANES)
@@ -328,7 +328,7 @@ def test_lists_hold_each_document_once_whatever_the_gap(
     assert invalid_list(*valid, n - 1) == code
 
     state_N = np.zeros(n, dtype=np.uint32)
-    addresses = addresses_of([(np.empty(0), np.empty(0), offsets_K, lists)])
+    addresses = addresses_of_lists([(offsets_K, lists)])
     probes_LP, above_LP = np.array([[code]], np.int32), np.array([[7]], np.int32)
     visit_lists(probes_LP, above_LP, 0, np.array([0, n]), addresses, state_N)
     assert np.flatnonzero(state_N).tolist() == listed.tolist()
@@ -338,7 +338,7 @@ def test_the_longest_query_does_not_overflow_the_state() -> None:
     """Document 0 reaches the largest possible estimate, which must not overflow into the bits of the query token;
     document 1 is in the lists of one lane per block only."""
     lists = inverted_lists([[0], [1]], 2)
-    addresses = addresses_of([(np.empty(0), np.empty(0), *lists)])
+    addresses = addresses_of_lists([lists])
     probes_LP, above_LP = np.full((LANES, 2), [0, 1], np.int32), np.full((LANES, 2), [255, 0], np.int32)
     above_LP[7, 1] = 200
     state_N = np.zeros(2, dtype=np.uint32)
@@ -552,3 +552,29 @@ def test_kernels_compile_without_a_cache() -> None:
     names: dict[str, Any] = {}
     exec("def double(x): return 2 * x", names)
     assert kernel()(names["double"])(21) == 42
+
+
+def test_a_change_of_any_module_of_kernels_compiles_them_again(tmp_path: Path) -> None:
+    """`mark_codes` reads the columns that another module defines; they are swapped."""
+    shutil.copytree(PROJECT / "raycol", tmp_path / "raycol", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "raycol" / "index" / "kernels" / "addresses.py"
+    code = (
+        "import numpy as np\n"
+        "from raycol.index.kernels import addresses, candidates\n"
+        "offsets, codes = np.array([0, 2]), np.array([1, 3], np.uint16)\n"
+        "row = np.zeros((1, 2), np.int64)\n"
+        "row[0, addresses.OFFSETS_AT], row[0, addresses.CODES_AT] = offsets.ctypes.data, codes.ctypes.data\n"
+        "marked = np.zeros(4, bool)\n"
+        "candidates.mark_codes(np.array([0]), np.array([0, 1]), row, 2, marked)\n"
+        "print(np.flatnonzero(marked), sum(candidates.mark_codes.stats.cache_hits.values()))"
+    )
+
+    def run() -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert [run(), run()] == ["[1 3] 0", "[1 3] 1"]
+    module.write_text(module.read_text().replace("OFFSETS_AT, CODES_AT, CODEC", "CODES_AT, OFFSETS_AT, CODEC"))
+    assert [run(), run()] == ["[1 3] 0", "[1 3] 1"]

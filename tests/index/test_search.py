@@ -667,3 +667,25 @@ def test_the_cheapest_settings_that_reach_the_target_are_chosen() -> None:
 
 def test_a_hit_is_an_id_and_a_score() -> None:
     assert Hit("a", 1.0) == Hit(id="a", score=1.0)
+
+
+@pytest.mark.parametrize("joined", [1, 3000, 10**6])
+@pytest.mark.parametrize("stored", [0, 900, 10**6])
+def test_hits_do_not_depend_on_which_partitions_have_lists(
+    library: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: int, joined: int
+) -> None:
+    """Partitions of about 1,000 tokens: all with lists, some, or none; joined one by one, by a few, or all."""
+    queries = make_queries(LIBRARY, 5)
+    one, _ = build(tmp_path / "one", LIBRARY[:400], n_centroids=50, seed=1)
+    monkeypatch.setattr("raycol.index.format.lists.STORED_TOKENS", stored)
+    monkeypatch.setattr("raycol.index.search.document_set.JOINED_TOKENS", joined)
+    many, _ = build(tmp_path / "many", LIBRARY[:400], n_centroids=50, seed=1, partition_tokens=1000)
+    with_lists = [partition.has_lists for partition in many._snapshot.partitions]
+    assert len(with_lists) > 4
+    assert any(with_lists) == (stored < 10**6)
+    assert many.search(queries) == one.search(queries)
+    assert many.search(queries, ids=["d7", "d300"]) == one.search(queries, ids=["d7", "d300"])
+    for index in (one, many):
+        index.append(Document(f"new{n}", array) for n, array in enumerate(LIBRARY[400:420]))
+        index.delete(["d0", "d3", "d399", "new4"])
+    assert many.search(queries) == one.search(queries) == Index.open(tmp_path / "many").search(queries)

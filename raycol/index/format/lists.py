@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 
 from raycol.index.kernels.lists import LONG, SHORT, WIDE, WORD
 
+# The first byte of each list [K + 1], the last of which is the number of bytes; and the lists.
+Lists = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8]]
 
-def encode_lists(
-    codes_T: NDArray[np.unsignedinteger[Any]], lengths_N: NDArray[np.int64], n_centroids: int
-) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8]]:
+# Partitions of fewer tokens have no lists: a search joins neighbours, and makes their lists from their codes. Else an
+# index of many small ones would take a step for each list of each partition, from memory that no cache holds.
+STORED_TOKENS = 1 << 19
+# Partitions are joined up to this many tokens: about those of a large one.
+JOINED_TOKENS = 1 << 20
+
+
+def encode_lists(codes_T: NDArray[np.unsignedinteger[Any]], lengths_N: NDArray[np.int64], n_centroids: int) -> Lists:
     """Return the first byte of each list and the bytes of all lists.
 
     Args:

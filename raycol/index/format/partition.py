@@ -9,7 +9,7 @@ One file holds everything, in these sections (N documents, T tokens, K centroids
     gains            uint8 [T]       step size of each token's residual
     scales           float16 [T]     norm correction
     list_offsets     uint16 [K + 1]  first byte of each centroid's list (uint32 if they have 65,536 bytes or more)
-    lists            uint8           the documents of each centroid (see `lists`)
+    lists            uint8           the documents of each centroid (see `lists`); both absent from small partitions
     offsets          int64 [N + 1]   first token of each document
     id_*             (see `ids`)
     metadata         a Parquet table, one row per document; absent if the index has no columns
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -35,9 +35,8 @@ from raycol.index.codec.protocol import CODES, Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
 from raycol.index.format.ids import Ids
-from raycol.index.format.lists import offset_dtype
+from raycol.index.format.lists import Lists, encode_lists, offset_dtype
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
-from raycol.index.kernels.addresses import LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT
 from raycol.index.kernels.lists import invalid_list
 from raycol.storage.sectioned_file import SectionedFile
 from raycol.storage.store import Store
@@ -88,7 +87,8 @@ class Partition:
         self._unchecked = {"ids", "tokens", "all"}
         self._columns_read: dict[str, pa.ChunkedArray] = {}
         # Identity, not the name: an index that was built again may have partitions of the same names.
-        self._rows_key = object()
+        self._identity = object()
+        self._joined: tuple[tuple[object, ...], Lists] | None = None
 
     @classmethod
     def open(
@@ -132,6 +132,11 @@ class Partition:
             {name: self._array(name, dtype, self.info.tokens, *shape) for name, (dtype, shape) in layout.items()}
         )
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether the partition has lists of its own."""
+        return LISTS in self._file.sections
+
     @cached_property
     def list_offsets_K(self) -> NDArray[np.unsignedinteger[Any]]:  # noqa: N802
         """First byte of each centroid's list, uint16 or uint32 [K + 1]."""
@@ -144,15 +149,25 @@ class Partition:
 
     @cached_property
     def search_arrays(self) -> tuple[list[NDArray[Any]], list[int]]:
-        """The arrays that search reads, and a row of `kernels.addresses`.
+        """The arrays that search reads, lists aside, and their addresses: a row of `kernels.addresses`.
 
         Whoever keeps the addresses keeps the arrays with them.
         """
         others = [array for name, array in self.tokens.arrays.items() if name != CODES]
-        arrays = [self.offsets_N, self.tokens.codes_T, self.list_offsets_K, self.lists, *others]
-        addresses = [array.ctypes.data for array in arrays]
-        addresses.insert(OFFSET_BYTES_AT, self.list_offsets_K.itemsize)
-        return arrays, addresses
+        arrays = [self.offsets_N, self.tokens.codes_T, *others]
+        return arrays, [array.ctypes.data for array in arrays]
+
+    def joined_lists(self, following: Sequence[Partition]) -> Lists:
+        """The lists of this partition and those that follow it as those of one; made once, unless they are stored."""
+        if self.has_lists:
+            return self.list_offsets_K, self.lists
+        group = [self, *following]
+        members = tuple(partition._identity for partition in group)
+        if self._joined is None or self._joined[0] != members:
+            codes_T = np.concatenate([partition.tokens.codes_T for partition in group])
+            lengths_N = np.concatenate([np.diff(partition.offsets_N) for partition in group])
+            self._joined = members, encode_lists(codes_T, lengths_N, self.codec.n_centroids)
+        return self._joined[1]
 
     @cached_property
     def ids(self) -> Ids:
@@ -189,13 +204,13 @@ class Partition:
         self._unchecked.discard("all")
         self._check_ids()
         if "tokens" in self._unchecked:
-            self._check_offsets(LIST_OFFSETS, self.list_offsets_K, len(self.lists))
             self._check_below(CODES, self.tokens.codes_T, self.codec.n_centroids)
-            _, addresses = self.search_arrays
-            offsets, lists, offset_bytes = (addresses[at] for at in (LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT))
-            centroid = invalid_list(offsets, offset_bytes, lists, self.codec.n_centroids, self.info.documents)
-            if centroid >= 0:
-                raise IndexCorruptError(f"{self._location(LISTS)}: the list of centroid {centroid} is not one")
+            if self.has_lists:
+                self._check_offsets(LIST_OFFSETS, self.list_offsets_K, len(self.lists))
+                offsets, lists = self.list_offsets_K.ctypes.data, self.lists.ctypes.data
+                width, n_centroids = self.list_offsets_K.itemsize, self.codec.n_centroids
+                if (centroid := invalid_list(offsets, width, lists, n_centroids, self.info.documents)) >= 0:
+                    raise IndexCorruptError(f"{self._location(LISTS)}: the list of centroid {centroid} is not one")
             if damage := self.codec.damage(self.tokens):
                 name, found = damage
                 raise IndexCorruptError(f"{self._location(name)}: {found}")
@@ -236,12 +251,12 @@ class Partition:
     def rows_are_cached(self, positions_M: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether `rows` finds each document's metadata in the cache, bool [M]."""
         groups = (positions_M // ROW_GROUP).tolist()
-        return np.array([not self.columns or (self._rows_key, group) in _ROWS for group in groups], dtype=bool)
+        return np.array([not self.columns or (self._identity, group) in _ROWS for group in groups], dtype=bool)
 
     def _rows_of(self, group: int, rows_M: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Return some rows of one row group; caches the group unless it exceeds the whole cache."""
         with _ROWS_LOCK:
-            table = _ROWS.get((self._rows_key, group))
+            table = _ROWS.get((self._identity, group))
         if table is not None:
             cached: list[dict[str, Any]] = table.take(rows_M).to_pylist()
             return cached
@@ -266,7 +281,7 @@ class Partition:
                     raise pa.ArrowInvalid(f"row group {group} has {start} rows; expected {n_rows}")
         if n_bytes <= _ROWS_BYTES and (table := pa.concat_tables(batches).combine_chunks()).nbytes <= _ROWS.maxsize:
             with _ROWS_LOCK:
-                _ROWS[self._rows_key, group] = table
+                _ROWS[self._identity, group] = table
         return [rows[row] for row in rows_M.tolist()]
 
     def column_arrays(self, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
@@ -304,7 +319,7 @@ class Partition:
 
     def _check_sections(self) -> None:
         """Compare the lengths of the sections with the manifest."""
-        _ = (self.offsets_N, self.tokens, self.list_offsets_K, self.ids)
+        _ = (self.offsets_N, self.tokens, self.ids, self.has_lists and self.list_offsets_K)
         if self.columns:
             self._file.content(METADATA)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from raycol.errors import InputError, writing
 from raycol.index.codec.codebook import mean_error
 from raycol.index.codec.protocol import Codec, TokenCodes
+from raycol.index.format import lists
 from raycol.index.format.columns import Columns, check_columns, metadata_table
 from raycol.index.format.document import Document, check_document
 from raycol.index.format.ids import id_arrays
-from raycol.index.format.lists import encode_lists
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo, TableInfo
 from raycol.index.format.partition import BATCH_ROWS, FILE, LIST_OFFSETS, LISTS, METADATA, OFFSETS, ROW_GROUP
 from raycol.storage.checked_files import content_name
@@ -120,15 +120,11 @@ def save_partition(
     n_tokens = len(tokens.codes_T)
     if n_tokens >= 2**32:
         raise InputError(f"{n_tokens} tokens in one partition; expected fewer than 2^32. Lower partition_tokens")
-    list_offsets_K, lists = encode_lists(tokens.codes_T, lengths_N, n_centroids)
     id_sections = id_arrays(ids)
-    sections: dict[str, NDArray[Any]] = {
-        **tokens.arrays,
-        LIST_OFFSETS: list_offsets_K,
-        LISTS: lists,
-        OFFSETS: np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        **id_sections,
-    }
+    sections: dict[str, NDArray[Any]] = dict(tokens.arrays)
+    if n_tokens >= lists.STORED_TOKENS:
+        sections[LIST_OFFSETS], sections[LISTS] = lists.encode_lists(tokens.codes_T, lengths_N, n_centroids)
+    sections |= {OFFSETS: np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64), **id_sections}
     if metadata.num_columns:
         sections[METADATA] = _parquet(metadata)
     with store.workspace(base) as workspace, writing(store):

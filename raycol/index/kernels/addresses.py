@@ -1,7 +1,9 @@
 """Arrays of many partitions by their addresses, so that one call of a kernel goes through all partitions.
 
-A row of addresses belongs to one partition; its columns are those below, then the other arrays of the codec in their
-order. Callers are responsible for bounds, and keep the arrays alive.
+A row of addresses belongs to one partition: the first tokens of its documents (int64), the codes of its tokens, then
+the other arrays of the codec in their order. Lists have a table of their own, since those of small partitions are
+joined.
+Callers are responsible for bounds, and keep the arrays alive.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-# Columns: first tokens of documents (int64), codes of tokens, first bytes of lists, lists; and, instead of an address,
-# the bytes of such an offset, 2 or 4.
-OFFSETS_AT, CODES_AT, LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT, CODEC_AT = range(6)
+OFFSETS_AT, CODES_AT, CODEC_AT = range(3)
+# Lists: the first byte of each, the lists, and, instead of an address, the bytes of such an offset, 2 or 4.
+LIST_OFFSETS_AT, LISTS_AT, OFFSET_BYTES_AT = range(3)
 
 
 def _loader(kind: Any) -> Any:

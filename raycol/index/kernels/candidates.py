@@ -6,7 +6,7 @@ Centroid-only MaxSim is PLAID's centroid interaction (Santhanam et al. 2022, arX
 integers, so the result does not depend on the order.
 
 Documents are identified by their ordinals over all partitions, whose arrays are passed as `addresses`; the partition
-number i has the ordinals from starts[i] to starts[i + 1].
+number i, or the group of partitions with the lists number i, has the ordinals from starts[i] to starts[i + 1].
 
 Shapes: Q query tokens, P probes, K centroids, N documents of all partitions, M selected documents, L = LANES.
 """
@@ -50,14 +50,14 @@ def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type
         above_LP: uint8, byte score of the centroid less that of the first unvisited centroid.
         first: position of the first of these tokens; all are below 2,047. They may start again at 0 once `state_N` is
             reduced to the estimates.
-        starts, addresses: the partitions.
+        starts, addresses: the lists, as `DocumentSet.lists` has them.
         state_N: uint32, updated; 0 before the first query token.
     """
     n_lanes, n_probe = probes_LP.shape
     probes = probes_LP.reshape(-1)
-    for partition in range(len(addresses)):
-        offsets, lists = addresses[partition, LIST_OFFSETS_AT], addresses[partition, LISTS_AT]
-        width = addresses[partition, OFFSET_BYTES_AT]
+    for group in range(len(addresses)):
+        offsets, lists = addresses[group, LIST_OFFSETS_AT], addresses[group, LISTS_AT]
+        width = addresses[group, OFFSET_BYTES_AT]
         for lane in range(n_lanes):
             token = np.uint32(first + lane + 1)
             for p in range(n_probe):
@@ -69,7 +69,7 @@ def visit_lists(probes_LP, above_LP, first, starts, addresses, state_N):  # type
                 prefetch(lists + unsigned_at(offsets, probes[min(i + _AHEAD, len(probes) - 1)], width))
                 place = lists + unsigned_at(offsets, probes[i], width)
                 end = lists + unsigned_at(offsets, probes[i] + 1, width)
-                document = starts[partition] - 1
+                document = starts[group] - 1
                 while place < end:
                     gap, n_bytes = gap_at(place)
                     place += n_bytes
@@ -155,26 +155,31 @@ def score_by_centroids(ordinals_M, bytes_BRL, starts, addresses, code_bytes):  #
         starts, addresses: the partitions.
         code_bytes: bytes of a code, 2 or 4.
     """
-    scores_M = np.zeros(len(ordinals_M), dtype=np.int32)
-    last = len(ordinals_M) - 1
+    n_documents = len(ordinals_M)
+    scores_M = np.zeros(n_documents, dtype=np.int32)
+    # Where the first token of each document is told, and the codes of its partition.
+    places_M, codes_M = np.empty(n_documents, dtype=np.int64), np.empty(n_documents, dtype=np.int64)
+    partition = 0
+    for m in range(n_documents):
+        while ordinals_M[m] >= starts[partition + 1]:
+            partition += 1
+        places_M[m] = addresses[partition, OFFSETS_AT] + 8 * (ordinals_M[m] - starts[partition])
+        codes_M[m] = addresses[partition, CODES_AT]
+        if m < 2 * _AHEAD:
+            prefetch(places_M[m])
+    last = n_documents - 1
     for block in range(len(bytes_BRL)):
         table = bytes_BRL[block].ctypes.data
-        partition = 0
-        for m in range(len(ordinals_M)):
-            while ordinals_M[m] >= starts[partition + 1]:
-                partition += 1
-            offsets, codes = addresses[partition, OFFSETS_AT], addresses[partition, CODES_AT]
-            prefetch(offsets + 8 * (ordinals_M[min(m + 2 * _AHEAD, last)] - starts[partition]))
-            ahead = ordinals_M[min(m + _AHEAD, last)]
-            if ahead < starts[partition + 1]:
-                line = codes + code_bytes * int64_at(offsets, ahead - starts[partition])
-                for _ in range(_CODE_LINES):
-                    prefetch(line)
-                    line += 64
-            document = ordinals_M[m] - starts[partition]
-            start, stop = int64_at(offsets, document), int64_at(offsets, document + 1)
+        for m in range(n_documents):
+            prefetch(places_M[min(m + 2 * _AHEAD, last)])
+            ahead = min(m + _AHEAD, last)
+            line = codes_M[ahead] + code_bytes * int64_at(places_M[ahead], 0)
+            for _ in range(_CODE_LINES):
+                prefetch(line)
+                line += 64
+            start, stop = int64_at(places_M[m], 0), int64_at(places_M[m], 1)
             if code_bytes == 2:
-                scores_M[m] += max_rows_16(table, codes + 2 * start, stop - start)
+                scores_M[m] += max_rows_16(table, codes_M[m] + 2 * start, stop - start)
             else:
-                scores_M[m] += max_rows_32(table, codes + 4 * start, stop - start)
+                scores_M[m] += max_rows_32(table, codes_M[m] + 4 * start, stop - start)
     return scores_M

@@ -5,14 +5,28 @@ Shapes: N documents of all partitions, M selected documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.index.format.lists import JOINED_TOKENS, Lists
 from raycol.index.format.partition import Partition
+
+
+class ListSet(NamedTuple):
+    """Inverted lists: those of large partitions, and joined ones of small partitions that follow each other.
+
+    starts: the first ordinal of each, then N, int64. addresses: a row for each (`kernels.addresses`), int64.
+    arrays: what is there: kept, since the kernels only have the addresses.
+    """
+
+    starts: NDArray[np.int64]
+    addresses: NDArray[np.int64]
+    arrays: Sequence[Lists]
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,19 @@ class DocumentSet:
         arrays = [each for each, _ in located]
         return cls(partitions, starts, allowed_N, n_allowed, n_tokens, n_allowed < n_live, addresses, arrays)
 
+    @cached_property
+    def lists(self) -> ListSet:
+        """The lists over all documents."""
+        firsts = list(_groups(self.partitions))
+        stops = [*firsts[1:], len(self.partitions)]
+        joined = [
+            self.partitions[first].joined_lists(self.partitions[first + 1 : stop])
+            for first, stop in zip(firsts, stops, strict=True)
+        ]
+        rows = [(offsets_K.ctypes.data, lists.ctypes.data, offsets_K.itemsize) for offsets_K, lists in joined]
+        starts = self.starts[[*firsts, len(self.partitions)]]
+        return ListSet(starts, np.array(rows, dtype=np.int64).reshape(-1, 3), joined)
+
     @property
     def n_documents(self) -> int:
         """N."""
@@ -75,3 +102,13 @@ class DocumentSet:
     def ids(self, ordinals_M: NDArray[np.int64]) -> list[str]:
         """Return the ids of documents by ascending ordinals."""
         return [id_ for partition, positions in self.split(ordinals_M) for id_ in partition.ids.take(positions)]
+
+
+def _groups(partitions: Sequence[Partition]) -> Iterator[int]:
+    """Yield the first partition of each group whose lists are joined."""
+    tokens = JOINED_TOKENS
+    for number, partition in enumerate(partitions):
+        if partition.has_lists or tokens >= JOINED_TOKENS:
+            yield number
+            tokens = 0
+        tokens = JOINED_TOKENS if partition.has_lists else tokens + partition.info.tokens

@@ -72,9 +72,10 @@ def _visit(document_set: DocumentSet, probes: Probes, scratch: Scratch) -> NDArr
     """Visit the lists of each query token; return the state of every document, uint32 [N] (`kernels.candidates`)."""
     state_N: NDArray[np.uint32] = scratch.array("state", (document_set.n_documents,), np.uint32)
     state_N[:] = 0
+    lists = document_set.lists
     for block, (centroids_LP, above_LP) in enumerate(zip(probes.centroids, probes.above, strict=True)):
         first = LANES * (block % _MAX_BLOCKS)
         if block and not first:
             state_N &= np.uint32(ESTIMATE_MASK)
-        visit_lists(centroids_LP, above_LP, first, document_set.starts, document_set.addresses, state_N)
+        visit_lists(centroids_LP, above_LP, first, lists.starts, lists.addresses, state_N)
     return state_N

@@ -17,14 +17,15 @@ from raycol.index.write.spool import Spool
 from raycol.storage.store import Store
 
 PARTITION_TOKENS = 1 << 20
-# Larger indexes get larger partitions instead of more: each one costs a query microseconds and the manifest 1 KB.
-_MAX_PARTITIONS = 1024
+# Larger indexes get larger partitions instead of more: each one costs a query ten microseconds. But a worker holds one
+# in memory to write it, so there are more of those of 16 million tokens (1.2 GB).
+_MAX_PARTITIONS, _LARGE, _MAX_LARGE_PARTITIONS = 128, 1 << 24, 8192
 
 
 def partition_tokens_for(n_tokens: int) -> int:
     """Return the target tokens per partition of an index of `n_tokens` tokens."""
     tokens = PARTITION_TOKENS
-    while n_tokens > _MAX_PARTITIONS * tokens and tokens < 1 << 26:
+    while n_tokens > (_MAX_PARTITIONS if tokens < _LARGE else _MAX_LARGE_PARTITIONS) * tokens and tokens < 1 << 30:
         tokens *= 2
     return tokens
 
