@@ -18,13 +18,12 @@ from raycol.index.format.manifest import (
     BUILDS,
     Manifest,
     ModelInfo,
-    PartitionInfo,
     check_current,
     read_manifest,
     writing_from,
 )
 from raycol.index.format.snapshot import Snapshot
-from raycol.index.write.changes import commit_change
+from raycol.index.write.changes import commit_change, plan_change
 from raycol.index.write.vacuum import sweep
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import SampleStats
@@ -101,7 +100,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
         with clock("commit"):
             commit_change(snapshot, replaced, added)
     except ConflictError:
-        if not _is_committed(store, manifest.version + 1, added):
+        if not _is_committed(store, plan_change(snapshot, replaced, added)):
             prepared.job.remove()
             raise
     done = make_report(
@@ -123,10 +122,10 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
     return done
 
 
-def _is_committed(store: Store, version: int, added: tuple[PartitionInfo, ...]) -> bool:
-    """Return whether a version ends with these partitions, which are named after their contents."""
+def _is_committed(store: Store, planned: Manifest) -> bool:
+    """Return whether a version is what was planned: its partitions are named after their contents."""
     try:
-        return bool(added) and read_manifest(store, version).partitions[-len(added) :] == added
+        return read_manifest(store, planned.version) == planned
     except InputError:  # vacuumed
         return False
 

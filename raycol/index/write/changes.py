@@ -17,6 +17,8 @@ from raycol.index.format.columns import check_columns
 from raycol.index.format.deletes import write_deletes
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import (
+    PARTITIONS,
+    Manifest,
     PartitionInfo,
     SearchSettings,
     commit_manifest,
@@ -26,6 +28,7 @@ from raycol.index.format.partition import Partition
 from raycol.index.format.partition_writer import write_partition
 from raycol.index.format.snapshot import Snapshot
 from raycol.index.search.selection import OnUnknown, locate
+from raycol.index.write.compact import merge_last
 from raycol.index.write.spool import Spool
 from raycol.storage.store import Store
 
@@ -102,18 +105,29 @@ def _existing(spool: Spool, partition: Partition, replace: bool, store: Store) -
     return np.sort(np.concatenate(existing))
 
 
-def commit_change(
-    snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]
-) -> tuple[Snapshot, Change]:
-    """Commit a version without the documents at positions `removed` of each partition, plus the partitions `added`."""
-    manifest = snapshot.manifest
+def plan_change(snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]) -> Manifest:
+    """Write what the next version needs, and return its manifest: the same for the same arguments.
+
+    It is without the documents at positions `removed` of each partition, plus the partitions `added`, which may be
+    merged with small ones before them.
+    """
     remaining = [
         info
         for partition, positions in zip(snapshot.partitions, removed, strict=True)
         if (info := _without(snapshot, partition, positions))
     ]
-    changed = manifest.next([*remaining, *added])
+    return snapshot.manifest.next(merge_last(snapshot, [*remaining, *added]) if added else remaining)
+
+
+def commit_change(
+    snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]
+) -> tuple[Snapshot, Change]:
+    """Commit the version that `plan_change` returns."""
+    changed = plan_change(snapshot, removed, added)
     commit_manifest(snapshot.store, changed)
+    # Nobody else can commit them any more: their writer started from the version before.
+    for name in {info.name for info in added} - {info.name for info in changed.partitions}:
+        snapshot.store.remove(f"{PARTITIONS}/{name}")
     n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
     return snapshot.next(changed), Change(changed.version, n_added, n_removed)
 

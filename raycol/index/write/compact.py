@@ -18,6 +18,9 @@ from raycol.index.format.partition_writer import save_partition
 from raycol.index.format.snapshot import Snapshot
 from raycol.storage.store import Store
 
+# Partitions of a size that are merged to one.
+_MERGED = 8
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -161,6 +164,53 @@ def _save(store: Store, batch: _Batch, n_centroids: int, base: int) -> Partition
         n_centroids,
         base,
     )
+
+
+def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[PartitionInfo]:
+    """Merge the last partitions of a version that is being written, where `first_to_merge` says so.
+
+    Documents keep their order. What is merged has at most the index's `partition_tokens`, and the same partitions give
+    the same one.
+    """
+    manifest, store = snapshot.manifest, snapshot.store
+    first = first_to_merge([info.live_tokens for info in infos], manifest.partition_tokens)
+    if len(infos) - first < 2:
+        return infos
+    opened = {partition.info.name: partition for partition in snapshot.partitions}
+    partitions = [
+        opened[info.name].with_deletes(info)
+        if info.name in opened
+        else Partition.open(store, info, snapshot.codebook, manifest.columns)
+        for info in infos[first:]
+    ]
+    merged = _save(store, _join(list(map(_live, partitions))), snapshot.codebook.n_centroids, manifest.version)
+    return [*infos[:first], merged]
+
+
+def first_to_merge(tokens: Sequence[int], most_tokens: int) -> int:
+    """Return the first of the last partitions that are to be merged; the number of partitions if none is.
+
+    Eight or more that follow each other are merged if none has more tokens than a power of eight, smallest powers
+    first, and what they become counts as one for the next. So appends of b tokens leave at most seven partitions of
+    each size between b, 8 b, 64 b and so on, and a token is written again once for each of these sizes (size-tiered
+    compaction, as in log-structured merge trees; Luo and Carey 2019, arXiv 1812.07527).
+
+    Args:
+        tokens: live tokens of each partition, in order.
+        most_tokens: of a merged partition.
+    """
+    first, start = len(tokens), len(tokens)
+    for tier in range(_tier(most_tokens) + 1):
+        while start and _tier(tokens[start - 1]) <= tier:
+            start -= 1
+        units = first - start + (first < len(tokens))
+        if units >= _MERGED and sum(tokens[start:]) <= most_tokens:
+            first = start
+    return first
+
+
+def _tier(tokens: int) -> int:
+    return max(0, tokens.bit_length() - 1) // 3
 
 
 def group_partitions(infos: Sequence[PartitionInfo], target_tokens: int) -> Iterator[Sequence[PartitionInfo]]:

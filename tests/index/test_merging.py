@@ -1,0 +1,157 @@
+"""Appends merge the small partitions before them, so that their number grows with the logarithm of the appends."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycol.errors import ConflictError, IndexCorruptError
+from raycol.index import Document, Index
+from raycol.index.write.compact import first_to_merge
+from tests.conftest import make_clustered
+from tests.index.test_search import make_queries
+
+LIBRARY = make_clustered(120, 16, seed=4, n_centres=20)
+
+
+def document(number: int, name: str = "d") -> Document:
+    return Document(f"{name}{number}", LIBRARY[number], {"n": number})
+
+
+def created(root: Path, n: int, **settings: int) -> Index:
+    return Index.create(root, (document(number) for number in range(n)), n_centroids=16, **settings)
+
+
+@given(
+    sizes=st.lists(st.sampled_from([1, 5, 30, 300, 4_000, 200_000]), max_size=60),
+    most=st.sampled_from([10, 1_000, 10**6]),
+)
+def test_each_merge_is_bounded_and_each_token_moves_a_few_times(sizes: list[int], most: int) -> None:
+    partitions: list[int] = []
+    moved = 0
+    for size in sizes:
+        partitions.append(size)
+        first = first_to_merge(partitions, most)
+        assert 0 <= first <= len(partitions)
+        if first < len(partitions):
+            merged = partitions[first:]
+            assert len(merged) >= 8
+            assert sum(merged) <= most
+            partitions[first:] = [sum(merged)]
+            moved += sum(merged)
+        assert first_to_merge(partitions, most) == len(partitions), "one merge is enough"
+    assert moved <= sum(sizes) * (math.log(most, 8) + 2)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 100])
+def test_equal_appends_leave_a_number_of_partitions_that_grows_with_their_logarithm(size: int) -> None:
+    partitions: list[int] = []
+    for number in range(1, 3000):
+        partitions.append(size)
+        first = first_to_merge(partitions, 10**6)
+        partitions[first:] = [sum(partitions[first:])] if first < len(partitions) else []
+        assert len(partitions) <= 7 * (1 + math.log(number, 8))
+        assert sum(partitions) == number * size
+
+
+def test_appends_keep_hits_order_metadata_and_deletes(tmp_path: Path) -> None:
+    index = created(tmp_path / "i", 40)
+    for number in range(40, 100):
+        index.append([document(number)])
+        if number % 9 == 0:
+            index.delete([f"d{number - 3}"])
+        if number % 10 == 0:
+            index.upsert([Document(f"d{number - 5}", LIBRARY[number - 5], {"n": -1})])
+    assert len(index.partitions) <= 8 * 3
+    assert Index.open(tmp_path / "i").manifest == index.manifest
+    deleted = {f"d{number - 3}" for number in range(40, 100) if number % 9 == 0}
+    replaced = {f"d{number - 5}" for number in range(40, 100) if number % 10 == 0}
+    live = [f"d{number}" for number in range(100) if f"d{number}" not in deleted]
+    assert sorted(id_ for partition in index.partitions for id_ in ids_of(index, partition)) == sorted(live)
+    kept = [id_ for id_ in live if id_ not in replaced]
+    in_order = [id_ for partition in index.partitions for id_ in ids_of(index, partition)]
+    assert [id_ for id_ in in_order if id_ not in replaced] == kept
+    assert {row["n"] for row in index.metadata(sorted(replaced))} == {-1}
+    queries = make_queries(LIBRARY, 10)
+    before = index.exact(queries, k=20)
+    index.compact(10**6)
+    assert index.exact(queries, k=20) == before
+    assert index.verify() == []
+
+
+def ids_of(index: Index, partition: object) -> list[str]:
+    opened = next(each for each in index._snapshot.partitions if each.info == getattr(partition, "info", partition))
+    return opened.ids.take(np.flatnonzero(opened.live_N))
+
+
+def test_a_merge_leaves_nothing_but_what_versions_need(tmp_path: Path) -> None:
+    index = created(tmp_path / "i", 40)
+    for number in range(40, 60):
+        index.append([document(number)])
+    assert index.verify() == []
+    index.vacuum(keep=1)
+    folders = {path.name for path in (tmp_path / "i" / "partitions").iterdir()}
+    assert folders == {info.name for info in index.manifest.partitions}
+
+
+def test_a_merge_never_exceeds_the_partition_size(tmp_path: Path) -> None:
+    index = created(tmp_path / "i", 40, partition_tokens=100)
+    for number in range(40, 100):
+        index.append([document(number)])
+    merged = [info for info in index.manifest.partitions[1:] if info.documents > 1]
+    assert any(info.tokens > 50 for info in merged)
+    assert all(info.tokens <= 100 + len(LIBRARY[0]) for info in index.manifest.partitions[3:])
+
+
+def test_the_same_appends_write_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        index = created(tmp_path / name, 40)
+        for number in range(40, 60):
+            index.append([document(number)])
+    assert Index.open(tmp_path / "a").manifest == Index.open(tmp_path / "b").manifest
+
+
+def before_a_merge(root: Path) -> tuple[Path, int]:
+    """Return an index, and the next document whose append merges partitions."""
+    index = created(root, 40)
+    for number in range(40, 100):
+        copy = shutil.copytree(root, root.with_name(f"before-{number}"))
+        n_partitions = len(index.partitions)
+        index.append([document(number)])
+        if len(index.partitions) <= n_partitions:
+            return copy, number
+    raise AssertionError("nothing was merged")
+
+
+def test_of_two_writers_that_merge_one_commits(tmp_path: Path) -> None:
+    root, number = before_a_merge(tmp_path / "i")
+    one, other = Index.open(root), Index.open(root)
+    one.append([document(number)])
+    with pytest.raises(ConflictError):
+        other.append([document(number + 1)])
+    index = Index.open(root)
+    index.append([document(number + 1)])
+    assert {f"d{n}" for n in range(number + 2)} == {
+        id_ for partition in index.partitions for id_ in ids_of(index, partition)
+    }
+    assert not [line for line in index.verify() if "in no manifest" not in line]
+
+
+def test_a_merge_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
+    root, number = before_a_merge(tmp_path / "i")
+    names = sorted(path.name for path in (root / "manifests").iterdir())
+    damaged = root / "partitions" / Index.open(root).manifest.partitions[-2].name / "partition.bin"
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(IndexCorruptError, match=str(damaged)):
+        Index.open(root).append([document(number)])
+    assert sorted(path.name for path in (root / "manifests").iterdir()) == names
+    damaged.write_bytes(content)
+    Index.open(root).append([document(number)])
+    assert len(Index.open(root)) == number + 1
