@@ -19,12 +19,12 @@ from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook, check_codec
 from raycol.index.codec.training import default_centroids
 from raycol.index.format.lists import STORED_TOKENS
+from raycol.index.write.compact import merged_tokens
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig
 from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.part import check_tokens
-from raycol.indexing.partitions import merged_tokens
 from raycol.indexing.plan import ID_BYTES
 from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder

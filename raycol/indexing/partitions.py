@@ -15,7 +15,7 @@ from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import BUILDS, FORMAT_VERSION, CodebookInfo, ModelInfo, PartitionInfo
-from raycol.index.write.compact import group_partitions, merge_group
+from raycol.index.write.compact import group_partitions, merge_group, merged_tokens
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.metrics import BuildMetrics
 from raycol.indexing.part import BuiltPart, PartSettings
@@ -23,8 +23,6 @@ from raycol.indexing.plan import BuildPlan
 from raycol.indexing.workers import PartitionBuilder
 from raycol.storage import Store
 
-# Merging leaves about this many partitions or more, to spread over shards.
-_MIN_PARTITIONS = 8
 # At most this many tokens are merged on the driver, which takes less time than starting workers.
 _MAX_DRIVER_TOKENS = 1 << 18
 
@@ -138,11 +136,6 @@ class _BuildProgress(PartProgress):
             self._metrics.show(self.done, self._tokens, self.n_finished, self._skipped, rate)
         skipped = f", {self._skipped} skipped" if self._skipped else ""
         return f"{rate:,.0f} tokens/s, {super().note()}{skipped}"
-
-
-def merged_tokens(total: int, partition_tokens: int) -> int:
-    """Return the tokens per merged partition: `partition_tokens`, but fewer if the index is small."""
-    return min(partition_tokens, max(1, total // _MIN_PARTITIONS))
 
 
 def merge_partitions(

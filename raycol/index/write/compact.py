@@ -18,8 +18,10 @@ from raycol.index.format.partition_writer import save_partition
 from raycol.index.format.snapshot import Snapshot
 from raycol.storage.store import Store
 
-# Partitions of a size that are merged to one.
+# Partitions of a size that an append merges to one.
 _MERGED = 8
+# Merging leaves about this many partitions or more, to spread over shards.
+_MIN_PARTITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,11 @@ def _save(store: Store, batch: _Batch, n_centroids: int, base: int) -> Partition
 def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[PartitionInfo]:
     """Merge the last partitions of a version that is being written, where `first_to_merge` says so.
 
-    Documents keep their order. What is merged has at most the index's `partition_tokens`, and the same partitions give
-    the same one.
+    Documents keep their order, and the same partitions give the same one.
     """
     manifest, store = snapshot.manifest, snapshot.store
-    first = first_to_merge([info.live_tokens for info in infos], manifest.partition_tokens)
+    tokens = [info.live_tokens for info in infos]
+    first = first_to_merge(tokens, merged_tokens(sum(tokens), manifest.partition_tokens))
     if len(infos) - first < 2:
         return infos
     opened = {partition.info.name: partition for partition in snapshot.partitions}
@@ -185,6 +187,11 @@ def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[P
     ]
     merged = _save(store, _join(list(map(_live, partitions))), snapshot.codebook.n_centroids, manifest.version)
     return [*infos[:first], merged]
+
+
+def merged_tokens(total: int, partition_tokens: int) -> int:
+    """Return the most tokens of a partition that is merged unasked: fewer than `partition_tokens` in a small index."""
+    return min(partition_tokens, max(1, total // _MIN_PARTITIONS))
 
 
 def first_to_merge(tokens: Sequence[int], most_tokens: int) -> int:
