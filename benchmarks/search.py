@@ -6,7 +6,7 @@ synthetic  50,000 clustered documents of 60 tokens, 128 dimensions (clustered.py
 scifact    SciFact in embeddings of answerai-colbert-small-v1 (scifact.py)
 growth     clustered documents at several sizes, raycol only; recall against `Index.exact`
 short      1, 2, 3, 4 and 8 tokens of the queries of synthetic and scifact, from the first word on, as growth
-partitions the documents of synthetic in 3 and in 97 partitions, as growth
+partitions the documents of synthetic in 3 and in 97 partitions, and in 97 with lists of their own, as growth
 
 PYTHON is an interpreter with fast-plaid and xtr-warp-rs (benchmarks/peers/README.md). FOLDER keeps embeddings and
 indexes; an existing one is reused, and the table marks its cost with a star. Engines alternate, and each query is
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from scifact import SciFact, load_scifact, missing
 
 from raycol.index import Document, Hit, Index
+from raycol.index.format import lists
 from raycol.index.search.effort import EFFORTS, Effort
 from raycol.index.write.tune import recall_of
 
@@ -163,20 +164,31 @@ def short(options: argparse.Namespace) -> None:
 
 
 def partitions(options: argparse.Namespace) -> None:
-    """The same documents in few partitions and in many."""
+    """The same documents in few partitions and in many, and in many with lists of their own."""
     folder = _synthetic_folder(options)
     collection = Collection.load(folder)
     n_tokens = len(collection.tokens_TD)
-    sizes = {count: -(-n_tokens // (count - 1)) for count in (3, 97)}
-    opened = {n: _opened(collection, folder / f"in-{n}", partition_tokens=size) for n, size in sizes.items()}
-    costs: dict[int, list[float]] = {n: [] for n in opened}
+    usual, opened = lists.STORED_TOKENS, {}
+    for name, count, stored in (("few", 3, usual), ("many", 97, usual), ("many, not joined", 97, 0)):
+        lists.STORED_TOKENS = stored
+        size = -(-n_tokens // (count - 1))
+        opened[name] = _opened(collection, folder / f"in-{count}{'' if stored else '-lists'}", partition_tokens=size)
+    costs: dict[str, list[float]] = {name: [] for name in opened}
     for _ in range(options.rounds):
-        for n, index in opened.items():
-            costs[n].append(_searched(index, collection.queries, "default", 1)[1])
-    few, many = (min(each) for each in costs.values())
-    rows = [[str(opened[n].stats().partitions), f"{min(costs[n]):.2f}"] for n in opened]
-    print_table(["partitions", "CPU ms"], rows)
-    print(f"many over few: {many / few:.2f}")
+        for name, index in opened.items():
+            costs[name].append(_searched(index, collection.queries, "default", 1)[1])
+    least = {name: min(each) for name, each in costs.items()}
+    stats = {name: index.stats() for name, index in opened.items()}
+    rows = [
+        [name, str(stats[name].partitions), f"{stats[name].bytes_per_token:.1f}", f"{ms:.2f}"]
+        for name, ms in least.items()
+    ]
+    print_table(["", "partitions", "bytes/token", "CPU ms"], rows)
+    extra_us = 1000 * (least["many, not joined"] - least["few"])
+    more = stats["many, not joined"].partitions - stats["few"].partitions
+    print(
+        f"many over few: {least['many'] / least['few']:.2f}; a partition that is not joined: {extra_us / more:.1f} us"
+    )
 
 
 def _opened(collection: Collection, uri: Path, **settings: Any) -> Index:

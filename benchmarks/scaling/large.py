@@ -102,7 +102,7 @@ class Large:
         self._largest = sizes[-1]
         search = self._largest["search"]
         files = search["files"]
-        self._rest_bytes = (search["bytes"] - files["codes.npy"] - files["list_offsets.npy"]) / search["tokens"]
+        self._rest_bytes = (search["bytes"] - files["codes"] - files.get("list_offsets", 0)) / search["tokens"]
 
     def index_bytes(self, tokens: float, n_centroids: int) -> float:
         """Bytes of an index, without texts."""

@@ -102,7 +102,7 @@ class Model:
 def shape_of(size: Step, shards: int = 1) -> Shape:
     """A size that was measured."""
     whole = size["search"]
-    return Shape(whole["tokens"], whole["documents"], whole["n_centroids"], whole["partitions"], shards)
+    return Shape(whole["tokens"], whole["documents"], whole["n_centroids"], whole["lists"], shards)
 
 
 def sharded_ms(size: Step) -> dict[int, float]:

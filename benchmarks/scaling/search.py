@@ -20,6 +20,7 @@ from raycol.index.kernels.candidates import best_estimates
 from raycol.index.search.effort import EFFORTS, resolve
 from raycol.index.search.probes import find_probes
 from raycol.index.search.query import Query
+from raycol.index.searcher import document_set_of
 from raycol.index.shard import IndexShard, Selection, whole_size
 from raycol.serving import scatter
 from raycol.serving.probing import Prober, probe_in_gateway
@@ -66,6 +67,7 @@ def _whole(folder: Path, corpus: Corpus, n_queries: int, n_exact: int, rounds: i
     return {
         "tokens": stats.tokens, "documents": stats.documents, "n_centroids": stats.n_centroids,
         "bytes": stats.bytes, "files": stats.files, "partitions": stats.partitions,
+        "lists": len(document_set_of(index._snapshot, None, None, "ignore").lists.arrays),
         "open_s": opening.wall_s, "first_s": first.wall_s, "first_cpu_s": first.cpu_s,
         "cpu_ms": cpu_ms, "exact_cpu_ms": 1000 * scanning.cpu_s / n_exact, "queries": n_queries,
         "exact_queries": n_exact,
@@ -177,9 +179,10 @@ def _cold(folder: Path, corpus: Corpus) -> Step:
         partition.check()
     index.search([loading], K, threads=1)
     # What no process has mapped leaves the cache.
-    for path in (folder / "index" / "partitions").rglob("residuals.npy"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for partition in index.partitions:
+        residuals = partition.sections["residuals"]
+        with Path(partition.location).open("rb") as file:
+            os.posix_fadvise(file.fileno(), residuals.start, residuals.bytes, os.POSIX_FADV_DONTNEED)
     before, faults = _read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     with measured() as first:
         for query in queries:

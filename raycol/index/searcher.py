@@ -312,11 +312,11 @@ class Searcher:
         for infos in manifest.folders.values():
             files.update({name: info.bytes for name, info in infos.items()})
         if snapshot.store.is_local and len(snapshot.partitions) == len(manifest.partitions):
+            sections: Counter[str] = Counter()
             for partition in snapshot.partitions:
-                files.update(partition.section_bytes)
-            rest = files[FILE] - sum(sum(partition.section_bytes.values()) for partition in snapshot.partitions)
-            files["tables"] = rest
-            del files[FILE]
+                sections.update({name: section.bytes for name, section in partition.sections.items()})
+            files["tables"] = files.pop(FILE, 0) - sections.total()  # and what aligns sections
+            files.update(sections)
         files["manifest.json"] = manifest.size
         tokens = sum(info.tokens for info in manifest.partitions)
         error = sum(info.error * info.tokens for info in manifest.partitions) / tokens if tokens else 0.0

@@ -167,8 +167,8 @@ def test_another_codec_has_other_sections(folder: Path, tmp_path: Path) -> None:
     documents = [Document(f"d{n:03d}", array) for n, array in enumerate(LIBRARY)]
     info = write_partition(store, documents, codec, {})
     partition = Partition.open(store, info, codec, {})
-    assert {CODES, "halves"} < partition.section_bytes.keys()
-    assert not {"residuals", "scales"} & partition.section_bytes.keys()
+    assert {CODES, "halves"} < partition.sections.keys()
+    assert not {"residuals", "scales"} & partition.sections.keys()
     partition.check()
     document_set = DocumentSet.of([partition], [partition.live_N])
     settings = SearchSettings(n_probe=codec.n_centroids, n_rescore=100)

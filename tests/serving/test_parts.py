@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from raycol.client.schema import EmbeddingsRequest, ExplainRequest, RerankRequest, SearchRequest, VersionRequest
-from raycol.index.format.manifest import PartitionInfo
+from raycol.index.format.manifest import PartitionInfo, TableInfo
 from raycol.index.search.pipeline import merge_hits
 from raycol.index.shard import assign_partitions
 from raycol.serving.scatter import DocumentHit
@@ -14,8 +14,9 @@ from raycol.serving.scatter import DocumentHit
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=40), st.integers(1, 8))
 def test_partitions_are_assigned_once_and_evenly(tokens: list[int], shards: int) -> None:
+    table = TableInfo(bytes=2, xxh3="0" * 32)
     partitions = [
-        PartitionInfo(name=f"p{n}", documents=1, tokens=size, id_bytes=1, error=0.0, files={})
+        PartitionInfo(name=f"p{n}", documents=1, tokens=size, id_bytes=1, error=0.0, files={}, table=table)
         for n, size in enumerate(tokens)
     ]
     assigned = assign_partitions(partitions, shards)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,7 @@ from raycol.index.format.ids import Ids
 from raycol.index.format.lists import Lists, encode_lists, offset_dtype
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
 from raycol.index.kernels.lists import invalid_list
-from raycol.storage.sectioned_file import SectionedFile
+from raycol.storage.sectioned_file import Section, SectionedFile
 from raycol.storage.store import Store
 
 FILE = "partition.bin"
@@ -135,7 +135,7 @@ class Partition:
     @property
     def has_lists(self) -> bool:
         """Whether the partition has lists of its own."""
-        return LISTS in self._file.sections
+        return LISTS in self.sections
 
     @cached_property
     def list_offsets_K(self) -> NDArray[np.unsignedinteger[Any]]:  # noqa: N802
@@ -181,9 +181,14 @@ class Partition:
         )
 
     @property
-    def section_bytes(self) -> dict[str, int]:
-        """Length in bytes of each section."""
-        return {name: section.bytes for name, section in self._file.sections.items()}
+    def sections(self) -> Mapping[str, Section]:
+        """The table of the sections of the partition's file."""
+        return self._file.sections
+
+    @property
+    def location(self) -> str:
+        """Path or URI of the partition's file."""
+        return self._file.location
 
     @cached_property
     def live_N(self) -> NDArray[np.bool_]:  # noqa: N802
@@ -356,4 +361,4 @@ class Partition:
             raise IndexCorruptError(f"{self._location(name)}: holds {values.max()}; expected less than {limit}")
 
     def _location(self, section: str) -> str:
-        return f"{self._file.location}: section {section}"
+        return f"{self.location}: section {section}"
