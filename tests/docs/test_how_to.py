@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from raycol.index import Index
 from tests.cluster.commands import check
 from tests.conftest import PROJECT
 from tests.docs.pages import DOCS, HOW_TO, blocks, call_of, calls_in, commands, run, tabs
+from tests.index.version_2 import rewrite_as_version_2
 from tests.test_verbs import commands as all_commands
 
 TUTORIAL = DOCS / "tutorial.md"
@@ -67,7 +70,10 @@ def test_the_python_of_the_pages_runs(folder: Path, tiny_backbone: Path) -> None
     """In this process, one page after the other: later ones use the indexes of earlier ones."""
     for page in (DOCS / "index.md", TUTORIAL):
         run(blocks("python", page.read_text())[0], tiny_backbone, f"<{page.name}>")
-    run_pages(["build", "search", "append", "maintain", "evaluate", "mine"], tiny_backbone)
+    run_pages(["build", "search", "append"], tiny_backbone)
+    rewrite_as_version_2(Path(shutil.copytree(folder / "my-index", folder / "old-index")))
+    run_pages(["maintain", "evaluate", "mine"], tiny_backbone)
+    assert len(Index.open(folder / "new-index")) > 0
     assert json.loads((folder / "scored" / "scoring-report.json").read_text())["rows"] > 0
 
 
