@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -27,6 +28,8 @@ from raycol.errors import InputError, writing
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import seal, unseal
 
+# Threads that read the records of finished parts, and the files that these list.
+_READERS = 16
 _SETTINGS = "job"
 # Large, because a part's record lists its unusable records.
 _MAX_RECORD_BYTES = 64 << 20
@@ -132,7 +135,12 @@ class PartitionedJob(Generic[R]):
 
     def finished_parts(self, n_parts: int) -> dict[int, R]:
         """Return the records of all finished parts, by number."""
-        return {number: record for number in range(n_parts) if (record := self.read(number, self.record))}
+        there = {int(name.removesuffix(".json")) for name in self.store.names(self.folder) if _is_part(name)}
+        numbers = sorted(there.intersection(range(n_parts)))
+        # Reading and checking them waits for the disk, or for the object store.
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = pool.map(lambda number: self.read(number, self.record), numbers)
+            return {number: record for number, record in zip(numbers, records, strict=True) if record}
 
     def run(
         self,

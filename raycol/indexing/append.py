@@ -117,7 +117,8 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
         sample=SampleStats(),
     )
     save_report(store, done)
-    sweep(store)
+    report(len(built), len(built), "removing what is left over")
+    sweep(store, manifest.version)
     store.remove_empty_folder(BUILDS)
     return done
 

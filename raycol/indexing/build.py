@@ -119,6 +119,7 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         sample=sample,
     )
     save_report(store, done)
-    sweep(store)
+    report(len(built), len(built), "removing what is left over")
+    sweep(store, 0)
     store.remove_empty_folder(BUILDS)
     return done

@@ -143,7 +143,8 @@ def compact_index(
                 Merger, config, plan.merged, reused, arguments, "the compaction", executor, progress, check
             )
         snapshot = commit_compaction(snapshot, plan, [part.info for part in parts])
-        sweep(store)
+        report(n_parts, n_parts, "removing what is left over")
+        sweep(store, manifest.version)
         store.remove_empty_folder(BUILDS)
     after = snapshot.manifest
     stored = sum(info.documents for info in manifest.partitions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -226,17 +226,37 @@ class RemoteStore(Store):
 
     def remove(self, name: str) -> None:
         """Delete an object, or all under a prefix, and their copies on this machine."""
+        self.remove_all([name])
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Delete objects and all under prefixes, a thousand in a request, and their copies on this machine."""
+        by_parent: dict[str, set[str]] = {}
+        for name in names:
+            by_parent.setdefault(name.rpartition("/")[0], set()).add(name)
         for _ in range(_ATTEMPTS):
-            with self._reading(name):
-                info = self._fs.get_file_info(self._path(name))
-            infos = self._list(name, recursive=True) if info.type == pafs.FileType.Directory else [info]
-            paths = [info.path for info in infos if info.type == pafs.FileType.File]
+            objects = [name for parent, group in by_parent.items() for name in self._objects(parent, group)]
             try:
-                self._writer.delete([path[len(self._prefix) + 1 :] for path in paths])
+                self._writer.delete(objects)
                 break
             except FileNotFoundError:  # another process deletes them at the same time
                 continue
-        self._cache.forget(name)
+        for name in names:
+            self._cache.forget(name)
+
+    def _objects(self, parent: str, names: set[str]) -> list[str]:
+        """Return the names of objects that are among `names` or under them, which all lie under `parent`."""
+        prefix = len(self._prefix) + 1
+        if parent and len(names) > _LISTED_ALONE:
+            depth = parent.count("/") + 2
+            listed = [info.path[prefix:] for info in self._list(parent, recursive=True) if _is_object(info)]
+            return [name for name in listed if "/".join(name.split("/")[:depth]) in names]
+        objects = []
+        for name in sorted(names):
+            with self._reading(name):
+                info = self._fs.get_file_info(self._path(name))
+            infos = self._list(name, recursive=True) if info.type == pafs.FileType.Directory else [info]
+            objects += [info.path[prefix:] for info in infos if _is_object(info)]
+        return objects
 
     def remove_if_empty(self) -> None:
         """Do nothing: there are no folders."""
@@ -323,3 +343,7 @@ class RemoteStore(Store):
             raise
         except (OSError, pa.ArrowException) as error:
             raise RaycolError(failure_message(self.location(name), "cannot be read", error)) from error
+
+
+def _is_object(info: pafs.FileInfo) -> bool:
+    return bool(info.type == pafs.FileType.File)

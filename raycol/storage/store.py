@@ -7,7 +7,7 @@ relative and use `/`; a store never resolves a name to anything outside itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,11 @@ class Store(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with its contents, if it exists."""
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Delete several files or folders, if they exist."""
+        for name in names:
+            self.remove(name)
 
     def clear(self) -> None:
         """Delete everything but the lock."""

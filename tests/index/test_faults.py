@@ -233,7 +233,7 @@ def test_sweep_retires_no_version(tmp_path: Path) -> None:
         return result
 
     with intercepted(overtake, ["listdir"]):
-        assert sweep(open_store(root)).versions == ()
+        sweep(open_store(root), 0)
     assert overtaken
     assert Index.open(root).stats().versions == (1, 2)
 
@@ -368,3 +368,24 @@ def test_one_search_never_sees_two_versions(tmp_path: Path) -> None:
         versions = [committed.index(seen) for seen in search.result()]
         assert versions == sorted(versions)
         assert len(set(versions)) > 3
+
+
+@pytest.mark.parametrize("kept", [5, 12, 99])
+def test_sweep_deletes_recent_leftovers_and_nothing_that_a_version_needs(tmp_path: Path, kept: int) -> None:
+    """Of the sixteen versions that it looks at, vacuums may have retired some; appends and deletes are in between."""
+    root = tmp_path / "i"
+    index = create_small(root)
+    for number in range(24):
+        index.append(make_documents([100 + number]))
+        if number % 5 == 0:
+            index.delete([f"d{100 + number}"])
+    current = index.version
+    index.vacuum(keep=kept)
+    for base in range(current + 1):
+        for folder in ("partitions", "deletes", "builds", "codebooks"):
+            (root / folder / f"{base:08d}-0123456789abcdef").mkdir(parents=True)
+    sweep(open_store(root), current - 1)
+    assert index.verify() == []
+    for folder in ("partitions", "deletes", "builds", "codebooks"):
+        left = {int(path.name[:8]) for path in (root / folder).glob("*-0123456789abcdef")}
+        assert left == {*range(current - 16), current}

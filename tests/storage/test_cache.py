@@ -225,3 +225,27 @@ def test_a_removed_folder_leaves_no_copy(s3: str, tmp_path: Path) -> None:
     store.remove("data/a")
     assert cached() == []
     assert listed(s3) == {}
+
+
+def test_ids_that_no_document_has_are_looked_up_in_hashes_alone(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = Index.create(s3, with_metadata())
+    for path in cached():
+        path.unlink()
+    monkeypatch.setattr("raycol.index.format.partition._MANY_DOCUMENTS", 0)
+    opened = Index.open(s3)
+    assert "nobody" not in opened
+    parts = [path for path in cached() if "partitions" in path.parts]
+    hashes, table = 4 * 40, created.manifest.partitions[0].table.bytes
+    assert sorted(path.stat().st_size for path in parts) == sorted([hashes, table])
+    assert "d7" in opened
+    assert opened.metadata(["d7"]) == created.metadata(["d7"])
+
+
+def test_vacuum_deletes_many_partitions_in_few_requests(s3: str, s3_server: Server) -> None:
+    index = Index.create(s3, with_metadata(), partition_tokens=8)
+    assert len(index.partitions) > 30
+    index.compact(10**6)
+    del s3_server.requests[:]
+    assert len(index.vacuum(keep=1).removed) > 30
+    assert len(s3_server.requests) < 40
+    assert index.verify() == []

@@ -94,5 +94,12 @@ class Ids:
         return positions_M
 
 
+def has_any(hashes_N: NDArray[np.uint32], hashes_M: NDArray[np.uint64]) -> bool:
+    """Whether any of some `id_hashes` is among those of a partition, which are ascending."""
+    upper_M = _upper(hashes_M)
+    first_M = np.minimum(np.searchsorted(hashes_N, upper_M), len(hashes_N) - 1)
+    return bool((hashes_N[first_M] == upper_M).any())
+
+
 def _upper(hashes_M: NDArray[np.uint64]) -> NDArray[np.uint32]:
     return (hashes_M >> np.uint64(32)).astype(np.uint32)

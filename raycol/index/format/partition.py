@@ -34,7 +34,7 @@ from raycol.errors import IndexCorruptError
 from raycol.index.codec.protocol import CODES, Codec, TokenCodes
 from raycol.index.format.columns import Columns, check_table, schema_of
 from raycol.index.format.deletes import open_deletes
-from raycol.index.format.ids import Ids
+from raycol.index.format.ids import Ids, has_any
 from raycol.index.format.lists import Lists, encode_lists, offset_dtype
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo
 from raycol.index.kernels.lists import invalid_list
@@ -54,7 +54,10 @@ _ROWS_LOCK = threading.Lock()
 BATCH_ROWS = 16
 
 # The sections that deleting and upserting read; they are neighbours in the file.
-_ID_SECTIONS = (OFFSETS, "id_bytes", "id_offsets", "id_hashes", "id_positions")
+ID_HASHES = "id_hashes"
+_ID_SECTIONS = (OFFSETS, "id_bytes", "id_offsets", ID_HASHES, "id_positions")
+# Of an object store's partitions with fewer documents, all about the ids is downloaded together: about a megabyte.
+_MANY_DOCUMENTS = 1 << 15
 
 
 class Partition:
@@ -176,7 +179,7 @@ class Partition:
         return Ids(
             self._array("id_bytes", np.uint8, self.info.id_bytes),
             self._array("id_offsets", np.uint32, n + 1),
-            self._array("id_hashes", np.uint32, n),
+            self._array(ID_HASHES, np.uint32, n),
             self._array("id_positions", np.uint32, n),
         )
 
@@ -222,7 +225,12 @@ class Partition:
             self._unchecked.discard("tokens")
 
     def find(self, ids: list[str], hashes_M: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the position of each id, or -1 for an unknown or deleted document: int64 [M]."""
+        """Return the position of each id, or -1 for an unknown or deleted document: int64 [M].
+
+        Where no document has the hash of an id, it reads the hashes only: 4 bytes a document.
+        """
+        if "ids" in self._unchecked and not self._may_hold(hashes_M):
+            return np.full(len(ids), -1, dtype=np.int64)
         self._check_ids()
         positions_M = self.ids.find(ids, hashes_M)
         positions_M[(positions_M >= 0) & ~self.live_N[positions_M]] = -1
@@ -335,6 +343,18 @@ class Partition:
             self._file.verify(new)
         self._verified |= set(new)
 
+    def _may_hold(self, hashes_M: NDArray[np.uint64]) -> bool:
+        if not self._store.is_local and self.info.documents < _MANY_DOCUMENTS:
+            return True  # one request for everything is better than two
+        self._verify([ID_HASHES])
+        hashes_N = self._array(ID_HASHES, np.uint32, self.info.documents)
+        self._check_hashes(hashes_N)
+        return has_any(hashes_N, hashes_M)
+
+    def _check_hashes(self, hashes_N: NDArray[np.uint32]) -> None:
+        if (hashes_N[1:] < hashes_N[:-1]).any():
+            raise IndexCorruptError(f"{self._location(ID_HASHES)}: expected ascending hashes")
+
     def _check_ids(self) -> None:
         self._verify(_ID_SECTIONS)
         if "ids" not in self._unchecked:
@@ -343,8 +363,7 @@ class Partition:
         self._check_offsets(OFFSETS, self.offsets_N, self.info.tokens, strictly=True)
         self._check_offsets("id_offsets", ids.offsets_N, self.info.id_bytes, strictly=True)
         self._check_below("id_positions", ids.positions_N, n)
-        if (ids.hashes_N[1:] < ids.hashes_N[:-1]).any():
-            raise IndexCorruptError(f"{self._location('id_hashes')}: expected ascending hashes")
+        self._check_hashes(ids.hashes_N)
         if not ids.are_utf8():
             raise IndexCorruptError(f"{self._location('id_bytes')}: an id is not valid UTF-8")
         self._unchecked.discard("ids")

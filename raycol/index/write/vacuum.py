@@ -26,6 +26,8 @@ from raycol.index.format.manifest import (
 from raycol.storage.store import Store
 
 _BASE = re.compile(r"(\d{8})-")
+# Versions that a sweep looks at.
+_SWEPT_VERSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -55,55 +57,73 @@ def vacuum(store: Store, keep: int, *, abandoned: bool = False) -> VacuumResult:
     return _vacuum(store, keep, abandoned=abandoned)
 
 
-def sweep(store: Store) -> VacuumResult:
-    """Delete the files of earlier, unfinished writers; retire no version."""
-    return _vacuum(store, None, abandoned=False)
+def sweep(store: Store, base: int) -> None:
+    """Delete what unfinished writers left that started from version `base`, which has a successor, or shortly before.
+
+    Its cost does not depend on the number of versions. What a writer that started from version v has committed is in
+    the manifest of v + 1, or if that was vacuumed, and it is needed, in the oldest one. Vacuums delete what is older.
+    """
+    oldest = base + 1 - _SWEPT_VERSIONS
+    try:
+        kept = [read_manifest(store, version) for version in versions(store) if oldest < version <= base + 1]
+    except InputError:  # vacuumed meanwhile
+        return
+    if not kept or kept[-1].version != base + 1:
+        return
+    needed = {folder for manifest in kept for folder in manifest.folders}
+    with writing(store):
+        for parent in ("", CODEBOOKS, PARTITIONS, DELETES, BUILDS):
+            names = [f"{parent}/{name}".removeprefix("/") for name in store.names(parent)]
+            store.remove_all(
+                [
+                    name
+                    for name in names
+                    if (started_from := _base_of(name)) is not None
+                    and oldest <= started_from <= base
+                    and name not in needed
+                ]
+            )
 
 
-def _vacuum(store: Store, keep: int | None, *, abandoned: bool) -> VacuumResult:
-    """Keep the newest `keep` versions; None keeps all that exist when the manifests are read."""
+def _vacuum(store: Store, keep: int, *, abandoned: bool) -> VacuumResult:
     existing, kept = _read(store, keep)
     retired = tuple(existing[: len(existing) - len(kept)])
     needed = {folder for manifest in kept for folder in manifest.folders}
     current = kept[-1].version
 
     def orphans(names: Iterable[str]) -> list[str]:
-        unneeded = [(name, _BASE.match(name.rpartition("/")[2])) for name in names if name not in needed]
-        return [name for name, base in unneeded if base and (int(base[1]) < current or abandoned)]
+        unneeded = [(name, _base_of(name)) for name in names if name not in needed]
+        return [name for name, base in unneeded if base is not None and (base < current or abandoned)]
 
-    removed = []
+    removed: list[str] = []
     with writing(store):
         # Staged files of earlier writers go before manifests: a writer that found a version number free must not
         # commit it after that version was made and retired (see `LocalStore.create`).
-        for name in orphans(store.names("")):
-            store.remove(name)
-            removed.append(name)
+        removed += orphans(store.names(""))
+        store.remove_all(removed)
         # Folders go after manifests, so that a version that can be opened has all its files.
         for version in retired:
             store.retire(manifest_name(version))
-        for name in orphans(_folders(store)):
-            store.remove(name)
-            removed.append(name)
+        # Those of unfinished builds come last: while one exists, a repeated command resumes the cleanup.
+        for parent in (CODEBOOKS, PARTITIONS, DELETES, BUILDS):
+            unneeded = orphans(f"{parent}/{name}" for name in store.names(parent))
+            store.remove_all(unneeded)
+            removed += unneeded
     return VacuumResult(retired, tuple(removed))
 
 
-def _read(store: Store, keep: int | None) -> tuple[list[int], list[Manifest]]:
-    """Return all versions and the manifests of the newest `keep`, or of all. Retries if another vacuum interferes."""
+def _base_of(name: str) -> int | None:
+    """The version that the writer of a file or folder started from; None if it is not a writer's."""
+    match = _BASE.match(name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def _read(store: Store, keep: int) -> tuple[list[int], list[Manifest]]:
+    """Return all versions and the manifests of the newest `keep`. Retries if another vacuum interferes."""
     while True:
         existing = versions(store)
         try:
-            return existing, [read_manifest(store, version) for version in existing[-(keep or len(existing)) :]] or [
-                read_manifest(store)
-            ]
+            return existing, [read_manifest(store, version) for version in existing[-keep:]] or [read_manifest(store)]
         except InputError:
             if versions(store) == existing:
                 raise
-
-
-def _folders(store: Store) -> list[str]:
-    """Return the names of all folders that writers make.
-
-    Those of unfinished builds come last: while one exists, a repeated command resumes the cleanup.
-    """
-    parents = (CODEBOOKS, PARTITIONS, DELETES, BUILDS)
-    return [f"{parent}/{name}" for parent in parents for name in store.names(parent)]
