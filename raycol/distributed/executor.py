@@ -184,8 +184,23 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
-        """Call a function with each tuple of arguments; yield (key, result) pairs, in any order."""
+    def call(
+        self,
+        function: Callable[..., Any],
+        calls: Calls,
+        operation: str,
+        config: WorkersConfig,
+        memory: Mapping[int, int],
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function with each tuple of arguments; yield (key, result) pairs, in any order.
+
+        Args:
+            function: what is called, on one CPU.
+            calls: its arguments.
+            operation: names the work in error messages.
+            config: of the workers: calls are placed where they are, by resources other than CPU, GPU and memory.
+            memory: bytes that each call needs. On Ray, calls run side by side only where the memory is.
+        """
 
 
 class _OnRay(Executor):
@@ -251,7 +266,7 @@ class _OnRay(Executor):
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
         progress = RunningProgress(on_progress)
-        others = {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
+        others = _placing(config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray 2.64 is to have another way to say max_restarts
             dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
@@ -278,15 +293,32 @@ class _OnRay(Executor):
                 progress.finish(outcome.number)
                 yield outcome.number, outcome.result
 
-    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
+    def call(
+        self,
+        function: Callable[..., Any],
+        calls: Calls,
+        operation: str,
+        config: WorkersConfig,
+        memory: Mapping[int, int],
+    ) -> Iterator[tuple[int, Any]]:
         import ray
 
         remote = ray.remote(function)
-        pending = {remote.remote(*arguments): key for key, arguments in calls.items()}
+        # More than any node has would wait forever.
+        most = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+        pending = {
+            remote.options(memory=min(memory[key], most), resources=_placing(config)).remote(*arguments): key
+            for key, arguments in calls.items()
+        }
         with ray_errors(operation):
             while pending:
                 (ready, *_), _ = ray.wait(list(pending))
                 yield pending.pop(ready), ray.get(ready)
+
+
+def _placing(config: WorkersConfig) -> dict[str, float]:
+    """The resources that tell nodes apart."""
+    return {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
 
 
 class _InProcess(Executor):
@@ -316,7 +348,14 @@ class _InProcess(Executor):
             for number, input_ in inputs.items():
                 yield number, instance.process(number, input_)
 
-    def call(self, function: Callable[..., Any], calls: Calls, operation: str) -> Iterator[tuple[int, Any]]:
+    def call(
+        self,
+        function: Callable[..., Any],
+        calls: Calls,
+        operation: str,
+        config: WorkersConfig,
+        memory: Mapping[int, int],
+    ) -> Iterator[tuple[int, Any]]:
         for key, arguments in calls.items():
             yield key, function(*arguments)
 

@@ -88,7 +88,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
         infos, columns, base = [part.info for part in built if part.info], manifest.columns, manifest.version
         with clock("merge"):
             added = merge_partitions(
-                target, columns, base, infos, manifest.partition_tokens, report_if_current, executor
+                target, columns, base, infos, manifest.partition_tokens, report_if_current, executor, config
             )
     # A document stays as it was if its replacement is unusable.
     retained = positions_of(snapshot, [id_ for part in built for id_ in part.left_out])

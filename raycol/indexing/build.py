@@ -85,7 +85,7 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
         infos = [part.info for part in built if part.info]
         partition_tokens = partition_tokens_for(sum(info.tokens for info in infos))
         with clock("merge"):
-            partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report, executor)
+            partitions = merge_partitions(target, columns, 0, infos, partition_tokens, report, executor, config)
     manifest = Manifest(
         version=1,
         dim=source.dim,

@@ -25,6 +25,8 @@ from raycol.storage import Store
 
 # At most this many tokens are merged on the driver, which takes less time than starting workers.
 _MAX_DRIVER_TOKENS = 1 << 18
+# Memory of a merge: that of the process, and of the partitions joined, in multiples of their size.
+_MERGE_BASE, _MERGE_COPIES = 300 << 20, 3
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def merge_partitions(
     tokens: int,
     report: Report,
     executor: Executor,
+    config: EncodingConfig,
 ) -> tuple[PartitionInfo, ...]:
     """Merge consecutive small partitions to about `tokens` tokens each, on the cluster unless the index is small."""
     groups = list(group_partitions(infos, merged_tokens(sum(info.tokens for info in infos), tokens)))
@@ -156,11 +159,22 @@ def merge_partitions(
     report(0, len(unmerged), "merging")
     calls = {number: (target, groups[number], dict(columns), base) for number in unmerged}
     on_driver = sum(info.tokens for number in unmerged for info in groups[number]) <= _MAX_DRIVER_TOKENS
-    for number, info in (IN_PROCESS if on_driver else executor).call(_merge, calls, "merging partitions"):
+    memory = {
+        number: _MERGE_BASE
+        + _MERGE_COPIES * sum(file.bytes for info in groups[number] for file in info.files.values())
+        for number in unmerged
+    }
+    merging = (IN_PROCESS if on_driver else executor).call(_merge, calls, "merging partitions", config, memory)
+    for number, info in merging:
         merged[number] = info
         unmerged.remove(number)
         report(len(calls) - len(unmerged), len(calls), "merging")
     return tuple(merged)
+
+
+def _merge_memory(partitions: Sequence[PartitionInfo]) -> int:
+    stored = sum(file.bytes for info in partitions for file in info.files.values())
+    return _MERGE_BASE + _MERGE_COPIES * stored
 
 
 def _merge(target: Target, partitions: Sequence[PartitionInfo], columns: Columns, base: int) -> PartitionInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,29 @@ def test_errors_of_workers_on_ray_arrive_unchanged_and_unannounced(
     assert "Traceback" not in output.out + output.err
     assert "below zero" not in output.out + output.err
     assert run(job, [5, 6, *range(6)], ON_RAY, 2)[0] == [5, 6, *range(6)]
+
+
+def running_times() -> tuple[float, float, float]:
+    """The memory that a call was given, when it began, and when it ended."""
+    import ray
+
+    began = time.monotonic()
+    time.sleep(0.5)
+    return ray.get_runtime_context().get_assigned_resources().get("memory", 0), began, time.monotonic()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_calls_that_do_not_fit_into_memory_together_run_one_after_the_other() -> None:
+    """Merges would otherwise fill a node: each holds its partitions. More than a node has is all of it."""
+    import ray
+
+    most = int(max(node["Resources"]["memory"] for node in ray.nodes()))
+    memory = {0: 3 * most // 5, 1: 3 * most // 5, 2: 100 * most}
+    called = dict(ON_RAY.call(running_times, dict.fromkeys(memory, ()), "the test", WorkersConfig(), memory))
+    assert [called[key][0] for key in memory] == pytest.approx([memory[0], memory[1], most], rel=1e-3)
+    times = sorted((began, ended) for _, began, ended in called.values())
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(times))
 
 
 class Slow(Squares):
