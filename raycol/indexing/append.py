@@ -19,6 +19,7 @@ from raycol.index.format.manifest import (
     Manifest,
     ModelInfo,
     check_current,
+    check_room,
     read_manifest,
     writing_from,
 )
@@ -67,6 +68,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
     current = read_manifest(store)
     prepared = _committed_append(config, store, current, report, clock)
     if prepared is None:
+        check_room(store, current)
         snapshot = Snapshot.open(store, current)
         snapshot.check_writable()
         prepared = _prepare(config, snapshot, report, clock)

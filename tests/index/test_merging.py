@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycol.errors import ConflictError, IndexCorruptError
+from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Index
 from raycol.index.format.partition import Partition
 from raycol.index.write.compact import first_to_merge
@@ -154,3 +155,24 @@ def test_a_merge_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
     damaged.write_bytes(content)
     Index.open(root).append([document(number)])
     assert len(Index.open(root)) == number + 1
+
+
+def test_an_append_to_a_full_manifest_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = created(tmp_path / "i", BASE, partition_tokens=100)
+    monkeypatch.setattr("raycol.index.format.manifest.MAX_MANIFEST_BYTES", index.manifest.size + 1000)
+
+    def unread() -> Iterator[Document]:
+        raise AssertionError("documents were read")
+        yield
+
+    with pytest.raises(
+        InputError, match=rf"manifest of {len(index.partitions)} partitions takes .* compact the index"
+    ):
+        index.append(unread())
+    index.delete(["d0"])
+    index.compact(10**6)
+    monkeypatch.setattr("raycol.index.format.manifest.MAX_MANIFEST_BYTES", index.manifest.size + (1 << 17))
+    index.append([document(BASE)])
+    assert len(Index.open(tmp_path / "i")) == BASE

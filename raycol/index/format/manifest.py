@@ -36,6 +36,9 @@ SERVED = "served.json"
 # 300 MB of memory.
 MAX_MANIFEST_BYTES = 9 << 20
 
+# Kept free by `check_room`: about 200 partitions.
+_ROOM = 64 << 10
+
 _MANIFEST_NAME = re.compile(r"(\d{8})\.json")
 
 # The head is the same in all format versions; the rest, checksum included, depends on the version.
@@ -307,6 +310,15 @@ def check_current(store: Store, version: int) -> None:
         raise ConflictError(
             f"{store}: version {existing[-1]} was written by another process meanwhile; expected version {version}; "
             "open the index again and repeat"
+        )
+
+
+def check_room(store: Store, manifest: Manifest) -> None:
+    """Raise `InputError` if a manifest has no room for more partitions, before they are made."""
+    if manifest.size + _ROOM > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"{store}: the manifest of {len(manifest.partitions)} partitions takes {manifest.size} bytes, nearly all "
+            f"of the {MAX_MANIFEST_BYTES} allowed; compact the index, then repeat"
         )
 
 

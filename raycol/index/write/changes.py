@@ -21,6 +21,7 @@ from raycol.index.format.manifest import (
     Manifest,
     PartitionInfo,
     SearchSettings,
+    check_room,
     commit_manifest,
     writing_from,
 )
@@ -57,6 +58,7 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
     """
     store, manifest = snapshot.store, snapshot.manifest
     snapshot.check_writable()
+    check_room(store, manifest)
     pool = token_pooling(manifest.pool_factor)
 
     def validate(document: Document) -> None:
