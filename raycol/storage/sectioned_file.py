@@ -123,10 +123,13 @@ class SectionedFile:
             self._checked(f"section {name}", section.start, section.stop, section.xxh3)
 
     def verify_all(self) -> None:
-        """Compare the checksum of the whole file, and keep it in memory. Raises `IndexCorruptError`."""
+        """Compare the checksum of the whole file. Raises `IndexCorruptError`."""
         self._store.checked(self._folder, {self._name: self._info})
-        if not self._is_whole:
-            self._mapped.clear()
+
+    def map_all(self) -> None:
+        """Map the whole file, which an object store downloads at once; sections are found in it from then on."""
+        if 0 not in self._mapped or len(self._mapped[0]) < self._info.bytes:
+            self._mapped = {}
             self._content(0, self._info.bytes)
 
     @property
@@ -138,10 +141,6 @@ class SectionedFile:
         if name not in self.sections:
             raise IndexCorruptError(f"{self.location}: has no section {name}; rebuild the index")
         return self.sections[name]
-
-    @property
-    def _is_whole(self) -> bool:
-        return 0 in self._mapped and len(self._mapped[0]) == self._info.bytes
 
     def _checked(self, what: str, start: int, stop: int, xxh3: str) -> NDArray[np.uint8]:
         """Return bytes of the file with this checksum; a damaged copy of an object is downloaded again, once."""

@@ -241,6 +241,15 @@ def test_ids_that_no_document_has_are_looked_up_in_hashes_alone(s3: str, monkeyp
     assert opened.metadata(["d7"]) == created.metadata(["d7"])
 
 
+def test_a_trusted_partition_is_downloaded_at_once(s3: str, s3_server: Server) -> None:
+    created = Index.create(s3, with_metadata())
+    for path in cached():
+        path.unlink()
+    del s3_server.requests[:]
+    assert Index.open(s3, trust=True).search(QUERIES) == created.search(QUERIES)
+    assert len([path for method, path in s3_server.requests if method == "GET" and path.endswith(".bin")]) == 1
+
+
 def test_vacuum_deletes_many_partitions_in_few_requests(s3: str, s3_server: Server) -> None:
     index = Index.create(s3, with_metadata(), partition_tokens=8)
     assert len(index.partitions) > 30

@@ -206,10 +206,12 @@ class Partition:
         Raises:
             IndexCorruptError: a damaged file; the message names it and the section.
         """
-        if not self._trusted and "all" in self._unchecked:
-            self._store.checked(self._name, {name: info for name, info in self.info.files.items() if name != FILE})
-            self._file.verify_all()
-        self._unchecked.discard("all")
+        if "all" in self._unchecked:
+            if not self._trusted:
+                self._store.checked(self._name, {name: info for name, info in self.info.files.items() if name != FILE})
+                self._file.verify_all()
+            self._file.map_all()
+            self._unchecked.discard("all")
         self._check_ids()
         if "tokens" in self._unchecked:
             self._check_below(CODES, self.tokens.codes_T, self.codec.n_centroids)

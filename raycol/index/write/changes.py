@@ -6,12 +6,13 @@ A failure before the commit leaves the index unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.errors import InputError
+from raycol.errors import InputError, RaycolError
 from raycol.index.codec.pooling import token_pooling
 from raycol.index.format.columns import check_columns
 from raycol.index.format.deletes import write_deletes
@@ -127,9 +128,11 @@ def commit_change(
     """Commit the version that `plan_change` returns."""
     changed = plan_change(snapshot, removed, added)
     commit_manifest(snapshot.store, changed)
-    # Nobody else can commit them any more: their writer started from the version before.
-    for name in {info.name for info in added} - {info.name for info in changed.partitions}:
-        snapshot.store.remove(f"{PARTITIONS}/{name}")
+    # Nobody else can commit them any more: their writer started from the version before. If they stay, vacuum deletes
+    # them: the change is committed whatever happens here.
+    merged = {info.name for info in added} - {info.name for info in changed.partitions}
+    with suppress(RaycolError, OSError):
+        snapshot.store.remove_all([f"{PARTITIONS}/{name}" for name in sorted(merged)])
     n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
     return snapshot.next(changed), Change(changed.version, n_added, n_removed)
 
