@@ -59,6 +59,7 @@ def test_a_saved_encoder_encodes_as_before(tiny_backbone: Path, tmp_path: Path) 
         assert np.array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_tells_encoders_apart(tiny_backbone: Path) -> None:
     def fingerprint(**settings) -> str:
         return encoder_fingerprint(load_encoder(tiny_backbone, device="cpu", **settings))
@@ -299,6 +300,7 @@ def test_load_index_encoder_refuses_another_model(tiny_backbone: Path, tiny_colb
         load_index_encoder(None, None, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_packaged_weights_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_checkpoint(PACKAGED_BACKBONE) == str(packaged_backbone())
     monkeypatch.setattr("raycol.models.discovery.PACKAGED_BACKBONE_SHA256", "0" * 64)
@@ -392,6 +394,7 @@ def test_documents_are_truncated_to_the_models_positions(tiny_backbone: Path, tm
         load_encoder(tmp_path / "m", device="cpu", document_length=42)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_encode_raises_before_any_work(
     tiny_colbert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_hits_are_shown(own_index: Path) -> None:
     assert "<td style='text-align:left'>en</td>" in results._repr_html_()
 
 
+@pytest.mark.slow
 def test_tokens_of_an_explanation(tiny_colbert: Path, tmp_path: Path, corpus: Path) -> None:
     build_index(IndexConfig(corpus=str(corpus), model=str(tiny_colbert), out=str(tmp_path / "index")))
     with raycol.Retriever(tmp_path / "index") as retriever:

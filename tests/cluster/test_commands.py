@@ -11,6 +11,7 @@ from tests.conftest import PROJECT
 FILES = sorted([*CLUSTER.rglob("*.yaml"), CLUSTER / "Containerfile", *(PROJECT / "serve").glob("*.yaml")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_commands_in_comments_parse(path) -> None:
     found = list(commands.in_comments(path.read_text()))

@@ -52,6 +52,7 @@ def test_each_kind_has_one_manifest() -> None:
     assert {load(path)["kind"] for path in MANIFESTS} == {*CUSTOM, "PersistentVolumeClaim", "NetworkPolicy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_a_misspelt_field_is_refused_at_every_level(path: Path) -> None:
     document = load(path)

@@ -38,6 +38,7 @@ def reciprocal_ranks(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float
     return baseline, np.where(rng.random(n) < 0.6, baseline, 1 / rng.integers(1, 8, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [{"a": 25}, {"a": 100}, {"a": 20, "b": 50, "c1": 30, "c2": 80}], ids=["25", "100", "four"]
 )

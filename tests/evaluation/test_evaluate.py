@@ -43,6 +43,7 @@ def test_exact_run_is_maxsim_in_full_precision(dataset: Dataset, tiny_colbert: P
         assert run["q3"][passage.id] == pytest.approx((query @ tokens.T).max(axis=1).sum(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_is_evaluated_at_a_smaller_embedding_size(
     dataset: Dataset, tiny_colbert: Path, tmp_path: Path
 ) -> None:

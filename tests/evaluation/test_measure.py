@@ -147,6 +147,7 @@ def test_candidates_are_reranked(folder: Path, tiny_colbert: Path, tmp_path: Pat
     assert few.metrics["R@100"] <= model.metrics["R@100"]
 
 
+@pytest.mark.slow
 def test_an_index_is_searched_exactly(folder: Path, tmp_path: Path) -> None:
     """The truth of approximate search: MaxSim over all stored tokens."""
     from raycol.index import Index

@@ -67,6 +67,7 @@ def test_metrics_equal_their_formulas(qrels: dict[str, dict[str, int]], run: dic
         assert values["R(rel=2)@5"][query_id] == pytest.approx(recall)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cranfield", "scifact", "debdesc", "medquad", "squad"])
 def test_metrics_equal_trec_evals_on_the_shared_collections(name: str) -> None:
     """A run with the judged and other documents in random order, in which half of the scores tie."""

@@ -42,6 +42,7 @@ def test_pictures_name_what_they_show() -> None:
     assert "run" not in cost, "reading a run file says nothing about its cost"
 
 
+@pytest.mark.slow
 def test_the_same_result_gives_the_same_bytes() -> None:
     """With other settings of matplotlib, too."""
     result = evaluation(NAMES[:2], ("one",))

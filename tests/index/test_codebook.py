@@ -69,6 +69,7 @@ def test_exhaustive_search_finds_the_nearest_centroid(n_centroids: int, seed: in
     assert np.allclose((tokens * centroids[codes]).sum(axis=1), best, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(
     n_centroids=st.integers(1, 300),
     n_tokens=st.integers(1, 70),

@@ -198,6 +198,7 @@ def test_probe_scores_are_relative_to_the_last_probe(
     assert score_probes(scores_RL, best_L, units_L, probes_LP, subtract_last).tolist() == expected
 
 
+@pytest.mark.slow
 @given(
     n_documents=st.integers(1, 60), n_centroids=st.integers(1, 40), n_tokens=QUERY_TOKENS,
     largest=st.sampled_from([1, 3, 255]), seed=SEEDS, data=st.data(),
@@ -298,9 +299,10 @@ def gap_bytes(gap: int) -> bytes:
     return b"\xfe" + gap.to_bytes(2, "little") if gap < 2**16 else b"\xff" + gap.to_bytes(4, "little")
 
 
+@pytest.mark.slow
 @given(
     gaps=st.lists(
-        st.sampled_from([0, 1, 223, 224, 479, 480, 7903, 7904, 65535, 65536, 70_000]), min_size=1, max_size=8
+        st.sampled_from([0, 1, 223, 224, 479, 480, 7903, 7904, 65535, 65536, 70_000]), min_size=1, max_size=5
     ),
     n_centroids=st.integers(1, 4),
     again=st.integers(1, 3),
@@ -554,6 +556,7 @@ def test_kernels_compile_without_a_cache() -> None:
     assert kernel()(names["double"])(21) == 42
 
 
+@pytest.mark.slow
 def test_a_change_of_any_module_of_kernels_compiles_them_again(tmp_path: Path) -> None:
     """`mark_codes` reads the columns that another module defines; they are swapped."""
     shutil.copytree(PROJECT / "raycol", tmp_path / "raycol", ignore=shutil.ignore_patterns("__pycache__"))

@@ -63,6 +63,7 @@ def test_equal_appends_leave_a_number_of_partitions_that_grows_with_their_logari
         assert sum(partitions) == number * size
 
 
+@pytest.mark.slow
 def test_appends_keep_hits_order_metadata_and_deletes(tmp_path: Path) -> None:
     index = created(tmp_path / "i", BASE)
     for number in range(BASE, BASE + 60):
@@ -102,6 +103,7 @@ def test_a_merge_leaves_nothing_but_what_versions_need(tmp_path: Path) -> None:
     assert folders == {info.name for info in index.manifest.partitions}
 
 
+@pytest.mark.slow
 def test_a_merge_never_exceeds_the_partition_size(tmp_path: Path) -> None:
     index = created(tmp_path / "i", BASE, partition_tokens=100)
     for number in range(BASE, BASE + 60):

@@ -66,6 +66,7 @@ def copied(library: Index, tmp_path: Path) -> Index:
     return Index.open(shutil.copytree(library.uri, tmp_path / "copied"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", BITS)
 def test_exact_is_maxsim_over_the_decoded_tokens(tmp_path: Path, clustered: list[np.ndarray], bits: int) -> None:
     index, ids = build(tmp_path / "i", clustered, bits=bits, partition_tokens=1000)
@@ -105,6 +106,7 @@ def test_recall_grows_with_effort_and_is_high_by_default(library: Index, size: f
     )
 
 
+@pytest.mark.slow
 def test_recall_grows_with_n_probe(library: Index) -> None:
     """With few candidates, so that the visited lists decide which documents are scored."""
     queries = make_queries(LIBRARY, 50)
@@ -144,6 +146,7 @@ def test_exact_hits_do_not_depend_on_threads(library: Index) -> None:
         assert library.rerank(queries, chosen, threads=threads) == together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 100, 1024, 1025, 3000, 8192])
 def test_all_tokens_of_a_query_of_any_length_are_scored(
     tmp_path: Path, clustered: list[np.ndarray], n_tokens: int
@@ -165,6 +168,7 @@ def test_a_query_with_too_many_tokens_is_refused(library: Index) -> None:
             refuse(queries)
 
 
+@pytest.mark.slow
 def test_long_queries_are_scored_in_parts(library: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any number of blocks at a time gives the same hits; recall is the usual one."""
     query = unit(np.concatenate(LIBRARY[::20])[:3000] + 0.1)
@@ -176,6 +180,7 @@ def test_long_queries_are_scored_in_parts(library: Index, monkeypatch: pytest.Mo
         assert library.search([query], 20, n_probe=2)[0] == hits
 
 
+@pytest.mark.slow
 def test_a_long_document_is_found_by_any_of_its_tokens(tmp_path: Path, clustered: list[np.ndarray]) -> None:
     """Its last token counts as much as its first, and its length does not affect other documents."""
     long = unit(np.random.default_rng(7).standard_normal((32_768, 32)))
@@ -359,6 +364,7 @@ def test_efforts_probe_at_most_all_centroids(tmp_path: Path, clustered: list[np.
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [500, 100, 10, 1])
 def test_recall_is_high_for_filters_of_any_selectivity(library: Index, below: int) -> None:
     """The filter keeps 50 %, 10 %, 1 % and 0.1 % of documents; `ids` of the same documents give the same hits."""
@@ -570,6 +576,7 @@ def test_tuning_reaches_its_target_and_is_stored(library: Index, copied: Index) 
     assert before.search(queries) == library.search(queries)
 
 
+@pytest.mark.slow
 def test_settings_tuned_for_few_hits_scale_to_many(copied: Index) -> None:
     queries = make_queries(LIBRARY, 30)
     exact = copied.exact(queries, 100)

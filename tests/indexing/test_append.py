@@ -87,6 +87,7 @@ def test_rerunning_a_command_that_died_after_its_commit_only_cleans_up(tmp_path:
     assert len(Index.open(out)) == 60
 
 
+@pytest.mark.slow
 def test_an_interrupted_append_starts_again_after_another_writer_commits(tmp_path: Path) -> None:
     documents = make_clustered(40, 16, seed=7)
     out = tmp_path / "i"

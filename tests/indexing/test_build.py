@@ -119,6 +119,7 @@ def test_a_build_does_not_overwrite_a_finished_index(corpus: Path, built: Path, 
     assert contents(built) == before
 
 
+@pytest.mark.slow
 def test_skipped_records_are_reported_and_the_rest_is_pooled(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
 

@@ -101,6 +101,7 @@ def test_estimates_of_a_corpus_are_close(tiny_colbert: Path, tmp_path: Path, sav
     )
 
 
+@pytest.mark.slow
 def test_estimates_of_an_encoded_corpus_are_close(tmp_path: Path) -> None:
     documents = make_clustered(3000, 32, seed=1)
     save_encoded(tmp_path / "c.npz", documents)
@@ -141,6 +142,7 @@ def test_a_sorted_corpus_is_sampled_evenly(tmp_path: Path, name: str) -> None:
     assert estimate.sampled <= 1040
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["c.json", "quoted.tsv", "c.jsonl.bz2", "c.jsonl.xz", "c.jsonl.zst"])
 def test_sequential_formats_are_sampled_from_their_beginning(tmp_path: Path, name: str) -> None:
     """In a JSON array or quoted TSV, a line need not be a record."""

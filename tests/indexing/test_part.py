@@ -37,6 +37,7 @@ def texts() -> list[str]:
     return [" ".join(rng.choice(words, length)) for length in rng.integers(1, 60, 140)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_tokens", [1, 100, 5000])
 def test_encode_texts_equals_encode_document(encoder: Any, texts: list[str], batch_tokens: int) -> None:
     expected = encoder.encode_document(texts, convert_to_numpy=True)

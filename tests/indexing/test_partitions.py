@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from raycol.data import Fields, corpus_files
 from raycol.distributed.executor import IN_PROCESS
 from raycol.distributed.partitioned_job import PartitionedJob
@@ -35,6 +37,7 @@ class TwoWorkers(type(IN_PROCESS)):
             yield number, built(1000, 0.01)
 
 
+@pytest.mark.slow
 def test_the_reported_rate_excludes_reused_parts_and_worker_startup(corpus: Path, tmp_path: Path) -> None:
     plan = plan_build(corpus_files(str(corpus)), Fields(), 15)
     store = open_store(str(tmp_path))

@@ -200,6 +200,7 @@ def test_a_sample_without_usable_documents_is_refused(tmp_path: Path) -> None:
         build_index(config)
 
 
+@pytest.mark.slow
 def test_split_documents_have_parents_and_are_replaced_whole(tiny_colbert: Path, tmp_path: Path) -> None:
     from raycol.models.encoder import load_encoder
 
@@ -240,6 +241,7 @@ def texts() -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(0, 60))) for _ in range(300)]
 
 
+@pytest.mark.slow
 def test_embeddings_depend_only_on_texts_and_batch_tokens(tiny_colbert: Path, texts: list[str]) -> None:
     from raycol.models.encoder import load_encoder
 

@@ -54,6 +54,7 @@ def assert_covers(pieces: list[str], text: str) -> None:
     assert len(text) in stops
 
 
+@pytest.mark.slow
 @given(
     words=st.lists(st.tuples(st.sampled_from(TEXT), st.sampled_from(GAPS)), min_size=1, max_size=40),
     title=st.lists(st.sampled_from(TEXT), max_size=8).map(" ".join),

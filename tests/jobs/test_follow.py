@@ -35,6 +35,7 @@ class Scripted:
         raise ConnectionError("lost")
 
 
+@pytest.mark.slow
 @given(st.text(), st.lists(st.integers(0, 60), max_size=5), st.integers(0, 5))
 def test_every_character_is_written_once_after_reconnecting(whole: str, connections: list[int], running: int) -> None:
     source = Scripted(whole, connections, ["RUNNING"] * running + ["SUCCEEDED"])

@@ -100,6 +100,7 @@ def test_examples_without_ids_are_matched_by_text(index: Path, pairs: Path, tmp_
     assert len(list(read_examples(ExampleSource(path=str(tmp_path / "o"))))) == len(rows) == report.rows
 
 
+@pytest.mark.slow
 def test_the_part_size_does_not_change_the_negatives(beir: Path, index: Path, tmp_path: Path) -> None:
     settings = {"negatives": 4, "sampling": "random", "margin": 0.01, "short": "keep"}
     whole = mine(index, beir, tmp_path / "whole", queries_per_part=100, **settings)
@@ -110,6 +111,7 @@ def test_the_part_size_does_not_change_the_negatives(beir: Path, index: Path, tm
         assert one["mined_scores"] == pytest.approx(other["mined_scores"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_skipped_short_queries_are_reported(
     beir: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +183,7 @@ def test_the_cross_encoder_rejects_false_negatives(
         assert score <= lowest[query] - 0.5 + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("died", range(6))
 def test_the_same_command_resumes_wherever_it_died(
     beir: Path,
@@ -227,6 +230,7 @@ def stop_after(parts: int, data: Path, index: Path, out: Path, **settings: Any) 
     return unfinished
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_recomputed(
     beir: Path, index: Path, uninterrupted: dict[str, bytes], tmp_path: Path, computed_parts: list[int]
 ) -> None:
@@ -242,6 +246,7 @@ def test_a_damaged_part_is_recomputed(
     assert hidden_siblings(tmp_path / "o") == []
 
 
+@pytest.mark.slow
 def test_a_different_command_over_an_unfinished_one_is_refused(beir: Path, index: Path, tmp_path: Path) -> None:
     unfinished = stop_after(2, beir, index, tmp_path / "o")
     with pytest.raises(InputError, match=rf"differs in negatives \(7 there, 6 here\); .* remove {unfinished} to"):
@@ -267,6 +272,7 @@ def test_an_unfinished_job_without_parts_is_deleted(beir: Path, index: Path, tmp
     assert hidden_siblings(tmp_path / "o") == []
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_before_any_work(
     beir: Path, index: Path, tiny_colbert: Path, tiny_backbone: Path, tmp_path: Path, computed_parts: list[int]
 ) -> None:
@@ -300,6 +306,7 @@ def test_bad_input_is_refused_before_any_work(
     assert computed_parts == []
 
 
+@pytest.mark.slow
 def test_unusable_records_are_skipped_and_listed(beir: Path, index: Path, tmp_path: Path) -> None:
     data = tmp_path / "beir"
     shutil.copytree(beir, data)

@@ -93,6 +93,7 @@ RULES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(QUERIES, RULES, st.integers(1, 20), st.booleans(), st.none() | st.floats(0, 3))
 def test_every_row_obeys_the_rules(
     index: Index,
@@ -159,6 +160,7 @@ def score_of(index: Index, query: str, positive: Positive) -> float:
     return same[0] if same else float((embed(query) @ embed(positive.text).T).max(1).sum())
 
 
+@pytest.mark.slow
 @given(QUERIES, RULES, st.randoms(use_true_random=False), st.integers(1, 8))
 def test_negatives_do_not_depend_on_the_other_queries_of_a_part(
     index: Index, queries: list[TrainingQuery], rules: NegativeRules, random: Any, size: int
@@ -176,6 +178,7 @@ def test_negatives_do_not_depend_on_the_other_queries_of_a_part(
     assert total == +counts
 
 
+@pytest.mark.slow
 @given(QUERIES, RULES)
 def test_the_first_accepted_candidates_are_taken(
     index: Index, queries: list[TrainingQuery], rules: NegativeRules

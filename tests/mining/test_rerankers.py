@@ -162,6 +162,7 @@ def test_the_name_is_that_of_the_folder_the_cache_or_the_original(qwen3: Path, t
     assert find_prompt("mine", "mine", {**config, "_name_or_path": "Qwen/Qwen3-Reranker-4B"}).yes == "yes"
 
 
+@pytest.mark.slow
 def test_a_model_that_sentence_transformers_has_saved_brings_its_prompt(qwen3: Path, tmp_path: Path) -> None:
     model = load_cross_encoder(str(qwen3), device="cpu")
     model.save_pretrained(str(tmp_path / "saved"))

@@ -151,6 +151,7 @@ def test_mined_examples_are_scored(beir: Path, index: Path, tiny_cross_encoder: 
     ]
 
 
+@pytest.mark.slow
 def test_the_fingerprint_covers_what_decides_the_scores(
     tiny_cross_encoder: Path, tiny_backbone: Path, tmp_path: Path
 ) -> None:

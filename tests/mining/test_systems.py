@@ -126,6 +126,7 @@ def judged_of(beir: Path) -> dict[str, set[str]]:
     return judged
 
 
+@pytest.mark.slow
 def test_negatives_are_mixed_by_weight(beir: Path, index: Path, run: Path, tmp_path: Path) -> None:
     systems = ("bm25,weight=2", f"run:{run}")
     report = mine(index, beir, tmp_path / "o", system=systems, negatives=8, short="keep")
@@ -206,6 +207,7 @@ def test_a_single_vector_model_and_an_interrupted_job(
     assert contents(tmp_path / "o") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_pool_holds_the_best_hits(beir: Path, index: Path, tmp_path: Path) -> None:
     mine(index, beir, tmp_path / "top", negatives=8, short="keep")
     mine(index, beir, tmp_path / "pool", negatives=4, sampling="random", pool=8, short="keep")
@@ -240,6 +242,7 @@ def test_positives_judged_elsewhere_are_not_mined(beir: Path, index: Path, tmp_p
     assert rows["q3"] == first["q3"]
 
 
+@pytest.mark.slow
 def test_systems_that_cannot_search_are_refused(beir: Path, index: Path, run: Path, tmp_path: Path) -> None:
     pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"query": "rain", "positive": "wind"}])
     strange = tmp_path / "strange.trec"

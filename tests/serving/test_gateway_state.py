@@ -225,6 +225,7 @@ def test_the_served_version_stays_open(store: Store, monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_slow_filter_is_interrupted_at_the_deadline(tmp_path: Path) -> None:
     """Over all documents it would take 15 s and delay the next request."""
     texts = ["ab" * 2048] * 300

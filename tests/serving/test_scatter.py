@@ -166,6 +166,7 @@ def test_any_number_of_shards_matches_index_search(
         assert [hit.metadata for hit in hits] == index.metadata([hit.id for hit in hits])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", [{}, {"filter": "even"}])
 def test_shards_take_another_scorer_and_generator(index, queries, selection) -> None:
     parts = {"scorer": WeightedMaxSim(), "generator": BruteForce()}
@@ -193,6 +194,7 @@ def test_more_shards_than_partitions(index, queries) -> None:
     assert pairs(result.hits) == pairs(index.search(queries[:20]))
 
 
+@pytest.mark.slow
 def test_a_slow_shard_is_dropped_at_the_deadline(index, queries) -> None:
     shards = shards_of(index, 4)
     calls = [in_process(shard, slow=30.0 * (n == 2)) for n, shard in enumerate(shards)]

@@ -96,6 +96,7 @@ def test_maxsim_is_the_sum_of_the_best_products() -> None:
     assert np.linalg.norm(mean_token(documents[0])) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_pooling(collections: list[str], tiny_colbert: Path, tmp_path: Path) -> None:
     recipe = {
         "study": "pooling",
@@ -131,6 +132,7 @@ def test_pooling(collections: list[str], tiny_colbert: Path, tmp_path: Path) -> 
         run({**recipe, "vary": {"pool_factor": [1, 4]}}, tmp_path, **settings)
 
 
+@pytest.mark.slow
 def test_first_stages(collections: list[str], tiny_colbert: Path, tmp_path: Path) -> None:
     recipe = {
         "study": "first-stage",

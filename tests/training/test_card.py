@@ -86,6 +86,7 @@ def test_the_front_matter_parses_as_the_hubs(tiny_colbert: Path, tmp_path: Path)
     assert {result.dataset_name for result in data.eval_results} == {"50 held-out queries of the training data"}
 
 
+@pytest.mark.slow
 def test_a_card_without_evaluation_has_no_scores(tiny_colbert: Path, tmp_path: Path) -> None:
     card = make(settings(tiny_colbert, tmp_path / "my-model"), tiny_colbert)
     data = ModelCard(card).data.to_dict()
@@ -93,6 +94,7 @@ def test_a_card_without_evaluation_has_no_scores(tiny_colbert: Path, tmp_path: P
     assert "Not evaluated; the weights are those of step 6." in card
 
 
+@pytest.mark.slow
 def test_the_card_describes_the_model_and_its_training(tiny_colbert: Path, tmp_path: Path) -> None:
     collection = tmp_path / "secret folder" / "cranfield"
     config = settings(
@@ -130,6 +132,7 @@ def test_the_card_describes_the_model_and_its_training(tiny_colbert: Path, tmp_p
         assert secret not in card
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_card_run(tiny_colbert: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     card = make(settings(tiny_colbert, tmp_path / "my-model"), tiny_colbert)
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -142,6 +145,7 @@ def test_the_examples_of_the_card_run(tiny_colbert: Path, tmp_path: Path, monkey
     assert "tensor([[" in output
 
 
+@pytest.mark.slow
 def test_the_card_names_pylate_only_if_it_opens_the_model(tiny_colbert: Path, tmp_path: Path) -> None:
     encoder = load_encoder(tiny_colbert, device="cpu")
     encoder[0].query_expansion = {"strategy": "min", "attend": True, "length": 6}
@@ -153,6 +157,7 @@ def test_the_card_names_pylate_only_if_it_opens_the_model(tiny_colbert: Path, tm
     assert "at least 6 tokens, padded with mask tokens that are scored too and attended to" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a|b `c` *d* <e>", "quo\"te's \\ and\nlines", "über 模型"])
 def test_names_cannot_break_the_card(tiny_colbert: Path, tmp_path: Path, name: str) -> None:
     config = settings(tiny_colbert, tmp_path / name, data=[f"{name}.jsonl", "hf:org/x"])
@@ -164,6 +169,7 @@ def test_names_cannot_break_the_card(tiny_colbert: Path, tmp_path: Path, name: s
         assert name in literals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -179,6 +185,7 @@ def test_the_settings_file_round_trips(tiny_colbert: Path, tmp_path: Path, value
     assert TrainConfig.load(Path(config.out) / "training" / "config.yaml") == config
 
 
+@pytest.mark.slow
 def test_uris_appear_without_their_options_and_not_as_hub_names(tiny_colbert: Path, tmp_path: Path) -> None:
     uris = {"model": "s3://bucket/start?region=eu-west-1", "data": "s3://bucket/pairs.jsonl?region=eu-west-1"}
     config = TrainConfig.model_validate({**uris, "out": tmp_path / "my-model"})
@@ -190,6 +197,7 @@ def test_uris_appear_without_their_options_and_not_as_hub_names(tiny_colbert: Pa
     assert "region" not in card.partition("\n## Settings\n")[0]
 
 
+@pytest.mark.slow
 def test_the_settings_file_leaves_out_a_default_storage(tiny_colbert: Path, tmp_path: Path) -> None:
     out = tmp_path / "my-model"
     config = settings(tiny_colbert, out, storage=str(tmp_path / ".my-model-training"), data="s3://bucket/x.csv")
@@ -199,6 +207,7 @@ def test_the_settings_file_leaves_out_a_default_storage(tiny_colbert: Path, tmp_
     assert written["data"] == [{"path": "s3://bucket/x.csv"}]
 
 
+@pytest.mark.slow
 def test_metrics_jsonl_has_a_line_per_step_and_evaluation(tiny_colbert: Path, tmp_path: Path) -> None:
     config = settings(tiny_colbert, tmp_path / "my-model", held_out=5)
     make(config, tiny_colbert)

@@ -114,6 +114,7 @@ class PeakBytes(TorchDispatchMode):
         self._bytes -= n_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_batchs_embeddings_and_scores_take_what_the_formula_says(
     tiny_colbert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetric: bool

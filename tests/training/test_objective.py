@@ -192,6 +192,7 @@ def compared(
     return loss_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
@@ -404,6 +405,7 @@ def test_objectives_equal_a_plain_reference(
     compared(tiny_colbert, tmp_path, reference, torch.float64, **sizes, **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_documents", [1, 3])
 @pytest.mark.parametrize("objective", ["contrastive", "cached", "distillation"])
 @pytest.mark.parametrize("scoring", ["maxsim", "mean-maxsim", "xtr"])

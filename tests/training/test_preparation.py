@@ -112,6 +112,7 @@ def test_columns_give_the_examples_of_rows(
     assert by_column == read(tmp_path / "a.parquet", settings)
 
 
+@pytest.mark.slow
 def test_arrow_and_python_agree_on_white_space() -> None:
     letters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
     assert pc.utf8_is_space(pa.array(letters)).to_pylist() == [*map(str.isspace, letters)]
