@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ from raycol.core.progress import Report, no_report
 from raycol.data import Fields, Passage
 from raycol.distributed.executor import Executor, choose_executor
 from raycol.distributed.partitioned_job import PartitionedJob
-from raycol.errors import ConflictError, IndexCorruptError, InputError
+from raycol.errors import ConflictError, IndexCorruptError, InputError, RaycolError
 from raycol.index.format.manifest import (
     BUILDS,
     Manifest,
     ModelInfo,
+    PartitionInfo,
     check_current,
     check_room,
     read_manifest,
@@ -99,10 +100,10 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
     ]
     n_replaced = sum(map(len, replaced))
     try:
-        with clock("commit"):
+        with clock("commit"), writing_from(store, manifest.version):
             commit_change(snapshot, replaced, added)
     except ConflictError:
-        if not _is_committed(store, plan_change(snapshot, replaced, added)):
+        if not _is_committed(snapshot, replaced, added):
             prepared.job.remove()
             raise
     done = make_report(
@@ -125,11 +126,12 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
     return done
 
 
-def _is_committed(store: Store, planned: Manifest) -> bool:
-    """Return whether a version is what was planned: its partitions are named after their contents."""
+def _is_committed(snapshot: Snapshot, replaced: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]) -> bool:
+    """Return whether the next version is this change: its partitions are named after their contents."""
     try:
-        return read_manifest(store, planned.version) == planned
-    except InputError:  # vacuumed
+        planned = plan_change(snapshot, replaced, added)
+        return read_manifest(snapshot.store, planned.version) == planned
+    except (RaycolError, OSError):  # vacuumed
         return False
 
 

@@ -159,11 +159,7 @@ def merge_partitions(
     report(0, len(unmerged), "merging")
     calls = {number: (target, groups[number], dict(columns), base) for number in unmerged}
     on_driver = sum(info.tokens for number in unmerged for info in groups[number]) <= _MAX_DRIVER_TOKENS
-    memory = {
-        number: _MERGE_BASE
-        + _MERGE_COPIES * sum(file.bytes for info in groups[number] for file in info.files.values())
-        for number in unmerged
-    }
+    memory = {number: _merge_memory(groups[number]) for number in unmerged}
     merging = (IN_PROCESS if on_driver else executor).call(_merge, calls, "merging partitions", config, memory)
     for number, info in merging:
         merged[number] = info

@@ -102,6 +102,12 @@ class Cache:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def forget_file(self, folder: str, name: str) -> None:
+        """Delete the copies of a file and of its parts."""
+        for path in (self._root / folder).glob(f"{name}*"):
+            with suppress(OSError):
+                path.unlink()
+
     def _fetch(self, final: Path, name: str, download: Download) -> None:
         copy = final / f"copy-{uuid.uuid4().hex}"
         try:

@@ -140,9 +140,9 @@ class RemoteStore(Store):
             return start, map_file(copies / part, stop - start)
         return 0, map_file(self.folder(folder, {name: info}) / name, info.bytes)
 
-    def forget(self, folder: str) -> None:
-        """Delete the folder's copy in the cache."""
-        self._cache.forget(folder)
+    def forget(self, folder: str, name: str) -> None:
+        """Delete the copies in the cache; another thread may be downloading to their folder."""
+        self._cache.forget_file(folder, name)
 
     def checked(self, name: str, files: Files) -> Path:
         """Return the copy after comparing all checksums; damaged files are downloaded again, once."""

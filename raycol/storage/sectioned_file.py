@@ -122,14 +122,15 @@ class SectionedFile:
         for name, section in sections.items():
             self._checked(f"section {name}", section.start, section.stop, section.xxh3)
 
-    def verify_all(self) -> None:
-        """Compare the checksum of the whole file. Raises `IndexCorruptError`."""
-        self._store.checked(self._folder, {self._name: self._info})
+    def map_all(self, *, verify: bool) -> None:
+        """Map the whole file anew, and with `verify` compare the checksum of what is mapped.
 
-    def map_all(self) -> None:
-        """Map the whole file, which an object store downloads at once; sections are found in it from then on."""
-        if 0 not in self._mapped or len(self._mapped[0]) < self._info.bytes:
-            self._mapped = {}
+        Sections are found there from then on; an object store downloads it at once. Raises `IndexCorruptError`.
+        """
+        self._mapped = {}
+        if verify:
+            self._checked("the file", 0, self._info.bytes, self._info.xxh3)
+        else:
             self._content(0, self._info.bytes)
 
     @property
@@ -146,8 +147,8 @@ class SectionedFile:
         """Return bytes of the file with this checksum; a damaged copy of an object is downloaded again, once."""
         content = self._content(start, stop)
         if xxhash.xxh3_128_hexdigest(content.data) != xxh3 and not self._store.is_local:
-            self._store.forget(self._folder)
-            self._mapped.clear()
+            self._store.forget(self._folder, self._name)
+            self._mapped = {}
             content = self._content(start, stop)
         if xxhash.xxh3_128_hexdigest(content.data) != xxh3:
             raise IndexCorruptError(

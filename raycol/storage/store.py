@@ -84,8 +84,8 @@ class Store(ABC):
             The position in the file of the first byte that is mapped, and what is mapped, uint8.
         """
 
-    def forget(self, folder: str) -> None:  # noqa: B027
-        """Delete the copy of a folder on this machine, if the medium is elsewhere."""
+    def forget(self, folder: str, name: str) -> None:  # noqa: B027
+        """Delete the copies of a file and of its parts on this machine, if the medium is elsewhere."""
 
     def checked(self, name: str, files: Files) -> Path:
         """Return `folder` after comparing all checksums. Raises `IndexCorruptError` at the first difference."""

@@ -581,3 +581,9 @@ def test_a_change_of_any_module_of_kernels_compiles_them_again(tmp_path: Path) -
     assert [run(), run()] == ["[1 3] 0", "[1 3] 1"]
     module.write_text(module.read_text().replace("OFFSETS_AT, CODES_AT, CODEC", "CODES_AT, OFFSETS_AT, CODEC"))
     assert [run(), run()] == ["[1 3] 0", "[1 3] 1"]
+
+
+def test_kernels_can_be_read_without_compiling_them() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import raycol.index.index"], env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, check=True
+    )

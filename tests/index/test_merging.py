@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raycol.errors import ConflictError, IndexCorruptError, InputError
 from raycol.index import Document, Index
 from raycol.index.format.partition import Partition
-from raycol.index.write.compact import first_to_merge
+from raycol.index.write.compact import first_to_merge, merged_tokens
 from tests.conftest import make_clustered
 from tests.index.test_search import make_queries
 
@@ -44,8 +44,10 @@ def test_each_merge_is_bounded_and_each_token_moves_a_few_times(sizes: list[int]
         assert 0 <= first <= len(partitions)
         if first < len(partitions):
             merged = partitions[first:]
-            assert len(merged) >= 8
+            assert len(merged) >= 2
+            assert len(merged) >= 8 or 2 * sum(merged) >= most
             assert sum(merged) <= most
+            assert all(2 * each < most for each in merged), "large partitions stay"
             partitions[first:] = [sum(merged)]
             moved += sum(merged)
         assert first_to_merge(partitions, most) == len(partitions), "one merge is enough"
@@ -59,8 +61,23 @@ def test_equal_appends_leave_a_number_of_partitions_that_grows_with_their_logari
         partitions.append(size)
         first = first_to_merge(partitions, 10**6)
         partitions[first:] = [sum(partitions[first:])] if first < len(partitions) else []
-        assert len(partitions) <= 7 * (1 + math.log(number, 8))
+        assert len(partitions) <= 8 * (1 + math.log(number, 8))
         assert sum(partitions) == number * size
+
+
+@pytest.mark.parametrize(("base", "size"), [(8, 8), (1000, 1000), (10**6, 20_000), (10**7, 100), (100, 1)])
+def test_an_index_that_grows_by_appends_has_few_partitions_whatever_it_began_with(base: int, size: int) -> None:
+    """What a merge may become grows with the index, from an eighth of a small one."""
+    partitions, moved, appends = [base // 8] * 8, 0, 3000
+    for _ in range(appends):
+        partitions.append(size)
+        most = merged_tokens(sum(partitions), 1 << 20)
+        first = first_to_merge(partitions, most)
+        if first < len(partitions):
+            moved += sum(partitions[first:])
+            partitions[first:] = [sum(partitions[first:])]
+        assert len(partitions) <= 110 + 2.2 * sum(partitions) / (1 << 20)
+    assert moved < 6 * appends * size
 
 
 @pytest.mark.slow
@@ -178,3 +195,22 @@ def test_an_append_to_a_full_manifest_is_refused_before_any_work(
     monkeypatch.setattr("raycol.index.format.manifest.MAX_MANIFEST_BYTES", index.manifest.size + (1 << 17))
     index.append([document(BASE)])
     assert len(Index.open(tmp_path / "i")) == BASE
+
+
+def test_a_trusted_index_does_not_give_damage_a_valid_checksum(tmp_path: Path) -> None:
+    root, number = before_a_merge(tmp_path / "i")
+    damaged = root / "partitions" / Index.open(root).manifest.partitions[-2].name / "partition.bin"
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    trusted = Index.open(root, trust=True)
+    for change in (lambda: trusted.append([document(number)]), lambda: trusted.compact(10**6)):
+        with pytest.raises(IndexCorruptError, match=str(damaged)):
+            change()
+
+
+def test_an_upsert_that_merges_leaves_nothing_behind(tmp_path: Path) -> None:
+    root, number = before_a_merge(tmp_path / "i")
+    index = Index.open(root)
+    index.upsert([document(number), document(number - 1), document(3)])
+    assert index.verify() == []
+    assert len(Index.open(root)) == number + 1

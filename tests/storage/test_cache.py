@@ -258,3 +258,17 @@ def test_vacuum_deletes_many_partitions_in_few_requests(s3: str, s3_server: Serv
     assert len(index.vacuum(keep=1).removed) > 30
     assert len(s3_server.requests) < 40
     assert index.verify() == []
+
+
+def test_a_damaged_copy_that_was_mapped_before_is_not_searched(s3: str) -> None:
+    """Finding ids maps the copy of the whole file; the first search finds it damaged and downloads it again."""
+    created = Index.create(s3, with_metadata())
+    expected = created.exact(QUERIES)
+    (path,) = [path for path in cached() if path.name == "partition.bin"]
+    content = path.read_bytes()
+    start = created.partitions[0].sections["residuals"].start
+    path.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+    opened = Index.open(s3)
+    assert "d7" in opened
+    assert opened.exact(QUERIES) == expected
+    assert path.read_bytes() == content

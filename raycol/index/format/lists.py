@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycol.errors import InputError
 from raycol.index.kernels.lists import LONG, SHORT, WIDE, WORD
 
 # The first byte of each list [K + 1], the last of which is the number of bytes; and the lists.
@@ -52,6 +53,10 @@ def encode_lists(codes_T: NDArray[np.unsignedinteger[Any]], lengths_N: NDArray[n
     gaps_E[1:] -= np.where(is_first_E[1:], 0, documents_E[:-1] + 1)
     widths_E = np.select([gaps_E < SHORT, gaps_E < WIDE, gaps_E < 1 << 16], [1, 2, 3], 5)
     ends_E = np.cumsum(widths_E)
+    if ends_E[-1] >= 2**32:
+        raise InputError(
+            f"lists of {ends_E[-1]} bytes in a partition; expected fewer than 2^32. Lower partition_tokens"
+        )
     lists = np.empty(int(ends_E[-1]), dtype=np.uint8)
     for width in (1, 2, 3, 5):
         chosen = np.flatnonzero(widths_E == width)

@@ -50,6 +50,9 @@ ROW_GROUP = 512
 _ROWS_BYTES = 32 << 20
 _ROWS: LRUCache[tuple[object, int], pa.Table] = LRUCache(_ROWS_BYTES, getsizeof=lambda table: table.nbytes)
 _ROWS_LOCK = threading.Lock()
+_JOINING = threading.Lock()
+# Properties of what is mapped.
+_MAPPED = ("offsets_N", "tokens", "list_offsets_K", "lists", "search_arrays", "ids")
 # Rows written and read at a time: a row group of long texts may take hundreds of megabytes.
 BATCH_ROWS = 16
 
@@ -166,11 +169,13 @@ class Partition:
             return self.list_offsets_K, self.lists
         group = [self, *following]
         members = tuple(partition._identity for partition in group)
-        if self._joined is None or self._joined[0] != members:
-            codes_T = np.concatenate([partition.tokens.codes_T for partition in group])
-            lengths_N = np.concatenate([np.diff(partition.offsets_N) for partition in group])
-            self._joined = members, encode_lists(codes_T, lengths_N, self.codec.n_centroids)
-        return self._joined[1]
+        with _JOINING:  # searches of two versions may join other groups; the first search of many threads joins once
+            joined = self._joined
+            if joined is None or joined[0] != members:
+                codes_T = np.concatenate([partition.tokens.codes_T for partition in group])
+                lengths_N = np.concatenate([np.diff(partition.offsets_N) for partition in group])
+                joined = self._joined = members, encode_lists(codes_T, lengths_N, self.codec.n_centroids)
+        return joined[1]
 
     @cached_property
     def ids(self) -> Ids:
@@ -209,8 +214,9 @@ class Partition:
         if "all" in self._unchecked:
             if not self._trusted:
                 self._store.checked(self._name, {name: info for name, info in self.info.files.items() if name != FILE})
-                self._file.verify_all()
-            self._file.map_all()
+            self._file.map_all(verify=not self._trusted)
+            for name in _MAPPED:  # the file may have been replaced since it was mapped
+                self.__dict__.pop(name, None)
             self._unchecked.discard("all")
         self._check_ids()
         if "tokens" in self._unchecked:

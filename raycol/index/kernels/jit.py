@@ -26,7 +26,9 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def compiled(function: Callable[..., Any]) -> Any:
         try:
             dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
-            dispatcher._cache._cache_file._source_stamp = _STAMP
+            cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+            if cache_file is not None:  # None with NUMBA_DISABLE_JIT
+                cache_file._source_stamp = _STAMP
             return dispatcher
         except RuntimeError:  # no writable cache folder
             return numba.njit(nogil=True, **options)(function)

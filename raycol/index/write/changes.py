@@ -18,7 +18,6 @@ from raycol.index.format.columns import check_columns
 from raycol.index.format.deletes import write_deletes
 from raycol.index.format.document import Document
 from raycol.index.format.manifest import (
-    PARTITIONS,
     Manifest,
     PartitionInfo,
     SearchSettings,
@@ -32,6 +31,7 @@ from raycol.index.format.snapshot import Snapshot
 from raycol.index.search.selection import OnUnknown, locate
 from raycol.index.write.compact import merge_last
 from raycol.index.write.spool import Spool
+from raycol.index.write.vacuum import sweep
 from raycol.storage.store import Store
 
 
@@ -78,7 +78,11 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
             write_partition(store, batch, snapshot.codebook, manifest.columns, manifest.version)
             for batch in spool.partitions(manifest.partition_tokens)
         ]
-        return commit_change(snapshot, replaced, added)
+        changed, change = commit_change(snapshot, replaced, added)
+    if not {info.name for info in added} <= {info.name for info in changed.manifest.partitions}:
+        with suppress(RaycolError, OSError):  # what was merged; the change is committed whatever happens here
+            sweep(store, manifest.version)
+    return changed, change
 
 
 def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnknown) -> tuple[Snapshot, Change]:
@@ -128,11 +132,6 @@ def commit_change(
     """Commit the version that `plan_change` returns."""
     changed = plan_change(snapshot, removed, added)
     commit_manifest(snapshot.store, changed)
-    # Nobody else can commit them any more: their writer started from the version before. If they stay, vacuum deletes
-    # them: the change is committed whatever happens here.
-    merged = {info.name for info in added} - {info.name for info in changed.partitions}
-    with suppress(RaycolError, OSError):
-        snapshot.store.remove_all([f"{PARTITIONS}/{name}" for name in sorted(merged)])
     n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
     return snapshot.next(changed), Change(changed.version, n_added, n_removed)
 

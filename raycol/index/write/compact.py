@@ -64,7 +64,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     plan = plan_compaction(snapshot, target_tokens)
     if not plan.merged:
         return snapshot
-    partitions = {partition.info.name: partition for partition in snapshot.partitions}
+    partitions = _verified(snapshot)
     base, n_centroids = snapshot.manifest.version, snapshot.codebook.n_centroids
     with writing_from(snapshot.store, base):
         merged = [join_slices(snapshot.store, slices, partitions, n_centroids, base) for slices in plan.merged]
@@ -168,6 +168,18 @@ def _save(store: Store, batch: _Batch, n_centroids: int, base: int) -> Partition
     )
 
 
+def _verified(snapshot: Snapshot) -> dict[str, Partition]:
+    """The open partitions by name; those of a trusted snapshot anew, since damage would get a valid checksum."""
+    return {
+        partition.info.name: Partition.open(
+            snapshot.store, partition.info, snapshot.codebook, snapshot.manifest.columns
+        )
+        if snapshot.trusted
+        else partition
+        for partition in snapshot.partitions
+    }
+
+
 def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[PartitionInfo]:
     """Merge the last partitions of a version that is being written, where `first_to_merge` says so.
 
@@ -178,7 +190,7 @@ def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[P
     first = first_to_merge(tokens, merged_tokens(sum(tokens), manifest.partition_tokens))
     if len(infos) - first < 2:
         return infos
-    opened = {partition.info.name: partition for partition in snapshot.partitions}
+    opened = _verified(snapshot)
     partitions = [
         opened[info.name].with_deletes(info)
         if info.name in opened
@@ -197,22 +209,30 @@ def merged_tokens(total: int, partition_tokens: int) -> int:
 def first_to_merge(tokens: Sequence[int], most_tokens: int) -> int:
     """Return the first of the last partitions that are to be merged; the number of partitions if none is.
 
-    Eight or more that follow each other are merged if none has more tokens than a power of eight, smallest powers
-    first, and what they become counts as one for the next. So appends of b tokens leave at most seven partitions of
-    each size between b, 8 b, 64 b and so on, and a token is written again once for each of these sizes (size-tiered
-    compaction, as in log-structured merge trees; Luo and Carey 2019, arXiv 1812.07527).
+    Eight or more that follow each other are merged if none has more tokens than a power of eight, and they have more
+    together, smallest powers first; what they become counts as one for the next. So appends of b tokens leave a few
+    partitions of each size between b, 8 b, 64 b and so on, and a token is written again about once for each of these
+    sizes (size-tiered compaction, as in log-structured merge trees; Luo and Carey 2019, arXiv 1812.07527). Partitions
+    of half of `most_tokens` are large, and stay; fewer than eight are merged if they become a large one, and the one
+    before them does not fit.
 
     Args:
         tokens: live tokens of each partition, in order.
         most_tokens: of a merged partition.
     """
-    first, start = len(tokens), len(tokens)
+    first, start, total, is_full = len(tokens), len(tokens), 0, False
     for tier in range(_tier(most_tokens) + 1):
         while start and _tier(tokens[start - 1]) <= tier:
+            is_full = 2 * tokens[start - 1] >= most_tokens or total + tokens[start - 1] > most_tokens
+            if is_full:
+                break
             start -= 1
+            total += tokens[start]
         units = first - start + (first < len(tokens))
-        if units >= _MERGED and sum(tokens[start:]) <= most_tokens:
+        if (units >= _MERGED and _tier(total) > tier) or (is_full and units > 1 and 2 * total >= most_tokens):
             first = start
+        if is_full:
+            break
     return first
 
 
