@@ -45,7 +45,7 @@ class BuildReport(Shown, BaseModel):
         tokens: tokens stored.
         truncated: documents (passages, if split) truncated at the model's length.
         replaced: existing documents (passages) that were replaced.
-        partitions: partitions added.
+        partitions: partitions added, before the commit merges small ones.
         parts: parts that the corpus was cut into, a worker's task each.
         reused_parts: parts that an interrupted build had finished.
         skipped: unusable records.

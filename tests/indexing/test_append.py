@@ -3,10 +3,12 @@
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import raycol.indexing.append as appending
 from raycol.core.progress import no_report
 from raycol.errors import InputError
 from raycol.index import Document, Index
@@ -267,3 +269,64 @@ def test_an_index_takes_a_smaller_embedding_size(tiny_colbert: Path, tmp_path: P
         np.testing.assert_allclose(cut, own, atol=1e-6)
     (hits,) = index.exact(encoder.encode_query(["rain wind"], convert_to_numpy=True), k=12)
     assert (index.manifest.dim, len(hits)) == (8, 12)
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> Path:
+    """An index whose next append merges partitions: 500 documents, then seven appends of one."""
+    documents = make_clustered(700, 16, seed=5)
+    out = tmp_path / "i"
+    corpus = save(tmp_path / "first.npz", documents[:500], 0)
+    build_index(IndexConfig(corpus=str(corpus), out=str(out), num_workers=1))
+    index = Index.open(out)
+    for number in range(500, 507):
+        index.append([Document(f"d{number}", documents[number])])
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["another append, compacted and vacuumed", "the same append"])
+def test_an_append_that_merges_and_loses_a_race_starts_again(
+    eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    documents = make_clustered(700, 16, seed=5)
+    corpus = save(tmp_path / "more.npz", documents[600:601], 600)
+    commit, calls = appending.commit_change, []
+
+    def overtaken(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1 and other == "the same append":
+            commit(*arguments)
+        elif len(calls) == 1:
+            index = Index.open(eight)
+            index.append([Document("other", documents[650])])
+            index.compact()
+            index.vacuum(1)
+        return commit(*arguments)
+
+    monkeypatch.setattr(appending, "commit_change", overtaken)
+    append_corpus(AppendConfig(index=str(eight), corpus=str(corpus), num_workers=1))
+    index = Index.open(eight)
+    assert len(index) == 508 + (other != "the same append")
+    assert "d600" in index
+
+
+@pytest.mark.slow
+def test_an_append_that_merged_and_died_before_its_cleanup_encodes_nothing_again(
+    eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = save(tmp_path / "more.npz", make_clustered(700, 16, seed=5)[600:606], 600)
+    config = AppendConfig(index=str(eight), corpus=str(corpus), num_workers=1, docs_per_partition=2)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(appending, "sweep", die)
+        with pytest.raises(KeyboardInterrupt):
+            append_corpus(config)
+    before = Index.open(eight)
+    report = append_corpus(config)
+    assert (report.reused_parts, report.version) == (3, before.version)
+    assert len(Index.open(eight)) == 513
+    assert Index.open(eight).verify() == []
