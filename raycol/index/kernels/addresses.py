@@ -2,8 +2,7 @@
 
 A row of addresses belongs to one partition: the first tokens of its documents (int64), the codes of its tokens, then
 the other arrays of the codec in their order. Lists have a table of their own, since those of small partitions are
-joined.
-Callers are responsible for bounds, and keep the arrays alive.
+joined. Callers are responsible for bounds, and keep the arrays alive.
 """
 
 from __future__ import annotations

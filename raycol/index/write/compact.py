@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,8 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     plan = plan_compaction(snapshot, target_tokens)
     if not plan.merged:
         return snapshot
-    partitions = _verified(snapshot)
+    infos = {part.partition.name: part.partition for slices in plan.merged for part in slices}
+    partitions = dict(zip(infos, _partitions(snapshot, infos.values()), strict=True))
     base, n_centroids = snapshot.manifest.version, snapshot.codebook.n_centroids
     with writing_from(snapshot.store, base):
         merged = [join_slices(snapshot.store, slices, partitions, n_centroids, base) for slices in plan.merged]
@@ -168,16 +169,15 @@ def _save(store: Store, batch: _Batch, n_centroids: int, base: int) -> Partition
     )
 
 
-def _verified(snapshot: Snapshot) -> dict[str, Partition]:
-    """The open partitions by name; those of a trusted snapshot anew, since damage would get a valid checksum."""
-    return {
-        partition.info.name: Partition.open(
-            snapshot.store, partition.info, snapshot.codebook, snapshot.manifest.columns
-        )
-        if snapshot.trusted
-        else partition
-        for partition in snapshot.partitions
-    }
+def _partitions(snapshot: Snapshot, infos: Iterable[PartitionInfo]) -> list[Partition]:
+    """The partitions to be joined: open ones, but those of a trusted snapshot anew, or damage got a valid checksum."""
+    opened = {} if snapshot.trusted else {partition.info.name: partition for partition in snapshot.partitions}
+    return [
+        opened[info.name].with_deletes(info)
+        if info.name in opened
+        else Partition.open(snapshot.store, info, snapshot.codebook, snapshot.manifest.columns)
+        for info in infos
+    ]
 
 
 def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[PartitionInfo]:
@@ -190,14 +190,8 @@ def merge_last(snapshot: Snapshot, infos: Sequence[PartitionInfo]) -> Sequence[P
     first = first_to_merge(tokens, merged_tokens(sum(tokens), manifest.partition_tokens))
     if len(infos) - first < 2:
         return infos
-    opened = _verified(snapshot)
-    partitions = [
-        opened[info.name].with_deletes(info)
-        if info.name in opened
-        else Partition.open(store, info, snapshot.codebook, manifest.columns)
-        for info in infos[first:]
-    ]
-    merged = _save(store, _join(list(map(_live, partitions))), snapshot.codebook.n_centroids, manifest.version)
+    batches = [_live(partition) for partition in _partitions(snapshot, infos[first:])]
+    merged = _save(store, _join(batches), snapshot.codebook.n_centroids, manifest.version)
     return [*infos[:first], merged]
 
 
