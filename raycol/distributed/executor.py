@@ -17,7 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -26,6 +27,9 @@ from raycol.core.progress import Report, no_report
 from raycol.distributed.running_progress import RunningProgress, throttled
 from raycol.distributed.session import is_embedded, ray_errors, ray_session
 from raycol.errors import RaycolError
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy, Dataset
 
 # Times that workers are started anew on one machine, after losing one, without finishing an input.
 _MAX_LOST = 3
@@ -45,6 +49,16 @@ class WorkersConfig(Config):
 
     wait_for_nodes: WaitForNodes = 0.0
     """Seconds to wait for the autoscaler to add nodes if the workers do not fit on the cluster yet."""
+
+    @property
+    def processes_beside(self) -> int:
+        """Most processes for each of the first and the last stage of a `StagedWorker`; 0: workers run all stages."""
+        return 0
+
+    @property
+    def spare_cpus(self) -> int:
+        """CPUs that the workers must leave to these stages."""
+        return 2 if self.processes_beside else 0
 
 
 class ModelWorkersConfig(WorkersConfig):
@@ -66,18 +80,10 @@ class ModelWorkersConfig(WorkersConfig):
 
 @dataclass(frozen=True)
 class _Task:
-    """A row of the Ray Dataset that workers read."""
+    """A row of the Ray Dataset: an input, or what a worker made of it, or the error that it raised."""
 
     number: int
-    input: Any
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """A row that a worker returns: the result of a task, or the error that it raised."""
-
-    number: int
-    result: Any = None
+    content: Any = None
     error: RaycolError | None = None
 
 
@@ -122,19 +128,72 @@ class Worker(ABC, Generic[I, R]):
             message = f"a worker failed on {self.describe(number, input_)}: {type(error).__name__}: {error}"
             raise RaycolError(message) from error
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[_Outcome]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[_Task]]:
         """Process a batch of one task on Ray Data.
 
         Returns the error instead of raising it. Ray Data wraps what a worker raises in an error of its own, which
         arrives without its cause, and prints a notice; with `raise_original_map_exception` the dataset hangs.
         """
         (task,) = batch["task"]
-        try:
-            outcome = _Outcome(task.number, self.process(task.number, task.input))
-        except RaycolError as error:
-            traceback.print_exc()  # to the worker's log
-            outcome = _Outcome(task.number, error=error)
-        return {"outcome": [outcome]}
+        if task.error is None:
+            try:
+                task = _Task(task.number, self.process(task.number, task.content))
+            except RaycolError as error:
+                traceback.print_exc()  # to the worker's log
+                task = _Task(task.number, error=error)
+        return {"task": [task]}
+
+
+Stage = Literal["prepare", "compute", "finish"]
+
+
+class StagedWorker(Worker[I, R]):
+    """A worker whose work has three stages, of which only the second needs the worker's resources.
+
+    By default it runs all of them. With `WorkersConfig.processes_beside`, Ray Data runs the first and the last in
+    processes of their own, so that an accelerator need not wait for them; results go through the object store.
+    """
+
+    def open(self) -> None:
+        """Load what all stages need."""
+        self.open_for("compute")
+
+    @abstractmethod
+    def open_for(self, stage: Stage) -> None:
+        """Load what a stage needs: for `compute`, what all need."""
+
+    @abstractmethod
+    def run_stage(self, stage: Stage, number: int, input_: Any) -> Any:
+        """Return the result of a stage, from the result of the stage before it or the worker's input."""
+
+    def work(self, number: int, input_: I) -> R:
+        """Run all stages."""
+        result: Any = input_
+        for stage in get_args(Stage):
+            result = self.run_stage(stage, number, result)
+        return result  # type: ignore[no-any-return]
+
+
+W = TypeVar("W", bound=type)
+
+
+def _only(stage: Stage, worker: W) -> W:
+    """Return a subclass of a staged worker that runs one stage; Ray shows it by the name of both."""
+
+    class OneStage(worker):  # type: ignore[misc, valid-type]
+        def open(self) -> None:
+            self.open_for(stage)
+
+        def work(self, number: int, input_: Any) -> Any:
+            return self.run_stage(stage, number, input_)
+
+    OneStage.__name__ = OneStage.__qualname__ = f"{worker.__name__}.{stage}"
+    return OneStage  # type: ignore[return-value]
+
+
+def _finish(worker: type[Worker[Any, Any]], arguments: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+    """Run a worker's call in a task."""
+    return worker(**arguments)(batch)
 
 
 Calls = Mapping[int, tuple[Any, ...]]
@@ -208,12 +267,13 @@ class _OnRay(Executor):
 
     def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         report(0, None, "starting Ray")
-        return ray_session(config.num_workers or 1, config.wait_for_nodes, **config.resources)
+        return ray_session(config.num_workers or 1, config.wait_for_nodes, None, config.spare_cpus, **config.resources)
 
     def n_workers(self, config: WorkersConfig) -> int:
         import ray
 
-        available = ray.cluster_resources()
+        available = dict(ray.cluster_resources())
+        available["CPU"] = available.get("CPU", 0) - config.spare_cpus
         capacity = min(int(available.get(name, 0) / amount + 1e-9) for name, amount in config.resources.items())
         return config.num_workers or max(capacity, 1)
 
@@ -266,32 +326,74 @@ class _OnRay(Executor):
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         tasks = [{"task": _Task(number, input_)} for number, input_ in inputs.items()]
         progress = RunningProgress(on_progress)
-        others = _placing(config)
+        computing = progress.reporting(worker)
+        staged = bool(config.processes_beside) and issubclass(worker, StagedWorker)
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray 2.64 is to have another way to say max_restarts
-            dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-                progress.reporting(worker),
-                fn_constructor_kwargs=dict(arguments),
-                batch_size=1,
-                memory=config.resources.get("memory"),
-                compute=ray.data.ActorPoolStrategy(
-                    size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
-                ),
+            if staged:
+                n_beside = min(self._n_beside(config), len(tasks))
+                reading = ray.data.ActorPoolStrategy(min_size=1, max_size=n_beside)
+                dataset = self._map(dataset, _only("prepare", worker), arguments, reading, config, num_cpus=1)
+                computing = progress.reporting(_only("compute", worker))
+            workers = ray.data.ActorPoolStrategy(
+                size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
+            )
+            dataset = self._map(
+                dataset,
+                computing,
+                arguments,
+                workers,
+                config,
                 num_cpus=config.resources["CPU"],
                 num_gpus=config.resources.get("GPU"),
-                **({"resources": others} if others else {}),
-                **({"max_restarts": 0} if is_embedded() else {}),
+                memory=config.resources.get("memory"),
             )
+            if staged:
+                dataset = dataset.map_batches(
+                    partial(_finish, _only("finish", worker), dict(arguments)),
+                    batch_size=1,
+                    compute=ray.data.TaskPoolStrategy(size=n_beside),
+                    num_cpus=1,
+                )
         # A part may take any time. By default Ray Data ends a dataset whose tasks are all running for half an hour.
         dataset.context.execution_no_progress_timeout_s = -1
         # Closed at once: an error keeps this frame, and the workers with it, until the caller has handled it.
         with ray_errors(operation), progress, closing(iter(dataset.iter_rows())) as rows:
             for row in rows:
-                outcome: _Outcome = row["outcome"]
-                if outcome.error:
-                    raise outcome.error
-                progress.finish(outcome.number)
-                yield outcome.number, outcome.result
+                task: _Task = row["task"]
+                if task.error:
+                    raise task.error
+                progress.finish(task.number)
+                yield task.number, task.content
+
+    def _map(
+        self,
+        dataset: Dataset,
+        worker: type[Worker[Any, Any]],
+        arguments: Mapping[str, Any],
+        pool: ActorPoolStrategy,
+        config: WorkersConfig,
+        **resources: float | None,
+    ) -> Dataset:
+        """Append a worker class, as actors, to a dataset."""
+        others = _placing(config)
+        return dataset.map_batches(
+            worker,
+            fn_constructor_kwargs=dict(arguments),
+            batch_size=1,
+            compute=pool,
+            **resources,
+            **({"resources": others} if others else {}),
+            **({"max_restarts": 0} if is_embedded() else {}),
+        )
+
+    def _n_beside(self, config: WorkersConfig) -> int:
+        """Most processes of each stage beside the workers: no more than these leave CPUs."""
+        import ray
+
+        free = ray.cluster_resources().get("CPU", 0) - self.n_workers(config) * config.resources["CPU"]
+        return min(config.processes_beside, max(int(free), 1))
 
     def call(
         self,

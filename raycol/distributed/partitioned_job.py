@@ -144,7 +144,7 @@ class PartitionedJob(Generic[R]):
 
     def run(
         self,
-        worker: type[PartWorker[I, R]],
+        worker: type[Worker[I, R]],
         config: WorkersConfig,
         inputs: Sequence[I],
         finished: Mapping[int, R],
@@ -157,7 +157,7 @@ class PartitionedJob(Generic[R]):
         """Compute the parts that are missing; return the records of all, in order.
 
         Args:
-            worker: class of the workers.
+            worker: class of the workers; they record each part before they return it.
             config: number, resources and dtype of the workers.
             inputs: the input of every part.
             finished: records of the parts that need not be computed.

@@ -76,7 +76,12 @@ def set_environment() -> None:
 
 @contextmanager
 def ray_session(
-    workers: int = 1, wait_for_nodes: float = 0.0, min_workers: int | None = None, /, **resources: float
+    workers: int = 1,
+    wait_for_nodes: float = 0.0,
+    min_workers: int | None = None,
+    spare_cpus: int = 0,
+    /,
+    **resources: float,
 ) -> Iterator[None]:
     """Provide a Ray session with capacity for the workers.
 
@@ -88,6 +93,7 @@ def ray_session(
         workers: number of workers.
         wait_for_nodes: seconds to wait for nodes that the cluster's autoscaler adds.
         min_workers: number of workers that must fit; None for all.
+        spare_cpus: CPUs to leave beside the workers.
         resources: what each worker needs, by Ray's resource names (CPU, GPU, ...).
 
     Raises:
@@ -108,17 +114,17 @@ def ray_session(
     import ray
 
     if ray.is_initialized():
-        wait_for_capacity(min_workers or workers, resources, wait_for_nodes)
+        wait_for_capacity(min_workers or workers, resources, wait_for_nodes, spare_cpus)
         yield
         return
     global _embedded
     if embedded:
-        _start(max(math.ceil(workers * resources.get("CPU", 1)), os.cpu_count() or 1))
+        _start(max(math.ceil(workers * resources.get("CPU", 1)) + spare_cpus, os.cpu_count() or 1))
     else:
         _connect(os.environ["RAY_ADDRESS"])
     _embedded = embedded
     try:
-        wait_for_capacity(min_workers or workers, resources, wait_for_nodes)
+        wait_for_capacity(min_workers or workers, resources, wait_for_nodes, spare_cpus)
         yield
     finally:
         _embedded = False

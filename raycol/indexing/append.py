@@ -242,9 +242,9 @@ def _check_effects(config: AppendConfig, manifest: Manifest) -> None:
     if manifest.model:
         unused, reason = ["embeddings_column"], "the index has a model, which encodes the texts"
     elif "text" in manifest.columns:
-        unused, reason = ["batch_tokens", "dtype"], "the index's documents come encoded"
+        unused, reason = ["batch_tokens", "dtype", "cpu_workers"], "the index's documents come encoded"
     else:
-        unused = ["batch_tokens", "dtype", "title_column", "text_column"]
+        unused = ["batch_tokens", "dtype", "cpu_workers", "title_column", "text_column"]
         reason = "the index's documents come encoded, and it stores no texts"
     for name in unused:
         if name in config.model_fields_set and getattr(config, name) is not None:

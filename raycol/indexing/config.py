@@ -18,6 +18,10 @@ from raycol.index.format.manifest import SplitInfo
 BATCH_TOKENS = {"CPU": 4096, "GPU": 65536}
 
 
+# More than any cluster has.
+_ALL_CPUS = 1 << 20
+
+
 class CorpusConfig(Config):
     """Location of a corpus, and its id, title and text fields."""
 
@@ -65,8 +69,17 @@ class EncodingConfig(ModelWorkersConfig, CorpusConfig):
     batch_tokens: Positive | None = None
     """Tokens per batch of the encoder, padding included; by default 4096 on a CPU, 65536 on a GPU."""
 
+    cpu_workers: Positive | None = None
+    """Most processes, on a CPU each, that read and tokenise for the workers, and as many that write partitions; by
+    default, as many as CPUs are left if the workers have GPUs. Otherwise each worker does all of that itself."""
+
     on_error: OnError = "fail"
     """What to do with an unusable record: fail, or skip it and list it in the report."""
+
+    @property
+    def processes_beside(self) -> int:
+        """See `WorkersConfig`."""
+        return self.cpu_workers or (_ALL_CPUS if self.on_gpu else 0)
 
     @property
     def batch(self) -> int:
@@ -127,10 +140,12 @@ class PlanConfig(EncodingConfig):
         """See `Config`."""
         reasons = super().without_effect()
         if type(self) is PlanConfig:
-            reasons["wait_for_nodes"] = "a plan is measured on this machine; leave it out"
+            reasons |= dict.fromkeys(
+                ("wait_for_nodes", "cpu_workers"), "a plan is measured on this machine; leave it out"
+            )
         if not self.model:
             reasons |= dict.fromkeys(
-                ("batch_tokens", "dtype", "embedding_size"),
+                ("batch_tokens", "dtype", "embedding_size", "cpu_workers"),
                 "without a model nothing is encoded; name a model, or leave it out",
             )
             if not self.store_text:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 A = TypeVar("A")
-R = TypeVar("R")
 
 # Texts per call of the tokenizer.
 _TOKENISED = 256
@@ -31,6 +30,15 @@ class Encoded:
     truncated: int
 
 
+@dataclass(frozen=True)
+class TokenisedTexts:
+    """Some tokenised texts: their positions, padded features in small dtypes, and which of them are truncated."""
+
+    positions: list[int]
+    features: dict[str, Any]
+    truncated_N: NDArray[np.bool_]
+
+
 def encode_texts(encoder: MultiVectorEncoder, texts: Sequence[str], batch_tokens: int) -> Iterator[Encoded]:
     """Yield batches of encoded documents, from the longest document to the shortest.
 
@@ -42,26 +50,49 @@ def encode_texts(encoder: MultiVectorEncoder, texts: Sequence[str], batch_tokens
         texts: at least one.
         batch_tokens: tokens per batch, padding included; a longer text is a batch of its own.
     """
+    return encode_tokenised(encoder, _ahead(tokenise_texts(encoder, texts)), batch_tokens)
+
+
+def tokenise_texts(encoder: MultiVectorEncoder, texts: Sequence[str]) -> Iterator[TokenisedTexts]:
+    """Yield tokenised documents, a few hundred of similar length at a time, from the longest to the shortest."""
+    order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
+    for start in range(0, len(order), _TOKENISED):
+        chunk = order[start : start + _TOKENISED]
+        features, truncated_N = _tokenise(encoder, [texts[position] for position in chunk])
+        yield TokenisedTexts(chunk, {name: _compact(value) for name, value in features.items()}, truncated_N)
+
+
+def encode_tokenised(
+    encoder: MultiVectorEncoder, tokenised: Iterable[TokenisedTexts], batch_tokens: int
+) -> Iterator[Encoded]:
+    """Yield batches of encoded documents: `encode_texts` of texts that `tokenise_texts` has tokenised."""
     # With flash attention, the encoder would flatten the batch into one row; texts of similar length do not need that.
     encoder[0].unpad_inputs = False
-    order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
-    chunks = [order[start : start + _TOKENISED] for start in range(0, len(order), _TOKENISED)]
-    tokenised = _ahead(lambda chunk: _tokenise(encoder, [texts[position] for position in chunk]), chunks)
-    for chunk, (features, truncated) in zip(chunks, tokenised, strict=True):
-        for rows, embeddings in _encode(encoder, features, batch_tokens):
-            yield Encoded([chunk[row] for row in rows], embeddings, int(truncated[rows].sum()))
+    for chunk in tokenised:
+        for rows, embeddings in _encode(encoder, chunk.features, batch_tokens):
+            positions = [chunk.positions[row] for row in rows]
+            yield Encoded(positions, embeddings, int(chunk.truncated_N[rows].sum()))
 
 
-def _ahead(function: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
-    """Yield the function's result for each item, computed in a thread while the caller uses the previous one."""
+def _ahead(items: Iterator[A]) -> Iterator[A]:
+    """Yield the items, each of which a thread makes while the caller uses the one before."""
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
-        current: Future[R] | None = None
-        for item in items:
-            before, current = current, pool.submit(function, item)
-            if before:
-                yield before.result()
-        if current:
-            yield current.result()
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
+
+
+def _compact(value: Any) -> Any:
+    """Integers [n_texts, n_tokens] in the smallest dtype that holds them; `_encode` restores int64."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or not value.numel():
+        return value
+    low, high = int(value.min()), int(value.max())
+    if low < -(2**31) or high >= 2**31:
+        return value
+    return value.to(torch.uint8 if low >= 0 and high < 256 else torch.int32)
 
 
 def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, Any], NDArray[np.bool_]]:
@@ -98,7 +129,7 @@ def _encode(
         rows = order[start : start + max(1, batch_tokens // longest)]
         columns = slice(width - longest, width) if left else slice(longest)
         batch = {
-            name: value[rows][:, columns].to(encoder.device)
+            name: value[rows][:, columns].to(encoder.device, value.dtype if value.is_floating_point() else torch.int64)
             if isinstance(value, torch.Tensor) and value.shape[:2] == (n_rows, width)
             else value
             for name, value in features.items()

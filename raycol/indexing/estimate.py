@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +16,26 @@ from pydantic import BaseModel, ConfigDict
 from raycol.core.memory import peak_memory
 from raycol.core.shown import Shown
 from raycol.data import BadRecord, Passage
-from raycol.data.corpus import OnError, refuse
+from raycol.data.corpus import OnError, refuse, scan_corpus
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook, check_codec
 from raycol.index.codec.training import default_centroids
+from raycol.index.format.columns import metadata_table
 from raycol.index.format.lists import STORED_TOKENS
+from raycol.index.format.partition_writer import save_partition
 from raycol.index.write.compact import merged_tokens
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig
-from raycol.indexing.encode import document_length, encode_texts
+from raycol.indexing.encode import document_length, encode_texts, tokenise_texts
 from raycol.indexing.part import check_tokens
 from raycol.indexing.plan import ID_BYTES
 from raycol.indexing.sampling import Sample, sample_corpus
 from raycol.indexing.workers import open_encoder
+from raycol.storage import open_store
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
 
 # Approximate number of tokens to measure rates on.
 _TIMED_TOKENS = 16384
@@ -56,6 +64,9 @@ class Estimate(Shown, BaseModel):
         partitions: partitions of the finished index.
         encoded_per_second: tokens per second that one worker encodes; 0 if documents come encoded.
         quantised_per_second: tokens per second that one worker quantises.
+        read_per_second: tokens per CPU second of reading and tokenising; 0 if documents come encoded.
+        written_per_second: tokens per CPU second of writing partitions.
+        cpus_beside: CPUs that read, tokenise and write as fast as one worker encodes (`cpu_workers`).
         worker_hours: hours of all workers together, including the codebook's sample.
         worker_bytes: memory of each worker.
         driver_bytes: memory of the process that starts the build.
@@ -74,6 +85,9 @@ class Estimate(Shown, BaseModel):
     partitions: int
     encoded_per_second: float
     quantised_per_second: float
+    read_per_second: float
+    written_per_second: float
+    cpus_beside: float
     worker_hours: float
     worker_bytes: int
     driver_bytes: int
@@ -83,13 +97,17 @@ class Estimate(Shown, BaseModel):
 
 @dataclass(frozen=True)
 class _EncodedSample:
-    """Usable documents of a sample: their number, embeddings, and the encoder's rate (infinite without an encoder)."""
+    """Usable documents of a sample: their number and embeddings, and the rates of the encoder and of what it needs.
+
+    Without an encoder, both rates are infinite.
+    """
 
     documents: int
     dim: int
     mean_tokens: float
     embeddings: list[NDArray[np.float32]]
     tokens_per_second: float
+    read_per_second: float
 
 
 def estimate_build(config: PlanConfig) -> Estimate:
@@ -107,7 +125,8 @@ def estimate_build(config: PlanConfig) -> Estimate:
     training_documents = _training_documents(config, documents, encoded)
     training_tokens = max(1, round(training_documents * encoded.mean_tokens / config.pool_factor))
     n_centroids = config.n_centroids or default_centroids(tokens, training_tokens)
-    quantised_per_second = _time_quantising(encoded, n_centroids, config.bits)
+    quantised_per_second, written_per_second = _time_quantising(encoded, n_centroids, config.bits)
+    worker_rate = 1 / (1 / encoded.tokens_per_second + 1 / quantised_per_second)
     partition_tokens = merged_tokens(tokens, partition_tokens_for(tokens))
     list_bytes = _LIST_BYTES if partition_tokens >= STORED_TOKENS else 0
     token_bytes = encoded.dim * config.bits / 8 + _TOKEN_BYTES + list_bytes
@@ -127,6 +146,11 @@ def estimate_build(config: PlanConfig) -> Estimate:
         partitions=min(parts, math.ceil(tokens / partition_tokens)),
         encoded_per_second=0 if config.model is None else round(encoded.tokens_per_second, 1),
         quantised_per_second=round(quantised_per_second, 1),
+        read_per_second=0 if config.model is None else round(encoded.read_per_second, 1),
+        written_per_second=round(written_per_second, 1),
+        cpus_beside=0
+        if config.model is None
+        else round(worker_rate * (1 / encoded.read_per_second + 1 / written_per_second), 2),
         worker_hours=seconds / 3600,
         worker_bytes=round(peak_memory() + _PART_COPIES * part_tokens * token_bytes),
         driver_bytes=round(peak_memory() + _SAMPLE_COPIES * training_bytes + ID_BYTES * documents),
@@ -159,7 +183,24 @@ def _encode_sample(config: PlanConfig, model: str, passages: list[Passage]) -> _
     stored_share = stored / sum(min(length, document_length(encoder)) for length in lengths[:n])
     repetition = config.split_tokens / (config.split_tokens - config.overlap) if config.split_tokens else 1.0
     mean_tokens = float(np.mean(lengths)) * stored_share * repetition
-    return _EncodedSample(len(passages), encoder.get_embedding_dimension(), mean_tokens, embeddings, stored / seconds)
+    read_s = _time_reading(config, encoder, n) / n
+    return _EncodedSample(
+        len(passages),
+        encoder.get_embedding_dimension(),
+        mean_tokens,
+        embeddings,
+        stored / seconds,
+        mean_tokens / max(read_s, 1e-9),
+    )
+
+
+def _time_reading(config: PlanConfig, encoder: MultiVectorEncoder, n: int) -> float:
+    """CPU seconds of reading and tokenising about `n` documents, scaled to `n`."""
+    started = time.process_time()
+    items = (item for file in config.files() for _, item in scan_corpus(file, config.fields()))
+    texts = [item.content for item in islice(items, n) if isinstance(item, Passage)]
+    list(tokenise_texts(encoder, texts))
+    return (time.process_time() - started) * n / max(1, len(texts))
 
 
 def _read_sample(sample: Sample, on_error: OnError) -> _EncodedSample:
@@ -176,11 +217,11 @@ def _read_sample(sample: Sample, on_error: OnError) -> _EncodedSample:
     if problems:
         refuse(problems[0], on_error)
     mean = float(np.mean(list(map(len, embeddings))))
-    return _EncodedSample(len(embeddings), embeddings[0].shape[1], mean, embeddings, math.inf)
+    return _EncodedSample(len(embeddings), embeddings[0].shape[1], mean, embeddings, math.inf, math.inf)
 
 
-def _time_quantising(encoded: _EncodedSample, n_centroids: int, bits: int) -> float:
-    """Tokens per second that one worker quantises, measured with random centroids."""
+def _time_quantising(encoded: _EncodedSample, n_centroids: int, bits: int) -> tuple[float, float]:
+    """Tokens per second that one worker quantises, with random centroids, and tokens per CPU second of writing."""
     rng = np.random.default_rng(0)
     centroids_KD = rng.standard_normal((min(n_centroids, _TIMED_CENTROIDS), encoded.dim), dtype=np.float32)
     centroids_KD /= np.linalg.norm(centroids_KD, axis=1, keepdims=True)
@@ -189,5 +230,22 @@ def _time_quantising(encoded: _EncodedSample, n_centroids: int, bits: int) -> fl
     tokens_TD = np.concatenate(encoded.embeddings).astype(np.float32)[:_TIMED_TOKENS]
     codebook.quantise(tokens_TD[:256])
     started = time.perf_counter()
-    codebook.quantise(tokens_TD)
-    return len(tokens_TD) / (time.perf_counter() - started)
+    codes, _ = codebook.quantise(tokens_TD)
+    seconds = time.perf_counter() - started
+    n_documents = max(1, round(len(tokens_TD) / encoded.mean_tokens))
+    lengths_N = np.diff(np.linspace(0, len(tokens_TD), n_documents + 1).astype(np.int64)).astype(np.int64)
+    ids = [str(number) for number in range(n_documents)]
+    with tempfile.TemporaryDirectory() as folder:
+        started_cpu = time.process_time()
+        save_partition(
+            open_store(folder),
+            ids,
+            metadata_table([{}] * n_documents, {}),
+            lengths_N,
+            codes,
+            0.0,
+            len(centroids_KD),
+            0,
+        )
+        cpu_s = time.process_time() - started_cpu
+    return len(tokens_TD) / seconds, len(tokens_TD) / max(cpu_s, 1e-9)

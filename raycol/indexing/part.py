@@ -1,20 +1,23 @@
-"""Build one part of the corpus, in plain functions without Ray: read, encode, quantise, write.
+"""Build one part of the corpus, in plain functions without Ray: read and tokenise, encode and quantise, write.
 
-A part's embeddings never leave this process; only quantised tokens are written.
+`build_partition` does all; each of its three stages may run in a process of its own (`indexing.workers`). A part's
+embeddings never leave the process that encodes; only quantised tokens do.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from raycol.core.memory import peak_memory
 from raycol.data import BadRecord, Fields, Passage
@@ -24,13 +27,14 @@ from raycol.distributed.partitioned_job import PartRecord
 from raycol.errors import InputError
 from raycol.index.codec.codebook import Codebook
 from raycol.index.codec.pooling import token_pooling
+from raycol.index.codec.protocol import TokenCodes
 from raycol.index.codec.training import unit_vectors
 from raycol.index.format.columns import Columns, metadata_table
 from raycol.index.format.document import check_embeddings
 from raycol.index.format.manifest import PARTITIONS, PartitionInfo, SplitInfo
 from raycol.index.format.partition_writer import Quantiser, reorder_tokens, save_partition
 from raycol.indexing.clock import Clock
-from raycol.indexing.encode import document_length, encode_texts
+from raycol.indexing.encode import TokenisedTexts, document_length, encode_texts, encode_tokenised, tokenise_texts
 from raycol.indexing.metadata import stored_values
 from raycol.indexing.plan import PartitionPlan, read_part
 from raycol.indexing.split import Splitter
@@ -54,6 +58,16 @@ class PartSettings:
     split: SplitInfo | None = None
 
 
+class Span(BaseModel):
+    """When a stage of a part ran, in seconds since the epoch, and in which process: its host and id."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process: str
+    start: float
+    end: float
+
+
 class BuiltPart(PartRecord):
     """A finished part: its partition and statistics.
 
@@ -63,9 +77,10 @@ class BuiltPart(PartRecord):
         truncated: documents (passages) truncated at the model's length.
         problems: unusable documents and passages.
         left_out: ids of the documents of which the partition has no passage.
-        cpu_s: CPU seconds by stage.
-        wall_s: seconds of the whole part.
-        peak_bytes: peak memory of the worker.
+        cpu_s: CPU seconds by what was done: read, tokenise, encode, pool, quantise, write.
+        wall_s: seconds of all stages together.
+        peak_bytes: peak memory of the worker; of the largest, if the stages had processes of their own.
+        spans: when each of the stages read, encode and write ran, and where.
     """
 
     info: PartitionInfo | None
@@ -76,6 +91,7 @@ class BuiltPart(PartRecord):
     cpu_s: dict[str, float]
     wall_s: float
     peak_bytes: int
+    spans: dict[str, Span]
 
     @property
     def wrote(self) -> Sequence[StoredFolder]:
@@ -86,6 +102,69 @@ class BuiltPart(PartRecord):
     def tokens(self) -> int:
         """Tokens in the partition."""
         return self.info.tokens if self.info else 0
+
+
+@dataclass
+class _Spent:
+    """What a stage of a part took: CPU seconds, its span, and the peak memory of its process."""
+
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[tuple[_Spent, Clock]]:
+    """Measure a stage: what it took is known at the end of the context."""
+    spent, clock, start = _Spent(), Clock(), time.time()
+    yield spent, clock
+    spent.cpu_s |= clock.cpu_s
+    spent.spans[name] = Span(process=f"{platform.node()}:{os.getpid()}", start=start, end=time.time())
+    spent.peak_bytes = peak_memory()
+
+
+@dataclass(frozen=True)
+class ReadTexts:
+    """A part whose texts are read, split and tokenised.
+
+    Args:
+        location: of the part, for messages.
+        documents: the part's documents, each with its file and line (row), without their texts.
+        passages: what is encoded, each with the ordinal of its document.
+        tokenised: their tokens.
+        spent: what it took.
+    """
+
+    location: str
+    documents: list[tuple[str, str]]
+    passages: list[tuple[int, Passage]]
+    tokenised: list[TokenisedTexts]
+    spent: _Spent
+
+
+@dataclass(frozen=True)
+class CodedPart:
+    """A part whose tokens are quantised.
+
+    Args:
+        location: of the part, for messages.
+        documents: usable documents.
+        passages: what was quantised, in corpus order.
+        lengths_N, tokens, error: their tokens, in corpus order (see `save_partition`).
+        truncated, problems, left_out: as in `BuiltPart`.
+        spent: what it took so far.
+    """
+
+    location: str
+    documents: int
+    passages: list[Passage]
+    lengths_N: NDArray[np.int64]
+    tokens: TokenCodes | None
+    error: float
+    truncated: int
+    problems: list[BadRecord]
+    left_out: list[str]
+    spent: _Spent
 
 
 def build_partition(
@@ -104,96 +183,176 @@ def build_partition(
         InputError: unusable embeddings, unless `settings.on_error` skips them.
         RaycolError: the corpus changed since it was planned, or the index cannot be written.
     """
-    started, clock = time.perf_counter(), Clock()
-    coder = Quantiser(codebook)
-    coded = _CodedPassages()
     if encoder is None:
-        _code_embeddings(part, settings, coder, coded, clock, on_progress)
+        coded = code_embeddings(part, settings, codebook, on_progress)
     else:
-        _code_texts(part, settings, coder, encoder, coded, clock, on_progress)
-    # The coder has the passages in encoding order; the partition stores them in corpus order.
-    passages = [coded.passages[position] for position in sorted(coded.passages)]
-    info = None
-    if passages:
-        with clock("quantise"):
-            tokens, error = coder.finish()
-        with clock("write"):
-            lengths_N, order_N = np.array(coder.lengths), np.argsort(list(coded.passages))
-            info = save_partition(
-                store,
-                [passage.id for passage in passages],
-                metadata_table([stored_values(passage, settings.columns) for passage in passages], settings.columns),
-                lengths_N[order_N],
-                reorder_tokens(tokens, lengths_N, order_N),
-                error,
-                codebook.n_centroids,
-                settings.base,
-            )
-    return BuiltPart(
-        info=info,
-        documents=part.documents - len(coded.left_out),
-        truncated=coded.truncated,
-        problems=coded.problems,
-        left_out=coded.left_out,
-        cpu_s=clock.cpu_s,
-        wall_s=time.perf_counter() - started,
-        peak_bytes=peak_memory(),
-    )
+        coded = code_texts(read_texts(part, settings, encoder), settings, codebook, encoder, on_progress)
+    return write_part(coded, settings, codebook.n_centroids, store)
 
 
-@dataclass
-class _CodedPassages:
-    """Quantised passages of a part, by position in the part and in the order of quantising; and what was left out."""
+def read_texts(part: PartitionPlan, settings: PartSettings, encoder: MultiVectorEncoder) -> ReadTexts:
+    """Read, split and tokenise a part's texts; this needs no weights of the encoder.
 
-    passages: dict[int, Passage] = field(default_factory=dict)
-    problems: list[BadRecord] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    truncated: int = 0
+    Raises:
+        RaycolError: the corpus changed since it was planned.
+    """
+    with _stage("read") as (spent, clock):
+        with clock("read"):
+            documents, split = list(read_part(part, settings.fields)), _splitter(settings, encoder)
+            passages = [
+                (ordinal, passage) for ordinal, (_, document) in enumerate(documents) for passage in split(document)
+            ]
+        with clock("tokenise"):
+            tokenised = list(tokenise_texts(encoder, [passage.content for _, passage in passages]))
+    where = [(where, document.id) for where, document in documents]
+    return ReadTexts(part.location, where, passages, tokenised, spent)
 
-    def refuse(self, where: str, error: InputError, on_error: OnError) -> None:
-        """Record an unusable passage. Raises `InputError` unless `on_error` skips it."""
-        refuse(problem := BadRecord(where, str(error)), on_error)
-        self.problems.append(problem)
 
-
-def _code_texts(
-    part: PartitionPlan,
+def code_texts(
+    read: ReadTexts,
     settings: PartSettings,
-    coder: Quantiser,
+    codebook: Codebook,
     encoder: MultiVectorEncoder,
-    coded: _CodedPassages,
-    clock: Clock,
-    on_progress: OnProgress,
-) -> None:
-    """Read, split, encode and quantise, batch by batch."""
-    pool = token_pooling(settings.pool_factor)
-    with clock("read"):
-        documents, split = list(read_part(part, settings.fields)), _splitter(settings, encoder)
-        passages = [
-            (ordinal, passage) for ordinal, (_, document) in enumerate(documents) for passage in split(document)
-        ]
-    batches = encode_texts(encoder, [passage.content for _, passage in passages], settings.batch_tokens)
-    while True:
-        with clock("encode"):
-            batch = next(batches, None)
-        if batch is None:
-            break
-        coded.truncated += batch.truncated
-        for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
-            ordinal, passage = passages[position]
+    on_progress: OnProgress = ignore_progress,
+) -> CodedPart:
+    """Encode and quantise a part's texts, batch by batch.
+
+    Raises:
+        InputError: the encoder returned unusable embeddings, unless `settings.on_error` skips them.
+    """
+    coded, pool = _Coding(codebook, settings.on_error), token_pooling(settings.pool_factor)
+    with _stage("encode") as (spent, clock):
+        batches = encode_tokenised(encoder, read.tokenised, settings.batch_tokens)
+        while True:
+            with clock("encode"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            coded.truncated += batch.truncated
+            for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
+                ordinal, passage = read.passages[position]
+                try:
+                    tokens_TD = check_embeddings(embeddings, None, f"document {passage.id!r}")
+                except InputError as error:  # most likely an overflow
+                    coded.refuse(read.documents[ordinal][0], error)
+                    continue
+                with clock("pool"):
+                    tokens_TD = pool(tokens_TD) if pool else tokens_TD
+                with clock("quantise"):
+                    coded.add(position, passage, tokens_TD)
+            on_progress(len(read.documents) * len(coded.passages) // len(read.passages))
+        encoded = {read.passages[position][0] for position in coded.passages}
+        coded.left_out += [id_ for ordinal, (_, id_) in enumerate(read.documents) if ordinal not in encoded]
+        with clock("quantise"):
+            part = coded.finish(read.location, len(read.documents), spent)
+    return replace(part, spent=_together(read.spent, spent))
+
+
+def code_embeddings(
+    part: PartitionPlan, settings: PartSettings, codebook: Codebook, on_progress: OnProgress = ignore_progress
+) -> CodedPart:
+    """Read and quantise a part's embeddings, document by document: none is kept in memory.
+
+    Raises:
+        InputError: unusable embeddings, unless `settings.on_error` skips them.
+        RaycolError: the corpus changed since it was planned.
+    """
+    coded, pool = _Coding(codebook, settings.on_error), token_pooling(settings.pool_factor)
+    with _stage("encode") as (spent, clock):
+        documents = read_part(part, settings.fields, tokens=True)
+        while True:
+            with clock("read"):
+                item = next(documents, None)
+            if item is None:
+                break
+            where, passage = item
             try:
-                tokens_TD = check_embeddings(embeddings, None, f"document {passage.id!r}")
-            except InputError as error:  # most likely an overflow
-                coded.refuse(documents[ordinal][0], error, settings.on_error)
+                tokens_TD = check_tokens(passage, codebook.dim)
+            except InputError as error:
+                coded.refuse(where, error)
+                coded.left_out.append(passage.id)
                 continue
             with clock("pool"):
                 tokens_TD = pool(tokens_TD) if pool else tokens_TD
             with clock("quantise"):
-                coder.add(tokens_TD)
-            coded.passages[position] = passage
-        on_progress(part.documents * len(coded.passages) // len(passages))
-    with_passages = {passages[position][0] for position in coded.passages}
-    coded.left_out += [document.id for ordinal, (_, document) in enumerate(documents) if ordinal not in with_passages]
+                coded.add(len(coded.passages), replace(passage, embeddings=None), tokens_TD)
+            on_progress(len(coded.passages))
+        with clock("quantise"):
+            return coded.finish(part.location, part.documents, spent)
+
+
+def write_part(coded: CodedPart, settings: PartSettings, n_centroids: int, store: Store) -> BuiltPart:
+    """Write the partition of a quantised part. Raises `RaycolError` if the index cannot be written."""
+    info = None
+    with _stage("write") as (spent, clock), clock("write"):
+        if coded.tokens:
+            info = save_partition(
+                store,
+                [passage.id for passage in coded.passages],
+                metadata_table(
+                    [stored_values(passage, settings.columns) for passage in coded.passages], settings.columns
+                ),
+                coded.lengths_N,
+                coded.tokens,
+                coded.error,
+                n_centroids,
+                settings.base,
+            )
+    spent = _together(coded.spent, spent)
+    return BuiltPart(
+        info=info,
+        documents=coded.documents,
+        truncated=coded.truncated,
+        problems=coded.problems,
+        left_out=coded.left_out,
+        cpu_s=spent.cpu_s,
+        wall_s=sum(span.end - span.start for span in spent.spans.values()),
+        peak_bytes=spent.peak_bytes,
+        spans=spent.spans,
+    )
+
+
+def _together(before: _Spent, after: _Spent) -> _Spent:
+    return _Spent(before.cpu_s | after.cpu_s, before.spans | after.spans, max(before.peak_bytes, after.peak_bytes))
+
+
+class _Coding:
+    """Quantises the passages of a part in any order. `passages` are those so far, by their position in the part."""
+
+    def __init__(self, codebook: Codebook, on_error: OnError) -> None:
+        self.passages: dict[int, Passage] = {}
+        self.problems: list[BadRecord] = []
+        self.left_out: list[str] = []
+        self.truncated = 0
+        self._quantiser = Quantiser(codebook)
+        self._on_error = on_error
+
+    def add(self, position: int, passage: Passage, tokens_TD: NDArray[np.float32]) -> None:
+        """Quantise a passage."""
+        self._quantiser.add(tokens_TD)
+        self.passages[position] = passage
+
+    def refuse(self, where: str, error: InputError) -> None:
+        """Record an unusable passage. Raises `InputError` unless `on_error` skips it."""
+        refuse(problem := BadRecord(where, str(error)), self._on_error)
+        self.problems.append(problem)
+
+    def finish(self, location: str, documents: int, spent: _Spent) -> CodedPart:
+        """Return the part, with the passages in corpus order."""
+        tokens, error = self._quantiser.finish() if self.passages else (None, 0.0)
+        lengths_N, order_N = np.array(self._quantiser.lengths, np.int64), np.argsort(list(self.passages))
+        return CodedPart(
+            location=location,
+            documents=documents - len(self.left_out),
+            passages=[self.passages[position] for position in sorted(self.passages)],
+            lengths_N=lengths_N[order_N],
+            tokens=reorder_tokens(tokens, lengths_N, order_N) if tokens else None,
+            error=error,
+            truncated=self.truncated,
+            problems=self.problems,
+            left_out=self.left_out,
+            spent=spent,
+        )
 
 
 def _splitter(settings: PartSettings, encoder: MultiVectorEncoder) -> Callable[[Passage], Iterable[Passage]]:
@@ -201,37 +360,6 @@ def _splitter(settings: PartSettings, encoder: MultiVectorEncoder) -> Callable[[
     if settings.split is None:
         return lambda document: [document]
     return Splitter(encoder.tokenizer, settings.split, document_length(encoder), prompt_of(encoder, "document"))
-
-
-def _code_embeddings(
-    part: PartitionPlan,
-    settings: PartSettings,
-    coder: Quantiser,
-    coded: _CodedPassages,
-    clock: Clock,
-    on_progress: OnProgress,
-) -> None:
-    """Read and quantise embeddings, document by document: none is kept in memory."""
-    pool = token_pooling(settings.pool_factor)
-    documents = read_part(part, settings.fields, tokens=True)
-    while True:
-        with clock("read"):
-            item = next(documents, None)
-        if item is None:
-            return
-        where, passage = item
-        try:
-            tokens_TD = check_tokens(passage, coder.dim)
-        except InputError as error:
-            coded.refuse(where, error, settings.on_error)
-            coded.left_out.append(passage.id)
-            continue
-        with clock("pool"):
-            tokens_TD = pool(tokens_TD) if pool else tokens_TD
-        with clock("quantise"):
-            coder.add(tokens_TD)
-        coded.passages[len(coded.passages)] = replace(passage, embeddings=None)
-        on_progress(len(coded.passages))
 
 
 def check_tokens(passage: Passage, dim: int | None) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from raycol.errors import writing
 from raycol.index.format.manifest import REPORT
 from raycol.indexing.clock import Clock
 from raycol.indexing.codebook import SampleStats
-from raycol.indexing.part import BuiltPart
+from raycol.indexing.part import BuiltPart, Span
 from raycol.storage import Store
 
 _LIBRARIES = (
@@ -56,6 +56,8 @@ class BuildReport(Shown, BaseModel):
             reused parts.
         tokens_per_cpu_second: tokens per CPU second of each stage of the workers that took measurable time.
         tokens_per_worker_second: tokens per wall-clock second of a worker.
+        busy_workers: mean number of workers in each stage (read, encode, write) while this command was encoding.
+        encoding_share: share of that time in which a worker that encodes was encoding, rather than waiting.
         peak_worker_bytes: peak resident memory of the largest worker.
         peak_driver_bytes: peak resident memory of the driver.
         versions: versions of raycol, Python and the main libraries.
@@ -82,6 +84,8 @@ class BuildReport(Shown, BaseModel):
     cpu_seconds: dict[str, float]
     tokens_per_cpu_second: dict[str, float]
     tokens_per_worker_second: float
+    busy_workers: dict[str, float]
+    encoding_share: float
     peak_worker_bytes: int
     peak_driver_bytes: int
     versions: dict[str, str]
@@ -112,6 +116,7 @@ def make_report(
         cpu_s["sample"] = sample.cpu_s
     tokens = sum(part.tokens for part in built)
     stage_tokens = {"sample": sample.tokens, "encode": tokens - sum(part.tokens for part in reused.values())}
+    busy, share = busy_shares([part for number, part in enumerate(built) if number not in reused])
     return BuildReport(
         index=index,
         version=version,
@@ -131,10 +136,32 @@ def make_report(
         cpu_seconds=_rounded({**cpu_s, **stages}),
         tokens_per_cpu_second={stage: round(tokens / spent, 1) for stage, spent in stages.items() if spent >= 0.001},
         tokens_per_worker_second=round(tokens / max(sum(part.wall_s for part in built), 1e-9), 1),
+        busy_workers=busy,
+        encoding_share=share,
         peak_worker_bytes=max(sample.peak_bytes, *(part.peak_bytes for part in built)),
         peak_driver_bytes=peak_memory(),
         versions=library_versions(),
     )
+
+
+def busy_shares(parts: Sequence[BuiltPart]) -> tuple[dict[str, float], float]:
+    """Return `busy_workers` and `encoding_share` of a report: from the first part's encoding to the last one's."""
+    encoding = [part.spans["encode"] for part in parts if "encode" in part.spans]
+    if not encoding:
+        return {}, 0.0
+    start, end = min(span.start for span in encoding), max(span.end for span in encoding)
+    busy: dict[str, float] = {}
+    for part in parts:
+        for stage, span in part.spans.items():
+            seconds = max(0.0, min(span.end, end) - max(span.start, start))
+            busy[stage] = busy.get(stage, 0.0) + seconds / max(end - start, 1e-9)
+    # Each worker's own time: they start one after another.
+    by_process: dict[str, list[Span]] = {}
+    for span in encoding:
+        by_process.setdefault(span.process, []).append(span)
+    worked = sum(span.end - span.start for span in encoding)
+    there = sum(max(span.end for span in own) - min(span.start for span in own) for own in by_process.values())
+    return _rounded(busy), round(min(1.0, worked / max(there, 1e-9)), 3)
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

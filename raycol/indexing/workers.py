@@ -1,22 +1,32 @@
-"""Ray Data actors of a build, which hold an encoder; their inputs are parts of a corpus."""
+"""The workers of a build, which hold an encoder; their inputs are parts of a corpus."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycol.core.memory import peak_memory
-from raycol.distributed.executor import Worker
-from raycol.distributed.partitioned_job import PartitionedJob, PartWorker
+from raycol.core.memory import peak_memory, release_memory
+from raycol.distributed.executor import Stage, StagedWorker, Worker
+from raycol.distributed.partitioned_job import PartitionedJob
 from raycol.errors import InputError, RaycolError
 from raycol.index.format.codebook_files import open_codebook
 from raycol.index.format.manifest import CodebookInfo, ModelInfo
 from raycol.indexing.clock import Clock
-from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encode_sample
+from raycol.indexing.part import (
+    BuiltPart,
+    CodedPart,
+    PartSettings,
+    ReadTexts,
+    code_embeddings,
+    code_texts,
+    encode_sample,
+    read_texts,
+    write_part,
+)
 from raycol.indexing.plan import PartitionPlan
 
 if TYPE_CHECKING:
@@ -81,6 +91,14 @@ def cast_parameters(module: torch.nn.Module, on_gpu: bool, dtype: str) -> None:
         parameter.data = parameter.data.to(target)
 
 
+def drop_weights(module: torch.nn.Module) -> None:
+    """Free the weights of a model that only tokenises."""
+    import torch
+
+    for parameter in module.parameters():
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+
+
 def _dtype_of(on_gpu: bool, name: str) -> torch.dtype:
     import torch
 
@@ -141,8 +159,8 @@ class SampleEncoder(Worker[PartSample, EncodedSample]):
         return EncodedSample(len(input_.positions), tokens_TD, clock.cpu_s["sample"], peak_memory())
 
 
-class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
-    """Builds partitions.
+class PartitionBuilder(StagedWorker[PartitionPlan, BuiltPart]):
+    """Builds partitions, and records each one before it returns.
 
     Args:
         job: the build; its store is the index.
@@ -163,23 +181,37 @@ class PartitionBuilder(PartWorker[PartitionPlan, BuiltPart]):
         dim: int,
         bits: int,
     ) -> None:
-        super().__init__(job)
+        self.job = job
         self.on_gpu, self.dtype = on_gpu, dtype
         self.settings, self.model = settings, model
-        self._codec = codebook, dim, bits
+        self._codebook, self._dim, self._bits = codebook, dim, bits
 
-    def open(self) -> None:
-        """Load the encoder and the codebook."""
-        self.encoder = _open_model(self.model, self.on_gpu, self.dtype)
-        self.codebook = open_codebook(self.job.store, *self._codec)
+    def open_for(self, stage: Stage) -> None:
+        """Load the encoder and the codebook; to tokenise, the encoder without its weights; to write, nothing."""
+        if stage == "compute":
+            self.encoder = _open_model(self.model, self.on_gpu, self.dtype)
+            self.codebook = open_codebook(self.job.store, self._codebook, self._dim, self._bits)
+        elif stage == "prepare" and self.model:
+            self.encoder = _open_model(self.model, False, "auto")
+            drop_weights(self.encoder)
 
-    def describe(self, number: int, input_: PartitionPlan) -> str:
+    def describe(self, number: int, input_: PartitionPlan | ReadTexts | CodedPart) -> str:
         """File and first line (row) of the part."""
         return input_.location
 
-    def compute(self, number: int, input_: PartitionPlan) -> BuiltPart:
-        """Build the partition of a part."""
-        return build_partition(input_, self.settings, self.codebook, self.job.store, self.encoder, self.on_progress)
+    def run_stage(self, stage: Stage, number: int, input_: Any) -> Any:
+        """Read and tokenise, encode and quantise, or write a part; embeddings of the corpus are read by the second."""
+        if stage == "prepare":
+            result = read_texts(input_, self.settings, self.encoder) if self.model else input_
+        elif stage == "finish":
+            result = write_part(input_, self.settings, self._codebook.n_centroids, self.job.store)
+            self.job.save(number, result)
+        elif self.encoder:
+            result = code_texts(input_, self.settings, self.codebook, self.encoder, self.on_progress)
+        else:
+            result = code_embeddings(input_, self.settings, self.codebook, self.on_progress)
+        release_memory()
+        return result
 
 
 def _open_model(model: ModelInfo | None, on_gpu: bool, dtype: str) -> MultiVectorEncoder | None:

@@ -1,6 +1,7 @@
 """Hosts of a cluster on one machine: network namespaces, each with its own address, on a private switch.
 
-The network is isolated from the outside in both directions. All hosts see the same files, as on shared storage.
+The network is isolated from the outside in both directions. All hosts see the same files, as on shared storage. Only
+Ray's sessions are in a folder of each host's own: there it unpacks a job's files, and would delete another host's.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Hosts:
 
     def open(self) -> None:
         """Create the hosts and start Ray on all of them."""
+        for name in ("ray", *(f"ray-{number}" for number in self._numbers)):
+            (self._folder / name).mkdir()
         _ip("netns", "add", self._switch)
         _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
         _ip("-n", self._switch, "link", "set", "br0", "up")
@@ -99,8 +102,11 @@ class Hosts:
     def popen(self, number: int, *command: object, cwd: Path, log: Path | None = None) -> subprocess.Popen:
         """Start a command on a host, with its output in a file or captured."""
         output = subprocess.PIPE if log is None else log.open("w")
+        # `ip netns exec` gives a command mounts of its own.
+        own = ["sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", f"{self._folder}/ray-{number}",
+               f"{self._folder}/ray"]  # fmt: skip
         return subprocess.Popen(
-            ["ip", "netns", "exec", self._host(number), *map(str, command)],
+            ["ip", "netns", "exec", self._host(number), *own, *map(str, command)],
             cwd=cwd, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.PIPE if log is None else subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip

@@ -39,7 +39,10 @@ def built(corpus: Path, tiny_colbert: Path) -> Path:
     assert (report.documents, report.parts, report.reused_parts, report.partitions) == (60, 4, 0, 4)
     assert list(report.stage_seconds) == ["plan", "sample", "train", "encode", "merge", "commit"]
     assert sum(report.stage_seconds.values()) < report.seconds
-    assert list(report.cpu_seconds) == ["plan", "train", "sample", "read", "encode", "pool", "quantise", "write"]
+    stages = ["read", "tokenise", "encode", "pool", "quantise", "write"]
+    assert list(report.cpu_seconds) == ["plan", "train", "sample", *stages]
+    assert set(report.busy_workers) == {"read", "encode", "write"}
+    assert 0 < report.encoding_share <= 1
     assert all(seconds >= 0 for seconds in report.cpu_seconds.values())
     assert list(report.stage_tokens_per_second) == ["sample", "encode"]
     assert report.peak_worker_bytes > 1 << 20
@@ -48,10 +51,13 @@ def built(corpus: Path, tiny_colbert: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
-def test_ray_workers_build_the_same_bytes(corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path) -> None:
-    """Two workers on Ray build the same index as one in this process."""
+@pytest.mark.parametrize("workers", [{"num_workers": 2}, {"num_workers": 1, "cpu_workers": 1}], ids=["two", "stages"])
+def test_ray_workers_build_the_same_bytes(
+    corpus: Path, built: Path, tiny_colbert: Path, tmp_path: Path, workers: dict[str, int]
+) -> None:
+    """Two workers on Ray, or one beside processes that read and write, build the same index as this process."""
     out = tmp_path / "i"
-    report = indexing.build_index(configured(corpus, tiny_colbert, out, bits=8, num_workers=2), executor=ON_RAY)
+    report = indexing.build_index(configured(corpus, tiny_colbert, out, bits=8, **workers), executor=ON_RAY)
     assert (report.documents, report.parts, report.partitions) == (60, 4, 4)
     assert report.peak_worker_bytes > 1 << 20
     assert contents(out) == contents(built)

@@ -15,7 +15,8 @@ from raycol.errors import InputError
 from raycol.index import Document, Index
 from raycol.index.format.manifest import SplitInfo
 from raycol.index.format.snapshot import Snapshot
-from raycol.indexing.encode import Encoded, document_length, encode_texts
+from raycol.indexing import encode
+from raycol.indexing.encode import document_length, encode_texts
 from raycol.indexing.part import BuiltPart, PartSettings, build_partition, encode_sample
 from raycol.indexing.plan import plan_build
 from raycol.indexing.split import Splitter
@@ -109,13 +110,16 @@ def test_unusable_embeddings_are_reported_or_skipped(tmp_path: Path, bad: Any, m
 def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the encoder overflow on every text that contains "thunder"."""
 
-    def overflow(encoder: Any, texts: list[str], batch_tokens: int) -> Iterator[Encoded]:
-        for batch in encode_texts(encoder, texts, batch_tokens):
-            for position, embeddings in zip(batch.positions, batch.embeddings, strict=True):
-                embeddings[-1] = np.where("thunder" in texts[position], np.inf, embeddings[-1])
-            yield batch
+    def overflow(encoder: Any, features: dict[str, Any], batch_tokens: int) -> Iterator[Any]:
+        thunder = encoder.tokenizer("thunder", add_special_tokens=False)["input_ids"]
+        for rows, embeddings in original(encoder, features, batch_tokens):
+            for row, tokens_TD in zip(rows, embeddings, strict=True):
+                if set(thunder) <= set(features["input_ids"][row].tolist()):
+                    tokens_TD[-1] = np.inf
+            yield rows, embeddings
 
-    monkeypatch.setattr("raycol.indexing.part.encode_texts", overflow)
+    original = encode._encode
+    monkeypatch.setattr(encode, "_encode", overflow)
 
 
 RAIN, THUNDER = "rain wind storm cloud", "snow thunder fog rain"

@@ -22,7 +22,9 @@ def built(tokens: int, seconds: float) -> BuiltPart:
     """A finished part of fifteen documents."""
     table = {"bytes": 2, "xxh3": "0" * 32}
     info = {"name": "p", "documents": 15, "tokens": tokens, "id_bytes": 9, "error": 0, "files": {}, "table": table}
-    return BuiltPart(info=info, documents=15, truncated=0, problems=[], cpu_s={}, wall_s=seconds, peak_bytes=0)
+    return BuiltPart(
+        info=info, documents=15, truncated=0, problems=[], cpu_s={}, wall_s=seconds, peak_bytes=0, spans={}
+    )
 
 
 class TwoWorkers(type(IN_PROCESS)):
