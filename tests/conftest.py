@@ -80,6 +80,7 @@ ON_RAY = {
     "tests/distributed/test_partitioned_job.py",
     "tests/doctor/test_gather.py",
     "tests/indexing/test_build.py",
+    "tests/indexing/test_plan_ranges.py",
     "tests/serving/test_maximums.py",
     "tests/serving/test_wire.py",
     "tests/test_ray_session.py",

@@ -7,7 +7,7 @@ import io
 import lzma
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,9 @@ MAX_RECORD_BYTES = 1 << 26
 TOO_LARGE = f"the record exceeds the limit of {MAX_RECORD_BYTES >> 20} MiB"
 # `zstd --long=31` writes windows of 2 GiB; decompression needs memory for the window that the file was written with.
 _LARGEST_ZSTD_WINDOW_LOG = 31
+
+# Files of a folder from which on listing it takes less time than asking for each.
+_LISTED = 16
 
 HUB = "hf:"
 IR_DATASETS = "ir:"
@@ -188,8 +191,40 @@ def file_state(uri: str) -> str:
     """Size and modification time of a file; comparing them detects a change."""
     with reading(uri):
         system, path, _ = locate(uri)
-        info = system.get_file_info(path)
-        return f"{info.size} {info.mtime_ns}"
+        return _state(system.get_file_info(path))
+
+
+def sizes_and_states(uris: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Size and `file_state` of files, with one request for a folder of which many are asked for.
+
+    Raises:
+        InputError: a file is missing or cannot be accessed.
+    """
+    located = [locate(uri) for uri in uris]
+    infos: dict[tuple[str, str], pafs.FileInfo] = {}
+    by_folder: dict[tuple[str, str], list[int]] = {}
+    for number, (system, path, _) in enumerate(located):
+        by_folder.setdefault((system.type_name, str(PurePosixPath(path).parent)), []).append(number)
+    for (kind, folder), numbers in by_folder.items():
+        system = located[numbers[0]][0]
+        with reading(uris[numbers[0]]):
+            if len(numbers) >= _LISTED:
+                found = system.get_file_info(pafs.FileSelector(folder))
+            else:
+                found = system.get_file_info([located[number][1] for number in numbers])
+        infos |= {(kind, info.path): info for info in found}
+    sizes, states = [], []
+    for uri, (system, path, _) in zip(uris, located, strict=True):
+        info = infos.get((system.type_name, path))
+        if info is None or info.type != pafs.FileType.File:
+            raise InputError(f"{without_options(uri)}: no such file")
+        sizes.append(int(info.size))
+        states.append(_state(info))
+    return sizes, states
+
+
+def _state(info: pafs.FileInfo) -> str:
+    return f"{info.size} {info.mtime_ns}"
 
 
 def folder_state(folder: str, pattern: str) -> str:

@@ -51,6 +51,11 @@ class WorkersConfig(Config):
     """Seconds to wait for the autoscaler to add nodes if the workers do not fit on the cluster yet."""
 
     @property
+    def placing(self) -> dict[str, float]:
+        """The resources that tell nodes apart: all but CPU, GPU and memory."""
+        return {name: amount for name, amount in self.resources.items() if name not in ("CPU", "GPU", "memory")}
+
+    @property
     def processes_beside(self) -> int:
         """Most processes for each of the first and the last stage of a `StagedWorker`; 0: workers run all stages."""
         return 0
@@ -211,6 +216,10 @@ class Executor(ABC):
         """Return a context in which workers can run. Raises `InputError` if the cluster is too small for them."""
 
     @abstractmethod
+    def planning(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
+        """Return a context for work on CPUs before `session`: a cluster need not have the workers' GPUs yet."""
+
+    @abstractmethod
     def n_workers(self, config: WorkersConfig) -> int:
         """Return the number of concurrent workers."""
 
@@ -268,6 +277,10 @@ class _OnRay(Executor):
     def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         report(0, None, "starting Ray")
         return ray_session(config.num_workers or 1, config.wait_for_nodes, None, config.spare_cpus, **config.resources)
+
+    def planning(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
+        on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+        return self.session(WorkersConfig() if on_cluster else config, report)
 
     def n_workers(self, config: WorkersConfig) -> int:
         import ray
@@ -377,7 +390,7 @@ class _OnRay(Executor):
         **resources: float | None,
     ) -> Dataset:
         """Append a worker class, as actors, to a dataset."""
-        others = _placing(config)
+        others = config.placing
         return dataset.map_batches(
             worker,
             fn_constructor_kwargs=dict(arguments),
@@ -409,7 +422,7 @@ class _OnRay(Executor):
         # More than any node has would wait forever.
         most = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
         pending = {
-            remote.options(memory=min(memory[key], most), resources=_placing(config)).remote(*arguments): key
+            remote.options(memory=min(memory[key], most), resources=config.placing).remote(*arguments): key
             for key, arguments in calls.items()
         }
         with ray_errors(operation):
@@ -418,15 +431,13 @@ class _OnRay(Executor):
                 yield pending.pop(ready), ray.get(ready)
 
 
-def _placing(config: WorkersConfig) -> dict[str, float]:
-    """The resources that tell nodes apart."""
-    return {name: amount for name, amount in config.resources.items() if name not in ("CPU", "GPU", "memory")}
-
-
 class _InProcess(Executor):
     in_process = True
 
     def session(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def planning(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         return nullcontext()
 
     def n_workers(self, config: WorkersConfig) -> int:

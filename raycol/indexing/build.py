@@ -8,11 +8,13 @@ store, a lost worker costs one part, and the bytes do not depend on the number o
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from raycol.core.progress import Report, no_report
 from raycol.distributed.executor import Executor, choose_executor
 from raycol.errors import ConflictError
 from raycol.index.codec.codebook import check_codec
+from raycol.index.format.columns import Columns
 from raycol.index.format.manifest import (
     BUILDS,
     Manifest,
@@ -28,10 +30,11 @@ from raycol.indexing.config import IndexConfig
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import PartSettings
 from raycol.indexing.partitions import Target, build_job, build_partitions, merge_partitions
-from raycol.indexing.plan import plan_build
+from raycol.indexing.plan import BuildPlan, plan_build
+from raycol.indexing.plan_ranges import cut_corpus, plan_corpus
 from raycol.indexing.report import BuildReport, make_report, save_report
-from raycol.indexing.source import open_source
-from raycol.storage import absolute, open_store
+from raycol.indexing.source import SourceInfo, open_source
+from raycol.storage import Store, absolute, open_store
 
 
 def build_index(config: IndexConfig, report: Report = no_report, executor: Executor | None = None) -> BuildReport:
@@ -47,17 +50,44 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     store = open_store(absolute(config.out))
     if not store.names(BUILDS):
         check_new(store)
-    fields, split = config.fields(), config.splitting
-    check = MetadataCheck(fields, split=split is not None)
-    with clock("plan"):
-        files = config.files()
-        plan = plan_build(files, fields, config.docs_per_partition, config.on_error, check, report)
-        metadata = check.finish(files[0])
-        if config.model:
-            report(0, None, "loading the model")
-        source = open_source(plan, config.model, split, config.embedding_size)
-    check_codec(source.dim, config.bits)
+    with ExitStack() as stack:
+        with clock("plan"):
+            plan, metadata = _plan(config, store, stack, report, executor)
+            if config.model:
+                report(0, None, "loading the model")
+            source = open_source(plan, config.model, config.splitting, config.embedding_size)
+        check_codec(source.dim, config.bits)
+        return _build(config, store, plan, metadata, source, executor, clock, started, report)
 
+
+def _plan(
+    config: IndexConfig, store: Store, stack: ExitStack, report: Report, executor: Executor | None
+) -> tuple[BuildPlan, Columns]:
+    """Return the plan and the metadata columns. A large corpus is planned by workers, whose session enters `stack`."""
+    files, fields, split = config.files(), config.fields(), config.splitting is not None
+    ranges = cut_corpus(files)
+    if len(ranges) > 1:
+        executor = executor or choose_executor(config, len(ranges))
+        stack.enter_context(executor.planning(config, report))
+        return plan_corpus(config, files, ranges, fields, split, store, 0, report, executor)
+    check = MetadataCheck(fields, split=split)
+    plan = plan_build(files, fields, config.docs_per_partition, config.on_error, check, report)
+    return plan, check.finish(files[0])
+
+
+def _build(
+    config: IndexConfig,
+    store: Store,
+    plan: BuildPlan,
+    metadata: Columns,
+    source: SourceInfo,
+    executor: Executor | None,
+    clock: Clock,
+    started: float,
+    report: Report,
+) -> BuildReport:
+    """Build an index as planned, or continue building it."""
+    fields, split = plan.fields, config.splitting
     columns = (TEXT_COLUMNS if config.store_text else {}) | (PARENT_COLUMNS if split else {}) | dict(metadata)
     settings = PartSettings(fields, columns, config.batch, config.pool_factor, config.on_error, 0, split)
     codec = config.model_dump(include={"bits", "n_centroids", "sample_documents", "seed"})

@@ -28,15 +28,24 @@ class MetadataCheck:
         fields: names the metadata fields, with their declared types.
         known: columns of an existing index, which passages must match; None for a new index.
         split: whether documents will be split, which lengthens their ids.
+        earlier: columns inferred from documents before the first.
     """
 
-    def __init__(self, fields: Fields, known: Columns | None = None, *, split: bool = False) -> None:
+    def __init__(
+        self, fields: Fields, known: Columns | None = None, *, split: bool = False, earlier: Columns | None = None
+    ) -> None:
         self._requested = set(fields.metadata)
         self._known = known
         self._inference = ColumnInference()
         self._max_id_bytes = MAX_ID_BYTES - _PASSAGE_NUMBER_BYTES * split
         declared = {name: kind for name, kind in fields.metadata.items() if kind}
         self._inference.columns |= declared  # type: ignore[arg-type]
+        self._inference.columns |= earlier or {}
+
+    @property
+    def columns(self) -> dict[str, ColumnType]:
+        """The columns of the documents so far."""
+        return self._inference.columns
 
     def __call__(self, passage: Passage) -> None:
         """Check a passage. Raises `InputError` if its id is too long or its metadata does not match the columns."""

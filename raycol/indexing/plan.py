@@ -1,15 +1,16 @@
 """The plan of a build: cut the corpus into parts, one per partition, and sample documents.
 
 One pass over the corpus checks every record and records where each part starts, so that any worker can read its part.
-The plan depends only on the corpus and the settings, not on the workers. It holds an 8-byte hash of each document's id
-in memory, and twice that plus a byte during the search for duplicates.
+The plan depends only on the corpus and the settings, not on the workers. `plan_build` makes the pass in this process
+and holds an 8-byte hash of each document's id in memory, and twice that plus a byte during the search for duplicates;
+`indexing.plan_ranges` spreads it over workers.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -96,12 +97,66 @@ class BuildPlan:
         return float(np.average(np.minimum(tokens, max_tokens), weights=self.lengths))
 
 
+@dataclass(frozen=True)
+class FileRange:
+    """The records of a file that start at or after a position, and before another one.
+
+    Args:
+        file: the file.
+        start: bytes of a file of lines, rows of a table; a line that starts before it belongs to another range.
+        stop: likewise; None for the end of the file.
+    """
+
+    file: CorpusFile
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An unusable record: its file, its line (row), counted from the start of the range, and the reason."""
+
+    file: CorpusFile
+    number: int
+    what: str
+
+    def at(self, lines: int) -> BadRecord:
+        """Return it as a `BadRecord`, after so many lines of the file."""
+        return BadRecord(self.file.where(self.number + lines), self.what)
+
+
+@dataclass
+class RangeScan:
+    """What a pass over a range found. Lines are counted from the start of the range, as are records.
+
+    Args:
+        parts: cut from it.
+        problems: unusable records; no more than one if they are not skipped.
+        records: number of records.
+        hashes: of the ids of its usable documents, in order; none if ids are made.
+        lengths: as in `BuildPlan`.
+        has_titles: whether a document has a title.
+        first: position of the first record.
+        following: position of the first record after the range, in the same file.
+    """
+
+    parts: list[PartitionPlan]
+    problems: list[Problem]
+    records: int
+    hashes: array[int]
+    lengths: NDArray[np.int64]
+    has_titles: bool
+    first: Position | None = None
+    following: Position | None = None
+
+
 class _PartBuilder:
     """Cuts a corpus into parts, record by record."""
 
-    def __init__(self, docs_per_partition: int) -> None:
+    def __init__(self, docs_per_partition: int, made_ids: bool) -> None:
         self.parts: list[PartitionPlan] = []
         self._size = docs_per_partition
+        self._made_ids = made_ids
         self._slices: list[Slice] = []
         self._open: Slice | None = None
         self._skip: list[int] = []
@@ -120,7 +175,7 @@ class _PartBuilder:
         self._documents += 1
         self._in_part += 1
         self._characters += len(passage.title) + len(passage.text)
-        _update_digest(self._digest, passage)
+        _update_digest(self._digest, passage, self._made_ids)
         if self._in_part == self._size or self._characters >= _MAX_CHARACTERS:
             self.end_file()
             self.end_part()
@@ -161,39 +216,96 @@ def plan_build(
         InputError: an unusable record or a duplicate id (unless skipped), an empty corpus, or a title field that no
             document has.
     """
-    builder = _PartBuilder(docs_per_partition)
-    problems: list[BadRecord] = []
-    hashes = array("Q")
-    lengths = np.zeros(64 * _BINS_PER_OCTAVE, dtype=np.int64)
-    number = 0
-    has_titles = False
-    for file in files:
-        for position, item in scan_corpus(file, fields, number=number):
+    scan = scan_range([FileRange(file) for file in files], fields, docs_per_partition, on_error, check, report)
+    problems = [problem.at(0) for problem in scan.problems]
+    for problem in problems:
+        refuse(problem, on_error)
+    parts, duplicates = _without_duplicates(scan.parts, fields, scan.hashes, on_error)
+    return make_plan(
+        files,
+        fields,
+        parts,
+        [*problems, *duplicates],
+        scan.lengths,
+        [source_state(file) for file in files if fields.encoded],
+        has_titles=scan.has_titles,
+    )
+
+
+def scan_range(
+    ranges: Iterable[FileRange],
+    fields: Fields,
+    docs_per_partition: int,
+    on_error: OnError,
+    check: Callable[[Passage], None] | None = None,
+    report: Report = no_report,
+    number: int = 0,
+) -> RangeScan:
+    """Check the records of consecutive ranges of files, and cut them into parts.
+
+    Args:
+        ranges: only the first may start after the start of its file.
+        fields, docs_per_partition, on_error, check, report: see `plan_build`; "fail" stops at the first problem.
+        number: records of the corpus before them, for made ids.
+
+    Raises:
+        InputError: a file cannot be read, or lacks a column.
+    """
+    builder = _PartBuilder(docs_per_partition, fields.make_ids is not None)
+    scan = RangeScan(builder.parts, [], 0, array("Q"), np.zeros(64 * _BINS_PER_OCTAVE, dtype=np.int64), False)
+    for range_ in ranges:
+        file = range_.file
+        start = file.reader.position(file, range_.start)
+        for position, item in scan_corpus(file, fields, start, number + scan.records):
+            if range_.stop is not None and position.offset >= range_.stop:
+                scan.following = position
+                break
+            scan.first = scan.first or position
             passage: Passage | None = None
-            problem = item if isinstance(item, BadRecord) else None
+            problem = item.what if isinstance(item, BadRecord) else ""
             if isinstance(item, Passage):
                 try:
                     if check:
                         check(item)
                     passage = item
                 except InputError as error:
-                    problem = BadRecord(file.where(position.number), str(error))
-            if problem:
-                refuse(problem, on_error)
-                problems.append(problem)
-            if passage:
-                has_titles = has_titles or bool(passage.title)
-                lengths[int(_BINS_PER_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
+                    problem = str(error)
+            if passage is None:
+                scan.problems.append(Problem(file, position.number, problem))
+                if on_error == "fail":
+                    return scan
+            else:
+                scan.has_titles = scan.has_titles or bool(passage.title)
+                scan.lengths[int(_BINS_PER_OCTAVE * math.log2(max(1, len(passage.content))))] += 1
                 if fields.make_ids is None:
-                    hashes.append(xxhash.xxh3_64_intdigest(passage.id.encode()))
-            builder.add(file, position, number, passage)
-            number += 1
-            if number % _REPORT_EVERY == 0:
-                report(number, None, "reading")
+                    scan.hashes.append(xxhash.xxh3_64_intdigest(passage.id.encode()))
+            builder.add(file, position, scan.records, passage)
+            scan.records += 1
+            if scan.records % _REPORT_EVERY == 0:
+                report(scan.records, None, "reading")
         builder.end_file()
     builder.end_part()
-    parts, duplicates = _without_duplicates(builder.parts, fields, hashes, on_error)
-    problems += duplicates
+    return scan
+
+
+def make_plan(
+    files: Sequence[CorpusFile],
+    fields: Fields,
+    parts: list[PartitionPlan],
+    problems: list[BadRecord],
+    lengths: NDArray[np.int64],
+    states: Sequence[str],
+    *,
+    has_titles: bool,
+) -> BuildPlan:
+    """Return the plan of parts without duplicate ids; raises as `plan_build`.
+
+    Args:
+        files, fields: the corpus.
+        parts, problems, lengths: see `BuildPlan`.
+        states: of the files (`source_state`), if they hold embeddings, which are not read: these stand for them.
+        has_titles: whether a document has a title.
+    """
     if not parts:
         raise empty_corpus_error(files[0], problems[0] if problems else None)
     if fields.title and not has_titles and not any(has_field(file, fields.title) for file in files):
@@ -201,15 +313,15 @@ def plan_build(
             f"{files[0]}: no document has a field {fields.title!r} for the title; leave `title_column=` out"
         )
     digest = xxhash.xxh3_128("".join(part.digest for part in parts).encode())
-    if fields.encoded:  # embeddings are not read, so the identity of their files and fields stands for them
-        digest.update("\n".join([repr(fields), *map(source_state, files)]).encode("utf-8", "surrogatepass"))
+    if fields.encoded:
+        digest.update("\n".join([repr(fields), *states]).encode("utf-8", "surrogatepass"))
     return BuildPlan(parts, fields, problems, digest.hexdigest(), lengths)
 
 
-def _update_digest(digest: xxhash.xxh3_64, passage: Passage) -> None:
-    """Add a passage to a digest, its strings preceded by their lengths."""
+def _update_digest(digest: xxhash.xxh3_64, passage: Passage, made_ids: bool) -> None:
+    """Add a passage to a digest, its strings preceded by their lengths; without its id if that is made by counting."""
     metadata = repr(sorted(passage.metadata.items()))
-    strings = (passage.id, passage.title, passage.text, metadata)
+    strings = ("" if made_ids else passage.id, passage.title, passage.text, metadata)
     digest.update(f"{' '.join(str(len(string)) for string in strings)} ".encode())
     digest.update("".join(strings).encode("utf-8", "surrogatepass"))
 
@@ -222,17 +334,15 @@ def read_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> I
     """
     digest = xxhash.xxh3_64()
     n_read = 0
-    for number, position, passage in _scan_part(part, fields, tokens=tokens):
-        _update_digest(digest, passage)
+    for number, position, passage in scan_part(part, fields, tokens=tokens):
+        _update_digest(digest, passage, fields.make_ids is not None)
         n_read += 1
         yield part.slices[number].file.where(position.number), passage
     if n_read != part.documents or digest.hexdigest() != part.digest:
         raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
-def _scan_part(
-    part: PartitionPlan, fields: Fields, *, tokens: bool = False
-) -> Iterator[tuple[int, Position, Passage]]:
+def scan_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, Position, Passage]]:
     """Yield the documents of a part, each with the number of its slice and its position in the slice's file."""
     for number, slice_ in enumerate(part.slices):
         remaining, skip = slice_.documents, set(slice_.skip)
@@ -264,19 +374,18 @@ def _without_duplicates(
     unique = list(parts)
     for number, ordinals in candidates_by_part.items():
         dropped: dict[int, list[int]] = {}
-        for ordinal, (slice_number, position, passage) in enumerate(_scan_part(parts[number], fields)):
+        for ordinal, (slice_number, position, passage) in enumerate(scan_part(parts[number], fields)):
             if ordinal not in ordinals:
                 continue
             where = parts[number].slices[slice_number].file.where(position.number)
-            if passage.id not in first:
-                first[passage.id] = where
+            problem = duplicate_problem(passage.id, where, first)
+            if problem is None:
                 continue
-            problem = BadRecord(where, f"duplicate id {passage.id!r}, first on {_shorten(first[passage.id], where)}")
             refuse(problem, on_error)
             problems.append(problem)
             dropped.setdefault(slice_number, []).append(position.number)
         if dropped:
-            unique[number] = _without_records(parts[number], fields, dropped)
+            unique[number] = without_records(parts[number], fields, dropped)
     return [part for part in unique if part.slices], problems
 
 
@@ -293,13 +402,21 @@ def _duplicate_hashes(hashes_N: NDArray[np.uint64]) -> list[int]:
     return ordinals
 
 
+def duplicate_problem(id_: str, where: str, first: dict[str, str]) -> BadRecord | None:
+    """Return a document as a problem if its id has occurred before; else add the id and its location to `first`."""
+    if id_ not in first:
+        first[id_] = where
+        return None
+    return BadRecord(where, f"duplicate id {id_!r}, first on {_shorten(first[id_], where)}")
+
+
 def _shorten(first: str, second: str) -> str:
     """Return a record's file and line, without the file if it is the same as the second record's."""
     file, _, line = first.rpartition(", ")
     return line if second.startswith(f"{file}, ") else first
 
 
-def _without_records(part: PartitionPlan, fields: Fields, dropped: dict[int, list[int]]) -> PartitionPlan:
+def without_records(part: PartitionPlan, fields: Fields, dropped: dict[int, list[int]]) -> PartitionPlan:
     """Return a part without some records (lines or rows) of each slice."""
     slices = [
         replace(
@@ -311,8 +428,8 @@ def _without_records(part: PartitionPlan, fields: Fields, dropped: dict[int, lis
     ]
     remaining = PartitionPlan(tuple(slice_ for slice_ in slices if slice_.documents), "")
     digest = xxhash.xxh3_64()
-    for _, _, passage in _scan_part(remaining, fields):
-        _update_digest(digest, passage)
+    for _, _, passage in scan_part(remaining, fields):
+        _update_digest(digest, passage, fields.make_ids is not None)
     return replace(remaining, digest=digest.hexdigest())
 
 

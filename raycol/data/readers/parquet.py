@@ -81,6 +81,10 @@ class ParquetReader(Reader):
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         return [(group.num_rows, group.total_byte_size) for group in groups]
 
+    def divides(self, file: CorpusFile) -> bool:
+        """See `Reader`."""
+        return True
+
     def count(self, file: CorpusFile) -> int:
         """See `Reader`."""
         with open_file(file.uri) as raw:

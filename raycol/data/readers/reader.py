@@ -78,6 +78,14 @@ class Reader(Protocol):
     def sample(self, file: CorpusFile, offsets: Sequence[int]) -> list[Position]:
         """Positions near the offsets where reading can start cheaply; `[START]` if only the file's start is one."""
 
+    def position(self, file: CorpusFile, offset: int) -> Position:
+        """Position of a row of a table; of the first line that starts at or after a byte, which is numbered 1."""
+        return Position(offset, offset + 1) if self.is_table else START
+
+    def divides(self, file: CorpusFile) -> bool:
+        """Whether reading can start at any row, or line, without reading what is before it."""
+        return False
+
     def state(self, file: CorpusFile) -> str:
         """State of a file; comparing it detects a change without reading the file."""
         return file_state(file.uri)
@@ -94,9 +102,21 @@ class LinesReader(Reader, Protocol):
 
     def sample(self, file: CorpusFile, offsets: Sequence[int]) -> list[Position]:
         """See `Reader`. The line numbers of the positions are unknown, and 1."""
-        if compression_of(file.uri) or self.spans_lines(file):
+        if not self.divides(file):
             return [START]
         return [_next_line(file.uri, offset) for offset in offsets]
+
+    def divides(self, file: CorpusFile) -> bool:
+        """See `Reader`."""
+        return not compression_of(file.uri) and not self.spans_lines(file)
+
+    def position(self, file: CorpusFile, offset: int) -> Position:
+        """See `Reader`."""
+        if not offset:
+            return START
+        with open_lines(file.uri, offset - 1) as lines:
+            # What remains of the line before: nothing but its end, if a line starts at the byte.
+            return Position(offset - 1 + next((n_bytes for _, n_bytes in lines_of(lines)), 1))
 
     def spans_lines(self, file: CorpusFile) -> bool:
         """Whether records may span lines, so that their boundaries are known only from the start of the file."""
