@@ -34,6 +34,9 @@ from raycol.core.arguments import named_arguments
 from raycol.errors import RaycolError
 from raycol.index.search.effort import Effort
 
+# Seconds between two tries to reach an endpoint that has just started.
+_POLL_S = 0.2
+
 T = TypeVar("T")
 
 
@@ -182,13 +185,18 @@ class Client(Connection):
         return read_outcome(self.url, call, Retrying(sleep=self._sleep, **options)(attempt))
 
 
-def check_health(url: str, timeout_s: float = 10.0) -> None:
-    """Raise `RaycolError` if no raycol endpoint answers at `url`."""
-    with Client(url, timeout_s=timeout_s) as client:
-        try:
-            client.health()
-        except RaycolError as error:
-            raise RaycolError(f"{error}; does Serve listen on another port?") from None
+def check_health(url: str, wait_s: float = 60.0) -> None:
+    """Raise `RaycolError` if no raycol endpoint answers at `url` within some seconds: a proxy learns of it last."""
+    deadline = time.monotonic() + wait_s
+    with Client(url, timeout_s=10.0) as client:
+        while True:
+            try:
+                client.health()
+                return
+            except RaycolError as error:
+                if time.monotonic() > deadline:
+                    raise RaycolError(f"{error}; does Serve listen on another port?") from None
+            time.sleep(_POLL_S)
 
 
 def search_endpoint(url: str, queries: Sequence[str], k: int = 10, timeout_s: float = 60.0) -> SearchResponse:

@@ -30,6 +30,7 @@ from raycol.evaluation.scoring import ModelScorer, score_passages
 from raycol.evaluation.single_vector import open_single_vector, single_vector_fingerprint
 from raycol.evaluation.top_hits import Hits, TopHits
 from raycol.indexing.plan import BuildPlan, PartitionPlan, read_part
+from raycol.indexing.source import model_name
 from raycol.indexing.workers import cast_parameters, check_same_model, device_of, open_encoder
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import describe_bytes
@@ -222,7 +223,7 @@ def exact_hits(
     }
     arguments = {
         **config.model_arguments,
-        "model": model,
+        "model": model_name(model),
         "vectors": vectors,
         "fingerprint": fingerprint,
         "fields": plan.fields,

@@ -100,7 +100,7 @@ def _append(config: AppendConfig, report: Report, executor: Executor | None) -> 
     ]
     n_replaced = sum(map(len, replaced))
     try:
-        with clock("commit"), writing_from(store, manifest.version):
+        with clock("commit"):
             commit_change(snapshot, replaced, added)
     except ConflictError:
         if not _is_committed(snapshot, replaced, added):

@@ -42,10 +42,10 @@ _TIMED_TOKENS = 16384
 # Quantisation is timed with at most this many centroids; more hardly change the rate.
 _TIMED_CENTROIDS = 16384
 # Bytes of a token beside its residual (code, gain, scale; lists if there are any), and of a document beside its text
-# (id, offsets).
+# and id (offsets, hash, position).
 _TOKEN_BYTES = 2 + 1 + 2
 _LIST_BYTES = 1
-_DOCUMENT_BYTES = 30
+_DOCUMENT_BYTES = 8 + 4 + 4 + 4
 # Memory for holding, sorting and writing a part, in multiples of its size.
 _PART_COPIES = 3
 # Memory for training on the sample, in multiples of its size.
@@ -132,6 +132,7 @@ def estimate_build(config: PlanConfig) -> Estimate:
     token_bytes = encoded.dim * config.bits / 8 + _TOKEN_BYTES + list_bytes
     # zstd compresses stored text to about half.
     text_bytes = np.mean([len(passage.content.encode()) for passage in passages]) / 2 if config.store_text else 0
+    id_bytes = np.mean([len(passage.id.encode()) for passage in passages])
     encoded_tokens = (documents + training_documents) * encoded.mean_tokens
     seconds = encoded_tokens / encoded.tokens_per_second + tokens / quantised_per_second
     training_bytes = 2 * encoded.dim * training_tokens
@@ -141,7 +142,7 @@ def estimate_build(config: PlanConfig) -> Estimate:
         documents=documents,
         tokens=tokens,
         n_centroids=n_centroids,
-        index_bytes=round(tokens * token_bytes + documents * (_DOCUMENT_BYTES + text_bytes)),
+        index_bytes=round(tokens * token_bytes + documents * (_DOCUMENT_BYTES + id_bytes + text_bytes)),
         parts=parts,
         partitions=min(parts, math.ceil(tokens / partition_tokens)),
         encoded_per_second=0 if config.model is None else round(encoded.tokens_per_second, 1),

@@ -155,6 +155,9 @@ def _write_once(uri: str, log: Log, rng: random.Random, number: int) -> None:
         log(end=number, version=None)
     except KeyboardInterrupt:
         raise
+    except SystemError as error:  # of a kernel that was interrupted
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
     except (RaycolError, OSError) as error:
         # In doubt, as after a kill: the last flush may fail after the commit.
         if "No space left" not in str(error):

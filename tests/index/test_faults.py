@@ -23,8 +23,11 @@ import pytest
 
 from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Hit, Index
+from raycol.index.format.manifest import versions
+from raycol.index.format.snapshot import Snapshot
 from raycol.index.write.vacuum import sweep
 from raycol.storage import open_store
+from raycol.storage.local import LocalStore
 from tests.conftest import PROJECT, tries_all
 from tests.index.fault_worker import create_small, create_with_deletes, intercepted, make_documents, state
 
@@ -285,6 +288,30 @@ def test_a_vacuumed_version_number_is_not_reused(tmp_path: Path, writer: str, mo
     assert current.verify() == []
     WRITERS[writer](current)
     assert current.version == 7
+
+
+@pytest.mark.parametrize("fails", ["opening the version", "flushing its name"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_failure_after_the_commit_is_not_a_lost_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, fails: str
+) -> None:
+    """Who is told of a conflict repeats the change, which is already there."""
+    index = create_small(tmp_path / "i")
+    committed = index.version + 1
+
+    def fail(*_: object) -> None:
+        if committed in versions(open_store(tmp_path / "i")):
+            raise OSError("the disk is gone")
+
+    if fails == "opening the version":
+        monkeypatch.setattr(Snapshot, "next", fail)
+    else:
+        monkeypatch.setattr(LocalStore, "_fsync_up", fail)
+    with pytest.raises((RaycolError, OSError), match="the disk is gone") as raised:
+        WRITERS[writer](index)
+    assert not isinstance(raised.value, ConflictError)
+    monkeypatch.undo()
+    assert Index.open(tmp_path / "i").version == committed
 
 
 @pytest.mark.parametrize("number", [100, 200], ids=["same document", "other document"])

@@ -47,7 +47,7 @@ def test_many_appends_equal_one_append(tmp_path: Path) -> None:
         assert append(few, batch).version == 2 + number
     one, many = Index.open(whole), Index.open(few)
     assert len(one) == len(many) == len(documents)
-    assert many.stats().partitions == 1 + BATCHES > one.stats().partitions == 1 + 5
+    assert 1 + BATCHES >= many.stats().partitions > one.stats().partitions
     queries = [tokens[:5] for tokens in documents[::20]]
     expected = answers(one, queries)
     assert answers(many, queries) == expected

@@ -518,7 +518,7 @@ def test_check_health(server: Server) -> None:
     check_health(server.url)
     server.respond((404, {}, {"detail": "nothing here"}))
     with pytest.raises(RaycolError, match="nothing here; does Serve listen on another port"):
-        check_health(server.url)
+        check_health(server.url, wait_s=0)
 
 
 @pytest.mark.slow

@@ -326,6 +326,8 @@ def check_room(store: Store, manifest: Manifest) -> None:
 def writing_from(store: Store, version: int) -> Iterator[None]:
     """Run a writer that started from a version (0 for a new index), and raise `ConflictError` if it lost a race.
 
+    The commit comes after it: what fails once a version is there must not be taken for a lost race.
+
     Leaves the files of a failed writer to `vacuum`: folders are named after their contents, so another writer of the
     same documents may have committed the same folders.
 

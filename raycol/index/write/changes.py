@@ -78,7 +78,7 @@ def add_documents(snapshot: Snapshot, documents: Iterable[Document], *, replace:
             write_partition(store, batch, snapshot.codebook, manifest.columns, manifest.version)
             for batch in spool.partitions(manifest.partition_tokens)
         ]
-        changed, change = commit_change(snapshot, replaced, added)
+    changed, change = commit_change(snapshot, replaced, added)
     if not {info.name for info in added} <= {info.name for info in changed.manifest.partitions}:
         with suppress(RaycolError, OSError):  # what was merged; the change is committed whatever happens here
             sweep(store, manifest.version)
@@ -96,8 +96,7 @@ def delete_documents(snapshot: Snapshot, ids: Iterable[str], on_unknown: OnUnkno
     deleted = locate(snapshot.partitions, ids, on_unknown)
     if not sum(map(len, deleted)):
         return snapshot, Change(snapshot.manifest.version, 0, 0)
-    with writing_from(snapshot.store, snapshot.manifest.version):
-        return commit_change(snapshot, deleted, [])
+    return commit_change(snapshot, deleted, [])
 
 
 def _existing(spool: Spool, partition: Partition, replace: bool, store: Store) -> NDArray[np.int64]:
@@ -129,8 +128,9 @@ def plan_change(snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added:
 def commit_change(
     snapshot: Snapshot, removed: Sequence[NDArray[np.int64]], added: Sequence[PartitionInfo]
 ) -> tuple[Snapshot, Change]:
-    """Commit the version that `plan_change` returns."""
-    changed = plan_change(snapshot, removed, added)
+    """Commit the version that `plan_change` returns. Raises `ConflictError` if another writer committed first."""
+    with writing_from(snapshot.store, snapshot.manifest.version):
+        changed = plan_change(snapshot, removed, added)
     commit_manifest(snapshot.store, changed)
     n_added, n_removed = sum(info.documents for info in added), sum(map(len, removed))
     return snapshot.next(changed), Change(changed.version, n_added, n_removed)

@@ -69,7 +69,7 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     base, n_centroids = snapshot.manifest.version, snapshot.codebook.n_centroids
     with writing_from(snapshot.store, base):
         merged = [join_slices(snapshot.store, slices, partitions, n_centroids, base) for slices in plan.merged]
-        return commit_compaction(snapshot, plan, merged)
+    return commit_compaction(snapshot, plan, merged)
 
 
 def plan_compaction(snapshot: Snapshot, target_tokens: int) -> Compaction:

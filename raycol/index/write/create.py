@@ -88,7 +88,7 @@ def create(
                     for batch in spool.partitions(partition_tokens)
                 ),
             )
-            commit_manifest(store, manifest)
+        commit_manifest(store, manifest)
     except BaseException:
         store.remove_if_empty()
         raise

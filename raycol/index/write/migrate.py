@@ -63,7 +63,7 @@ def migrate(old: Store, new: Store, report: Callable[[float, float | None, str],
                     partitions.append(_rewrite(old, new, info, codebook, before.columns))
             kept = before.model_dump(exclude={"version", "codebook", "partitions"})
             manifest = Manifest(**kept, version=1, codebook=save_codebook(new, codebook), partitions=tuple(partitions))
-            commit_manifest(new, manifest)
+        commit_manifest(new, manifest)
     except BaseException:
         new.remove_if_empty()
         raise
