@@ -216,6 +216,23 @@ def test_a_build_survives_the_loss_of_workers_a_node_and_its_driver(
     assert contents(out) == contents(undisturbed)
 
 
+@pytest.mark.usefixtures("undisturbed")
+def test_a_build_in_stages_survives_the_loss_of_a_worker_of_each(
+    cluster: Nodes, texts: Path, tiny_colbert: Path, tmp_path: Path
+) -> None:
+    rng, out = random.Random(5), tmp_path / "i"
+    settings = ["--docs-per-partition", 4 * PER_PART, "--num-workers", 1, "--cpu-workers", 1, "--on-error", "skip"]
+    with Build(cluster, "build", texts, "--model", tiny_colbert, "--out", out, *settings) as build:
+        for stage, done in (("prepare", 0), ("compute", 1)):
+            assert build.wait_for(lambda done=done: len(records(out)) >= done), build.end()
+            before = records(out)
+            killed = build.wait_for(lambda stage=stage: cluster.kill_worker(rng, f"PartitionBuilder.{stage}"))
+            assert killed, build.end()
+            assert_kept(before, out, 2)
+        build.finish()
+    assert contents(out) == contents(texts.parent / "index")
+
+
 def assert_kept(before: dict[str, int], out: Path, max_rebuilt: int) -> None:
     """Assert that no finished part is lost and at most `max_rebuilt` were built again."""
     now = records(out)
