@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 
 from raycol.core.progress import Report, no_report
-from raycol.distributed.executor import Executor, choose_executor
+from raycol.distributed.executor import IN_PROCESS, Executor, choose_executor
 from raycol.errors import ConflictError
 from raycol.index.codec.codebook import check_codec
 from raycol.index.format.columns import Columns
@@ -35,6 +35,9 @@ from raycol.indexing.plan_ranges import cut_corpus, plan_corpus
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import SourceInfo, open_source
 from raycol.storage import Store, absolute, open_store
+
+# At most this many ranges are planned on the driver, which takes less time than starting workers.
+_MAX_DRIVER_RANGES = 4
 
 
 def build_index(config: IndexConfig, report: Report = no_report, executor: Executor | None = None) -> BuildReport:
@@ -65,11 +68,13 @@ def _plan(
 ) -> tuple[BuildPlan, Columns]:
     """Return the plan and the metadata columns. A large corpus is planned by workers, whose session enters `stack`."""
     files, fields, split = config.files(), config.fields(), config.splitting is not None
-    ranges = cut_corpus(files)
+    ranges = cut_corpus(files, encoded=fields.encoded)
     if len(ranges) > 1:
-        executor = executor or choose_executor(config, len(ranges))
-        stack.enter_context(executor.planning(config, report))
-        return plan_corpus(config, files, ranges, fields, split, store, 0, report, executor)
+        planner = IN_PROCESS
+        if len(ranges) > _MAX_DRIVER_RANGES:
+            planner = executor or choose_executor(config, len(ranges))
+            stack.enter_context(planner.planning(config, report))
+        return plan_corpus(config, files, ranges, fields, split, store, 0, report, planner)
     check = MetadataCheck(fields, split=split)
     plan = plan_build(files, fields, config.docs_per_partition, config.on_error, check, report)
     return plan, check.finish(files[0])

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 from types import MappingProxyType
 
 import numpy as np
@@ -47,8 +47,9 @@ from raycol.indexing.plan import (
 )
 from raycol.storage import Store, StoredFolder
 
-# Stored bytes of a range, and most files in one.
+# Stored bytes of a range, and most files in one. Embeddings are not read, and take most of the bytes of a document.
 RANGE_BYTES = 64 << 20
+_ENCODED = 32
 _RANGE_FILES = 4096
 # Memory of a task that reads a part again.
 _PART_BYTES = 1 << 29
@@ -98,8 +99,12 @@ class PlannedRange(PartRecord):
         return [self.hashes.stored] if self.hashes else []
 
 
-def cut_corpus(files: Sequence[CorpusFile]) -> list[CorpusRange]:
+def cut_corpus(files: Sequence[CorpusFile], *, encoded: bool = False) -> list[CorpusRange]:
     """Cut a corpus into ranges of about `RANGE_BYTES`: parts of large files that divide, or several small files.
+
+    Args:
+        files: the corpus.
+        encoded: whether it holds embeddings; then ranges are larger.
 
     Raises:
         InputError: a file cannot be read.
@@ -108,9 +113,10 @@ def cut_corpus(files: Sequence[CorpusFile]) -> list[CorpusRange]:
     if len(on_disk) < len(files):  # datasets, whose libraries read them as a whole
         return [CorpusRange(tuple(map(FileRange, files)), "")]
     sizes, states = sizes_and_states([file.uri for file in files])
-    large = [file for file, size in zip(files, sizes, strict=True) if size > RANGE_BYTES]
+    range_bytes = RANGE_BYTES * (_ENCODED if encoded else 1)
+    large = [file for file, size in zip(files, sizes, strict=True) if size > range_bytes]
     with ThreadPoolExecutor(_READERS) as pool:
-        stops = dict(zip(large, pool.map(_stops, large), strict=True))
+        stops = dict(zip(large, pool.map(_stops, large, repeat(range_bytes)), strict=True))
     ranges: list[CorpusRange] = []
     small: list[tuple[FileRange, str]] = []
     small_bytes = 0
@@ -131,7 +137,7 @@ def cut_corpus(files: Sequence[CorpusFile]) -> list[CorpusRange]:
                 for start, stop in zip(bounds, [*inner, None], strict=True)
             ]
             continue
-        if small and (small_bytes + size > RANGE_BYTES or len(small) == _RANGE_FILES):
+        if small and (small_bytes + size > range_bytes or len(small) == _RANGE_FILES):
             end_small()
         small.append((FileRange(file), state))
         small_bytes += size
@@ -144,7 +150,7 @@ def _range(files: Sequence[FileRange], states: Sequence[str]) -> CorpusRange:
     return CorpusRange(tuple(files), xxhash.xxh3_128_hexdigest(described.encode("utf-8", "surrogatepass")))
 
 
-def _stops(file: CorpusFile) -> list[int]:
+def _stops(file: CorpusFile, range_bytes: int) -> list[int]:
     """Positions within a large file at which ranges start; none if it does not divide."""
     reader = file.reader
     if not reader.divides(file):
@@ -154,11 +160,11 @@ def _stops(file: CorpusFile) -> list[int]:
         row_bytes = sum(n_bytes for _, n_bytes in groups) / max(1, sum(rows for rows, _ in groups))
         ends, stops = accumulate(rows for rows, _ in groups), [0]
         for end in list(ends)[:-1]:
-            if (end - stops[-1]) * row_bytes >= RANGE_BYTES:
+            if (end - stops[-1]) * row_bytes >= range_bytes:
                 stops.append(end)
         return stops[1:]
     size = reader.count(file)
-    n_ranges = -(-size // RANGE_BYTES)
+    n_ranges = -(-size // range_bytes)
     return [number * size // n_ranges for number in range(1, n_ranges)]
 
 
@@ -335,9 +341,11 @@ class _Merge:
         if planned.failure:
             raise InputError(planned.failure)
         columns = _joined(self.columns, planned.columns)
-        named = self._settings.fields.make_ids is not None and planned.problems and self._records
+        fields = self._settings.fields
+        mixed = any(kind == "double" and not fields.metadata[name] for name, kind in self.columns.items())
+        named = planned.problems and self._records and (mixed or fields.make_ids is not None)
         if columns is None or named:
-            # Which records are unusable depends on the columns of earlier ones; messages name a made id.
+            # Which records are unusable depends on earlier columns; messages name a made id, and a column's type.
             planned = self._settings.plan(self._job, number, range_, self._records, self.columns)
             columns = planned.columns
         self.columns = columns

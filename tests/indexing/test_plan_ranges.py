@@ -174,6 +174,7 @@ def test_a_build_of_several_ranges_leaves_only_its_index(tmp_path: Path) -> None
     for number in range(5):
         save_encoded(corpus / f"{number}.npz", documents[6 * number :][:6], [f"{number}-{n}" for n in range(6)])
     build_index(IndexConfig(corpus=str(corpus), out=str(tmp_path / "i"), docs_per_partition=4))
+    assert len(cut_corpus(corpus_files(str(corpus)), encoded=True)) == 5
     assert {path.name for path in (tmp_path / "i").iterdir()} == {
         "manifests", "partitions", "codebooks", "build-report.json",
     }  # fmt: skip
