@@ -115,7 +115,7 @@ def compact_index(
     `executor` runs the workers; by default `choose_executor` decides.
 
     Raises:
-        InputError: no index there, or it cannot be written.
+        InputError: no index there, no such partition, or it cannot be written.
         ConflictError: another writer committed first; the index is as that writer left it.
         RaycolError: a worker failed.
     """
@@ -124,10 +124,15 @@ def compact_index(
     snapshot = Snapshot.open_version(store)
     manifest = snapshot.manifest
     target_tokens = config.target_tokens or manifest.partition_tokens
-    plan = plan_compaction(snapshot, target_tokens)
+    plan = plan_compaction(snapshot, target_tokens, config.partitions)
     reused: dict[int, MergedPart] = {}
     if plan.merged:
-        settings = {"format": FORMAT_VERSION, "compact": target_tokens, "version": manifest.version}
+        settings = {
+            "format": FORMAT_VERSION,
+            "compact": target_tokens,
+            "partitions": sorted(config.partitions),
+            "version": manifest.version,
+        }
         job = PartitionedJob(store, f"{BUILDS}/{manifest.version:08d}-", settings, MergedPart)
         n_parts = len(plan.merged)
         reused = job.finished_parts(n_parts)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raycol.core.config import Config, Location, Positive
+from raycol.core.config import Config, Location, Names, Positive
 from raycol.data import CorpusFile, Fields, corpus_files
 from raycol.data.corpus import OnError
 from raycol.distributed.executor import ModelWorkersConfig, WorkersConfig
@@ -213,3 +213,6 @@ class CompactConfig(WorkersConfig):
 
     target_tokens: Positive | None = None
     """Tokens per partition; by default those that the index was created with."""
+
+    partitions: Names = ()
+    """Names of the only partitions to compact (folders in partitions/), to bound the work of one commit."""

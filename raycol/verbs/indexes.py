@@ -170,6 +170,7 @@ def compact_index(
     resources: Mapping[str, float] | str = ONE_CPU,
     wait_for_nodes: float = 0.0,
     target_tokens: int | None = None,
+    partitions: str | Sequence[str] = (),
 ) -> CompactReport:
     """Merge small partitions and drop deleted documents on Ray Data, as one new version."""
     from raycol.indexing.compact import compact_index as run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raycol.errors import ConflictError, RaycolError
+from raycol.errors import ConflictError, InputError, RaycolError
 from raycol.index import Document, Index
 from raycol.indexing import CompactConfig
 from raycol.indexing import compact as compacting
@@ -52,6 +52,19 @@ def test_the_bytes_are_those_of_index_compact(index: Path, tmp_path: Path, targe
     assert Index.open(index).verify() == []
     again = compact_index(CompactConfig(index=str(index), target_tokens=target))
     assert (again.version, again.dropped) == (report.version, 0)
+
+
+def test_only_the_named_partitions_are_compacted(index: Path) -> None:
+    before, contents_before = Index.open(index), state(index)
+    names = [info.name for info in before.manifest.partitions]
+    chosen = [names[1], names[3]]
+    report = compact_index(CompactConfig(index=str(index), target_tokens=1_000_000, partitions=chosen))
+    after = [info.name for info in Index.open(index).manifest.partitions]
+    assert (report.partitions_before, report.partitions) == (len(names), len(names) - 1)
+    assert after[:-1] == [name for name in names if name not in chosen]
+    assert state(index) == contents_before
+    with pytest.raises(InputError, match=rf"version {report.version} has no partition '{names[1]}'; expected names"):
+        compact_index(CompactConfig(index=str(index), partitions=chosen))
 
 
 def test_an_interrupted_compaction_continues(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycol.core.validation import check_positive_int
+from raycol.errors import InputError
 from raycol.index.codec.protocol import Codec, TokenCodes
 from raycol.index.format.columns import Columns, schema_of
 from raycol.index.format.manifest import PartitionInfo, commit_manifest, writing_from
@@ -72,23 +73,34 @@ def compact(snapshot: Snapshot, target_tokens: int) -> Snapshot:
     return commit_compaction(snapshot, plan, merged)
 
 
-def plan_compaction(snapshot: Snapshot, target_tokens: int) -> Compaction:
+def plan_compaction(snapshot: Snapshot, target_tokens: int, names: Collection[str] = ()) -> Compaction:
     """Plan new partitions of at least the target tokens, in the order of the documents; the last may be smaller.
 
+    Args:
+        snapshot: the version to compact.
+        target_tokens: tokens of a new partition.
+        names: of the only partitions that may be rewritten; none for all.
+
     Raises:
-        InputError: a target below 1, or an index that cannot be written.
+        InputError: a target below 1, a name that the version does not have, or an index that cannot be written.
     """
     target_tokens = check_positive_int("target_tokens", target_tokens)
+    if unknown := sorted(set(names) - {info.name for info in snapshot.manifest.partitions}):
+        raise InputError(
+            f"{snapshot.store}: version {snapshot.manifest.version} has no partition {unknown[0]!r}; "
+            "expected names of its folders in partitions/"
+        )
     snapshot.check_writable()
     selected = [
         partition
         for partition in snapshot.partitions
-        if partition.info.deletes or 2 * partition.info.tokens < target_tokens
+        if (not names or partition.info.name in names)
+        and (partition.info.deletes or 2 * partition.info.tokens < target_tokens)
     ]
     if not selected or (len(selected) == 1 and not selected[0].info.deletes):
         return Compaction(snapshot.manifest.partitions, ())
-    names = {partition.info.name for partition in selected}
-    unchanged = tuple(info for info in snapshot.manifest.partitions if info.name not in names)
+    rewritten = {partition.info.name for partition in selected}
+    unchanged = tuple(info for info in snapshot.manifest.partitions if info.name not in rewritten)
     return Compaction(unchanged, tuple(_cut(selected, target_tokens)))
 
 
