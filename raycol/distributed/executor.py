@@ -280,7 +280,8 @@ class _OnRay(Executor):
 
     def planning(self, config: WorkersConfig, report: Report = no_report) -> AbstractContextManager[None]:
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        return self.session(WorkersConfig() if on_cluster else config, report)
+        on_cpus = WorkersConfig(resources={"CPU": 1.0, **config.placing}, wait_for_nodes=config.wait_for_nodes)
+        return self.session(on_cpus if on_cluster else config, report)
 
     def n_workers(self, config: WorkersConfig) -> int:
         import ray
@@ -347,7 +348,8 @@ class _OnRay(Executor):
             if staged:
                 n_beside = min(self._n_beside(config), len(tasks))
                 reading = ray.data.ActorPoolStrategy(min_size=1, max_size=n_beside)
-                dataset = self._map(dataset, _only("prepare", worker), arguments, reading, config, num_cpus=1)
+                # Without the workers' other resources: those of a node may be just enough for its workers.
+                dataset = self._map(dataset, _only("prepare", worker), arguments, reading, {}, num_cpus=1)
                 computing = progress.reporting(_only("compute", worker))
             workers = ray.data.ActorPoolStrategy(
                 size=min(self.n_workers(config), len(tasks)), max_tasks_in_flight_per_actor=2
@@ -357,7 +359,7 @@ class _OnRay(Executor):
                 computing,
                 arguments,
                 workers,
-                config,
+                config.placing,
                 num_cpus=config.resources["CPU"],
                 num_gpus=config.resources.get("GPU"),
                 memory=config.resources.get("memory"),
@@ -386,18 +388,17 @@ class _OnRay(Executor):
         worker: type[Worker[Any, Any]],
         arguments: Mapping[str, Any],
         pool: ActorPoolStrategy,
-        config: WorkersConfig,
+        placing: Mapping[str, float],
         **resources: float | None,
     ) -> Dataset:
         """Append a worker class, as actors, to a dataset."""
-        others = config.placing
         return dataset.map_batches(
             worker,
             fn_constructor_kwargs=dict(arguments),
             batch_size=1,
             compute=pool,
             **resources,
-            **({"resources": others} if others else {}),
+            **({"resources": dict(placing)} if placing else {}),
             **({"max_restarts": 0} if is_embedded() else {}),
         )
 

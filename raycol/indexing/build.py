@@ -30,8 +30,8 @@ from raycol.indexing.config import IndexConfig
 from raycol.indexing.metadata import PARENT_COLUMNS, TEXT_COLUMNS, MetadataCheck
 from raycol.indexing.part import PartSettings
 from raycol.indexing.partitions import Target, build_job, build_partitions, merge_partitions
-from raycol.indexing.plan import BuildPlan, plan_build
-from raycol.indexing.plan_ranges import cut_corpus, plan_corpus
+from raycol.indexing.plan import BuildPlan, CorpusChangedError, plan_build
+from raycol.indexing.plan_ranges import cut_corpus, forget_plans, plan_corpus
 from raycol.indexing.report import BuildReport, make_report, save_report
 from raycol.indexing.source import SourceInfo, open_source
 from raycol.storage import Store, absolute, open_store
@@ -54,13 +54,17 @@ def build_index(config: IndexConfig, report: Report = no_report, executor: Execu
     if not store.names(BUILDS):
         check_new(store)
     with ExitStack() as stack:
-        with clock("plan"):
-            plan, metadata = _plan(config, store, stack, report, executor)
-            if config.model:
-                report(0, None, "loading the model")
-            source = open_source(plan, config.model, config.splitting, config.embedding_size)
-        check_codec(source.dim, config.bits)
-        return _build(config, store, plan, metadata, source, executor, clock, started, report)
+        try:
+            with clock("plan"):
+                plan, metadata = _plan(config, store, stack, report, executor)
+                if config.model:
+                    report(0, None, "loading the model")
+                source = open_source(plan, config.model, config.splitting, config.embedding_size)
+            check_codec(source.dim, config.bits)
+            return _build(config, store, plan, metadata, source, executor, clock, started, report)
+        except CorpusChangedError:  # perhaps without a change of lengths and times, by which plans are kept
+            forget_plans(store, 0)
+            raise
 
 
 def _plan(

@@ -2,8 +2,8 @@
 
 Each range of the corpus has a file of 8-byte hashes (XXH3), in its order. Hashes of a few million documents are
 compared on the driver. More are divided by their value, in tasks: those of a group of files are written to one file
-for each interval of values, and the files of an interval are compared. So the memory of a task does not grow with the
-corpus. A hash that occurs twice is only a suspicion: the ids themselves decide.
+for each interval of values, and the files of an interval are compared. So the memory of a task grows only with the
+number of repeated ids. A hash that occurs twice is only a suspicion: the ids themselves decide.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def repeated_ids(
     hashes_R = _repeated_hashes(store, folder, [range_.hashes for range_ in ranges], executor, workers)
     if not len(hashes_R):
         return
-    calls = {number: (store, range_, hashes_R, fields) for number, range_ in enumerate(ranges)}
+    # In a file, since it may be large and every task needs it.
+    repeated = save_hashes(store, folder, "repeated", hashes_R)
+    calls = {number: (store, range_, repeated, fields) for number, range_ in enumerate(ranges)}
     memory = dict.fromkeys(calls, _TASK_BYTES)
     found = dict(executor.call(_find_repeated, calls, "the plan", workers, memory))
     for number in sorted(found):
@@ -142,9 +144,9 @@ def _repeated(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
 
 
-def _find_repeated(store: Store, range_: RangeIds, hashes_R: NDArray[np.uint64], fields: Fields) -> list[Repeated]:
-    """Return a range's documents of some hashes."""
-    hashes_N = _read_hashes(store, [range_.hashes])
+def _find_repeated(store: Store, range_: RangeIds, repeated: IdHashes, fields: Fields) -> list[Repeated]:
+    """Return a range's documents of some hashes, ascending."""
+    hashes_N, hashes_R = _read_hashes(store, [range_.hashes]), _read_hashes(store, [repeated])
     nearest_N = hashes_R[np.minimum(np.searchsorted(hashes_R, hashes_N), len(hashes_R) - 1)]
     ordinals = set(np.flatnonzero(nearest_N == hashes_N).tolist())
     found = []

@@ -59,7 +59,7 @@ def tokenise_texts(encoder: MultiVectorEncoder, texts: Sequence[str]) -> Iterato
     for start in range(0, len(order), _TOKENISED):
         chunk = order[start : start + _TOKENISED]
         features, truncated_N = _tokenise(encoder, [texts[position] for position in chunk])
-        yield TokenisedTexts(chunk, {name: _compact(value) for name, value in features.items()}, truncated_N)
+        yield TokenisedTexts(chunk, _compact(features), truncated_N)
 
 
 def encode_tokenised(
@@ -83,16 +83,25 @@ def _ahead(items: Iterator[A]) -> Iterator[A]:
             yield item
 
 
-def _compact(value: Any) -> Any:
-    """Integers [n_texts, n_tokens] in the smallest dtype that holds them; `_encode` restores int64."""
+def _compact(features: dict[str, Any]) -> dict[str, Any]:
+    """Features with integers [n_texts, n_tokens] in the smallest dtype that holds them; `_encode` restores int64."""
     import torch
 
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or not value.numel():
-        return value
-    low, high = int(value.min()), int(value.max())
-    if low < -(2**31) or high >= 2**31:
-        return value
-    return value.to(torch.uint8 if low >= 0 and high < 256 else torch.int32)
+    small = dict(features)
+    for name, value in features.items():
+        if not _is_by_token(value, features) or value.dtype != torch.int64 or not value.numel():
+            continue
+        low, high = int(value.min()), int(value.max())
+        if low >= -(2**31) and high < 2**31:
+            small[name] = value.to(torch.uint8 if low >= 0 and high < 256 else torch.int32)
+    return small
+
+
+def _is_by_token(value: Any, features: dict[str, Any]) -> bool:
+    """Whether a feature has a number for each token, [n_texts, n_tokens]."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.shape[:2] == features["attention_mask"].shape
 
 
 def _tokenise(encoder: MultiVectorEncoder, texts: list[str]) -> tuple[dict[str, Any], NDArray[np.bool_]]:
@@ -129,9 +138,7 @@ def _encode(
         rows = order[start : start + max(1, batch_tokens // longest)]
         columns = slice(width - longest, width) if left else slice(longest)
         batch = {
-            name: value[rows][:, columns].to(encoder.device, value.dtype if value.is_floating_point() else torch.int64)
-            if isinstance(value, torch.Tensor) and value.shape[:2] == (n_rows, width)
-            else value
+            name: _restored(value[rows][:, columns]).to(encoder.device) if _is_by_token(value, features) else value
             for name, value in features.items()
         }
         with torch.inference_mode():
@@ -139,3 +146,9 @@ def _encode(
             tokens, mask = encoded["token_embeddings"].float().cpu(), encoded["attention_mask"].bool().cpu()
         yield rows, [row[is_token].numpy() for row, is_token in zip(tokens, mask, strict=True)]
         start += len(rows)
+
+
+def _restored(value: Any) -> Any:
+    import torch
+
+    return value.to(torch.int64) if value.dtype in (torch.uint8, torch.int32) else value

@@ -18,7 +18,7 @@ PARENT = "parent"
 PARENT_COLUMNS: dict[str, ColumnType] = {PARENT: "string"}
 
 # Maximum bytes that a passage's number adds to its document's id.
-_PASSAGE_NUMBER_BYTES = 12
+PASSAGE_NUMBER_BYTES = 12
 
 
 class MetadataCheck:
@@ -37,7 +37,7 @@ class MetadataCheck:
         self._requested = set(fields.metadata)
         self._known = known
         self._inference = ColumnInference()
-        self._max_id_bytes = MAX_ID_BYTES - _PASSAGE_NUMBER_BYTES * split
+        self._max_id_bytes = MAX_ID_BYTES - PASSAGE_NUMBER_BYTES * split
         declared = {name: kind for name, kind in fields.metadata.items() if kind}
         self._inference.columns |= declared  # type: ignore[arg-type]
         self._inference.columns |= earlier or {}

@@ -34,6 +34,10 @@ ID_BYTES = 18
 _BLOCK = 1 << 20
 
 
+class CorpusChangedError(RaycolError):
+    """The files of a part differ from what was planned."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """Consecutive records of one file.
@@ -339,7 +343,7 @@ def read_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> I
         n_read += 1
         yield part.slices[number].file.where(position.number), passage
     if n_read != part.documents or digest.hexdigest() != part.digest:
-        raise RaycolError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
+        raise CorpusChangedError(f"{part.slices[0].file}: the corpus changed during the build; run it again")
 
 
 def scan_part(part: PartitionPlan, fields: Fields, *, tokens: bool = False) -> Iterator[tuple[int, Position, Passage]]:

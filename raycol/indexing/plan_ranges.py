@@ -20,7 +20,10 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raycol.core.memory import release_memory
 from raycol.core.progress import Report
+from raycol.core.validation import MAX_ID_BYTES
+from raycol.core.version import __version__
 from raycol.data import BadRecord, CorpusFile, Fields
 from raycol.data.corpus import OnError, refuse
 from raycol.data.files import sizes_and_states
@@ -34,7 +37,7 @@ from raycol.index.format.columns import Columns, ColumnType
 from raycol.index.format.manifest import BUILDS
 from raycol.indexing.config import EncodingConfig
 from raycol.indexing.duplicates import IdHashes, RangeIds, repeated_ids, save_hashes
-from raycol.indexing.metadata import MetadataCheck
+from raycol.indexing.metadata import PASSAGE_NUMBER_BYTES, MetadataCheck
 from raycol.indexing.plan import (
     BuildPlan,
     FileRange,
@@ -53,6 +56,8 @@ _ENCODED = 32
 _RANGE_FILES = 4096
 # Memory of a task that reads a part again.
 _PART_BYTES = 1 << 29
+# Counts changes of what a range records.
+_PLAN_VERSION = 1
 # Threads that read the footers of large Parquet files.
 _READERS = 16
 
@@ -199,6 +204,7 @@ class RangePlanner(PartWorker[CorpusRange, PlannedRange]):
         planned = self.compute(number, input_)
         if not planned.failure and not (planned.problems and self._settings.on_error == "fail"):
             self.job.save(number, planned)
+        release_memory()
         return planned
 
     def compute(self, number: int, input_: CorpusRange) -> PlannedRange:
@@ -281,8 +287,13 @@ def plan_corpus(
         InputError: as `plan_build`.
     """
     settings = _Settings(fields, config.docs_per_partition, config.on_error, split)
-    decides = {**json.loads(json.dumps(asdict(settings))), "range_bytes": RANGE_BYTES}
-    job = PartitionedJob(store, f"{BUILDS}/{base:08d}-plan-", decides, PlannedRange)
+    decides = {
+        **json.loads(json.dumps(asdict(settings))),
+        "range_bytes": RANGE_BYTES,
+        "raycol": __version__,
+        "plan": _PLAN_VERSION,
+    }
+    job = PartitionedJob(store, _prefix(base), decides, PlannedRange)
     workers = WorkersConfig(resources={"CPU": 1.0, **config.placing})
     with writing(store):
         job.begin()
@@ -306,18 +317,41 @@ def plan_corpus(
             merged.add(done, ranges[done], waiting.pop(done))
             done += 1
 
-    take()
-    for number, planned in executor.run(RangePlanner, workers, missing, arguments, "the plan"):
-        waiting[number] = planned
+    try:
         take()
-        progress.add(number, planned)
-    parts, duplicates = merged.without_duplicates(executor, workers)
+        for number, planned in executor.run(RangePlanner, workers, missing, arguments, "the plan"):
+            waiting[number] = planned
+            take()
+            progress.add(number, planned)
+        parts, duplicates = merged.without_duplicates(executor, workers)
+    except InputError:
+        if not job.finished_parts(len(ranges)):
+            forget_plans(store, base)
+        raise
     states = [range_.state for range_ in ranges] if fields.encoded else []
     check = MetadataCheck(fields, split=split, earlier=merged.columns)
     plan = make_plan(
         files, fields, parts, [*merged.problems, *duplicates], merged.lengths, states, has_titles=merged.has_titles
     )
     return plan, check.finish(files[0])
+
+
+def forget_plans(store: Store, base: int) -> None:
+    """Delete the records of all ranges, and their folder if that leaves it empty.
+
+    Args:
+        store: the index.
+        base: the version that the builds start from.
+    """
+    parent, _, start = _prefix(base).rpartition("/")
+    with writing(store):
+        store.remove_all([f"{parent}/{name}" for name in store.names(parent) if name.startswith(start)])
+    store.remove_empty_folder(parent)
+    store.remove_if_empty()
+
+
+def _prefix(base: int) -> str:
+    return f"{BUILDS}/{base:08d}-plan-"
 
 
 class _Merge:
@@ -342,10 +376,13 @@ class _Merge:
             raise InputError(planned.failure)
         columns = _joined(self.columns, planned.columns)
         fields = self._settings.fields
+        last_id = f"{fields.make_ids}{self._records + planned.records}" if fields.make_ids is not None else ""
+        too_long = len(last_id.encode()) > MAX_ID_BYTES - PASSAGE_NUMBER_BYTES
         mixed = any(kind == "double" and not fields.metadata[name] for name, kind in self.columns.items())
         named = planned.problems and self._records and (mixed or fields.make_ids is not None)
-        if columns is None or named:
-            # Which records are unusable depends on earlier columns; messages name a made id, and a column's type.
+        if columns is None or named or too_long:
+            # Which records are unusable depends on earlier columns, and on the length of made ids; messages name ids
+            # and types.
             planned = self._settings.plan(self._job, number, range_, self._records, self.columns)
             columns = planned.columns
         self.columns = columns

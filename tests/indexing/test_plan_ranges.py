@@ -1,6 +1,7 @@
 """Plans in ranges of the corpus: the documents, problems and columns of a plan in one pass."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from raycol.data import BadRecord, Fields, Passage, corpus_files
 from raycol.distributed.executor import IN_PROCESS, ON_RAY
 from raycol.errors import InputError, RaycolError
+from raycol.index import Index
 from raycol.index.format.columns import Columns
 from raycol.indexing import IndexConfig, duplicates, plan_ranges
 from raycol.indexing.metadata import MetadataCheck
@@ -178,6 +180,37 @@ def test_a_build_of_several_ranges_leaves_only_its_index(tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "i").iterdir()} == {
         "manifests", "partitions", "codebooks", "build-report.json",
     }  # fmt: skip
+
+
+def test_a_change_that_lengths_and_times_do_not_show_is_planned_on_the_next_run(tmp_path: Path) -> None:
+    documents = make_clustered(30, 16, seed=0)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(5):
+        save_encoded(corpus / f"{number}.npz", documents[6 * number :][:6], [f"{number}-{n}" for n in range(6)])
+    config = IndexConfig(corpus=str(corpus), out=str(tmp_path / "i"), docs_per_partition=4)
+    files = config.files()
+    fields = config.fields()
+    plan_corpus(config, files, cut_corpus(files, encoded=True), fields, False, open_store(tmp_path / "i"), 0,
+                lambda *_: None, IN_PROCESS)  # fmt: skip
+    before = (corpus / "0.npz").stat()
+    save_encoded(corpus / "0.npz", documents[:6], [f"x-{n}" for n in range(6)])
+    assert (corpus / "0.npz").stat().st_size == before.st_size
+    os.utime(corpus / "0.npz", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(RaycolError, match="the corpus changed during the build; run it again"):
+        build_index(config)
+    build_index(config)
+    assert "x-0" in Index.open(tmp_path / "i")
+
+
+def test_a_refused_corpus_leaves_nothing(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(5):
+        (corpus / f"{number}.jsonl").write_text("oops\n" * 60)
+    with pytest.raises(InputError, match=r"0\.jsonl, line 1: not JSON"):
+        build_index(IndexConfig(corpus=str(corpus), out=str(tmp_path / "i"), model="none"))
+    assert not (tmp_path / "i").exists()
 
 
 @pytest.mark.slow
