@@ -372,8 +372,7 @@ class _Merge:
 
     def add(self, number: int, range_: CorpusRange, planned: PlannedRange) -> None:
         """Add the next range. Raises `InputError` if it cannot be read, or at a problem that is not skipped."""
-        if planned.failure:
-            raise InputError(planned.failure)
+        _check_read(planned)
         columns = _joined(self.columns, planned.columns)
         fields = self._settings.fields
         last_id = f"{fields.make_ids}{self._records + planned.records}" if fields.make_ids is not None else ""
@@ -384,6 +383,7 @@ class _Merge:
             # Which records are unusable depends on earlier columns, and on the length of made ids; messages name ids
             # and types.
             planned = self._settings.plan(self._job, number, range_, self._records, self.columns)
+            _check_read(planned)
             columns = planned.columns
         self.columns = columns
         known, lines = planned.first or planned.following, 0
@@ -423,6 +423,12 @@ class _Merge:
         for number, part in executor.call(without_records, calls, "the plan", workers, memory):
             self.parts[number] = part
         return [part for part in self.parts if part.slices], problems
+
+
+def _check_read(planned: PlannedRange) -> None:
+    """Raise `InputError` if a range could not be read."""
+    if planned.failure:
+        raise InputError(planned.failure)
 
 
 def _joined(columns: Columns, more: Columns) -> dict[str, ColumnType] | None:

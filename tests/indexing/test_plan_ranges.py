@@ -203,6 +203,26 @@ def test_a_change_that_lengths_and_times_do_not_show_is_planned_on_the_next_run(
     assert "x-0" in Index.open(tmp_path / "i")
 
 
+def test_a_range_that_cannot_be_read_a_second_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is planned again because its column has another type than that of the range before."""
+    monkeypatch.setattr(plan_ranges, "_RANGE_FILES", 1)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, year in enumerate(("1", '"old"')):
+        (corpus / f"{number}.jsonl").write_text(f'{{"_id": "d{number}", "text": "a", "year": {year}}}\n')
+    scan, calls = plan_ranges.scan_range, []
+
+    def scan_twice(*arguments: Any, **settings: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise InputError("the disk is gone")
+        return scan(*arguments, **settings)
+
+    monkeypatch.setattr(plan_ranges, "scan_range", scan_twice)
+    with pytest.raises(InputError, match="the disk is gone"):
+        in_ranges(corpus, tmp_path / "i", Fields(metadata={"year": ""}))
+
+
 def test_a_refused_corpus_leaves_nothing(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
