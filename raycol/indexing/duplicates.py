@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from raycol.data import Fields
 from raycol.distributed.executor import Executor, WorkersConfig
 from raycol.errors import RaycolError, writing
-from raycol.indexing.plan import PartitionPlan, scan_part
+from raycol.indexing.plan import PartitionPlan, positions_of, repeated_values, scan_part
 from raycol.storage import Store, StoredFolder
 from raycol.storage.checked_files import describe_bytes
 
@@ -108,7 +108,7 @@ def _repeated_hashes(
     """Return the values that occur more than once in all files, ascending."""
     total = sum(file.n_ids for file in files)
     if total <= GROUP_IDS:
-        return _repeated(_read_hashes(store, files))
+        return repeated_values(_read_hashes(store, files))
     bits = (total // GROUP_IDS).bit_length()
     groups: list[list[IdHashes]] = [[]]
     for file in files:
@@ -135,20 +135,12 @@ def _divide(store: Store, folder: str, number: int, files: Sequence[IdHashes], b
 
 
 def _repeated_in(store: Store, files: Sequence[IdHashes]) -> NDArray[np.uint64]:
-    return _repeated(_read_hashes(store, files))
-
-
-def _repeated(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the values that occur more than once, ascending."""
-    sorted_N = np.sort(hashes_N)
-    return np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    return repeated_values(_read_hashes(store, files))
 
 
 def _find_repeated(store: Store, range_: RangeIds, repeated: IdHashes, fields: Fields) -> list[Repeated]:
     """Return a range's documents of some hashes, ascending."""
-    hashes_N, hashes_R = _read_hashes(store, [range_.hashes]), _read_hashes(store, [repeated])
-    nearest_N = hashes_R[np.minimum(np.searchsorted(hashes_R, hashes_N), len(hashes_R) - 1)]
-    ordinals = set(np.flatnonzero(nearest_N == hashes_N).tolist())
+    ordinals = set(positions_of(_read_hashes(store, [repeated]), _read_hashes(store, [range_.hashes])))
     found = []
     start = 0
     for offset, part in enumerate(range_.parts):

@@ -27,6 +27,7 @@ from raycol.index.write.compact import merged_tokens
 from raycol.index.write.create import partition_tokens_for
 from raycol.indexing.codebook import default_sample_size
 from raycol.indexing.config import PlanConfig
+from raycol.indexing.duplicates import GROUP_IDS
 from raycol.indexing.encode import document_length, encode_texts, tokenise_texts
 from raycol.indexing.part import check_tokens
 from raycol.indexing.plan import ID_BYTES
@@ -154,7 +155,7 @@ def estimate_build(config: PlanConfig) -> Estimate:
         else round(worker_rate * (1 / encoded.read_per_second + 1 / written_per_second), 2),
         worker_hours=seconds / 3600,
         worker_bytes=round(peak_memory() + _PART_COPIES * part_tokens * token_bytes),
-        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * training_bytes + ID_BYTES * documents),
+        driver_bytes=round(peak_memory() + _SAMPLE_COPIES * training_bytes + ID_BYTES * min(documents, GROUP_IDS)),
         sampled=encoded.documents,
         on_gpu=config.on_gpu,
     )

@@ -395,15 +395,23 @@ def _without_duplicates(
 
 def _duplicate_hashes(hashes_N: NDArray[np.uint64]) -> list[int]:
     """Ordinals of all documents whose hash is not unique, ascending. Sorts one copy of the hashes, without indices."""
+    return positions_of(repeated_values(hashes_N), hashes_N)
+
+
+def repeated_values(hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the values that occur more than once, ascending."""
     sorted_N = np.sort(hashes_N)
-    duplicates_R = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
-    del sorted_N
-    ordinals = []
-    for start in range(0, len(hashes_N) if len(duplicates_R) else 0, _BLOCK):
+    return np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+
+
+def positions_of(values_R: NDArray[np.uint64], hashes_N: NDArray[np.uint64]) -> list[int]:
+    """Return the ascending positions of the hashes that are among some values, which ascend."""
+    positions = []
+    for start in range(0, len(hashes_N) if len(values_R) else 0, _BLOCK):
         block = hashes_N[start : start + _BLOCK]
-        nearest = duplicates_R[np.minimum(np.searchsorted(duplicates_R, block), len(duplicates_R) - 1)]
-        ordinals += (start + np.flatnonzero(nearest == block)).tolist()
-    return ordinals
+        nearest = values_R[np.minimum(np.searchsorted(values_R, block), len(values_R) - 1)]
+        positions += (start + np.flatnonzero(nearest == block)).tolist()
+    return positions
 
 
 def duplicate_problem(id_: str, where: str, first: dict[str, str]) -> BadRecord | None:

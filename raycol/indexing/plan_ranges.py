@@ -178,21 +178,12 @@ class RangePlanner(PartWorker[CorpusRange, PlannedRange]):
 
     Args:
         job: the planning; its store is the index.
-        fields: of the corpus.
-        docs_per_partition, on_error: see `plan_build`.
-        split: whether documents will be split.
+        settings: what decides the plans.
     """
 
-    def __init__(
-        self,
-        job: PartitionedJob[PlannedRange],
-        fields: Fields,
-        docs_per_partition: int,
-        on_error: OnError,
-        split: bool,
-    ) -> None:
+    def __init__(self, job: PartitionedJob[PlannedRange], settings: _Settings) -> None:
         super().__init__(job)
-        self._settings = _Settings(fields, docs_per_partition, on_error, split)
+        self._settings = settings
 
     def describe(self, number: int, input_: CorpusRange) -> str:
         """The first file of the range, and where it starts."""
@@ -214,7 +205,7 @@ class RangePlanner(PartWorker[CorpusRange, PlannedRange]):
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides the plan of a range."""
+    """What decides the plan of a range; `split` is whether documents will be split, the rest as in `plan_build`."""
 
     fields: Fields
     docs_per_partition: int
@@ -305,7 +296,7 @@ def plan_corpus(
     progress = PartProgress(report, [1] * len(ranges), finished, executor.n_workers(workers), "planning", "ranges")
     progress.start()
     missing = {number: range_ for number, range_ in enumerate(ranges) if number not in finished}
-    arguments = {"job": job, **vars(settings)}
+    arguments = {"job": job, "settings": settings}
     merged = _Merge(settings, job)
     waiting: dict[int, PlannedRange] = dict(finished)
     done = 0

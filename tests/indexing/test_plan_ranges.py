@@ -169,12 +169,18 @@ def test_a_missing_file_is_refused_before_any_work(tmp_path: Path) -> None:
         cut_corpus(files)
 
 
-def test_a_build_of_several_ranges_leaves_only_its_index(tmp_path: Path) -> None:
+def encoded_corpus(folder: Path) -> tuple[Path, list[np.ndarray]]:
+    """Write five files of six documents each; return their folder and the documents' embeddings."""
     documents = make_clustered(30, 16, seed=0)
-    corpus = tmp_path / "corpus"
+    corpus = folder / "corpus"
     corpus.mkdir()
     for number in range(5):
         save_encoded(corpus / f"{number}.npz", documents[6 * number :][:6], [f"{number}-{n}" for n in range(6)])
+    return corpus, documents
+
+
+def test_a_build_of_several_ranges_leaves_only_its_index(tmp_path: Path) -> None:
+    corpus, _ = encoded_corpus(tmp_path)
     build_index(IndexConfig(corpus=str(corpus), out=str(tmp_path / "i"), docs_per_partition=4))
     assert len(cut_corpus(corpus_files(str(corpus)), encoded=True)) == 5
     assert {path.name for path in (tmp_path / "i").iterdir()} == {
@@ -183,11 +189,7 @@ def test_a_build_of_several_ranges_leaves_only_its_index(tmp_path: Path) -> None
 
 
 def test_a_change_that_lengths_and_times_do_not_show_is_planned_on_the_next_run(tmp_path: Path) -> None:
-    documents = make_clustered(30, 16, seed=0)
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for number in range(5):
-        save_encoded(corpus / f"{number}.npz", documents[6 * number :][:6], [f"{number}-{n}" for n in range(6)])
+    corpus, documents = encoded_corpus(tmp_path)
     config = IndexConfig(corpus=str(corpus), out=str(tmp_path / "i"), docs_per_partition=4)
     files = config.files()
     fields = config.fields()
